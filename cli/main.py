@@ -1,0 +1,84 @@
+"""The `sglm` command: collects the commands and turns errors into messages and exit codes."""
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+from typer.core import TyperGroup
+
+from sglm import __version__
+from sglm.cli import eval as eval_command
+from sglm.cli import generate, prep, score, train
+
+
+class SglmGroup(TyperGroup):
+    """Every failure a user can cause becomes one or two lines on stderr and an exit code.
+
+    `SGLM_DEBUG=1` shows the traceback instead.
+    """
+
+    def invoke(self, ctx: typer.Context) -> object:  # type: ignore[override]
+        if os.environ.get("SGLM_DEBUG"):
+            return super().invoke(ctx)
+        from sglm.errors import SglmError
+
+        try:
+            return super().invoke(ctx)
+        except SglmError as error:
+            message, code = str(error), error.exit_code
+        except KeyboardInterrupt:
+            message, code = "interrupted", 130
+        except BrokenPipeError:
+            # The reader of our output went away (`sglm score … | head`): not an error of ours.
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+            raise typer.Exit(0) from None
+        except (OSError, MemoryError) as error:
+            message, code = describe(error), 1
+        typer.echo(f"sglm: {message}", err=True)
+        raise typer.Exit(code)
+
+
+def describe(error: OSError | MemoryError) -> str:
+    """One line for what the operating system refused, with the cure where there is one."""
+    if isinstance(error, MemoryError):
+        return "out of memory; lower train.batch, train.window or model.hidden"
+    where = f" ({error.filename})" if error.filename else ""
+    reason = error.strerror or str(error)
+    if isinstance(error, OSError) and error.errno == 28:
+        return f"no space left on the device{where}; free some, then run the same command again"
+    return f"{reason}{where}"
+
+
+app = typer.Typer(
+    cls=SglmGroup,
+    name="sglm",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="LSTM language models trained with alternating synthetic and real gradients.",
+)
+
+
+def show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Version.")
+    ] = False,
+) -> None:
+    """LSTM language models trained with alternating synthetic and real gradients."""
+
+
+app.command("prep")(prep.prep)
+app.command("train")(train.train)
+app.command("eval")(eval_command.evaluate)
+app.command("score")(score.score)
+app.command("generate")(generate.generate)
+
+if __name__ == "__main__":
+    app()

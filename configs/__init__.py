@@ -1,0 +1,1 @@
+"""The shipped recipes, one TOML each. Installed as `sglm.configs`."""

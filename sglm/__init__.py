@@ -1,0 +1,49 @@
+"""LSTM language models trained with alternating synthetic and real gradients.
+
+>>> lm = sglm.load("runs/tiny")
+>>> lm.score("the cat sat").ppl
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sglm.errors import ConfigError as ConfigError
+    from sglm.errors import InputError as InputError
+    from sglm.errors import SglmError as SglmError
+    from sglm.scoring import LanguageModel as LanguageModel
+    from sglm.scoring import Score as Score
+    from sglm.scoring import ScoringState as ScoringState
+    from sglm.scoring import load as load
+
+__version__ = "0.1.0"
+
+# Resolved on first use, so that `import sglm` and `sglm --help` do not wait for torch.
+_HOMES = {
+    "load": "sglm.scoring",
+    "LanguageModel": "sglm.scoring",
+    "Score": "sglm.scoring",
+    "ScoringState": "sglm.scoring",
+    "SglmError": "sglm.errors",
+    "InputError": "sglm.errors",
+    "ConfigError": "sglm.errors",
+}
+__all__ = [
+    "ConfigError",
+    "InputError",
+    "LanguageModel",
+    "Score",
+    "ScoringState",
+    "SglmError",
+    "load",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'sglm' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

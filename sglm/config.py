@@ -1,0 +1,297 @@
+"""The whole configuration of a training run: typed, strict, with a sentence about every field.
+
+Read from a TOML file with one table per section. A key that is not listed here is an error that
+names the nearest one. "Off" is None in Python and the string "none" in TOML, which has no null.
+"""
+
+import tomllib
+from collections.abc import Iterable, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from sglm.errors import ConfigError, did_you_mean
+
+
+def _none_from_text(value: Any) -> Any:
+    return None if value == "none" else value
+
+
+PositiveInt = Annotated[int, Field(gt=0, le=2**31)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Rate = Annotated[float, Field(ge=0, lt=1)]
+Off = BeforeValidator(_none_from_text)
+
+
+class Section(BaseModel):
+    """One table of the file: unknown keys fail, types are not bent, values do not change later."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class ModelConfig(Section):
+    """The network."""
+
+    layers: Annotated[int, Field(ge=1, le=64)] = 2
+    """Number of LSTM layers."""
+    hidden: PositiveInt = 256
+    """Units of each layer (the last one has `embedding` units when tied)."""
+    embedding: Annotated[PositiveInt | None, Off] = None
+    """Size of the word vectors; none: as `hidden`."""
+    tied: bool = True
+    """The softmax uses the embedding as its weights."""
+
+
+class DropoutConfig(Section):
+    """Probabilities of dropping, all off by default; masks are locked for a whole window."""
+
+    input: Rate = 0.0
+    """On the word vectors that go into the first layer."""
+    between: Rate = 0.0
+    """Between layers."""
+    output: Rate = 0.0
+    """On what the softmax sees."""
+    embedding: Rate = 0.0
+    """Whole words of the embedding."""
+    weight: Rate = 0.0
+    """Entries of the recurrent matrices (DropConnect)."""
+
+
+class OptimizerConfig(Section):
+    """How the model's weights move."""
+
+    kind: Literal["adamw", "adam", "sgd"] = "adamw"
+    """adamw: decoupled weight decay; adam: weight decay as an L2 term; sgd: with momentum."""
+    learning_rate: Positive = 2e-3
+    """The peak at every restart."""
+    weight_decay: NonNegative = 0.0
+    """On matrices only, never on biases."""
+    beta1: Rate = 0.9
+    """Adam's decay of the mean gradient."""
+    beta2: Rate = 0.999
+    """Adam's decay of the mean squared gradient."""
+    momentum: Rate = 0.0
+    """For sgd."""
+    clip_norm: Annotated[Positive | None, Off] = 0.25
+    """Cap on the norm of the whole gradient (per-token units); none: no clipping."""
+
+
+class ScheduleConfig(Section):
+    """Learning rate and mode: cosine cycles with warm restarts (Loshchilov & Hutter 2017)."""
+
+    mode: Literal["alternating", "real", "synthetic"] = "alternating"
+    """alternating: the kind of gradient flips at every restart; or the same kind throughout."""
+    start: Literal["real", "synthetic"] = "real"
+    """The kind of the first cycle, when alternating."""
+    unit: Literal["epochs", "steps"] = "epochs"
+    """What the lengths of cycles are counted in."""
+    cycles: Annotated[list[Positive], Field(min_length=1)] | None = None
+    """Lengths of the cycles one by one; instead of the three keys below."""
+    first: Positive = 1.0
+    """Length of the first cycle."""
+    growth: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 2.0
+    """Each cycle is this many times as long as the one before."""
+    count: Annotated[int, Field(ge=1, le=10_000)] = 3
+    """Number of cycles."""
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    """Steps at the very start over which the rate rises linearly."""
+    final_rate: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """The rate at the end of a cycle, as a fraction of the peak."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_way_to_say_it(cls, values: Any) -> Any:
+        if isinstance(values, Mapping) and values.get("cycles") == "none":
+            values = {key: value for key, value in values.items() if key != "cycles"}
+        if isinstance(values, Mapping) and values.get("cycles") is not None:
+            geometric = {"first", "growth", "count"} & values.keys()
+            if geometric:
+                raise ValueError(f"give either cycles or {', '.join(sorted(geometric))}, not both")
+        return values
+
+    def cycle_lengths(self) -> list[float]:
+        """Lengths of all cycles, in `unit`."""
+        if self.cycles is not None:
+            return list(self.cycles)
+        return [self.first * self.growth**index for index in range(self.count)]
+
+
+class SynthesizerConfig(Section):
+    """The network that predicts what the future would have sent back."""
+
+    kind: Literal["mlp", "recurrent", "linear"] = "mlp"
+    """mlp: one net over the whole state (Jaderberg et al. 2017); recurrent: a small GRU applied to
+    every coordinate (Shang & Zhang 2019); linear: one matrix."""
+    hidden: Annotated[PositiveInt | None, Off] = None
+    """Units of its hidden layer; none: 128 for an mlp, 50 (the paper's) for a recurrent one."""
+    learning_rate: Positive = 3e-4
+    """Of its own Adam; constant, restarts do not touch it."""
+    factor: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """What the synthetic gradient is multiplied with before it is injected."""
+    trust_bound: bool = True
+    """No lane's synthetic gradient may be longer than observed ones are on average."""
+    probe_every: Annotated[int, Field(ge=2)] = 10
+    """In synthetic cycles one window in so many injects nothing and observes a pure gradient."""
+    auxiliary: bool = False
+    """Also predict the next window's gradient from this window's state."""
+
+
+class TrainConfig(Section):
+    """Windows, bookkeeping, seed."""
+
+    batch: PositiveInt = 20
+    """Lanes of contiguous text that are read in parallel."""
+    window: PositiveInt = 35
+    """Steps between truncations."""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """Initial weights and dropout."""
+    evaluate_every_steps: Annotated[PositiveInt | None, Off] = None
+    """Validation runs this often, and at the end of every cycle; none: every epoch."""
+    checkpoint_every_steps: PositiveInt = 500
+    """How much work an unexpected end can cost."""
+    log_every_steps: PositiveInt = 50
+    """TensorBoard and progress lines."""
+
+
+class Config(Section):
+    """Everything that decides what a run does; equal configurations make equal runs."""
+
+    model: ModelConfig = ModelConfig()
+    dropout: DropoutConfig = DropoutConfig()
+    train: TrainConfig = TrainConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    synthesizer: SynthesizerConfig = SynthesizerConfig()
+
+
+def shipped_configs() -> list[str]:
+    """Names of the recipes that come with sglm."""
+    folder = resources.files("sglm.configs")
+    return sorted(
+        entry.name.removesuffix(".toml")
+        for entry in folder.iterdir()
+        if entry.name.endswith(".toml")
+    )
+
+
+def load_config(source: str, overrides: Iterable[str] = ()) -> Config:
+    """Reads a configuration.
+
+    Args:
+        source: path of a TOML file, or the name of a shipped one.
+        overrides: `section.key=value` each, the value written as in TOML (quotes may be left out).
+
+    Raises:
+        ConfigError: no such file or recipe, not TOML, unknown key, wrong type, impossible value.
+    """
+    text = _read(source)
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{source}: not valid TOML: {error}") from None
+    for override in overrides:
+        _apply(values, override)
+    return parse_config(values, source)
+
+
+def parse_config(values: Mapping[str, Any], source: str) -> Config:
+    """Checks plain values against the types above; `source` is what error messages call them."""
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        lines = [_explain(problem) for problem in error.errors()[:2]]
+        raise ConfigError("\n".join(f"{source}: {line}" for line in lines)) from None
+
+
+def config_to_toml(config: Config) -> str:
+    """The configuration as TOML, every value spelled out; `load_config` reads it back equal."""
+    lines = []
+    for section, values in config.model_dump().items():
+        lines.append(f"[{section}]")
+        if section == "schedule" and values["cycles"] is not None:
+            values = {k: v for k, v in values.items() if k not in ("first", "growth", "count")}
+        lines += [f"{key} = {_toml_value(value)}" for key, value in values.items()]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def differences(old: Config, new: Config) -> list[str]:
+    """`section.key: old → new` for every value that is not the same."""
+    found = []
+    old_values, new_values = old.model_dump(), new.model_dump()
+    for section, values in old_values.items():
+        for key, value in values.items():
+            if new_values[section][key] != value:
+                found.append(f"{section}.{key}: {value} → {new_values[section][key]}")
+    return found
+
+
+def _read(source: str) -> str:
+    path = Path(source)
+    if path.suffix != ".toml" and not path.exists():
+        if source not in shipped_configs():
+            raise ConfigError(
+                f"no configuration {source!r}{did_you_mean(source, shipped_configs())}"
+                " (or give the path of a .toml file)"
+            )
+        return (resources.files("sglm.configs") / f"{source}.toml").read_text(encoding="utf-8")
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise ConfigError(f"{source}: {what}; give a TOML file or one of: {_listed()}")
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"{source}: not UTF-8 at byte {error.start}; is it a TOML file?"
+        ) from None
+
+
+def _listed() -> str:
+    return ", ".join(shipped_configs())
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    name, equals, text = override.partition("=")
+    section, dot, key = name.strip().partition(".")
+    if not (equals and dot and key):
+        raise ConfigError(f"--set {override!r}: write it as section.key=value")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    table = values.setdefault(section, {})
+    if not isinstance(table, dict):
+        raise ConfigError(f"--set {override!r}: {section} is not a section")
+    if section == "schedule":
+        # The last word wins: naming one way of giving cycles drops the other.
+        for other in ("first", "growth", "count") if key == "cycles" else ("cycles",):
+            if key in ("cycles", "first", "growth", "count"):
+                table.pop(other, None)
+    table[key] = value
+
+
+def _explain(problem: Any) -> str:
+    place = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        section: Any = Config
+        for part in problem["loc"][:-1]:
+            section = section.model_fields[part].annotation
+        return f"unknown key {place}{did_you_mean(str(problem['loc'][-1]), section.model_fields)}"
+    if problem["type"] == "value_error":
+        return f"{place}: {problem['ctx']['error']}"
+    return f"{place} = {problem['input']!r}: {problem['msg'][0].lower()}{problem['msg'][1:]}"
+
+
+def _toml_value(value: Any) -> str:
+    if value is None:
+        return '"none"'
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return f'"{value}"'
+    if isinstance(value, list):
+        return "[" + ", ".join(_toml_value(item) for item in value) + "]"
+    return repr(value)

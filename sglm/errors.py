@@ -1,0 +1,38 @@
+"""The errors a user can cause. Each message names the thing and its cure, in one or two lines."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class SglmError(Exception):
+    """Something failed while running. The command line prints the message and leaves with 1."""
+
+    exit_code = 1
+
+
+class InputError(SglmError):
+    """What was given cannot be used: a file, a text, a folder, an option."""
+
+    exit_code = 2
+
+
+class ConfigError(InputError):
+    """The configuration is wrong: an unknown key, a wrong type, an impossible value."""
+
+
+class Stopped(SglmError):
+    """A signal asked to stop; everything worth keeping has been saved.
+
+    The exit code is 128 + the signal's number, as shells have it: 130 for SIGINT, 143 for SIGTERM.
+    """
+
+    def __init__(self, message: str, signal_number: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signal_number
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`"; did you mean 'x'?"` for the nearest known name, or the list of all known ones."""
+    known = sorted(known)
+    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"; did you mean {nearest[0]!r}?" if nearest else f"; known: {', '.join(known)}"
