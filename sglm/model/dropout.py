@@ -1,0 +1,34 @@
+"""Dropout for recurrent networks: one mask for a whole window, not one for each step.
+
+Shapes: T time, B lanes, H features, V vocabulary. Every function is the identity at rate 0, and
+draws from torch's global generator, so that a checkpoint of that generator resumes it exactly.
+"""
+
+from torch import Tensor
+
+
+def locked_dropout(inputs_TBH: Tensor, rate: float) -> Tensor:
+    """Variational dropout: one mask for all steps of the window (Gal & Ghahramani 2016, sec. 4)."""
+    if rate == 0:
+        return inputs_TBH
+    mask_BH = inputs_TBH.new_empty(inputs_TBH.shape[1:]).bernoulli_(1 - rate).div_(1 - rate)
+    return inputs_TBH * mask_BH
+
+
+def embedding_dropout(weight_VE: Tensor, rate: float) -> Tensor:
+    """Drops whole words for the length of the window (Gal & Ghahramani 2016, sec. 4.2)."""
+    if rate == 0:
+        return weight_VE
+    mask_V1 = weight_VE.new_empty(weight_VE.shape[0], 1).bernoulli_(1 - rate).div_(1 - rate)
+    return weight_VE * mask_V1
+
+
+def weight_dropout(weight: Tensor, rate: float) -> Tensor:
+    """DropConnect on a recurrent matrix, one mask a window (Merity et al. 2018, sec. 2).
+
+    Returns a new tensor and leaves the parameter alone: nothing is registered again, which is
+    what the original code did and why it fails on torch ≥ 2.
+    """
+    if rate == 0:
+        return weight
+    return weight * weight.new_empty(weight.shape).bernoulli_(1 - rate).div_(1 - rate)

@@ -1,0 +1,215 @@
+"""Embedding → L single-layer LSTMs → softmax, with locked dropout in between.
+
+Shapes: T time, B lanes, V vocabulary, E embedding, H_l units of layer l, H units of the last one.
+Losses are in nats. Parameters are held in float32; products run in `compute_dtype` with explicit
+casts around each LSTM, because autocast picks a type of its own for cuDNN's LSTMs.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sglm.model.dropout import embedding_dropout, locked_dropout, weight_dropout
+from sglm.model.state import LSTMState
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """What must be known to build the network again: written to a model's `config.json`."""
+
+    vocab_size: int
+    layers: int
+    hidden: int
+    embedding: int
+    tied: bool
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Units of each layer. With tied weights the last one must match the embedding
+        (Press & Wolf 2017; the same shape as Merity et al. 2018)."""
+        last = self.embedding if self.tied else self.hidden
+        return (*[self.hidden] * (self.layers - 1), last)
+
+
+@dataclass(frozen=True)
+class DropoutRates:
+    """Probabilities of dropping: what comes in, what passes between layers, what goes out,
+    whole words of the embedding, entries of the recurrent matrices."""
+
+    input: float = 0.0
+    between: float = 0.0
+    output: float = 0.0
+    embedding: float = 0.0
+    weight: float = 0.0
+
+
+class LSTMLayer(nn.Module):
+    """One LSTM layer (Hochreiter & Schmidhuber 1997, with forget gates: Gers et al. 2000).
+
+    Gates are stacked in torch's order: input, forget, cell, output.
+    """
+
+    def __init__(self, inputs: int, units: int) -> None:
+        super().__init__()
+        self.weight_ih = nn.Parameter(torch.empty(4 * units, inputs))
+        self.weight_hh = nn.Parameter(torch.empty(4 * units, units))
+        self.bias = nn.Parameter(torch.zeros(4 * units))
+        for gate_ih, gate_hh in zip(
+            self.weight_ih.data.chunk(4), self.weight_hh.data.chunk(4), strict=True
+        ):
+            nn.init.xavier_uniform_(gate_ih)  # Glorot & Bengio 2010, eq. 16
+            nn.init.orthogonal_(gate_hh)  # Saxe et al. 2014, sec. 4: norms survive many steps
+        # Remember at first: forget gates start open (Jozefowicz et al. 2015, sec. 2.2).
+        self.bias.data[units : 2 * units] = 1.0
+
+    def forward(
+        self,
+        inputs_TBI: Tensor,
+        hidden_BH: Tensor,
+        cell_BH: Tensor,
+        weight_drop_rate: float,
+        compute_dtype: torch.dtype,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Runs the layer over the window.
+
+        Args:
+            inputs_TBI: in any floating type; cast to `compute_dtype`.
+            hidden_BH, cell_BH: the state before the window.
+            weight_drop_rate: see `weight_dropout`.
+            compute_dtype: the type of the products.
+
+        Returns:
+            `(outputs_TBH in compute_dtype, hidden_BH, cell_BH)`, the state in the type it came in.
+        """
+        weight_hh = weight_dropout(self.weight_hh, weight_drop_rate)
+        bias = self.bias.to(compute_dtype)
+        outputs_TBH, hidden_1BH, cell_1BH = torch.lstm(
+            inputs_TBI.to(compute_dtype),
+            (
+                hidden_BH.to(compute_dtype).unsqueeze(0),
+                cell_BH.to(compute_dtype).unsqueeze(0),
+            ),
+            # torch wants two biases; the second adds nothing, so it is a constant zero.
+            (
+                self.weight_ih.to(compute_dtype),
+                weight_hh.to(compute_dtype),
+                bias,
+                torch.zeros_like(bias),
+            ),
+            True,  # has biases
+            1,  # layers
+            0.0,  # torch's own dropout between layers: not ours
+            # cuDNN can differentiate only what ran in training mode, also when ours is evaluation.
+            self.training or torch.is_grad_enabled(),
+            False,  # bidirectional
+            False,  # batch first
+        )
+        return (
+            outputs_TBH,
+            hidden_1BH.squeeze(0).to(hidden_BH.dtype),
+            cell_1BH.squeeze(0).to(cell_BH.dtype),
+        )
+
+
+class LSTMLanguageModel(nn.Module):
+    """The network. `features` and `nll` are apart, so that the loss can be computed in pieces."""
+
+    def __init__(
+        self,
+        shape: ModelShape,
+        dropout: DropoutRates | None = None,
+        compute_dtype: torch.dtype | None = None,
+    ) -> None:
+        """Builds the network with fresh weights drawn from torch's global generator.
+
+        Args:
+            shape: sizes.
+            dropout: rates while training; none by default.
+            compute_dtype: type of the matrix products; None is the parameters' own.
+        """
+        super().__init__()
+        self.shape = shape
+        self.dropout = dropout or DropoutRates()
+        self.compute_dtype = compute_dtype
+        self.embedding = nn.Parameter(torch.empty(shape.vocab_size, shape.embedding))
+        nn.init.uniform_(self.embedding, -0.1, 0.1)  # Merity et al. 2018, sec. 5
+        inputs = (shape.embedding, *shape.widths[:-1])
+        self.layers = nn.ModuleList(
+            LSTMLayer(size, units) for size, units in zip(inputs, shape.widths, strict=True)
+        )
+        if shape.tied:
+            self.softmax_weight = None
+        else:
+            self.softmax_weight = nn.Parameter(torch.empty(shape.vocab_size, shape.widths[-1]))
+            nn.init.uniform_(self.softmax_weight, -0.1, 0.1)
+        self.softmax_bias = nn.Parameter(torch.zeros(shape.vocab_size))
+
+    @torch.no_grad()
+    def start_from_unigram(self, counts_V: Tensor) -> None:
+        """Lets the softmax begin at the training text's word frequencies, with add-one smoothing.
+
+        Biases of rare words have far to go, about −log V, and an optimizer whose steps are bounded
+        by the learning rate (Adam) takes thousands of steps for it (Mnih & Teh 2012, sec. 5,
+        begin there for the same reason).
+        """
+        smoothed_V = counts_V.to(self.softmax_bias) + 1
+        self.softmax_bias.copy_((smoothed_V / smoothed_V.sum()).log())
+
+    @property
+    def output_weight(self) -> Tensor:
+        """The softmax matrix `(V, H)`: the embedding itself when tied (Inan et al. 2017)."""
+        return self.embedding if self.softmax_weight is None else self.softmax_weight
+
+    def start_state(self, batch: int) -> LSTMState:
+        """Zeros for `batch` lanes, where and as the parameters are."""
+        return LSTMState.zeros(
+            batch, self.shape.widths, self.embedding.device, self.embedding.dtype
+        )
+
+    def features(self, inputs_TB: Tensor, state: LSTMState) -> tuple[Tensor, LSTMState]:
+        """What the softmax sees at every step, and the state after the window.
+
+        Args:
+            inputs_TB: token ids, int64.
+            state: B lanes.
+
+        Returns:
+            `(features_TBH, state)`; both differentiable in `state` and the parameters.
+        """
+        rates = self.dropout if self.training else DropoutRates()
+        compute_dtype = self.compute_dtype or self.embedding.dtype
+        table_VE = embedding_dropout(self.embedding, rates.embedding)
+        outputs_TBH = locked_dropout(F.embedding(inputs_TB, table_VE), rates.input)
+        hidden, cell = [], []
+        for index, layer in enumerate(self.layers):
+            if index > 0:
+                outputs_TBH = locked_dropout(outputs_TBH, rates.between)
+            outputs_TBH, hidden_BH, cell_BH = layer(
+                outputs_TBH, state.hidden[index], state.cell[index], rates.weight, compute_dtype
+            )
+            hidden.append(hidden_BH)
+            cell.append(cell_BH)
+        return locked_dropout(outputs_TBH, rates.output), LSTMState(tuple(hidden), tuple(cell))
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Unnormalised log-probabilities `(…, V)` of features `(…, H)`, in the compute type."""
+        return F.linear(
+            features, self.output_weight.to(features.dtype), self.softmax_bias.to(features.dtype)
+        )
+
+    def nll(self, features_TBH: Tensor, targets_TB: Tensor, reduction: str = "sum") -> Tensor:
+        """Negative log-likelihood of the targets in nats, float32 at least.
+
+        Args:
+            features_TBH: from `features`.
+            targets_TB: token ids, int64.
+            reduction: `"sum"` over the window, a scalar; `"none"` for each token, `(T, B)`.
+        """
+        logits_NV = self.logits(features_TBH.flatten(0, 1))
+        # Sums of exponentials over thousands of words need float32 (the logits may be half).
+        if logits_NV.dtype in (torch.float16, torch.bfloat16):
+            logits_NV = logits_NV.float()
+        nll = F.cross_entropy(logits_NV, targets_TB.flatten(), reduction=reduction)
+        return nll.view_as(targets_TB) if reduction == "none" else nll

@@ -1,0 +1,78 @@
+"""What an LSTM stack carries from one window to the next.
+
+Shapes: B lanes, H_l units of layer l, S = 2·(H_1 + … + H_L) coordinates of the whole state.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class LSTMState(NamedTuple):
+    """Hidden and cell state of every layer, each `(B, H_l)`; differentiable or not, as it comes."""
+
+    hidden: tuple[Tensor, ...]
+    cell: tuple[Tensor, ...]
+
+    @classmethod
+    def zeros(
+        cls,
+        batch: int,
+        widths: Sequence[int],
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> "LSTMState":
+        """The start state of `batch` lanes for layers of the given widths."""
+
+        def empty() -> tuple[Tensor, ...]:
+            return tuple(torch.zeros(batch, width, device=device, dtype=dtype) for width in widths)
+
+        return cls(empty(), empty())
+
+    @property
+    def batch(self) -> int:
+        """The number of lanes, B."""
+        return self.hidden[0].shape[0]
+
+    @property
+    def size(self) -> int:
+        """S, the number of coordinates of one lane's state."""
+        return sum(part.shape[1] for part in (*self.hidden, *self.cell))
+
+    def detach(self) -> "LSTMState":
+        """The same numbers, cut off from the graph that made them: the truncation."""
+        return LSTMState(
+            tuple(part.detach() for part in self.hidden), tuple(part.detach() for part in self.cell)
+        )
+
+    def as_leaf(self) -> "LSTMState":
+        """The same numbers as leaves of a new graph, so that `.grad` of each will be observed."""
+        return LSTMState(
+            tuple(part.detach().requires_grad_() for part in self.hidden),
+            tuple(part.detach().requires_grad_() for part in self.cell),
+        )
+
+    def lanes(self, index: Tensor) -> "LSTMState":
+        """The state of the lanes that `index` names, in its order."""
+        return LSTMState(
+            tuple(part[index] for part in self.hidden), tuple(part[index] for part in self.cell)
+        )
+
+    def packed(self) -> Tensor:
+        """All layers' hidden, then all layers' cell states side by side: `(B, S)`."""
+        return torch.cat((*self.hidden, *self.cell), dim=1)
+
+    def packed_gradient(self) -> Tensor:
+        """`.grad` of every part of a leaf state after a backward pass, packed likewise: `(B, S)`.
+
+        A part that the loss does not depend on has gradient zero.
+        """
+        return torch.cat(
+            [
+                torch.zeros_like(part) if part.grad is None else part.grad
+                for part in (*self.hidden, *self.cell)
+            ],
+            dim=1,
+        )
