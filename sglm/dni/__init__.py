@@ -1,0 +1,1 @@
+"""Decoupled neural interfaces: what predicts the gradient that the future would send back."""

@@ -1,0 +1,1 @@
+"""How weights move: the schedule, the optimizer, the precision."""

@@ -1,0 +1,34 @@
+"""The optimizer of the model's weights: parameter groups and the peak learning rate."""
+
+import torch
+from torch import nn
+
+from sglm.config import OptimizerConfig
+
+
+def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
+    """Adam, AdamW or SGD in torch's fused form; weight decay on matrices only.
+
+    Biases are left alone: decay is there to keep the scale of products in hand, and a forget bias
+    pulled to zero forgets. `lr` of every group is the peak; the schedule multiplies it.
+    """
+    matrices = [p for p in model.parameters() if p.dim() >= 2]
+    biases = [p for p in model.parameters() if p.dim() < 2]
+    groups = [
+        {"params": matrices, "weight_decay": config.weight_decay},
+        {"params": biases, "weight_decay": 0.0},
+    ]
+    if config.kind == "sgd":
+        return torch.optim.SGD(
+            groups, lr=config.learning_rate, momentum=config.momentum, fused=True
+        )
+    # AdamW decouples the decay from the gradient's moments, Adam mixes it in as an L2 term
+    # (Loshchilov & Hutter 2019; Bjorck et al. 2021, sec. 4).
+    kind = torch.optim.AdamW if config.kind == "adamw" else torch.optim.Adam
+    return kind(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=True)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
+    """The rate of all groups from now on."""
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate

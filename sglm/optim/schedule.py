@@ -1,0 +1,104 @@
+"""What step number n does: a pure function from the step to learning rate, mode and cycle.
+
+Cosine annealing with warm restarts (SGDR: Loshchilov & Hutter 2017, eq. 5), and at each restart
+the kind of gradient flips between real and synthetic (Shang & Zhang 2019, sec. 3). There is no
+state to keep, so a resumed run cannot disagree with itself.
+"""
+
+import math
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from functools import cached_property
+from itertools import accumulate
+
+
+class Mode(Enum):
+    """What crosses a truncation boundary backwards: nothing (real) or a predicted gradient."""
+
+    REAL = "real"
+    SYNTHETIC = "synthetic"
+
+    @property
+    def other(self) -> "Mode":
+        return Mode.SYNTHETIC if self is Mode.REAL else Mode.REAL
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """What one step does. `lr_factor` multiplies the peak rate; `cycle` counts from 0."""
+
+    lr_factor: float
+    mode: Mode
+    cycle: int
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Cycle lengths in steps, the mode of each, and how the rate moves within them.
+
+    Args:
+        cycle_steps: length of each cycle.
+        cycle_modes: mode of each cycle.
+        warmup_steps: steps over which the rate rises linearly at the very start.
+        final_factor: what the cosine comes down to, as a fraction of the peak.
+    """
+
+    cycle_steps: tuple[int, ...]
+    cycle_modes: tuple[Mode, ...]
+    warmup_steps: int = 0
+    final_factor: float = 0.0
+
+    @cached_property
+    def cycle_ends(self) -> tuple[int, ...]:
+        """The step after the last one of each cycle."""
+        return tuple(accumulate(self.cycle_steps))
+
+    @property
+    def total_steps(self) -> int:
+        return self.cycle_ends[-1]
+
+    def at(self, step: int) -> StepPlan:
+        """The plan of a step, counted from 0.
+
+        Raises:
+            IndexError: a step outside `0 … total_steps - 1`.
+        """
+        if not 0 <= step < self.total_steps:
+            raise IndexError(f"step {step} is outside the {self.total_steps} steps of the schedule")
+        cycle = bisect_right(self.cycle_ends, step)
+        length = self.cycle_steps[cycle]
+        progress = (step - (self.cycle_ends[cycle] - length)) / length
+        cosine = 0.5 * (1 + math.cos(math.pi * progress))
+        factor = self.final_factor + (1 - self.final_factor) * cosine
+        if step < self.warmup_steps:
+            factor *= (step + 1) / self.warmup_steps
+        return StepPlan(factor, self.cycle_modes[cycle], cycle)
+
+
+def make_schedule(
+    cycle_lengths: Sequence[float],
+    unit_steps: int,
+    mode: str,
+    start: str = "real",
+    warmup_steps: int = 0,
+    final_factor: float = 0.0,
+) -> Schedule:
+    """A schedule from lengths in any unit.
+
+    Args:
+        cycle_lengths: length of each cycle in units.
+        unit_steps: steps in one unit: steps of an epoch, or 1.
+        mode: `"real"`, `"synthetic"`, or `"alternating"`.
+        start: mode of the first cycle when alternating.
+        warmup_steps, final_factor: see `Schedule`.
+    """
+    # Ends are rounded, not lengths, so that fractions do not add up to a drift.
+    ends = [max(1, round(total * unit_steps)) for total in accumulate(cycle_lengths)]
+    steps = tuple(max(1, end - before) for end, before in zip(ends, [0, *ends[:-1]], strict=True))
+    first = Mode(start if mode == "alternating" else mode)
+    modes = tuple(
+        first.other if mode == "alternating" and index % 2 else first for index in range(len(steps))
+    )
+    return Schedule(steps, modes, warmup_steps, final_factor)

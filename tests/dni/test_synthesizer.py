@@ -1,0 +1,54 @@
+"""The networks that predict state gradients."""
+
+import pytest
+import torch
+
+from sglm.dni.synthesizer import Synthesizer, make_synthesizer
+
+B, S = 3, 12
+KINDS = ["mlp", "recurrent", "linear"]
+
+
+def make(kind: str, auxiliary: bool = False) -> Synthesizer:
+    torch.manual_seed(0)
+    return make_synthesizer(kind, S, 6, auxiliary)
+
+
+@pytest.mark.parametrize("auxiliary", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_says_zero_before_it_has_learned(kind: str, auxiliary: bool) -> None:
+    prediction = make(kind, auxiliary)(torch.randn(B, S))
+    assert torch.equal(prediction.gradient_BS, torch.zeros(B, S))
+    if auxiliary:
+        assert torch.equal(prediction.next_gradient_BS, torch.zeros(B, S))
+    else:
+        assert prediction.next_gradient_BS is None
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_lanes_do_not_see_each_other(kind: str) -> None:
+    net = make(kind)
+    torch.nn.init.normal_(net.heads.weight)  # type: ignore[union-attr, arg-type]
+    state_BS = torch.randn(B, S)
+    whole = net(state_BS).gradient_BS
+    alone = torch.cat([net(state_BS[b : b + 1]).gradient_BS for b in range(B)])
+    torch.testing.assert_close(whole, alone)  # float32 rounding
+
+
+def test_recurrent_treats_every_coordinate_alike_and_remembers() -> None:
+    net = make("recurrent")
+    torch.nn.init.normal_(net.heads.weight)  # type: ignore[union-attr, arg-type]
+    state_BS = torch.randn(B, S)
+    order = torch.randperm(S)
+    first = net(state_BS)
+    shuffled = net(state_BS[:, order]).gradient_BS
+    torch.testing.assert_close(shuffled, first.gradient_BS[:, order])
+    again = net(state_BS, first.memory)
+    assert not torch.equal(again.gradient_BS, first.gradient_BS)
+    assert first.memory is not None
+    assert not first.memory.requires_grad
+
+
+def test_unknown_kind_is_named() -> None:
+    with pytest.raises(ValueError, match="'oracle'"):
+        make("oracle")
