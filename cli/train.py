@@ -1,0 +1,116 @@
+"""`sglm train`: a configuration and a token store to a run."""
+
+import signal
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class Device(StrEnum):
+    """Where to compute."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+class PrecisionName(StrEnum):
+    """The type of the matrix products."""
+
+    AUTO = "auto"
+    FP32 = "fp32"
+    BF16 = "bf16"
+    FP16 = "fp16"
+
+
+def train(
+    config: Annotated[
+        str, typer.Argument(help="A TOML file, or the name of a shipped recipe: tiny, ptb-small, …")
+    ],
+    data: Annotated[Path, typer.Option(help="Token store made by `sglm prep`.")],
+    out: Annotated[Path, typer.Option(help="Run folder; an interrupted run there is continued.")],
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one value; repeatable."),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Short for --set train.seed=…")] = None,
+    device: Annotated[Device, typer.Option(help="auto: cuda where there is one.")] = Device.AUTO,
+    precision: Annotated[
+        PrecisionName, typer.Option(help="auto: bf16 or fp16 on CUDA, fp32 on a CPU.")
+    ] = PrecisionName.AUTO,
+    resume: Annotated[
+        bool, typer.Option("--resume/--no-resume", help="Continue a run that is in --out.")
+    ] = True,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.")] = False,
+) -> None:
+    """Train a language model; run again after an interruption, it continues."""
+    from sglm.config import load_config
+    from sglm.model.device import pick_device
+    from sglm.optim.precision import make_precision
+    from sglm.text.store import TokenStore
+
+    overrides = [*(set_ or []), *([] if seed is None else [f"train.seed={seed}"])]
+    settings = load_config(config, overrides)
+    store = TokenStore.open(data)
+    chosen_device = pick_device(device.value)
+    chosen_precision = make_precision(precision.value, chosen_device)
+
+    if dry_run:
+        from sglm.train.build import build_batcher, build_schedule, model_shape
+        from sglm.train.plan import describe_plan
+
+        batcher = build_batcher(settings, store)
+        schedule = build_schedule(settings, batcher.steps_per_epoch)
+        shape = model_shape(settings, store.tokenizer().vocab_size)
+        typer.echo(describe_plan(settings, shape, batcher, schedule))
+        return
+
+    from sglm.train.loop import train as run_training
+
+    asked = StopRequest()
+    typer.echo(f"training on {chosen_device} in {chosen_precision.name} → {out}", err=True)
+    outcome = run_training(
+        settings,
+        store,
+        out,
+        chosen_device,
+        chosen_precision,
+        sys.stderr,
+        resume,
+        asked.signal_number,
+    )
+    if as_json:
+        import json
+
+        typer.echo(json.dumps({"run": str(out), **vars(outcome)}))
+        return
+    best = (
+        ""
+        if outcome.best_token_ppl is None
+        else (f"; best validation perplexity {outcome.best_token_ppl:.2f}")
+    )
+    done = "was finished already" if outcome.already_finished else "finished"
+    typer.echo(f"{out}: {done}: {outcome.steps:,} steps in {outcome.seconds:,.0f} s{best}")
+    typer.echo(f"next: sglm eval {out} --data {data}   |   tensorboard --logdir {out}")
+
+
+class StopRequest:
+    """Remembers SIGINT or SIGTERM until the training asks; a second one ends at once."""
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._receive)
+
+    def _receive(self, number: int, frame: object) -> None:
+        self.received = number
+        signal.signal(number, signal.SIG_DFL)
+        print("\nstopping after this step; once more to stop without saving", file=sys.stderr)
+
+    def signal_number(self) -> int | None:
+        """The signal that asked to stop, if one did."""
+        return self.received

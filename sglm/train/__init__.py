@@ -1,0 +1,1 @@
+"""Training: build the parts, step through the windows, report."""

@@ -1,0 +1,236 @@
+"""The training loop: step; every so often report, evaluate, save."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TextIO
+
+import torch
+
+from sglm.checkpoint import random_state, restore_random_state
+from sglm.config import Config
+from sglm.errors import SglmError, Stopped
+from sglm.evaluate import Evaluation, perplexity
+from sglm.likelihood import evaluate_stream
+from sglm.optim.precision import Precision
+from sglm.text.batcher import Window
+from sglm.text.store import TokenStore
+from sglm.train.build import build_batcher, build_learner, build_schedule, token_counts
+from sglm.train.report import Report
+from sglm.train.run_folder import RunFolder
+from sglm.train.step import Learner, StepResult, capture, restore, train_step
+
+_SKIPS_BEFORE_GIVING_UP = 100
+
+
+@dataclass
+class Progress:
+    """Where a run is, beside what the learner holds; saved with every checkpoint.
+
+    Attributes:
+        step: steps done.
+        settled: the step up to which evaluations and snapshots are done as well.
+        tokens_seen: predictions trained on.
+        seconds: wall-clock time over all sessions.
+        best_nll: lowest validation loss so far in nats per token, or None.
+        skipped_in_row: steps skipped in a row because their gradient was not finite.
+    """
+
+    step: int = 0
+    settled: int = 0
+    tokens_seen: int = 0
+    seconds: float = 0.0
+    best_nll: float | None = None
+    skipped_in_row: int = 0
+
+    def advance(self, result: StepResult) -> None:
+        """Counts one step.
+
+        Raises:
+            SglmError: too many steps in a row had to be skipped.
+        """
+        self.step += 1
+        self.tokens_seen += result.tokens
+        self.skipped_in_row = 0 if result.taken else self.skipped_in_row + 1
+        if self.skipped_in_row == _SKIPS_BEFORE_GIVING_UP:
+            raise SglmError(
+                f"the gradient was not finite for {_SKIPS_BEFORE_GIVING_UP} steps in a row (now at"
+                f" step {self.step:,}); lower optimizer.learning_rate or set optimizer.clip_norm"
+            )
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended; `already_finished` when there was nothing left to do."""
+
+    steps: int
+    tokens_seen: int
+    seconds: float
+    best_token_ppl: float | None
+    already_finished: bool
+
+
+def train(
+    config: Config,
+    store: TokenStore,
+    out: Path,
+    device: torch.device,
+    precision: Precision,
+    console: TextIO,
+    resume: bool = True,
+    stop_signal: Callable[[], int | None] = lambda: None,
+) -> Outcome:
+    """Trains, or continues a training, to the end of its schedule.
+
+    Args:
+        config: decides everything but speed.
+        store: the corpus; its validation split is used where there is one.
+        out: the run folder.
+        device, precision: where, and in what types.
+        console: for progress.
+        resume: continue what is in `out`; otherwise a run there is an error.
+        stop_signal: the number of the signal that asked to stop, or None; polled at every step.
+
+    Raises:
+        Stopped: asked to; a checkpoint has been saved.
+        InputError, ConfigError: what is in `out` is not this run; the text is too short.
+        SglmError: the gradient is not finite and does not recover.
+    """
+    batcher = build_batcher(config, store)
+    schedule = build_schedule(config, batcher.steps_per_epoch)
+    run = RunFolder(out)
+    run.open(config, store, resume)
+    tokenizer = store.tokenizer()
+    learner = build_learner(config, token_counts(store), precision, device)
+    progress, interval = _load(run, learner)
+    if progress.settled == schedule.total_steps:
+        return _outcome(progress, already_finished=True)
+    report = Report(run, config, schedule.total_steps, progress.step, interval, console)
+    session_started = time.monotonic() - progress.seconds
+
+    def save() -> None:
+        _save(run, learner, progress, report)
+
+    def stop(signal_number: int) -> Stopped:
+        save()
+        return Stopped(
+            f"stopped at step {progress.step:,} of {schedule.total_steps:,} with everything saved;"
+            " the same command continues from there",
+            signal_number,
+        )
+
+    every = config.train.evaluate_every_steps or batcher.steps_per_epoch
+    try:
+        while True:
+            step, cycle_ended = progress.step, progress.step in schedule.cycle_ends
+            if progress.settled < step:
+                plan = schedule.at(step - 1)  # of the step that was done last
+                if "valid" in store.splits and (step % every == 0 or cycle_ended):
+                    found = _evaluate(learner, store, stop_signal)
+                    if found is None:
+                        raise stop(stop_signal() or 0)
+                    progress.seconds = time.monotonic() - session_started
+                    report.evaluation(
+                        step,
+                        progress.tokens_seen,
+                        plan,
+                        learner.rate(plan),
+                        found,
+                        progress.seconds,
+                    )
+                    _keep_best(progress, found, run, learner, store)
+                if cycle_ended:
+                    run.save_snapshot(plan.cycle, learner.model, tokenizer)
+                progress.settled = step
+            if step == schedule.total_steps:
+                break
+            signal_number = stop_signal()
+            if signal_number is not None:
+                raise stop(signal_number)
+            if step > 0 and step % config.train.checkpoint_every_steps == 0:
+                save()
+            plan = schedule.at(step)
+            result = train_step(learner, _to(device, batcher.at(step)), plan, step)
+            progress.advance(result)
+            progress.seconds = time.monotonic() - session_started
+            report.step(result)
+            if progress.step % config.train.log_every_steps == 0:
+                report.interval(progress.step, plan, learner)
+        run.save_model(run.last_model, learner.model, tokenizer)
+        if progress.best_nll is None:
+            run.save_model(run.best_model, learner.model, tokenizer)
+        save()
+    finally:
+        report.close()
+    return _outcome(progress, already_finished=False)
+
+
+def _load(run: RunFolder, learner: Learner) -> tuple[Progress, dict[str, float]]:
+    """Puts the learner where the newest checkpoint was; fresh progress when there is none."""
+    found = run.load_checkpoint()
+    if found is None:
+        return Progress(), {}
+    _, state = found
+    restore(learner, state["learner"])
+    restore_random_state(state["random"])
+    return Progress(**state["progress"]), state["interval"]
+
+
+def _save(run: RunFolder, learner: Learner, progress: Progress, report: Report) -> None:
+    """A checkpoint; what was reported before it is on disk before it."""
+    report.flush()
+    run.save_checkpoint(
+        progress.step,
+        {
+            "learner": capture(learner),
+            "random": random_state(),
+            "progress": asdict(progress),
+            "interval": report.interval_sums(),
+        },
+    )
+
+
+def _evaluate(
+    learner: Learner, store: TokenStore, stop_signal: Callable[[], int | None]
+) -> Evaluation | None:
+    """The validation split, exactly as `sglm eval` does it; None when asked to stop meanwhile."""
+    started = time.monotonic()
+    nll_nats = evaluate_stream(
+        learner.model,
+        store.ids("valid"),
+        store.tokenizer().eos_id,
+        should_stop=lambda: stop_signal() is not None,
+    )
+    if nll_nats is None:
+        return None
+    return Evaluation(
+        nll_nats,
+        **store.counts("valid")._asdict(),
+        context="carried",
+        model="",
+        split="valid",
+        seconds=time.monotonic() - started,
+    )
+
+
+def _keep_best(
+    progress: Progress, found: Evaluation, run: RunFolder, learner: Learner, store: TokenStore
+) -> None:
+    nll = found.nll_nats / found.tokens
+    if math.isfinite(nll) and (progress.best_nll is None or nll < progress.best_nll):
+        progress.best_nll = nll
+        run.save_model(run.best_model, learner.model, store.tokenizer())
+
+
+def _outcome(progress: Progress, already_finished: bool) -> Outcome:
+    best = None if progress.best_nll is None else perplexity(progress.best_nll, 1)
+    return Outcome(progress.step, progress.tokens_seen, progress.seconds, best, already_finished)
+
+
+def _to(device: torch.device, window: Window) -> Window:
+    return window._replace(
+        inputs_TB=window.inputs_TB.to(device, non_blocking=True),
+        targets_TB=window.targets_TB.to(device, non_blocking=True),
+    )

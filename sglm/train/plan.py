@@ -1,0 +1,78 @@
+"""What a run is going to do, before it does it: the text of `sglm train --dry-run`."""
+
+from sglm.config import Config
+from sglm.model.language_model import ModelShape
+from sglm.optim.schedule import Mode, Schedule
+from sglm.text.batcher import Batcher
+
+_BARS = " ▁▂▃▄▅▆▇█"
+_CHART_COLUMNS = 64
+_BYTES = 4  # float32
+
+
+def parameter_count(shape: ModelShape) -> int:
+    """Weights of the language model."""
+    inputs = (shape.embedding, *shape.widths[:-1])
+    lstm = sum(
+        4 * units * (size + units + 1) for size, units in zip(inputs, shape.widths, strict=True)
+    )
+    softmax = shape.vocab_size * (1 + (0 if shape.tied else shape.widths[-1]))
+    return shape.vocab_size * shape.embedding + lstm + softmax
+
+
+def memory_estimate_bytes(config: Config, shape: ModelShape) -> int:
+    """Peak memory of a training step beyond the libraries themselves, roughly.
+
+    Weights, their gradients and the optimizer's moments; per token of a window, the logits, their
+    log-softmax and gradient, and what each LSTM layer keeps for its backward pass (four gates,
+    cell, hidden, input, and the same again while they are differentiated).
+    """
+    copies = {"sgd": 2 + (config.optimizer.momentum > 0)}.get(config.optimizer.kind, 4)
+    weights = copies * parameter_count(shape)
+    tokens = config.train.batch * config.train.window
+    activations = tokens * (3 * shape.vocab_size + 2 * 7 * sum(shape.widths))
+    return _BYTES * (weights + activations)
+
+
+def describe_plan(config: Config, shape: ModelShape, batcher: Batcher, schedule: Schedule) -> str:
+    """Cycles, modes, rates, sizes and a chart, as lines for people."""
+    peak = config.optimizer.learning_rate
+    tokens_per_step = config.train.batch * config.train.window
+    lines = [
+        f"model    {shape.layers} layers × {shape.hidden}, vocabulary {shape.vocab_size:,},"
+        f" {parameter_count(shape):,} parameters",
+        f"data     {len(batcher.ids_N):,} tokens, {batcher.steps_per_epoch:,} steps an epoch"
+        f" of {config.train.batch} lanes × {config.train.window}",
+        f"memory   about {memory_estimate_bytes(config, shape) / 2**20:,.0f} MiB"
+        " for weights, optimizer and one window",
+        f"length   {schedule.total_steps:,} steps,"
+        f" {schedule.total_steps * tokens_per_step:,} tokens,"
+        f" {schedule.total_steps / batcher.steps_per_epoch:.2f} epochs",
+        "",
+        f"{'cycle':>5}  {'mode':<9}  {'steps':>9}  {'epochs':>7}  {'first rate':>10}"
+        f"  {'peak rate':>10}  {'last rate':>10}",
+    ]
+    start = 0
+    for cycle, (steps, mode) in enumerate(
+        zip(schedule.cycle_steps, schedule.cycle_modes, strict=True)
+    ):
+        # Within a cycle the peak is at its start, or where the warm-up ends.
+        warm = min(max(schedule.warmup_steps - 1, start), start + steps - 1)
+        first, top, last = (
+            peak * schedule.at(step).lr_factor for step in (start, warm, start + steps - 1)
+        )
+        lines.append(
+            f"{cycle:>5}  {mode.value:<9}  {steps:>9,}  {steps / batcher.steps_per_epoch:>7.2f}"
+            f"  {first:>10.3g}  {max(first, top):>10.3g}  {last:>10.3g}"
+        )
+        start += steps
+    return "\n".join([*lines, "", *draw_schedule(schedule)])
+
+
+def draw_schedule(schedule: Schedule) -> list[str]:
+    """Two lines: the learning rate as a bar chart over the run, and the mode below each bar."""
+    columns = min(_CHART_COLUMNS, schedule.total_steps)
+    plans = [schedule.at(schedule.total_steps * column // columns) for column in range(columns)]
+    rates = "".join(_BARS[round(plan.lr_factor * (len(_BARS) - 1))] for plan in plans)
+    modes = "".join("s" if plan.mode is Mode.SYNTHETIC else "r" for plan in plans)
+    return [f"rate     {rates}", f"mode     {modes}   (r real, s synthetic)"]

@@ -1,0 +1,204 @@
+"""What a run says of itself: TensorBoard, `metrics.jsonl`, and lines on the console."""
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any, TextIO
+
+from torch import Tensor
+from torch.utils.tensorboard.summary import hparams
+from torch.utils.tensorboard.writer import SummaryWriter
+
+from sglm.config import Config
+from sglm.evaluate import Evaluation, finite_or_none
+from sglm.optim.schedule import Mode, StepPlan
+from sglm.train.run_folder import RunFolder
+from sglm.train.step import Learner, StepResult
+
+_AGREEMENT = ("cosine", "relative_mse", "norm_ratio")
+_BAR_WIDTH = 20
+
+
+class Report:
+    """Writes down what happens; decides nothing.
+
+    Args:
+        run: where to write.
+        config: for the HParams tab.
+        total_steps: of the whole run.
+        first_step: steps done before this session; what an interrupted session wrote after them
+            is dropped, so that curves continue without overlap.
+        interval: `interval_sums` of the checkpoint that is continued.
+        console: where progress goes; a bar on a terminal, plain lines elsewhere.
+    """
+
+    def __init__(
+        self,
+        run: RunFolder,
+        config: Config,
+        total_steps: int,
+        first_step: int,
+        interval: dict[str, float],
+        console: TextIO,
+    ) -> None:
+        self.total_steps = total_steps
+        self.first_step = first_step
+        self.console = console
+        self.metrics = run.metrics
+        self.session_started = self.interval_started = time.monotonic()
+        self.interval_tokens = 0
+        self.sums = dict(interval)
+        self.waiting: list[StepResult] = []
+        drop_later_lines(run.metrics, first_step)
+        self.writer = SummaryWriter(
+            str(run.tensorboard), purge_step=first_step + 1 if first_step else None
+        )
+        if first_step:
+            self.say(f"continuing at step {first_step:,} of {total_steps:,}")
+        else:
+            self._hyper_parameters(config)
+
+    def _hyper_parameters(self, config: Config) -> None:
+        # SummaryWriter.add_hparams would open a second run; the same three records go here.
+        values = {
+            f"{section}.{key}": value if isinstance(value, bool | int | float) else str(value)
+            for section, keys in config.model_dump().items()
+            for key, value in keys.items()
+        }
+        writer: Any = self.writer.file_writer
+        records: Any = hparams  # torch has no types for it
+        for record in records(values, {"valid/token_ppl": 0.0, "valid/loss": 0.0}):
+            writer.add_summary(record)
+
+    def step(self, result: StepResult) -> None:
+        """Keeps one step for the next `interval`, without waiting for its numbers."""
+        self.waiting.append(result)
+        self.interval_tokens += result.tokens
+
+    def interval_sums(self) -> dict[str, float]:
+        """Sums over the steps since the last `interval`; a checkpoint takes them along."""
+        for result in self.waiting:
+            self._add("nll_nats", result.nll_nats)
+            self._add("tokens", result.tokens)
+            if result.agreement is not None:
+                self._add("probes", 1)
+                for name in _AGREEMENT:
+                    self._add(name, getattr(result.agreement, name))
+            self.sums["grad_norm"] = float(result.grad_norm)
+        self.waiting = []
+        return dict(self.sums)
+
+    def _add(self, name: str, value: float | Tensor) -> None:
+        self.sums[name] = self.sums.get(name, 0.0) + float(value)
+
+    def interval(self, step: int, plan: StepPlan, learner: Learner) -> None:
+        """Reports the steps since the last call; `step` counts steps done, `plan` is the last's."""
+        sums = self.interval_sums()
+        loss = sums["nll_nats"] / sums["tokens"]
+        speed = self.interval_tokens / max(time.monotonic() - self.interval_started, 1e-9)
+        values = {
+            "train/loss": loss,
+            "train/grad_norm": sums["grad_norm"],
+            "sched/lr": learner.rate(plan),
+            "sched/mode": float(plan.mode is Mode.SYNTHETIC),
+            "sched/cycle": float(plan.cycle),
+            "perf/tokens_per_s": speed,
+            "amp/scale": learner.precision.loss_scale(),
+        }
+        if "probes" in sums:
+            values |= {f"sg/{name}": sums[name] / sums["probes"] for name in _AGREEMENT}
+        for tag, value in values.items():
+            self.writer.add_scalar(tag, value, step)
+        self._progress(step, plan, loss, learner.rate(plan), speed)
+        self.sums = {}
+        self.interval_started, self.interval_tokens = time.monotonic(), 0
+
+    def evaluation(
+        self,
+        step: int,
+        tokens_seen: int,
+        plan: StepPlan,
+        rate: float,
+        found: Evaluation,
+        seconds: float,
+    ) -> None:
+        """Reports a validation after `seconds` of training."""
+        nll = found.nll_nats / found.tokens
+        self.writer.add_scalar("valid/loss", nll, step)
+        self.writer.add_scalar("valid/token_ppl", found.token_ppl, step)
+        if found.bits_per_byte is not None:
+            self.writer.add_scalar("valid/bits_per_byte", found.bits_per_byte, step)
+        line = {
+            "step": step,
+            "tokens_seen": tokens_seen,
+            "split": "valid",
+            "nll_per_token": finite_or_none(nll),
+            "token_ppl": finite_or_none(found.token_ppl),
+            "lr": rate,
+            "mode": plan.mode.value,
+            "cycle": plan.cycle,
+            "seconds": round(seconds, 3),
+        }
+        with open(self.metrics, "a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        self.say(
+            f"step {step:,}: validation perplexity {found.token_ppl:.2f}"
+            f" ({nll:.4f} nats per token), cycle {plan.cycle} {plan.mode.value}"
+        )
+        self.interval_started, self.interval_tokens = time.monotonic(), 0
+
+    def say(self, text: str) -> None:
+        """A line on the console; a bar that stands there gives way."""
+        clear = "\r\x1b[2K" if self.console.isatty() else ""
+        print(f"{clear}{text}", file=self.console, flush=True)
+
+    def _progress(self, step: int, plan: StepPlan, loss: float, rate: float, speed: float) -> None:
+        seconds_per_step = (time.monotonic() - self.session_started) / (step - self.first_step)
+        text = (
+            f"step {step:,}/{self.total_steps:,}  cycle {plan.cycle} {plan.mode.value}"
+            f"  loss {loss:.3f}  rate {rate:.2e}  {speed:,.0f} tokens/s"
+            f"  {duration(seconds_per_step * (self.total_steps - step))} left"
+        )
+        if not self.console.isatty():
+            print(text, file=self.console, flush=True)
+            return
+        filled = round(_BAR_WIDTH * step / self.total_steps)
+        bar = "█" * filled + "░" * (_BAR_WIDTH - filled)
+        columns = os.get_terminal_size(self.console.fileno()).columns
+        print(f"\r\x1b[2K{f'{bar} {text}'[: columns - 1]}", end="", file=self.console, flush=True)
+
+    def flush(self) -> None:
+        """What was reported so far reaches the disk."""
+        self.writer.flush()
+
+    def close(self) -> None:
+        """Ends the report; everything is on disk after this."""
+        if self.console.isatty():
+            print(file=self.console)
+        self.writer.close()
+
+
+def drop_later_lines(metrics: Path, step: int) -> None:
+    """Drops lines of steps after `step`, and a line that a crash cut off."""
+    if not metrics.exists():
+        return
+    kept = []
+    for line in metrics.read_text(encoding="utf-8").splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+        except (ValueError, KeyError, TypeError):
+            continue
+    aside = metrics.with_name(metrics.name + ".partial")
+    aside.write_text("".join(kept), encoding="utf-8")
+    aside.replace(metrics)
+
+
+def duration(seconds: float) -> str:
+    """`m:ss`, or `h:mm:ss` from an hour on."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

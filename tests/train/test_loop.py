@@ -1,0 +1,214 @@
+"""Whole runs: what they leave behind, and that stopping changes nothing."""
+
+import io
+import json
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from sglm.config import Config
+from sglm.errors import ConfigError, InputError, SglmError, Stopped
+from sglm.optim.precision import precision_of
+from sglm.text.prepare import Recipe, prepare
+from sglm.text.store import TokenStore
+from sglm.train.loop import Outcome, Progress, train
+from sglm.train.step import StepResult
+
+CPU = torch.device("cpu")
+MakeConfig = Callable[..., Config]
+DROPOUT: dict[str, object] = {"input": 0.1, "between": 0.1, "output": 0.1, "weight": 0.1}
+
+
+def run(config: Config, store: TokenStore, out: Path, **kwargs: Any) -> Outcome:
+    return train(config, store, out, CPU, precision_of("fp32", CPU), io.StringIO(), **kwargs)
+
+
+def stop_at(*polls: int) -> Callable[[], int | None]:
+    """SIGTERM at the n-th time the training asks."""
+    asked = iter(range(1, 10**9))
+    return lambda: signal.SIGTERM if next(asked) in polls else None
+
+
+def metrics(out: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k != "seconds"} for line in lines]
+
+
+def curves(out: Path) -> dict[str, list[tuple[int, float]]]:
+    accumulator = EventAccumulator(str(out / "tensorboard"))
+    accumulator.Reload()
+    return {
+        tag: [(event.step, event.value) for event in accumulator.Scalars(tag)]
+        for tag in accumulator.Tags()["scalars"]
+        if tag != "perf/tokens_per_s"
+    }
+
+
+def test_a_run_leaves_what_the_contract_says(
+    tiny_config: MakeConfig, word_store: TokenStore, tmp_path: Path
+) -> None:
+    config = tiny_config(train={"evaluate_every_steps": 15})
+    outcome = run(config, word_store, tmp_path / "run")
+    assert outcome.steps == 40
+    assert outcome.best_token_ppl is not None
+    assert {path.name for path in (tmp_path / "run").iterdir()} >= {
+        "config.toml", "model", "metrics.jsonl", "tensorboard", "checkpoints", "snapshots",
+    }  # fmt: skip
+    assert {path.name for path in (tmp_path / "run" / "snapshots").iterdir()} == {
+        "cycle-000", "cycle-001",
+    }  # fmt: skip
+    lines = metrics(tmp_path / "run")
+    assert [line["step"] for line in lines] == [15, 20, 30, 40]  # intervals and cycle ends
+    assert [line["mode"] for line in lines] == ["real", "real", "synthetic", "synthetic"]
+    assert set(lines[0]) == {
+        "step", "tokens_seen", "split", "nll_per_token", "token_ppl", "lr", "mode", "cycle",
+    }  # fmt: skip
+    assert lines[-1]["tokens_seen"] == 40 * 4 * 5
+    assert outcome.best_token_ppl == pytest.approx(min(line["token_ppl"] for line in lines))
+    tags = curves(tmp_path / "run")
+    assert set(tags) == {
+        "train/loss", "train/grad_norm", "valid/loss", "valid/token_ppl",
+        "sched/lr", "sched/mode", "sched/cycle", "sg/cosine", "sg/relative_mse", "sg/norm_ratio",
+        "amp/scale",
+    } | ({"valid/bits_per_byte"} if word_store.counts("valid").unknown == 0 else set())  # fmt: skip
+    assert [value for _, value in tags["sched/mode"]] == [0, 0, 1, 1]
+
+
+def test_it_learns(tiny_config: MakeConfig, word_store: TokenStore, tmp_path: Path) -> None:
+    config = tiny_config(
+        model={"hidden": 16},
+        schedule={"cycles": [150.0, 150.0]},
+        optimizer={"learning_rate": 0.02},
+    )
+    outcome = run(config, word_store, tmp_path / "run")
+    # The language has 4 subjects × 5 objects a line of about 6 tokens: log(20) / 6 nats a token.
+    assert outcome.best_token_ppl is not None
+    assert outcome.best_token_ppl < 2.0
+
+
+@pytest.mark.parametrize("kind", ["mlp", "recurrent", "linear"])
+def test_stopped_twice_is_bitwise_the_uninterrupted_run(
+    kind: str, tiny_config: MakeConfig, word_store: TokenStore, tmp_path: Path
+) -> None:
+    config = tiny_config(
+        dropout=DROPOUT,
+        train={"evaluate_every_steps": 15, "checkpoint_every_steps": 10},
+        synthesizer={"kind": kind, "auxiliary": True, "hidden": 8, "factor": 0.9},
+    )
+    run(config, word_store, tmp_path / "whole")
+    for polls in ((14,), (9,), ()):
+        if polls:
+            with pytest.raises(Stopped) as stopped:
+                run(config, word_store, tmp_path / "parts", stop_signal=stop_at(*polls))
+            assert stopped.value.exit_code == 143
+        else:
+            run(config, word_store, tmp_path / "parts")
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    for name in ("last", "model", "snapshots/cycle-000"):
+        left = load_file(whole / name / "model.safetensors")
+        right = load_file(parts / name / "model.safetensors")
+        assert all(torch.equal(left[key], right[key]) for key in left)
+    assert metrics(whole) == metrics(parts)
+    assert curves(whole) == curves(parts)
+
+
+def test_stopped_within_an_evaluation_makes_up_for_it(
+    tiny_config: MakeConfig, word_store: TokenStore, tmp_path: Path
+) -> None:
+    config = tiny_config(train={"evaluate_every_steps": 15})
+    run(config, word_store, tmp_path / "whole")
+    # Steps 0 to 14 ask once each, so the 16th question comes from the evaluation at step 15.
+    with pytest.raises(Stopped, match="step 15"):
+        run(config, word_store, tmp_path / "parts", stop_signal=stop_at(*range(16, 100)))
+    assert metrics_or_none(tmp_path / "parts") == []
+    run(config, word_store, tmp_path / "parts")
+    assert metrics(tmp_path / "whole") == metrics(tmp_path / "parts")
+
+
+def metrics_or_none(out: Path) -> list[dict[str, Any]]:
+    return metrics(out) if (out / "metrics.jsonl").exists() else []
+
+
+def test_what_came_after_the_checkpoint_is_dropped_on_resume(
+    tiny_config: MakeConfig, word_store: TokenStore, tmp_path: Path
+) -> None:
+    """As after a crash: the evaluation at step 30 is on disk, the checkpoint is an earlier one."""
+    config = tiny_config(train={"evaluate_every_steps": 15})
+    run(config, word_store, tmp_path / "whole")
+    with pytest.raises(Stopped):
+        run(config, word_store, tmp_path / "parts", stop_signal=stop_at(28))
+    with open(tmp_path / "parts" / "metrics.jsonl", "a") as file:
+        file.write('{"step": 30, "split": "valid"}\n{"step": 3')
+    run(config, word_store, tmp_path / "parts")
+    assert metrics(tmp_path / "whole") == metrics(tmp_path / "parts")
+
+
+def test_a_finished_run_says_so_and_changes_nothing(
+    tiny_config: MakeConfig, word_store: TokenStore, tmp_path: Path
+) -> None:
+    config = tiny_config()
+    run(config, word_store, tmp_path / "run")
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*") if p.is_file()}
+    outcome = run(config, word_store, tmp_path / "run")
+    assert outcome.already_finished
+    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*") if p.is_file()} == before
+
+
+def test_another_configuration_corpus_or_folder_is_refused(
+    tiny_config: MakeConfig, word_store: TokenStore, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    run(tiny_config(), word_store, out)
+    with pytest.raises(ConfigError, match=r"model.hidden: 8 → 9"):
+        run(tiny_config(model={"hidden": 9}), word_store, out)
+    with pytest.raises(InputError, match="already holds a run"):
+        run(tiny_config(), word_store, out, resume=False)
+    text = tmp_path / "other.txt"
+    text.write_text("one two three four five six\n" * 200)
+    other = prepare([str(text)], tmp_path / "other", Recipe("word"))
+    with pytest.raises(InputError, match="another corpus"):
+        run(tiny_config(), other, out)
+    occupied = tmp_path / "occupied"
+    occupied.mkdir()
+    (occupied / "thesis.tex").write_text("years of work")
+    with pytest.raises(InputError, match=r"not a run \(thesis.tex\)"):
+        run(tiny_config(), word_store, occupied)
+    assert (occupied / "thesis.tex").read_text() == "years of work"
+
+
+def test_without_a_validation_split_the_last_model_is_the_model(
+    tiny_config: MakeConfig, text_file: Path, tmp_path: Path
+) -> None:
+    store = prepare([str(text_file)], tmp_path / "store", Recipe("word", valid=0.0, test=0.0))
+    outcome = run(tiny_config(), store, tmp_path / "run")
+    assert outcome.best_token_ppl is None
+    left = load_file(tmp_path / "run" / "model" / "model.safetensors")
+    right = load_file(tmp_path / "run" / "last" / "model.safetensors")
+    assert all(torch.equal(left[key], right[key]) for key in left)
+
+
+def test_a_hundred_skipped_steps_in_a_row_end_the_run_with_advice() -> None:
+    def result(taken: bool) -> StepResult:
+        return StepResult(torch.tensor(1.0), 20, torch.tensor(float("nan")), taken, None)
+
+    progress = Progress()
+    for taken in [False] * 99 + [True] + [False] * 99:
+        progress.advance(result(taken))
+    assert progress.step == 199
+    with pytest.raises(SglmError, match=r"100 steps in a row.*lower optimizer.learning_rate"):
+        progress.advance(result(False))
+
+
+def test_seed_decides_the_run(
+    tiny_config: MakeConfig, word_store: TokenStore, tmp_path: Path
+) -> None:
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        run(tiny_config(dropout=DROPOUT, train={"seed": seed}), word_store, tmp_path / name)
+    assert metrics(tmp_path / "a") == metrics(tmp_path / "b")
+    assert metrics(tmp_path / "a") != metrics(tmp_path / "c")

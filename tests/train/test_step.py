@@ -1,0 +1,301 @@
+"""The laws of the training step (docs/algorithm.md), in float64 on tiny sizes."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sglm.dni.boundary import Boundary
+from sglm.dni.synthesizer import LinearSynthesizer, Prediction, Synthesizer, make_synthesizer
+from sglm.model.language_model import DropoutRates, LSTMLanguageModel, ModelShape
+from sglm.optim.precision import precision_of
+from sglm.optim.schedule import Mode, StepPlan
+from sglm.text.batcher import Window
+from sglm.train.step import Learner, train_step
+
+B, T, V = 3, 4, 7
+CPU = torch.device("cpu")
+REAL, SYNTHETIC = StepPlan(1.0, Mode.REAL, 0), StepPlan(1.0, Mode.SYNTHETIC, 0)
+
+
+class Oracle(Synthesizer):
+    """Knows the true future gradient."""
+
+    def __init__(self, truth_BS: Tensor) -> None:
+        super().__init__()
+        self.truth_BS = truth_BS
+        self.weight = nn.Parameter(torch.zeros((), dtype=truth_BS.dtype))
+
+    def forward(self, state_BS: Tensor, memory: Tensor | None = None) -> Prediction:
+        return Prediction(self.truth_BS + 0 * self.weight, None, None)
+
+
+def windows(count: int, steps: int = T, seed: int = 0) -> list[Window]:
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(V, (count * steps + 1, B), generator=generator)
+    return [
+        Window(
+            ids[k * steps : (k + 1) * steps],
+            ids[k * steps + 1 : (k + 1) * steps + 1],
+            is_first=k == 0,
+            is_last=False,
+        )
+        for k in range(count)
+    ]
+
+
+def make_learner(
+    boundary: Boundary | None = None, dropout: DropoutRates | None = None, dtype: str = "fp64"
+) -> Learner:
+    torch.manual_seed(0)
+    model = LSTMLanguageModel(ModelShape(V, 2, 5, 5, True), dropout)
+    if dtype == "fp64":
+        model = model.double()
+        precision = precision_of("fp32", CPU)
+    else:
+        precision = precision_of(dtype, CPU)
+        model.compute_dtype = precision.compute_dtype
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, fused=True)
+    return Learner(model, optimizer, precision, boundary, model.start_state(B), 1e-2, None)
+
+
+def gradients(learner: Learner) -> list[Tensor]:
+    return [p.grad.clone() for p in learner.model.parameters() if p.grad is not None]
+
+
+def weights(module: nn.Module) -> list[Tensor]:
+    return [p.detach().clone() for p in module.parameters()]
+
+
+def all_equal(left: list[Tensor], right: list[Tensor]) -> bool:
+    return len(left) == len(right) and all(
+        torch.equal(a, b) for a, b in zip(left, right, strict=True)
+    )
+
+
+def random_boundary(seed: int, kind: str = "mlp", auxiliary: bool = False) -> Boundary:
+    torch.manual_seed(seed)
+    net = make_synthesizer(kind, 20, 6, auxiliary).double()
+    nn.init.normal_(net.heads.weight)  # type: ignore[union-attr, arg-type]
+    return Boundary(net, 1e-3, factor=1.0, probe_every=2)
+
+
+def test_an_exact_synthesizer_makes_two_windows_into_one() -> None:
+    """Gradients of two windows of T add up to those of one of 2T: the definition of exactness."""
+    still = StepPlan(0.0, Mode.SYNTHETIC, 0)  # rate zero: look at gradients, move nothing
+    (whole,) = windows(1, 2 * T)
+    learner = make_learner()
+    train_step(learner, whole, StepPlan(0.0, Mode.REAL, 0), step=0)
+    expected = [g * whole.targets_TB.numel() for g in gradients(learner)]
+
+    first, second = windows(2)
+    learner = make_learner()
+    _, middle = learner.model.features(first.inputs_TB, learner.state)
+    leaf = middle.as_leaf()
+    features, _ = learner.model.features(second.inputs_TB, leaf)
+    learner.model.nll(features, second.targets_TB).backward()
+    truth = leaf.packed_gradient()
+
+    learner = make_learner(Boundary(Oracle(truth), 1e-3, factor=1.0, trust_bound=False))
+    tokens = first.targets_TB.numel()
+    train_step(learner, first, still, step=1)
+    total = [g * tokens for g in gradients(learner)]
+    train_step(learner, second, StepPlan(0.0, Mode.REAL, 0), step=2)
+    total = [a + g * tokens for a, g in zip(total, gradients(learner), strict=True)]
+    for found, right in zip(total, expected, strict=True):
+        # float64: sums of a few hundred products, in another order
+        torch.testing.assert_close(found, right, rtol=1e-10, atol=1e-12)
+
+    learner = make_learner()  # and plain truncation does not have the law
+    train_step(learner, first, still, step=1)
+    missing = [g * tokens for g in gradients(learner)]
+    train_step(learner, second, still, step=2)
+    truncated = [a + g * tokens for a, g in zip(missing, gradients(learner), strict=True)]
+    assert max((a - b).abs().max() for a, b in zip(truncated, expected, strict=True)) > 1e-3
+
+
+def test_observed_gradient_is_that_of_summed_nats_per_lane() -> None:
+    """Lane b's target is ∂(nats of lane b)/∂(its state): independent of batch and window."""
+    first, second = windows(2)
+    seen: list[Tensor] = []
+    learner = make_learner(random_boundary(1))
+    assert learner.boundary is not None
+    learn = learner.boundary.learn
+
+    def spy(prediction: Prediction, observed_BS: Tensor, *rest: object) -> object:
+        seen.append(observed_BS)
+        return learn(prediction, observed_BS, *rest)  # type: ignore[arg-type]
+
+    learner.boundary.learn = spy  # type: ignore[method-assign, assignment]
+    still = StepPlan(0.0, Mode.REAL, 0)
+    train_step(learner, first, still, 0)
+    train_step(learner, second, still, 1)
+    model = learner.model
+    for lane in range(B):
+        _, state = model.features(first.inputs_TB[:, [lane]], model.start_state(1))
+        leaf = state.as_leaf()
+        features, _ = model.features(second.inputs_TB[:, [lane]], leaf)
+        model.nll(features, second.targets_TB[:, [lane]]).backward()
+        torch.testing.assert_close(seen[1][[lane]], leaf.packed_gradient(), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["linear", "mlp", "recurrent"])
+def test_a_synthesizer_that_returns_zero_is_plain_truncation_bitwise(kind: str) -> None:
+    torch.manual_seed(3)
+    zero = make_synthesizer(kind, 20, 6, auxiliary=False).double()
+    rates = DropoutRates(0.2, 0.2, 0.2, 0.2, 0.2)
+    plain = make_learner(None, rates)
+    augmented = make_learner(Boundary(zero, learning_rate=0.0, factor=1.0), rates)
+    results = []
+    for learner in (plain, augmented):
+        torch.manual_seed(9)
+        results.append(
+            [train_step(learner, w, SYNTHETIC, k).nll_nats for k, w in enumerate(windows(15))]
+        )
+    assert all_equal(*results)
+    assert all_equal(weights(plain.model), weights(augmented.model))
+
+
+def test_real_phases_do_not_depend_on_the_synthesizer() -> None:
+    learners = [make_learner(random_boundary(seed)) for seed in (1, 2)]
+    for learner in learners:
+        for k, window in enumerate(windows(6)):
+            train_step(learner, window, REAL, k)
+    assert all_equal(weights(learners[0].model), weights(learners[1].model))
+    for learner in learners:  # while in synthetic phases they do
+        for k, window in enumerate(windows(6)):
+            train_step(learner, window, SYNTHETIC, k)
+    assert not all_equal(weights(learners[0].model), weights(learners[1].model))
+
+
+def test_regression_never_moves_the_model_nor_the_loss_the_synthesizer() -> None:
+    learner = make_learner(random_boundary(1))
+    boundary = learner.boundary
+    assert boundary is not None
+    first, second = windows(2)
+    train_step(learner, first, REAL, 0)
+
+    model_before, net_before = weights(learner.model), weights(boundary.synthesizer)
+    gradients_before = gradients(learner)
+    boundary.learn(boundary.read(learner.state), torch.randn(B, 20).double(), learner.state, True)
+    assert all_equal(weights(learner.model), model_before)
+    assert all_equal(gradients(learner), gradients_before)
+    assert not all_equal(weights(boundary.synthesizer), net_before)
+
+    boundary.optimizer.zero_grad()
+    features, outgoing = learner.model.features(second.inputs_TB, learner.state)
+    nll = learner.model.nll(features, second.targets_TB)
+    (nll + boundary.surrogate(outgoing)).backward()
+    assert all(p.grad is None for p in boundary.synthesizer.parameters())
+
+
+def test_reported_loss_leaves_the_surrogate_out() -> None:
+    first, _ = windows(2)
+    with_it, without = make_learner(random_boundary(1)), make_learner()
+    assert with_it.boundary is not None
+    with_it.boundary.trust_bound = False
+    synthetic = train_step(with_it, first, SYNTHETIC, step=1)
+    real = train_step(without, first, REAL, step=1)
+    assert torch.equal(synthetic.nll_nats, real.nll_nats)
+    assert not torch.equal(synthetic.grad_norm, real.grad_norm)
+
+
+@pytest.mark.parametrize(
+    ("make", "pure"),
+    [
+        (lambda w: (w, REAL, 1), True),
+        (lambda w: (w, SYNTHETIC, 1), False),
+        (lambda w: (w, SYNTHETIC, 2), True),  # a probe
+        (lambda w: (w._replace(is_last=True), SYNTHETIC, 1), True),  # no future to speak for
+    ],
+)
+def test_only_pure_windows_measure_the_synthesizer(
+    make: Callable[[Window], tuple[Window, StepPlan, int]], pure: bool
+) -> None:
+    boundary = random_boundary(1)
+    boundary.trust_bound = False
+    learner, plain = make_learner(boundary), make_learner()
+    window, plan, step = make(windows(1)[0])
+    result = train_step(learner, window, plan, step)
+    assert (result.agreement is not None) == pure
+    train_step(plain, window, REAL, step)
+    assert all_equal(gradients(learner), gradients(plain)) == pure
+
+
+def test_lanes_start_anew_at_the_first_window_of_an_epoch() -> None:
+    learner = make_learner(random_boundary(1, "recurrent"))
+    first, second = windows(2)
+    train_step(learner, first, StepPlan(0.0, Mode.REAL, 0), 0)
+    once = learner.state.packed()
+    train_step(learner, second, StepPlan(0.0, Mode.REAL, 0), 1)
+    train_step(learner, first, StepPlan(0.0, Mode.REAL, 0), 2)
+    assert torch.equal(learner.state.packed(), once)
+
+
+def test_clipping_caps_the_gradient_and_reports_what_it_was() -> None:
+    window = windows(1)[0]
+    free, capped = make_learner(), make_learner()
+    capped.clip_norm = 1e-3
+    norm = train_step(free, window, REAL, 0).grad_norm
+    assert torch.equal(train_step(capped, window, REAL, 0).grad_norm, norm)
+    total = torch.stack([g.norm() for g in gradients(capped)]).norm()
+    assert total.item() == pytest.approx(1e-3, rel=1e-4)  # clip_grad_norm_ adds 1e-6 to the norm
+
+
+def test_a_gradient_that_is_not_finite_moves_nothing() -> None:
+    learner = make_learner(random_boundary(1))
+    assert learner.boundary is not None
+    first, second = windows(2)
+    train_step(learner, first, REAL, 0)
+    with torch.no_grad():
+        good = learner.model.softmax_bias.clone()
+        learner.model.softmax_bias[0] = float("inf")
+    before = weights(learner.model), weights(learner.boundary.synthesizer)
+    result = train_step(learner, second, REAL, 1)
+    assert not result.taken
+    assert all_equal(weights(learner.model), before[0])
+    assert all_equal(weights(learner.boundary.synthesizer), before[1])
+    assert torch.isfinite(learner.state.packed()).all()
+    with torch.no_grad():
+        learner.model.softmax_bias.copy_(good)
+    assert train_step(learner, second, REAL, 2).taken
+
+
+def test_fp16_overflow_lowers_the_scale_and_skips_both_nets_then_recovers() -> None:
+    torch.manual_seed(1)
+    boundary = Boundary(LinearSynthesizer(20), 1e-3, factor=1.0, probe_every=2)
+    learner = make_learner(boundary, dtype="fp16")
+    start = learner.precision.loss_scale()
+    assert start > 1
+    learner.precision.scaler.load_state_dict(
+        {**learner.precision.scaler.state_dict(), "scale": 2.0**40}
+    )
+    before = weights(learner.model), weights(boundary.synthesizer)
+    scales, taken = [], []
+    for k, window in enumerate(windows(40)):
+        taken.append(train_step(learner, window, SYNTHETIC, k).taken)
+        scales.append(learner.precision.loss_scale())
+        if k == 0:
+            assert not taken[0]
+            assert scales[0] == 2.0**39
+            assert all_equal(weights(learner.model), before[0])
+            assert all_equal(weights(boundary.synthesizer), before[1])
+    assert taken[-1]
+    assert not all_equal(weights(learner.model), before[0])
+    assert not all_equal(weights(boundary.synthesizer), before[1])
+
+
+@pytest.mark.parametrize("dtype", ["fp16", "bf16"])
+def test_half_types_observe_the_unscaled_gradient(dtype: str) -> None:
+    """The synthesizer's target has the same unit in every precision."""
+    first, second = windows(2)
+    norms = {}
+    for name in ("fp32", dtype):
+        boundary = Boundary(LinearSynthesizer(20), 1e-3, factor=1.0)
+        learner = make_learner(boundary, dtype=name)
+        train_step(learner, first, StepPlan(0.0, Mode.REAL, 0), 0)
+        train_step(learner, second, StepPlan(0.0, Mode.REAL, 0), 10)
+        norms[name] = boundary.observed_norm_mean.item()
+    # 8 bits of precision in bfloat16, over a handful of products in a row
+    assert norms[dtype] == pytest.approx(norms["fp32"], rel=0.05)
