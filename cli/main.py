@@ -54,6 +54,7 @@ app = typer.Typer(
     cls=SglmGroup,
     name="sglm",
     no_args_is_help=True,
+    rich_markup_mode=None,
     pretty_exceptions_enable=False,
     help="LSTM language models trained with alternating synthetic and real gradients.",
 )

@@ -3,7 +3,7 @@
 A *state gradient* is ∂(Σ future nats of a lane)/∂s, one vector a lane, not divided by batch or
 window. Shapes: B lanes, S coordinates of a lane's state (hidden and cell of all layers), N units
 of the net. Every last layer starts at zero, so that training starts as plain truncation
-(Jaderberg et al. 2017, sec. 2.1).
+(Jaderberg et al. 2017).
 """
 
 from typing import NamedTuple
@@ -47,7 +47,7 @@ def zero_linear(inputs: int, outputs: int) -> nn.Linear:
 
 
 class LinearSynthesizer(Synthesizer):
-    """ŝ = W·s + b. Enough for linear networks (Czarnecki et al. 2017, prop. 1), and the least
+    """ŝ = W·s + b. Enough for linear networks (Czarnecki et al. 2017, sec. 4), and the least
     noisy where targets are mostly noise."""
 
     def __init__(self, size: int, auxiliary: bool = False) -> None:

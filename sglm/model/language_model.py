@@ -60,8 +60,8 @@ class LSTMLayer(nn.Module):
             self.weight_ih.data.chunk(4), self.weight_hh.data.chunk(4), strict=True
         ):
             nn.init.xavier_uniform_(gate_ih)  # Glorot & Bengio 2010, eq. 16
-            nn.init.orthogonal_(gate_hh)  # Saxe et al. 2014, sec. 4: norms survive many steps
-        # Remember at first: forget gates start open (Jozefowicz et al. 2015, sec. 2.2).
+            nn.init.orthogonal_(gate_hh)  # Saxe et al. 2014: norms survive many steps
+        # Remember at first: forget gates start open (Jozefowicz et al. 2015).
         self.bias.data[units : 2 * units] = 1.0
 
     def forward(
@@ -151,8 +151,8 @@ class LSTMLanguageModel(nn.Module):
         """Lets the softmax begin at the training text's word frequencies, with add-one smoothing.
 
         Biases of rare words have far to go, about −log V, and an optimizer whose steps are bounded
-        by the learning rate (Adam) takes thousands of steps for it (Mnih & Teh 2012, sec. 5,
-        begin there for the same reason).
+        by the learning rate (Adam) takes thousands of steps for it. Starting classifiers at the
+        class frequencies: Lin et al. 2017 (focal loss), sec. 3.3.
         """
         smoothed_V = counts_V.to(self.softmax_bias) + 1
         self.softmax_bias.copy_((smoothed_V / smoothed_V.sum()).log())

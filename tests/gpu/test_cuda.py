@@ -1,0 +1,77 @@
+"""What only a CUDA device can show; tests/train/test_step.py has its counterparts on the CPU."""
+
+import pytest
+import torch
+
+from sglm.dni.boundary import Boundary
+from sglm.dni.synthesizer import MLPSynthesizer
+from sglm.model.language_model import DropoutRates, LSTMLanguageModel, ModelShape
+from sglm.optim.precision import make_precision
+from sglm.optim.schedule import Mode, StepPlan
+from sglm.text.batcher import Window
+from sglm.train.step import Learner, train_step
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+    # cuDNN says that our weights are not in one block; slower, not wrong.
+    pytest.mark.filterwarnings("ignore:RNN module weights"),
+]
+B, T, V, H = 8, 16, 50, 64
+
+
+def make_learner(precision: str, dropout: DropoutRates | None = None) -> Learner:
+    device = torch.device("cuda")
+    torch.manual_seed(0)
+    chosen = make_precision(precision, device)
+    model = LSTMLanguageModel(ModelShape(V, 2, H, H, True), dropout, chosen.compute_dtype)
+    model.to(device).train()
+    boundary = Boundary(MLPSynthesizer(4 * H, 32).to(device), 1e-3, factor=0.5, probe_every=2)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, fused=True)
+    return Learner(model, optimizer, chosen, boundary, model.start_state(B), 1e-2, 1.0)
+
+
+def run(learner: Learner, steps: int = 60) -> list[float]:
+    """Losses in nats per token on a sequence that counts."""
+    losses = []
+    for step in range(steps):
+        ids = (torch.arange(T + 1)[:, None] + T * step + 3 * torch.arange(B)) % V
+        ids = ids.to("cuda")
+        window = Window(ids[:-1], ids[1:], is_first=step == 0, is_last=False)
+        mode = Mode.SYNTHETIC if step >= steps // 2 else Mode.REAL
+        result = train_step(learner, window, StepPlan(1.0, mode, 0), step)
+        losses.append(float(result.nll_nats) / result.tokens)
+    return losses
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_learns_in_every_precision(precision: str) -> None:
+    losses = run(make_learner(precision, DropoutRates(weight=0.1)))
+    # log 50 = 3.9 nats is guessing; counting is learned within the 60 steps.
+    assert losses[0] > 3.5
+    assert losses[-1] < 1.0
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_the_lstm_runs_in_the_type_that_was_asked_for(precision: str) -> None:
+    learner = make_learner(precision)
+    ids = torch.zeros(T, B, dtype=torch.long, device="cuda")
+    features_TBH, state = learner.model.features(ids, learner.state)
+    assert features_TBH.dtype == learner.precision.compute_dtype
+    assert state.cell[0].dtype == torch.float32
+
+
+def test_auto_is_a_half_type() -> None:
+    assert make_precision("auto", torch.device("cuda")).name in {"bf16", "fp16"}
+
+
+def test_first_steps_agree_with_the_cpu() -> None:
+    gpu = make_learner("fp32")
+    torch.manual_seed(0)
+    cpu = LSTMLanguageModel(gpu.model.shape)
+    ids = (torch.arange(T)[:, None] + torch.arange(B)) % V
+    expected = cpu.nll(cpu.features(ids, cpu.start_state(B))[0], ids)
+    ids = ids.to("cuda")
+    found = gpu.model.nll(gpu.model.features(ids, gpu.state)[0], ids)
+    # float32, or TF32 where the device uses it: three decimal digits
+    torch.testing.assert_close(found.cpu(), expected, rtol=1e-3, atol=0)

@@ -1,0 +1,60 @@
+"""Parameter groups, weight decay and precision."""
+
+import pytest
+import torch
+from torch import nn
+
+from sglm.config import OptimizerConfig
+from sglm.errors import ConfigError
+from sglm.optim.optimizer import make_optimizer, set_learning_rate
+from sglm.optim.precision import make_precision
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("kind", ["adamw", "adam", "sgd"])
+def test_decay_pulls_on_matrices_and_leaves_biases(kind: str) -> None:
+    net = nn.Linear(3, 2)
+    nn.init.ones_(net.weight)
+    nn.init.ones_(net.bias)
+    optimizer = make_optimizer(net, OptimizerConfig(kind=kind, learning_rate=0.1, weight_decay=0.5))
+    for parameter in net.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    assert (net.weight < 1).all()
+    assert (net.bias == 1).all()
+
+
+def test_adamw_decouples_decay_and_adam_does_not() -> None:
+    """AdamW shrinks by lr·decay exactly; Adam's normalised L2 term moves by about lr instead."""
+    moved = {}
+    for kind in ("adamw", "adam"):
+        net = nn.Linear(1, 1, bias=False)
+        nn.init.ones_(net.weight)
+        config = OptimizerConfig(kind=kind, learning_rate=0.01, weight_decay=0.1)
+        optimizer = make_optimizer(net, config)
+        net.weight.grad = torch.zeros_like(net.weight)
+        optimizer.step()
+        moved[kind] = 1 - net.weight.item()
+    assert moved["adamw"] == pytest.approx(0.001, rel=1e-3)
+    assert moved["adam"] == pytest.approx(0.01, rel=1e-3)
+
+
+def test_rate_is_set_for_every_group() -> None:
+    optimizer = make_optimizer(nn.Linear(2, 2), OptimizerConfig())
+    set_learning_rate(optimizer, 0.125)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.125, 0.125]
+
+
+def test_auto_precision_on_a_cpu_is_fp32_and_half_types_are_refused() -> None:
+    assert make_precision("auto", CPU).compute_dtype == torch.float32
+    for name in ("bf16", "fp16"):
+        with pytest.raises(ConfigError, match=f"{name} needs a CUDA device; .*fp32"):
+            make_precision(name, CPU)
+
+
+def test_only_fp16_scales_the_loss() -> None:
+    precision = make_precision("fp32", CPU)
+    assert precision.loss_scale() == 1.0
+    loss = torch.tensor(3.0)
+    assert torch.equal(precision.scale(loss), loss)
