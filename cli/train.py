@@ -71,18 +71,18 @@ def train(
 
     from sglm.train.loop import train as run_training
 
-    asked = StopRequest()
     typer.echo(f"training on {chosen_device} in {chosen_precision.name} → {out}", err=True)
-    outcome = run_training(
-        settings,
-        store,
-        out,
-        chosen_device,
-        chosen_precision,
-        sys.stderr,
-        resume,
-        asked.signal_number,
-    )
+    with StopRequest() as asked:
+        outcome = run_training(
+            settings,
+            store,
+            out,
+            chosen_device,
+            chosen_precision,
+            sys.stderr,
+            resume,
+            asked.signal_number,
+        )
     if as_json:
         import json
 
@@ -99,12 +99,22 @@ def train(
 
 
 class StopRequest:
-    """Remembers SIGINT or SIGTERM until the training asks; a second one ends at once."""
+    """Remembers SIGINT or SIGTERM until the training asks; a second one ends at once.
+
+    Within the `with` block only; afterwards signals do again what they did before.
+    """
 
     def __init__(self) -> None:
         self.received: int | None = None
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._receive)
+
+    def __enter__(self) -> "StopRequest":
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        self.before = {number: signal.signal(number, self._receive) for number in numbers}
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
 
     def _receive(self, number: int, frame: object) -> None:
         self.received = number

@@ -1,0 +1,80 @@
+"""`sglm eval`: how well a model predicts a split or a file."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from sglm.cli.train import Device
+
+
+class Split(StrEnum):
+    """The held-out parts of a token store."""
+
+    VALID = "valid"
+    TEST = "test"
+
+
+class Context(StrEnum):
+    """What is known before a text."""
+
+    CARRIED = "carried"
+    RESET = "reset"
+
+
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="A run, or a model folder.")],
+    data: Annotated[
+        Path | None, typer.Option(help="Token store that the model's tokenizer made.")
+    ] = None,
+    split: Annotated[
+        Split | None, typer.Option(help="Of --data; test where there is one, else valid.")
+    ] = None,
+    text: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Instead of --data: anything `sglm prep` reads; - stdin"),
+    ] = None,
+    context: Annotated[
+        Context, typer.Option(help="carried: one long text; reset: each line or document alone.")
+    ] = Context.CARRIED,
+    device: Annotated[Device, typer.Option(help="auto: cuda where there is one.")] = Device.AUTO,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Perplexity, per token and per word, and bits per byte; every token counts exactly once."""
+    import json
+
+    from sglm.errors import InputError
+    from sglm.scoring import load
+    from sglm.text.store import TokenStore
+
+    if (data is None) == (text is None):
+        both = "not both" if data is not None else "one of them is needed"
+        raise InputError(f"give --data DIR (a token store) or --text FILE, {both}")
+    if text is not None and split is not None:
+        raise InputError("--split chooses a part of --data; --text FILE is evaluated whole")
+    how: Literal["carried", "reset"] = "reset" if context is Context.RESET else "carried"
+    if text is not None:
+        result = load(run, device.value).perplexity(text, context=how)
+    elif data is not None:
+        store = TokenStore.open(data)
+        chosen = split.value if split else "test" if "test" in store.splits else "valid"
+        result = load(run, device.value).evaluate(store, chosen, how)
+    if as_json:
+        typer.echo(json.dumps(result.to_json()))
+        return
+    bits = (
+        "- (<unk> hides bytes)" if result.bits_per_byte is None else f"{result.bits_per_byte:.4f}"
+    )
+    typer.echo(f"{result.model} on {result.split}, context {result.context}")
+    for name, value in {
+        "perplexity per token": f"{result.token_ppl:,.2f}",
+        "perplexity per word": f"{result.word_ppl:,.2f}",
+        "bits per byte": bits,
+        "tokens": f"{result.tokens:,}" + (f" ({result.unknown:,} <unk>)" if result.unknown else ""),
+        "words": f"{result.words:,}",
+        "bytes": f"{result.bytes:,}",
+        "nats in all": f"{result.nll_nats:,.2f}",
+        "seconds": f"{result.seconds:,.1f}",
+    }.items():
+        typer.echo(f"  {name:<21} {value}")

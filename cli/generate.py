@@ -1,0 +1,38 @@
+"""`sglm generate`: continues a text."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sglm.cli.score import print_text
+from sglm.cli.train import Device
+
+
+def generate(
+    run: Annotated[Path, typer.Argument(help="A run, or a model folder.")],
+    prompt: Annotated[str, typer.Option(help="How the text begins.")] = "",
+    tokens: Annotated[int, typer.Option(help="How many tokens to add at most.")] = 50,
+    temperature: Annotated[
+        float, typer.Option(help="Below 1 prefers likely tokens; 0 always takes the likeliest.")
+    ] = 0.8,
+    top_p: Annotated[
+        float | None, typer.Option(help="Draw from the likeliest tokens with this probability.")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="The same seed gives the same text; none: another each time.")
+    ] = None,
+    device: Annotated[Device, typer.Option(help="auto: cuda where there is one.")] = Device.AUTO,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Continue a text. Prints the prompt and what the model adds to it."""
+    import json
+
+    from sglm.scoring import load
+
+    lm = load(run, device.value)
+    text = lm.generate(prompt, tokens=tokens, temperature=temperature, top_p=top_p, seed=seed)
+    if as_json:
+        typer.echo(json.dumps({"model": lm.name, "prompt": prompt, "text": text, "seed": seed}))
+    else:
+        print_text(text)

@@ -1,0 +1,107 @@
+"""`sglm score`: one text per line, one score per text, in order."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sglm.cli.train import Device
+
+if TYPE_CHECKING:
+    from sglm.scoring import Score
+
+# Lines scored together. More would hardly be faster; memory does not grow with the input.
+BATCH_LINES = 1000
+BATCH_CHARACTERS = 1_000_000
+
+
+def score(
+    run: Annotated[Path, typer.Argument(help="A run, or a model folder.")],
+    file: Annotated[Path, typer.Argument(help="One text per line; - is stdin.")] = Path("-"),
+    per_token: Annotated[bool, typer.Option("--per-token", help="Each token as well.")] = False,
+    bos: Annotated[
+        bool, typer.Option("--bos/--no-bos", help="Predict the first token from the start of text.")
+    ] = True,
+    eos: Annotated[
+        bool, typer.Option("--eos/--no-eos", help="Count the end of text after each line.")
+    ] = False,
+    device: Annotated[Device, typer.Option(help="auto: cuda where there is one.")] = Device.AUTO,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object per line.")] = False,
+) -> None:
+    """Log-probability (natural), perplexity and bits per byte of every line of a text.
+
+    Each line is a text of its own. Its line ending (LF or CRLF) is not part of it.
+    """
+    from sglm.scoring import load
+
+    lm = load(run, device.value)
+    for number, texts in enumerate(_batches(_lines(file))):
+        if number == 0 and not as_json:
+            typer.echo(f"{'logprob':>12} {'ppl':>12} {'bits/byte':>10}  text")
+        for text, result in zip(texts, lm.score(texts, bos=bos, eos=eos), strict=True):
+            if as_json:
+                print_text(_as_json(text, result, per_token))
+            else:
+                print_text(_as_row(text, result, per_token))
+
+
+def _lines(file: Path) -> Iterator[str]:
+    from sglm.text.sources import read_text_lines
+
+    for piece in read_text_lines(file):
+        yield piece.text.removesuffix("\n").removesuffix("\r")
+
+
+def _batches(lines: Iterator[str]) -> Iterator[list[str]]:
+    batch: list[str] = []
+    characters = 0
+    for line in lines:
+        batch.append(line)
+        characters += len(line)
+        if len(batch) >= BATCH_LINES or characters >= BATCH_CHARACTERS:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch
+
+
+def _as_json(text: str, result: "Score", per_token: bool) -> str:
+    import json
+
+    from sglm.evaluate import finite_or_none
+
+    line: dict[str, Any] = {
+        "text": text,
+        "logprob": result.logprob,
+        "n_tokens": result.n_tokens,
+        "n_words": result.n_words,
+        "n_bytes": result.n_bytes,
+        "ppl": finite_or_none(result.ppl),
+        "bits_per_byte": result.bits_per_byte,
+    }
+    if per_token:
+        line |= {
+            "tokens": result.tokens,
+            "token_logprobs": result.token_logprobs,
+            "unk": result.unk,
+        }
+    return json.dumps(line)
+
+
+def _as_row(text: str, result: "Score", per_token: bool) -> str:
+    ppl = f"{result.ppl:.2f}" if result.n_tokens else "-"
+    bits = "-" if result.bits_per_byte is None else f"{result.bits_per_byte:.3f}"
+    rows = [f"{result.logprob:12.3f} {ppl:>12} {bits:>10}  {text}"]
+    if per_token:
+        pairs = zip(result.tokens, result.token_logprobs, strict=True)
+        rows += [f"{logprob:12.3f} {'':23}  | {token}" for token, logprob in pairs]
+    return "\n".join(rows)
+
+
+def print_text(line: str) -> None:
+    """To stdout, also where its encoding lacks a character of the text."""
+    import sys
+
+    encoding = sys.stdout.encoding or "utf-8"
+    typer.echo(line.encode(encoding, "backslashreplace").decode(encoding))

@@ -1,0 +1,240 @@
+"""A model as a folder: `config.json`, `model.safetensors` and, put there by others, a tokenizer.
+
+No pickle: a folder from elsewhere cannot run code. Everything in it is checked before memory is
+taken, so that a damaged or strange folder ends in one line that names it.
+"""
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from sglm.errors import InputError, did_you_mean
+from sglm.model.language_model import LSTMLanguageModel, ModelShape
+
+FORMAT_VERSION: Literal[1] = 1
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+
+# Far beyond what anybody trains, far below what makes Python or torch stumble.
+_Size = Annotated[int, Field(ge=1, le=2**24)]
+
+
+class _Shape(BaseModel):
+    """`ModelShape` as it stands in a file: typed, bounded, nothing unknown."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    vocab_size: _Size
+    layers: Annotated[int, Field(ge=1, le=1000)]
+    hidden: _Size
+    embedding: _Size
+    tied: bool
+
+
+class ModelCard(BaseModel):
+    """What `config.json` says about the model beside it."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    format_version: Literal[1]
+    shape: _Shape
+    tokenizer_fingerprint: str
+    extra: dict[str, Any] = {}
+    """Whatever the writer wants to remember; reading a model does not depend on it."""
+
+    def model_shape(self) -> ModelShape:
+        """The sizes, as the network wants them."""
+        return ModelShape(**self.shape.model_dump())
+
+
+def save_model(
+    model: LSTMLanguageModel,
+    folder: Path,
+    tokenizer_fingerprint: str,
+    extra: Mapping[str, Any] | None = None,
+) -> None:
+    """Writes `config.json` and `model.safetensors` (float32) into `folder`, made if needed.
+
+    Each file is written aside, synced to the disk and renamed: whenever the machine stops, each is
+    the old or the new one, whole. Both change together only if the caller fills a fresh folder,
+    tokenizer files included, and renames that; do so where a folder's model is replaced.
+
+    Args:
+        model: on any device, in any mode; not changed.
+        folder: where to.
+        tokenizer_fingerprint: of the tokenizer whose ids the model speaks.
+        extra: anything JSON can say.
+
+    Raises:
+        OSError: the disk refuses.
+    """
+    card = ModelCard(
+        format_version=FORMAT_VERSION,
+        shape=_Shape(**asdict(model.shape)),
+        tokenizer_fingerprint=tokenizer_fingerprint,
+        extra=dict(extra or {}),
+    )
+    tensors = {
+        name: tensor.detach().to("cpu", torch.float32).contiguous()
+        for name, tensor in model.state_dict().items()
+    }
+    text = json.dumps(card.model_dump(), indent=2, ensure_ascii=False) + "\n"
+    folder.mkdir(parents=True, exist_ok=True)
+    _replace_file(folder / WEIGHTS_FILE, lambda path: save_file(tensors, path))
+    _replace_file(folder / CONFIG_FILE, lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def read_card(folder: Path) -> ModelCard:
+    """Reads and checks `config.json`.
+
+    Raises:
+        InputError: the folder holds no model, or `config.json` says something impossible.
+    """
+    path = folder / CONFIG_FILE
+    if not path.is_file():
+        raise InputError(
+            f"{folder} is not a model folder: it has no {CONFIG_FILE}; "
+            "give the model/ folder of a run, or one of its snapshots"
+        )
+    try:
+        content = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise InputError(f"{path} is damaged: not JSON ({error}); copy the folder again") from None
+    version = content.get("format_version") if isinstance(content, dict) else None
+    if version is None:
+        raise InputError(f"{path} is not the {CONFIG_FILE} of an sglm model: no format_version")
+    if version != FORMAT_VERSION:
+        raise InputError(
+            f"{path} has format version {version!r}, this sglm reads {FORMAT_VERSION}; "
+            "use the version of sglm that wrote it"
+        )
+    try:
+        return ModelCard.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise InputError(f"{path}: {where}: {first['msg']}; copy the folder again") from None
+
+
+def load_weights(folder: Path, device: torch.device | str = "cpu") -> LSTMLanguageModel:
+    """The network of a model folder, in evaluation mode; draws nothing from any random generator.
+
+    Raises:
+        InputError: not a model folder, an unknown version, sizes that do not fit the weights,
+            a file that is cut off or holds other tensors, weights that are not finite.
+    """
+    card = read_card(folder)
+    path = folder / WEIGHTS_FILE
+    if not path.is_file():
+        raise InputError(f"{folder} is not a whole model: it has no {WEIGHTS_FILE}; copy it again")
+    # On "meta" nothing is allocated or drawn: the real weights take the places directly.
+    with torch.device("meta"):
+        model = LSTMLanguageModel(card.model_shape())
+    try:
+        tensors = _read_tensors(path, model.state_dict())
+    except SafetensorError as error:
+        raise InputError(f"{path} is cut off or damaged ({error}); copy it again") from None
+    model.load_state_dict(tensors, assign=True)
+    return model.to(device).eval()
+
+
+def find_model_folder(path: Path) -> Path:
+    """The model folder that a user means by `path`: a run, or a model folder itself.
+
+    Raises:
+        InputError: neither; names what was looked for and, where one is near, which path to give.
+    """
+    if _is_model_folder(path / "model"):
+        return path / "model"
+    if _is_model_folder(path):
+        return path
+    if not path.exists():
+        near = [entry.name for entry in _subfolders(path.parent)]
+        hint = did_you_mean(path.name, near) if near else ""
+        raise InputError(f"no run or model at {path}: there is no such folder{hint}")
+    wanted = f"neither model/{CONFIG_FILE} nor {CONFIG_FILE} and {WEIGHTS_FILE} in it"
+    if path.is_file():
+        wanted = "it is a file"
+    raise InputError(f"{path} is not a run or a model folder: {wanted}{_nearby(path)}")
+
+
+def _is_model_folder(path: Path) -> bool:
+    # A config.json alone makes one too: what is missing is then said by the one who loads it.
+    return (path / CONFIG_FILE).is_file()
+
+
+def _subfolders(path: Path) -> list[Path]:
+    return sorted(entry for entry in path.iterdir() if entry.is_dir()) if path.is_dir() else []
+
+
+def _nearby(path: Path) -> str:
+    """`"; use …"` with the nearest run or model: above, below, or none trained yet."""
+    if (path / "config.toml").is_file():
+        return "; the run has not saved a model yet: continue it with `sglm train`"
+    if (path / "meta.json").is_file():
+        return "; it looks like a token store: give that as --data"
+    above = path.absolute().parents[:2]
+    for near in (*above, *_subfolders(path)):
+        if _is_model_folder(near / "model") or _is_model_folder(near):
+            return f"; use {near}"
+    return ""
+
+
+def _read_tensors(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a file, after its header was found to list exactly the expected ones."""
+    with safe_open(path, framework="pt") as file:
+        names = set(file.keys())
+        if missing := sorted(expected.keys() - names):
+            raise InputError(f"{path} lacks {missing[0]!r}: it is not the model of {CONFIG_FILE}")
+        if unknown := sorted(names - expected.keys()):
+            raise InputError(
+                f"{path} holds {unknown[0]!r}, which {CONFIG_FILE} does not speak of: "
+                "the two files are of different models"
+            )
+        for name, tensor in expected.items():
+            entry = file.get_slice(name)
+            found = tuple(entry.get_shape())
+            if found != tuple(tensor.shape) or entry.get_dtype() != "F32":
+                raise InputError(
+                    f"{path}: {name!r} is {entry.get_dtype()} {found}, but {CONFIG_FILE} wants "
+                    f"F32 {tuple(tensor.shape)}: the two files are of different models"
+                )
+        # Copied, for the file may be replaced while the model is in use.
+        tensors = {name: file.get_tensor(name).clone() for name in expected}
+    for name, tensor in tensors.items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise InputError(
+                f"{path}: {name!r} is not finite, its training diverged; take an earlier snapshot"
+            )
+    return tensors
+
+
+def _replace_file(path: Path, write: Callable[[Path], object]) -> None:
+    """Writes aside, waits for the disk, renames."""
+    aside = path.with_name(f".{path.name}.aside")
+    try:
+        write(aside)
+        _sync(aside)
+        os.replace(aside, path)
+        _sync(path.parent)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
+
+
+def _sync(path: Path) -> None:
+    """Waits until a file's content, or a folder's list of names, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

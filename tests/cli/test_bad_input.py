@@ -1,0 +1,193 @@
+"""Bad input, through the command line: a clear error of one or two lines, and nothing lost."""
+
+import errno
+import gzip
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from sglm import checkpoint
+from sglm.cli.main import app
+from sglm.text import store as store_module
+from sglm.text.prepare import Recipe, prepare
+from sglm.text.store import TokenStore
+from tests.conftest import make_text
+
+SMALL = [
+    *("--set", "model.hidden=8", "--set", "schedule.unit=steps", "--set", "schedule.cycles=[3, 3]"),
+    *("--set", "train.batch=4", "--set", "train.window=5"),
+]
+
+
+@pytest.fixture
+def place(tmp_path: Path, word_store: TokenStore) -> Iterator[Path]:
+    """A working folder with a good text, a store, a run, and everything bad."""
+    (tmp_path / "good.txt").write_text(make_text(100))
+    (tmp_path / "empty.txt").write_text("")
+    (tmp_path / "binary.txt").write_bytes(b"\x7fELF\x02\x01\x01\x00" + bytes(range(256)) * 4)
+    (tmp_path / "latin1.txt").write_bytes(b"fine here\n" + "caf\xe9\n".encode("latin-1"))
+    (tmp_path / "packed.txt").write_bytes(gzip.compress(b"text\n" * 50))
+    (tmp_path / "short.txt").write_text("one two three\nfour five\nsix\nseven\neight nine\nten\n")
+    (tmp_path / "broken.toml").write_text("[model\n")
+    (tmp_path / "occupied").mkdir()
+    (tmp_path / "occupied" / "thesis.tex").write_text("years of work")
+    (tmp_path / "store").symlink_to(word_store.folder)
+    prepare([str(tmp_path / "good.txt")], tmp_path / "bytes", Recipe("byte"))
+    result = CliRunner().invoke(
+        app,
+        [
+            "train",
+            "tiny",
+            "--data",
+            str(tmp_path / "store"),
+            "--out",
+            str(tmp_path / "run"),
+            *SMALL,
+        ],
+    )
+    assert result.exit_code == 0, result.stderr
+    before = Path.cwd()
+    os.chdir(tmp_path)
+    yield tmp_path
+    os.chdir(before)
+
+
+def everything(folder: Path) -> dict[str, bytes]:
+    return {str(p): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+TRAIN = ("train", "tiny", "--data", "store", "--out", "new")
+CASES = {
+    "missing file": (("prep", "no.txt", "--out", "new"), ["no.txt"]),
+    "empty file": (("prep", "empty.txt", "--out", "new"), ["empty"]),
+    "binary file": (("prep", "binary.txt", "--out", "new"), ["binary.txt", "binary"]),
+    "gzip under a wrong name": (("prep", "packed.txt", "--out", "new"), ["packed.txt", "gz"]),
+    "not UTF-8": (("prep", "latin1.txt", "--out", "new"), ["latin1.txt", "offset 13"]),
+    "vocabulary too large for the text": (
+        ("prep", "good.txt", "--out", "new", "--vocab-size", "5000"),
+        ["vocab"],
+    ),
+    "word vocabulary too large for the text": (
+        ("prep", "good.txt", "--out", "new", "--tokenizer", "word", "--vocab-size", "5000"),
+        ["vocab"],
+    ),
+    "unknown tokenizer": (
+        ("prep", "good.txt", "--out", "new", "--tokenizer", "wrod"),
+        ["wrod", "word"],
+    ),
+    "prep into something else": (("prep", "good.txt", "--out", "occupied"), ["occupied"]),
+    "prep over a store": (("prep", "good.txt", "--out", "bytes"), ["bytes", "--force"]),
+    "text shorter than one window": (
+        ("train", "tiny", "--data", "bytes", "--out", "new", "--set", "train.window=9999"),
+        ["9999", "train.window"],
+    ),
+    "unknown key": ((*TRAIN, "--set", "model.hiden=3"), ["model.hiden", "'hidden'"]),
+    "wrong type": ((*TRAIN, "--set", "model.hidden=big"), ["model.hidden", "integer"]),
+    "impossible value": ((*TRAIN, "--set", "train.batch=-1"), ["train.batch", "greater than 0"]),
+    "no such recipe": (("train", "tinny", "--data", "store", "--out", "new"), ["'tiny'"]),
+    "no such configuration file": (
+        ("train", "no.toml", "--data", "store", "--out", "new"),
+        ["no.toml", "does not exist"],
+    ),
+    "not TOML": (("train", "broken.toml", "--data", "store", "--out", "new"), ["not valid TOML"]),
+    "data that is no store": (
+        ("train", "tiny", "--data", "occupied", "--out", "new"),
+        ["occupied", "sglm prep"],
+    ),
+    "train into something else": (
+        ("train", "tiny", "--data", "store", "--out", "occupied"),
+        ["occupied", "thesis.tex", "--out"],
+    ),
+    "train another configuration into a run": (
+        ("train", "tiny", "--data", "store", "--out", "run", *SMALL, "--seed", "5"),
+        ["train.seed: 0 → 5"],
+    ),
+    "train another corpus into a run": (
+        ("train", "tiny", "--data", "bytes", "--out", "run", *SMALL),
+        ["another corpus"],
+    ),
+    "start a run anew where one is": ((*TRAIN[:-1], "run", *SMALL, "--no-resume"), ["holds a run"]),
+    "half precision on a CPU": ((*TRAIN, "--device", "cpu", "--precision", "bf16"), ["fp32"]),
+    "evaluate what is no run": (("eval", "occupied", "--data", "store"), ["occupied"]),
+    "evaluate what is not there": (("eval", "nothing", "--data", "store"), ["nothing"]),
+    "a store of another tokenizer": (
+        ("eval", "run", "--data", "bytes", "--split", "test"),
+        ["bytes", "another tokenizer"],
+    ),
+    "evaluate a missing text": (("eval", "run", "--text", "no.txt"), ["no.txt"]),
+    "evaluate a text that is not UTF-8": (("eval", "run", "--text", "latin1.txt"), ["offset 13"]),
+    "score a text that is not UTF-8": (("score", "run", "latin1.txt"), ["latin1.txt", "13"]),
+    "score with what is no run": (("score", "occupied", "good.txt"), ["occupied"]),
+    "generate with what is no run": (("generate", "nothing", "--prompt", "a"), ["nothing"]),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_bad_input_is_named_with_its_cure_and_nothing_is_lost(place: Path, case: str) -> None:
+    arguments, words = CASES[case]
+    before = everything(place)
+    result = CliRunner().invoke(app, list(arguments))
+    assert result.exit_code == 2, (result.stdout, result.stderr)
+    lines = result.stderr.strip().splitlines()
+    assert 1 <= len([line for line in lines if line.startswith("sglm: ")]) <= 2, result.stderr
+    assert len(lines) <= 3, result.stderr
+    assert "Traceback" not in result.stderr
+    for word in words:
+        assert word in result.stderr
+    assert everything(place) == before
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="here it would succeed")
+@pytest.mark.parametrize(
+    "arguments",
+    [(*TRAIN, "--device", "cuda"), ("eval", "run", "--data", "store", "--device", "cuda")],
+)
+def test_cuda_that_is_absent_is_said(place: Path, arguments: tuple[str, ...]) -> None:
+    result = CliRunner().invoke(app, list(arguments))
+    assert result.exit_code == 2
+    assert "cpu" in result.stderr
+    assert "CUDA" in result.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_in_prep_is_said_and_leaves_no_store(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain_open = Path.open
+
+    def open_full(self: Path, mode: str = "r", *args: object, **kwargs: object) -> object:
+        target = Path("/dev/full") if self.name == "train.bin" and "w" in mode else self
+        return plain_open(target, mode, *args, **kwargs)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(store_module.Path, "open", open_full)
+    result = CliRunner().invoke(app, ["prep", "good.txt", "--out", "new"])
+    assert result.exit_code == 1
+    assert "no space left on the device" in result.stderr
+    assert not (place / "new").exists()
+
+
+def test_a_full_disk_in_training_is_said_and_the_run_goes_on_afterwards(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["train", "tiny", "--data", "store", "--out", "new", *SMALL]
+    command += ["--set", "train.checkpoint_every_steps=2"]
+    plain_save, calls = checkpoint.save_file, []
+
+    def save_file(tensors: dict[str, torch.Tensor], path: Path) -> None:
+        calls.append(path)
+        if len(calls) == 2:  # the checkpoint at step 4; the one at step 2 is on disk
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        plain_save(tensors, path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save_file", save_file)
+        result = CliRunner().invoke(app, command)
+    assert result.exit_code == 1
+    assert "no space left on the device" in result.stderr
+    again = CliRunner().invoke(app, command)
+    assert again.exit_code == 0
+    assert "continuing at step 2" in again.stderr

@@ -1,0 +1,110 @@
+"""`sglm train` as a user meets it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from sglm.cli.main import app
+from sglm.text.store import TokenStore
+
+SMALL = [
+    *("--set", "model.hidden=8", "--set", "schedule.unit=steps", "--set", "schedule.cycles=[8, 8]"),
+    *("--set", "train.batch=4", "--set", "train.window=5"),
+]
+
+
+def sglm_command(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def test_train_eval_score_generate_from_end_to_end(word_store: TokenStore, tmp_path: Path) -> None:
+    out, data = tmp_path / "run", word_store.folder
+    result = sglm_command("train", "tiny", "--data", data, "--out", out, *SMALL, "--json")
+    assert result.exit_code == 0, result.stderr
+    outcome = json.loads(result.stdout)
+    assert outcome["steps"] == 16
+    assert outcome["already_finished"] is False
+    last = json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])
+
+    result = sglm_command("eval", out, "--data", data, "--split", "valid", "--json")
+    evaluation = json.loads(result.stdout)
+    # The run's own validations are the evaluation; only the summing order of float32 differs.
+    assert evaluation["token_ppl"] == pytest.approx(outcome["best_token_ppl"], rel=1e-6)
+    assert evaluation["token_ppl"] <= last["token_ppl"] * (1 + 1e-6)
+
+    result = sglm_command("train", "tiny", "--data", data, "--out", out, *SMALL)
+    assert result.exit_code == 0
+    assert "was finished already" in result.stdout
+
+    assert sglm_command("generate", out, "--prompt", "the cat", "--tokens", "3").exit_code == 0
+
+
+def test_seed_is_short_for_a_setting(word_store: TokenStore, tmp_path: Path) -> None:
+    common = ["train", "tiny", "--data", word_store.folder, *SMALL]
+    sglm_command(*common, "--out", tmp_path / "a", "--seed", 7)
+    sglm_command(*common, "--out", tmp_path / "b", "--set", "train.seed=7")
+    config = (tmp_path / "a" / "config.toml").read_text()
+    assert config == (tmp_path / "b" / "config.toml").read_text()
+    assert "seed = 7" in config
+
+
+def test_dry_run_prints_the_plan_and_leaves_nothing(word_store: TokenStore, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    result = sglm_command(
+        "train", "tiny", "--data", word_store.folder, "--out", out, *SMALL, "--dry-run"
+    )
+    assert result.exit_code == 0
+    for word in ("parameters", "MiB", "real", "synthetic", "peak rate", "16 steps"):
+        assert word in result.stdout
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_leaves_and_the_same_command_continues(
+    number: signal.Signals, word_store: TokenStore, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "sglm.cli.main", "train", "tiny", "--data"]
+    command += [str(word_store.folder), "--out", str(out), *SMALL]
+    # Long enough that the signal arrives in the midst of it.
+    command += ["--set", "schedule.cycles=[2000, 2000]", "--set", "train.log_every_steps=5"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith("step"):
+                break
+        process.send_signal(number)
+        rest = process.stderr.read()
+        assert process.wait(timeout=30) == 128 + number
+    assert "Traceback" not in rest
+    assert "with everything saved" in rest.splitlines()[-1]
+    assert (out / "checkpoints" / "latest" / "state.json").exists()
+
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stderr is not None
+        found = next(line for line in process.stderr if "continuing at step" in line)
+        process.kill()
+        process.communicate()
+    assert int(found.split()[3].replace(",", "")) > 0
+
+
+def test_progress_is_plain_lines_away_from_a_terminal(
+    word_store: TokenStore, tmp_path: Path
+) -> None:
+    result = sglm_command(
+        *("train", "tiny", "--data", word_store.folder, "--out", tmp_path / "run", *SMALL),
+        *("--set", "train.log_every_steps=4"),
+    )
+    assert "\r" not in result.stderr
+    assert "\x1b" not in result.stderr
+    steps = [line for line in result.stderr.splitlines() if line.startswith("step 4/16")]
+    assert len(steps) == 1
+    assert "tokens/s" in steps[0]
+    assert "left" in steps[0]
