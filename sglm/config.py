@@ -231,7 +231,8 @@ def differences(old: Config, new: Config) -> list[str]:
 
 def _read(source: str) -> str:
     path = Path(source)
-    if path.suffix != ".toml" and not path.exists():
+    # A recipe's name means the recipe, also beside a corpus folder of that name.
+    if path.suffix != ".toml" and not path.is_file():
         if source not in shipped_configs():
             raise ConfigError(
                 f"no configuration {source!r}{did_you_mean(source, shipped_configs())}"
@@ -240,17 +241,14 @@ def _read(source: str) -> str:
         return (resources.files("sglm.configs") / f"{source}.toml").read_text(encoding="utf-8")
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
-        raise ConfigError(f"{source}: {what}; give a TOML file or one of: {_listed()}")
+        known = ", ".join(shipped_configs())
+        raise ConfigError(f"{source}: {what}; give a TOML file or one of: {known}")
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise ConfigError(
             f"{source}: not UTF-8 at byte {error.start}; is it a TOML file?"
         ) from None
-
-
-def _listed() -> str:
-    return ", ".join(shipped_configs())
 
 
 def _apply(values: dict[str, Any], override: str) -> None:

@@ -98,8 +98,18 @@ def test_what_is_not_there_is_named_with_what_is(tmp_path: Path) -> None:
         load_config("tinny")
     with pytest.raises(ConfigError, match=r"no.toml: does not exist; .*tiny"):
         load_config(str(tmp_path / "no.toml"))
+    folder = tmp_path / "folder.toml"
+    folder.mkdir()
     with pytest.raises(ConfigError, match="is a folder"):
-        load_config(str(tmp_path))
+        load_config(str(folder))
+
+
+def test_a_recipe_is_found_beside_a_folder_of_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "ptb").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert load_config("ptb").model.layers == 3
 
 
 def test_differences_name_keys_and_values() -> None:

@@ -118,7 +118,7 @@ class Boundary:
         agreement = self._measure(prediction.gradient_BS, observed_BS) if pure else None
         loss = (prediction.gradient_BS - observed_BS).square().sum(dim=1).mean()
         if prediction.next_gradient_BS is not None:
-            # Auxiliary task of Jaderberg et al. 2017, sec. 3.1: also foresee one's own word at the next boundary.
+            # The auxiliary task of Jaderberg et al. 2017, sec. 3.1: foresee one's own next word.
             with torch.no_grad():
                 ahead_BS = self.synthesizer(outgoing.detach().packed(), self.memory).gradient_BS
             loss = loss + (prediction.next_gradient_BS - ahead_BS).square().sum(dim=1).mean()
