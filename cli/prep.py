@@ -1,0 +1,157 @@
+"""`sglm prep`: text to token store."""
+
+import json
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from sglm.text.store import TokenStore
+
+SECONDS_BETWEEN_LINES = 10.0
+
+
+def prep(
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SOURCE",
+            help="A text file (.txt, .txt.gz), .jsonl, .parquet, a folder of those, - for stdin, "
+            "builtin:python-docs, or hf:NAME[:CONFIG]. Several are read one after the other.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="The store's folder.", show_default=False)
+    ],
+    tokenizer: Annotated[
+        str, typer.Option(help="sentencepiece, word, char or byte.")
+    ] = "sentencepiece",
+    vocab_size: Annotated[
+        int | None,
+        typer.Option(
+            help="Size of the vocabulary. Left out: 8000 or what a short text supports "
+            "(sentencepiece), every word of the training text (word).",
+            show_default=False,
+        ),
+    ] = None,
+    valid: Annotated[
+        str, typer.Option(help="Validation text: a source, or the fraction to hold out.")
+    ] = "0.05",
+    test: Annotated[
+        str, typer.Option(help="Test text: a source, or the fraction to hold out.")
+    ] = "0.05",
+    text_field: Annotated[
+        str, typer.Option(help="The field of a record that holds its text.")
+    ] = "text",
+    seed: Annotated[int, typer.Option(help="Chooses what is held out.")] = 0,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace a store that is there already.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Turn text into a token store to train on.
+
+    Validation and test text is held out before any vocabulary is learned.
+    """
+    from sglm.text.prepare import Recipe, prepare
+
+    started = time.monotonic()
+    recipe = Recipe(
+        tokenizer=tokenizer,
+        vocab_size=vocab_size,
+        valid=_fraction_or_source(valid),
+        test=_fraction_or_source(test),
+        text_field=text_field,
+        seed=seed,
+    )
+    with _termination_raises(), _progress() as report:
+        store = prepare(sources, out, recipe, force, report)
+    seconds = time.monotonic() - started
+    if as_json:
+        facts = {
+            "out": str(out),
+            "tokenizer": store.meta["tokenizer"],
+            "splits": {split: store.counts(split)._asdict() for split in store.splits},
+            "fingerprint": store.fingerprint,
+            "seconds": round(seconds, 3),
+        }
+        typer.echo(json.dumps(facts))
+    else:
+        _print_summary(store, seconds)
+
+
+def _fraction_or_source(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _print_summary(store: "TokenStore", seconds: float) -> None:
+    facts = store.meta["tokenizer"]
+    typer.echo(
+        f"{store.folder}: {facts['kind']} tokenizer, vocabulary {facts['vocab_size']:,}, "
+        f"{seconds:.1f} s"
+    )
+    for split in store.splits:
+        tokens, words, text_bytes, unknown = store.counts(split)
+        line = f"  {split:<6}{tokens:>14,} tokens {words:>14,} words {text_bytes:>16,} bytes"
+        typer.echo(line + (f"  ({unknown:,} unknown)" if unknown else ""))
+    typer.echo(f"next: sglm train tiny --data {store.folder} --out runs/tiny")
+
+
+@contextmanager
+def _termination_raises() -> Iterator[None]:
+    """SIGTERM becomes an exception, so that what is half done is cleared away."""
+    from sglm.errors import Stopped
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Stopped("terminated; no store was written", number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str, int, int | None], None]]:
+    """Shows progress on stderr: a bar on a terminal, otherwise a line now and then."""
+    if not sys.stderr.isatty():
+        yield _plain_progress()
+        return
+    from rich.console import Console
+    from rich.progress import Progress, TaskID
+
+    with Progress(console=Console(stderr=True), transient=True) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def report(doing: str, done: int, total: int | None) -> None:
+            if doing not in tasks:
+                tasks[doing] = bars.add_task(doing, total=total)
+            bars.update(tasks[doing], completed=done)
+
+        yield report
+
+
+def _plain_progress() -> Callable[[str, int, int | None], None]:
+    last = time.monotonic()
+
+    def report(doing: str, done: int, total: int | None) -> None:
+        nonlocal last
+        if (now := time.monotonic()) - last < SECONDS_BETWEEN_LINES:
+            return
+        last = now
+        of = f" of {total / 1e6:,.0f}" if total else ""
+        typer.echo(f"{doing}: {done / 1e6:,.0f}{of} MB", err=True)
+
+    return report

@@ -1,0 +1,109 @@
+"""Words, characters and bytes: vocabularies that need no learning beyond a list."""
+
+import json
+from collections.abc import Iterable, Sequence
+
+from sglm.text.lines import Piece
+from sglm.text.tokenizer_interface import EOS, UNK, Tokenizer, utf8
+
+
+class ByteTokenizer(Tokenizer):
+    """The 256 bytes of UTF-8, then `<eos>`."""
+
+    kind = "byte"
+    content_file = None
+    vocab_size, eos_id, unk_id = 257, 256, None
+
+    def encode(self, text: str) -> list[int]:
+        return list(utf8(text))
+
+    def decode(self, ids: Iterable[int]) -> str:
+        return bytes(i for i in ids if i != self.eos_id).decode("utf-8", errors="replace")
+
+    def token(self, token_id: int) -> str:
+        if token_id == self.eos_id:
+            return EOS
+        return chr(token_id) if 32 < token_id < 127 else f"<0x{token_id:02X}>"
+
+    def safe_prefix(self, text: str) -> int:
+        return len(text)
+
+    def content(self) -> bytes:
+        return b""
+
+
+class _WithUnknown(dict[str, int]):
+    """A vocabulary: what is not in it is id 1."""
+
+    def __missing__(self, key: str) -> int:
+        return 1
+
+
+class _ListTokenizer(Tokenizer):
+    """`<eos>`, `<unk>`, then the entries of a list, kept on disk as JSON."""
+
+    eos_id, unk_id = 0, 1
+
+    def __init__(self, entries: Sequence[str]) -> None:
+        self._entries = list(entries)
+        self._names = [EOS, UNK, *entries]
+        self.vocab_size = len(self._names)
+        self._ids = _WithUnknown((name, i) for i, name in enumerate(self._entries, start=2))
+
+    def token(self, token_id: int) -> str:
+        return self._names[token_id]
+
+    def content(self) -> bytes:
+        return json.dumps(self._entries, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+class CharTokenizer(_ListTokenizer):
+    """Characters (code points). Others than the given ones are `<unk>`."""
+
+    kind = "char"
+
+    def encode(self, text: str) -> list[int]:
+        return list(map(self._ids.__getitem__, text))
+
+    def decode(self, ids: Iterable[int]) -> str:
+        names = ["", "\ufffd", *self._entries]
+        return "".join([names[i] for i in ids])
+
+    def safe_prefix(self, text: str) -> int:
+        return len(text)
+
+
+class WordTokenizer(_ListTokenizer):
+    """Whitespace-separated words, each line closed by one `<eos>`: the convention of the Penn
+    Treebank and WikiText benchmarks (Mikolov et al. 2010, Merity et al. 2017).
+
+    A literal `<unk>` is the unknown word, a literal `<eos>` the end of a line, as those corpora
+    have them.
+    """
+
+    kind = "word"
+    lossless = False
+
+    def __init__(self, words: Sequence[str]) -> None:
+        super().__init__(words)
+        self._ids[EOS] = self.eos_id
+
+    def encode(self, text: str) -> list[int]:
+        return list(map(self._ids.__getitem__, text.replace("\n", f" {EOS} ").split()))
+
+    def encode_piece(self, piece: Piece) -> list[int]:
+        """Every line ends in exactly one `<eos>`, an empty one and one without newline too."""
+        ids = self.encode(piece.text)
+        if not piece.text.endswith("\n") and not piece.unfinished:
+            ids.append(self.eos_id)
+        return ids
+
+    def decode(self, ids: Iterable[int]) -> str:
+        words = " ".join(["\n" if i == self.eos_id else self._names[i] for i in ids])
+        return words.replace(" \n", "\n").replace("\n ", "\n")
+
+    def safe_prefix(self, text: str) -> int:
+        start = len(text)
+        while start > 0 and not text[start - 1].isspace():
+            start -= 1
+        return start

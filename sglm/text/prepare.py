@@ -1,0 +1,274 @@
+"""Sources → tokenizer → store, in three streaming passes: divide, learn, encode."""
+
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
+from pathlib import Path
+
+from sglm.errors import InputError, SglmError, did_you_mean
+from sglm.text.heldout import Division, OnBytes, byte_length, divide
+from sglm.text.lines import READ_BYTES, Piece
+from sglm.text.sources import Source, find_sources, spooled
+from sglm.text.store import SPLITS, TokenStore
+from sglm.text.store_writer import SplitWriter, new_store, refuse_occupied, write_meta
+from sglm.text.tokenizer import (
+    EOS,
+    KINDS,
+    UNK,
+    ByteTokenizer,
+    CharTokenizer,
+    Tokenizer,
+    WordTokenizer,
+)
+
+# Text goes through the tokenizer in stretches: lines are joined up to the first length, enormous
+# records are cut at the second.
+JOINED_CHARACTERS = 1 << 16
+LONGEST_CHARACTERS = 1 << 20
+# More word types than this are not kept in memory while counting (about 150 MB).
+MOST_WORD_TYPES = 1_000_000
+
+# Called with what is being done, the bytes of text done so far, and all there are (if known).
+Report = Callable[[str, int, int | None], None]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What to make of the text.
+
+    valid, test: a fraction of the text, or a source of its own.
+    vocab_size: None lets the tokenizer choose.
+    """
+
+    tokenizer: str = "sentencepiece"
+    vocab_size: int | None = None
+    valid: float | str = 0.05
+    test: float | str = 0.05
+    text_field: str = "text"
+    seed: int = 0
+
+
+def prepare(
+    sources: Sequence[str],
+    out: Path,
+    recipe: Recipe,
+    force: bool = False,
+    report: Report = lambda doing, done, total: None,
+) -> TokenStore:
+    """Makes a token store of text.
+
+    Args:
+        sources: as `find_sources` takes them; several are read one after the other.
+        out: where the store goes. It appears there complete, or not at all.
+        recipe: tokenizer and held-out text.
+        force: replaces a store that is there already.
+        report: told about progress.
+
+    Raises:
+        InputError: text, recipe or `out` cannot be used.
+        SglmError: the tokenizer did not give the text back: an error of sglm.
+    """
+    check_recipe(recipe)
+    refuse_occupied(out, force)
+    named = {"train": list(sources)}
+    for split, wanted in (("valid", recipe.valid), ("test", recipe.test)):
+        if isinstance(wanted, str):
+            named[split] = [wanted]
+    if [name for names in named.values() for name in names].count("-") > 1:
+        raise InputError("stdin (-) can be read only once")
+    found = {
+        split: [
+            source for name in names for source in find_sources(name, recipe.text_field, READ_BYTES)
+        ]
+        for split, names in named.items()
+    }
+    with new_store(out, force) as folder:
+        spool = folder / "spool"
+        spool.mkdir()
+        divisions = _divide(found, recipe, spool, report)
+        tokenizer = _learn(divisions["train"], recipe, report)
+        splits = _encode(divisions, tokenizer, folder, report)
+        shutil.rmtree(spool)
+        tokenizer.save(folder)
+        write_meta(folder, tokenizer, splits)
+    return TokenStore.open(out)
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """
+    Raises:
+        InputError: an unknown tokenizer, a vocabulary size that cannot be, impossible fractions.
+    """
+    if recipe.tokenizer not in KINDS:
+        known = did_you_mean(recipe.tokenizer, KINDS)
+        raise InputError(f"--tokenizer {recipe.tokenizer}: unknown{known}")
+    if recipe.vocab_size is not None and recipe.tokenizer in ("char", "byte"):
+        raise InputError(
+            f"--vocab-size does not go with --tokenizer {recipe.tokenizer}: "
+            "its vocabulary follows from the text; leave it out"
+        )
+    if recipe.vocab_size is not None and recipe.vocab_size < 3:
+        raise InputError(f"--vocab-size {recipe.vocab_size} is too small: {EOS}, {UNK} and a word")
+    fractions = [share for share in (recipe.valid, recipe.test) if not isinstance(share, str)]
+    if not all(0 <= share < 1 for share in fractions) or sum(fractions) >= 1:
+        raise InputError(
+            f"--valid {recipe.valid} --test {recipe.test}: fractions must be at least 0 and "
+            "leave something to train on"
+        )
+
+
+def _divide(
+    found: dict[str, list[Source]], recipe: Recipe, spool: Path, report: Report
+) -> dict[str, Division]:
+    """The sources of each split, made readable again and again, and read once."""
+    divisions = {}
+    for split, sources in found.items():
+        sources = [
+            spooled(source, spool, READ_BYTES) if source.once else source for source in sources
+        ]
+        sizes = [source.bytes_on_disk for source in sources if not source.documents]
+        total = sum(size or 0 for size in sizes) if len(sizes) == len(sources) else None
+        own = {"train": (recipe.valid, recipe.test)}.get(split, (0.0, 0.0))
+        valid, test = (0.0 if isinstance(share, str) else share for share in own)
+        divisions[split] = divide(
+            sources, valid, test, recipe.seed, _meter(report, f"reading {split}", total)
+        )
+    return divisions
+
+
+def _learn(division: Division, recipe: Recipe, report: Report) -> Tokenizer:
+    """The tokenizer, from training text only."""
+    if recipe.tokenizer == "byte":
+        return ByteTokenizer()
+    meter = _meter(report, "learning the vocabulary", division.total_bytes)
+    texts = (stretch.text for stretch in stretches(division.train_pieces(meter)))
+    if recipe.tokenizer == "char":
+        characters: set[str] = set()
+        for text in texts:
+            characters.update(text)
+        return CharTokenizer(sorted(characters))
+    if recipe.tokenizer == "word":
+        return learn_words(texts, recipe.vocab_size)
+    from sglm.text.sentencepiece_tokenizer import learn_sentencepiece, sample_segments
+
+    segments = sample_segments(texts, division.train_bytes, recipe.seed)
+    return learn_sentencepiece(segments, recipe.vocab_size)
+
+
+def learn_words(texts: Iterable[str], vocab_size: int | None) -> WordTokenizer:
+    """The words of `texts`, most frequent first, equally frequent ones alphabetically.
+
+    Memory is bounded: whenever there are more than a million types, the rarest are forgotten, as in
+    lossy counting (Manku & Motwani 2002). A corpus with fewer is counted exactly.
+
+    Args:
+        texts: the training text.
+        vocab_size: how many to keep, `<eos>` and `<unk>` included; None keeps all.
+
+    Raises:
+        InputError: there are fewer, or none.
+    """
+    counts: Counter[str] = Counter()
+    forgotten_count = 0
+    for text in texts:
+        counts.update(text.split())
+        while len(counts) > MOST_WORD_TYPES:
+            forgotten_count += 1
+            counts = Counter({w: count for w, count in counts.items() if count > forgotten_count})
+    counts.pop(EOS, None)
+    counts.pop(UNK, None)
+    if not counts:
+        raise InputError("the training text holds no words")
+    words = sorted(counts, key=lambda word: (-counts[word], word))
+    if vocab_size is not None:
+        if vocab_size > len(words) + 2:
+            raise InputError(
+                f"--vocab-size {vocab_size} is more than the training text supports; "
+                f"the largest possible is {len(words) + 2}"
+            )
+        words = words[: vocab_size - 2]
+    return WordTokenizer(words)
+
+
+def _encode(
+    divisions: dict[str, Division], tokenizer: Tokenizer, folder: Path, report: Report
+) -> dict[str, dict[str, int | str]]:
+    """Writes every split's ids; returns the splits' entries for `meta.json`."""
+    meter = _meter(report, "encoding", sum(d.total_bytes for d in divisions.values()))
+    with ExitStack() as open_files:
+        writers = {}
+        for name, division in divisions.items():
+            for split, run in groupby(division.pieces(meter), key=itemgetter(0)):
+                target = SPLITS[split] if name == "train" else name
+                if target not in writers:
+                    writer = SplitWriter(folder / f"{target}.bin", tokenizer)
+                    writers[target] = open_files.enter_context(writer)
+                for stretch in stretches(piece for _, piece in run):
+                    ids = tokenizer.encode_piece(stretch)
+                    _check_round_trip(tokenizer, stretch.text, ids)
+                    writers[target].add(
+                        ids, words=len(stretch.text.split()), text_bytes=byte_length(stretch.text)
+                    )
+        return {split: writers[split].finish() for split in SPLITS if split in writers}
+
+
+def _check_round_trip(tokenizer: Tokenizer, text: str, ids: list[int]) -> None:
+    if not tokenizer.lossless or tokenizer.unk_id in ids:
+        return
+    if tokenizer.decode(ids) != text:
+        raise SglmError(
+            f"the {tokenizer.kind} tokenizer does not give this text back: {text[:60]!r}…; "
+            "please report it, and use --tokenizer byte meanwhile"
+        )
+
+
+def stretches(pieces: Iterable[Piece]) -> Iterator[Piece]:
+    """The same stream of text in pieces of a handier size, with the same ids in the end.
+
+    Consecutive whole lines are joined; enormous records are cut, after a newline or else in front
+    of a space, where no tokenizer joins anything.
+    """
+    lines: list[str] = []
+    characters = 0
+    for piece in pieces:
+        whole_line = piece.text.endswith("\n") and not piece.ends_document
+        if whole_line:
+            lines.append(piece.text)
+            characters += len(piece.text)
+        if lines and (characters >= JOINED_CHARACTERS or not whole_line):
+            yield Piece("".join(lines), False)
+            lines, characters = [], 0
+        if not whole_line:
+            yield from _cut(piece)
+    if lines:
+        yield Piece("".join(lines), False)
+
+
+def _cut(piece: Piece) -> Iterator[Piece]:
+    text, start = piece.text, 0
+    while len(text) - start > LONGEST_CHARACTERS:
+        end = start + LONGEST_CHARACTERS
+        newline, space = text.rfind("\n", start, end), text.rfind(" ", start, end)
+        if newline >= 0:
+            end = newline + 1
+        elif before_space := len(text[start : max(space, start)].rstrip(" ")):
+            end = start + before_space
+        yield Piece(text[start:end], piece.ends_document, unfinished=True)
+        start = end
+    yield Piece(text[start:], piece.ends_document, piece.unfinished)
+
+
+def _meter(report: Report, doing: str, total: int | None) -> OnBytes:
+    """Adds up what it is told and reports the sum."""
+    done = 0
+
+    def add(count: int) -> None:
+        nonlocal done
+        done += count
+        report(doing, done, total)
+
+    return add

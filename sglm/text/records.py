@@ -1,0 +1,124 @@
+"""Records: one document after the other, from jsonl, parquet, data sets and what Python ships."""
+
+import json
+import logging
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from sglm.errors import InputError, SglmError, did_you_mean
+from sglm.text.lines import READ_BYTES, Piece, read_text_lines
+
+
+def _text_of(record: object, field: str, where: str) -> Piece:
+    if not isinstance(record, dict):
+        raise InputError(f"{where}: not an object with a field {field!r}")
+    if field not in record:
+        known = did_you_mean(field, map(str, record))
+        raise InputError(f"{where}: no field {field!r}{known} (--text-field names it)")
+    text = record[field]
+    if not isinstance(text, str):
+        kind = "null" if text is None else type(text).__name__
+        raise InputError(f"{where}: the field {field!r} is not text but {kind}")
+    if not text.isascii() and (lone := re.search("[\ud800-\udfff]", text)):
+        raise InputError(f"{where}: {lone.group()!a} is half a surrogate pair, not a character")
+    return Piece(text, True)
+
+
+def read_jsonl(path: Path, field: str) -> Iterator[Piece]:
+    """One document per line: the `field` of the JSON object on it. Blank lines are skipped.
+
+    Raises:
+        InputError: a line that is not such an object (with its number); see `read_text_lines`.
+    """
+    for number, line in enumerate(read_text_lines(path), start=1):
+        if line.text.isspace():
+            continue
+        where = f"{path}, line {number}"
+        try:
+            record = json.loads(line.text.strip())
+        except json.JSONDecodeError as error:
+            raise InputError(f"{where}: not JSON ({error.msg}, column {error.colno})") from error
+        except (ValueError, RecursionError) as error:  # absurdly long numbers, absurdly deep nests
+            raise InputError(f"{where}: not JSON that can be read ({error})") from error
+        yield _text_of(record, field, where)
+
+
+def read_parquet(path: Path, field: str) -> Iterator[Piece]:
+    """One document per row: the column `field`, a few hundred rows in memory at a time.
+
+    Raises:
+        InputError: not a parquet file, no such column, or a row without text.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        # Buffered and not ahead: otherwise a whole row group would be in memory.
+        with pq.ParquetFile(path, buffer_size=READ_BYTES, pre_buffer=False) as file:
+            columns = file.schema_arrow.names
+            if field not in columns:
+                raise InputError(
+                    f"{path}: no column {field!r}{did_you_mean(field, columns)} "
+                    "(--text-field names it)"
+                )
+            row = 0
+            for batch in file.iter_batches(batch_size=256, columns=[field]):
+                for text in batch.column(0).to_pylist():
+                    row += 1
+                    yield _text_of({field: text}, field, f"{path}, row {row}")
+    except (pa.ArrowException, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not a readable parquet file ({_first_line(error)})") from error
+
+
+def builtin_topics(source: str) -> Iterator[Piece]:
+    """The reference topics that every CPython ships, each a document, in alphabetical order.
+
+    Raises:
+        InputError: another name than `builtin:python-docs`.
+    """
+    name = source.removeprefix("builtin:")
+    if name != "python-docs":
+        raise InputError(f"{source}: unknown builtin text{did_you_mean(name, ['python-docs'])}")
+    try:
+        from pydoc_data.topics import topics
+    except ImportError as error:
+        raise InputError(f"{source}: this Python comes without pydoc_data") from error
+    return (Piece(topics[topic], True) for topic in sorted(topics))
+
+
+def read_data_set(source: str, field: str) -> Iterator[Piece]:
+    """The `train` split of a data set on the hub or in a folder, `hf:NAME[:CONFIG]`, streamed.
+
+    Code that comes with a data set is never run.
+
+    Raises:
+        InputError: no such data set, no network, no such field.
+    """
+    name, _, config = source.removeprefix("hf:").partition(":")
+    if not name:
+        raise InputError("hf: needs a name, hf:NAME or hf:NAME:CONFIG")
+    for number, record in enumerate(_stream(source, name, config or None), start=1):
+        yield _text_of(record, field, f"{source}, record {number}")
+
+
+def _stream(source: str, name: str, config: str | None) -> Iterator[object]:
+    import datasets
+
+    datasets.disable_progress_bars()
+    # It retries for half a minute and says so each time; the error at the end says it once.
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    try:
+        records: Iterable[object] = datasets.load_dataset(
+            name, config, split="train", streaming=True
+        )
+        yield from records
+    except SglmError:  # a signal arrived
+        raise
+    except Exception as error:  # whatever the library, the network or the data set comes up with
+        raise InputError(f"{source}: cannot be read ({_first_line(error)})") from error
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__

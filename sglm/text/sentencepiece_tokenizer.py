@@ -1,0 +1,240 @@
+"""Subword pieces (Kudo & Richardson 2018), set up so that any text survives the round trip.
+
+SentencePiece by itself drops or rewrites some text. Here it only ever sees a *chunk*: the spaces
+before a word and the word. A chunk that it does not give back exactly (a literal U+2581, which it
+uses for the space, or a NUL) is written as UTF-8 bytes instead, and so is every newline. Chunks
+also make encoding local: what is settled stays settled, whatever text follows.
+
+Pieces are byte pair encodings (Sennrich et al. 2016): on these texts as compact as unigram pieces
+(Kudo 2018) and learned many times faster.
+"""
+
+import io
+import random
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from itertools import chain
+
+import sentencepiece
+
+from sglm.errors import InputError
+from sglm.text.tokenizer_interface import EOS, UNK, Tokenizer, utf8
+
+DEFAULT_VOCAB_SIZE = 8000
+# <unk>, <eos>, the 256 bytes, and one character with one merge to make it worth its while.
+SMALLEST_VOCAB_SIZE = 260
+SPACE = "\u2581"
+
+# Every boundary but the last one in a text is decided by what stands before it and by the one
+# character after it; lengths are limited so that a line without spaces costs no memory.
+CHUNKS = re.compile(r"\n| {0,64}[^ \n]{1,256}| {1,256}")
+CACHED_CHUNKS = 1 << 17
+
+
+class _ChunkCache(dict[str, list[int]]):
+    """chunk → ids. Text repeats its words: most chunks are looked up, not encoded."""
+
+    def __init__(self, processor: sentencepiece.SentencePieceProcessor, byte_ids: list[int]):
+        super().__init__()
+        self._processor, self._byte_ids = processor, byte_ids
+        self.bytes_of = _bytes_of_each_id(processor)
+
+    def __missing__(self, chunk: str) -> list[int]:
+        raw = utf8(chunk)
+        ids: list[int] = [] if chunk == "\n" else self._processor.encode(chunk)
+        if b"".join([self.bytes_of[i] for i in ids]) != raw:
+            ids = [self._byte_ids[byte] for byte in raw]
+        if len(self) >= CACHED_CHUNKS:
+            self.clear()
+        self[chunk] = ids
+        return ids
+
+
+def _bytes_of_each_id(processor: sentencepiece.SentencePieceProcessor) -> list[bytes]:
+    def bytes_of(token_id: int) -> bytes:
+        piece: str = processor.id_to_piece(token_id)
+        if processor.is_byte(token_id):
+            return bytes([int(piece[1:-1], 16)])
+        if processor.is_control(token_id) or processor.is_unknown(token_id):
+            return b""
+        return piece.replace(SPACE, " ").encode()
+
+    return [bytes_of(token_id) for token_id in range(processor.vocab_size())]
+
+
+class SentencePieceTokenizer(Tokenizer):
+    """A learned model. `unk_id` is None: what has no piece is written as bytes."""
+
+    kind = "sentencepiece"
+    content_file = "sentencepiece.model"
+    unk_id = None
+
+    def __init__(self, model: bytes) -> None:
+        """
+        Args:
+            model: what `learn_sentencepiece` returned: the contents of a `.model` file.
+
+        Raises:
+            RuntimeError: that is no such file.
+        """
+        self._model = model
+        self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+        self.vocab_size = self._processor.vocab_size()
+        self.eos_id = self._processor.eos_id()
+        byte_ids = [self._processor.piece_to_id(f"<0x{byte:02X}>") for byte in range(256)]
+        self._ids_of = _ChunkCache(self._processor, byte_ids)
+
+    def encode(self, text: str) -> list[int]:
+        return list(chain.from_iterable(map(self._ids_of.__getitem__, CHUNKS.findall(text))))
+
+    def decode(self, ids: Iterable[int]) -> str:
+        bytes_of = self._ids_of.bytes_of
+        return b"".join([bytes_of[i] for i in ids]).decode("utf-8", errors="replace")
+
+    def token(self, token_id: int) -> str:
+        if token_id == self.eos_id:
+            return EOS
+        if self._processor.is_unknown(token_id):
+            return UNK
+        piece: str = self._processor.id_to_piece(token_id)
+        return piece
+
+    def safe_prefix(self, text: str) -> int:
+        """All but the last chunk: the last word and the spaces in front of it."""
+        start = 0
+        for chunk in CHUNKS.finditer(text, self._line_start(text)):
+            start = len(text) if chunk.group() == "\n" else chunk.start()
+        return start
+
+    @staticmethod
+    def _line_start(text: str) -> int:
+        """Chunks never cross a newline, so only the last line needs to be looked at."""
+        return max(text.rfind("\n"), 0)
+
+    def content(self) -> bytes:
+        return self._model
+
+
+def learn_sentencepiece(segments: list[str], vocab_size: int | None) -> SentencePieceTokenizer:
+    """Learns pieces from text.
+
+    Args:
+        segments: stretches of text without newlines, of a few kB at most (SentencePiece skips
+            long ones); see `sample_segments`.
+        vocab_size: exactly so many pieces; None takes 8000, fewer for a short text.
+
+    Raises:
+        InputError: the text does not hold that many pieces, or nothing at all.
+    """
+    wanted = vocab_size
+    if wanted is None:
+        # A piece should be seen dozens of times before it earns a row of its own.
+        characters = sum(map(len, segments))
+        wanted = min(DEFAULT_VOCAB_SIZE, SMALLEST_VOCAB_SIZE + characters // 100)
+    if wanted < SMALLEST_VOCAB_SIZE:
+        raise InputError(
+            f"--vocab-size {wanted} is too small for sentencepiece, which needs "
+            f"{SMALLEST_VOCAB_SIZE} at least (256 of them bytes); try --tokenizer byte or char"
+        )
+    room = wanted - 258
+    tokenizer = _train(_without_rare_characters(segments, at_most=room // 2), wanted)
+    if tokenizer.vocab_size < wanted:  # few merges to be found: then every character is welcome
+        tokenizer = _train(_without_rare_characters(segments, at_most=room), wanted)
+    if vocab_size is not None and tokenizer.vocab_size != vocab_size:
+        raise InputError(
+            f"--vocab-size {vocab_size} is more than the training text supports; "
+            f"the largest possible is {tokenizer.vocab_size}"
+        )
+    return tokenizer
+
+
+def _train(segments: list[str], vocab_size: int) -> SentencePieceTokenizer:
+    if not segments:
+        raise InputError("the training text holds no words to learn pieces from")
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(segments),
+            model_writer=model,
+            model_type="bpe",
+            vocab_size=vocab_size,
+            hard_vocab_limit=False,  # as many as there are: we say it better than its error does
+            # What comes in must come out.
+            normalization_rule_name="identity",
+            remove_extra_whitespaces=False,
+            add_dummy_prefix=False,
+            byte_fallback=True,
+            character_coverage=1.0,
+            # No piece goes from a word over a space into the next: `CHUNKS` relies on it.
+            split_by_whitespace=True,
+            allow_whitespace_only_pieces=True,
+            # A text is not taught the spelling of these, so they must not be common ones.
+            unk_piece="<sglm:unk>",
+            eos_piece="<sglm:eos>",
+            unk_id=0,
+            eos_id=1,
+            bos_id=-1,
+            pad_id=-1,
+            max_sentence_length=1 << 20,
+            num_threads=1,  # the result must not depend on the machine
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"sentencepiece cannot learn from this text ({reason})") from error
+    return SentencePieceTokenizer(model.getvalue())
+
+
+def _without_rare_characters(segments: list[str], at_most: int) -> list[str]:
+    """Cuts segments at characters that will be bytes, so that no piece is wasted on them.
+
+    Kept are the most frequent characters up to 99.95 % of the text, `at_most` of them. Cut out are
+    also those that SentencePiece uses as marks of its own (it would skip the whole segment).
+    """
+    counts: Counter[str] = Counter()
+    for segment in segments:
+        counts.update(segment)
+    usable = {c: count for c, count in counts.items() if c not in "\0\t\u2581\u2585"}
+    total, covered, kept = sum(usable.values()), 0, set[str]()
+    for character, count in sorted(usable.items(), key=lambda item: (-item[1], item[0])):
+        if len(kept) >= at_most or covered >= 0.9995 * total:
+            break
+        covered += count
+        kept.add(character)
+    cuts = str.maketrans(dict.fromkeys(counts.keys() - kept, "\n"))
+    parts = chain.from_iterable(segment.translate(cuts).split("\n") for segment in segments)
+    return [part for part in parts if part]
+
+
+SAMPLE_BYTES = 8_000_000
+SEGMENT_CHARACTERS = 1000
+
+
+def sample_segments(texts: Iterable[str], total_bytes: int, seed: int) -> list[str]:
+    """About 8 MB of segments to learn from, drawn evenly from everywhere; all of a smaller text.
+
+    Args:
+        texts: the training text, streamed.
+        total_bytes: how much that is.
+        seed: of the draw.
+    """
+    share = SAMPLE_BYTES / max(total_bytes, 1)
+    draw = random.Random(seed).random
+    return [
+        segment for text in texts for segment in _segments(text) if share >= 1.0 or draw() < share
+    ]
+
+
+def _segments(text: str) -> Iterator[str]:
+    """The lines of `text`; a long one in parts, cut in front of spaces where there are some."""
+    for line in text.split("\n"):
+        start = 0
+        while len(line) - start > SEGMENT_CHARACTERS:
+            end = start + SEGMENT_CHARACTERS
+            space = line.rfind(" ", start + 1, end)
+            end = space if space > 0 else end
+            yield line[start:end]
+            start = end
+        if start < len(line):
+            yield line[start:]

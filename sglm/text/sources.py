@@ -1,0 +1,104 @@
+"""Where text comes from: files, folders, stdin, builtin topics, data sets.
+
+Text comes in two shapes: running text, a piece per line (`lines.py`), and records, a piece per
+document (`records.py`). Everything is streamed.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from sglm.errors import InputError
+from sglm.text.lines import Piece as Piece
+from sglm.text.lines import read_text_lines as read_text_lines
+from sglm.text.records import builtin_topics, read_data_set, read_jsonl, read_parquet
+
+TEXT_ENDINGS = (".txt", ".txt.gz")
+RECORD_ENDINGS = (".jsonl", ".jsonl.gz", ".parquet")
+
+
+@dataclass(frozen=True)
+class Source:
+    """One file or stream: what to call it in messages, and how to read it.
+
+    documents: its pieces are records, not lines.
+    once: reading it again is impossible (stdin) or means another download (hf:).
+    bytes_on_disk: None where there is no file.
+    """
+
+    name: str
+    read: Callable[[], Iterator[Piece]]
+    documents: bool
+    once: bool = False
+    bytes_on_disk: int | None = None
+
+
+def find_sources(
+    source: str, text_field: str = "text", longest_bytes: int | None = None
+) -> list[Source]:
+    """Everything a SOURCE of the command line stands for, in reading order.
+
+    Args:
+        source: a file, a folder (searched deeply, in sorted order, hidden names left out), `-`,
+            `builtin:python-docs` or `hf:NAME[:CONFIG]`.
+        text_field: the field of a record that holds its text.
+        longest_bytes: see `read_text_lines`.
+
+    Raises:
+        InputError: nothing there, or nothing that can be read. Reading may raise it too.
+    """
+    if source == "-":
+        return [Source("stdin", lambda: read_text_lines("-", longest_bytes), False, once=True)]
+    if source.startswith("builtin:"):
+        builtin_topics(source)  # an unknown name is best told now
+        return [Source(source, lambda: builtin_topics(source), True)]
+    if source.startswith("hf:"):
+        return [Source(source, lambda: read_data_set(source, text_field), True, once=True)]
+    path = Path(source)
+    if path.is_dir():
+        found = [
+            child
+            for child in sorted(path.rglob("*"))
+            if child.is_file()
+            and child.stat().st_size > 0
+            and child.name.lower().endswith(TEXT_ENDINGS + RECORD_ENDINGS)
+            and not any(part.startswith(".") for part in child.relative_to(path).parts)
+        ]
+        if not found:
+            endings = ", ".join(TEXT_ENDINGS + RECORD_ENDINGS)
+            raise InputError(f"{source}: no text in this folder; usable files end in {endings}")
+        return [_file(child, text_field, longest_bytes) for child in found]
+    if not path.exists():
+        raise InputError(f"{source}: no such file or folder")
+    return [_file(path, text_field, longest_bytes)]
+
+
+def _file(path: Path, text_field: str, longest_bytes: int | None) -> Source:
+    name, ending = str(path), path.name.lower()
+    size = path.stat().st_size
+    if ending.endswith(TEXT_ENDINGS):
+        return Source(name, lambda: read_text_lines(path, longest_bytes), False, False, size)
+    if ending.endswith(".parquet"):
+        return Source(name, lambda: read_parquet(path, text_field), True, False, size)
+    if ending.endswith(RECORD_ENDINGS):
+        return Source(name, lambda: read_jsonl(path, text_field), True, False, size)
+    raise InputError(
+        f"{name}: unknown kind of file; known endings: {', '.join(TEXT_ENDINGS + RECORD_ENDINGS)}. "
+        "Plain text under another name can come through stdin: sglm prep - < FILE"
+    )
+
+
+def spooled(source: Source, folder: Path, longest_bytes: int | None) -> Source:
+    """The same text from a file in `folder`, where it can be read as often as needed."""
+    if source.documents:
+        path = folder / f"spool-{len(list(folder.glob('spool-*')))}.jsonl"
+        with path.open("w", encoding="ascii") as file:
+            file.writelines(json.dumps({"text": piece.text}) + "\n" for piece in source.read())
+        copy = _file(path, "text", None)
+    else:
+        path = folder / f"spool-{len(list(folder.glob('spool-*')))}.txt"
+        with path.open("w", encoding="utf-8", newline="") as file:
+            file.writelines(piece.text for piece in source.read())
+        copy = _file(path, "text", longest_bytes)
+    return replace(copy, name=source.name)

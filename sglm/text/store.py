@@ -1,0 +1,169 @@
+"""Token ids on disk, opened for reading; `store_writer.py` makes them.
+
+`meta.json` describes the folder; `train.bin`, `valid.bin` and `test.bin` hold little-endian ids and
+nothing else; the tokenizer's own files lie beside them.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from sglm.errors import InputError
+from sglm.text.tokenizer import Tokenizer, load_tokenizer
+
+FORMAT_VERSION = 1
+SPLITS = ("train", "valid", "test")
+CHECKED_BYTES = 1 << 22
+# By their names in `meta.json`.
+ID_TYPES = {"uint16": "<u2", "uint32": "<u4"}
+
+
+class SplitCounts(NamedTuple):
+    """How much a split holds: ids in its file; words and UTF-8 bytes of the original text; how
+    many of the ids are the tokenizer's unknown one."""
+
+    tokens: int
+    words: int
+    bytes: int
+    unknown: int
+
+
+@dataclass(frozen=True)
+class TokenStore:
+    """An opened store. Nothing is read into memory: `ids` are mapped from disk."""
+
+    folder: Path
+    meta: dict[str, Any]
+    _tokenizer: Tokenizer
+
+    @classmethod
+    def open(cls, folder: Path | str) -> "TokenStore":
+        """Opens what `sglm prep` wrote.
+
+        Raises:
+            InputError: not a store, of a later format, incomplete, mixed up or damaged.
+        """
+        folder = Path(folder)
+        meta = _read_meta(folder)
+        tokenizer = load_tokenizer(folder)
+        store = cls(folder, meta, tokenizer)
+        if tokenizer.fingerprint != meta["tokenizer"]["fingerprint"]:
+            raise _damaged(folder, "its ids were written with another tokenizer than lies beside")
+        for split, facts in meta["splits"].items():
+            store._check(split, int(facts["tokens"]))
+        return store
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The names of the splits that are there."""
+        return tuple(self.meta["splits"])
+
+    @property
+    def fingerprint(self) -> str:
+        """Tells this corpus from others: equal when tokenizer and all ids are equal."""
+        facts = [f"{split} {self.meta['splits'][split]['sha256']}" for split in self.splits]
+        parts = [self.meta["tokenizer"]["fingerprint"], *sorted(facts)]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer that wrote the ids."""
+        return self._tokenizer
+
+    def ids(self, split: str) -> "np.memmap[Any, Any]":
+        """All ids of a split, `(tokens,)`, uint16 or uint32, read-only.
+
+        Raises:
+            InputError: there is no such split.
+        """
+        self._facts(split)
+        id_type = ID_TYPES[self.meta["dtype"]]
+        return np.memmap(self.folder / f"{split}.bin", dtype=id_type, mode="r")
+
+    def counts(self, split: str) -> SplitCounts:
+        """How much the split holds.
+
+        Raises:
+            InputError: there is no such split.
+        """
+        facts = self._facts(split)
+        return SplitCounts(*(int(facts[name]) for name in SplitCounts._fields))
+
+    def _facts(self, split: str) -> dict[str, Any]:
+        if split not in self.meta["splits"]:
+            cure = f"; make the store again with --{split}" if split in SPLITS else ""
+            raise InputError(
+                f"{self.folder}: has no split {split!r}, only {', '.join(self.splits)}{cure}"
+            )
+        facts: dict[str, Any] = self.meta["splits"][split]
+        return facts
+
+    def _check(self, split: str, tokens: int) -> None:
+        path = self.folder / f"{split}.bin"
+        id_type = np.dtype(ID_TYPES[self.meta["dtype"]])
+        expected = tokens * id_type.itemsize
+        size = path.stat().st_size if path.exists() else 0
+        if size != expected or tokens == 0:
+            raise _damaged(self.folder, f"{path.name} holds {size} bytes, not {expected}")
+        # Read, not mapped: mapped pages would count as this process's memory.
+        with path.open("rb") as file:
+            highest = max(
+                int(np.frombuffer(raw, id_type).max())
+                for raw in iter(lambda: file.read(CHECKED_BYTES), b"")
+            )
+        if highest >= self._tokenizer.vocab_size:
+            raise _damaged(
+                self.folder,
+                f"{path.name} holds the id {highest}, beyond the {self._tokenizer.vocab_size} "
+                "of the vocabulary",
+            )
+
+
+def _damaged(folder: Path, what: str) -> InputError:
+    return InputError(f"{folder}: {what}; make the store again with sglm prep --force")
+
+
+def is_store(folder: Path) -> bool:
+    """Whether `folder` is a token store, whole or damaged."""
+    try:
+        facts = json.loads((folder / "meta.json").read_text())
+    except (OSError, ValueError):
+        return False
+    return isinstance(facts, dict) and {"format_version", "tokenizer", "splits"} <= facts.keys()
+
+
+def _read_meta(folder: Path) -> dict[str, Any]:
+    if not folder.is_dir():
+        what = "is a file, not a token store" if folder.exists() else "no such folder"
+        raise InputError(f"{folder}: {what}; make a store with sglm prep SOURCE --out {folder}")
+    if not (folder / "meta.json").is_file():
+        raise InputError(
+            f"{folder}: not a token store (no meta.json); make one with sglm prep SOURCE --out DIR"
+        )
+    if not is_store(folder):
+        raise InputError(
+            f"{folder}: its meta.json is damaged, or not that of a token store; "
+            "make a store elsewhere with sglm prep SOURCE --out DIR"
+        )
+    meta: dict[str, Any] = json.loads((folder / "meta.json").read_text())
+    if meta["format_version"] != FORMAT_VERSION:
+        raise InputError(
+            f"{folder}: a store of format {meta['format_version']!r}, this version of sglm reads "
+            f"{FORMAT_VERSION}; make it again with sglm prep --force, or update sglm"
+        )
+    try:
+        str(ID_TYPES[meta["dtype"]] + meta["tokenizer"]["fingerprint"])
+        for facts in meta["splits"].values():
+            str(facts["sha256"])
+            tuple(int(facts[name]) for name in SplitCounts._fields)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise _damaged(folder, f"meta.json is damaged ({error!r})") from error
+    return meta
+
+
+def id_type_name(tokenizer: Tokenizer) -> str:
+    """The smallest type on disk that holds every id."""
+    return "uint16" if tokenizer.vocab_size <= 65_535 else "uint32"

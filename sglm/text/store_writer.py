@@ -1,0 +1,182 @@
+"""Makes a token store: a folder that appears complete, or not at all."""
+
+import contextlib
+import fcntl
+import glob
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sglm.errors import InputError
+from sglm.text.store import FORMAT_VERSION, ID_TYPES, SplitCounts, id_type_name, is_store
+from sglm.text.tokenizer import Tokenizer
+
+WRITTEN_AT_ONCE = 1 << 16
+
+
+class SplitWriter:
+    """Appends ids to one split's file and keeps its books. Closes the file as a context manager."""
+
+    def __init__(self, path: Path, tokenizer: Tokenizer) -> None:
+        self._file = path.open("wb")
+        self._id_type = ID_TYPES[id_type_name(tokenizer)]
+        self._unknown_id = tokenizer.unk_id
+        self._sha256 = hashlib.sha256()
+        self._waiting: list[int] = []
+        self._tokens = self._words = self._bytes = self._unknown = 0
+
+    def __enter__(self) -> "SplitWriter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def add(self, ids: Sequence[int], words: int, text_bytes: int) -> None:
+        """Appends the ids of a stretch of text with so many words and bytes."""
+        self._waiting.extend(ids)
+        self._words += words
+        self._bytes += text_bytes
+        if len(self._waiting) >= WRITTEN_AT_ONCE:
+            self._write()
+
+    def _write(self) -> None:
+        array: NDArray[Any] = np.array(self._waiting, dtype=self._id_type)
+        self._waiting.clear()
+        raw = array.tobytes()
+        self._file.write(raw)
+        self._sha256.update(raw)
+        self._tokens += len(array)
+        if self._unknown_id is not None:
+            self._unknown += int((array == self._unknown_id).sum())
+
+    def finish(self) -> dict[str, int | str]:
+        """Writes through to the disk; returns the split's entry in `meta.json`."""
+        self._write()
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        counts = SplitCounts(self._tokens, self._words, self._bytes, self._unknown)
+        return {**counts._asdict(), "sha256": self._sha256.hexdigest()}
+
+
+def write_meta(folder: Path, tokenizer: Tokenizer, splits: dict[str, dict[str, int | str]]) -> None:
+    """Writes `meta.json`, which makes the folder a store."""
+    meta = {
+        "format_version": FORMAT_VERSION,
+        "tokenizer": {
+            "kind": tokenizer.kind,
+            "fingerprint": tokenizer.fingerprint,
+            "vocab_size": tokenizer.vocab_size,
+        },
+        "dtype": id_type_name(tokenizer),
+        "splits": splits,
+    }
+    (folder / "meta.json").write_text(json.dumps(meta, indent=2) + "\n")
+
+
+def refuse_occupied(out: Path, force: bool) -> None:
+    """
+    Raises:
+        InputError: `out` is a complete store (unless `force`), or something else than a store
+            (always: nothing that sglm did not make is ever deleted), or cannot be a folder.
+    """
+    if is_store(out):
+        if not force:
+            raise InputError(f"{out}: a complete store is there already; --force replaces it")
+    elif out.is_dir():
+        if any(out.iterdir()):
+            raise InputError(f"{out}: this folder holds something else; choose another --out")
+    else:
+        nearest = next(path for path in (out, *out.resolve().parents) if path.exists())
+        if not nearest.is_dir():
+            raise InputError(f"{nearest}: this is no folder; choose another --out")
+
+
+@contextlib.contextmanager
+def new_store(out: Path, force: bool) -> Iterator[Path]:
+    """A temporary folder beside `out` that takes its place when the block ends without an error.
+
+    Whatever ends the block, the temporary folder is gone afterwards; one that a killed process
+    left behind is removed by the next call for the same `out`.
+
+    Raises:
+        InputError: see `refuse_occupied`.
+    """
+    refuse_occupied(out, force)
+    out = out.resolve()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    prefix = f".{out.name}.prep-"
+    _clear_up(out, prefix)
+    refuse_occupied(out, force)
+    folder = Path(tempfile.mkdtemp(prefix=prefix, dir=out.parent))
+    try:
+        # Held while this process lives: how others tell a living folder from a stale one.
+        with (folder / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            folder.chmod(0o777 & ~_umask())  # mkdtemp makes it private; a store need not be
+            yield folder
+            refuse_occupied(out, force)  # hours may have passed
+            (folder / "lock").unlink()
+            _sync(folder)
+            _move_into_place(folder, out)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _clear_up(out: Path, prefix: str) -> None:
+    """Undoes what killed processes left: temporary folders, and a store moved aside by `force`."""
+    for folder in sorted(out.parent.glob(f"{glob.escape(prefix)}*")):
+        if folder.name.endswith("-old"):
+            if out.exists():
+                shutil.rmtree(folder, ignore_errors=True)
+            else:
+                folder.rename(out)
+            continue
+        try:
+            with (folder / "lock").open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder, ignore_errors=True)
+        except OSError:  # its process is alive
+            continue
+
+
+def _move_into_place(folder: Path, out: Path) -> None:
+    """Renames; the old store, if there is one, is moved aside first and deleted last."""
+    if not is_store(out):
+        folder.rename(out)  # onto nothing, or onto an empty folder
+    else:
+        aside = folder.with_name(f"{folder.name}-old")
+        out.rename(aside)
+        try:
+            folder.rename(out)
+        except BaseException:
+            aside.rename(out)
+            raise
+        shutil.rmtree(aside, ignore_errors=True)
+    _sync_file(out.parent)
+
+
+def _sync(folder: Path) -> None:
+    for path in (*folder.iterdir(), folder):
+        _sync_file(path)
+
+
+def _sync_file(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

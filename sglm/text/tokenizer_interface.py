@@ -1,0 +1,106 @@
+"""What every tokenizer offers, and what it writes into a folder."""
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import ClassVar
+
+from sglm.errors import InputError
+from sglm.text.lines import Piece
+
+EOS, UNK = "<eos>", "<unk>"
+FORMAT_VERSION = 1
+
+
+class Tokenizer(ABC):
+    """One vocabulary. Ids run from 0 to `vocab_size - 1`.
+
+    unk_id: stands for what the vocabulary lacks; None where it lacks nothing.
+    lossless: `decode(encode(text)) == text`, as long as no id is `unk_id`.
+    """
+
+    kind: ClassVar[str]
+    lossless: ClassVar[bool] = True
+    vocab_size: int
+    eos_id: int
+    unk_id: int | None
+
+    @abstractmethod
+    def encode(self, text: str) -> list[int]:
+        """The ids of `text` as it stands, no `<eos>` added.
+
+        Raises:
+            InputError: a lone surrogate, which is no character and has no UTF-8 form.
+        """
+
+    @abstractmethod
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of `ids`. What is no text (`<eos>` between documents) is left out; bytes that
+        do not add up to characters, as a model may generate them, become U+FFFD."""
+
+    @abstractmethod
+    def token(self, token_id: int) -> str:
+        """A readable name of one id."""
+
+    @abstractmethod
+    def safe_prefix(self, text: str) -> int:
+        """How much of `text` is settled, whatever comes after it.
+
+        Returns:
+            An index `i`, as large as can be, such that for every continuation `c`
+            `encode(text + c) == encode(text[:i]) + encode(text[i:] + c)`.
+        """
+
+    @abstractmethod
+    def content(self) -> bytes:
+        """All that distinguishes this tokenizer from others of its kind."""
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """`encode` of each."""
+        return [self.encode(text) for text in texts]
+
+    def encode_piece(self, piece: Piece) -> list[int]:
+        """The ids of a piece in a stream of text: newlines are ordinary, a document ends in
+        `<eos>`."""
+        ids = self.encode(piece.text)
+        if piece.ends_document and not piece.unfinished:
+            ids.append(self.eos_id)
+        return ids
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of kind and content: equal fingerprints mean equal ids for every text."""
+        return hashlib.sha256(self.kind.encode() + b"\0" + self.content()).hexdigest()
+
+    content_file: ClassVar[str | None] = "vocab.json"
+
+    def save(self, folder: Path) -> None:
+        """Writes `tokenizer.json` and, where there is any, the content beside it."""
+        if self.content_file is not None:
+            (folder / self.content_file).write_bytes(self.content())
+        facts = {
+            "format_version": FORMAT_VERSION,
+            "kind": self.kind,
+            "fingerprint": self.fingerprint,
+            "vocab_size": self.vocab_size,
+            "eos_id": self.eos_id,
+            "unk_id": self.unk_id,
+        }
+        (folder / "tokenizer.json").write_text(json.dumps(facts, indent=2) + "\n")
+
+
+def utf8(text: str) -> bytes:
+    """The bytes of `text`.
+
+    Raises:
+        InputError: `text` holds a lone surrogate.
+    """
+    try:
+        return text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        lone = text[error.start]
+        raise InputError(
+            f"{lone!a} (character {error.start}) is half a surrogate pair, not a character"
+        ) from error

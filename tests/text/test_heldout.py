@@ -1,0 +1,136 @@
+"""What is held out: the right amount, from everywhere, in one piece, the same every time."""
+
+import random
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+
+import pytest
+
+from sglm.errors import InputError
+from sglm.text.heldout import TEST, TRAIN, VALID, Division, divide
+from sglm.text.lines import Piece
+from sglm.text.sources import Source
+
+
+def lines_of(texts: Sequence[str]) -> Source:
+    size = sum(len(text.encode()) for text in texts)
+    return Source("lines", lambda: (Piece(text, False) for text in texts), False, False, size)
+
+
+def documents_of(texts: Sequence[str]) -> Source:
+    return Source("documents", lambda: (Piece(text, True) for text in texts), True)
+
+
+def quiet(count: int) -> None:
+    pass
+
+
+def bytes_of_splits(division: Division) -> dict[int, int]:
+    sizes = {TRAIN: 0, VALID: 0, TEST: 0}
+    for split, piece in division.pieces(quiet):
+        sizes[split] += len(piece.text.encode())
+    return sizes
+
+
+LINES = [f"line number {i} of the text\n" for i in range(20_000)]
+
+
+@pytest.mark.parametrize(("valid", "test"), [(0.05, 0.05), (0.2, 0.01), (0.1, 0.0), (0.0, 0.4)])
+def test_fractions_of_running_text_are_met(valid: float, test: float) -> None:
+    division = divide([lines_of(LINES)], valid, test, 0, quiet)
+    sizes = bytes_of_splits(division)
+    total = sum(sizes.values())
+    assert total == division.total_bytes == sum(map(len, LINES))
+    assert sizes[TRAIN] == division.train_bytes
+    # A block is a twentieth of the smallest share, so the rounding stays within 5 % of it.
+    assert sizes[VALID] == pytest.approx(valid * total, rel=0.05)
+    assert sizes[TEST] == pytest.approx(test * total, rel=0.05)
+
+
+def test_held_out_lines_hang_together_and_come_from_everywhere() -> None:
+    splits = [s for s, _ in divide([lines_of(LINES)], 0.05, 0.05, 0, quiet).pieces(quiet)]
+    stretches = 1 + sum(a != b for a, b in pairwise(splits))
+    assert stretches < 100  # 2000 held-out lines, scattered one by one, would make about 3800
+    for split in (VALID, TEST):
+        quarters = [splits[start : start + 5000].count(split) for start in range(0, 20_000, 5000)]
+        assert min(quarters) > 0
+
+
+def test_documents_are_never_divided_and_an_enormous_one_is_not_held_out() -> None:
+    rng = random.Random(0)
+    texts = ["x" * rng.randint(10, 2000) for _ in range(300)] + ["y" * 100_000]
+    rng.shuffle(texts)
+    division = divide([documents_of(texts)], 0.05, 0.05, 0, quiet)
+    pieces = list(division.pieces(quiet))
+    assert [piece.text for _, piece in pieces] == texts
+    sizes = bytes_of_splits(division)
+    assert sizes[VALID] == pytest.approx(0.05 * division.total_bytes, rel=0.1)
+    assert sizes[TEST] == pytest.approx(0.05 * division.total_bytes, rel=0.1)
+    assert all(split == TRAIN for split, piece in pieces if "y" in piece.text)
+
+
+def test_an_unfinished_line_stays_with_its_beginning() -> None:
+    def pieces() -> Iterator[Piece]:
+        for i in range(300):
+            yield Piece(f"{i} " + "x" * 50, False, unfinished=True)
+            yield Piece(" y" * 25, False, unfinished=True)
+            yield Piece(f" end of {i}\n", False)
+
+    source = Source("long", pieces, False, False, 300 * 110)
+    found = list(divide([source], 0.2, 0.2, 0, quiet).pieces(quiet))
+    assert {split for split, _ in found} == {TRAIN, VALID, TEST}
+    for start in range(0, len(found), 3):
+        assert len({split for split, _ in found[start : start + 3]}) == 1
+
+
+def test_the_seed_alone_decides() -> None:
+    source = lines_of(LINES[:2000])
+
+    def splits(seed: int) -> list[int]:
+        return [split for split, _ in divide([source], 0.1, 0.1, seed, quiet).pieces(quiet)]
+
+    assert splits(0) == splits(0)
+    assert splits(0) != splits(1)
+
+
+def test_each_split_depends_on_its_own_fraction_only() -> None:
+    source = documents_of([f"document {i}" for i in range(500)])
+
+    def held_out(wanted: int, valid: float, test: float) -> list[str]:
+        division = divide([source], valid, test, 0, quiet)
+        return [piece.text for split, piece in division.pieces(quiet) if split == wanted]
+
+    assert held_out(VALID, 0.1, 0.0) == held_out(VALID, 0.1, 0.3)
+    assert held_out(TEST, 0.0, 0.1) == held_out(TEST, 0.3, 0.1)
+
+
+def test_documents_among_lines_are_still_drawn_one_by_one() -> None:
+    documents = documents_of([f"document {i}" for i in range(1000)])
+    # Blocks of the lines are long enough to hold dozens of the documents.
+    found = list(divide([lines_of(LINES), documents], 0.2, 0.2, 0, quiet).pieces(quiet))
+    splits = [split for split, piece in found if piece.ends_document]
+    assert sum(a != b for a, b in pairwise(splits)) > 300  # 560 expected of independent draws
+
+
+@pytest.mark.parametrize("count", [3, 4, 10])
+def test_a_few_units_are_enough(count: int) -> None:
+    sizes = bytes_of_splits(divide([lines_of(LINES[:count])], 0.05, 0.05, 0, quiet))
+    assert min(sizes.values()) > 0
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_fewer_are_a_clear_error(count: int) -> None:
+    with pytest.raises(InputError, match="too few lines or documents"):
+        divide([lines_of(LINES[:count])], 0.05, 0.05, 0, quiet)
+
+
+def test_an_empty_source_is_named() -> None:
+    with pytest.raises(InputError, match="documents: empty"):
+        divide([lines_of(LINES), documents_of(["", ""])], 0.0, 0.0, 0, quiet)
+
+
+def test_progress_adds_up() -> None:
+    reported: list[int] = []
+    divide([lines_of(LINES * 5)], 0.05, 0.05, 0, reported.append)
+    assert sum(reported) == sum(map(len, LINES)) * 5
+    assert len(reported) > 1

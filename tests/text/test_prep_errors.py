@@ -1,0 +1,170 @@
+"""Bad input through the real command line: one or two lines that name the thing and the cure."""
+
+import errno
+import gzip
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import Result
+
+from sglm.cli import prep
+from sglm.text.store import TokenStore
+from sglm.text.store_writer import SplitWriter
+from tests.conftest import make_text
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder full of things that cannot be used, and a text that can."""
+    monkeypatch.chdir(tmp_path)
+    good = make_text(200).encode()
+    files = {
+        "good.txt": good,
+        "empty.txt": b"",
+        "blank.txt": b"\n" * 100,
+        "latin.txt": good + "naïve\n".encode("latin-1"),
+        "binary.txt": bytes(range(32)) * 100,
+        "zipped.txt": gzip.compress(good),
+        "broken.txt.gz": gzip.compress(good)[:-40],
+        "line.txt": b"only one line\n",
+        "page.html": good,
+        "broken.jsonl": b'{"text": "a"}\n{"text": \n',
+        "field.jsonl": b'{"txt": "a"}\n',
+        "number.jsonl": b'{"text": 5}\n',
+        "list.jsonl": b"[1]\n",
+        "deep.jsonl": b"[" * 100_000 + b"\n",
+        "half.jsonl": b'{"text": "\\ud83d"}\n',
+        "fake.parquet": b"hello",
+        "folder/readme.md": good,
+        "occupied/thesis.md": good,
+        "file": b"",
+    }
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    pq.write_table(pa.table({"body": ["a"]}), tmp_path / "column.parquet")
+    return tmp_path
+
+
+# What is typed after `sglm prep` (--out is added where it is missing), and what is answered.
+BAD = {
+    "missing.txt": "missing.txt: no such file or folder",
+    "empty.txt": "empty.txt: empty, there is no text in it",
+    "blank.txt": "the training text holds no words",
+    "blank.txt --tokenizer word": "the training text holds no words",
+    "latin.txt": "latin.txt: not UTF-8 text (byte offset {naive})",
+    "binary.txt": "binary.txt: binary, not text (byte offset 0)",
+    "zipped.txt": "it looks like gzip data: give the file an ending in .gz",
+    "broken.txt.gz": "broken.txt.gz: broken gzip data",
+    "line.txt": "too few lines or documents to hold some out",
+    "page.html": "page.html: unknown kind of file; known endings: .txt",
+    "broken.jsonl": "broken.jsonl, line 2: not JSON",
+    "field.jsonl": "field.jsonl, line 1: no field 'text'; did you mean 'txt'? (--text-field",
+    "number.jsonl": "number.jsonl, line 1: the field 'text' is not text but int",
+    "list.jsonl": "list.jsonl, line 1: not an object",
+    "deep.jsonl": "deep.jsonl, line 1: not JSON",
+    "half.jsonl": "half.jsonl, line 1: '\\ud83d' is half a surrogate pair",
+    "fake.parquet": "fake.parquet: not a readable parquet file",
+    "column.parquet": "column.parquet: no column 'text'; known: body (--text-field",
+    "folder": "folder: no text in this folder; usable files end in .txt",
+    "builtin:python-doc": "unknown builtin text; did you mean 'python-docs'?",
+    "hf:": "hf: needs a name",
+    "-": "stdin: empty",
+    "- --valid -": "stdin (-) can be read only once",
+    "good.txt --tokenizer wrod": "--tokenizer wrod: unknown; did you mean 'word'?",
+    "good.txt --vocab-size 9000": "the largest possible is ",
+    "good.txt --vocab-size 9000 --tokenizer word": "the largest possible is ",
+    "good.txt --vocab-size 100": "too small for sentencepiece, which needs 260",
+    "good.txt --vocab-size 2 --tokenizer word": "--vocab-size 2 is too small",
+    "good.txt --vocab-size 100 --tokenizer byte": "--vocab-size does not go with --tokenizer byte",
+    "good.txt --valid 0.5 --test 0.5": "fractions must be at least 0 and leave something",
+    "good.txt --valid 1": "fractions must be at least 0 and leave something",
+    "good.txt --test nan": "fractions must be at least 0 and leave something",
+    "good.txt --valid gone.txt": "gone.txt: no such file or folder",
+    "good.txt --test empty.txt": "empty.txt: empty",
+    "good.txt --out occupied": "occupied: this folder holds something else",
+    "good.txt --out occupied --force": "occupied: this folder holds something else",
+    "good.txt --out file": "file: this is no folder",
+    "good.txt --out file/store": "file: this is no folder",
+}
+
+
+@pytest.mark.parametrize("typed", BAD)
+def test_bad_input_is_told_and_nothing_is_left(run_prep: Run, here: Path, typed: str) -> None:
+    before = sorted(here.rglob("*"))
+    arguments = typed.split() + ([] if "--out" in typed else ["--out", "store"])
+    result = run_prep(*arguments)
+    assert result.exit_code == 2
+    message = result.stderr
+    assert message.startswith("sglm: ")
+    assert BAD[typed].format(naive=len(make_text(200)) + 2) in message
+    assert 1 <= message.count("\n") <= 2
+    assert result.stdout == ""
+    assert sorted(here.rglob("*")) == before
+
+
+def test_an_existing_store_needs_force(run_prep: Run, here: Path) -> None:
+    assert run_prep("good.txt", "--out", "store").exit_code == 0
+    before = TokenStore.open("store").fingerprint
+    result = run_prep("good.txt", "--out", "store", "--tokenizer", "byte")
+    assert result.exit_code == 2
+    assert "store: a complete store is there already; --force replaces it" in result.stderr
+    assert TokenStore.open("store").fingerprint == before
+    result = run_prep("good.txt", "--out", "store", "--tokenizer", "byte", "--force")
+    assert result.exit_code == 0
+    assert TokenStore.open("store").tokenizer().kind == "byte"
+    assert sorted(path.name for path in (here / "store").iterdir()) == [
+        *("meta.json", "test.bin", "tokenizer.json", "train.bin", "valid.bin")
+    ]
+
+
+def test_a_failing_replacement_leaves_the_old_store(run_prep: Run, here: Path) -> None:
+    assert run_prep("good.txt", "--out", "store").exit_code == 0
+    before = TokenStore.open("store").fingerprint
+    assert run_prep("latin.txt", "--out", "store", "--force").exit_code == 2
+    assert TokenStore.open("store").fingerprint == before
+
+
+def test_no_space_left_is_told_and_nothing_is_left(
+    run_prep: Run, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: SplitWriter) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    before = sorted(here.rglob("*"))
+    monkeypatch.setattr(SplitWriter, "_write", full)
+    result = run_prep("good.txt", "--out", "store")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("sglm: no space left on the device")
+    assert sorted(here.rglob("*")) == before
+
+
+def test_progress_goes_to_stderr(
+    run_prep: Run, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prep, "SECONDS_BETWEEN_LINES", 0.0)
+    result = run_prep("good.txt", "--out", "store", "--json")
+    assert json.loads(result.stdout)
+    for doing in ("reading train", "learning the vocabulary", "encoding"):
+        assert f"{doing}: 0 of 0 MB\n" in result.stderr
+
+
+def test_json_is_alone_on_stdout(run_prep: Run, here: Path) -> None:
+    result = run_prep("good.txt", "--out", "deep/er/store", "--json")
+    assert result.exit_code == 0
+    assert result.stdout.count("\n") == 1
+    assert json.loads(result.stdout)["out"] == "deep/er/store"
+
+
+def test_the_summary_says_what_to_type_next(run_prep: Run, here: Path) -> None:
+    result = run_prep("good.txt", "--out", "store")
+    assert "sglm train tiny --data store" in result.stdout
+    for split in ("train", "valid", "test"):
+        assert f"{TokenStore.open('store').counts(split).tokens:,} tokens" in result.stdout
