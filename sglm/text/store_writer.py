@@ -20,6 +20,10 @@ from sglm.text.store import FORMAT_VERSION, ID_TYPES, SplitCounts, id_type_name,
 from sglm.text.tokenizer import Tokenizer
 
 WRITTEN_AT_ONCE = 1 << 16
+OWN_FILES = {
+    *("meta.json", "train.bin", "valid.bin", "test.bin"),
+    *("tokenizer.json", "vocab.json", "sentencepiece.model"),
+}
 
 
 class SplitWriter:
@@ -90,6 +94,10 @@ def refuse_occupied(out: Path, force: bool) -> None:
     if is_store(out):
         if not force:
             raise InputError(f"{out}: a complete store is there already; --force replaces it")
+        if foreign := sorted({path.name for path in out.iterdir()} - OWN_FILES):
+            raise InputError(
+                f"{out}: holds {foreign[0]} besides the store; move it, or choose another --out"
+            )
     elif out.is_dir():
         if any(out.iterdir()):
             raise InputError(f"{out}: this folder holds something else; choose another --out")

@@ -125,6 +125,17 @@ def test_an_existing_store_needs_force(run_prep: Run, here: Path) -> None:
     ]
 
 
+def test_force_never_deletes_what_is_not_the_stores(run_prep: Run, here: Path) -> None:
+    for kind in ("word", "sentencepiece"):
+        assert run_prep("good.txt", "--out", kind, "--tokenizer", kind).exit_code == 0
+        assert run_prep("good.txt", "--out", kind, "--tokenizer", kind, "--force").exit_code == 0
+        (here / kind / "run").mkdir()
+        result = run_prep("good.txt", "--out", kind, "--force")
+        assert result.exit_code == 2
+        assert f"{kind}: holds run besides the store; move it" in result.stderr
+        assert (here / kind / "run").is_dir()
+
+
 def test_a_failing_replacement_leaves_the_old_store(run_prep: Run, here: Path) -> None:
     assert run_prep("good.txt", "--out", "store").exit_code == 0
     before = TokenStore.open("store").fingerprint
