@@ -6,7 +6,6 @@ A state is a tree of dicts and lists whose leaves are tensors and plain values. 
 """
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from sglm.durable import sync
 from sglm.errors import InputError
 
 FORMAT_VERSION = 1
@@ -88,23 +88,6 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink()
-
-
-def sync(path: Path) -> None:
-    """Waits until a file or a folder's entries are on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replaces a small text file whole."""
-    aside = path.with_name(path.name + ".partial")
-    aside.write_text(text, encoding="utf-8")
-    sync(aside)
-    aside.replace(path)
 
 
 def _pack(tree: Any, place: str, tensors: dict[str, Tensor]) -> Any:

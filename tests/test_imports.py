@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # From the ground up. Rooms of one storey do not know each other; a room may import any lower one.
 STOREYS: list[set[str]] = [
     {"errors"},
+    {"durable"},
     {"config", "configs"},
     {"text", "model"},
     {"dni"},

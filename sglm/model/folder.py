@@ -5,8 +5,7 @@ taken, so that a damaged or strange folder ends in one line that names it.
 """
 
 import json
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -17,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from sglm.durable import replace_file, replace_text
 from sglm.errors import InputError, did_you_mean
 from sglm.model.language_model import LSTMLanguageModel, ModelShape
 
@@ -89,8 +89,8 @@ def save_model(
     }
     text = json.dumps(card.model_dump(), indent=2, ensure_ascii=False) + "\n"
     folder.mkdir(parents=True, exist_ok=True)
-    _replace_file(folder / WEIGHTS_FILE, lambda path: save_file(tensors, path))
-    _replace_file(folder / CONFIG_FILE, lambda path: path.write_text(text, encoding="utf-8"))
+    replace_file(folder / WEIGHTS_FILE, lambda path: save_file(tensors, path))
+    replace_text(folder / CONFIG_FILE, text)
 
 
 def read_card(folder: Path) -> ModelCard:
@@ -216,25 +216,3 @@ def _read_tensors(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tenso
                 f"{path}: {name!r} is not finite, its training diverged; take an earlier snapshot"
             )
     return tensors
-
-
-def _replace_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Writes aside, waits for the disk, renames."""
-    aside = path.with_name(f".{path.name}.aside")
-    try:
-        write(aside)
-        _sync(aside)
-        os.replace(aside, path)
-        _sync(path.parent)
-    except BaseException:
-        aside.unlink(missing_ok=True)
-        raise
-
-
-def _sync(path: Path) -> None:
-    """Waits until a file's content, or a folder's list of names, is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

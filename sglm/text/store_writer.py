@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sglm.durable import sync
 from sglm.errors import InputError
 from sglm.text.store import FORMAT_VERSION, ID_TYPES, SplitCounts, id_type_name, is_store
 from sglm.text.tokenizer import Tokenizer
@@ -132,7 +133,8 @@ def new_store(out: Path, force: bool) -> Iterator[Path]:
             yield folder
             refuse_occupied(out, force)  # hours may have passed
             (folder / "lock").unlink()
-            _sync(folder)
+            for path in (*folder.iterdir(), folder):
+                sync(path)
             _move_into_place(folder, out)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -168,20 +170,7 @@ def _move_into_place(folder: Path, out: Path) -> None:
             aside.rename(out)
             raise
         shutil.rmtree(aside, ignore_errors=True)
-    _sync_file(out.parent)
-
-
-def _sync(folder: Path) -> None:
-    for path in (*folder.iterdir(), folder):
-        _sync_file(path)
-
-
-def _sync_file(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync(out.parent)
 
 
 def _umask() -> int:

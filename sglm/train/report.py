@@ -11,6 +11,7 @@ from torch.utils.tensorboard.summary import hparams
 from torch.utils.tensorboard.writer import SummaryWriter
 
 from sglm.config import Config
+from sglm.durable import replace_text
 from sglm.evaluate import Evaluation, finite_or_none
 from sglm.optim.schedule import Mode, StepPlan
 from sglm.train.run_folder import RunFolder
@@ -192,9 +193,7 @@ def drop_later_lines(metrics: Path, step: int) -> None:
                 kept.append(line + "\n")
         except (ValueError, KeyError, TypeError):
             continue
-    aside = metrics.with_name(metrics.name + ".partial")
-    aside.write_text("".join(kept), encoding="utf-8")
-    aside.replace(metrics)
+    replace_text(metrics, "".join(kept))
 
 
 def duration(seconds: float) -> str:

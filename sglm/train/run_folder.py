@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from sglm import __version__
-from sglm.checkpoint import load_checkpoint, remove, save_checkpoint, sync, write_atomically
+from sglm.checkpoint import load_checkpoint, remove, save_checkpoint
 from sglm.config import Config, config_to_toml, differences, load_config
+from sglm.durable import replace_text, sync
 from sglm.errors import ConfigError, InputError
 from sglm.model.folder import save_model
 from sglm.model.language_model import LSTMLanguageModel
@@ -83,18 +84,18 @@ class RunFolder:
             "tokenizer_fingerprint": store.tokenizer().fingerprint,
         }
         # run.json makes the folder a run, so the configuration goes with it in one piece.
-        write_atomically(
+        replace_text(
             self.identity,
             json.dumps({**identity, "config": config.model_dump()}, indent=1) + "\n",
         )
-        write_atomically(self.config, config_to_toml(config))
+        replace_text(self.config, config_to_toml(config))
 
     def _check_same(self, config: Config, store: TokenStore) -> None:
         try:
             identity = json.loads(self.identity.read_text(encoding="utf-8"))
             corpus = identity["corpus_fingerprint"]
             if not self.config.exists():
-                write_atomically(self.config, config_to_toml(config))
+                replace_text(self.config, config_to_toml(config))
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(
                 f"{self.identity}: damaged ({error}); start in another --out"
