@@ -11,7 +11,7 @@ import torch
 
 from sglm.checkpoint import random_state, restore_random_state
 from sglm.config import Config
-from sglm.errors import SglmError, Stopped
+from sglm.errors import ConfigError, SglmError, Stopped
 from sglm.evaluate import Evaluation, perplexity
 from sglm.likelihood import evaluate_stream
 from sglm.optim.precision import Precision
@@ -173,6 +173,11 @@ def _load(run: RunFolder, learner: Learner) -> tuple[Progress, dict[str, float]]
     if found is None:
         return Progress(), {}
     _, state = found
+    if state["precision"] != learner.precision.name:
+        raise ConfigError(
+            f"{run.path}: was trained in {state['precision']}, not {learner.precision.name};"
+            f" continue it with --precision {state['precision']}, or give another --out"
+        )
     restore(learner, state["learner"])
     restore_random_state(state["random"])
     return Progress(**state["progress"]), state["interval"]
@@ -184,6 +189,7 @@ def _save(run: RunFolder, learner: Learner, progress: Progress, report: Report) 
     run.save_checkpoint(
         progress.step,
         {
+            "precision": learner.precision.name,
             "learner": capture(learner),
             "random": random_state(),
             "progress": asdict(progress),

@@ -182,6 +182,22 @@ def test_another_configuration_corpus_or_folder_is_refused(
     assert (occupied / "thesis.tex").read_text() == "years of work"
 
 
+def test_a_run_is_continued_in_its_own_precision(
+    tiny_config: MakeConfig, word_store: TokenStore, tmp_path: Path
+) -> None:
+    with pytest.raises(Stopped):
+        run(tiny_config(), word_store, tmp_path / "run", stop_signal=stop_at(5))
+    with pytest.raises(ConfigError, match=r"trained in fp32, not bf16; .*--precision fp32"):
+        train(
+            tiny_config(),
+            word_store,
+            tmp_path / "run",
+            CPU,
+            precision_of("bf16", CPU),
+            io.StringIO(),
+        )
+
+
 def test_without_a_validation_split_the_last_model_is_the_model(
     tiny_config: MakeConfig, text_file: Path, tmp_path: Path
 ) -> None:
