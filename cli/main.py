@@ -35,6 +35,11 @@ class SglmGroup(TyperGroup):
             raise typer.Exit(0) from None
         except (OSError, MemoryError) as error:
             message, code = describe(error), 1
+        except RuntimeError as error:
+            # torch has no class of its own for a CPU that is out of memory.
+            if not any(sign in str(error) for sign in ("out of memory", "DefaultCPUAllocator")):
+                raise
+            message, code = describe(MemoryError()), 1
         typer.echo(f"sglm: {message}", err=True)
         raise typer.Exit(code)
 

@@ -1,5 +1,6 @@
 """`sglm train`: a configuration and a token store to a run."""
 
+import json
 import signal
 import sys
 from enum import StrEnum
@@ -61,12 +62,15 @@ def train(
 
     if dry_run:
         from sglm.train.build import build_batcher, build_schedule, model_shape
-        from sglm.train.plan import describe_plan
+        from sglm.train.plan import describe_plan, plan_as_json
 
         batcher = build_batcher(settings, store)
         schedule = build_schedule(settings, batcher.steps_per_epoch)
         shape = model_shape(settings, store.tokenizer().vocab_size)
-        typer.echo(describe_plan(settings, shape, batcher, schedule))
+        if as_json:
+            typer.echo(json.dumps(plan_as_json(settings, shape, batcher, schedule)))
+        else:
+            typer.echo(describe_plan(settings, shape, batcher, schedule))
         return
 
     from sglm.train.loop import train as run_training
@@ -84,8 +88,6 @@ def train(
             asked.signal_number,
         )
     if as_json:
-        import json
-
         typer.echo(json.dumps({"run": str(out), **vars(outcome)}))
         return
     best = (

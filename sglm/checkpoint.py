@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
-from sglm.durable import sync
+from sglm.durable import sync, write_tensors
 from sglm.errors import InputError
 
 FORMAT_VERSION = 1
@@ -36,7 +36,7 @@ def save_checkpoint(folder: Path, step: int, state: Any) -> None:
     aside.mkdir()
     tensors: dict[str, Tensor] = {}
     tree = _pack(state, "", tensors)
-    save_file(tensors, aside / "state.safetensors")
+    write_tensors(aside / "state.safetensors", tensors)
     document = {"format_version": FORMAT_VERSION, "step": step, "state": tree}
     (aside / "state.json").write_text(json.dumps(document), encoding="utf-8")
     for path in (aside / "state.safetensors", aside / "state.json", aside):
@@ -50,22 +50,27 @@ def save_checkpoint(folder: Path, step: int, state: Any) -> None:
     link.symlink_to(final.name)
     link.replace(folder / "latest")
     sync(folder)
-    complete = sorted(path for path in folder.glob("step-*") if path.suffix != ".partial")
-    for old in complete[:-_KEPT]:
+    others = [path for path in complete_checkpoints(folder) if path != final]
+    for old in others[: len(others) - (_KEPT - 1)]:
         shutil.rmtree(old)
     for leftover in folder.glob("*.partial"):
         remove(leftover)
 
 
 def load_checkpoint(folder: Path) -> tuple[int, Any] | None:
-    """`(step, state)` of `folder/latest`, tensors on the CPU; None when there is none.
+    """`(step, state)` of the newest checkpoint, tensors on the CPU; None when there is none.
+
+    That is `folder/latest`, or, where a copy of the folder has lost the link, the highest step.
 
     Raises:
         InputError: it is damaged, or of another format version.
     """
     latest = folder / "latest"
     if not latest.exists():
-        return None
+        complete = complete_checkpoints(folder)
+        if not complete:
+            return None
+        latest = complete[-1]
     try:
         document = json.loads((latest / "state.json").read_text(encoding="utf-8"))
         if document["format_version"] != FORMAT_VERSION:
@@ -80,6 +85,11 @@ def load_checkpoint(folder: Path) -> tuple[int, Any] | None:
             f"{latest.resolve()}: damaged checkpoint ({error}); delete that folder and point"
             " `latest` to the one before it, or start in another --out"
         ) from None
+
+
+def complete_checkpoints(folder: Path) -> list[Path]:
+    """By step, the newest last: what was renamed into place is complete."""
+    return sorted(path for path in folder.glob("step-*") if path.suffix != ".partial")
 
 
 def remove(path: Path) -> None:

@@ -24,6 +24,7 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Rate = Annotated[float, Field(ge=0, lt=1)]
 Off = BeforeValidator(_none_from_text)
+_LONGEST_SCHEDULE = 1e9
 
 
 class Section(BaseModel):
@@ -111,6 +112,16 @@ class ScheduleConfig(Section):
             if geometric:
                 raise ValueError(f"give either cycles or {', '.join(sorted(geometric))}, not both")
         return values
+
+    @model_validator(mode="after")
+    def _ends_some_day(self) -> "ScheduleConfig":
+        try:
+            total = sum(self.cycle_lengths())
+        except OverflowError:
+            total = float("inf")
+        if total > _LONGEST_SCHEDULE:
+            raise ValueError(f"its cycles add up to more than {_LONGEST_SCHEDULE:.0e} {self.unit}")
+        return self
 
     def cycle_lengths(self) -> list[float]:
         """Lengths of all cycles, in `unit`."""
@@ -206,13 +217,20 @@ def parse_config(values: Mapping[str, Any], source: str) -> Config:
         raise ConfigError("\n".join(f"{source}: {line}" for line in lines)) from None
 
 
+def plain_values(config: Config) -> dict[str, dict[str, Any]]:
+    """The configuration as plain values; `parse_config` reads them back equal."""
+    values = config.model_dump()
+    if config.schedule.cycles is not None:
+        for key in ("first", "growth", "count"):
+            del values["schedule"][key]
+    return values
+
+
 def config_to_toml(config: Config) -> str:
     """The configuration as TOML, every value spelled out; `load_config` reads it back equal."""
     lines = []
-    for section, values in config.model_dump().items():
+    for section, values in plain_values(config).items():
         lines.append(f"[{section}]")
-        if section == "schedule" and values["cycles"] is not None:
-            values = {k: v for k, v in values.items() if k not in ("first", "growth", "count")}
         lines += [f"{key} = {_toml_value(value)}" for key, value in values.items()]
         lines.append("")
     return "\n".join(lines)

@@ -3,6 +3,10 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def sync(path: Path) -> None:
@@ -28,6 +32,13 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
     except BaseException:
         aside.unlink(missing_ok=True)
         raise
+
+
+def write_tensors(path: Path, tensors: "dict[str, Tensor]") -> None:
+    """A safetensors file. Written by us, so that a full disk is the OSError it always is."""
+    from safetensors.torch import save  # brings torch along, which not all who write need
+
+    path.write_bytes(save(tensors))
 
 
 def replace_text(path: Path, text: str) -> None:

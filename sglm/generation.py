@@ -49,6 +49,8 @@ def generate_ids(
         raise InputError(f"the temperature must be 0 (greedy) or above, but is {temperature}")
     if top_p is not None and not 0 < top_p <= 1:
         raise InputError(f"top-p must be above 0 and at most 1, but is {top_p}")
+    if seed is not None and not 0 <= seed < 2**63:
+        raise InputError(f"the seed must be at least 0 and below 2**63, but is {seed}")
     # On the CPU always: a seed then means the same draws wherever the network runs.
     random = torch.Generator("cpu")
     if seed is None:

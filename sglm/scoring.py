@@ -54,7 +54,7 @@ class Score:
     ppl: float
     """exp(-logprob / n_tokens), per token; nan without tokens, as for the empty text."""
     bits_per_byte: float | None
-    """-logprob / (n_bytes · ln 2); None without bytes, and where `<unk>` hides some."""
+    """-logprob / (n_bytes · ln 2); None without bytes or bos, and where `<unk>` hides bytes."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,8 @@ class LanguageModel:
                 logprobs=(-nll_T).tolist(),
                 n_words=len(text.split()),
                 n_bytes=size,
-                hides_bytes=self.tokenizer.unk_id in ids,
+                # Without the first token's nats the bytes do not have all of theirs.
+                hides_bytes=not bos or self.tokenizer.unk_id in ids,
             )
             for text, size, ids, nll_T in zip(
                 texts, sizes, sequences, sequence_nlls(self.model, sequences), strict=True

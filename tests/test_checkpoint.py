@@ -60,7 +60,25 @@ def test_latest_is_the_newest_and_old_ones_leave(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize("failing", ["save_file", "sync"])
+def test_a_copy_that_lost_the_link_goes_on_from_the_newest(tmp_path: Path) -> None:
+    for step in (5, 10):
+        save_checkpoint(tmp_path, step, some_state(step))
+    (tmp_path / "latest").unlink()
+    found = load_checkpoint(tmp_path)
+    assert found is not None
+    assert found[0] == 10
+
+
+def test_what_was_just_written_is_never_dropped_as_old(tmp_path: Path) -> None:
+    for step in (100, 200):
+        save_checkpoint(tmp_path, step, some_state(step))
+    save_checkpoint(tmp_path, 7, some_state(7))
+    found = load_checkpoint(tmp_path)
+    assert found is not None
+    assert found[0] == 7
+
+
+@pytest.mark.parametrize("failing", ["write_tensors", "sync"])
 def test_a_write_that_fails_leaves_the_old_one_in_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
 ) -> None:

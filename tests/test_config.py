@@ -51,6 +51,7 @@ def test_none_can_be_written(tmp_path: Path) -> None:
         ("schedule.cycles=[]", r"schedule.cycles = \[\]: .*at least 1"),
         ("schedule.cycles=[1, -2]", r"schedule.cycles.1 = -2: .*greater than 0"),
         ("synthesizer.probe_every=1", r"probe_every = 1: .*"),
+        ("schedule.cycles=[1e308, 1e308]", r"schedule: its cycles add up to more than 1e\+09"),
         ("train.batch=0", r"train.batch = 0: .*greater than 0"),
         ("hidden=3", r"--set 'hidden=3': write it as section.key=value"),
         ("model.hidden", r"write it as section.key=value"),
@@ -69,6 +70,11 @@ def test_overrides_take_toml_values_and_bare_words() -> None:
     assert config.model.hidden == 64
     assert (config.schedule.mode, config.optimizer.kind) == ("real", "sgd")
     assert config.schedule.cycle_lengths() == [1.0, 2.0]
+
+
+def test_a_schedule_that_never_ends_is_refused() -> None:
+    with pytest.raises(ConfigError, match="cycles add up to more than"):
+        load_config("tiny", ["schedule.growth=10", "schedule.count=400"])
 
 
 def test_cycles_are_said_in_one_way_and_the_last_override_wins() -> None:

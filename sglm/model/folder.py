@@ -13,10 +13,9 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from sglm.durable import replace_file, replace_text
+from sglm.durable import replace_file, replace_text, write_tensors
 from sglm.errors import InputError, did_you_mean
 from sglm.model.language_model import LSTMLanguageModel, ModelShape
 
@@ -89,7 +88,7 @@ def save_model(
     }
     text = json.dumps(card.model_dump(), indent=2, ensure_ascii=False) + "\n"
     folder.mkdir(parents=True, exist_ok=True)
-    replace_file(folder / WEIGHTS_FILE, lambda path: save_file(tensors, path))
+    replace_file(folder / WEIGHTS_FILE, lambda path: write_tensors(path, tensors))
     replace_text(folder / CONFIG_FILE, text)
 
 

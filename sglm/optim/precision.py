@@ -69,7 +69,8 @@ def make_precision(name: str, device: torch.device) -> Precision:
         if device.type != "cuda":
             name = "fp32"
         else:
-            name = "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+            native = torch.cuda.is_bf16_supported(including_emulation=False)
+            name = "bf16" if native else "fp16"
     if name != "fp32" and device.type != "cuda":
         raise ConfigError(f"--precision {name} needs a CUDA device; on a CPU use fp32 (or auto)")
     return precision_of(name, device)

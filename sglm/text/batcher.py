@@ -33,7 +33,8 @@ class Batcher:
 
     Lane b reads the b-th of B equal parts of the stream, and every window is full: the tail of a
     lane that does not fill one waits, and the start moves on by one token each epoch, so that over
-    the epochs every token is a target. The very first input is `<eos>`: a text starts like a line.
+    the epochs every token of every lane is a target (the fewer than B tokens that do not divide
+    evenly among the lanes are not). The very first input is `<eos>`: a text starts like a line.
 
     Args:
         ids_N: the stream; memory-mapped is fine.

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import torch
 
@@ -15,10 +15,11 @@ from sglm.errors import ConfigError, SglmError, Stopped
 from sglm.evaluate import Evaluation, perplexity
 from sglm.likelihood import evaluate_stream
 from sglm.optim.precision import Precision
+from sglm.optim.schedule import Schedule
 from sglm.text.batcher import Window
 from sglm.text.store import TokenStore
 from sglm.train.build import build_batcher, build_learner, build_schedule, token_counts
-from sglm.train.report import Report
+from sglm.train.report import Report, drop_later_lines
 from sglm.train.run_folder import RunFolder
 from sglm.train.step import Learner, StepResult, capture, restore, train_step
 
@@ -100,79 +101,123 @@ def train(
     """
     batcher = build_batcher(config, store)
     schedule = build_schedule(config, batcher.steps_per_epoch)
+    # Before the folder is made: a model too large for the memory should leave nothing behind.
+    learner = build_learner(config, token_counts(store), precision, device)
     run = RunFolder(out)
     run.open(config, store, resume)
-    tokenizer = store.tokenizer()
-    learner = build_learner(config, token_counts(store), precision, device)
-    progress, interval = _load(run, learner)
-    if progress.settled == schedule.total_steps:
-        return _outcome(progress, already_finished=True)
+    progress, interval = Progress(), dict[str, float]()
+    checkpoint = run.load_checkpoint()
+    if checkpoint is not None:
+        _, state = checkpoint
+        progress, interval = Progress(**state["progress"]), state["interval"]
+        if progress.settled == schedule.total_steps:
+            return _outcome(progress, already_finished=True)
+        _restore(run, learner, state)
+    drop_later_lines(run.metrics, progress.settled)
     report = Report(run, config, schedule.total_steps, progress.step, interval, console)
-    session_started = time.monotonic() - progress.seconds
-
-    def save() -> None:
-        _save(run, learner, progress, report)
-
-    def stop(signal_number: int) -> Stopped:
-        save()
-        return Stopped(
-            f"stopped at step {progress.step:,} of {schedule.total_steps:,} with everything saved;"
-            " the same command continues from there",
-            signal_number,
-        )
-
-    every = config.train.evaluate_every_steps or batcher.steps_per_epoch
+    session = _Session(
+        run=run,
+        store=store,
+        schedule=schedule,
+        learner=learner,
+        progress=progress,
+        report=report,
+        started=time.monotonic() - progress.seconds,
+        first_step=progress.step,
+        evaluate_every=config.train.evaluate_every_steps or batcher.steps_per_epoch,
+        stop_signal=stop_signal,
+    )
     try:
         while True:
-            step, cycle_ended = progress.step, progress.step in schedule.cycle_ends
-            if progress.settled < step:
-                plan = schedule.at(step - 1)  # of the step that was done last
-                if "valid" in store.splits and (step % every == 0 or cycle_ended):
-                    found = _evaluate(learner, store, stop_signal)
-                    if found is None:
-                        raise stop(stop_signal() or 0)
-                    progress.seconds = time.monotonic() - session_started
-                    report.evaluation(
-                        step,
-                        progress.tokens_seen,
-                        plan,
-                        learner.rate(plan),
-                        found,
-                        progress.seconds,
-                    )
-                    _keep_best(progress, found, run, learner, store)
-                if cycle_ended:
-                    run.save_snapshot(plan.cycle, learner.model, tokenizer)
-                progress.settled = step
+            _settle(session)
+            step = progress.step
             if step == schedule.total_steps:
                 break
-            signal_number = stop_signal()
-            if signal_number is not None:
-                raise stop(signal_number)
+            _stop_if_asked(session)
             if step > 0 and step % config.train.checkpoint_every_steps == 0:
-                save()
+                _save(session)
             plan = schedule.at(step)
             result = train_step(learner, _to(device, batcher.at(step)), plan, step)
             progress.advance(result)
-            progress.seconds = time.monotonic() - session_started
+            progress.seconds = time.monotonic() - session.started
             report.step(result)
             if progress.step % config.train.log_every_steps == 0:
                 report.interval(progress.step, plan, learner)
-        run.save_model(run.last_model, learner.model, tokenizer)
+        run.save_model(run.last_model, learner.model, store.tokenizer())
         if progress.best_nll is None:
-            run.save_model(run.best_model, learner.model, tokenizer)
-        save()
+            run.save_model(run.best_model, learner.model, store.tokenizer())
+        _save(session)
     finally:
         report.close()
     return _outcome(progress, already_finished=False)
 
 
-def _load(run: RunFolder, learner: Learner) -> tuple[Progress, dict[str, float]]:
-    """Puts the learner where the newest checkpoint was; fresh progress when there is none."""
-    found = run.load_checkpoint()
-    if found is None:
-        return Progress(), {}
-    _, state = found
+@dataclass(frozen=True)
+class _Session:
+    """What the functions below share while one process trains."""
+
+    run: RunFolder
+    store: TokenStore
+    schedule: Schedule
+    learner: Learner
+    progress: Progress
+    report: Report
+    started: float
+    first_step: int
+    evaluate_every: int
+    stop_signal: Callable[[], int | None]
+
+
+def _settle(session: _Session) -> None:
+    """Evaluations and snapshots that are due after the step that was done last.
+
+    Raises:
+        Stopped: asked to in the midst of an evaluation, which the next session makes up for.
+    """
+    progress, schedule, learner = session.progress, session.schedule, session.learner
+    step = progress.step
+    if progress.settled == step:
+        return
+    plan = schedule.at(step - 1)
+    cycle_ended = step in schedule.cycle_ends
+    if "valid" in session.store.splits and (step % session.evaluate_every == 0 or cycle_ended):
+        found = _evaluate(session)
+        if found is None:
+            _stop_if_asked(session)
+            raise AssertionError("an evaluation ends early only when asked to")
+        progress.seconds = time.monotonic() - session.started
+        session.report.evaluation(
+            step, progress.tokens_seen, plan, learner.rate(plan), found, progress.seconds
+        )
+        _keep_best(session, found)
+    if cycle_ended:
+        session.run.save_snapshot(plan.cycle, learner.model, session.store.tokenizer())
+    progress.settled = step
+    if step == session.first_step:
+        _save(session)  # made up for what a stop had cut short: not to be done again
+
+
+def _stop_if_asked(session: _Session) -> None:
+    """
+    Raises:
+        Stopped: a signal has come; everything is saved.
+    """
+    signal_number = session.stop_signal()
+    if signal_number is not None:
+        _save(session)
+        raise Stopped(
+            f"stopped at step {session.progress.step:,} of {session.schedule.total_steps:,} with"
+            " everything saved; the same command continues from there",
+            signal_number,
+        )
+
+
+def _restore(run: RunFolder, learner: Learner, state: dict[str, Any]) -> None:
+    """Puts the learner where the checkpoint was.
+
+    Raises:
+        ConfigError: the run was in another precision.
+    """
     if state["precision"] != learner.precision.name:
         raise ConfigError(
             f"{run.path}: was trained in {state['precision']}, not {learner.precision.name};"
@@ -180,35 +225,38 @@ def _load(run: RunFolder, learner: Learner) -> tuple[Progress, dict[str, float]]
         )
     restore(learner, state["learner"])
     restore_random_state(state["random"])
-    return Progress(**state["progress"]), state["interval"]
 
 
-def _save(run: RunFolder, learner: Learner, progress: Progress, report: Report) -> None:
+def _save(session: _Session) -> None:
     """A checkpoint; what was reported before it is on disk before it."""
-    report.flush()
-    run.save_checkpoint(
-        progress.step,
+    session.report.flush()
+    session.run.save_checkpoint(
+        session.progress.step,
         {
-            "precision": learner.precision.name,
-            "learner": capture(learner),
+            "precision": session.learner.precision.name,
+            "learner": capture(session.learner),
             "random": random_state(),
-            "progress": asdict(progress),
-            "interval": report.interval_sums(),
+            "progress": asdict(session.progress),
+            "interval": session.report.interval_sums(),
         },
     )
 
 
-def _evaluate(
-    learner: Learner, store: TokenStore, stop_signal: Callable[[], int | None]
-) -> Evaluation | None:
+def _evaluate(session: _Session) -> Evaluation | None:
     """The validation split, exactly as `sglm eval` does it; None when asked to stop meanwhile."""
     started = time.monotonic()
-    nll_nats = evaluate_stream(
-        learner.model,
-        store.ids("valid"),
-        store.tokenizer().eos_id,
-        should_stop=lambda: stop_signal() is not None,
-    )
+    store, model = session.store, session.learner.model
+    # In float32, whatever the training runs in: a loaded model does so too.
+    compute_dtype, model.compute_dtype = model.compute_dtype, None
+    try:
+        nll_nats = evaluate_stream(
+            model,
+            store.ids("valid"),
+            store.tokenizer().eos_id,
+            should_stop=lambda: session.stop_signal() is not None,
+        )
+    finally:
+        model.compute_dtype = compute_dtype
     if nll_nats is None:
         return None
     return Evaluation(
@@ -221,13 +269,13 @@ def _evaluate(
     )
 
 
-def _keep_best(
-    progress: Progress, found: Evaluation, run: RunFolder, learner: Learner, store: TokenStore
-) -> None:
-    nll = found.nll_nats / found.tokens
+def _keep_best(session: _Session, found: Evaluation) -> None:
+    progress, nll = session.progress, found.nll_nats / found.tokens
     if math.isfinite(nll) and (progress.best_nll is None or nll < progress.best_nll):
         progress.best_nll = nll
-        run.save_model(run.best_model, learner.model, store.tokenizer())
+        session.run.save_model(
+            session.run.best_model, session.learner.model, session.store.tokenizer()
+        )
 
 
 def _outcome(progress: Progress, already_finished: bool) -> Outcome:

@@ -1,5 +1,7 @@
 """What a run is going to do, before it does it: the text of `sglm train --dry-run`."""
 
+from typing import Any
+
 from sglm.config import Config
 from sglm.model.language_model import ModelShape
 from sglm.optim.schedule import Mode, Schedule
@@ -34,6 +36,38 @@ def memory_estimate_bytes(config: Config, shape: ModelShape) -> int:
     return _BYTES * (weights + activations)
 
 
+def plan_as_json(
+    config: Config, shape: ModelShape, batcher: Batcher, schedule: Schedule
+) -> dict[str, Any]:
+    """The plan as plain values: totals, and mode, steps and peak rate of every cycle."""
+    return {
+        "steps": schedule.total_steps,
+        "steps_per_epoch": batcher.steps_per_epoch,
+        "parameters": parameter_count(shape),
+        "memory_bytes": memory_estimate_bytes(config, shape),
+        "cycles": [
+            {"mode": mode.value, "steps": steps, "peak_rate": rate}
+            for mode, steps, rate in zip(
+                schedule.cycle_modes,
+                schedule.cycle_steps,
+                peak_rates(config, schedule),
+                strict=True,
+            )
+        ],
+    }
+
+
+def peak_rates(config: Config, schedule: Schedule) -> list[float]:
+    """The highest learning rate of each cycle: at its start, or somewhere in the warm-up."""
+    rates, start = [], 0
+    for steps in schedule.cycle_steps:
+        rising = range(start, min(max(schedule.warmup_steps, start + 1), start + steps))
+        factor = max(schedule.at(step).lr_factor for step in rising)
+        rates.append(config.optimizer.learning_rate * factor)
+        start += steps
+    return rates
+
+
 def describe_plan(config: Config, shape: ModelShape, batcher: Batcher, schedule: Schedule) -> str:
     """Cycles, modes, rates, sizes and a chart, as lines for people."""
     peak = config.optimizer.learning_rate
@@ -53,17 +87,14 @@ def describe_plan(config: Config, shape: ModelShape, batcher: Batcher, schedule:
         f"  {'peak rate':>10}  {'last rate':>10}",
     ]
     start = 0
-    for cycle, (steps, mode) in enumerate(
-        zip(schedule.cycle_steps, schedule.cycle_modes, strict=True)
-    ):
-        # Within a cycle the peak is at its start, or where the warm-up ends.
-        warm = min(max(schedule.warmup_steps - 1, start), start + steps - 1)
-        first, top, last = (
-            peak * schedule.at(step).lr_factor for step in (start, warm, start + steps - 1)
-        )
+    rows = zip(
+        schedule.cycle_steps, schedule.cycle_modes, peak_rates(config, schedule), strict=True
+    )
+    for cycle, (steps, mode, top) in enumerate(rows):
+        first, last = (peak * schedule.at(s).lr_factor for s in (start, start + steps - 1))
         lines.append(
             f"{cycle:>5}  {mode.value:<9}  {steps:>9,}  {steps / batcher.steps_per_epoch:>7.2f}"
-            f"  {first:>10.3g}  {max(first, top):>10.3g}  {last:>10.3g}"
+            f"  {first:>10.3g}  {top:>10.3g}  {last:>10.3g}"
         )
         start += steps
     return "\n".join([*lines, "", *draw_schedule(schedule)])

@@ -28,8 +28,8 @@ class Report:
         run: where to write.
         config: for the HParams tab.
         total_steps: of the whole run.
-        first_step: steps done before this session; what an interrupted session wrote after them
-            is dropped, so that curves continue without overlap.
+        first_step: steps done before this session; curves that an interrupted session wrote after
+            them are hidden, so that they continue without overlap.
         interval: `interval_sums` of the checkpoint that is continued.
         console: where progress goes; a bar on a terminal, plain lines elsewhere.
     """
@@ -51,10 +51,7 @@ class Report:
         self.interval_tokens = 0
         self.sums = dict(interval)
         self.waiting: list[StepResult] = []
-        drop_later_lines(run.metrics, first_step)
-        self.writer = SummaryWriter(
-            str(run.tensorboard), purge_step=first_step + 1 if first_step else None
-        )
+        self.writer = SummaryWriter(str(run.tensorboard), purge_step=first_step + 1)
         if first_step:
             self.say(f"continuing at step {first_step:,} of {total_steps:,}")
         else:

@@ -7,7 +7,7 @@ from typing import Any
 
 from sglm import __version__
 from sglm.checkpoint import load_checkpoint, remove, save_checkpoint
-from sglm.config import Config, config_to_toml, differences, load_config
+from sglm.config import Config, config_to_toml, differences, parse_config, plain_values
 from sglm.durable import replace_text, sync
 from sglm.errors import ConfigError, InputError
 from sglm.model.folder import save_model
@@ -86,7 +86,7 @@ class RunFolder:
         # run.json makes the folder a run, so the configuration goes with it in one piece.
         replace_text(
             self.identity,
-            json.dumps({**identity, "config": config.model_dump()}, indent=1) + "\n",
+            json.dumps({**identity, "config": plain_values(config)}, indent=1) + "\n",
         )
         replace_text(self.config, config_to_toml(config))
 
@@ -94,13 +94,14 @@ class RunFolder:
         try:
             identity = json.loads(self.identity.read_text(encoding="utf-8"))
             corpus = identity["corpus_fingerprint"]
-            if not self.config.exists():
-                replace_text(self.config, config_to_toml(config))
+            own = parse_config(identity["config"], str(self.identity))
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(
                 f"{self.identity}: damaged ({error}); start in another --out"
             ) from None
-        changed = differences(load_config(str(self.config)), config)
+        if not self.config.exists():
+            replace_text(self.config, config_to_toml(own))
+        changed = differences(own, config)
         if changed:
             raise ConfigError(
                 f"{self.path}: holds a run with another configuration ({'; '.join(changed[:3])});"

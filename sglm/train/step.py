@@ -105,7 +105,8 @@ def train_step(learner: Learner, window: Window, plan: StepPlan, step: int) -> S
     agreement = None
     if boundary is not None and prediction is not None and finite:
         observed_BS = incoming.packed_gradient() / scale
-        agreement = boundary.learn(prediction, observed_BS, outgoing, pure)
+        if bool(torch.isfinite(observed_BS).all()):
+            agreement = boundary.learn(prediction, observed_BS, outgoing, pure)
 
     # 5. Update, and carry the detached state on.
     set_learning_rate(learner.optimizer, learner.rate(plan))

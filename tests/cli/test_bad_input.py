@@ -1,6 +1,5 @@
 """Bad input, through the command line: a clear error of one or two lines, and nothing lost."""
 
-import errno
 import gzip
 import os
 from collections.abc import Iterator
@@ -10,7 +9,6 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from sglm import checkpoint
 from sglm.cli.main import app
 from sglm.text import store as store_module
 from sglm.text.prepare import Recipe, prepare
@@ -122,6 +120,10 @@ CASES = {
     "evaluate a text that is not UTF-8": (("eval", "run", "--text", "latin1.txt"), ["offset 13"]),
     "score a text that is not UTF-8": (("score", "run", "latin1.txt"), ["latin1.txt", "13"]),
     "score with what is no run": (("score", "occupied", "good.txt"), ["occupied"]),
+    "a seed out of range": (
+        ("generate", "run", "--prompt", "a", "--seed", "9" * 30),
+        ["seed"],
+    ),
     "generate with what is no run": (("generate", "nothing", "--prompt", "a"), ["nothing"]),
 }
 
@@ -170,24 +172,36 @@ def test_a_full_disk_in_prep_is_said_and_leaves_no_store(
     assert not (place / "new").exists()
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_full_disk_in_training_is_said_and_the_run_goes_on_afterwards(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     command = ["train", "tiny", "--data", "store", "--out", "new", *SMALL]
     command += ["--set", "train.checkpoint_every_steps=2"]
-    plain_save, calls = checkpoint.save_file, []
+    plain_open, calls = Path.open, []
 
-    def save_file(tensors: dict[str, torch.Tensor], path: Path) -> None:
-        calls.append(path)
-        if len(calls) == 2:  # the checkpoint at step 4; the one at step 2 is on disk
-            raise OSError(errno.ENOSPC, "No space left on device", str(path))
-        plain_save(tensors, path)
+    def open_full(self: Path, mode: str = "r", *args: object, **kwargs: object) -> object:
+        if self.name == "state.safetensors" and "w" in mode:
+            calls.append(self)
+        # The checkpoint at step 4 meets a full disk; the one at step 2 is written.
+        target = Path("/dev/full") if len(calls) == 2 else self
+        return plain_open(target, mode, *args, **kwargs)  # type: ignore[call-overload]
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "save_file", save_file)
+        patch.setattr(Path, "open", open_full)
         result = CliRunner().invoke(app, command)
     assert result.exit_code == 1
     assert "no space left on the device" in result.stderr
     again = CliRunner().invoke(app, command)
     assert again.exit_code == 0
     assert "continuing at step 2" in again.stderr
+
+
+def test_a_model_too_large_for_the_memory_is_said_and_leaves_nothing(place: Path) -> None:
+    # 8·10¹² float32 weights: refused by the allocator at once, nowhere taken.
+    command = ["train", "tiny", "--data", "store", "--out", "new", *SMALL]
+    result = CliRunner().invoke(app, [*command, "--set", "model.hidden=1000000"])
+    assert result.exit_code == 1
+    assert "out of memory; lower" in result.stderr
+    assert not (place / "new").exists()
+    assert CliRunner().invoke(app, command).exit_code == 0

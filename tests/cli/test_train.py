@@ -62,6 +62,13 @@ def test_dry_run_prints_the_plan_and_leaves_nothing(word_store: TokenStore, tmp_
     assert result.exit_code == 0
     for word in ("parameters", "MiB", "real", "synthetic", "peak rate", "16 steps"):
         assert word in result.stdout
+    as_json = sglm_command(
+        "train", "tiny", "--data", word_store.folder, "--out", out, *SMALL, "--dry-run", "--json"
+    )
+    assert [cycle["mode"] for cycle in json.loads(as_json.stdout)["cycles"]] == [
+        "real",
+        "synthetic",
+    ]
     assert not out.exists()
 
 

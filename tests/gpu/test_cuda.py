@@ -1,14 +1,23 @@
 """What only a CUDA device can show; tests/train/test_step.py has its counterparts on the CPU."""
 
+import io
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 import torch
 
+from sglm.config import Config
 from sglm.dni.boundary import Boundary
 from sglm.dni.synthesizer import MLPSynthesizer
+from sglm.errors import Stopped
 from sglm.model.language_model import DropoutRates, LSTMLanguageModel, ModelShape
 from sglm.optim.precision import make_precision
 from sglm.optim.schedule import Mode, StepPlan
+from sglm.scoring import load
 from sglm.text.batcher import Window
+from sglm.text.store import TokenStore
+from sglm.train.loop import train
 from sglm.train.step import Learner, train_step
 
 pytestmark = [
@@ -59,6 +68,30 @@ def test_the_lstm_runs_in_the_type_that_was_asked_for(precision: str) -> None:
     features_TBH, state = learner.model.features(ids, learner.state)
     assert features_TBH.dtype == learner.precision.compute_dtype
     assert state.cell[0].dtype == torch.float32
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("kind", ["mlp", "recurrent"])
+def test_a_run_stops_resumes_and_scores_on_the_device(
+    precision: str,
+    kind: str,
+    tiny_config: Callable[..., Config],
+    word_store: TokenStore,
+    tmp_path: Path,
+) -> None:
+    device, out = torch.device("cuda"), tmp_path / "run"
+    config = tiny_config(synthesizer={"kind": kind, "auxiliary": True})
+    polls = iter([None] * 10 + [15])
+    for stop in (lambda: next(polls), lambda: None):
+        chosen = make_precision(precision, device)
+        try:
+            train(config, word_store, out, device, chosen, io.StringIO(), stop_signal=stop)
+        except Stopped:
+            continue
+    texts = ["the cat sees the moon .", "all fish hear nothing ."]
+    on_gpu, on_cpu = (load(out, name).score(texts) for name in ("cuda", "cpu"))
+    for left, right in zip(on_gpu, on_cpu, strict=True):
+        assert left.logprob == pytest.approx(right.logprob, rel=1e-3)  # TF32 where it is used
 
 
 def test_auto_is_a_half_type() -> None:

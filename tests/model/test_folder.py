@@ -85,11 +85,11 @@ class TestRoundTrip:
     ) -> None:
         old = load_weights(folder).embedding
 
-        def fails(tensors: object, path: Path) -> None:
+        def fails(path: Path, tensors: object) -> None:
             path.write_bytes(b"half of it")
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr("sglm.model.folder.save_file", fails)
+        monkeypatch.setattr("sglm.model.folder.write_tensors", fails)
         with pytest.raises(OSError, match="No space"):
             save_model(LSTMLanguageModel(ModelShape(11, 2, 7, 5, tied=True)), folder, "new")
         assert torch.equal(load_weights(folder).embedding, old)

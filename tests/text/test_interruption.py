@@ -144,7 +144,7 @@ def test_an_error_while_moving_brings_the_old_store_back(
 
 def test_the_store_appears_only_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[Path] = []
-    monkeypatch.setattr(store_writer, "_sync_file", synced.append)
+    monkeypatch.setattr(store_writer, "sync", synced.append)
     with new_store(tmp_path / "store", force=False) as folder:
         assert folder.parent == tmp_path
         (folder / "train.bin").write_bytes(b"")

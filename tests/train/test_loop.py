@@ -15,6 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from sglm.config import Config
 from sglm.errors import ConfigError, InputError, SglmError, Stopped
 from sglm.optim.precision import precision_of
+from sglm.scoring import load
 from sglm.text.prepare import Recipe, prepare
 from sglm.text.store import TokenStore
 from sglm.train.loop import Outcome, Progress, train
@@ -147,6 +148,79 @@ def test_what_came_after_the_checkpoint_is_dropped_on_resume(
         file.write('{"step": 30, "split": "valid"}\n{"step": 3')
     run(config, word_store, tmp_path / "parts")
     assert metrics(tmp_path / "whole") == metrics(tmp_path / "parts")
+
+
+class Crash(BaseException):
+    """The process is gone: nothing is saved."""
+
+
+def crash_at(poll: int) -> Callable[[], int | None]:
+    asked = iter(range(1, 10**9))
+
+    def poll_once() -> int | None:
+        if next(asked) == poll:
+            raise Crash
+        return None
+
+    return poll_once
+
+
+@pytest.mark.parametrize("polls", [(13,), (27,), (13, 33), (36, 9)])
+def test_crashes_leave_no_gap_and_no_double(
+    polls: tuple[int, ...], tiny_config: MakeConfig, word_store: TokenStore, tmp_path: Path
+) -> None:
+    """Before the first checkpoint, after it, and twice; metrics and curves are those of one run."""
+    config = tiny_config(
+        dropout=DROPOUT,
+        train={"evaluate_every_steps": 15, "checkpoint_every_steps": 18, "log_every_steps": 5},
+        optimizer={"kind": "sgd", "momentum": 0.9, "learning_rate": 0.1},
+    )
+    run(config, word_store, tmp_path / "whole")
+    for poll in polls:
+        with pytest.raises(Crash):
+            run(config, word_store, tmp_path / "parts", stop_signal=crash_at(poll))
+    run(config, word_store, tmp_path / "parts")
+    assert metrics(tmp_path / "whole") == metrics(tmp_path / "parts")
+    assert curves(tmp_path / "whole") == curves(tmp_path / "parts")
+
+
+def test_an_evaluation_made_up_for_is_not_made_again(
+    tiny_config: MakeConfig, word_store: TokenStore, tmp_path: Path
+) -> None:
+    config = tiny_config(train={"evaluate_every_steps": 15})
+    run(config, word_store, tmp_path / "whole")
+    with pytest.raises(Stopped, match="step 15"):
+        run(config, word_store, tmp_path / "parts", stop_signal=stop_at(*range(16, 100)))
+    with pytest.raises(Crash):
+        run(config, word_store, tmp_path / "parts", stop_signal=crash_at(12))
+    run(config, word_store, tmp_path / "parts")
+    assert metrics(tmp_path / "whole") == metrics(tmp_path / "parts")
+    assert curves(tmp_path / "whole") == curves(tmp_path / "parts")
+
+
+def test_validation_is_that_of_the_saved_model_whatever_the_precision(
+    tiny_config: MakeConfig, word_store: TokenStore, tmp_path: Path
+) -> None:
+    """A run in bfloat16 reports what its model scores when it is loaded, which is in float32."""
+    precision = precision_of("bf16", CPU)
+    train(tiny_config(), word_store, tmp_path / "run", CPU, precision, io.StringIO())
+    found = load(tmp_path / "run" / "last", "cpu").evaluate(word_store, "valid")
+    # Sums of float32 likelihoods in chunks of one size: equal but for the last bits.
+    assert metrics(tmp_path / "run")[-1]["nll_per_token"] == pytest.approx(
+        found.nll_nats / found.tokens, rel=1e-6
+    )
+
+
+def test_a_lost_config_file_is_restored_and_still_binds(
+    tiny_config: MakeConfig, word_store: TokenStore, tmp_path: Path
+) -> None:
+    run(tiny_config(), word_store, tmp_path / "run")
+    path = tmp_path / "run" / "config.toml"
+    before = path.read_text()
+    path.unlink()
+    with pytest.raises(ConfigError, match=r"train\.seed: 0 → 9"):
+        run(tiny_config(train={"seed": 9}), word_store, tmp_path / "run")
+    assert path.read_text() == before
 
 
 def test_a_finished_run_says_so_and_changes_nothing(
