@@ -6,6 +6,7 @@ of the net. Every last layer starts at zero, so that training starts as plain tr
 (Jaderberg et al. 2017).
 """
 
+from abc import ABC, abstractmethod
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -25,9 +26,10 @@ class Prediction(NamedTuple):
     memory: Tensor | None
 
 
-class Synthesizer(nn.Module):
+class Synthesizer(nn.Module, ABC):
     """Interface: `(state_BS, memory) -> Prediction`. Without memory, None goes in and comes out."""
 
+    @abstractmethod
     def forward(self, state_BS: Tensor, memory: Tensor | None = None) -> Prediction:
         """Predicts.
 
@@ -35,7 +37,6 @@ class Synthesizer(nn.Module):
             state_BS: packed state, detached.
             memory: what the previous call on these lanes returned, detached; None at their start.
         """
-        raise NotImplementedError  # an interface, not a stub: the classes below are what is used
 
 
 def zero_linear(inputs: int, outputs: int) -> nn.Linear:
