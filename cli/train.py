@@ -97,6 +97,8 @@ def train(
     )
     done = "was finished already" if outcome.already_finished else "finished"
     typer.echo(f"{out}: {done}: {outcome.steps:,} steps in {outcome.seconds:,.0f} s{best}")
+    if outcome.diagnosis is not None:
+        typer.echo(outcome.diagnosis)
     typer.echo(f"next: sglm eval {out} --data {data}   |   tensorboard --logdir {out}")
 
 

@@ -61,6 +61,16 @@ class DropoutConfig(Section):
     """Entries of the recurrent matrices (DropConnect)."""
 
 
+class RegularizerConfig(Section):
+    """Penalties on the last layer's outputs, added to the loss in nats per token; off by default
+    (Merity, McCann & Socher 2017; AWD-LSTM trains with 2 and 1)."""
+
+    activation: NonNegative = 0.0
+    """Times the mean square of the outputs after dropout: keeps them small."""
+    temporal: NonNegative = 0.0
+    """Times the mean square of their change from one step to the next: keeps them slow."""
+
+
 class OptimizerConfig(Section):
     """How the model's weights move."""
 
@@ -133,21 +143,34 @@ class ScheduleConfig(Section):
 class SynthesizerConfig(Section):
     """The network that predicts what the future would have sent back."""
 
-    kind: Literal["mlp", "recurrent", "linear"] = "mlp"
-    """mlp: one net over the whole state (Jaderberg et al. 2017); recurrent: a small GRU applied to
-    every coordinate (Shang & Zhang 2019); linear: one matrix."""
+    kind: Literal["lookahead", "mlp", "recurrent", "linear"] = "lookahead"
+    """lookahead: reads the state and the tokens that come next; the others read the state alone.
+    mlp: one net over all of it (Jaderberg et al. 2017); recurrent: a small GRU applied to every
+    coordinate (Shang & Zhang 2019); linear: one matrix."""
     hidden: Annotated[PositiveInt | None, Off] = None
-    """Units of its hidden layer; none: 128 for an mlp, 50 (the paper's) for a recurrent one."""
-    learning_rate: Positive = 3e-4
+    """Units of its hidden layer; none: 128, or 50 (the paper's) for a recurrent one."""
+    learning_rate: Positive = 2e-3
     """Of its own Adam; constant, restarts do not touch it."""
-    factor: Annotated[float, Field(ge=0, le=1)] = 0.1
-    """What the synthetic gradient is multiplied with before it is injected."""
+    factor: Annotated[float, Field(ge=0, le=1)] | Literal["calibrated"] = "calibrated"
+    """What the synthetic gradient is multiplied with before it is injected; calibrated: the best
+    linear shrinkage, measured on probe windows: 0 while it explains nothing."""
     trust_bound: bool = True
-    """No lane's synthetic gradient may be longer than observed ones are on average."""
+    """No lane's synthetic gradient may be longer than four times the mean observed one."""
     probe_every: Annotated[int, Field(ge=2)] = 10
     """In synthetic cycles one window in so many injects nothing and observes a pure gradient."""
     auxiliary: bool = False
     """Also predict the next window's gradient from this window's state."""
+    lookahead: PositiveInt = 20
+    """Tokens past a boundary that a lookahead synthesizer surely reads; more where it comes
+    cheaply."""
+    teach_every: Annotated[PositiveInt | None, Off] = None
+    """Once in so many stretches of eight windows the exact gradient of the coming text is computed
+    at each of their boundaries, and the synthesizer learns from that alone; none: it learns from
+    what every next window sends back."""
+    teach_horizon: PositiveInt = 20
+    """Tokens of each boundary's future that an exact gradient covers at least."""
+    inject: Literal["prediction", "noise"] = "prediction"
+    """noise: random directions of the prediction's length instead: a control for experiments."""
 
 
 class TrainConfig(Section):
@@ -156,7 +179,13 @@ class TrainConfig(Section):
     batch: PositiveInt = 20
     """Lanes of contiguous text that are read in parallel."""
     window: PositiveInt = 35
-    """Steps between truncations."""
+    """Steps between truncations (on average, where they are random)."""
+    truncation: Literal["fixed", "random"] = "fixed"
+    """random: truncation points are drawn and gradients compensated for it, so that they are
+    unbiased (ARTBP: Tallec & Ollivier 2017)."""
+    horizon: Annotated[PositiveInt | None, Off] = None
+    """Steps through which the loss of each window is backpropagated, a multiple of `window`: the
+    past is read again for it (BPTT(h; T): Williams & Peng 1990); none: as far as the window."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Initial weights and dropout."""
     evaluate_every_steps: Annotated[PositiveInt | None, Off] = None
@@ -166,12 +195,21 @@ class TrainConfig(Section):
     log_every_steps: PositiveInt = 50
     """TensorBoard and progress lines."""
 
+    @model_validator(mode="after")
+    def _horizon_in_windows(self) -> "TrainConfig":
+        if self.horizon is not None and self.horizon % self.window:
+            raise ValueError(f"horizon = {self.horizon} is no multiple of window = {self.window}")
+        if self.horizon is not None and self.truncation == "random":
+            raise ValueError("give either a horizon or random truncation, not both")
+        return self
+
 
 class Config(Section):
     """Everything that decides what a run does; equal configurations make equal runs."""
 
     model: ModelConfig = ModelConfig()
     dropout: DropoutConfig = DropoutConfig()
+    regularizer: RegularizerConfig = RegularizerConfig()
     train: TrainConfig = TrainConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()

@@ -24,7 +24,23 @@ def test_shipped_recipes_load_and_survive_being_written(name: str, tmp_path: Pat
 
 
 def test_the_promised_recipes_are_shipped() -> None:
-    assert {"tiny", "ptb", "wikitext2", "ptb-small", "wikitext2-small"} <= set(shipped_configs())
+    for_a_cpu = {"tiny", "ptb-small", "wikitext2-small"}
+    for_a_gpu = {"ptb", "wikitext2", "ptb-alternating-paper", "wikitext2-alternating-paper"}
+    assert for_a_cpu | for_a_gpu <= set(shipped_configs())
+
+
+@pytest.mark.parametrize("corpus", ["ptb", "wikitext2"])
+def test_the_alternating_paper_ran_for_320_epochs_with_either_restart_base(corpus: str) -> None:
+    """Shang & Zhang 2019: each restart doubles the age of the run; base 5 or base 160."""
+    recipe = f"{corpus}-alternating-paper"
+    base_5 = load_config(recipe).schedule.cycle_lengths()
+    assert [sum(base_5[: index + 1]) for index in range(7)] == [5, 10, 20, 40, 80, 160, 320]
+    base_160 = load_config(recipe, ["schedule.cycles=[160, 160]"]).schedule.cycle_lengths()
+    assert base_160 == [160, 160]
+
+
+def test_penalties_are_off_unless_asked_for() -> None:
+    assert (Config().regularizer.activation, Config().regularizer.temporal) == (0, 0)
 
 
 def test_none_can_be_written(tmp_path: Path) -> None:
@@ -33,6 +49,36 @@ def test_none_can_be_written(tmp_path: Path) -> None:
     path = tmp_path / "config.toml"
     path.write_text(config_to_toml(config), encoding="utf-8")
     assert load_config(str(path)).optimizer.clip_norm is None
+
+
+@pytest.mark.parametrize("factor", ["calibrated", 0.0, 0.3, 1.0])
+def test_a_factor_is_a_number_or_calibrates_itself(factor: str | float, tmp_path: Path) -> None:
+    config = parse_config({"synthesizer": {"factor": factor}}, "test")
+    assert config.synthesizer.factor == factor
+    path = tmp_path / "config.toml"
+    path.write_text(config_to_toml(config), encoding="utf-8")
+    assert load_config(str(path)) == config
+    assert load_config("tiny", [f"synthesizer.factor={factor}"]).synthesizer.factor == factor
+
+
+def test_a_horizon_is_so_many_windows(tmp_path: Path) -> None:
+    train = {"window": 5, "horizon": 20}
+    config = parse_config({"train": train}, "test")
+    path = tmp_path / "config.toml"
+    path.write_text(config_to_toml(config), encoding="utf-8")
+    assert load_config(str(path)).train.horizon == 20
+    assert Config().train.horizon is None
+    for horizon in (3, 21):
+        with pytest.raises(ConfigError, match=rf"horizon = {horizon} is no multiple of window = 5"):
+            parse_config({"train": {**train, "horizon": horizon}}, "test")
+
+
+def test_a_horizon_and_random_truncation_exclude_each_other() -> None:
+    for horizon in (5, 20):
+        with pytest.raises(ConfigError, match="either a horizon or random truncation"):
+            parse_config(
+                {"train": {"window": 5, "horizon": horizon, "truncation": "random"}}, "test"
+            )
 
 
 @pytest.mark.parametrize(
@@ -45,6 +91,7 @@ def test_none_can_be_written(tmp_path: Path) -> None:
         ("model.hidden=1.5", r"model.hidden = 1.5: .*integer"),
         ("model.tied=1", r"model.tied = 1: .*boolean"),
         ("dropout.output=1.0", r"dropout.output = 1.0: .*less than 1"),
+        ("regularizer.activation=-1.0", r"regularizer.activation = -1.0: .*equal to 0"),
         ("optimizer.learning_rate=nan", r"learning_rate = nan: .*"),
         ("optimizer.learning_rate=inf", r"learning_rate = inf: .*finite"),
         ("schedule.mode=both", r"schedule.mode = 'both': .*'alternating', 'real' or 'synthetic'"),
@@ -52,6 +99,9 @@ def test_none_can_be_written(tmp_path: Path) -> None:
         ("schedule.cycles=[1, -2]", r"schedule.cycles.1 = -2: .*greater than 0"),
         ("synthesizer.probe_every=1", r"probe_every = 1: .*"),
         ("schedule.cycles=[1e308, 1e308]", r"schedule: its cycles add up to more than 1e\+09"),
+        ("synthesizer.factor=twice", r"synthesizer.factor.* = 'twice': .*"),
+        ("synthesizer.factor=1.5", r"synthesizer.factor.* = 1.5: .*less than or equal to 1"),
+        ("train.horizon=0", r"train.horizon = 0: .*greater than 0"),
         ("train.batch=0", r"train.batch = 0: .*greater than 0"),
         ("hidden=3", r"--set 'hidden=3': write it as section.key=value"),
         ("model.hidden", r"write it as section.key=value"),

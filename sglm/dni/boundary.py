@@ -2,36 +2,50 @@
 
 Plain truncated backpropagation lets no gradient through. Here a synthesizer stands in for the
 future: it says what gradient would come back, and learns from what the next window does send back.
-`docs/algorithm.md` derives the terms. Shapes: B lanes, S coordinates of a lane's state. Gradients
-are state gradients: of nats summed over a lane's window, not divided by batch or window.
+`docs/algorithm.md` derives the terms. Shapes: B lanes, S coordinates of a lane's state, C steps of
+coming text, P boundaries of a stretch. Gradients are state gradients: of nats summed over a lane's
+window, not divided by batch or window.
 """
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from sglm.dni.synthesizer import Prediction, Synthesizer
+from sglm.dni.synthesizer import LookaheadSynthesizer, Prediction, Synthesizer
+from sglm.dni.trust import Agreement, Trust, agreement
 from sglm.model.state import LSTMState
 
-_RUNNING_MEAN_OVER = 100  # probe windows; long against noise, short against a training run
-_SMALLEST_NORM = 1e-12  # keeps ratios of a zero gradient finite
+_ECHO_MEAN_OVER = 20  # windows; a runaway feeds on itself within about so many
+
+TokenFeatures = Callable[[Tensor, Tensor], Tensor]
 
 
-@dataclass(frozen=True)
-class Agreement:
-    """How good the synthesizer's prediction of a *pure* observed gradient was: scalars.
+class Reading(NamedTuple):
+    """What was read at one boundary, kept until the gradient there is observed.
 
     Attributes:
-        cosine: of the angle between the two, over all lanes and coordinates.
-        relative_mse: ‖ŝ − g‖² / ‖g‖²; 1 is what predicting zero gets, above 1 is worse than that.
-        norm_ratio: ‖ŝ‖ / ‖g‖.
+        state_BS: the packed state.
+        memory: what a recurrent synthesizer was given with it, or None.
+        place: the boundary's place in its stretch.
+        gradient_BS: the prediction, where it had to be made; None where it can be made when needed.
     """
 
-    cosine: Tensor
-    relative_mse: Tensor
-    norm_ratio: Tensor
+    state_BS: Tensor
+    memory: Tensor | None
+    place: int
+    gradient_BS: Tensor | None
+
+
+class Lesson(NamedTuple):
+    """A reading and what should have been predicted; `next_BS` is the auxiliary target."""
+
+    state_BS: Tensor
+    memory: Tensor | None
+    place: int
+    observed_BS: Tensor
+    next_BS: Tensor | None
 
 
 class Boundary:
@@ -40,30 +54,50 @@ class Boundary:
     Args:
         synthesizer: predicts a state gradient from the packed state.
         learning_rate: of the synthesizer's own Adam, constant (Shang & Zhang 2019, sec. 4).
-        factor: multiplies what is injected.
+        factor: multiplies what is injected; None calibrates itself (`Trust.factor`).
         trust_bound: cap each lane's synthetic gradient at the running mean norm of the observed
             ones, without which bootstrapped targets can feed on themselves.
         probe_every: one window in so many injects nothing and so observes a pure gradient.
+        stretch: windows whose lessons are learned together.
+        token_features: `(inputs_CB, targets_CB) -> (C, B, F)`: what the tokens of a step look like
+            to a synthesizer that looks ahead.
+        noise: inject random directions of the prediction's length, drawn from here (a control).
+        bootstrapped: learn from what next windows send back; otherwise only from `teach`.
     """
 
     def __init__(
         self,
         synthesizer: Synthesizer,
         learning_rate: float,
-        factor: float,
+        factor: float | None,
         trust_bound: bool = True,
         probe_every: int = 10,
+        stretch: int = 1,
+        token_features: TokenFeatures | None = None,
+        noise: torch.Generator | None = None,
+        bootstrapped: bool = True,
     ) -> None:
         self.synthesizer = synthesizer
         self.optimizer = torch.optim.Adam(synthesizer.parameters(), lr=learning_rate)
-        self.factor = factor
+        self.fixed_factor = factor
         self.trust_bound = trust_bound
         self.probe_every = probe_every
-        self.memory: Tensor | None = None
-        # Until a pure gradient has been seen the bound is zero: nothing is trusted yet.
+        self.stretch = stretch
+        self.token_features = token_features
+        self.noise = noise
+        self.bootstrapped = bootstrapped
         device = next(synthesizer.parameters()).device
-        self.observed_norm_mean = torch.zeros((), device=device)
-        self.probes_seen = 0
+        self.trust = Trust(device)
+        self.memory: Tensor | None = None
+        # The stretch that is being walked along: its tokens, their summaries, its lessons so far.
+        self.tokens_CB: tuple[Tensor, Tensor] | None = None
+        self.boundaries_P: Tensor | None = None
+        self.summaries_PBN: Tensor | None = None
+        self.index = 0
+        self.lessons: list[Lesson] = []
+        # Running means: how much of what it hears is its own word; how often the bound cut.
+        self.echo = torch.zeros((), device=device)
+        self.capped = torch.zeros((), device=device)
 
     def is_probe(self, step: int) -> bool:
         """Whether this step injects nothing, whatever its mode."""
@@ -73,89 +107,228 @@ class Boundary:
         """The lanes start anew: what the synthesizer remembers of them is void."""
         self.memory = None
 
-    def read(self, incoming: LSTMState) -> Prediction:
-        """Predicts the gradient at the incoming state; keeps the graph for `learn`."""
-        prediction: Prediction = self.synthesizer(incoming.detach().packed(), self.memory)
-        self.memory = prediction.memory
-        return prediction
+    @torch.no_grad()
+    def look_ahead(self, inputs_CB: Tensor, targets_CB: Tensor, window: int) -> None:
+        """A new stretch begins: summarises what lies ahead of each of its boundaries.
+
+        Args:
+            inputs_CB, targets_CB: token ids of the stretch and beyond, as far as is to be read.
+            window: T, the distance of the boundaries.
+        """
+        self.tokens_CB = (inputs_CB, targets_CB)
+        # The last boundary may be the end of the text; it then reads the last token.
+        ahead = inputs_CB.shape[0]
+        boundaries_P = torch.arange(self.stretch + 1, device=inputs_CB.device) * window
+        self.boundaries_P = boundaries_P.clamp_max(ahead - 1)
+        self.summaries_PBN = self._summarise()
+
+    def read(self, incoming: LSTMState) -> Reading:
+        """Takes in the incoming state, and moves on to the window's end."""
+        state_BS = incoming.detach().packed()
+        reading = Reading(state_BS, self.memory, self.index, None)
+        if self.synthesizer.remembers:
+            with torch.no_grad():
+                prediction = self._predict(state_BS, self.memory)
+            reading = reading._replace(gradient_BS=prediction.gradient_BS)
+            self.memory = prediction.memory
+        self.index += 1
+        return reading
+
+    @torch.no_grad()
+    def predict(self, reading: Reading) -> Tensor:
+        """ŝ at what was read: `(B, S)`, detached, neither bounded nor multiplied."""
+        if reading.gradient_BS is not None:
+            return reading.gradient_BS
+        context = None if self.summaries_PBN is None else self.summaries_PBN[reading.place]
+        return self._predict(reading.state_BS, context).gradient_BS
 
     @torch.no_grad()
     def synthesize(self, state: LSTMState) -> Tensor:
-        """ŝ(s): the gradient `(B, S)` that the future is expected to send back to these states,
-        bounded, detached, before `factor`."""
-        gradient_BS: Tensor = self.synthesizer(state.detach().packed(), self.memory).gradient_BS
-        if not self.trust_bound:
+        """What is injected at these states after the window: `(B, S)`, detached.
+
+        That is factor·ŝ(s), bounded; or noise of that length.
+        """
+        gradient_BS = self._predict(state.detach().packed(), self._context()).gradient_BS
+        if self.trust_bound:
+            gradient_BS, capped = self.trust.bounded(gradient_BS)
+            self.capped.lerp_(capped, 1 / _ECHO_MEAN_OVER)
+        gradient_BS = gradient_BS * self.factor
+        if self.noise is None:
             return gradient_BS
-        norms_B1 = gradient_BS.norm(dim=1, keepdim=True).clamp_min(_SMALLEST_NORM)
-        trusted_B1: Tensor = (self.observed_norm_mean / norms_B1).clamp_max(1.0)
-        return gradient_BS.mul(trusted_B1)
+        random_BS = torch.randn(gradient_BS.shape, generator=self.noise, device=gradient_BS.device)
+        lengths_B1 = gradient_BS.norm(dim=1, keepdim=True)
+        noise_BS: Tensor = random_BS * (lengths_B1 / random_BS.norm(dim=1, keepdim=True))
+        return noise_BS
+
+    @property
+    def factor(self) -> float | Tensor:
+        """What multiplies the prediction: the given number, or the calibrated one."""
+        return self.trust.factor() if self.fixed_factor is None else self.fixed_factor
 
     def surrogate(self, outgoing: LSTMState) -> Tensor:
-        """factor·⟨s, ŝ(s)⟩ summed over lanes, with ŝ detached.
+        """⟨s, factor·ŝ(s)⟩ summed over lanes, with ŝ detached.
 
         Its gradient in s is factor·ŝ(s): added to the loss, it makes the one backward pass carry
         the synthetic gradient into the window (vector–Jacobian identity), in the loss's own unit.
         """
-        return self.factor * (outgoing.packed() * self.synthesize(outgoing)).sum()
+        return (outgoing.packed() * self.synthesize(outgoing)).sum()
 
-    def learn(
-        self, prediction: Prediction, observed_BS: Tensor, outgoing: LSTMState, pure: bool
+    def observe(
+        self, reading: Reading, observed_BS: Tensor, outgoing: LSTMState, pure: bool
     ) -> Agreement | None:
-        """Regresses the prediction onto the observed gradient.
+        """Takes in the gradient that the window's backward pass left at the incoming state.
 
         Args:
-            prediction: from `read` at the window's incoming state.
-            observed_BS: the state gradient that the window's backward pass left there.
+            reading: from `read` at the window's incoming state.
+            observed_BS: the state gradient there.
             outgoing: the state after the window; the auxiliary task's target comes from it.
             pure: whether the window injected nothing. Then the observation measures the
-                synthesizer and sets the trust bound; otherwise it contains the synthesizer's own
-                word about a later future.
+                synthesizer; otherwise it contains the synthesizer's own word about a later future.
 
         Returns:
             How good the prediction was, for a pure observation.
         """
         observed_BS = observed_BS.detach()
-        agreement = self._measure(prediction.gradient_BS, observed_BS) if pure else None
-        loss = (prediction.gradient_BS - observed_BS).square().sum(dim=1).mean()
-        if prediction.next_gradient_BS is not None:
-            # The auxiliary task of Jaderberg et al. 2017, sec. 3.1: foresee one's own next word.
-            with torch.no_grad():
-                ahead_BS = self.synthesizer(outgoing.detach().packed(), self.memory).gradient_BS
-            loss = loss + (prediction.next_gradient_BS - ahead_BS).square().sum(dim=1).mean()
+        # Its own echo is only looked for once in a stretch: it does not come and go.
+        found = self._compare(reading, observed_BS, pure) if pure or reading.place == 0 else None
+        if self.bootstrapped:
+            next_BS = self._foreseen(outgoing) if self.synthesizer.auxiliary else None
+            self.lessons.append(Lesson(*reading[:3], observed_BS, next_BS))
+        return found if pure else None
+
+    @torch.no_grad()
+    def _compare(self, reading: Reading, observed_BS: Tensor, pure: bool) -> Agreement:
+        """Measures the prediction, before anything is learned from the observation."""
+        predicted_BS = self.predict(reading)
+        found = agreement(predicted_BS, observed_BS)
+        if not pure:
+            self.echo.lerp_(1 - found.relative_mse.float(), 1 / _ECHO_MEAN_OVER)
+        elif self.bootstrapped:
+            self._measure(predicted_BS, observed_BS)
+        return found
+
+    def teach(self, states_PBS: Tensor, gradients_PBS: Tensor) -> None:
+        """Learns from exact gradients at the first boundaries of the stretch that begins.
+
+        Args:
+            states_PBS: packed states at the stretch's boundaries, the first one first.
+            gradients_PBS: the gradients there.
+        """
+        boundaries = states_PBS.shape[0]
+        with torch.no_grad():
+            context = (
+                None
+                if self.summaries_PBN is None
+                else (self.summaries_PBN[:boundaries].flatten(0, 1))
+            )
+            predicted = self._predict(states_PBS.flatten(0, 1), context).gradient_BS
+        self._measure(predicted, gradients_PBS.flatten(0, 1))
+        self._regress(
+            [
+                Lesson(state_BS, None, index, gradient_BS, None)
+                for index, (state_BS, gradient_BS) in enumerate(
+                    zip(states_PBS, gradients_PBS, strict=True)
+                )
+            ]
+        )
+
+    def end_window(self, is_last: bool) -> None:
+        """The window is done; at the end of a stretch, or of the text, its lessons are learned."""
+        if self.index < self.stretch and not is_last:
+            return
+        if self.lessons:
+            self._regress(self.lessons)
+        self.lessons, self.index = [], 0
+
+    def _context(self) -> Tensor | None:
+        """What the synthesizer is given beside the state at the current boundary."""
+        return self.memory if self.summaries_PBN is None else self.summaries_PBN[self.index]
+
+    def _predict(self, states_MS: Tensor, context: Tensor | None) -> Prediction:
+        """The synthesizer speaks in units of what observed gradients are like."""
+        said: Prediction = self.synthesizer(states_MS, context)
+        unit = self.trust.unit(states_MS.shape[1])
+        next_MS = None if said.next_gradient_BS is None else said.next_gradient_BS * unit
+        return Prediction(said.gradient_BS * unit, next_MS, said.memory)
+
+    def _summarise(self) -> Tensor:
+        assert isinstance(self.synthesizer, LookaheadSynthesizer)
+        assert self.token_features is not None
+        assert self.tokens_CB is not None
+        assert self.boundaries_P is not None
+        summaries_PBN: Tensor = self.synthesizer.summarise(
+            self.token_features(*self.tokens_CB), self.boundaries_P
+        )
+        return summaries_PBN
+
+    def _measure(self, predicted_MS: Tensor, observed_MS: Tensor) -> None:
+        bounded_MS = self.trust.bounded(predicted_MS)[0] if self.trust_bound else predicted_MS
+        self.trust.observe(bounded_MS, observed_MS)
+
+    @torch.no_grad()
+    def _foreseen(self, outgoing: LSTMState) -> Tensor:
+        """The auxiliary task's target (Jaderberg et al. 2017, sec. 3.1): one's own next word."""
+        return self._predict(outgoing.detach().packed(), self._context()).gradient_BS
+
+    def _regress(self, lessons: list[Lesson]) -> None:
+        """One step of the synthesizer's optimizer on the mean squared error over all lanes."""
+        states_MS = torch.cat([lesson.state_BS for lesson in lessons])
+        observed_MS = torch.cat([lesson.observed_BS for lesson in lessons])
+        if self.summaries_PBN is not None:
+            # Run anew, this time with a graph: a stretch is read in one go, forwards and back.
+            summaries_PBN = self._summarise()
+            context: Tensor | None = torch.cat([summaries_PBN[each.place] for each in lessons])
+        else:
+            memories = [lesson.memory for lesson in lessons if lesson.memory is not None]
+            context = torch.cat(memories) if memories else None
+        prediction = self._predict(states_MS, context)
+        unit = self.trust.unit(states_MS.shape[1])
+        loss = ((prediction.gradient_BS - observed_MS) / unit).square().sum(dim=1).mean()
+        foreseen = [lesson.next_BS for lesson in lessons if lesson.next_BS is not None]
+        if prediction.next_gradient_BS is not None and foreseen:
+            errors_MS = (prediction.next_gradient_BS - torch.cat(foreseen)) / unit
+            loss = loss + errors_MS.square().sum(dim=1).mean()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
-        return agreement
 
     def state_dict(self) -> dict[str, Any]:
         """Everything here that steps change."""
         return {
             "synthesizer": self.synthesizer.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "trust": self.trust.state_dict(),
             "memory": self.memory,
-            "observed_norm_mean": self.observed_norm_mean,
-            "probes_seen": self.probes_seen,
+            "stretch": {
+                "tokens": None if self.tokens_CB is None else list(self.tokens_CB),
+                "boundaries": self.boundaries_P,
+                "summaries": self.summaries_PBN,
+                "index": self.index,
+                "lessons": [list(lesson) for lesson in self.lessons],
+            },
+            "noise": None if self.noise is None else self.noise.get_state(),
+            "echo": self.echo,
+            "capped": self.capped,
         }
 
     def load_state_dict(self, tree: dict[str, Any]) -> None:
         """Puts back what `state_dict` gave."""
-        device = self.observed_norm_mean.device
+        device = self.echo.device
+
+        def place(value: Any) -> Any:
+            return value.to(device) if isinstance(value, Tensor) else value
+
         self.synthesizer.load_state_dict(tree["synthesizer"])
         self.optimizer.load_state_dict(tree["optimizer"])
-        self.memory = None if tree["memory"] is None else tree["memory"].to(device)
-        self.observed_norm_mean = tree["observed_norm_mean"].to(device)
-        self.probes_seen = tree["probes_seen"]
-
-    @torch.no_grad()
-    def _measure(self, predicted_BS: Tensor, observed_BS: Tensor) -> Agreement:
-        self.probes_seen += 1
-        weight = 1 / min(self.probes_seen, _RUNNING_MEAN_OVER)
-        self.observed_norm_mean.lerp_(observed_BS.norm(dim=1).mean().float(), weight)
-        observed = observed_BS.norm().clamp_min(_SMALLEST_NORM)
-        predicted = predicted_BS.norm()
-        return Agreement(
-            cosine=(predicted_BS * observed_BS).sum()
-            / (observed * predicted.clamp_min(_SMALLEST_NORM)),
-            relative_mse=(predicted_BS - observed_BS).square().sum() / observed.square(),
-            norm_ratio=predicted / observed,
-        )
+        self.trust.load_state_dict(tree["trust"])
+        self.memory = place(tree["memory"])
+        stretch = tree["stretch"]
+        tokens = stretch["tokens"]
+        self.tokens_CB = None if tokens is None else (place(tokens[0]), place(tokens[1]))
+        self.boundaries_P = place(stretch["boundaries"])
+        self.summaries_PBN = place(stretch["summaries"])
+        self.index = stretch["index"]
+        self.lessons = [Lesson(*map(place, lesson)) for lesson in stretch["lessons"]]
+        if self.noise is not None:
+            self.noise.set_state(tree["noise"])
+        self.echo, self.capped = place(tree["echo"]), place(tree["capped"])

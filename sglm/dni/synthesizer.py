@@ -1,14 +1,15 @@
-"""Networks that predict a state gradient from the state.
+"""Networks that predict a state gradient: from the state alone, or also from what comes next.
 
 A *state gradient* is ∂(Σ future nats of a lane)/∂s, one vector a lane, not divided by batch or
 window. Shapes: B lanes, S coordinates of a lane's state (hidden and cell of all layers), N units
-of the net. Every last layer starts at zero, so that training starts as plain truncation
-(Jaderberg et al. 2017).
+of the net, C steps of coming text, P boundaries, F features of a step. Every last layer starts at
+zero, so that training starts as plain truncation (Jaderberg et al. 2017).
 """
 
 from abc import ABC, abstractmethod
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 
@@ -27,15 +28,26 @@ class Prediction(NamedTuple):
 
 
 class Synthesizer(nn.Module, ABC):
-    """Interface: `(state_BS, memory) -> Prediction`. Without memory, None goes in and comes out."""
+    """Interface: `(state_BS, context) -> Prediction`.
+
+    An `auxiliary` one also foresees the next prediction; one that `remembers` has a memory.
+    """
+
+    remembers = False
+
+    def __init__(self, auxiliary: bool = False) -> None:
+        super().__init__()
+        self.auxiliary = auxiliary
 
     @abstractmethod
-    def forward(self, state_BS: Tensor, memory: Tensor | None = None) -> Prediction:
+    def forward(self, state_BS: Tensor, context: Tensor | None = None) -> Prediction:
         """Predicts.
 
         Args:
             state_BS: packed state, detached.
-            memory: what the previous call on these lanes returned, detached; None at their start.
+            context: for a recurrent net, what the previous call on these lanes returned as
+                `memory` (None at their start); for a lookahead net, its summary `(B, N)` of the
+                text that comes; otherwise None.
         """
 
 
@@ -52,11 +64,11 @@ class LinearSynthesizer(Synthesizer):
     noisy where targets are mostly noise."""
 
     def __init__(self, size: int, auxiliary: bool = False) -> None:
-        super().__init__()
+        super().__init__(auxiliary)
         self.heads = zero_linear(size, size * (2 if auxiliary else 1))
         self.size = size
 
-    def forward(self, state_BS: Tensor, memory: Tensor | None = None) -> Prediction:
+    def forward(self, state_BS: Tensor, context: Tensor | None = None) -> Prediction:
         gradient_BS, *rest = self.heads(state_BS).split(self.size, dim=1)
         return Prediction(gradient_BS, rest[0] if rest else None, None)
 
@@ -65,12 +77,12 @@ class MLPSynthesizer(Synthesizer):
     """One hidden layer over all hidden and cell states (Jaderberg et al. 2017, sec. 3.1)."""
 
     def __init__(self, size: int, hidden: int, auxiliary: bool = False) -> None:
-        super().__init__()
+        super().__init__(auxiliary)
         self.trunk = nn.Sequential(nn.Linear(size, hidden), nn.ReLU())
         self.heads = zero_linear(hidden, size * (2 if auxiliary else 1))
         self.size = size
 
-    def forward(self, state_BS: Tensor, memory: Tensor | None = None) -> Prediction:
+    def forward(self, state_BS: Tensor, context: Tensor | None = None) -> Prediction:
         gradient_BS, *rest = self.heads(self.trunk(state_BS)).split(self.size, dim=1)
         return Prediction(gradient_BS, rest[0] if rest else None, None)
 
@@ -84,27 +96,78 @@ class RecurrentSynthesizer(Synthesizer):
     window.
     """
 
+    remembers = True
+
     def __init__(self, hidden: int, auxiliary: bool = False) -> None:
-        super().__init__()
+        super().__init__(auxiliary)
         self.encoder = nn.Linear(1, hidden)
         self.cell = nn.GRUCell(hidden, hidden)
         self.heads = zero_linear(hidden, 2 if auxiliary else 1)
 
-    def forward(self, state_BS: Tensor, memory: Tensor | None = None) -> Prediction:
+    def forward(self, state_BS: Tensor, context: Tensor | None = None) -> Prediction:
         coordinates_M1 = state_BS.reshape(-1, 1)
-        memory_MN = self.cell(self.encoder(coordinates_M1), memory)
+        memory_MN = self.cell(self.encoder(coordinates_M1), context)
         gradient_BS, *rest = (
             head_M.view_as(state_BS) for head_M in self.heads(memory_MN).unbind(dim=1)
         )
         return Prediction(gradient_BS, rest[0] if rest else None, memory_MN.detach())
 
 
-def make_synthesizer(kind: str, size: int, hidden: int, auxiliary: bool) -> Synthesizer:
-    """The synthesizer of that kind for states of `size` coordinates."""
+class LookaheadSynthesizer(Synthesizer):
+    """Reads the state and a summary of the tokens that come next.
+
+    The state alone can only be given credit for what it already holds, and for a calibrated model
+    the expectation of the future gradient given the state is zero. What comes next is known in
+    training: a small GRU runs backwards over it, as the exact gradient would, and its state at a
+    boundary is that boundary's summary. It runs along a whole stretch of windows at once, so that
+    no token is read again for every window.
+    """
+
+    def __init__(self, size: int, features: int, hidden: int, auxiliary: bool = False) -> None:
+        super().__init__(auxiliary)
+        # Embeddings are small numbers, and grow while the model learns.
+        self.project = nn.Sequential(
+            nn.LayerNorm(features, elementwise_affine=False), nn.Linear(features, hidden)
+        )
+        self.reader = nn.GRU(hidden, hidden)
+        self.of_state = nn.Linear(size, 2 * hidden)
+        self.of_future = nn.Linear(hidden, 2 * hidden)
+        self.heads = zero_linear(4 * hidden, size * (2 if auxiliary else 1))
+        self.size = size
+
+    def summarise(self, features_CBF: Tensor, boundaries: Tensor) -> Tensor:
+        """What lies ahead of each boundary, `(P, B, N)`.
+
+        Args:
+            features_CBF: the coming steps, the nearest first.
+            boundaries: `(P,)`, for each boundary the index of the first step after it.
+        """
+        backwards_CBN, _ = self.reader(self.project(features_CBF).flip(0))
+        summaries_PBN: Tensor = backwards_CBN[features_CBF.shape[0] - 1 - boundaries]
+        return summaries_PBN
+
+    def forward(self, state_BS: Tensor, context: Tensor | None = None) -> Prediction:
+        assert context is not None, "a lookahead synthesizer needs a summary"
+        state_BM, future_BM = self.of_state(state_BS), self.of_future(context)
+        # Sums, and products: the gates of the state multiply what comes back from the future.
+        mixed_BM = torch.cat(
+            ((state_BM + future_BM).tanh(), state_BM.tanh() * future_BM.tanh()), dim=1
+        )
+        gradient_BS, *rest = self.heads(mixed_BM).split(self.size, dim=1)
+        return Prediction(gradient_BS, rest[0] if rest else None, None)
+
+
+def make_synthesizer(
+    kind: str, size: int, hidden: int, auxiliary: bool, features: int = 0
+) -> Synthesizer:
+    """The synthesizer of that kind for states of `size` coordinates; one that looks ahead reads
+    `features` numbers a step."""
     if kind == "linear":
         return LinearSynthesizer(size, auxiliary)
     if kind == "mlp":
         return MLPSynthesizer(size, hidden, auxiliary)
     if kind == "recurrent":
         return RecurrentSynthesizer(hidden, auxiliary)
+    if kind == "lookahead":
+        return LookaheadSynthesizer(size, features, hidden, auxiliary)
     raise ValueError(f"unknown synthesizer kind {kind!r}")

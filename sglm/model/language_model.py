@@ -178,6 +178,19 @@ class LSTMLanguageModel(nn.Module):
         Returns:
             `(features_TBH, state)`; both differentiable in `state` and the parameters.
         """
+        outputs_TBH, state = self.outputs(inputs_TB, state)
+        return self.drop_outputs(outputs_TBH), state
+
+    def drop_outputs(self, outputs_TBH: Tensor) -> Tensor:
+        """From the last layer's outputs to features: output dropout, while training."""
+        return locked_dropout(outputs_TBH, self.dropout.output if self.training else 0.0)
+
+    def outputs(self, inputs_TB: Tensor, state: LSTMState) -> tuple[Tensor, LSTMState]:
+        """The last layer's outputs before dropout, and the state after the window.
+
+        `features` in two halves, for a loss that looks at both (`sglm.model.regularizer`).
+        Arguments and shapes are those of `features`.
+        """
         rates = self.dropout if self.training else DropoutRates()
         compute_dtype = self.compute_dtype or self.embedding.dtype
         table_VE = embedding_dropout(self.embedding, rates.embedding)
@@ -191,7 +204,21 @@ class LSTMLanguageModel(nn.Module):
             )
             hidden.append(hidden_BH)
             cell.append(cell_BH)
-        return locked_dropout(outputs_TBH, rates.output), LSTMState(tuple(hidden), tuple(cell))
+        return outputs_TBH, LSTMState(tuple(hidden), tuple(cell))
+
+    def token_features(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """What the network knows of a step's tokens by themselves: `(…, E + H)`, detached.
+
+        Args:
+            inputs, targets: token ids `(…)`; a target of −100 (nothing to predict) gives zeros.
+
+        Returns:
+            The input's embedding and the target's row of the softmax matrix, side by side.
+        """
+        predicted = (targets >= 0).unsqueeze(-1)
+        embedded = F.embedding(inputs, self.embedding.detach())
+        row = F.embedding(targets.clamp_min(0), self.output_weight.detach())
+        return torch.cat((embedded, row * predicted), dim=-1)
 
     def logits(self, features: Tensor) -> Tensor:
         """Unnormalised log-probabilities `(…, V)` of features `(…, H)`, in the compute type."""

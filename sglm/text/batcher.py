@@ -3,6 +3,8 @@
 Shapes: N tokens of the stream, B lanes, T steps of a window.
 """
 
+from collections.abc import Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +15,13 @@ from torch import Tensor
 from sglm.errors import InputError
 
 
+class Upcoming(NamedTuple):
+    """What lies ahead of a stretch's first boundary: token ids `(C, B)`, the nearest first."""
+
+    inputs_CB: Tensor
+    targets_CB: Tensor
+
+
 class Window(NamedTuple):
     """One window of every lane.
 
@@ -20,12 +29,15 @@ class Window(NamedTuple):
         inputs_TB, targets_TB: token ids, int64; a target is the token after its input.
         is_first: the lanes start here, so the state before it is the start state.
         is_last: the lanes end here, so no later window will send a gradient back.
+        upcoming: at the first window of a stretch, this window and what follows it, as far as the
+            batcher was asked to look ahead; otherwise None.
     """
 
     inputs_TB: Tensor
     targets_TB: Tensor
     is_first: bool
     is_last: bool
+    upcoming: Upcoming | None = None
 
 
 class Batcher:
@@ -39,15 +51,26 @@ class Batcher:
     Args:
         ids_N: the stream; memory-mapped is fine.
         batch: B.
-        window: T.
+        window: T, the length of every window where `lengths` are not given.
         eos_id: what comes before the first token.
+        lengths: of the windows of an epoch, if they vary; each epoch takes them in another order.
+        stretch: windows of a stretch.
+        lookahead: steps past the end of a stretch that are shown at its start; None: no stretches.
 
     Raises:
         InputError: the stream is shorter than one window of every lane.
     """
 
     def __init__(
-        self, ids_N: npt.NDArray[np.unsignedinteger], batch: int, window: int, eos_id: int
+        self,
+        ids_N: npt.NDArray[np.unsignedinteger],
+        batch: int,
+        window: int,
+        eos_id: int,
+        *,
+        lengths: Sequence[int] | None = None,
+        stretch: int = 1,
+        lookahead: int | None = None,
     ):
         self.lane_length = len(ids_N) // batch
         if self.lane_length < window:
@@ -58,31 +81,56 @@ class Batcher:
             )
         self.ids_N = ids_N
         self.batch = batch
-        self.window = window
         self.eos_id = eos_id
+        self.lengths = lengths or [window] * (self.lane_length // window)
+        self.stretch = stretch
+        self.lookahead = lookahead
+        self._starts: tuple[int, list[int]] = (-1, [])
 
     @property
     def steps_per_epoch(self) -> int:
-        return self.lane_length // self.window
+        return len(self.lengths)
 
     def at(self, step: int) -> Window:
         """The window of that step, counted from 0 over all epochs."""
         epoch, index = divmod(step, self.steps_per_epoch)
-        shift = epoch % (self.lane_length % self.window + 1)
-        first_target = shift + index * self.window
-        # (B, T+1): the token before the window's targets, then the targets.
-        tokens = np.empty((self.batch, self.window + 1), dtype=np.int64)
-        for lane in range(self.batch):
-            start = lane * self.lane_length + first_target
-            if start == 0:
-                tokens[lane, 0] = self.eos_id
-                tokens[lane, 1:] = self.ids_N[: self.window]
-            else:
-                tokens[lane] = self.ids_N[start - 1 : start + self.window]
-        tokens_TB = torch.from_numpy(tokens).t()
+        starts = self._window_starts(epoch)
+        inputs_TB, targets_TB = self._cut(starts[index], starts[index + 1])
+        upcoming = None
+        if self.lookahead is not None and index % self.stretch == 0:
+            last = starts[min(index + self.stretch, self.steps_per_epoch)]
+            end = min(last + self.lookahead, self.lane_length)
+            upcoming = Upcoming(*self._cut(starts[index], end))
         return Window(
-            tokens_TB[:-1].contiguous(),
-            tokens_TB[1:].contiguous(),
+            inputs_TB,
+            targets_TB,
             is_first=index == 0,
             is_last=index == self.steps_per_epoch - 1,
+            upcoming=upcoming,
         )
+
+    def _window_starts(self, epoch: int) -> list[int]:
+        """Where in a lane each window of that epoch starts, and where the last one ends."""
+        if self._starts[0] != epoch:
+            order = np.arange(self.steps_per_epoch)
+            if len(set(self.lengths)) > 1:
+                np.random.default_rng(epoch).shuffle(order)
+            used = sum(self.lengths)
+            shift = epoch % (self.lane_length - used + 1)
+            lengths = (self.lengths[index] for index in order.tolist())
+            self._starts = (epoch, list(accumulate(lengths, initial=shift)))
+        return self._starts[1]
+
+    def _cut(self, start: int, end: int) -> tuple[Tensor, Tensor]:
+        """Inputs and targets `(end - start, B)` of that part of every lane."""
+        # The token before the targets, then the targets.
+        tokens = np.empty((self.batch, end - start + 1), dtype=np.int64)
+        for lane in range(self.batch):
+            first = lane * self.lane_length + start
+            if first == 0:
+                tokens[lane, 0] = self.eos_id
+                tokens[lane, 1:] = self.ids_N[: end - start]
+            else:
+                tokens[lane] = self.ids_N[first - 1 : first + end - start]
+        tokens_TB = torch.from_numpy(tokens).t()
+        return tokens_TB[:-1].contiguous(), tokens_TB[1:].contiguous()

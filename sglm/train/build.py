@@ -1,5 +1,7 @@
 """From a configuration to objects: the only place that names concrete classes and sets the seed."""
 
+from collections import deque
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -14,9 +16,13 @@ from sglm.optim.schedule import Schedule, make_schedule
 from sglm.text.batcher import Batcher
 from sglm.text.store import TokenStore
 from sglm.train.step import Learner
+from sglm.train.truncation import draw_lengths
 
 _COUNTED_AT_ONCE = 2**24
-_HIDDEN_OF_KIND = {"mlp": 128, "recurrent": 50, "linear": 0}
+_HIDDEN_OF_KIND = {"lookahead": 128, "mlp": 128, "recurrent": 50, "linear": 0}
+# Windows whose lessons are learned together. Looking ahead reads some way beyond a stretch, so a
+# short one would read most of the text twice.
+_STRETCH = 8
 
 
 def model_shape(config: Config, vocab_size: int) -> ModelShape:
@@ -59,6 +65,10 @@ def build_learner(
         state=model.start_state(config.train.batch),
         learning_rate=config.optimizer.learning_rate,
         clip_norm=config.optimizer.clip_norm,
+        regularizer=config.regularizer,
+        past=deque(maxlen=(config.train.horizon or config.train.window) // config.train.window - 1),
+        random_window=config.train.window if config.train.truncation == "random" else None,
+        taught_every=config.synthesizer.teach_every,
     )
 
 
@@ -72,11 +82,28 @@ def token_counts(store: TokenStore) -> npt.NDArray[np.int64]:
     return counts_V
 
 
+def stretch_windows(config: Config) -> int:
+    """Windows of a stretch: 1 where nothing is read ahead."""
+    settings = config.synthesizer
+    return _STRETCH if settings.kind == "lookahead" or settings.teach_every else 1
+
+
+def lookahead_steps(config: Config) -> int | None:
+    """How far past a stretch the text is shown at its start; None where nothing reads ahead."""
+    settings = config.synthesizer
+    if config.schedule.mode == "real":
+        return None
+    reads = [settings.lookahead] if settings.kind == "lookahead" else []
+    reads += [settings.teach_horizon] if settings.teach_every else []
+    return max(reads, default=None)
+
+
 def build_boundary(config: Config, model: LSTMLanguageModel) -> Boundary | None:
     """The synthesizer at the model's boundaries; None where no cycle is synthetic."""
     if config.schedule.mode == "real":
         return None
-    settings = config.synthesizer
+    settings, device = config.synthesizer, model.embedding.device
+    looks_ahead = settings.kind == "lookahead"
     # Forked, so that the model's dropout draws the same masks with and without a synthesizer.
     with torch.random.fork_rng(devices=[]):
         synthesizer = make_synthesizer(
@@ -84,13 +111,21 @@ def build_boundary(config: Config, model: LSTMLanguageModel) -> Boundary | None:
             2 * sum(model.shape.widths),
             settings.hidden or _HIDDEN_OF_KIND[settings.kind],
             settings.auxiliary,
+            model.shape.embedding + model.shape.widths[-1],
         )
+    noise = None
+    if settings.inject == "noise":
+        noise = torch.Generator(device).manual_seed(config.train.seed)
     return Boundary(
-        synthesizer.to(model.embedding.device),
+        synthesizer.to(device),
         settings.learning_rate,
-        settings.factor,
+        None if settings.factor == "calibrated" else settings.factor,
         settings.trust_bound,
         settings.probe_every,
+        stretch_windows(config),
+        model.token_features if looks_ahead else None,
+        noise,
+        bootstrapped=settings.teach_every is None,
     )
 
 
@@ -100,8 +135,18 @@ def build_batcher(config: Config, store: TokenStore) -> Batcher:
     Raises:
         InputError: the split is shorter than one window.
     """
+    ids_N, train = store.ids("train"), config.train
+    lengths = None
+    if train.truncation == "random":
+        lengths = draw_lengths(len(ids_N) // train.batch, train.window, train.seed)
     return Batcher(
-        store.ids("train"), config.train.batch, config.train.window, store.tokenizer().eos_id
+        ids_N,
+        train.batch,
+        train.window,
+        store.tokenizer().eos_id,
+        lengths=lengths,
+        stretch=stretch_windows(config),
+        lookahead=lookahead_steps(config),
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import torch
+from torch import Tensor
 
 from sglm.checkpoint import random_state, restore_random_state
 from sglm.config import Config
@@ -16,9 +17,10 @@ from sglm.evaluate import Evaluation, perplexity
 from sglm.likelihood import evaluate_stream
 from sglm.optim.precision import Precision
 from sglm.optim.schedule import Schedule
-from sglm.text.batcher import Window
+from sglm.text.batcher import Upcoming, Window
 from sglm.text.store import TokenStore
 from sglm.train.build import build_batcher, build_learner, build_schedule, token_counts
+from sglm.train.diagnosis import RAN_AWAY, Watch, diagnosis
 from sglm.train.report import Report, drop_later_lines
 from sglm.train.run_folder import RunFolder
 from sglm.train.step import Learner, StepResult, capture, restore, train_step
@@ -64,13 +66,19 @@ class Progress:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended; `already_finished` when there was nothing left to do."""
+    """How a run ended.
+
+    Attributes:
+        already_finished: there was nothing left to do.
+        diagnosis: a sentence on the synthesizer; None without one, or when nothing was done.
+    """
 
     steps: int
     tokens_seen: int
     seconds: float
     best_token_ppl: float | None
     already_finished: bool
+    diagnosis: str | None
 
 
 def train(
@@ -105,13 +113,14 @@ def train(
     learner = build_learner(config, token_counts(store), precision, device)
     run = RunFolder(out)
     run.open(config, store, resume)
-    progress, interval = Progress(), dict[str, float]()
+    progress, watch, interval = Progress(), Watch(), dict[str, float]()
     checkpoint = run.load_checkpoint()
     if checkpoint is not None:
         _, state = checkpoint
         progress, interval = Progress(**state["progress"]), state["interval"]
+        watch = Watch(**state["watch"])
         if progress.settled == schedule.total_steps:
-            return _outcome(progress, already_finished=True)
+            return _outcome(progress, None, already_finished=True)
         _restore(run, learner, state)
     drop_later_lines(run.metrics, progress.settled)
     report = Report(run, config, schedule.total_steps, progress.step, interval, console)
@@ -121,6 +130,7 @@ def train(
         schedule=schedule,
         learner=learner,
         progress=progress,
+        watch=watch,
         report=report,
         started=time.monotonic() - progress.seconds,
         first_step=progress.step,
@@ -136,20 +146,24 @@ def train(
             _stop_if_asked(session)
             if step > 0 and step % config.train.checkpoint_every_steps == 0:
                 _save(session)
-            plan = schedule.at(step)
+            plan = watch.plan(schedule.at(step))
             result = train_step(learner, _to(device, batcher.at(step)), plan, step)
             progress.advance(result)
             progress.seconds = time.monotonic() - session.started
             report.step(result)
             if progress.step % config.train.log_every_steps == 0:
-                report.interval(progress.step, plan, learner)
+                loss = report.interval(progress.step, plan, learner)
+                if watch.interval(progress.step, loss, plan, learner.boundary):
+                    report.say(RAN_AWAY.format(step=progress.step))
         run.save_model(run.last_model, learner.model, store.tokenizer())
         if progress.best_nll is None:
             run.save_model(run.best_model, learner.model, store.tokenizer())
         _save(session)
     finally:
         report.close()
-    return _outcome(progress, already_finished=False)
+    boundary = learner.boundary
+    verdict = None if boundary is None else diagnosis(config, boundary, watch)
+    return _outcome(progress, verdict, already_finished=False)
 
 
 @dataclass(frozen=True)
@@ -161,6 +175,7 @@ class _Session:
     schedule: Schedule
     learner: Learner
     progress: Progress
+    watch: Watch
     report: Report
     started: float
     first_step: int
@@ -178,7 +193,7 @@ def _settle(session: _Session) -> None:
     step = progress.step
     if progress.settled == step:
         return
-    plan = schedule.at(step - 1)
+    plan = session.watch.plan(schedule.at(step - 1))
     cycle_ended = step in schedule.cycle_ends
     if "valid" in session.store.splits and (step % session.evaluate_every == 0 or cycle_ended):
         found = _evaluate(session)
@@ -237,6 +252,7 @@ def _save(session: _Session) -> None:
             "learner": capture(session.learner),
             "random": random_state(),
             "progress": asdict(session.progress),
+            "watch": asdict(session.watch),
             "interval": session.report.interval_sums(),
         },
     )
@@ -278,13 +294,18 @@ def _keep_best(session: _Session, found: Evaluation) -> None:
         )
 
 
-def _outcome(progress: Progress, already_finished: bool) -> Outcome:
+def _outcome(progress: Progress, verdict: str | None, already_finished: bool) -> Outcome:
     best = None if progress.best_nll is None else perplexity(progress.best_nll, 1)
-    return Outcome(progress.step, progress.tokens_seen, progress.seconds, best, already_finished)
+    return Outcome(
+        progress.step, progress.tokens_seen, progress.seconds, best, already_finished, verdict
+    )
 
 
 def _to(device: torch.device, window: Window) -> Window:
+    def there(ids: Tensor) -> Tensor:
+        return ids.to(device, non_blocking=True)
+
+    upcoming = window.upcoming and Upcoming(*map(there, window.upcoming))
     return window._replace(
-        inputs_TB=window.inputs_TB.to(device, non_blocking=True),
-        targets_TB=window.targets_TB.to(device, non_blocking=True),
+        inputs_TB=there(window.inputs_TB), targets_TB=there(window.targets_TB), upcoming=upcoming
     )

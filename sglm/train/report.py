@@ -90,8 +90,12 @@ class Report:
     def _add(self, name: str, value: float | Tensor) -> None:
         self.sums[name] = self.sums.get(name, 0.0) + float(value)
 
-    def interval(self, step: int, plan: StepPlan, learner: Learner) -> None:
-        """Reports the steps since the last call; `step` counts steps done, `plan` is the last's."""
+    def interval(self, step: int, plan: StepPlan, learner: Learner) -> float:
+        """Reports the steps since the last call; `step` counts steps done, `plan` is the last's.
+
+        Returns:
+            Their mean loss in nats per token.
+        """
         sums = self.interval_sums()
         loss = sums["nll_nats"] / sums["tokens"]
         speed = self.interval_tokens / max(time.monotonic() - self.interval_started, 1e-9)
@@ -106,11 +110,14 @@ class Report:
         }
         if "probes" in sums:
             values |= {f"sg/{name}": sums[name] / sums["probes"] for name in _AGREEMENT}
+        if learner.boundary is not None:
+            values["sg/factor"] = float(learner.boundary.factor)
         for tag, value in values.items():
             self.writer.add_scalar(tag, value, step)
         self._progress(step, plan, loss, learner.rate(plan), speed)
         self.sums = {}
         self.interval_started, self.interval_tokens = time.monotonic(), 0
+        return loss
 
     def evaluation(
         self,

@@ -4,19 +4,25 @@
 Losses are summed nats; a state gradient is per lane, not divided by B or T.
 """
 
-from dataclasses import dataclass
+from collections import deque
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from sglm.dni.boundary import Agreement, Boundary
+from sglm.config import RegularizerConfig
+from sglm.dni.boundary import Boundary
+from sglm.dni.trust import Agreement
 from sglm.model.language_model import LSTMLanguageModel
+from sglm.model.regularizer import activation_penalty
 from sglm.model.state import LSTMState
 from sglm.optim.optimizer import set_learning_rate
 from sglm.optim.precision import Precision
 from sglm.optim.schedule import Mode, StepPlan
 from sglm.text.batcher import Window
+from sglm.train.exact import future_gradients
+from sglm.train.truncation import compensated_outputs
 
 
 @dataclass
@@ -29,6 +35,11 @@ class Learner:
         state: what the lanes carry into the next window.
         learning_rate: the peak, which the plan multiplies.
         clip_norm: cap on the gradient's norm, or None.
+        regularizer: penalties on the last layer's outputs.
+        past: the windows before the next one that are read again for a longer exact gradient,
+            each with the state before it; holds none unless given a length.
+        random_window: mean length of randomly truncated windows, or None where it is fixed.
+        taught_every: stretches from one exact gradient for the synthesizer to the next, or None.
     """
 
     model: LSTMLanguageModel
@@ -38,6 +49,10 @@ class Learner:
     state: LSTMState
     learning_rate: float
     clip_norm: float | None
+    regularizer: RegularizerConfig = field(default_factory=RegularizerConfig)
+    past: deque[tuple[LSTMState, Tensor]] = field(default_factory=lambda: deque(maxlen=0))
+    random_window: int | None = None
+    taught_every: int | None = None
 
     def rate(self, plan: StepPlan) -> float:
         """The learning rate of a step with that plan."""
@@ -76,26 +91,36 @@ def train_step(learner: Learner, window: Window, plan: StepPlan, step: int) -> S
     tokens = window.targets_TB.numel()
     if window.is_first:
         learner.state = model.start_state(window.inputs_TB.shape[1])
+        learner.past.clear()
         if boundary is not None:
             boundary.reset()
+    if boundary is not None and window.upcoming is not None:
+        _look_ahead(learner, boundary, window, step)
 
     # 1. The incoming state becomes a leaf: backpropagation is truncated here.
-    incoming = learner.state.as_leaf()
-    prediction = None if boundary is None else boundary.read(incoming)
+    incoming, past_TB = _truncate(learner, window)
+    reading = None if boundary is None else boundary.read(incoming)
 
     # 2. The model runs over the window.
-    features_TBH, outgoing = model.features(window.inputs_TB, incoming)
+    outputs_TBH, outgoing = _outputs(learner, torch.cat((*past_TB, window.inputs_TB)), incoming)
+    outputs_TBH = outputs_TBH[-len(window.inputs_TB) :]
+    features_TBH = model.drop_outputs(outputs_TBH)
     nll_nats = model.nll(features_TBH, window.targets_TB)
 
     # 3. One backward pass of (1/BT)·Σ[L + factor·⟨s, ŝ(s)⟩] injects the synthetic gradient exactly.
-    objective_nats = nll_nats
+    weights = learner.regularizer
+    objective_nats = nll_nats + tokens * activation_penalty(
+        outputs_TBH, features_TBH, weights.activation, weights.temporal
+    )
     # Past the last window the state is dropped, so the true future gradient there is zero.
     pure = boundary is None or plan.mode is Mode.REAL or boundary.is_probe(step) or window.is_last
     if boundary is not None and not pure:
-        objective_nats = nll_nats + boundary.surrogate(outgoing)
+        objective_nats = objective_nats + boundary.surrogate(outgoing)
     learner.optimizer.zero_grad(set_to_none=True)
-    scale = precision.loss_scale() / tokens
-    precision.scale(objective_nats / tokens).backward()  # type: ignore[no-untyped-call]
+    # Random windows all weigh the same: divided by their own length, short ones would count more.
+    mean_over = tokens if learner.random_window is None else learner.random_window * outgoing.batch
+    scale = precision.loss_scale() / mean_over
+    precision.scale(objective_nats / mean_over).backward()  # type: ignore[no-untyped-call]
 
     grad_norm, finite = precision.clip(
         learner.optimizer, list(model.parameters()), learner.clip_norm
@@ -103,10 +128,12 @@ def train_step(learner: Learner, window: Window, plan: StepPlan, step: int) -> S
 
     # 4. What arrived at the leaf is what the future sends back: the synthesizer's target.
     agreement = None
-    if boundary is not None and prediction is not None and finite:
-        observed_BS = incoming.packed_gradient() / scale
-        if bool(torch.isfinite(observed_BS).all()):
-            agreement = boundary.learn(prediction, observed_BS, outgoing, pure)
+    if boundary is not None and reading is not None:
+        if finite:
+            observed_BS = incoming.packed_gradient() / scale
+            if bool(torch.isfinite(observed_BS).all()):
+                agreement = boundary.observe(reading, observed_BS, outgoing, pure)
+        boundary.end_window(window.is_last)
 
     # 5. Update, and carry the detached state on.
     set_learning_rate(learner.optimizer, learner.rate(plan))
@@ -114,9 +141,39 @@ def train_step(learner: Learner, window: Window, plan: StepPlan, step: int) -> S
     learner.state = outgoing.detach()
     if not finite and not bool(torch.isfinite(outgoing.packed()).all()):
         learner.state = model.start_state(outgoing.batch)
+        learner.past.clear()
         if boundary is not None:
             boundary.reset()
     return StepResult(nll_nats.detach(), tokens, grad_norm, finite, agreement)
+
+
+def _truncate(learner: Learner, window: Window) -> tuple[LSTMState, list[Tensor]]:
+    """The state at which backpropagation ends, as a leaf, and the inputs between it and the window.
+
+    With a longer horizon that is an earlier state, from which the past is read again with today's
+    weights (BPTT(h; T): Williams & Peng 1990): the newest losses see the last h steps exactly.
+    """
+    incoming = learner.past[0][0] if learner.past else learner.state
+    past_TB = [inputs_TB for _, inputs_TB in learner.past]
+    learner.past.append((learner.state, window.inputs_TB))
+    return incoming.as_leaf(), past_TB
+
+
+def _outputs(learner: Learner, inputs_TB: Tensor, incoming: LSTMState) -> tuple[Tensor, LSTMState]:
+    if learner.random_window is None:
+        return learner.model.outputs(inputs_TB, incoming)
+    return compensated_outputs(learner.model, inputs_TB, incoming, learner.random_window)
+
+
+def _look_ahead(learner: Learner, boundary: Boundary, window: Window, step: int) -> None:
+    """A stretch begins: the synthesizer reads it, and now and then is taught the exact gradient."""
+    upcoming, steps = window.upcoming, len(window.inputs_TB)
+    assert upcoming is not None
+    if boundary.token_features is not None:
+        boundary.look_ahead(*upcoming, steps)
+    if learner.taught_every and step // boundary.stretch % learner.taught_every == 0:
+        boundaries = min(boundary.stretch, len(upcoming.inputs_CB) // steps)
+        boundary.teach(*future_gradients(learner.model, learner.state, upcoming, steps, boundaries))
 
 
 def capture(learner: Learner) -> dict[str, Any]:
@@ -127,6 +184,10 @@ def capture(learner: Learner) -> dict[str, Any]:
         "optimizer": learner.optimizer.state_dict(),
         "scaler": learner.precision.scaler.state_dict(),
         "carried": {"hidden": learner.state.hidden, "cell": learner.state.cell},
+        "past": [
+            {"hidden": state.hidden, "cell": state.cell, "inputs": inputs_TB}
+            for state, inputs_TB in learner.past
+        ],
         "boundary": None if boundary is None else boundary.state_dict(),
     }
 
@@ -137,9 +198,16 @@ def restore(learner: Learner, tree: dict[str, Any]) -> None:
     learner.model.load_state_dict(tree["model"])
     learner.optimizer.load_state_dict(tree["optimizer"])
     learner.precision.scaler.load_state_dict(tree["scaler"])
-    learner.state = LSTMState(
-        tuple(part.to(device) for part in tree["carried"]["hidden"]),
-        tuple(part.to(device) for part in tree["carried"]["cell"]),
+    learner.state = _placed_state(tree["carried"], device)
+    learner.past.extend(
+        (_placed_state(each, device), each["inputs"].to(device)) for each in tree["past"]
     )
     if learner.boundary is not None:
         learner.boundary.load_state_dict(tree["boundary"])
+
+
+def _placed_state(tree: dict[str, Any], device: torch.device) -> LSTMState:
+    return LSTMState(
+        tuple(part.to(device) for part in tree["hidden"]),
+        tuple(part.to(device) for part in tree["cell"]),
+    )

@@ -1,16 +1,18 @@
 """Windows over a stream."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 from sglm.errors import InputError
 from sglm.text.batcher import Batcher
 
-EOS = 99
+EOS = 9999
 
 
-def make(n: int, batch: int, window: int) -> Batcher:
-    return Batcher(np.arange(n, dtype=np.uint16), batch, window, EOS)
+def make(n: int, batch: int, window: int, **kwargs: Any) -> Batcher:
+    return Batcher(np.arange(n, dtype=np.uint16), batch, window, EOS, **kwargs)
 
 
 def test_targets_follow_inputs_and_the_stream_starts_after_eos() -> None:
@@ -53,3 +55,75 @@ def test_text_shorter_than_one_window_names_the_cure() -> None:
     with pytest.raises(InputError, match=r"19 tokens.*4 lanes × 5 steps.*lower train.batch"):
         make(19, batch=4, window=5)
     make(20, batch=4, window=5)
+
+
+LENGTHS = [2, 6, 1, 3, 3, 5]
+
+
+def test_windows_of_given_lengths_cover_the_lane_in_order() -> None:
+    batcher = make(4 * 22 + 3, batch=4, window=5, lengths=LENGTHS)
+    starts = set()
+    for epoch in range(6):
+        steps = range(epoch * 6, (epoch + 1) * 6)
+        windows = [batcher.at(step) for step in steps]
+        assert sorted(len(window.inputs_TB) for window in windows) == sorted(LENGTHS)
+        for lane in range(4):
+            targets = [t for window in windows for t in window.targets_TB[:, lane].tolist()]
+            first = targets[0]
+            assert targets == list(range(first, first + sum(LENGTHS)))
+            assert lane * 22 <= first
+            assert targets[-1] < (lane + 1) * 22
+            inputs = [t for window in windows for t in window.inputs_TB[:, lane].tolist()]
+            assert inputs == [targets[0] - 1 if targets[0] else EOS, *targets[:-1]]
+        assert [window.is_first for window in windows] == [True] + [False] * 5
+        assert [window.is_last for window in windows] == [False] * 5 + [True]
+        starts.add(windows[0].targets_TB[0, 0].item())
+    assert starts == {0, 1, 2}  # 20 of 22 tokens are used: the rest gets its turn
+
+
+def test_given_lengths_come_in_another_order_each_epoch_and_the_same_for_everyone() -> None:
+    batcher, again = (make(100, batch=4, window=5, lengths=LENGTHS) for _ in range(2))
+    steps = range(5 * batcher.steps_per_epoch)
+    windows = [batcher.at(step) for step in steps]
+    lengths = [len(window.inputs_TB) for window in windows]
+    assert len({tuple(lengths[first : first + 6]) for first in steps[::6]}) > 1
+    for step in reversed(steps):  # random access
+        found = again.at(step)
+        assert found.inputs_TB.tolist() == windows[step].inputs_TB.tolist()
+        assert found.targets_TB.tolist() == windows[step].targets_TB.tolist()
+
+
+@pytest.mark.parametrize("lengths", [None, LENGTHS])
+@pytest.mark.parametrize("stretch", [1, 4, 8])
+@pytest.mark.parametrize("lookahead", [1, 3, 100])
+def test_a_stretch_begins_with_what_lies_ahead(
+    lengths: list[int] | None, stretch: int, lookahead: int
+) -> None:
+    """Exactly its windows and `lookahead` tokens more, cut where the lane ends."""
+    lane_length = 23
+    batcher = make(4 * lane_length, 4, 3, lengths=lengths, stretch=stretch, lookahead=lookahead)
+    count = batcher.steps_per_epoch
+    for step in range(4 * count):
+        window, index = batcher.at(step), step % count
+        assert (window.upcoming is not None) == (index % stretch == 0)
+        if window.upcoming is None:
+            continue
+        coming = [batcher.at(step + k) for k in range(min(stretch, count - index))]
+        inputs_CB, targets_CB = window.upcoming
+        for lane in range(4):
+            targets = [t for each in coming for t in each.targets_TB[:, lane].tolist()]
+            end = min(targets[-1] + 1 + lookahead, (lane + 1) * lane_length)
+            expected = [*targets, *range(targets[-1] + 1, end)]
+            assert targets_CB[:, lane].tolist() == expected
+            before = expected[0] - 1 if expected[0] else EOS
+            assert inputs_CB[:, lane].tolist() == [before, *expected[:-1]]
+
+
+def test_looking_ahead_changes_no_window_and_is_off_unless_asked_for() -> None:
+    plain, ahead = make(103, 4, 5), make(103, 4, 5, stretch=3, lookahead=2)
+    for step in range(3 * plain.steps_per_epoch):
+        window = plain.at(step)
+        assert window.upcoming is None
+        other = ahead.at(step)
+        assert window.inputs_TB.tolist() == other.inputs_TB.tolist()
+        assert (window.is_first, window.is_last) == (other.is_first, other.is_last)

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sglm.dni.boundary import Boundary
+from sglm.config import RegularizerConfig
+from sglm.dni.boundary import Boundary, Reading
 from sglm.dni.synthesizer import LinearSynthesizer, Prediction, Synthesizer, make_synthesizer
 from sglm.model.language_model import DropoutRates, LSTMLanguageModel, ModelShape
 from sglm.optim.precision import precision_of
@@ -121,13 +122,13 @@ def test_observed_gradient_is_that_of_summed_nats_per_lane() -> None:
     seen: list[Tensor] = []
     learner = make_learner(random_boundary(1))
     assert learner.boundary is not None
-    learn = learner.boundary.learn
+    observe = learner.boundary.observe
 
-    def spy(prediction: Prediction, observed_BS: Tensor, *rest: object) -> object:
+    def spy(reading: Reading, observed_BS: Tensor, *rest: object) -> object:
         seen.append(observed_BS)
-        return learn(prediction, observed_BS, *rest)  # type: ignore[arg-type]
+        return observe(reading, observed_BS, *rest)  # type: ignore[arg-type]
 
-    learner.boundary.learn = spy  # type: ignore[method-assign, assignment]
+    learner.boundary.observe = spy  # type: ignore[method-assign, assignment]
     still = StepPlan(0.0, Mode.REAL, 0)
     train_step(learner, first, still, 0)
     train_step(learner, second, still, 1)
@@ -178,7 +179,9 @@ def test_regression_never_moves_the_model_nor_the_loss_the_synthesizer() -> None
 
     model_before, net_before = weights(learner.model), weights(boundary.synthesizer)
     gradients_before = gradients(learner)
-    boundary.learn(boundary.read(learner.state), torch.randn(B, 20).double(), learner.state, True)
+    reading = boundary.read(learner.state)
+    boundary.observe(reading, torch.randn(B, 20).double(), learner.state, pure=True)
+    boundary.end_window(is_last=False)
     assert all_equal(weights(learner.model), model_before)
     assert all_equal(gradients(learner), gradients_before)
     assert not all_equal(weights(boundary.synthesizer), net_before)
@@ -296,6 +299,42 @@ def test_half_types_observe_the_unscaled_gradient(dtype: str) -> None:
         learner = make_learner(boundary, dtype=name)
         train_step(learner, first, StepPlan(0.0, Mode.REAL, 0), 0)
         train_step(learner, second, StepPlan(0.0, Mode.REAL, 0), 10)
-        norms[name] = boundary.observed_norm_mean.item()
+        norms[name] = boundary.trust.norm.item()
     # 8 bits of precision in bfloat16, over a handful of products in a row
     assert norms[dtype] == pytest.approx(norms["fp32"], rel=0.05)
+
+
+def test_the_penalty_is_in_nats_per_token_and_reaches_every_layer() -> None:
+    (window,) = windows(1)
+    still = StepPlan(0.0, Mode.REAL, 0)
+
+    def after(activation: float, temporal: float) -> tuple[list[Tensor], Tensor]:
+        learner = make_learner()
+        learner.regularizer = RegularizerConfig(activation=activation, temporal=temporal)
+        result = train_step(learner, window, still, step=0)
+        return gradients(learner), result.nll_nats
+
+    plain, plain_nll = after(0.0, 0.0)
+    found, nll = after(2.0, 1.0)
+    learner = make_learner()
+    outputs_TBH, _ = learner.model.outputs(window.inputs_TB, learner.state)
+    penalty = 2 * outputs_TBH.square().mean() + outputs_TBH.diff(dim=0).square().mean()
+    extra = torch.autograd.grad(penalty, list(learner.model.parameters()), materialize_grads=True)
+    for each, before, added in zip(found, plain, extra, strict=True):
+        # float64: one sum in two orders
+        torch.testing.assert_close(each, before + added, rtol=1e-10, atol=1e-12)
+    assert nll == plain_nll  # what is reported stays the likelihood
+
+
+def test_without_coefficients_a_penalty_leaves_no_trace() -> None:
+    def after(regularizer: RegularizerConfig | None) -> list[Tensor]:
+        learner = make_learner(random_boundary(1), DropoutRates(0.2, 0.2, 0.2, 0.2, 0.2))
+        if regularizer is not None:
+            learner.regularizer = regularizer
+        for step, window in enumerate(windows(4)):
+            train_step(learner, window, SYNTHETIC, step)
+        return weights(learner.model)
+
+    off = RegularizerConfig(activation=0.0, temporal=0.0)
+    assert all_equal(after(off), after(None))
+    assert not all_equal(after(RegularizerConfig(temporal=1.0)), after(None))

@@ -1,0 +1,109 @@
+"""How far a synthesizer's word is to be believed, from what pure observations showed.
+
+A *pure* observation is a state gradient into which nothing synthetic went. Shapes: M states, S
+coordinates of a state. All of this is measured before the synthesizer learns from the observation,
+so it is held out.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+_RUNNING_MEAN_OVER = 100  # observations; long against noise, short against a training run
+_LONGEST = 4.0  # mean lengths; lengths are spread widely, and the long ones carry the most
+_SMALLEST = 1e-12  # keeps ratios of a zero gradient finite
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How good the synthesizer's prediction of an observed gradient was: scalars.
+
+    Attributes:
+        cosine: of the angle between the two, over all states and coordinates.
+        relative_mse: ‖ŝ − g‖² / ‖g‖²; 1 is what predicting zero gets, above 1 is worse than that.
+        norm_ratio: ‖ŝ‖ / ‖g‖.
+    """
+
+    cosine: Tensor
+    relative_mse: Tensor
+    norm_ratio: Tensor
+
+
+@torch.no_grad()
+def agreement(predicted_MS: Tensor, observed_MS: Tensor) -> Agreement:
+    """Compares a prediction with what was observed."""
+    observed = observed_MS.norm().clamp_min(_SMALLEST)
+    predicted = predicted_MS.norm()
+    return Agreement(
+        cosine=(predicted_MS * observed_MS).sum() / (observed * predicted.clamp_min(_SMALLEST)),
+        relative_mse=(predicted_MS - observed_MS).square().sum() / observed.square(),
+        norm_ratio=predicted / observed,
+    )
+
+
+class Trust:
+    """Running means over pure observations: the bound on ŝ, and the factor that suits it best.
+
+    Attributes:
+        norm: mean length of the observed gradients: the bound. Zero before the first: until
+            something was observed, nothing is trusted.
+        inner, inner_squared: of ⟨g, ŝ⟩ per state, and of the square of that.
+        predicted, observed: of ⟨ŝ, ŝ⟩ and ⟨g, g⟩ per state.
+        count: observations so far.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.norm, self.inner, self.inner_squared, self.predicted, self.observed = (
+            torch.zeros((), device=device) for _ in range(5)
+        )
+        self.count = 0
+
+    @torch.no_grad()
+    def observe(self, predicted_MS: Tensor, observed_MS: Tensor) -> None:
+        """Takes in one pure observation; the prediction is the one that would be injected."""
+        self.count += 1
+        weight = 1 / min(self.count, _RUNNING_MEAN_OVER)
+        lengths_M = observed_MS.norm(dim=1)
+        inner = (predicted_MS * observed_MS).sum(dim=1).mean().float()
+        self.norm.lerp_(lengths_M.mean().float(), weight)
+        self.inner.lerp_(inner, weight)
+        self.inner_squared.lerp_(inner.square(), weight)
+        self.predicted.lerp_(predicted_MS.square().sum(dim=1).mean().float(), weight)
+        self.observed.lerp_(lengths_M.square().mean().float(), weight)
+
+    def bounded(self, gradient_MS: Tensor) -> tuple[Tensor, Tensor]:
+        """The gradients, none longer than observed ones are on average; what share was cut."""
+        norms_M1 = gradient_MS.norm(dim=1, keepdim=True).clamp_min(_SMALLEST)
+        scale_M1 = (_LONGEST * self.norm / norms_M1).clamp_max(1.0)
+        return gradient_MS.mul(scale_M1), (scale_M1 < 1).float().mean()
+
+    def unit(self, size: int) -> Tensor:
+        """Root mean square of one of the `size` coordinates of observed gradients; 1 before any."""
+        mean_square = self.observed / size
+        return torch.where(mean_square > 0, mean_square, 1.0).sqrt()
+
+    def factor(self) -> Tensor:
+        """α = ⟨g, ŝ⟩ / ⟨ŝ, ŝ⟩ within [0, 1], the best linear shrinkage of ŝ towards zero.
+
+        One standard error is taken off the numerator, so that a prediction that has not been seen
+        to explain anything is not injected.
+        """
+        variance = (self.inner_squared - self.inner.square()).clamp_min(0)
+        error = (variance / min(max(self.count, 1), _RUNNING_MEAN_OVER)).sqrt()
+        return ((self.inner - error) / self.predicted.clamp_min(_SMALLEST)).clamp(0, 1)
+
+    def explained(self) -> float:
+        """Share of the observed gradients' squared length that ŝ explains: 1 − relative error."""
+        left = self.observed - 2 * self.inner + self.predicted
+        return float(1 - left / self.observed.clamp_min(_SMALLEST))
+
+    def state_dict(self) -> dict[str, Tensor | int]:
+        """Everything here."""
+        return dict(vars(self))
+
+    def load_state_dict(self, tree: dict[str, Tensor | int]) -> None:
+        """Puts back what `state_dict` gave."""
+        device = self.norm.device
+        for name, value in tree.items():
+            setattr(self, name, value.to(device) if isinstance(value, Tensor) else value)
