@@ -8,8 +8,8 @@ import typer
 from typer.core import TyperGroup
 
 from sglm import __version__
+from sglm.cli import compare, generate, prep, score, train
 from sglm.cli import eval as eval_command
-from sglm.cli import generate, prep, score, train
 
 
 class SglmGroup(TyperGroup):
@@ -85,6 +85,7 @@ app.command("train")(train.train)
 app.command("eval")(eval_command.evaluate)
 app.command("score")(score.score)
 app.command("generate")(generate.generate)
+app.command("compare", epilog=compare.VARIANTS_HELP)(compare.compare)
 
 if __name__ == "__main__":
     app()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-COMMANDS = ["prep", "train", "eval", "score", "generate"]
+COMMANDS = ["prep", "train", "eval", "score", "generate", "compare"]
 HELP_SECONDS = 0.5  # the contract's figure, on two cores
 TRIES = 7  # other programs may be busy: the quickest of so many is what the command itself takes
 HEAVY = ["torch", "numpy", "datasets", "pandas", "sentencepiece", "tensorboard", "matplotlib"]

@@ -1,0 +1,152 @@
+"""`sglm compare`: variants × seeds on one corpus, to a table, a picture and numbers."""
+
+import textwrap
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sglm.cli.train import Device, PrecisionName, StopRequest
+from sglm.compare.variants import DEFAULT_HORIZON_WINDOWS, DEFAULT_VARIANTS, VARIANTS
+
+# \b: typer keeps the line breaks of such a paragraph.
+VARIANTS_HELP = "\b\nVariants:\n" + "\n".join(
+    textwrap.fill(variant.sentence, 76, initial_indent=f"{name:<20}", subsequent_indent=" " * 20)
+    for name, variant in VARIANTS.items()
+)
+
+
+def compare(
+    config: Annotated[
+        str, typer.Argument(help="A TOML file, or the name of a shipped recipe: tiny, ptb-small, …")
+    ],
+    data: Annotated[Path, typer.Option(help="Token store with a validation split.")],
+    out: Annotated[Path, typer.Option(help="Its folder; a comparison there is continued.")],
+    variants: Annotated[str, typer.Option(help="What to compare, from the list below.")] = ",".join(
+        DEFAULT_VARIANTS
+    ),
+    seeds: Annotated[str, typer.Option(help="Each variant runs once with each.")] = "0,1,2",
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one value; repeatable."),
+    ] = None,
+    horizon: Annotated[
+        int | None,
+        typer.Option(
+            metavar="STEPS",
+            help="Of bptt-long, rounded up to whole windows; left out: "
+            f"{DEFAULT_HORIZON_WINDOWS} windows.",
+            show_default=False,
+        ),
+    ] = None,
+    device: Annotated[Device, typer.Option(help="auto: cuda where there is one.")] = Device.AUTO,
+    precision: Annotated[
+        PrecisionName, typer.Option(help="auto: bf16 or fp16 on CUDA, fp32 on a CPU.")
+    ] = PrecisionName.AUTO,
+    shard: Annotated[
+        str,
+        typer.Option(
+            metavar="I/N",
+            help="Only the I-th of N parts of the grid: to spread it over processes or machines. "
+            "Copy their OUT/runs together and call again without it to merge.",
+        ),
+    ] = "1/1",
+    as_json: Annotated[bool, typer.Option("--json", help="Print results.json instead.")] = False,
+) -> None:
+    """Does it help on my corpus? Trains each variant with each seed, with equal updates and data.
+
+    Prints a table of validation perplexities at the end of the runs: mean and spread over seeds,
+    and the difference to bptt, paired by seed. OUT gets results.json, table.md, curves.png and
+    the runs themselves. Run again after an interruption, it continues.
+    """
+    from sglm.config import load_config
+
+    # What costs nothing to check comes before what takes seconds to import.
+    chosen_variants, chosen_seeds = parse_variants(variants), parse_seeds(seeds)
+    chosen_shard = parse_shard(shard)
+    settings = load_config(config, set_ or [])
+
+    import json
+    import sys
+
+    from sglm.cli.score import print_text
+    from sglm.compare.grid import compare as run_comparison
+    from sglm.compare.table import table
+    from sglm.model.device import pick_device
+    from sglm.optim.precision import make_precision
+    from sglm.text.store import TokenStore
+
+    store = TokenStore.open(data)
+    chosen_device = pick_device(device.value)
+    with StopRequest() as asked:
+        results = run_comparison(
+            settings,
+            store,
+            out,
+            chosen_variants,
+            chosen_seeds,
+            chosen_device,
+            make_precision(precision.value, chosen_device),
+            sys.stderr,
+            horizon,
+            chosen_shard,
+            asked.signal_number,
+        )
+    if as_json:
+        typer.echo(json.dumps(results))
+    else:
+        print_text(table(results))
+
+
+def parse_variants(text: str) -> list[str]:
+    """
+    Raises:
+        InputError: one that is unknown, or twice.
+    """
+    from sglm.errors import InputError, did_you_mean
+
+    names = [name.strip() for name in text.split(",")]
+    for name in names:
+        if name not in VARIANTS:
+            raise InputError(f"--variants: unknown {name!r}{did_you_mean(name, VARIANTS)}")
+    _refuse_repeated("--variants", names)
+    return names
+
+
+def parse_seeds(text: str) -> list[int]:
+    """
+    Raises:
+        InputError: one that is no whole number from 0 to 2⁶³ - 1, or twice.
+    """
+    from sglm.errors import InputError
+
+    seeds = []
+    for part in text.split(","):
+        if not (part.strip().isascii() and part.strip().isdigit() and int(part) < 2**63):
+            raise InputError(
+                f"--seeds: {part.strip()!r} is no seed; give whole numbers from 0 on, as 0,1,2"
+            )
+        seeds.append(int(part))
+    _refuse_repeated("--seeds", seeds)
+    return seeds
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """
+    Raises:
+        InputError: not I/N with I from 1 to N.
+    """
+    from sglm.errors import InputError
+
+    part, _, parts = text.partition("/")
+    if not (part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts)):
+        raise InputError(f"--shard {text!r}: write it as I/N with I from 1 to N: 1/3, 2/3, 3/3")
+    return int(part), int(parts)
+
+
+def _refuse_repeated(option: str, given: list[str] | list[int]) -> None:
+    from sglm.errors import InputError
+
+    for value in given:
+        if given.count(value) > 1:  # type: ignore[arg-type]
+            raise InputError(f"{option}: {value} is given twice; give it once")

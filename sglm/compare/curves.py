@@ -1,0 +1,73 @@
+"""A picture of the learning curves, where matplotlib is installed (the extra `plots`)."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TextIO
+
+from sglm.compare.runs import FinishedRun
+from sglm.compare.variants import VARIANTS
+from sglm.durable import replace_file
+
+# The first fall from the vocabulary's size would flatten everything else.
+_SHARE_LEFT_OUT = 0.2
+
+
+def draw(runs: Sequence[FinishedRun], path: Path, console: TextIO) -> None:
+    """Validation perplexity over updates: per variant the mean over seeds, and lowest to highest.
+
+    Without matplotlib it says on `console` how to get it.
+    """
+    if not runs:
+        return
+    try:
+        # Not pyplot: that would choose a backend for the whole process.
+        from matplotlib.figure import Figure
+    except ImportError:
+        print(
+            f"{path.name} was not drawn: it needs matplotlib; pip install 'sglm[plots]'",
+            file=console,
+        )
+        return
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    late: list[float] = []
+    names = [name for name in VARIANTS if any(run.variant == name for run in runs)]
+    for index, name in enumerate(names):
+        steps, mean, low, high = band([run for run in runs if run.variant == name])
+        # Dashes and markers, because curves that make no difference lie on one another.
+        axes.plot(
+            steps,
+            mean,
+            color=f"C{index}",
+            linestyle="--" if VARIANTS[name].restarts else "-",
+            marker="os^vDP*Xd"[index],
+            markersize=4,
+            label=f"{name}: {mean[-1]:.5g}",
+        )
+        axes.fill_between(steps, low, high, color=f"C{index}", alpha=0.12, linewidth=0)
+        start = _SHARE_LEFT_OUT * steps[-1]
+        late += [
+            value
+            for step, pair in zip(steps, zip(low, high, strict=True), strict=True)
+            for value in pair
+            if step >= start and math.isfinite(value)
+        ]
+    if late and min(late) < max(late):
+        margin = 0.05 * (max(late) - min(late))
+        axes.set_ylim(min(late) - margin, max(late) + margin)
+    axes.set_xlabel("updates")
+    axes.set_ylabel("validation perplexity (per token)")
+    axes.grid(alpha=0.3)
+    axes.set_title("mean over seeds (legend: at the end), lowest to highest", fontsize=10)
+    axes.legend()
+    replace_file(path, lambda aside: figure.savefig(aside, format="png", dpi=120))
+
+
+def band(
+    runs: Sequence[FinishedRun],
+) -> tuple[list[int], list[float], list[float], list[float]]:
+    """Steps, mean, lowest and highest perplexity of one variant's runs; all evaluate alike."""
+    columns = list(zip(*(run.token_ppl for run in runs), strict=True))
+    mean = [sum(column) / len(column) for column in columns]
+    return runs[0].steps, mean, [min(column) for column in columns], [max(c) for c in columns]

@@ -1,0 +1,152 @@
+"""`results.json` for people: a Markdown table, and what it shows in plain sentences."""
+
+from typing import Any
+
+from sglm.compare.variants import BASELINE, CEILING
+
+_MINUS = "−"
+
+
+def table(results: dict[str, Any]) -> str:
+    """The table and the sentences, as Markdown."""
+    variants = results["variants"]
+    if not variants:
+        return "No run is finished yet."
+    with_gap = CEILING in variants
+    digits = _digits(variants)
+    header = ["variant", "seeds", "perplexity", f"difference to {BASELINE} (95 % CI)"]
+    header += ["gap closed"] if with_gap else []
+    header += ["time", "peak memory"]
+    rows = [header, ["---", *["---:"] * (len(header) - 1)]]
+    for name, facts in variants.items():
+        row = [name, str(len(facts["seeds"])), _spread(facts, digits), _difference(facts, digits)]
+        if with_gap:
+            share = facts["gap_closed"]
+            row.append("–" if share is None else _signed(100 * share, 0, plus=False) + " %")
+        memory = facts["peak_memory_mb"]
+        row += [_time(facts), "–" if memory is None else f"{memory:,.0f} MB"]
+        rows.append(row)
+    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
+    lines = ["| " + " | ".join(_pad(row, widths)) + " |" for row in rows]
+    title = f"Validation perplexity per token after {results['updates']:,} updates."
+    return "\n".join([title, "", *lines, "", in_words(results)])
+
+
+def in_words(results: dict[str, Any]) -> str:
+    """What helped, what harmed, and what made no difference that the seeds can tell from chance.
+
+    A difference is called one only where its confidence interval leaves out 0, so never with a
+    single seed.
+    """
+    variants = results["variants"]
+    digits = _digits(variants)
+    if BASELINE not in variants:
+        return f"Nothing can be said about gains before {BASELINE} has run."
+    others = {name: facts for name, facts in variants.items() if name != BASELINE}
+    groups: dict[str, list[str]] = {verdict: [] for verdict in _VERDICTS}
+    for name, facts in others.items():
+        groups[_verdict(facts)].append(f"{name}{_evidence(facts, digits)}")
+    sentences = [
+        f"{opening}: {'; '.join(groups[verdict])}."
+        for verdict, opening in _VERDICTS.items()
+        if groups[verdict]
+    ]
+    sentences += [
+        _about_controls(name, facts["controls"], digits)
+        for name, facts in others.items()
+        if _verdict(facts) == "lower" and facts["controls"]
+    ]
+    if CEILING in variants:
+        exact = f"the exact gradient over {results['horizon']} steps ({CEILING})"
+        sentences += {
+            "none": [f"What {exact} buys, the most that a synthetic one can, is not to be seen."],
+            "higher": [f"Here {exact} harms, so a synthetic one has nothing to approach."],
+        }.get(_verdict(variants[CEILING]), [])
+    return "\n".join(sentences)
+
+
+_VERDICTS = {
+    "lower": f"Better than {BASELINE}",
+    "higher": f"Worse than {BASELINE}",
+    "none": f"No difference to {BASELINE} beyond the spread over seeds",
+    "untold": "Not to be told from chance (it takes two seeds or more that ended well)",
+}
+
+
+def _verdict(facts: dict[str, Any]) -> str:
+    interval = facts["diff_ci95"]
+    if interval is None:
+        return "untold"
+    low, high = interval
+    return "lower" if high < 0 else "higher" if low > 0 else "none"
+
+
+def _evidence(facts: dict[str, Any], digits: int) -> str:
+    """By how much, and how sure that is."""
+    mean, interval = facts["diff_mean"], facts["diff_ci95"]
+    if interval is None:
+        return ""
+    if _verdict(facts) == "none":
+        return f" ({_interval(interval, digits)})"
+    return f" by {abs(mean):.{digits}f} ({_interval(interval, digits)})"
+
+
+def _about_controls(name: str, controls: dict[str, Any], digits: int) -> str:
+    """Whether a gain over the baseline is also one over what shares all but the idea."""
+    phrases = []
+    for other, facts in controls.items():
+        evidence = _evidence(facts, digits)
+        phrases.append(
+            {
+                "lower": f"better than {other}{evidence}",
+                "higher": f"worse than {other}{evidence}",
+                "none": f"no different from {other}{evidence}",
+                "untold": f"not to be told from {other}",
+            }[_verdict(facts)]
+        )
+    return f"Against its controls, {name} is {'; '.join(phrases)}."
+
+
+def _digits(variants: dict[str, Any]) -> int:
+    """Decimals: perplexities of characters are small, and their differences smaller."""
+    means = [facts["token_ppl_mean"] for facts in variants.values()]
+    return 2 if min((mean for mean in means if mean is not None), default=100.0) >= 10 else 4
+
+
+def _spread(facts: dict[str, Any], digits: int) -> str:
+    mean, sd = facts["token_ppl_mean"], facts["token_ppl_sd"]
+    if mean is None:
+        return "diverged"
+    return f"{mean:,.{digits}f}" + ("" if sd is None else f" ± {sd:.{digits}f}")
+
+
+def _difference(facts: dict[str, Any], digits: int) -> str:
+    mean, interval = facts["diff_mean"], facts["diff_ci95"]
+    if mean is None:
+        return "–"
+    shown = _signed(mean, digits)
+    return shown if interval is None else f"{shown} ({_interval(interval, digits, name=False)})"
+
+
+def _interval(interval: list[float], digits: int, name: bool = True) -> str:
+    low, high = (_signed(value, digits) for value in interval)
+    return f"{'95 % CI ' if name else ''}{low} … {high}"
+
+
+def _signed(value: float, digits: int, plus: bool = True) -> str:
+    return f"{value:{'+' if plus else ''}.{digits}f}".replace("-", _MINUS)
+
+
+def _time(facts: dict[str, Any]) -> str:
+    seconds, ratio = facts["seconds_mean"], facts["seconds_ratio"]
+    shown = f"{seconds:,.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+    return shown + ("" if ratio is None else f" (×{ratio:.2f})")
+
+
+def _pad(row: list[str], widths: list[int]) -> list[str]:
+    if row[1] == "---:":
+        return ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    return [
+        row[0].ljust(widths[0]),
+        *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True)),
+    ]

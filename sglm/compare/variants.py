@@ -1,0 +1,178 @@
+"""What is compared: ways of training that differ in one thing, as changes to one configuration.
+
+Light to import: `sglm compare --help` prints the table below.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from sglm.errors import ConfigError
+
+if TYPE_CHECKING:
+    from sglm.config import Config
+
+BASELINE = "bptt"
+CEILING = "bptt-long"
+DEFAULT_VARIANTS = ("bptt", "bptt-restarts", "dni", "dni-restarts", "alternating")
+# Enough to see the horizon gap (BPTT(h; T)), few enough to pay for it.
+DEFAULT_HORIZON_WINDOWS = 4
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way of training.
+
+    Attributes:
+        sentence: what it is, for people.
+        mode: kind of gradient, as `schedule.mode`.
+        restarts: the configuration's own cycles; otherwise one cosine over the whole length.
+        inject: as `synthesizer.inject`.
+        long_horizon: the exact gradient over several windows.
+        truncation: as `train.truncation`.
+        controls: variants that it is compared with besides `bptt`: they share all of it but what
+            is in question.
+    """
+
+    sentence: str
+    mode: Literal["real", "synthetic", "alternating"]
+    restarts: bool = False
+    inject: Literal["prediction", "noise"] = "prediction"
+    long_horizon: bool = False
+    truncation: Literal["fixed", "random"] = "fixed"
+    controls: tuple[str, ...] = ()
+
+
+VARIANTS = {
+    "bptt": Variant(
+        "Plain truncated backpropagation, one cosine cycle over the whole length: the baseline.",
+        "real",
+    ),
+    "bptt-restarts": Variant(
+        "Plain truncated backpropagation with the configuration's cycles.",
+        "real",
+        restarts=True,
+    ),
+    "dni": Variant(
+        "Synthetic gradients throughout (Jaderberg et al. 2017), one cycle.",
+        "synthetic",
+    ),
+    "dni-restarts": Variant(
+        "Synthetic gradients throughout, with the configuration's cycles.",
+        "synthetic",
+        restarts=True,
+        controls=("bptt-restarts",),
+    ),
+    "alternating": Variant(
+        "Synthetic and real gradients in turn (Shang & Zhang 2019), with the configuration's"
+        " cycles.",
+        "alternating",
+        restarts=True,
+        controls=("bptt-restarts", "noise"),
+    ),
+    "noise": Variant(
+        "Control: as alternating, but random directions of the prediction's norm are injected.",
+        "alternating",
+        restarts=True,
+        inject="noise",
+        controls=("bptt-restarts",),
+    ),
+    "bptt-long": Variant(
+        "Control: as bptt, with the exact gradient over --horizon steps (Williams & Peng 1990):"
+        " the most that a synthetic gradient can buy.",
+        "real",
+        long_horizon=True,
+    ),
+    "bptt-long-restarts": Variant(
+        "Control: as bptt-long, with the configuration's cycles.",
+        "real",
+        restarts=True,
+        long_horizon=True,
+        controls=("bptt-restarts",),
+    ),
+    "artbp": Variant(
+        "Rival: as bptt, with random, compensated truncation (Tallec & Ollivier 2017).",
+        "real",
+        truncation="random",
+    ),
+}
+
+
+def prepare_base(config: "Config", cycle_steps: tuple[int, ...], steps_per_epoch: int) -> "Config":
+    """The configuration in steps instead of epochs, so that every variant makes as many updates,
+    even one whose windows are cut differently.
+
+    Args:
+        config: as the user gave it.
+        cycle_steps, steps_per_epoch: what its schedule comes to with windows of fixed length.
+
+    Raises:
+        ConfigError: it sets what the variants are there to set.
+    """
+    from sglm.config import parse_config, plain_values
+
+    taken = {
+        "train.horizon": (config.train.horizon is not None, "bptt-long (with --horizon)"),
+        "train.truncation": (config.train.truncation != "fixed", "artbp"),
+        "synthesizer.inject": (config.synthesizer.inject != "prediction", "noise"),
+    }
+    for key, (is_set, variant) in taken.items():
+        if is_set:
+            raise ConfigError(f"{key} is what the variant {variant} sets; leave it out")
+    values = plain_values(config)
+    for key in ("first", "growth", "count"):
+        values["schedule"].pop(key, None)
+    values["schedule"] |= {"unit": "steps", "cycles": [float(steps) for steps in cycle_steps]}
+    values["train"]["evaluate_every_steps"] = config.train.evaluate_every_steps or steps_per_epoch
+    return parse_config(values, "the configuration in steps")
+
+
+def configure(variant: str, base: "Config", seed: int, horizon: int) -> "Config":
+    """The configuration of one run: a pure function.
+
+    Args:
+        variant: a name in `VARIANTS`.
+        base: from `prepare_base`.
+        seed: of the weights, dropout and noise.
+        horizon: in steps, for the variants with a long one.
+    """
+    from sglm.config import parse_config, plain_values
+
+    wanted, values = VARIANTS[variant], plain_values(base)
+    values["schedule"]["mode"] = wanted.mode
+    if not wanted.restarts:
+        values["schedule"]["cycles"] = [sum(base.schedule.cycle_lengths())]
+    values["synthesizer"]["inject"] = wanted.inject
+    values["train"] |= {
+        "seed": seed,
+        "truncation": wanted.truncation,
+        "horizon": horizon if wanted.long_horizon else None,
+    }
+    return parse_config(values, variant)
+
+
+def check_cycles(variants: tuple[str, ...], base: "Config") -> None:
+    """
+    Raises:
+        ConfigError: a variant is about restarts and there are none, so that it would be another
+            variant under a second name.
+    """
+    with_restarts = [name for name in variants if VARIANTS[name].restarts]
+    if with_restarts and len(base.schedule.cycle_lengths()) == 1:
+        raise ConfigError(
+            f"the schedule has one cycle, so nothing alternates or restarts in"
+            f" {', '.join(with_restarts)};\ngive schedule.count or schedule.cycles two or more, or"
+            " compare --variants bptt,dni"
+        )
+
+
+def horizon_steps(wanted: int | None, window: int) -> int:
+    """The long horizon: rounded up to whole windows; None stands for the default.
+
+    Raises:
+        ConfigError: it is no longer than a window.
+    """
+    if wanted is None:
+        return DEFAULT_HORIZON_WINDOWS * window
+    if wanted <= window:
+        raise ConfigError(f"--horizon {wanted} is no longer than train.window = {window} steps")
+    return -(-wanted // window) * window

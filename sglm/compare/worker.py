@@ -1,0 +1,120 @@
+"""One run of a comparison, in a process of its own: its peak memory is that run's alone.
+
+`python -m sglm.compare.worker` reads a `Task` as JSON from stdin. Progress goes to stderr; the
+message of an error that has one, to stdout.
+"""
+
+import json
+import os
+import resource
+import signal
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sglm.compare.runs import Record
+from sglm.config import parse_config
+from sglm.errors import SglmError
+from sglm.optim.precision import make_precision
+from sglm.text.store import TokenStore
+from sglm.train.loop import Outcome, train
+
+
+@dataclass(frozen=True)
+class Task:
+    """What to run and where: plain values, for they travel as JSON."""
+
+    config: dict[str, Any]
+    data: str
+    run: str
+    record: str
+    device: str
+    precision: str
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+
+class Asked:
+    """Whether to stop: after SIGTERM, and when the process that started this one is gone, for then
+    nobody could stop it any more."""
+
+    def __init__(self) -> None:
+        self.parent = os.getppid()
+        self.received: int | None = None
+        signal.signal(signal.SIGTERM, self._receive)
+
+    def _receive(self, number: int, frame: object) -> None:
+        self.received = number
+
+    def signal_number(self) -> int | None:
+        return signal.SIGTERM if os.getppid() != self.parent else self.received
+
+
+def perform(task: Task, asked: Asked) -> None:
+    """Trains to the end, or to where it is asked to stop, and records what that cost.
+
+    Raises:
+        SglmError: as `sglm.train.loop.train`.
+    """
+    store, device = TokenStore.open(task.data), torch.device(task.device)
+    outcome = None
+    try:
+        outcome = train(
+            parse_config(task.config, task.run),
+            store,
+            Path(task.run),
+            device,
+            make_precision(task.precision, device),
+            sys.stderr,
+            stop_signal=asked.signal_number,
+        )
+    finally:
+        if Path(task.run).exists():
+            record(task, outcome, Record.read(Path(task.record)))
+
+
+def record(task: Task, outcome: Outcome | None, before: Record | None) -> None:
+    """Writes the record of this session and the ones before it; `outcome` is None if cut short."""
+    peaks = [before.peak_memory_mb] if before is not None else []
+    if outcome is None or not outcome.already_finished:
+        peaks.append(peak_memory_mb(torch.device(task.device)))
+    Record(
+        finished=outcome is not None,
+        seconds=0.0 if outcome is None else round(outcome.seconds, 3),
+        peak_memory_mb=max((peak for peak in peaks if peak is not None), default=None),
+        device=task.device,
+        precision=task.precision,
+    ).write(Path(task.record))
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """The most that this process has held so far, in 10⁶ bytes: on CUDA what torch allocated
+    there, on a CPU all of the process's resident memory."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    try:
+        # Linux hands ru_maxrss down from parent to child, through exec too; VmHWM is our own.
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+        return int(status.partition("VmHWM:")[2].split()[0]) * 1024 / 1e6
+    except (OSError, LookupError, ValueError):
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+
+
+def main() -> int:
+    """Exit code: as the command line's."""
+    asked = Asked()
+    try:
+        perform(Task(**json.load(sys.stdin)), asked)
+    except SglmError as error:
+        print(error, flush=True)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

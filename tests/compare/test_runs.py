@@ -1,0 +1,117 @@
+"""The grid, its shards, and what is found in the folder of a comparison."""
+
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sglm.compare.runs import Cell, Comparison, Record, grid, shard_of
+from sglm.compare.variants import VARIANTS
+from sglm.errors import ConfigError, InputError
+from sglm.text.prepare import Recipe, prepare
+from tests.compare.conftest import write_run
+
+MakeComparison = Callable[..., Comparison]
+BPTT, DNI = Cell("bptt", 0), Cell("dni", 0)
+
+
+@given(
+    variants=st.lists(st.sampled_from(list(VARIANTS)), min_size=1, unique=True),
+    seeds=st.lists(st.integers(0, 99), min_size=1, max_size=7, unique=True),
+    shards=st.integers(1, 12),
+)
+def test_shards_are_disjoint_complete_and_balanced(
+    variants: list[str], seeds: list[int], shards: int
+) -> None:
+    cells = grid(variants, seeds)
+    parts = [shard_of(cells, number, shards) for number in range(1, shards + 1)]
+    assert Counter(cell for part in parts for cell in part) == Counter(cells)
+    assert len(cells) == len(variants) * len(seeds)
+    sizes = [len(part) for part in parts]
+    assert max(sizes) - min(sizes) <= 1
+    for variant in variants:
+        of_variant = [sum(cell.variant == variant for cell in part) for part in parts]
+        assert max(of_variant) - min(of_variant) <= 1
+
+
+def test_with_a_shard_for_each_seed_a_shard_has_whole_seeds() -> None:
+    cells = grid(["bptt", "dni", "noise"], [4, 5])
+    assert {cell.seed for cell in shard_of(cells, 1, 2)} == {4}
+    assert {cell.seed for cell in shard_of(cells, 2, 2)} == {5}
+
+
+def test_only_finished_runs_are_collected(make_comparison: MakeComparison) -> None:
+    comparison = make_comparison()
+    assert comparison.collect() == {}
+    write_run(comparison, BPTT, 30.0, 20.0, seconds=12.5, memory=None)
+    write_run(comparison, DNI, 25.0)
+    Record(False, 0.0, 99.0, "cpu", "fp32").write(comparison.record_path(DNI))
+    assert not comparison.folder(Cell("noise", 1)).exists()
+    comparison.folder(Cell("noise", 1)).mkdir()
+    (run,) = comparison.collect().values()
+    assert (run.variant, run.seed, run.steps) == ("bptt", 0, [20, 40])
+    assert (run.token_ppl, run.seconds, run.peak_memory_mb) == ([30.0, 20.0], 12.5, None)
+
+
+def test_folders_from_elsewhere_can_be_copied_together(make_comparison: MakeComparison) -> None:
+    here, there = make_comparison("here"), make_comparison("there")
+    write_run(here, BPTT, 20.0)
+    write_run(there, DNI, 19.0)
+    shutil.copytree(there.out / "runs", here.out / "runs", dirs_exist_ok=True)
+    assert set(here.collect()) == {BPTT, DNI}
+
+
+def test_runs_of_another_configuration_horizon_or_corpus_are_refused(
+    make_comparison: MakeComparison, tmp_path: Path
+) -> None:
+    comparison = make_comparison()
+    long = Cell("bptt-long", 3)
+    write_run(comparison, long, 20.0)
+    other = make_comparison(model={"hidden": 9})
+    with pytest.raises(ConfigError, match=r"bptt-long-seed3: holds .*model\.hidden: 8 → 9"):
+        other.collect()
+    further = Comparison(comparison.base, comparison.store, comparison.out, horizon=35)
+    with pytest.raises(ConfigError, match=r"train\.horizon: 20 → 35"):
+        further.collect()
+    text = tmp_path / "other.txt"
+    text.write_text("one two three four five six\n" * 200)
+    store = prepare([str(text)], tmp_path / "other", Recipe("word"))
+    with pytest.raises(InputError, match="another corpus"):
+        Comparison(comparison.base, store, comparison.out, comparison.horizon).collect()
+    assert set(comparison.collect()) == {long}
+
+
+@pytest.mark.parametrize("name", ["thesis.tex", "runs/book", "runs/bptt-seed", "runs/bppt-seed0"])
+def test_what_is_no_comparison_is_left_alone(name: str, make_comparison: MakeComparison) -> None:
+    comparison = make_comparison()
+    (comparison.out / name).mkdir(parents=True)
+    with pytest.raises(InputError, match=rf"not a comparison \({name}\); give another --out"):
+        comparison.collect()
+
+
+def test_a_file_is_no_folder(make_comparison: MakeComparison) -> None:
+    comparison = make_comparison()
+    comparison.out.write_text("years of work")
+    with pytest.raises(InputError, match="is a file; give --out a folder"):
+        comparison.collect()
+
+
+@pytest.mark.parametrize("text", ['{"step": 39, "token_ppl": 2, "nll_per_token": 1}', "{", ""])
+def test_a_damaged_or_shortened_run_is_named(text: str, make_comparison: MakeComparison) -> None:
+    comparison = make_comparison()
+    write_run(comparison, BPTT, 20.0)
+    (comparison.folder(BPTT) / "metrics.jsonl").write_text(text)
+    with pytest.raises(InputError, match=r"metrics\.jsonl: damaged .*remove .*bptt-seed0, then"):
+        comparison.collect()
+
+
+def test_a_damaged_record_is_named(make_comparison: MakeComparison) -> None:
+    comparison = make_comparison()
+    write_run(comparison, BPTT, 20.0)
+    comparison.record_path(BPTT).write_text('{"seconds": 3}')
+    with pytest.raises(InputError, match=r"bptt-seed0\.json: damaged .*remove it, then"):
+        comparison.collect()
