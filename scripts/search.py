@@ -1,0 +1,204 @@
+"""What makes a synthesizer work on text: one thing varied at a time, against the shipped defaults.
+
+    python scripts/search.py data/wap --updates 4000 --window 5 --seeds 0,1 --out runs/search
+
+One JSON file per run in OUT; what is there is not run again, so arms and seeds can be added. The
+table is printed at the end: validation loss, what the synthesizer explained, seconds.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from sglm.config import Config, load_config
+from sglm.dni.boundary import Boundary
+from sglm.durable import replace_text
+from sglm.likelihood import evaluate_stream
+from sglm.model.state import LSTMState
+from sglm.optim.precision import make_precision
+from sglm.text.store import TokenStore
+from sglm.train.build import build_batcher, build_learner, build_schedule, token_counts
+from sglm.train.step import Learner, train_step
+
+EVALUATIONS = 4  # spread evenly over the run
+WARM_UP = 1 / 8  # real gradients first, then synthetic ones to the end
+
+Change = Callable[[Learner, int, int], None]  # learner, step, first step of the synthetic cycle
+
+
+def only(part: str) -> Change:
+    """Injects into the hidden or the cell states alone."""
+
+    def change(learner: Learner, step: int, restart: int) -> None:
+        boundary = learner.boundary
+        if step > 0 or boundary is None:
+            return
+        whole = boundary.synthesize
+
+        def masked(state: LSTMState) -> Tensor:
+            gradient_BS = whole(state)
+            hidden, cell = gradient_BS.chunk(2, dim=1)
+            kept = [hidden, torch.zeros_like(cell)]
+            return torch.cat(kept if part == "hidden" else [torch.zeros_like(hidden), cell], dim=1)
+
+        boundary.synthesize = masked  # type: ignore[method-assign]
+
+    return change
+
+
+def forget_moments(learner: Learner, step: int, restart: int) -> None:
+    """The model's optimizer starts afresh when the rate restarts."""
+    if step == restart:
+        learner.optimizer.state.clear()
+
+
+class Arm(NamedTuple):
+    """What is changed: settings, or what the learner does."""
+
+    settings: tuple[str, ...] = ()
+    change: Change | None = None
+
+
+ARMS: dict[str, Arm] = {
+    "lookahead (default)": Arm(),
+    "bptt": Arm(("schedule.mode=real",)),
+    "noise": Arm(("synthesizer.inject=noise",)),
+    "mlp": Arm(("synthesizer.kind=mlp",)),
+    "mlp, factor 0.1": Arm(("synthesizer.kind=mlp", "synthesizer.factor=0.1")),
+    "mlp, factor 1": Arm(("synthesizer.kind=mlp", "synthesizer.factor=1.0")),
+    "linear": Arm(("synthesizer.kind=linear",)),
+    "factor 0.1": Arm(("synthesizer.factor=0.1",)),
+    "factor 0.5": Arm(("synthesizer.factor=0.5",)),
+    "factor 1": Arm(("synthesizer.factor=1.0",)),
+    "factor 1, no bound": Arm(("synthesizer.factor=1.0", "synthesizer.trust_bound=false")),
+    "no bound": Arm(("synthesizer.trust_bound=false",)),
+    "64 units": Arm(("synthesizer.hidden=64",)),
+    "256 units": Arm(("synthesizer.hidden=256",)),
+    "rate 5e-4": Arm(("synthesizer.learning_rate=5e-4",)),
+    "rate 5e-3": Arm(("synthesizer.learning_rate=5e-3",)),
+    "reads 5": Arm(("synthesizer.lookahead=5",)),
+    "reads 40": Arm(("synthesizer.lookahead=40",)),
+    "auxiliary": Arm(("synthesizer.auxiliary=true",)),
+    "taught 1 in 2": Arm(("synthesizer.teach_every=2",)),
+    "taught 1 in 8": Arm(("synthesizer.teach_every=8",)),
+    "hidden only": Arm(change=only("hidden")),
+    "cell only": Arm(change=only("cell")),
+    "moments reset": Arm(change=forget_moments),
+}
+
+
+def configure(arm: Arm, window: int, updates: int, seed: int) -> Config:
+    """One layer of 200 units, 20 lanes: small enough to train in a minute or two on one core."""
+    cycles = [WARM_UP * updates, (1 - WARM_UP) * updates]
+    return load_config(
+        "tiny",
+        [
+            "model.hidden=200",
+            "dropout.input=0.0",
+            "dropout.output=0.1",
+            "optimizer.weight_decay=0.0",
+            "train.batch=20",
+            f"train.window={window}",
+            f"train.seed={seed}",
+            'schedule.unit="steps"',
+            f"schedule.cycles={cycles}",
+            *arm.settings,
+        ],
+    )
+
+
+def train(store: TokenStore, name: str, window: int, updates: int, seed: int) -> dict[str, Any]:
+    """One run: losses in nats per token over updates, and what the synthesizer was like."""
+    arm = ARMS[name]
+    config = configure(arm, window, updates, seed)
+    device = torch.device("cpu")
+    batcher = build_batcher(config, store)
+    schedule = build_schedule(config, batcher.steps_per_epoch)
+    learner = build_learner(config, token_counts(store), make_precision("fp32", device), device)
+    valid_N, eos_id = store.ids("valid"), store.tokenizer().eos_id
+    curve, seconds, begin = [], 0.0, time.perf_counter()
+    for step in range(schedule.total_steps):
+        if arm.change is not None:
+            arm.change(learner, step, schedule.cycle_ends[0])
+        train_step(learner, batcher.at(step), schedule.at(step), step)
+        if (step + 1) % max(1, schedule.total_steps // EVALUATIONS) == 0:
+            seconds += time.perf_counter() - begin
+            nll = evaluate_stream(learner.model, valid_N, eos_id) / len(valid_N)
+            curve.append([step + 1, nll, *measures(learner.boundary)])
+            begin = time.perf_counter()
+    return {"arm": name, "seed": seed, "updates": updates, "window": window} | {
+        "settings": list(arm.settings),
+        "curve": curve,
+        "seconds": round(seconds, 1),
+    }
+
+
+def measures(boundary: Boundary | None) -> list[float]:
+    """Share explained, and the factor used."""
+    return [] if boundary is None else [boundary.trust.explained(), float(boundary.factor)]
+
+
+def table(results: Iterable[dict[str, Any]]) -> str:
+    """Means over seeds; the difference to the default is paired by seed."""
+    by_arm: dict[str, dict[int, dict[str, Any]]] = {}
+    for result in results:
+        by_arm.setdefault(result["arm"], {})[result["seed"]] = result
+    default = by_arm.get("lookahead (default)", {})
+    lines = [
+        "| arm | validation loss | minus default | explained | factor | seconds | seeds |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for name in ARMS:
+        runs = by_arm.get(name, {})
+        if not runs:
+            continue
+        ends = {seed: run["curve"][-1] for seed, run in runs.items()}
+        gaps = [
+            end[1] - default[seed]["curve"][-1][1] for seed, end in ends.items() if seed in default
+        ]
+        measured = [end[2:] for end in ends.values() if len(end) > 2]
+        cells = [
+            name,
+            f"{statistics.mean(end[1] for end in ends.values()):.4f}",
+            ", ".join(f"{gap:+.4f}" for gap in gaps),
+            f"{100 * statistics.mean(m[0] for m in measured):.1f} %" if measured else "",
+            f"{statistics.mean(m[1] for m in measured):.2f}" if measured else "",
+            f"{statistics.mean(run['seconds'] for run in runs.values()):.0f}",
+            str(len(runs)),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--arms", help="Separated by ';'. Default: all of them.")
+    parser.add_argument("--seeds", default="0")
+    parser.add_argument("--window", type=int, default=5)
+    parser.add_argument("--updates", type=int, default=4000)
+    parser.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)  # so that two can run at once
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    store = TokenStore.open(arguments.data)
+    names = arguments.arms.split(";") if arguments.arms else list(ARMS)
+    for seed in map(int, arguments.seeds.split(",")):
+        for name in names:
+            slug = name.replace(" ", "-").replace(",", "").replace("(", "").replace(")", "")
+            path = arguments.out / f"{slug}-seed{seed}.json"
+            if not path.exists():
+                result = train(store, name, arguments.window, arguments.updates, seed)
+                replace_text(path, json.dumps(result, indent=1) + "\n")
+    print(table(json.loads(path.read_text()) for path in sorted(arguments.out.glob("*.json"))))
+
+
+if __name__ == "__main__":
+    main()

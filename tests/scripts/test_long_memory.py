@@ -1,0 +1,407 @@
+"""scripts/long_memory: the streams are the tasks that they claim to be, lessons get harder when
+they are solved, a grid can be made in pieces, and the table says what the files say."""
+
+import importlib.util
+import json
+import math
+import os
+import sys
+from itertools import pairwise
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
+
+
+def load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # where the harness finds the tasks
+    spec.loader.exec_module(module)
+    return module
+
+
+tasks = load("long_memory_tasks")
+harness = load("long_memory")
+
+LANES = 5
+
+
+def grown(task: str, lessons: int, lanes: int = LANES, seed: int = 0) -> Any:
+    """A stream after so many lessons, in the middle of the new length."""
+    stream = tasks.TaskStream(task, lanes, seed)
+    for _ in range(lessons):
+        stream.window(7)
+        stream.grow()
+    while not stream.settled:
+        stream.window(1)
+    return stream
+
+
+def episodes_of(inputs_T: Tensor, targets_T: Tensor) -> list[tuple[list[int], list[int]]]:
+    """The whole episodes of one lane, each from its start symbol to before the next one."""
+    starts = (inputs_T == tasks.START).nonzero().flatten().tolist()
+    return [
+        (inputs_T[begin:end].tolist(), targets_T[begin:end].tolist())
+        for begin, end in pairwise(starts)
+    ]
+
+
+def assert_is_episode(inputs: list[int], targets: list[int], bits: int, repeats: int) -> None:
+    """Written out from the description, not from the code."""
+    read = inputs[1 : 1 + bits]
+    assert set(read) <= {tasks.ZERO, tasks.ONE}
+    assert inputs[0] == tasks.START
+    assert inputs[1 + bits] == tasks.ONCE + repeats - 1
+    assert targets[: 2 + bits] == [tasks.NO_TARGET] * (2 + bits)
+    written = read * repeats
+    end = 2 + bits + len(written)
+    assert targets[2 + bits : end + 1] == [*written, tasks.STOP]
+    assert set(inputs[2 + bits :]) == {tasks.BLANK}
+    # A pause, if any, is blank and wants nothing.
+    assert set(targets[end + 1 :]) <= {tasks.NO_TARGET}
+
+
+@pytest.mark.parametrize("task", ["copy", "repeat-copy"])
+@pytest.mark.parametrize("lessons", [0, 1, 5])
+def test_every_episode_wants_its_bits_in_order_and_a_stop(task: str, lessons: int) -> None:
+    stream = grown(task, lessons)
+    length = stream.length
+    inputs_TB, targets_TB = stream.window(400)
+    for lane in range(LANES):
+        episodes = episodes_of(inputs_TB[:, lane], targets_TB[:, lane])
+        assert len(episodes) >= 400 // length.steps - 2
+        for inputs, targets in episodes:
+            assert len(inputs) == length.steps  # one follows the other without a gap
+            assert_is_episode(inputs, targets, length.bits, length.repeats)
+    assert inputs_TB.max() < tasks.VOCAB_SIZE
+
+
+def test_bits_are_fair_and_lanes_differ() -> None:
+    inputs_TB, _ = grown("copy", 9).window(4000)
+    ones = (inputs_TB == tasks.ONE).sum() / (
+        (inputs_TB == tasks.ONE) | (inputs_TB == tasks.ZERO)
+    ).sum()
+    # About 8,700 bits: a standard deviation of 0.005.
+    assert 0.475 < ones < 0.525
+    columns = {tuple(inputs_TB[:, lane].tolist()) for lane in range(LANES)}
+    assert len(columns) == LANES
+
+
+def test_lanes_are_in_different_phases_of_long_episodes() -> None:
+    """Or all of them would read, then all write, at the same time."""
+    stream = grown("copy", 19, lanes=32)
+    _, targets_TB = stream.window(stream.length.steps)
+    writing_T = (targets_TB != tasks.NO_TARGET).float().mean(dim=1)
+    # 32 lanes, about half of them writing at any time: a standard deviation of 0.09.
+    assert writing_T.min() > 0.1
+    assert writing_T.max() < 0.9
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    task=st.sampled_from(tasks.TASKS),
+    actions=st.lists(
+        st.tuples(st.sampled_from(["window", "peek", "grow"]), st.integers(1, 60)), max_size=40
+    ),
+)
+def test_what_was_peeked_comes_true_and_every_length_is_served(
+    task: str, actions: list[tuple[str, int]]
+) -> None:
+    stream = tasks.TaskStream(task, 3, seed=1)
+    seen: list[tuple[Tensor, Tensor]] = []
+    promised: list[tuple[int, Tensor, Tensor]] = []
+    lengths = [stream.length]
+    now = 0
+    for action, steps in actions:
+        if action == "grow":
+            stream.grow()
+            lengths.append(stream.length)
+        elif action == "peek":
+            promised.append((now, *(part.clone() for part in stream.peek(steps))))
+        else:
+            # Not cloned: a window must stay as it was, whatever the stream does later.
+            seen.append(stream.window(steps))
+            now += steps
+    ahead = max([begin + len(inputs) for begin, inputs, _ in promised], default=0)
+    seen.append(stream.window(max(ahead - now, 0) + 3 * stream.length.steps))
+    inputs_TB, targets_TB = (torch.cat(parts) for parts in zip(*seen, strict=True))
+    for begin, inputs, targets in promised:
+        assert torch.equal(inputs_TB[begin : begin + len(inputs)], inputs)
+        assert torch.equal(targets_TB[begin : begin + len(inputs)], targets)
+    # Whenever it grew: whole episodes only, and never a shorter one after a longer one.
+    for lane in range(3):
+        latest = 0
+        for inputs, targets in episodes_of(inputs_TB[:, lane], targets_TB[:, lane]):
+            (which,) = [
+                index
+                for index, length in enumerate(lengths)
+                if (tasks.STOP in targets[: length.steps])
+                and targets.index(tasks.STOP) == length.steps - 1
+                and inputs[1 + length.bits] == tasks.ONCE + length.repeats - 1
+            ]
+            assert_is_episode(inputs, targets, *lengths[which])
+            assert which >= latest
+            latest = which
+
+
+def test_a_longer_length_holds_for_the_episodes_that_start_after_what_was_shown() -> None:
+    stream = tasks.TaskStream("copy", LANES, seed=0)
+    for _ in range(200):  # more than a buffer holds
+        stream.window(7)
+    stream.peek(30)
+    stream.grow()
+    assert stream.length == tasks.Length(bits=2)
+    assert not stream.settled
+    old, new = tasks.Length().steps, stream.length.steps
+    inputs_TB, _ = stream.peek(200)
+    for lane in range(LANES):
+        starts = (inputs_TB[:-3, lane] == tasks.START).nonzero().flatten().tolist()
+        # The delimiter comes after the only bit of an old one.
+        of_old = [begin for begin in starts if inputs_TB[begin + 2, lane] == tasks.ONCE]
+        of_new = [begin for begin in starts if inputs_TB[begin + 3, lane] == tasks.ONCE]
+        assert of_old + of_new == starts
+        assert 30 - old <= of_old[-1] < 30  # begun before the end of what had been shown
+        assert 30 <= of_new[0] < 30 + old + new  # after the old one's rest and a pause
+        assert {later - earlier for earlier, later in pairwise(of_new)} == {new}
+    stream.window(30 + old + new)
+    assert stream.settled
+
+
+def test_the_stream_depends_on_the_seed_and_not_on_the_windows() -> None:
+    def read(seed: int, window: int) -> Tensor:
+        stream = tasks.TaskStream("copy", LANES, seed)
+        stream.peek(3 * window)
+        return torch.cat([torch.stack(stream.window(window)) for _ in range(1200 // window)], dim=1)
+
+    assert torch.equal(read(0, 3), read(0, 400))
+    assert not torch.equal(read(0, 3), read(1, 3))
+
+
+def test_lessons_and_their_lengths_are_those_of_the_paper() -> None:
+    """Every figure of the paper's table is a length of this curriculum (Jaderberg et al. 2017)."""
+    lengths: dict[str, list[tuple[int, int, int]]] = {}
+    for task in tasks.TASKS:
+        length, lengths[task] = tasks.Length(), []
+        for _ in range(20):
+            lengths[task].append((length.bits, length.repeats, length.paper_length))
+            length = length.longer(task)
+    assert lengths["copy"][:3] == [(1, 1, 4), (2, 1, 5), (3, 1, 6)]
+    assert lengths["repeat-copy"][:5] == [(1, 1, 4), (2, 1, 5), (2, 2, 7), (3, 2, 9), (3, 3, 12)]
+    for task, rows in harness.PAPER.items():
+        reachable = {length for _, _, length in lengths[task]}
+        assert {figure for figures in rows.values() for figure in figures} <= reachable
+
+
+def test_the_running_error_is_the_mean_over_the_newest_windows() -> None:
+    error, per_window = tasks.RunningError(), tasks.MEAN_OVER_TARGETS // 4
+    for _ in range(3):
+        error.add(0.0, per_window)
+    assert error.mean_bits is None  # too few to judge by
+    assert not error.solved
+    error.add(0.2 * per_window, per_window)
+    assert error.mean_bits == pytest.approx(0.05)
+    assert error.solved
+    for bits in (0.2, 0.2):
+        error.add(bits * per_window, per_window)
+    assert error.mean_bits == pytest.approx(0.15)
+    error.add(0.0, 0)  # a window without targets changes nothing
+    assert error.mean_bits == pytest.approx(0.15)
+    error.add(0.2 * per_window, per_window)
+    assert error.mean_bits == pytest.approx(0.2)
+    assert not error.solved
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network and a judgement of a moment."""
+    base = {
+        "model": {"layers": 1, "hidden": 8, "embedding": 4, "tied": False},
+        "train": {"batch": 4},
+        "optimizer": {"kind": "adam", "learning_rate": 1e-2},
+    }
+    monkeypatch.setattr(harness, "BASE", base)
+    monkeypatch.setattr(tasks, "MEAN_OVER_TARGETS", 64)
+
+
+@pytest.mark.usefixtures("tiny")
+@pytest.mark.parametrize("arm", list(harness.ARMS))
+def test_every_arm_runs_and_repeats_itself(arm: str) -> None:
+    first, again = (harness.train(harness.Run("copy", arm, 3, seed=1), 40) for _ in range(2))
+    for result in (first, again):
+        assert result.pop("seconds") > 0
+    assert first == again
+    assert first["final_length"] == 4
+    assert 0.5 < first["final_error_bits"] < 10
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_solved_lesson_is_noted_and_the_next_one_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tasks, "SOLVED_BELOW_BITS", 100.0)  # whatever has been judged is solved
+    result = harness.train(harness.Run("repeat-copy", "bptt", 8, seed=0), 60)
+    lessons = [(lesson["bits"], lesson["repeats"]) for lesson in result["solved"]]
+    assert lessons[:4] == [(1, 1), (2, 1), (2, 2), (3, 2)]
+    assert [lesson["length"] for lesson in result["solved"][:4]] == [4, 5, 7, 9]
+    updates = [lesson["updates"] for lesson in result["solved"]]
+    # Each lesson is judged anew: 64 targets are at least two windows of 4 lanes × 8 steps.
+    assert all(later - earlier >= 2 for earlier, later in pairwise(updates))
+    assert result["final_length"] > result["solved"][-1]["length"]
+
+
+@pytest.fixture
+def pretended_error(tiny: None, monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
+    """Steps that learn nothing and say that each target cost so many bits, or later 0.2."""
+    error = {"bits": 0.1, "updates": math.inf}
+
+    def step(learner: Any, window: Any, plan: Any, update: int) -> SimpleNamespace:
+        bits = error["bits"] if update <= error["updates"] else 0.2
+        targets = int((window.targets_TB != tasks.NO_TARGET).sum())
+        return SimpleNamespace(nll_nats=torch.tensor(bits * math.log(2) * targets))
+
+    monkeypatch.setattr(harness, "train_step", step)
+    return error
+
+
+def test_the_error_is_per_target_and_in_bits(pretended_error: dict[str, float]) -> None:
+    run = harness.Run("copy", "bptt", 8, seed=0)
+    below = harness.train(run, 50)
+    assert len(below["solved"]) > 3
+    assert below["solved"][0]["error_bits"] == pytest.approx(0.1)  # float32 sums: 1e-6
+    pretended_error["updates"] = 0
+    above = harness.train(run, 50)
+    assert above["final_error_bits"] == pytest.approx(0.2)
+    assert above["solved"] == []
+
+
+def test_every_lesson_is_judged_anew(pretended_error: dict[str, float]) -> None:
+    run = harness.Run("copy", "bptt", 8, seed=0)
+    solved_after = harness.train(run, 50)["solved"][0]["updates"]
+    pretended_error.update(bits=0.0, updates=solved_after)
+    result = harness.train(run, 50)
+    assert [lesson["updates"] for lesson in result["solved"]] == [solved_after]
+    assert result["final_error_bits"] == pytest.approx(0.2)
+
+
+@pytest.mark.usefixtures("pretended_error")
+def test_nothing_is_judged_while_a_lane_has_shorter_episodes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tasks.TaskStream, "settled", False)
+    result = harness.train(harness.Run("copy", "bptt", 8, seed=0), 50)
+    assert (result["solved"], result["final_error_bits"]) == ([], None)
+
+
+def run_main(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
+    monkeypatch.setattr(sys, "argv", ["long_memory", *arguments])
+    harness.main()
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_grid_can_be_made_in_pieces(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    grid = ("--task", "copy", "--windows", "2,3", "--arms", "bptt", "--seeds", "0,1")
+    arguments = (*grid, "--updates", "3", "--out", str(tmp_path))
+    run_main(monkeypatch, *arguments, "--shard", "1/2")
+    first = {path.name for path in tmp_path.iterdir()}
+    assert len(first) == 2
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    run_main(monkeypatch, *arguments, "--shard", "2/2")
+    files = sorted(path.name for path in tmp_path.iterdir())
+    assert files == [f"copy-bptt-T{T}-seed{seed}.json" for T in (2, 3) for seed in (0, 1)]
+
+    monkeypatch.setattr(harness, "train", lambda run, updates: pytest.fail("made again"))
+    run_main(monkeypatch, *arguments)
+    assert all(path.stat().st_mtime_ns == time for path, time in before.items())
+
+
+@pytest.mark.usefixtures("tiny")
+def test_results_of_other_settings_are_not_mixed_in(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = ("--task", "copy", "--windows", "2", "--arms", "bptt", "--seeds", "0")
+    run_main(monkeypatch, *one, "--updates", "2", "--out", str(tmp_path))
+    with pytest.raises(SystemExit) as failed:
+        run_main(monkeypatch, *one, "--updates", "3", "--out", str(tmp_path))
+    assert failed.value.code == 2
+    assert "other settings" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--arms", "bpt"], "did you mean 'bptt'"),
+        (["--windows", "2,x"], "--windows 2,x"),
+        (["--windows", "0"], "--windows 0"),
+        (["--shard", "0/2"], "--shard 0/2"),
+        (["--shard", "3/2"], "--shard 3/2"),
+        (["--updates", "0"], "--updates 0"),
+        (["--table"], "no results"),
+    ],
+)
+def test_wrong_arguments_are_named(
+    arguments: list[str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as failed:
+        run_main(monkeypatch, *arguments, "--out", str(tmp_path))
+    assert failed.value.code == 2
+    assert message in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def write_result(folder: Path, run: Any, lessons: dict[int, int], **others: Any) -> None:
+    """A file as a run would have written it; lessons: length solved -> after how many updates."""
+    solved = [{"length": length, "updates": updates} for length, updates in lessons.items()]
+    result = {**run._asdict(), "updates": 1000, "seconds": 2.0, "solved": solved, **others}
+    (folder / run.file_name).write_text(json.dumps(result))
+
+
+def test_the_table_says_what_the_files_say(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Run = harness.Run
+    for seed, length in enumerate((7, 6, 8)):
+        write_result(tmp_path, Run("copy", "bptt", 4, seed), {4: 10, length: 900})
+        write_result(tmp_path, Run("copy", "mlp", 4, seed), {4: 10, length * 2: 900}, seconds=3.0)
+    # Made twice as many updates: what it solved after the others had stopped does not count.
+    write_result(tmp_path, Run("copy", "mlp", 4, 3), {4: 10, 14: 950, 20: 1001}, updates=2000)
+    write_result(tmp_path, Run("copy", "bptt", 8, 0), {})
+    write_result(tmp_path, Run("copy", "mlp", 8, 0), {5: 999})
+    run_main(monkeypatch, "--table", "--out", str(tmp_path))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2:10] == [
+        "| copy | T=4 | T=8 |",
+        "| --- | --- | --- |",
+        "| bptt | 7 (7, 6, 8) | 0 (0) |",
+        "| mlp | 14 (14, 12, 16, 14) ×2.00 | 5 (5) |",
+        "| BPTT (paper) | 10 |  |",
+        "| DNI (paper) | 18 |  |",
+        "| DNI + Aux (paper) | 19 |  |",
+        "| updates | 1,000 | 1,000 |",
+    ]
+    assert "| bptt | 2.00 | 2.00 |" in lines
+    assert "| mlp | 3.00 | 2.00 |" in lines
+    assert not any("repeat-copy" in line for line in lines)
+
+
+def test_a_torn_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "copy-bptt-T4-seed0.json").write_text("{")
+    with pytest.raises(harness.InputError, match="copy-bptt-T4-seed0"):
+        harness.tables(tmp_path)
+
+
+def test_the_launcher_can_be_run_and_stops_at_the_first_error() -> None:
+    path = SCRIPTS / "long_memory"
+    assert os.access(path, os.X_OK)
+    assert "set -euo pipefail" in path.read_text(encoding="utf-8")
