@@ -172,6 +172,13 @@ class SynthesizerConfig(Section):
     inject: Literal["prediction", "noise"] = "prediction"
     """noise: random directions of the prediction's length instead: a control for experiments."""
 
+    @model_validator(mode="after")
+    def _teachable(self) -> "SynthesizerConfig":
+        if self.teach_every is not None and (self.auxiliary or self.kind == "recurrent"):
+            what = "the auxiliary task" if self.auxiliary else "a recurrent synthesizer"
+            raise ValueError(f"{what} learns from window to window; leave out teach_every")
+        return self
+
 
 class TrainConfig(Section):
     """Windows, bookkeeping, seed."""
@@ -214,6 +221,14 @@ class Config(Section):
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     synthesizer: SynthesizerConfig = SynthesizerConfig()
+
+    @model_validator(mode="after")
+    def _other_ways_past_the_window(self) -> "Config":
+        train = self.train
+        if self.schedule.mode != "real" and (train.horizon or train.truncation == "random"):
+            what = "train.horizon" if train.horizon else 'train.truncation = "random"'
+            raise ValueError(f'{what} is for real gradients; set schedule.mode = "real"')
+        return self
 
 
 def shipped_configs() -> list[str]:
@@ -328,14 +343,16 @@ def _apply(values: dict[str, Any], override: str) -> None:
 
 
 def _explain(problem: Any) -> str:
-    place = ".".join(str(part) for part in problem["loc"])
+    # Beyond the key only a place in a list: pydantic also names the types that it tried.
+    key, beyond = problem["loc"][:2], problem["loc"][2:]
+    place = ".".join(str(part) for part in (*key, *(i for i in beyond if isinstance(i, int))))
     if problem["type"] == "extra_forbidden":
         section: Any = Config
         for part in problem["loc"][:-1]:
             section = section.model_fields[part].annotation
         return f"unknown key {place}{did_you_mean(str(problem['loc'][-1]), section.model_fields)}"
     if problem["type"] == "value_error":
-        return f"{place}: {problem['ctx']['error']}"
+        return f"{place}: {problem['ctx']['error']}".removeprefix(": ")
     return f"{place} = {problem['input']!r}: {problem['msg'][0].lower()}{problem['msg'][1:]}"
 
 

@@ -63,7 +63,7 @@ def test_a_factor_is_a_number_or_calibrates_itself(factor: str | float, tmp_path
 
 def test_a_horizon_is_so_many_windows(tmp_path: Path) -> None:
     train = {"window": 5, "horizon": 20}
-    config = parse_config({"train": train}, "test")
+    config = parse_config({"train": train, "schedule": {"mode": "real"}}, "test")
     path = tmp_path / "config.toml"
     path.write_text(config_to_toml(config), encoding="utf-8")
     assert load_config(str(path)).train.horizon == 20
@@ -172,3 +172,33 @@ def test_differences_name_keys_and_values() -> None:
     assert differences(Config(), Config()) == []
     other = parse_config({"train": {"batch": 21}}, "test")
     assert differences(Config(), other) == ["train.batch: 20 → 21"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "named"),
+    [
+        (["train.window=5", "train.horizon=10"], "train.horizon"),
+        (['train.truncation="random"'], "train.truncation"),
+    ],
+)
+def test_other_ways_past_the_window_are_for_real_gradients(
+    overrides: list[str], named: str
+) -> None:
+    """Their observed gradients are not those of the future in the state: nothing to learn from."""
+    with pytest.raises(ConfigError, match=named) as caught:
+        load_config("tiny", overrides)
+    assert 'schedule.mode = "real"' in str(caught.value)
+    load_config("tiny", [*overrides, "schedule.mode=real"])
+
+
+@pytest.mark.parametrize("other", ["synthesizer.auxiliary=true", "synthesizer.kind=recurrent"])
+def test_what_learns_from_window_to_window_cannot_be_taught(other: str) -> None:
+    with pytest.raises(ConfigError, match="leave out teach_every"):
+        load_config("tiny", [other, "synthesizer.teach_every=2"])
+
+
+def test_a_wrong_factor_is_explained_without_the_library_s_inner_names() -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config("tiny", ["synthesizer.factor=twice"])
+    assert "constrained" not in str(caught.value)
+    assert "synthesizer.factor = 'twice'" in str(caught.value)

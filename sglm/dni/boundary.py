@@ -55,8 +55,8 @@ class Boundary:
         synthesizer: predicts a state gradient from the packed state.
         learning_rate: of the synthesizer's own Adam, constant (Shang & Zhang 2019, sec. 4).
         factor: multiplies what is injected; None calibrates itself (`Trust.factor`).
-        trust_bound: cap each lane's synthetic gradient at the running mean norm of the observed
-            ones, without which bootstrapped targets can feed on themselves.
+        trust_bound: cap each lane's synthetic gradient (`Trust.bounded`), without which
+            bootstrapped targets can feed on themselves.
         probe_every: one window in so many injects nothing and so observes a pure gradient.
         stretch: windows whose lessons are learned together.
         token_features: `(inputs_CB, targets_CB) -> (C, B, F)`: what the tokens of a step look like
@@ -212,8 +212,10 @@ class Boundary:
 
         Args:
             states_PBS: packed states at the stretch's boundaries, the first one first.
-            gradients_PBS: the gradients there.
+            gradients_PBS: the gradients there; nothing is learned from them unless all are finite.
         """
+        if not bool(torch.isfinite(gradients_PBS).all()):
+            return
         boundaries = states_PBS.shape[0]
         with torch.no_grad():
             context = (

@@ -46,8 +46,8 @@ class Trust:
     """Running means over pure observations: the bound on ŝ, and the factor that suits it best.
 
     Attributes:
-        norm: mean length of the observed gradients: the bound. Zero before the first: until
-            something was observed, nothing is trusted.
+        norm: mean length of the observed gradients: the unit of the bound. Zero before the first:
+            until something was observed, nothing is trusted.
         inner, inner_squared: of ⟨g, ŝ⟩ per state, and of the square of that.
         predicted, observed: of ⟨ŝ, ŝ⟩ and ⟨g, g⟩ per state.
         count: observations so far.
@@ -73,7 +73,7 @@ class Trust:
         self.observed.lerp_(lengths_M.square().mean().float(), weight)
 
     def bounded(self, gradient_MS: Tensor) -> tuple[Tensor, Tensor]:
-        """The gradients, none longer than observed ones are on average; what share was cut."""
+        """The gradients, none longer than `_LONGEST` mean observed ones; what share was cut."""
         norms_M1 = gradient_MS.norm(dim=1, keepdim=True).clamp_min(_SMALLEST)
         scale_M1 = (_LONGEST * self.norm / norms_M1).clamp_max(1.0)
         return gradient_MS.mul(scale_M1), (scale_M1 < 1).float().mean()

@@ -115,7 +115,8 @@ def build_boundary(config: Config, model: LSTMLanguageModel) -> Boundary | None:
         )
     noise = None
     if settings.inject == "noise":
-        noise = torch.Generator(device).manual_seed(config.train.seed)
+        # Other numbers than the weights were drawn from.
+        noise = torch.Generator(device).manual_seed(config.train.seed + 1)
     return Boundary(
         synthesizer.to(device),
         settings.learning_rate,

@@ -74,7 +74,10 @@ CASES: dict[str, tuple[tuple[str, ...], list[str]]] = {
         (*GOOD, "--horizon", "5", "--variants", "bptt-long"),
         ["--horizon 5", "train.window = 5"],
     ),
-    "a key that the variants set": ((*GOOD, "--set", "train.horizon=10"), ["bptt-long"]),
+    "a key that the variants set": (
+        (*GOOD, "--set", "train.horizon=10", "--set", "schedule.mode=real"),
+        ["bptt-long"],
+    ),
     "a file for a folder": (("tiny", "--data", "store", "--out", "text.txt"), ["is a file"]),
     "a folder of something else": (
         ("tiny", "--data", "store", "--out", "occupied"),

@@ -98,11 +98,17 @@ def test_all_make_equal_updates_and_evaluations(
             assert build_schedule(made, 1).cycle_steps == (schedule.total_steps,)
 
 
+REAL = {"schedule": {"mode": "real"}}  # synthetic gradients are refused beside these two
+
+
 @pytest.mark.parametrize(
     ("sections", "message"),
     [
-        ({"train": {"horizon": 10}}, r"train\.horizon is what the variant bptt-long"),
-        ({"train": {"truncation": "random"}}, r"train\.truncation is what the variant artbp"),
+        ({"train": {"horizon": 10}, **REAL}, r"train\.horizon is what the variant bptt-long"),
+        (
+            {"train": {"truncation": "random"}, **REAL},
+            r"train\.truncation is what the variant artbp",
+        ),
         ({"synthesizer": {"inject": "noise"}}, r"synthesizer\.inject is what the variant noise"),
     ],
 )

@@ -155,3 +155,16 @@ def test_teaching_comes_every_so_many_stretches_with_the_states_that_lanes_will_
     torch.testing.assert_close(states_PBS[1:], torch.stack(begun[:2]), rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(last_PBS[0], begun[5], rtol=1e-12, atol=1e-12)
     assert len(last_PBS) == 1  # the lanes end with that window
+
+
+def test_gradients_that_are_not_finite_teach_nothing() -> None:
+    learner = lookahead_learner(loud(), taught_every=1)
+    boundary = learner.boundary
+    assert boundary is not None
+    train_step(learner, batcher().at(0), REAL, 0)
+    with torch.no_grad():
+        learner.model.softmax_bias[0] = float("inf")
+    for step in (1, 2, 3):  # 3 begins a stretch
+        train_step(learner, batcher().at(step), REAL, step)
+    assert all(bool(torch.isfinite(p).all()) for p in boundary.synthesizer.parameters())
+    assert bool(torch.isfinite(boundary.trust.norm))
