@@ -160,7 +160,7 @@ def train_all(runs: Iterable[Run], updates: int, folder: Path) -> None:
         path = folder / run.file_name
         if path.exists():
             there = read_result(path)
-            if (there["updates"], there["values"]) != (updates, run.values()):
+            if (there["updates"], there.get("values")) != (updates, run.values()):
                 raise InputError(
                     f"{path} was made with other settings or updates;"
                     " remove it or give another --out"
@@ -180,8 +180,11 @@ def read_result(path: Path) -> Result:
     """One run's file."""
     try:
         result: Result = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError):
-        raise InputError(f"{path} is no result of a run; remove it") from None
+        missing = {*Run._fields, "updates", "solved", "seconds"} - result.keys()
+    except (ValueError, AttributeError):
+        missing = {"a JSON object"}
+    if missing:
+        raise InputError(f"{path} is no result of a run (no {min(missing)}); remove it")
     return result
 
 
@@ -331,9 +334,9 @@ def main() -> None:
             if arguments.updates < 1:
                 raise InputError(f"--updates {arguments.updates}: at least 1")
             train_all(shard_of(grid(arguments), arguments.shard), arguments.updates, arguments.out)
-    except SglmError as error:
+    except (SglmError, OSError) as error:
         print(error, file=sys.stderr)
-        sys.exit(error.exit_code)
+        sys.exit(getattr(error, "exit_code", 1))
 
 
 if __name__ == "__main__":

@@ -9,8 +9,10 @@ table is printed at the end: validation loss, what the synthesizer explained, se
 import argparse
 import json
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterable
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +22,7 @@ from torch import Tensor
 from sglm.config import Config, load_config
 from sglm.dni.boundary import Boundary
 from sglm.durable import replace_text
+from sglm.errors import InputError, SglmError, did_you_mean
 from sglm.likelihood import evaluate_stream
 from sglm.model.state import LSTMState
 from sglm.optim.precision import make_precision
@@ -134,6 +137,7 @@ def train(store: TokenStore, name: str, window: int, updates: int, seed: int) ->
             curve.append([step + 1, nll, *measures(learner.boundary)])
             begin = time.perf_counter()
     return {"arm": name, "seed": seed, "updates": updates, "window": window} | {
+        "corpus": store.fingerprint,
         "settings": list(arm.settings),
         "curve": curve,
         "seconds": round(seconds, 1),
@@ -142,7 +146,9 @@ def train(store: TokenStore, name: str, window: int, updates: int, seed: int) ->
 
 def measures(boundary: Boundary | None) -> list[float]:
     """Share explained, and the factor used."""
-    return [] if boundary is None else [boundary.trust.explained(), float(boundary.factor)]
+    if boundary is None:
+        return []
+    return [boundary.trust.explained(boundary.factor), float(boundary.factor)]
 
 
 def table(results: Iterable[dict[str, Any]]) -> str:
@@ -187,17 +193,43 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     torch.set_num_threads(1)  # so that two can run at once
-    arguments.out.mkdir(parents=True, exist_ok=True)
+    try:
+        print(table(search(arguments)))
+    except (SglmError, OSError) as error:
+        print(error, file=sys.stderr)
+        sys.exit(getattr(error, "exit_code", 1))
+
+
+def search(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Trains what is not there yet; returns all results in the folder.
+
+    Raises:
+        InputError: no such arm; a seed that is no number; a file is there, but from other settings.
+    """
     store = TokenStore.open(arguments.data)
     names = arguments.arms.split(";") if arguments.arms else list(ARMS)
-    for seed in map(int, arguments.seeds.split(",")):
-        for name in names:
-            slug = name.replace(" ", "-").replace(",", "").replace("(", "").replace(")", "")
-            path = arguments.out / f"{slug}-seed{seed}.json"
-            if not path.exists():
-                result = train(store, name, arguments.window, arguments.updates, seed)
-                replace_text(path, json.dumps(result, indent=1) + "\n")
-    print(table(json.loads(path.read_text()) for path in sorted(arguments.out.glob("*.json"))))
+    for name in names:
+        if name not in ARMS:
+            raise InputError(f"no arm {name!r}{did_you_mean(name, ARMS)}")
+    seeds = arguments.seeds.split(",")
+    if not all(seed.isdecimal() for seed in seeds):
+        raise InputError(f"--seeds {arguments.seeds}: write it as 0,1,2")
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    for seed, name in product(map(int, seeds), names):
+        slug = name.replace(" ", "-").replace(",", "").replace("(", "").replace(")", "")
+        path = arguments.out / f"{slug}-seed{seed}.json"
+        if not path.exists():
+            result = train(store, name, arguments.window, arguments.updates, seed)
+            replace_text(path, json.dumps(result, indent=1) + "\n")
+    results = [json.loads(path.read_text()) for path in sorted(arguments.out.glob("*.json"))]
+    wanted = (arguments.window, arguments.updates, store.fingerprint)
+    for result in results:
+        if (result["window"], result["updates"], result["corpus"]) != wanted:
+            raise InputError(
+                f"{arguments.out}: {result['arm']} was made with another window, number of updates"
+                " or corpus; give another --out"
+            )
+    return results
 
 
 if __name__ == "__main__":

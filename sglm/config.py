@@ -266,7 +266,14 @@ def parse_config(values: Mapping[str, Any], source: str) -> Config:
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        lines = [_explain(problem) for problem in error.errors()[:2]]
+        # What allows several types fails once for each: one line a key says it all.
+        by_key: dict[tuple[Any, ...], list[str]] = {}
+        for problem in error.errors():
+            by_key.setdefault(problem["loc"][:2], []).append(_explain(problem))
+        lines = [
+            " or ".join([first, *(line.partition(": ")[2] for line in others)])
+            for first, *others in list(by_key.values())[:2]
+        ]
         raise ConfigError("\n".join(f"{source}: {line}" for line in lines)) from None
 
 

@@ -22,6 +22,8 @@ from sglm.train.run_folder import RunFolder
 
 _RUN_NAME = re.compile(r"(?P<variant>.+)-seed(?P<seed>0|[1-9][0-9]*)")
 
+_DIVERGED = 1e15
+
 
 class Cell(NamedTuple):
     """One cell of the grid: one run."""
@@ -185,8 +187,7 @@ class Comparison:
             if lines[-1]["step"] != self.updates:
                 raise ValueError(f"ends at step {lines[-1]['step']}, not {self.updates}")
             ppl, nll = (
-                [math.inf if line[key] is None else float(line[key]) for line in lines]
-                for key in ("token_ppl", "nll_per_token")
+                [_number(line[key]) for line in lines] for key in ("token_ppl", "nll_per_token")
             )
             steps = [int(line["step"]) for line in lines]
         except (OSError, ValueError, LookupError, TypeError) as error:
@@ -211,3 +212,8 @@ def _foreign(out: Path, names: Iterable[str]) -> InputError:
     return InputError(
         f"{out}: holds something that is not a comparison ({shown}); give another --out"
     )
+
+
+def _number(value: float | None) -> float:
+    """As it was written down; what has grown beyond all use counts as infinite."""
+    return math.inf if value is None or float(value) > _DIVERGED else float(value)

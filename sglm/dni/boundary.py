@@ -7,6 +7,7 @@ coming text, P boundaries of a stretch. Gradients are state gradients: of nats s
 window, not divided by batch or window.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -100,7 +101,13 @@ class Boundary:
         self.capped = torch.zeros((), device=device)
 
     def is_probe(self, step: int) -> bool:
-        """Whether this step injects nothing, whatever its mode."""
+        """Whether this step injects nothing, whatever its mode.
+
+        Where probes and stretches would fall into step, so that some places of a stretch are never
+        measured, the probes move on by one each time the pattern comes round.
+        """
+        if math.gcd(self.stretch, self.probe_every) > 1:
+            step += step // math.lcm(self.stretch, self.probe_every)
         return step % self.probe_every == 0
 
     def reset(self) -> None:
@@ -149,6 +156,8 @@ class Boundary:
         That is factor·ŝ(s), bounded; or noise of that length.
         """
         gradient_BS = self._predict(state.detach().packed(), self._context()).gradient_BS
+        # A synthesizer that has diverged injects nothing, and the model goes on.
+        gradient_BS = gradient_BS.nan_to_num(0.0, 0.0, 0.0)
         if self.trust_bound:
             gradient_BS, capped = self.trust.bounded(gradient_BS)
             self.capped.lerp_(capped, 1 / _ECHO_MEAN_OVER)
@@ -290,6 +299,8 @@ class Boundary:
         if prediction.next_gradient_BS is not None and foreseen:
             errors_MS = (prediction.next_gradient_BS - torch.cat(foreseen)) / unit
             loss = loss + errors_MS.square().sum(dim=1).mean()
+        if not bool(torch.isfinite(loss)):
+            return
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()

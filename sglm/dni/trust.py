@@ -35,10 +35,13 @@ def agreement(predicted_MS: Tensor, observed_MS: Tensor) -> Agreement:
     """Compares a prediction with what was observed."""
     observed = observed_MS.norm().clamp_min(_SMALLEST)
     predicted = predicted_MS.norm()
+    seen = observed > _SMALLEST
+    error = (predicted_MS - observed_MS).square().sum() / observed.square()
     return Agreement(
         cosine=(predicted_MS * observed_MS).sum() / (observed * predicted.clamp_min(_SMALLEST)),
-        relative_mse=(predicted_MS - observed_MS).square().sum() / observed.square(),
-        norm_ratio=predicted / observed,
+        # Where nothing is to be predicted, neither praise nor blame: as predicting zero gets.
+        relative_mse=torch.where(seen, error, 1.0),
+        norm_ratio=torch.where(seen, predicted / observed, 0.0),
     )
 
 
@@ -61,7 +64,13 @@ class Trust:
 
     @torch.no_grad()
     def observe(self, predicted_MS: Tensor, observed_MS: Tensor) -> None:
-        """Takes in one pure observation; the prediction is the one that would be injected."""
+        """Takes in one pure observation; the prediction is the one that would be injected.
+
+        What is not finite when squared is left out: it would stay in the means for good.
+        """
+        size = predicted_MS.float().square().sum() + observed_MS.float().square().sum()
+        if not bool(torch.isfinite(size)):
+            return
         self.count += 1
         weight = 1 / min(self.count, _RUNNING_MEAN_OVER)
         lengths_M = observed_MS.norm(dim=1)
@@ -93,10 +102,10 @@ class Trust:
         error = (variance / min(max(self.count, 1), _RUNNING_MEAN_OVER)).sqrt()
         return ((self.inner - error) / self.predicted.clamp_min(_SMALLEST)).clamp(0, 1)
 
-    def explained(self) -> float:
-        """Share of the observed gradients' squared length that ŝ explains: 1 − relative error."""
-        left = self.observed - 2 * self.inner + self.predicted
-        return float(1 - left / self.observed.clamp_min(_SMALLEST))
+    def explained(self, factor: float | Tensor) -> float:
+        """Share of the observed gradients' squared length that factor·ŝ explains."""
+        share = 2 * factor * self.inner - factor**2 * self.predicted
+        return float(share / self.observed.clamp_min(_SMALLEST))
 
     def state_dict(self) -> dict[str, Tensor | int]:
         """Everything here."""

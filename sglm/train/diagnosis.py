@@ -72,14 +72,15 @@ def diagnosis(config: Config, boundary: Boundary, watch: Watch) -> str:
     trust = boundary.trust
     if trust.count == 0:
         return "synthesizer: never measured, the run was too short for a probe"
-    explained, capped = trust.explained(), float(boundary.capped)
-    factor = float(boundary.factor)
+    factor, capped = float(boundary.factor), float(boundary.capped)
+    explained = trust.explained(factor)
     kind = "calibrated to" if boundary.fixed_factor is None else "fixed at"
     facts = (
         f"synthesizer: explained {max(0.0, 100 * explained):.1f} % of the gradient that came back"
-        f" (last {min(trust.count, 100)} probes), factor {kind} {factor:.2f},"
-        f" trust bound cut {100 * capped:.0f} % of its predictions"
+        f" (last {min(trust.count, 100)} probes), factor {kind} {factor:.2f}"
     )
+    if boundary.trust_bound:
+        facts += f", trust bound cut {100 * capped:.0f} % of its predictions"
     return f"{facts}; {_advice(config, explained, capped, watch)}"
 
 
@@ -91,12 +92,12 @@ def _advice(config: Config, explained: float, capped: float, watch: Watch) -> st
             ' phase was ended early): set synthesizer.factor = "calibrated" and'
             " synthesizer.trust_bound = true, or lower synthesizer.learning_rate"
         )
+    if settings.trust_bound and capped > _OFTEN_CUT:
+        return "it says more than is observed: lower synthesizer.learning_rate"
     if explained < _EXPLAINS_NOTHING:
         harmful = settings.factor != "calibrated" and settings.factor > 0
         what = "what was injected was noise" if harmful else "so next to nothing was injected"
         if settings.kind != "lookahead":
             return f'{what}: try synthesizer.kind = "lookahead", which reads the coming tokens'
         return f'{what}: try a longer run, or save its time with schedule.mode = "real"'
-    if settings.trust_bound and capped > _OFTEN_CUT:
-        return "it says more than is observed: lower synthesizer.learning_rate"
     return "whether that helps on this text: sglm compare"

@@ -32,7 +32,8 @@ def memory_estimate_bytes(config: Config, shape: ModelShape) -> int:
     copies = {"sgd": 2 + (config.optimizer.momentum > 0)}.get(config.optimizer.kind, 4)
     weights = copies * parameter_count(shape)
     tokens = config.train.batch * config.train.window
-    activations = tokens * (3 * shape.vocab_size + 2 * 7 * sum(shape.widths))
+    read = config.train.batch * (config.train.horizon or config.train.window)
+    activations = tokens * 3 * shape.vocab_size + read * 2 * 7 * sum(shape.widths)
     return _BYTES * (weights + activations)
 
 

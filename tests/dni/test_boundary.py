@@ -143,7 +143,7 @@ def test_what_it_is_trusted_for_was_held_out() -> None:
         known += (boundary.predict(boundary.read(state)) * noise).sum().item() > 0
         boundary.end_window(is_last=False)
     assert known > 150  # it has learned what it was just told
-    assert boundary.trust.explained() < 0
+    assert boundary.trust.explained(1.0) < 0
     assert boundary.factor < 0.05
 
 
@@ -217,3 +217,22 @@ def test_linear_network_quadratic_loss_linear_synthesizer_converges() -> None:
     assert max(with_it[-100:]) < 1e-3 * max(with_it[1:100])
     # The same data and the same W throughout: only the samples of x differ from step to step.
     assert sum(without[-1000:]) == pytest.approx(sum(without[1:1001]), rel=0.1)
+
+
+def test_probes_reach_every_place_of_a_stretch() -> None:
+    boundary = Boundary(Says(torch.zeros(B, S)), 1e-3, factor=1.0, probe_every=10, stretch=8)
+    probes = [step for step in range(800) if boundary.is_probe(step)]
+    assert {step % 8 for step in probes} == set(range(8))
+    assert len(probes) == pytest.approx(80, rel=0.1)
+
+
+def test_a_synthesizer_that_has_diverged_injects_and_learns_nothing() -> None:
+    boundary = Boundary(LinearSynthesizer(S), 1e-3, factor=1.0)
+    observe(boundary, torch.randn(B, S))
+    with torch.no_grad():
+        boundary.synthesizer.heads.bias.fill_(float("nan"))  # type: ignore[union-attr, operator]
+    weights = boundary.synthesizer.state_dict()["heads.weight"].clone()
+    assert torch.equal(boundary.synthesize(some_state()), torch.zeros(B, S))
+    observe(boundary, torch.randn(B, S))
+    assert torch.equal(boundary.synthesizer.state_dict()["heads.weight"], weights)
+    assert bool(torch.isfinite(boundary.trust.norm))

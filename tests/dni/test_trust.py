@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sglm.dni.trust import Trust
+from sglm.dni.trust import Trust, agreement
 
 M, S = 5, 8
 
@@ -68,7 +68,7 @@ def test_the_factor_stays_within_zero_and_one(multiple: float, noise: float) -> 
 def test_what_is_explained_is_measured_against_saying_zero(
     multiple: float, explained: float
 ) -> None:
-    assert after(multiple).explained() == pytest.approx(explained, abs=1e-5)  # float32 means
+    assert after(multiple).explained(1.0) == pytest.approx(explained, abs=1e-5)  # float32 means
 
 
 def test_one_observation_of_many_states_counts_as_one() -> None:
@@ -79,3 +79,21 @@ def test_one_observation_of_many_states_counts_as_one() -> None:
     two.observe(said_MS.repeat(2, 1), truth_MS.repeat(2, 1))
     for name, value in one.state_dict().items():
         torch.testing.assert_close(torch.as_tensor(two.state_dict()[name]), torch.as_tensor(value))
+
+
+def test_what_overflows_when_squared_is_left_out() -> None:
+    trust = after(1.0)
+    before = trust.state_dict()
+    trust.observe(torch.ones(M, S), torch.full((M, S), 1e30))
+    assert trust.state_dict() == before
+
+
+def test_nothing_to_predict_is_neither_praise_nor_blame() -> None:
+    found = agreement(torch.ones(M, S), torch.zeros(M, S))
+    assert (found.relative_mse.item(), found.norm_ratio.item()) == (1.0, 0.0)
+
+
+def test_what_the_factor_makes_of_a_prediction_is_what_is_explained() -> None:
+    """ŝ = 2g explains nothing as it is, and everything with the factor a half."""
+    assert after(2.0).explained(1.0) == pytest.approx(0.0, abs=1e-5)
+    assert after(2.0).explained(0.5) == pytest.approx(1.0, abs=1e-5)

@@ -71,7 +71,7 @@ def test_the_lstm_runs_in_the_type_that_was_asked_for(precision: str) -> None:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-@pytest.mark.parametrize("kind", ["mlp", "recurrent"])
+@pytest.mark.parametrize("kind", ["lookahead", "mlp", "recurrent"])
 def test_a_run_stops_resumes_and_scores_on_the_device(
     precision: str,
     kind: str,
