@@ -17,7 +17,7 @@ from sglm.evaluate import Evaluation, perplexity
 from sglm.likelihood import evaluate_stream
 from sglm.optim.precision import Precision
 from sglm.optim.schedule import Schedule
-from sglm.text.batcher import Upcoming, Window
+from sglm.text.batcher import Batcher, Upcoming, Window
 from sglm.text.store import TokenStore
 from sglm.train.build import build_batcher, build_learner, build_schedule, token_counts
 from sglm.train.diagnosis import RAN_AWAY, Watch, diagnosis
@@ -138,23 +138,7 @@ def train(
         stop_signal=stop_signal,
     )
     try:
-        while True:
-            _settle(session)
-            step = progress.step
-            if step == schedule.total_steps:
-                break
-            _stop_if_asked(session)
-            if step > 0 and step % config.train.checkpoint_every_steps == 0:
-                _save(session)
-            plan = watch.plan(schedule.at(step))
-            result = train_step(learner, _to(device, batcher.at(step)), plan, step)
-            progress.advance(result)
-            progress.seconds = time.monotonic() - session.started
-            report.step(result)
-            if progress.step % config.train.log_every_steps == 0:
-                loss = report.interval(progress.step, plan, learner)
-                if watch.interval(progress.step, loss, plan, learner.boundary):
-                    report.say(RAN_AWAY.format(step=progress.step))
+        _train_on(session, config, batcher, device)
         run.save_model(run.last_model, learner.model, store.tokenizer())
         if progress.best_nll is None:
             run.save_model(run.best_model, learner.model, store.tokenizer())
@@ -181,6 +165,28 @@ class _Session:
     first_step: int
     evaluate_every: int
     stop_signal: Callable[[], int | None]
+
+
+def _train_on(session: _Session, config: Config, batcher: Batcher, device: torch.device) -> None:
+    """Step; every so often report, evaluate, save; to the end of the schedule."""
+    progress, learner, report = session.progress, session.learner, session.report
+    while True:
+        _settle(session)
+        step = progress.step
+        if step == session.schedule.total_steps:
+            return
+        _stop_if_asked(session)
+        if step > 0 and step % config.train.checkpoint_every_steps == 0:
+            _save(session)
+        plan = session.watch.plan(session.schedule.at(step))
+        result = train_step(learner, _to(device, batcher.at(step)), plan, step)
+        progress.advance(result)
+        progress.seconds = time.monotonic() - session.started
+        report.step(result)
+        if progress.step % config.train.log_every_steps == 0:
+            loss = report.interval(progress.step, plan, learner)
+            if session.watch.interval(progress.step, loss, plan, learner.boundary):
+                report.say(RAN_AWAY.format(step=progress.step))
 
 
 def _settle(session: _Session) -> None:
