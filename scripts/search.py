@@ -19,15 +19,19 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+import sglm.train.step
 from sglm.config import Config, load_config
 from sglm.dni.boundary import Boundary
 from sglm.durable import replace_text
 from sglm.errors import InputError, SglmError, did_you_mean
 from sglm.likelihood import evaluate_stream
+from sglm.model.language_model import LSTMLanguageModel
 from sglm.model.state import LSTMState
 from sglm.optim.precision import make_precision
+from sglm.text.batcher import Upcoming
 from sglm.text.store import TokenStore
 from sglm.train.build import build_batcher, build_learner, build_schedule, token_counts
+from sglm.train.exact import future_gradients
 from sglm.train.step import Learner, train_step
 
 EVALUATIONS = 4  # spread evenly over the run
@@ -62,6 +66,49 @@ def forget_moments(learner: Learner, step: int, restart: int) -> None:
         learner.optimizer.state.clear()
 
 
+def mixed_returns(share: float) -> Change:
+    """Teaches λ-returns instead of exact gradients: at every boundary of the stretch, λ of what the
+    later windows really send back and 1 − λ of what the synthesizer says, in one backward pass
+    (λ-mixtures: Pemberton & Costa 2024)."""
+
+    def change(learner: Learner, step: int, restart: int) -> None:
+        boundary = learner.boundary
+        if step > 0 or boundary is None:
+            return
+        predict = boundary.synthesizer
+        unit = boundary.trust.unit
+
+        def gradients(
+            model: LSTMLanguageModel, state: LSTMState, text: Upcoming, window: int, count: int
+        ) -> tuple[Tensor, Tensor]:
+            summaries_PBN, states_PBS = boundary.summaries_PBN, [state.packed().requires_grad_()]
+            widths, said = list(model.shape.widths) * 2, torch.zeros(())
+            features = []
+            for place in range(count):
+                packed_BS = states_PBS[-1]
+                if place > 0:
+                    with torch.no_grad():
+                        context = None if summaries_PBN is None else summaries_PBN[place]
+                        s_BS = predict(packed_BS, context).gradient_BS * unit(packed_BS.shape[1])
+                    said = said + (1 - share) * (packed_BS * s_BS).sum()
+                    packed_BS = packed_BS.detach() + share * (packed_BS - packed_BS.detach())
+                parts = torch.split(packed_BS, widths, dim=1)
+                half = len(parts) // 2
+                end = (place + 1) * window if place + 1 < count else len(text.inputs_CB)
+                outputs, left = model.features(
+                    text.inputs_CB[place * window : end], LSTMState(parts[:half], parts[half:])
+                )
+                features.append(outputs)
+                states_PBS.append(left.packed())
+            objective = model.nll(torch.cat(features), text.targets_CB) + said
+            found = torch.autograd.grad(objective, states_PBS[:-1])
+            return torch.stack([each.detach() for each in states_PBS[:-1]]), torch.stack(found)
+
+        sglm.train.step.future_gradients = gradients
+
+    return change
+
+
 class Arm(NamedTuple):
     """What is changed: settings, or what the learner does."""
 
@@ -91,6 +138,8 @@ ARMS: dict[str, Arm] = {
     "auxiliary": Arm(("synthesizer.auxiliary=true",)),
     "taught 1 in 2": Arm(("synthesizer.teach_every=2",)),
     "taught 1 in 8": Arm(("synthesizer.teach_every=8",)),
+    "taught λ-returns, λ = 0.5": Arm(("synthesizer.teach_every=2",), mixed_returns(0.5)),
+    "taught λ-returns, λ = 0.9": Arm(("synthesizer.teach_every=2",), mixed_returns(0.9)),
     "hidden only": Arm(change=only("hidden")),
     "cell only": Arm(change=only("cell")),
     "moments reset": Arm(change=forget_moments),
@@ -120,6 +169,7 @@ def configure(arm: Arm, window: int, updates: int, seed: int) -> Config:
 def train(store: TokenStore, name: str, window: int, updates: int, seed: int) -> dict[str, Any]:
     """One run: losses in nats per token over updates, and what the synthesizer was like."""
     arm = ARMS[name]
+    sglm.train.step.future_gradients = future_gradients  # an arm may have put its own there
     config = configure(arm, window, updates, seed)
     device = torch.device("cpu")
     batcher = build_batcher(config, store)
