@@ -104,7 +104,7 @@ def mixed_returns(share: float) -> Change:
             found = torch.autograd.grad(objective, states_PBS[:-1])
             return torch.stack([each.detach() for each in states_PBS[:-1]]), torch.stack(found)
 
-        sglm.train.step.future_gradients = gradients
+        vars(sglm.train.step)["future_gradients"] = gradients
 
     return change
 
@@ -169,7 +169,9 @@ def configure(arm: Arm, window: int, updates: int, seed: int) -> Config:
 def train(store: TokenStore, name: str, window: int, updates: int, seed: int) -> dict[str, Any]:
     """One run: losses in nats per token over updates, and what the synthesizer was like."""
     arm = ARMS[name]
-    sglm.train.step.future_gradients = future_gradients  # an arm may have put its own there
+    vars(sglm.train.step)["future_gradients"] = (
+        future_gradients  # an arm may have put its own there
+    )
     config = configure(arm, window, updates, seed)
     device = torch.device("cpu")
     batcher = build_batcher(config, store)
