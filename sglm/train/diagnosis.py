@@ -6,6 +6,8 @@ text sends back, it ends up predicting itself, perfectly, while the model drowns
 
 from dataclasses import dataclass, replace
 
+import torch
+
 from sglm.config import Config
 from sglm.dni.boundary import Boundary
 from sglm.optim.schedule import Mode, StepPlan
@@ -72,6 +74,8 @@ def diagnosis(config: Config, boundary: Boundary, watch: Watch) -> str:
     trust = boundary.trust
     if trust.count == 0:
         return "synthesizer: never measured, the run was too short for a probe"
+    if not all(bool(torch.isfinite(each).all()) for each in boundary.synthesizer.parameters()):
+        return "synthesizer: diverged, and injected nothing since; lower synthesizer.learning_rate"
     factor, capped = float(boundary.factor), float(boundary.capped)
     explained = trust.explained(factor)
     kind = "calibrated to" if boundary.fixed_factor is None else "fixed at"

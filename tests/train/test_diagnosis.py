@@ -171,6 +171,18 @@ def test_a_bound_that_cuts_often_is_said(tiny_config: MakeConfig) -> None:
     assert "lower synthesizer.learning_rate" in sentence
 
 
+def test_a_diverged_synthesizer_is_said(tiny_config: MakeConfig) -> None:
+    net = LinearSynthesizer(4)
+    boundary = Boundary(net, 1e-3, factor=None)
+    boundary.trust.observe(torch.ones(2, 4), torch.ones(2, 4))
+    with torch.no_grad():
+        net.heads.bias.fill_(float("nan"))
+    sentence = diagnosis(tiny_config(), boundary, Watch())
+    assert "diverged" in sentence
+    assert "lower synthesizer.learning_rate" in sentence
+    assert "explained" not in sentence
+
+
 def test_real_runs_have_no_diagnosis(
     tiny_config: MakeConfig, word_store: TokenStore, tmp_path: Path
 ) -> None:
