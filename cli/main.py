@@ -10,6 +10,7 @@ from typer.core import TyperGroup
 from sglm import __version__
 from sglm.cli import compare, generate, prep, score, train
 from sglm.cli import eval as eval_command
+from sglm.process import prepare_process
 
 
 class SglmGroup(TyperGroup):
@@ -78,6 +79,7 @@ def main(
     ] = False,
 ) -> None:
     """LSTM language models trained with alternating synthetic and real gradients."""
+    prepare_process()
 
 
 app.command("prep")(prep.prep)

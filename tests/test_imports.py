@@ -17,11 +17,11 @@ ROOT = Path(__file__).resolve().parents[1]
 # From the ground up. Rooms of one storey do not know each other; a room may import any lower one.
 STOREYS: list[set[str]] = [
     {"errors"},
-    {"durable"},
+    {"durable", "process"},
     {"config", "configs"},
     {"text", "model"},
-    {"dni"},
     {"optim"},
+    {"dni"},
     {"checkpoint"},
     {"likelihood"},
     {"evaluate", "generation"},
@@ -147,9 +147,9 @@ def test_the_order_of_the_house() -> None:
         (
             {
                 "sglm/dni/a.py": "from typing import TYPE_CHECKING\n"
-                "if TYPE_CHECKING:\n    from sglm.optim import schedule"
+                "if TYPE_CHECKING:\n    from sglm.train import step"
             },
-            ["sglm.dni.a imports sglm.optim"],
+            ["sglm.dni.a imports sglm.train"],
         ),
         (
             {"sglm/train/loop.py": "import importlib\nimportlib.import_module('sglm.cli.main')"},

@@ -19,6 +19,7 @@ from sglm.compare.runs import Record
 from sglm.config import parse_config
 from sglm.errors import SglmError
 from sglm.optim.precision import make_precision
+from sglm.process import prepare_process
 from sglm.text.store import TokenStore
 from sglm.train.loop import Outcome, train
 
@@ -107,6 +108,7 @@ def peak_memory_mb(device: torch.device) -> float:
 
 def main() -> int:
     """Exit code: as the command line's."""
+    prepare_process()
     asked = Asked()
     try:
         perform(Task(**json.load(sys.stdin)), asked)

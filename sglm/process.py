@@ -1,0 +1,33 @@
+"""What a process that computes asks of the C libraries under torch: once, as it starts.
+
+Not done by `import sglm`: somebody else's program decides for itself.
+"""
+
+import ctypes
+import os
+
+# Parameters of glibc's mallopt (malloc.h), which no Python module names.
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+
+
+def prepare_process() -> None:
+    """Keeps memory once it was had, and waits for the other threads without burning a core.
+
+    - A training step allocates its logits and gradients anew each time. glibc hands large blocks
+      back to the system when they are freed, and gets them back empty, page by page, at the next
+      step: a third of a step's time on two cores at 2×256, V=7,300 (docs/results.md).
+    - OpenMP's threads spin while they wait. If another process takes one of the cores, they spin
+      through its whole time slice, at every single operation; with a short spin they sleep.
+
+    Call it before torch is imported: OpenMP reads its variables only then. What the environment
+    already says, and other C libraries, are left alone.
+    """
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    if any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ):
+        return
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return  # not glibc
+    mallopt(_M_MMAP_MAX, 0)
+    mallopt(_M_TRIM_THRESHOLD, -1)

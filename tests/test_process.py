@@ -1,0 +1,54 @@
+"""What a process asks of the C libraries under torch."""
+
+import os
+import platform
+import subprocess
+import sys
+
+import pytest
+
+ROUNDS, MEGABYTES = 20, 48
+FAULTS = f"""
+import os, resource, sys
+from sglm.process import prepare_process
+if sys.argv[1] == "prepared":
+    prepare_process()
+print(os.environ.get("GOMP_SPINCOUNT"))
+import numpy as np
+def allocate():
+    return np.ones({MEGABYTES} * 2**20, dtype=np.uint8).sum()
+allocate()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range({ROUNDS}):
+    allocate()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def run(word: str, **environment: str) -> tuple[str, int]:
+    """GOMP_SPINCOUNT, and page faults of allocating and freeing large blocks again and again."""
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("MALLOC_", "GOMP_", "GLIBC"))}
+    done = subprocess.run(
+        [sys.executable, "-c", FAULTS, word],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=clean | environment,
+    )
+    spins, faults = done.stdout.split()
+    return spins, int(faults)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have no mallopt")
+def test_freed_memory_is_kept_for_the_next_step() -> None:
+    pages = ROUNDS * MEGABYTES * 2**20 // os.sysconf("SC_PAGE_SIZE")
+    spins, faults = run("prepared")
+    assert spins == "1000"
+    assert faults < pages / 100  # next to none; nearly all of them otherwise
+    # Where the environment says otherwise, it is left alone. (Huge pages: some 512 times fewer.)
+    assert run("prepared", MALLOC_ARENA_MAX="2", GOMP_SPINCOUNT="7")[0] == "7"
+    assert run("prepared", MALLOC_ARENA_MAX="2")[1] > faults
+
+
+def test_importing_sglm_asks_for_nothing() -> None:
+    assert run("imported")[0] == "None"
