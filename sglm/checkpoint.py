@@ -18,7 +18,7 @@ from torch import Tensor
 from sglm.durable import sync, write_tensors
 from sglm.errors import InputError
 
-FORMAT_VERSION = 2  # 2: stretches, lessons, trust and the watch are part of a run
+FORMAT_VERSION = 3  # 2: stretches, trust and the watch are part of a run; 3: features of a stretch
 _REFERENCE = "tensor:"
 _KEPT = 2  # the newest, and the one before it in case a disk fails under the newest
 

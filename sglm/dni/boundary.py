@@ -17,6 +17,7 @@ from torch import Tensor
 from sglm.dni.synthesizer import LookaheadSynthesizer, Prediction, Synthesizer
 from sglm.dni.trust import Agreement, Trust, agreement
 from sglm.model.state import LSTMState
+from sglm.optim.optimizer import step_where_finite
 
 _ECHO_MEAN_OVER = 20  # windows; a runaway feeds on itself within about so many
 
@@ -40,17 +41,27 @@ class Reading(NamedTuple):
 
 
 class Lesson(NamedTuple):
-    """A reading and what should have been predicted; `next_BS` is the auxiliary target."""
+    """A reading and what should have been predicted.
+
+    Attributes:
+        state_BS, memory, place: of the reading.
+        observed_BS: the target.
+        next_BS: the auxiliary target, or None.
+        counts: 1, or 0 where the target was not finite (it is zeros then): a scalar.
+    """
 
     state_BS: Tensor
     memory: Tensor | None
     place: int
     observed_BS: Tensor
     next_BS: Tensor | None
+    counts: Tensor
 
 
 class Boundary:
     """Predicts, injects, bounds and learns; owns the synthesizer and its optimizer.
+
+    No method waits for a number from the device: what depends on one is decided there.
 
     Args:
         synthesizer: predicts a state gradient from the packed state.
@@ -79,7 +90,7 @@ class Boundary:
         bootstrapped: bool = True,
     ) -> None:
         self.synthesizer = synthesizer
-        self.optimizer = torch.optim.Adam(synthesizer.parameters(), lr=learning_rate)
+        self.optimizer = torch.optim.Adam(synthesizer.parameters(), lr=learning_rate, fused=True)
         self.fixed_factor = factor
         self.trust_bound = trust_bound
         self.probe_every = probe_every
@@ -90,8 +101,9 @@ class Boundary:
         device = next(synthesizer.parameters()).device
         self.trust = Trust(device)
         self.memory: Tensor | None = None
-        # The stretch that is being walked along: its tokens, their summaries, its lessons so far.
-        self.tokens_CB: tuple[Tensor, Tensor] | None = None
+        # The stretch that is being walked along: what its tokens look like, their summaries (with
+        # the graph that made them, for its lessons are learned through it), its lessons so far.
+        self.features_CBF: Tensor | None = None
         self.boundaries_P: Tensor | None = None
         self.summaries_PBN: Tensor | None = None
         self.index = 0
@@ -114,7 +126,6 @@ class Boundary:
         """The lanes start anew: what the synthesizer remembers of them is void."""
         self.memory = None
 
-    @torch.no_grad()
     def look_ahead(self, inputs_CB: Tensor, targets_CB: Tensor, window: int) -> None:
         """A new stretch begins: summarises what lies ahead of each of its boundaries.
 
@@ -122,12 +133,13 @@ class Boundary:
             inputs_CB, targets_CB: token ids of the stretch and beyond, as far as is to be read.
             window: T, the distance of the boundaries.
         """
-        self.tokens_CB = (inputs_CB, targets_CB)
+        assert self.token_features is not None
+        self.features_CBF = self.token_features(inputs_CB, targets_CB).detach()
         # The last boundary may be the end of the text; it then reads the last token.
         ahead = inputs_CB.shape[0]
         boundaries_P = torch.arange(self.stretch + 1, device=inputs_CB.device) * window
         self.boundaries_P = boundaries_P.clamp_max(ahead - 1)
-        self.summaries_PBN = self._summarise()
+        self._summarise()
 
     def read(self, incoming: LSTMState) -> Reading:
         """Takes in the incoming state, and moves on to the window's end."""
@@ -146,8 +158,7 @@ class Boundary:
         """ŝ at what was read: `(B, S)`, detached, neither bounded nor multiplied."""
         if reading.gradient_BS is not None:
             return reading.gradient_BS
-        context = None if self.summaries_PBN is None else self.summaries_PBN[reading.place]
-        return self._predict(reading.state_BS, context).gradient_BS
+        return self._predict(reading.state_BS, self._summary(reading.place)).gradient_BS
 
     @torch.no_grad()
     def synthesize(self, state: LSTMState) -> Tensor:
@@ -195,25 +206,33 @@ class Boundary:
                 synthesizer; otherwise it contains the synthesizer's own word about a later future.
 
         Returns:
-            How good the prediction was, for a pure observation.
+            How good the prediction was, for a pure observation; NaN where that was not finite.
         """
-        observed_BS = observed_BS.detach()
+        finite = torch.isfinite(observed_BS).all()
+        observed_BS = observed_BS.detach().where(finite, 0.0)
         # Its own echo is only looked for once in a stretch: it does not come and go.
-        found = self._compare(reading, observed_BS, pure) if pure or reading.place == 0 else None
+        found = None
+        if pure or reading.place == 0:
+            found = self._compare(reading, observed_BS, finite, pure)
         if self.bootstrapped:
             next_BS = self._foreseen(outgoing) if self.synthesizer.auxiliary else None
-            self.lessons.append(Lesson(*reading[:3], observed_BS, next_BS))
+            counts = finite.to(observed_BS.dtype)
+            self.lessons.append(Lesson(*reading[:3], observed_BS, next_BS, counts))
         return found if pure else None
 
     @torch.no_grad()
-    def _compare(self, reading: Reading, observed_BS: Tensor, pure: bool) -> Agreement:
+    def _compare(
+        self, reading: Reading, observed_BS: Tensor, finite: Tensor, pure: bool
+    ) -> Agreement:
         """Measures the prediction, before anything is learned from the observation."""
         predicted_BS = self.predict(reading)
-        found = agreement(predicted_BS, observed_BS)
+        unseen = torch.where(finite, 0.0, math.nan)
+        found = Agreement(*(each + unseen for each in agreement(predicted_BS, observed_BS)))
         if not pure:
-            self.echo.lerp_(1 - found.relative_mse.float(), 1 / _ECHO_MEAN_OVER)
+            echo = 1 - found.relative_mse.float()
+            self.echo.lerp_(echo.where(torch.isfinite(echo), self.echo), 1 / _ECHO_MEAN_OVER)
         elif self.bootstrapped:
-            self._measure(predicted_BS, observed_BS)
+            self._measure(predicted_BS, observed_BS + unseen)
         return found
 
     def teach(self, states_PBS: Tensor, gradients_PBS: Tensor) -> None:
@@ -223,25 +242,27 @@ class Boundary:
             states_PBS: packed states at the stretch's boundaries, the first one first.
             gradients_PBS: the gradients there; nothing is learned from them unless all are finite.
         """
-        if not bool(torch.isfinite(gradients_PBS).all()):
-            return
-        boundaries = states_PBS.shape[0]
+        places = range(states_PBS.shape[0])
         with torch.no_grad():
             context = (
                 None
                 if self.summaries_PBN is None
-                else (self.summaries_PBN[:boundaries].flatten(0, 1))
+                else self.summaries_PBN[: len(places)].flatten(0, 1)
             )
-            predicted = self._predict(states_PBS.flatten(0, 1), context).gradient_BS
-        self._measure(predicted, gradients_PBS.flatten(0, 1))
+            predicted_MS = self._predict(states_PBS.flatten(0, 1), context).gradient_BS
+        self._measure(predicted_MS, gradients_PBS.flatten(0, 1))
+        finite = torch.isfinite(gradients_PBS).all()
+        gradients_PBS, counts = gradients_PBS.where(finite, 0.0), finite.to(gradients_PBS.dtype)
         self._regress(
             [
-                Lesson(state_BS, None, index, gradient_BS, None)
-                for index, (state_BS, gradient_BS) in enumerate(
-                    zip(states_PBS, gradients_PBS, strict=True)
+                Lesson(state_BS, None, place, gradient_BS, None, counts)
+                for place, state_BS, gradient_BS in zip(
+                    places, states_PBS, gradients_PBS, strict=True
                 )
             ]
         )
+        if self.features_CBF is not None:
+            self._summarise()  # as it is read now
 
     def end_window(self, is_last: bool) -> None:
         """The window is done; at the end of a stretch, or of the text, its lessons are learned."""
@@ -253,7 +274,10 @@ class Boundary:
 
     def _context(self) -> Tensor | None:
         """What the synthesizer is given beside the state at the current boundary."""
-        return self.memory if self.summaries_PBN is None else self.summaries_PBN[self.index]
+        return self.memory if self.summaries_PBN is None else self._summary(self.index)
+
+    def _summary(self, place: int) -> Tensor | None:
+        return None if self.summaries_PBN is None else self.summaries_PBN[place].detach()
 
     def _predict(self, states_MS: Tensor, context: Tensor | None) -> Prediction:
         """The synthesizer speaks in units of what observed gradients are like."""
@@ -262,15 +286,11 @@ class Boundary:
         next_MS = None if said.next_gradient_BS is None else said.next_gradient_BS * unit
         return Prediction(said.gradient_BS * unit, next_MS, said.memory)
 
-    def _summarise(self) -> Tensor:
+    def _summarise(self) -> None:
         assert isinstance(self.synthesizer, LookaheadSynthesizer)
-        assert self.token_features is not None
-        assert self.tokens_CB is not None
+        assert self.features_CBF is not None
         assert self.boundaries_P is not None
-        summaries_PBN: Tensor = self.synthesizer.summarise(
-            self.token_features(*self.tokens_CB), self.boundaries_P
-        )
-        return summaries_PBN
+        self.summaries_PBN = self.synthesizer.summarise(self.features_CBF, self.boundaries_P)
 
     def _measure(self, predicted_MS: Tensor, observed_MS: Tensor) -> None:
         bounded_MS = self.trust.bounded(predicted_MS)[0] if self.trust_bound else predicted_MS
@@ -285,25 +305,31 @@ class Boundary:
         """One step of the synthesizer's optimizer on the mean squared error over all lanes."""
         states_MS = torch.cat([lesson.state_BS for lesson in lessons])
         observed_MS = torch.cat([lesson.observed_BS for lesson in lessons])
+        context: Tensor | None = None
         if self.summaries_PBN is not None:
-            # Run anew, this time with a graph: a stretch is read in one go, forwards and back.
-            summaries_PBN = self._summarise()
-            context: Tensor | None = torch.cat([summaries_PBN[each.place] for each in lessons])
-        else:
+            # A stretch was read in one go, and is learned from in one go.
+            context = torch.cat([self.summaries_PBN[each.place] for each in lessons])
+        elif self.synthesizer.remembers:
             memories = [lesson.memory for lesson in lessons if lesson.memory is not None]
             context = torch.cat(memories) if memories else None
+        counts_P = torch.stack([lesson.counts for lesson in lessons])
+        lanes = len(lessons[0].state_BS)
+        weights_M = counts_P.repeat_interleave(lanes) / (counts_P.sum() * lanes)
         prediction = self._predict(states_MS, context)
         unit = self.trust.unit(states_MS.shape[1])
-        loss = ((prediction.gradient_BS - observed_MS) / unit).square().sum(dim=1).mean()
+
+        def error(predicted_MS: Tensor, right_MS: Tensor) -> Tensor:
+            errors_M = ((predicted_MS - right_MS) / unit).square().sum(dim=1)
+            return (errors_M * weights_M).sum()
+
+        loss = error(prediction.gradient_BS, observed_MS)
         foreseen = [lesson.next_BS for lesson in lessons if lesson.next_BS is not None]
         if prediction.next_gradient_BS is not None and foreseen:
-            errors_MS = (prediction.next_gradient_BS - torch.cat(foreseen)) / unit
-            loss = loss + errors_MS.square().sum(dim=1).mean()
-        if not bool(torch.isfinite(loss)):
-            return
+            loss = loss + error(prediction.next_gradient_BS, torch.cat(foreseen))
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        self.optimizer.step()
+        # One that is not finite (or has no lesson that counts) leaves everything as it is.
+        step_where_finite(self.optimizer, torch.isfinite(loss))
 
     def state_dict(self) -> dict[str, Any]:
         """Everything here that steps change."""
@@ -313,9 +339,8 @@ class Boundary:
             "trust": self.trust.state_dict(),
             "memory": self.memory,
             "stretch": {
-                "tokens": None if self.tokens_CB is None else list(self.tokens_CB),
+                "features": self.features_CBF,
                 "boundaries": self.boundaries_P,
-                "summaries": self.summaries_PBN,
                 "index": self.index,
                 "lessons": [list(lesson) for lesson in self.lessons],
             },
@@ -336,10 +361,12 @@ class Boundary:
         self.trust.load_state_dict(tree["trust"])
         self.memory = place(tree["memory"])
         stretch = tree["stretch"]
-        tokens = stretch["tokens"]
-        self.tokens_CB = None if tokens is None else (place(tokens[0]), place(tokens[1]))
-        self.boundaries_P = place(stretch["boundaries"])
-        self.summaries_PBN = place(stretch["summaries"])
+        self.features_CBF, self.boundaries_P = (
+            place(stretch["features"]),
+            place(stretch["boundaries"]),
+        )
+        if self.features_CBF is not None:
+            self._summarise()
         self.index = stretch["index"]
         self.lessons = [Lesson(*map(place, lesson)) for lesson in stretch["lessons"]]
         if self.noise is not None:

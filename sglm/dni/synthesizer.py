@@ -118,7 +118,7 @@ class LookaheadSynthesizer(Synthesizer):
 
     The state alone can only be given credit for what it already holds, and for a calibrated model
     the expectation of the future gradient given the state is zero. What comes next is known in
-    training: a small GRU runs backwards over it, as the exact gradient would, and its state at a
+    training: a small LSTM runs backwards over it, as the exact gradient would, and its state at a
     boundary is that boundary's summary. It runs along a whole stretch of windows at once, so that
     no token is read again for every window.
     """
@@ -129,7 +129,8 @@ class LookaheadSynthesizer(Synthesizer):
         self.project = nn.Sequential(
             nn.LayerNorm(features, elementwise_affine=False), nn.Linear(features, hidden)
         )
-        self.reader = nn.GRU(hidden, hidden)
+        # An LSTM, for which libraries have one fast kernel on either kind of device.
+        self.reader = nn.LSTM(hidden, hidden)
         self.of_state = nn.Linear(size, 2 * hidden)
         self.of_future = nn.Linear(hidden, 2 * hidden)
         self.heads = zero_linear(4 * hidden, size * (2 if auxiliary else 1))

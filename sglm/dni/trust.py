@@ -5,7 +5,7 @@ coordinates of a state. All of this is measured before the synthesizer learns fr
 so it is held out.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,8 +15,7 @@ _LONGEST = 4.0  # mean lengths; lengths are spread widely, and the long ones car
 _SMALLEST = 1e-12  # keeps ratios of a zero gradient finite
 
 
-@dataclass(frozen=True)
-class Agreement:
+class Agreement(NamedTuple):
     """How good the synthesizer's prediction of an observed gradient was: scalars.
 
     Attributes:
@@ -48,6 +47,8 @@ def agreement(predicted_MS: Tensor, observed_MS: Tensor) -> Agreement:
 class Trust:
     """Running means over pure observations: the bound on ŝ, and the factor that suits it best.
 
+    All of it stays on the device: nobody waits for a number in the midst of a step.
+
     Attributes:
         norm: mean length of the observed gradients: the unit of the bound. Zero before the first:
             until something was observed, nothing is trusted.
@@ -57,10 +58,10 @@ class Trust:
     """
 
     def __init__(self, device: torch.device) -> None:
-        self.norm, self.inner, self.inner_squared, self.predicted, self.observed = (
-            torch.zeros((), device=device) for _ in range(5)
-        )
-        self.count = 0
+        names = ("norm", "inner", "inner_squared", "predicted", "observed")
+        self._means = torch.zeros(len(names), device=device)
+        self.norm, self.inner, self.inner_squared, self.predicted, self.observed = self._means
+        self.count = torch.zeros((), device=device)
 
     @torch.no_grad()
     def observe(self, predicted_MS: Tensor, observed_MS: Tensor) -> None:
@@ -68,18 +69,15 @@ class Trust:
 
         What is not finite when squared is left out: it would stay in the means for good.
         """
-        size = predicted_MS.float().square().sum() + observed_MS.float().square().sum()
-        if not bool(torch.isfinite(size)):
-            return
-        self.count += 1
-        weight = 1 / min(self.count, _RUNNING_MEAN_OVER)
         lengths_M = observed_MS.norm(dim=1)
-        inner = (predicted_MS * observed_MS).sum(dim=1).mean().float()
-        self.norm.lerp_(lengths_M.mean().float(), weight)
-        self.inner.lerp_(inner, weight)
-        self.inner_squared.lerp_(inner.square(), weight)
-        self.predicted.lerp_(predicted_MS.square().sum(dim=1).mean().float(), weight)
-        self.observed.lerp_(lengths_M.square().mean().float(), weight)
+        inner = (predicted_MS * observed_MS).sum(dim=1).mean()
+        observed = lengths_M.square().mean()
+        predicted = predicted_MS.square().sum(dim=1).mean()
+        found = torch.stack((lengths_M.mean(), inner, inner.square(), predicted, observed)).float()
+        finite = torch.isfinite(found).all()
+        self.count += finite
+        weight = finite / self.count.clamp(1, _RUNNING_MEAN_OVER)
+        self._means.lerp_(torch.where(finite, found, self._means), weight)
 
     def bounded(self, gradient_MS: Tensor) -> tuple[Tensor, Tensor]:
         """The gradients, none longer than `_LONGEST` mean observed ones; what share was cut."""
@@ -99,20 +97,20 @@ class Trust:
         to explain anything is not injected.
         """
         variance = (self.inner_squared - self.inner.square()).clamp_min(0)
-        error = (variance / min(max(self.count, 1), _RUNNING_MEAN_OVER)).sqrt()
-        return ((self.inner - error) / self.predicted.clamp_min(_SMALLEST)).clamp(0, 1)
+        error = (variance / self.count.clamp(1, _RUNNING_MEAN_OVER)).sqrt()
+        share: Tensor = (self.inner - error) / self.predicted.clamp_min(_SMALLEST)
+        return share.clamp(0, 1)
 
     def explained(self, factor: float | Tensor) -> float:
         """Share of the observed gradients' squared length that factor·ŝ explains."""
         share = 2 * factor * self.inner - factor**2 * self.predicted
         return float(share / self.observed.clamp_min(_SMALLEST))
 
-    def state_dict(self) -> dict[str, Tensor | int]:
+    def state_dict(self) -> dict[str, Tensor]:
         """Everything here."""
-        return dict(vars(self))
+        return {"means": self._means, "count": self.count}
 
-    def load_state_dict(self, tree: dict[str, Tensor | int]) -> None:
+    def load_state_dict(self, tree: dict[str, Tensor]) -> None:
         """Puts back what `state_dict` gave."""
-        device = self.norm.device
-        for name, value in tree.items():
-            setattr(self, name, value.to(device) if isinstance(value, Tensor) else value)
+        self._means.copy_(tree["means"])
+        self.count.copy_(tree["count"])

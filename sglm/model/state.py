@@ -54,6 +54,17 @@ class LSTMState(NamedTuple):
             tuple(part.detach().requires_grad_() for part in self.cell),
         )
 
+    def finite_or_zero(self) -> "LSTMState":
+        """The same numbers, or the start state if one of them is not finite.
+
+        Nobody waits for the answer: it is decided where the numbers are.
+        """
+        finite = torch.isfinite(self.packed()).all()
+        return LSTMState(
+            tuple(part.where(finite, 0.0) for part in self.hidden),
+            tuple(part.where(finite, 0.0) for part in self.cell),
+        )
+
     def lanes(self, index: Tensor) -> "LSTMState":
         """The state of the lanes that `index` names, in its order."""
         return LSTMState(

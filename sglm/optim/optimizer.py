@@ -1,7 +1,7 @@
 """The optimizer of the model's weights: parameter groups and the peak learning rate."""
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sglm.config import OptimizerConfig
 
@@ -32,3 +32,14 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) ->
     """The rate of all groups from now on."""
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
+
+
+def step_where_finite(optimizer: torch.optim.Optimizer, finite: Tensor) -> None:
+    """Takes a fused optimizer's step, or leaves everything as it is where `finite` is false.
+
+    Decided on the device, so that nobody waits for the answer: fused optimizers look at a flag
+    called `found_inf`, which torch's GradScaler hands them in the same way.
+    """
+    optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
+    optimizer.step()
+    del optimizer.found_inf  # type: ignore[attr-defined]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from sglm.errors import ConfigError
+from sglm.optim.optimizer import step_where_finite
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -24,38 +25,44 @@ class Precision:
     name: str
     compute_dtype: torch.dtype
     scaler: torch.amp.GradScaler
+    device: torch.device
 
     def scale(self, loss: Tensor) -> Tensor:
         """The loss to call `backward` on."""
         scaled: Tensor = self.scaler.scale(loss)
         return scaled
 
-    def loss_scale(self) -> float:
+    def loss_scale(self) -> Tensor | float:
         """What the loss is multiplied with before its backward pass; 1 but for fp16."""
-        return float(self.scaler.get_scale())
+        # Not `get_scale`, which would wait for the device.
+        if not self.scaler.is_enabled():
+            return 1.0
+        return self.scale(torch.ones((), device=self.device))
 
     def clip(
         self, optimizer: torch.optim.Optimizer, parameters: list[Tensor], clip_norm: float | None
-    ) -> tuple[Tensor, bool]:
+    ) -> tuple[Tensor, Tensor]:
         """Takes the loss scale out of the gradients and caps their common norm.
 
         Returns:
-            `(norm before clipping, whether it is finite)`.
+            `(norm before clipping, whether it is finite)`, scalars that nobody has waited for.
         """
         self.scaler.unscale_(optimizer)
         norm = torch.nn.utils.clip_grad_norm_(
             parameters, float("inf") if clip_norm is None else clip_norm
         )
-        return norm, bool(torch.isfinite(norm))
+        return norm, torch.isfinite(norm)
 
-    def update(self, optimizer: torch.optim.Optimizer, finite: bool) -> None:
+    def update(self, optimizer: torch.optim.Optimizer, finite: Tensor) -> None:
         """Takes the optimizer's step, or leaves everything as it is where it would do harm.
 
         In fp16 a step that is not taken lowers the loss scale, so that a later one will be.
         """
-        if finite:
-            self.scaler.step(optimizer)
-        self.scaler.update()
+        if self.scaler.is_enabled():
+            self.scaler.step(optimizer)  # has seen in `clip` whether all is finite
+            self.scaler.update()
+        else:
+            step_where_finite(optimizer, finite)
 
 
 def make_precision(name: str, device: torch.device) -> Precision:
@@ -79,4 +86,4 @@ def make_precision(name: str, device: torch.device) -> Precision:
 def precision_of(name: str, device: torch.device) -> Precision:
     """The precision of that name, wherever it may run: the tests use half types on a CPU too."""
     scaler = torch.amp.GradScaler(device.type, enabled=name == "fp16")
-    return Precision(name, _DTYPES[name], scaler)
+    return Precision(name, _DTYPES[name], scaler, device)

@@ -19,7 +19,7 @@ from sglm.train.step import Learner
 from sglm.train.truncation import draw_lengths
 
 _COUNTED_AT_ONCE = 2**24
-_HIDDEN_OF_KIND = {"lookahead": 128, "mlp": 128, "recurrent": 50, "linear": 0}
+_HIDDEN_OF_KIND = {"lookahead": 64, "mlp": 128, "recurrent": 50, "linear": 0}
 # Windows whose lessons are learned together. Looking ahead reads some way beyond a stretch, so a
 # short one would read most of the text twice.
 _STRETCH = 8

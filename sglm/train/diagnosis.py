@@ -81,7 +81,7 @@ def diagnosis(config: Config, boundary: Boundary, watch: Watch) -> str:
     kind = "calibrated to" if boundary.fixed_factor is None else "fixed at"
     facts = (
         f"synthesizer: explained {max(0.0, 100 * explained):.1f} % of the gradient that came back"
-        f" (last {min(trust.count, 100)} probes), factor {kind} {factor:.2f}"
+        f" (last {min(int(trust.count), 100)} probes), factor {kind} {factor:.2f}"
     )
     if boundary.trust_bound:
         facts += f", trust bound cut {100 * capped:.0f} % of its predictions"

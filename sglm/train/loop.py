@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -49,19 +49,24 @@ class Progress:
     skipped_in_row: int = 0
 
     def advance(self, result: StepResult) -> None:
-        """Counts one step.
+        """Counts one step."""
+        self.step += 1
+        self.tokens_seen += result.tokens
+
+    def count_skips(self, taken: list[bool]) -> None:
+        """Takes in whether each of the last steps updated anything.
 
         Raises:
             SglmError: too many steps in a row had to be skipped.
         """
-        self.step += 1
-        self.tokens_seen += result.tokens
-        self.skipped_in_row = 0 if result.taken else self.skipped_in_row + 1
-        if self.skipped_in_row == _SKIPS_BEFORE_GIVING_UP:
-            raise SglmError(
-                f"the gradient was not finite for {_SKIPS_BEFORE_GIVING_UP} steps in a row (now at"
-                f" step {self.step:,}); lower optimizer.learning_rate or set optimizer.clip_norm"
-            )
+        for each in taken:
+            self.skipped_in_row = 0 if each else self.skipped_in_row + 1
+            if self.skipped_in_row == _SKIPS_BEFORE_GIVING_UP:
+                raise SglmError(
+                    f"the gradient was not finite for {_SKIPS_BEFORE_GIVING_UP} steps in a row (now"
+                    f" at step {self.step:,}); lower optimizer.learning_rate or set"
+                    " optimizer.clip_norm"
+                )
 
 
 @dataclass(frozen=True)
@@ -165,6 +170,7 @@ class _Session:
     first_step: int
     evaluate_every: int
     stop_signal: Callable[[], int | None]
+    taken: list[Tensor] = field(default_factory=list)  # of steps that nobody has asked about yet
 
 
 def _train_on(session: _Session, config: Config, batcher: Batcher, device: torch.device) -> None:
@@ -181,12 +187,21 @@ def _train_on(session: _Session, config: Config, batcher: Batcher, device: torch
         plan = session.watch.plan(session.schedule.at(step))
         result = train_step(learner, _to(device, batcher.at(step)), plan, step)
         progress.advance(result)
+        session.taken.append(result.taken)
         progress.seconds = time.monotonic() - session.started
         report.step(result)
         if progress.step % config.train.log_every_steps == 0:
+            _count_skips(session)
             loss = report.interval(progress.step, plan, learner)
             if session.watch.interval(progress.step, loss, plan, learner.boundary):
                 report.say(RAN_AWAY.format(step=progress.step))
+
+
+def _count_skips(session: _Session) -> None:
+    """Asks, for all steps since it was asked last: here the loop waits for the device."""
+    if session.taken:
+        session.progress.count_skips(torch.stack(session.taken).tolist())
+        session.taken.clear()
 
 
 def _settle(session: _Session) -> None:
@@ -250,6 +265,7 @@ def _restore(run: RunFolder, learner: Learner, state: dict[str, Any]) -> None:
 
 def _save(session: _Session) -> None:
     """A checkpoint; what was reported before it is on disk before it."""
+    _count_skips(session)
     session.report.flush()
     session.run.save_checkpoint(
         session.progress.step,

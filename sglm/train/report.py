@@ -79,7 +79,7 @@ class Report:
         for result in self.waiting:
             self._add("nll_nats", result.nll_nats)
             self._add("tokens", result.tokens)
-            if result.agreement is not None:
+            if result.agreement is not None and result.agreement.relative_mse.isfinite():
                 self._add("probes", 1)
                 for name in _AGREEMENT:
                     self._add(name, getattr(result.agreement, name))
@@ -106,7 +106,7 @@ class Report:
             "sched/mode": float(plan.mode is Mode.SYNTHETIC),
             "sched/cycle": float(plan.cycle),
             "perf/tokens_per_s": speed,
-            "amp/scale": learner.precision.loss_scale(),
+            "amp/scale": float(learner.precision.loss_scale()),
         }
         if "probes" in sums:
             values |= {f"sg/{name}": sums[name] / sums["probes"] for name in _AGREEMENT}

@@ -4,6 +4,7 @@
 Losses are summed nats; a state gradient is per lane, not divided by B or T.
 """
 
+import math
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
@@ -67,14 +68,14 @@ class StepResult:
         nll_nats: summed over the window and its lanes, without the surrogate term.
         tokens: how many predictions that were.
         grad_norm: of the whole model's gradient of nats per token, before clipping.
-        taken: False when the gradient was not finite, so that nothing was updated.
+        taken: false when the gradient was not finite, so that nothing was updated.
         agreement: how good the synthesizer was, where a pure gradient was observed.
     """
 
     nll_nats: Tensor
     tokens: int
     grad_norm: Tensor
-    taken: bool
+    taken: Tensor
     agreement: Agreement | None
 
 
@@ -129,21 +130,14 @@ def train_step(learner: Learner, window: Window, plan: StepPlan, step: int) -> S
     # 4. What arrived at the leaf is what the future sends back: the synthesizer's target.
     agreement = None
     if boundary is not None and reading is not None:
-        if finite:
-            observed_BS = incoming.packed_gradient() / scale
-            if bool(torch.isfinite(observed_BS).all()):
-                agreement = boundary.observe(reading, observed_BS, outgoing, pure)
+        observed_BS = (incoming.packed_gradient() / scale).where(finite, math.nan)
+        agreement = boundary.observe(reading, observed_BS, outgoing, pure)
         boundary.end_window(window.is_last)
 
     # 5. Update, and carry the detached state on.
     set_learning_rate(learner.optimizer, learner.rate(plan))
     precision.update(learner.optimizer, finite)
-    learner.state = outgoing.detach()
-    if not finite and not bool(torch.isfinite(outgoing.packed()).all()):
-        learner.state = model.start_state(outgoing.batch)
-        learner.past.clear()
-        if boundary is not None:
-            boundary.reset()
+    learner.state = outgoing.detach().finite_or_zero()
     return StepResult(nll_nats.detach(), tokens, grad_norm, finite, agreement)
 
 

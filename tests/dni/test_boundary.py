@@ -134,7 +134,8 @@ def test_learning_does_not_depend_on_how_large_gradients_are() -> None:
 def test_what_it_is_trusted_for_was_held_out() -> None:
     """A net that learns each lesson of noise by heart predicts none of the next: α is zero."""
     boundary = Boundary(LinearSynthesizer(S), 1e-3, factor=None)
-    boundary.optimizer = torch.optim.SGD(boundary.synthesizer.parameters(), lr=0.1)  # type: ignore[assignment]
+    weights = boundary.synthesizer.parameters()
+    boundary.optimizer = torch.optim.SGD(weights, lr=0.1, fused=True)  # type: ignore[assignment]
     torch.manual_seed(0)
     known = 0
     for step in range(200):

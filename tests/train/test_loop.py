@@ -20,7 +20,6 @@ from sglm.scoring import load
 from sglm.text.prepare import Recipe, prepare
 from sglm.text.store import TokenStore
 from sglm.train.loop import Outcome, Progress, train
-from sglm.train.step import StepResult
 
 CPU = torch.device("cpu")
 MakeConfig = Callable[..., Config]
@@ -317,15 +316,12 @@ def test_without_a_validation_split_the_last_model_is_the_model(
 
 
 def test_a_hundred_skipped_steps_in_a_row_end_the_run_with_advice() -> None:
-    def result(taken: bool) -> StepResult:
-        return StepResult(torch.tensor(1.0), 20, torch.tensor(float("nan")), taken, None)
-
+    """However many of them are counted at a time."""
     progress = Progress()
-    for taken in [False] * 99 + [True] + [False] * 99:
-        progress.advance(result(taken))
-    assert progress.step == 199
+    progress.count_skips([False] * 99 + [True] + [False] * 50)
+    progress.count_skips([False] * 49)
     with pytest.raises(SglmError, match=r"100 steps in a row.*lower optimizer.learning_rate"):
-        progress.advance(result(False))
+        progress.count_skips([False])
 
 
 def test_seed_decides_the_run(

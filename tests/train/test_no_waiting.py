@@ -1,0 +1,60 @@
+"""A training step waits for no number from the device: on a GPU each wait leaves it idle."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from sglm.dni.boundary import Boundary
+from sglm.optim.precision import precision_of
+from sglm.optim.schedule import Mode
+from sglm.train.step import train_step
+from tests.dni.test_lookahead_steps import EPOCH, batcher, lookahead_learner, loud
+from tests.train.test_step import REAL, SYNTHETIC, make_learner
+
+
+class Waits(TorchDispatchMode):
+    """Notes every operation that hands a number to Python."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = str(func)
+        if any(each in name for each in ("_local_scalar_dense", "is_nonzero", "aten.nonzero")):
+            self.asked.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+def test_the_watchman_is_awake() -> None:
+    with Waits() as waits:
+        bool(torch.isfinite(torch.ones(2)).all())
+        float(torch.ones(()))
+    assert len(waits.asked) == 2
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("mode", list(Mode))
+def test_a_step_waits_for_nothing(mode: Mode, precision: str) -> None:
+    plan = SYNTHETIC if mode is Mode.SYNTHETIC else REAL
+    for taught_every in (None, 1):
+        learner = lookahead_learner(loud(), taught_every=taught_every)
+        learner.precision = precision_of(precision, torch.device("cpu"))
+        with Waits() as waits:
+            for step in range(EPOCH):  # probes, whole stretches and a short one
+                train_step(learner, batcher().at(step), plan, step)
+        assert waits.asked == []
+
+
+@pytest.mark.parametrize("boundary", [None, "noise"])
+def test_nor_does_one_without_a_synthesizer_or_with_noise(boundary: str | None) -> None:
+    learner = make_learner(None)
+    if boundary is not None:
+        learner = lookahead_learner(loud(), noise=torch.Generator().manual_seed(0))
+        assert isinstance(learner.boundary, Boundary)
+    with Waits() as waits:
+        for step in range(EPOCH):
+            train_step(learner, batcher().at(step), SYNTHETIC, step)
+    assert waits.asked == []
