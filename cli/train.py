@@ -50,14 +50,14 @@ def train(
 ) -> None:
     """Train a language model; run again after an interruption, it continues."""
     from sglm.config import load_config
-    from sglm.model.device import pick_device
+    from sglm.model.device import own_gpu, pick_device
     from sglm.optim.precision import make_precision
     from sglm.text.store import TokenStore
 
     overrides = [*(set_ or []), *([] if seed is None else [f"train.seed={seed}"])]
     settings = load_config(config, overrides)
     store = TokenStore.open(data)
-    chosen_device = pick_device(device.value)
+    chosen_device = own_gpu(pick_device(device.value))
     chosen_precision = make_precision(precision.value, chosen_device)
 
     if dry_run:
@@ -73,10 +73,13 @@ def train(
             typer.echo(describe_plan(settings, shape, batcher, schedule))
         return
 
+    from sglm.ranks import joined
     from sglm.train.loop import train as run_training
 
-    typer.echo(f"training on {chosen_device} in {chosen_precision.name} → {out}", err=True)
-    with StopRequest() as asked:
+    with StopRequest() as asked, joined(chosen_device) as ranks:
+        if ranks.writes:
+            where = f"{chosen_device} × {ranks.count}" if ranks.count > 1 else chosen_device
+            typer.echo(f"training on {where} in {chosen_precision.name} → {out}", err=True)
         outcome = run_training(
             settings,
             store,
@@ -86,7 +89,10 @@ def train(
             sys.stderr,
             resume,
             asked.signal_number,
+            ranks,
         )
+    if not ranks.writes:
+        return
     if as_json:
         typer.echo(json.dumps({"run": str(out), **vars(outcome)}))
         return

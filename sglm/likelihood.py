@@ -40,6 +40,7 @@ def evaluate_stream(
     *,
     chunk_steps: int = CHUNK_STEPS,
     should_stop: None = None,
+    share: tuple[int, int] = (0, 1),
 ) -> float: ...
 @overload
 def evaluate_stream(
@@ -49,6 +50,7 @@ def evaluate_stream(
     *,
     chunk_steps: int = CHUNK_STEPS,
     should_stop: Callable[[], bool],
+    share: tuple[int, int] = (0, 1),
 ) -> float | None: ...
 def evaluate_stream(
     model: LSTMLanguageModel,
@@ -57,6 +59,7 @@ def evaluate_stream(
     *,
     chunk_steps: int = CHUNK_STEPS,
     should_stop: Callable[[], bool] | None = None,
+    share: tuple[int, int] = (0, 1),
 ) -> float | None:
     """The negative log-likelihood of one stream, read from beginning to end by a single lane.
 
@@ -69,19 +72,26 @@ def evaluate_stream(
         eos_id: what the first token is predicted from.
         chunk_steps: steps read at a time.
         should_stop: asked before every chunk.
+        share: `(which, of how many)`: only every so manieth chunk is scored, so that several
+            processes can do it together; their results add up to the whole.
 
     Returns:
-        The float64 sum over all tokens in nats; None if `should_stop` said so.
+        The float64 sum over all scored tokens in nats; None if `should_stop` said so.
     """
     nll_nats = 0.0
     with evaluating(model):
         state = model.start_state(1)
         previous = eos_id
-        for chunk in _chunks(ids, chunk_steps):
+        for number, chunk in enumerate(_chunks(ids, chunk_steps)):
             if should_stop is not None and should_stop():
                 return None
-            nll_T, state = read_on(model, np.concatenate(([previous], chunk)), state)
-            nll_nats += float(nll_T.sum())
+            window = np.concatenate(([previous], chunk))
+            if number % share[1] == share[0]:
+                nll_T, state = read_on(model, window, state)
+                nll_nats += float(nll_T.sum())
+            else:
+                inputs_T = torch.from_numpy(window[:-1]).to(model.embedding.device)
+                _, state = model.features(inputs_T[:, None], state)
             previous = int(chunk[-1])
     return nll_nats
 

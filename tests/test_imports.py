@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # From the ground up. Rooms of one storey do not know each other; a room may import any lower one.
 STOREYS: list[set[str]] = [
     {"errors"},
-    {"durable", "process"},
+    {"durable", "process", "ranks"},
     {"config", "configs"},
     {"text", "model"},
     {"optim"},

@@ -18,6 +18,7 @@ from sglm.dni.synthesizer import LookaheadSynthesizer, Prediction, Synthesizer
 from sglm.dni.trust import Agreement, Trust, agreement
 from sglm.model.state import LSTMState
 from sglm.optim.optimizer import step_where_finite
+from sglm.ranks import ALONE, Ranks
 
 _ECHO_MEAN_OVER = 20  # windows; a runaway feeds on itself within about so many
 
@@ -75,6 +76,7 @@ class Boundary:
             to a synthesizer that looks ahead.
         noise: inject random directions of the prediction's length, drawn from here (a control).
         bootstrapped: learn from what next windows send back; otherwise only from `teach`.
+        ranks: the processes that share the lanes.
     """
 
     def __init__(
@@ -88,6 +90,7 @@ class Boundary:
         token_features: TokenFeatures | None = None,
         noise: torch.Generator | None = None,
         bootstrapped: bool = True,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.synthesizer = synthesizer
         self.optimizer = torch.optim.Adam(synthesizer.parameters(), lr=learning_rate, fused=True)
@@ -98,8 +101,9 @@ class Boundary:
         self.token_features = token_features
         self.noise = noise
         self.bootstrapped = bootstrapped
+        self.ranks = ranks
         device = next(synthesizer.parameters()).device
-        self.trust = Trust(device)
+        self.trust = Trust(device, ranks)
         self.memory: Tensor | None = None
         # The stretch that is being walked along: what its tokens look like, their summaries (with
         # the graph that made them, for its lessons are learned through it), its lessons so far.
@@ -175,7 +179,12 @@ class Boundary:
         gradient_BS = gradient_BS * self.factor
         if self.noise is None:
             return gradient_BS
-        random_BS = torch.randn(gradient_BS.shape, generator=self.noise, device=gradient_BS.device)
+        lanes, size = gradient_BS.shape
+        random_BS = self.ranks.own(
+            torch.randn(
+                lanes * self.ranks.count, size, generator=self.noise, device=gradient_BS.device
+            )
+        )
         lengths_B1 = gradient_BS.norm(dim=1, keepdim=True)
         noise_BS: Tensor = random_BS * (lengths_B1 / random_BS.norm(dim=1, keepdim=True))
         return noise_BS
@@ -226,13 +235,13 @@ class Boundary:
     ) -> Agreement:
         """Measures the prediction, before anything is learned from the observation."""
         predicted_BS = self.predict(reading)
-        unseen = torch.where(finite, 0.0, math.nan)
-        found = Agreement(*(each + unseen for each in agreement(predicted_BS, observed_BS)))
+        observed_BS = observed_BS + torch.where(finite, 0.0, math.nan)
+        found = agreement(predicted_BS, observed_BS, self.ranks)
         if not pure:
             echo = 1 - found.relative_mse.float()
             self.echo.lerp_(echo.where(torch.isfinite(echo), self.echo), 1 / _ECHO_MEAN_OVER)
         elif self.bootstrapped:
-            self._measure(predicted_BS, observed_BS + unseen)
+            self._measure(predicted_BS, observed_BS)
         return found
 
     def teach(self, states_PBS: Tensor, gradients_PBS: Tensor) -> None:
@@ -328,21 +337,27 @@ class Boundary:
             loss = loss + error(prediction.next_gradient_BS, torch.cat(foreseen))
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
+        told = loss.detach().clone()
+        gradients = [p.grad for p in self.synthesizer.parameters() if p.grad is not None]
+        self.ranks.average([*gradients, told])
         # One that is not finite (or has no lesson that counts) leaves everything as it is.
-        step_where_finite(self.optimizer, torch.isfinite(loss))
+        step_where_finite(self.optimizer, torch.isfinite(told))
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything here that steps change."""
+        """Everything here that steps change, of all ranks' lanes; to be called by all of them."""
+        self.ranks.average([self.capped])
         return {
             "synthesizer": self.synthesizer.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "trust": self.trust.state_dict(),
-            "memory": self.memory,
+            "memory": _every(self.ranks, self.memory),
             "stretch": {
-                "features": self.features_CBF,
+                "features": _every(self.ranks, self.features_CBF, dim=1),
                 "boundaries": self.boundaries_P,
                 "index": self.index,
-                "lessons": [list(lesson) for lesson in self.lessons],
+                "lessons": [
+                    [_every(self.ranks, each) for each in lesson] for lesson in self.lessons
+                ],
             },
             "noise": None if self.noise is None else self.noise.get_state(),
             "echo": self.echo,
@@ -350,25 +365,30 @@ class Boundary:
         }
 
     def load_state_dict(self, tree: dict[str, Any]) -> None:
-        """Puts back what `state_dict` gave."""
+        """Puts back what `state_dict` gave, as far as it is this rank's."""
         device = self.echo.device
 
-        def place(value: Any) -> Any:
-            return value.to(device) if isinstance(value, Tensor) else value
+        def place(value: Any, dim: int = 0) -> Any:
+            if not isinstance(value, Tensor):
+                return value
+            return (self.ranks.own(value, dim) if value.dim() else value).to(device)
 
         self.synthesizer.load_state_dict(tree["synthesizer"])
         self.optimizer.load_state_dict(tree["optimizer"])
         self.trust.load_state_dict(tree["trust"])
         self.memory = place(tree["memory"])
         stretch = tree["stretch"]
-        self.features_CBF, self.boundaries_P = (
-            place(stretch["features"]),
-            place(stretch["boundaries"]),
-        )
-        if self.features_CBF is not None:
-            self._summarise()
+        self.features_CBF = place(stretch["features"], dim=1)
         self.index = stretch["index"]
         self.lessons = [Lesson(*map(place, lesson)) for lesson in stretch["lessons"]]
+        if self.features_CBF is not None:
+            self.boundaries_P = stretch["boundaries"].to(device)
+            self._summarise()
         if self.noise is not None:
             self.noise.set_state(tree["noise"])
         self.echo, self.capped = place(tree["echo"]), place(tree["capped"])
+
+
+def _every(ranks: Ranks, own: Any, dim: int = 0) -> Any:
+    """The lanes of all ranks, where it has lanes."""
+    return ranks.gather(own, dim) if isinstance(own, Tensor) and own.dim() else own

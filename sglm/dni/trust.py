@@ -10,6 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from sglm.ranks import ALONE, Ranks
+
 _RUNNING_MEAN_OVER = 100  # observations; long against noise, short against a training run
 _LONGEST = 4.0  # mean lengths; lengths are spread widely, and the long ones carry the most
 _SMALLEST = 1e-12  # keeps ratios of a zero gradient finite
@@ -30,17 +32,28 @@ class Agreement(NamedTuple):
 
 
 @torch.no_grad()
-def agreement(predicted_MS: Tensor, observed_MS: Tensor) -> Agreement:
-    """Compares a prediction with what was observed."""
-    observed = observed_MS.norm().clamp_min(_SMALLEST)
-    predicted = predicted_MS.norm()
-    seen = observed > _SMALLEST
-    error = (predicted_MS - observed_MS).square().sum() / observed.square()
+def agreement(predicted_MS: Tensor, observed_MS: Tensor, ranks: Ranks = ALONE) -> Agreement:
+    """Compares a prediction with what was observed, over the lanes of all ranks.
+
+    Where the observation is not finite, all of it is NaN.
+    """
+    sums = torch.stack(
+        (
+            observed_MS.square().sum(),
+            predicted_MS.square().sum(),
+            (predicted_MS - observed_MS).square().sum(),
+            (predicted_MS * observed_MS).sum(),
+        )
+    )
+    ranks.average([sums])
+    observed, predicted = sums[:2].sqrt()
+    observed = observed.clamp_min(_SMALLEST)
+    unseen = observed <= _SMALLEST
     return Agreement(
-        cosine=(predicted_MS * observed_MS).sum() / (observed * predicted.clamp_min(_SMALLEST)),
+        cosine=sums[3] / (observed * predicted.clamp_min(_SMALLEST)),
         # Where nothing is to be predicted, neither praise nor blame: as predicting zero gets.
-        relative_mse=torch.where(seen, error, 1.0),
-        norm_ratio=torch.where(seen, predicted / observed, 0.0),
+        relative_mse=torch.where(unseen, 1.0, sums[2] / observed.square()),
+        norm_ratio=torch.where(unseen, 0.0, predicted / observed),
     )
 
 
@@ -57,7 +70,8 @@ class Trust:
         count: observations so far.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, ranks: Ranks = ALONE) -> None:
+        self.ranks = ranks
         names = ("norm", "inner", "inner_squared", "predicted", "observed")
         self._means = torch.zeros(len(names), device=device)
         self.norm, self.inner, self.inner_squared, self.predicted, self.observed = self._means
@@ -70,10 +84,17 @@ class Trust:
         What is not finite when squared is left out: it would stay in the means for good.
         """
         lengths_M = observed_MS.norm(dim=1)
-        inner = (predicted_MS * observed_MS).sum(dim=1).mean()
-        observed = lengths_M.square().mean()
-        predicted = predicted_MS.square().sum(dim=1).mean()
-        found = torch.stack((lengths_M.mean(), inner, inner.square(), predicted, observed)).float()
+        means = torch.stack(
+            (
+                lengths_M.mean(),
+                (predicted_MS * observed_MS).sum(dim=1).mean(),
+                predicted_MS.square().sum(dim=1).mean(),
+                lengths_M.square().mean(),
+            )
+        ).float()
+        self.ranks.average([means])
+        norm, inner, predicted, observed = means
+        found = torch.stack((norm, inner, inner.square(), predicted, observed))
         finite = torch.isfinite(found).all()
         self.count += finite
         weight = finite / self.count.clamp(1, _RUNNING_MEAN_OVER)

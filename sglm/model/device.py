@@ -3,6 +3,7 @@
 import torch
 
 from sglm.errors import InputError, did_you_mean
+from sglm.ranks import local_rank
 
 DEVICES = ("auto", "cpu", "cuda")
 
@@ -28,3 +29,22 @@ def pick_device(name: str = "auto") -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(name)
+
+
+def own_gpu(device: torch.device) -> torch.device:
+    """This process's own GPU among those of its machine, where torchrun has started several.
+
+    Raises:
+        InputError: there are fewer GPUs than processes.
+    """
+    if device.type != "cuda":
+        return device
+    index = local_rank()
+    if index >= torch.cuda.device_count():
+        raise InputError(
+            f"process {index + 1} on this machine has no GPU of its own"
+            f" ({torch.cuda.device_count()} seen); lower --nproc-per-node, or use --device cpu"
+        )
+    chosen = torch.device("cuda", index)
+    torch.cuda.set_device(chosen)
+    return chosen

@@ -6,13 +6,20 @@ draws from torch's global generator, so that a checkpoint of that generator resu
 
 from torch import Tensor
 
+from sglm.ranks import ALONE, Ranks
 
-def locked_dropout(inputs_TBH: Tensor, rate: float) -> Tensor:
-    """Variational dropout: one mask for all steps of the window (Gal & Ghahramani 2016, sec. 4)."""
+
+def locked_dropout(inputs_TBH: Tensor, rate: float, ranks: Ranks = ALONE) -> Tensor:
+    """Variational dropout: one mask for all steps of the window (Gal & Ghahramani 2016, sec. 4).
+
+    Every rank draws the masks of all lanes and takes its own.
+    """
     if rate == 0:
         return inputs_TBH
-    mask_BH = inputs_TBH.new_empty(inputs_TBH.shape[1:]).bernoulli_(1 - rate).div_(1 - rate)
-    return inputs_TBH * mask_BH
+    _, lanes, features = inputs_TBH.shape
+    mask_BH = inputs_TBH.new_empty(lanes * ranks.count, features)
+    mask_BH.bernoulli_(1 - rate).div_(1 - rate)
+    return inputs_TBH * ranks.own(mask_BH)
 
 
 def embedding_dropout(weight_VE: Tensor, rate: float) -> Tensor:

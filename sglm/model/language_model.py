@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from sglm.model.dropout import embedding_dropout, locked_dropout, weight_dropout
 from sglm.model.state import LSTMState
+from sglm.ranks import ALONE, Ranks
 
 
 @dataclass(frozen=True)
@@ -133,6 +134,7 @@ class LSTMLanguageModel(nn.Module):
         self.shape = shape
         self.dropout = dropout or DropoutRates()
         self.compute_dtype = compute_dtype
+        self.ranks: Ranks = ALONE  # whose masks to draw beside one's own
         self.embedding = nn.Parameter(torch.empty(shape.vocab_size, shape.embedding))
         nn.init.uniform_(self.embedding, -0.1, 0.1)  # Merity et al. 2018, sec. 5
         inputs = (shape.embedding, *shape.widths[:-1])
@@ -183,7 +185,9 @@ class LSTMLanguageModel(nn.Module):
 
     def drop_outputs(self, outputs_TBH: Tensor) -> Tensor:
         """From the last layer's outputs to features: output dropout, while training."""
-        return locked_dropout(outputs_TBH, self.dropout.output if self.training else 0.0)
+        return locked_dropout(
+            outputs_TBH, self.dropout.output if self.training else 0.0, self.ranks
+        )
 
     def outputs(self, inputs_TB: Tensor, state: LSTMState) -> tuple[Tensor, LSTMState]:
         """The last layer's outputs before dropout, and the state after the window.
@@ -194,11 +198,11 @@ class LSTMLanguageModel(nn.Module):
         rates = self.dropout if self.training else DropoutRates()
         compute_dtype = self.compute_dtype or self.embedding.dtype
         table_VE = embedding_dropout(self.embedding, rates.embedding)
-        outputs_TBH = locked_dropout(F.embedding(inputs_TB, table_VE), rates.input)
+        outputs_TBH = locked_dropout(F.embedding(inputs_TB, table_VE), rates.input, self.ranks)
         hidden, cell = [], []
         for index, layer in enumerate(self.layers):
             if index > 0:
-                outputs_TBH = locked_dropout(outputs_TBH, rates.between)
+                outputs_TBH = locked_dropout(outputs_TBH, rates.between, self.ranks)
             outputs_TBH, hidden_BH, cell_BH = layer(
                 outputs_TBH, state.hidden[index], state.cell[index], rates.weight, compute_dtype
             )

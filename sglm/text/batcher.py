@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from sglm.errors import InputError
+from sglm.ranks import ALONE, Ranks
 
 
 class Upcoming(NamedTuple):
@@ -56,6 +57,7 @@ class Batcher:
         lengths: of the windows of an epoch, if they vary; each epoch takes them in another order.
         stretch: windows of a stretch.
         lookahead: steps past the end of a stretch that are shown at its start; None: no stretches.
+        ranks: the windows are of this rank's lanes alone.
 
     Raises:
         InputError: the stream is shorter than one window of every lane.
@@ -71,6 +73,7 @@ class Batcher:
         lengths: Sequence[int] | None = None,
         stretch: int = 1,
         lookahead: int | None = None,
+        ranks: Ranks = ALONE,
     ):
         self.lane_length = len(ids_N) // batch
         if self.lane_length < window:
@@ -80,7 +83,8 @@ class Batcher:
                 " or prepare more text"
             )
         self.ids_N = ids_N
-        self.batch = batch
+        share = batch // ranks.count
+        self.lanes = range(share * ranks.rank, share * (ranks.rank + 1))
         self.eos_id = eos_id
         self.lengths = lengths or [window] * (self.lane_length // window)
         self.stretch = stretch
@@ -124,13 +128,13 @@ class Batcher:
     def _cut(self, start: int, end: int) -> tuple[Tensor, Tensor]:
         """Inputs and targets `(end - start, B)` of that part of every lane."""
         # The token before the targets, then the targets.
-        tokens = np.empty((self.batch, end - start + 1), dtype=np.int64)
-        for lane in range(self.batch):
+        tokens = np.empty((len(self.lanes), end - start + 1), dtype=np.int64)
+        for row, lane in enumerate(self.lanes):
             first = lane * self.lane_length + start
             if first == 0:
-                tokens[lane, 0] = self.eos_id
-                tokens[lane, 1:] = self.ids_N[: end - start]
+                tokens[row, 0] = self.eos_id
+                tokens[row, 1:] = self.ids_N[: end - start]
             else:
-                tokens[lane] = self.ids_N[first - 1 : first + end - start]
+                tokens[row] = self.ids_N[first - 1 : first + end - start]
         tokens_TB = torch.from_numpy(tokens).t()
         return tokens_TB[:-1].contiguous(), tokens_TB[1:].contiguous()

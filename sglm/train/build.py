@@ -5,17 +5,21 @@ from collections import deque
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from sglm.config import Config
 from sglm.dni.boundary import Boundary
 from sglm.dni.synthesizer import make_synthesizer
+from sglm.errors import ConfigError
 from sglm.model.language_model import DropoutRates, LSTMLanguageModel, ModelShape
 from sglm.optim.optimizer import make_optimizer
 from sglm.optim.precision import Precision
 from sglm.optim.schedule import Schedule, make_schedule
+from sglm.ranks import ALONE, Ranks
 from sglm.text.batcher import Batcher
 from sglm.text.store import TokenStore
-from sglm.train.step import Learner
+from sglm.train.step import Learner, WindowPass
 from sglm.train.truncation import draw_lengths
 
 _COUNTED_AT_ONCE = 2**24
@@ -41,6 +45,7 @@ def build_learner(
     token_counts_V: npt.NDArray[np.int64],
     precision: Precision,
     device: torch.device,
+    ranks: Ranks = ALONE,
 ) -> Learner:
     """Model, optimizer and boundary with fresh weights drawn from `train.seed`.
 
@@ -48,7 +53,17 @@ def build_learner(
         config: sizes, rates, seed.
         token_counts_V: how often each token occurs in the training text.
         precision, device: in what types, and where.
+        ranks: the processes that share the lanes.
+
+    Raises:
+        ConfigError: the lanes cannot be shared out evenly.
     """
+    train = config.train
+    if train.batch % ranks.count:
+        raise ConfigError(
+            f"train.batch = {train.batch} lanes cannot be shared out among {ranks.count} processes;"
+            f" make it a multiple of {ranks.count}"
+        )
     torch.manual_seed(config.train.seed)
     model = LSTMLanguageModel(
         model_shape(config, len(token_counts_V)),
@@ -57,18 +72,24 @@ def build_learner(
     )
     model.start_from_unigram(torch.from_numpy(token_counts_V))
     model.to(device).train()
+    model.ranks = ranks
+    random_window = train.window if train.truncation == "random" else None
+    window_pass: nn.Module = WindowPass(model, config.regularizer, random_window)
+    if ranks.count > 1:
+        window_pass = DistributedDataParallel(window_pass)
     return Learner(
         model=model,
+        window_pass=window_pass,
         optimizer=make_optimizer(model, config.optimizer),
         precision=precision,
         boundary=build_boundary(config, model),
-        state=model.start_state(config.train.batch),
+        state=model.start_state(train.batch // ranks.count),
         learning_rate=config.optimizer.learning_rate,
         clip_norm=config.optimizer.clip_norm,
-        regularizer=config.regularizer,
-        past=deque(maxlen=(config.train.horizon or config.train.window) // config.train.window - 1),
-        random_window=config.train.window if config.train.truncation == "random" else None,
+        past=deque(maxlen=(train.horizon or train.window) // train.window - 1),
+        random_window=random_window,
         taught_every=config.synthesizer.teach_every,
+        ranks=ranks,
     )
 
 
@@ -127,10 +148,11 @@ def build_boundary(config: Config, model: LSTMLanguageModel) -> Boundary | None:
         model.token_features if looks_ahead else None,
         noise,
         bootstrapped=settings.teach_every is None,
+        ranks=model.ranks,
     )
 
 
-def build_batcher(config: Config, store: TokenStore) -> Batcher:
+def build_batcher(config: Config, store: TokenStore, ranks: Ranks = ALONE) -> Batcher:
     """Windows over the training split.
 
     Raises:
@@ -148,6 +170,7 @@ def build_batcher(config: Config, store: TokenStore) -> Batcher:
         lengths=lengths,
         stretch=stretch_windows(config),
         lookahead=lookahead_steps(config),
+        ranks=ranks,
     )
 
 

@@ -17,13 +17,14 @@ from sglm.evaluate import Evaluation, perplexity
 from sglm.likelihood import evaluate_stream
 from sglm.optim.precision import Precision
 from sglm.optim.schedule import Schedule
+from sglm.ranks import ALONE, Ranks
 from sglm.text.batcher import Batcher, Upcoming, Window
 from sglm.text.store import TokenStore
 from sglm.train.build import build_batcher, build_learner, build_schedule, token_counts
 from sglm.train.diagnosis import RAN_AWAY, Watch, diagnosis
 from sglm.train.report import Report, drop_later_lines
 from sglm.train.run_folder import RunFolder
-from sglm.train.step import Learner, StepResult, capture, restore, train_step
+from sglm.train.step import Learner, capture, restore, train_step
 
 _SKIPS_BEFORE_GIVING_UP = 100
 
@@ -48,10 +49,10 @@ class Progress:
     best_nll: float | None = None
     skipped_in_row: int = 0
 
-    def advance(self, result: StepResult) -> None:
+    def advance(self, tokens: int) -> None:
         """Counts one step."""
         self.step += 1
-        self.tokens_seen += result.tokens
+        self.tokens_seen += tokens
 
     def count_skips(self, taken: list[bool]) -> None:
         """Takes in whether each of the last steps updated anything.
@@ -95,6 +96,7 @@ def train(
     console: TextIO,
     resume: bool = True,
     stop_signal: Callable[[], int | None] = lambda: None,
+    ranks: Ranks = ALONE,
 ) -> Outcome:
     """Trains, or continues a training, to the end of its schedule.
 
@@ -106,18 +108,21 @@ def train(
         console: for progress.
         resume: continue what is in `out`; otherwise a run there is an error.
         stop_signal: the number of the signal that asked to stop, or None; polled at every step.
+        ranks: the processes that train together; each calls this with its own, rank 0 writes.
 
     Raises:
         Stopped: asked to; a checkpoint has been saved.
         InputError, ConfigError: what is in `out` is not this run; the text is too short.
         SglmError: the gradient is not finite and does not recover.
     """
-    batcher = build_batcher(config, store)
+    batcher = build_batcher(config, store, ranks)
     schedule = build_schedule(config, batcher.steps_per_epoch)
     # Before the folder is made: a model too large for the memory should leave nothing behind.
-    learner = build_learner(config, token_counts(store), precision, device)
+    learner = build_learner(config, token_counts(store), precision, device, ranks)
     run = RunFolder(out)
-    run.open(config, store, resume)
+    if ranks.writes:
+        run.open(config, store, resume)
+    ranks.wait()
     progress, watch, interval = Progress(), Watch(), dict[str, float]()
     checkpoint = run.load_checkpoint()
     if checkpoint is not None:
@@ -127,8 +132,10 @@ def train(
         if progress.settled == schedule.total_steps:
             return _outcome(progress, None, already_finished=True)
         _restore(run, learner, state)
-    drop_later_lines(run.metrics, progress.settled)
-    report = Report(run, config, schedule.total_steps, progress.step, interval, console)
+    if ranks.writes:
+        drop_later_lines(run.metrics, progress.settled)
+    ranks.wait()  # for what is in the folder now has been read by all
+    report = Report(run, config, schedule.total_steps, progress.step, interval, console, ranks)
     session = _Session(
         run=run,
         store=store,
@@ -140,13 +147,15 @@ def train(
         started=time.monotonic() - progress.seconds,
         first_step=progress.step,
         evaluate_every=config.train.evaluate_every_steps or batcher.steps_per_epoch,
-        stop_signal=stop_signal,
+        # If one of them is asked to stop, all of them are.
+        stop_signal=lambda: ranks.most(stop_signal() or 0) or None,
     )
     try:
         _train_on(session, config, batcher, device)
-        run.save_model(run.last_model, learner.model, store.tokenizer())
-        if progress.best_nll is None:
-            run.save_model(run.best_model, learner.model, store.tokenizer())
+        if ranks.writes:
+            run.save_model(run.last_model, learner.model, store.tokenizer())
+            if progress.best_nll is None:
+                run.save_model(run.best_model, learner.model, store.tokenizer())
         _save(session)
     finally:
         report.close()
@@ -186,7 +195,7 @@ def _train_on(session: _Session, config: Config, batcher: Batcher, device: torch
             _save(session)
         plan = session.watch.plan(session.schedule.at(step))
         result = train_step(learner, _to(device, batcher.at(step)), plan, step)
-        progress.advance(result)
+        progress.advance(result.tokens * learner.ranks.count)
         session.taken.append(result.taken)
         progress.seconds = time.monotonic() - session.started
         report.step(result)
@@ -226,7 +235,7 @@ def _settle(session: _Session) -> None:
             step, progress.tokens_seen, plan, learner.rate(plan), found, progress.seconds
         )
         _keep_best(session, found)
-    if cycle_ended:
+    if cycle_ended and learner.ranks.writes:
         session.run.save_snapshot(plan.cycle, learner.model, session.store.tokenizer())
     progress.settled = step
     if step == session.first_step:
@@ -267,23 +276,26 @@ def _save(session: _Session) -> None:
     """A checkpoint; what was reported before it is on disk before it."""
     _count_skips(session)
     session.report.flush()
-    session.run.save_checkpoint(
-        session.progress.step,
-        {
-            "precision": session.learner.precision.name,
-            "learner": capture(session.learner),
-            "random": random_state(),
-            "progress": asdict(session.progress),
-            "watch": asdict(session.watch),
-            "interval": session.report.interval_sums(),
-        },
-    )
+    state = {
+        "precision": session.learner.precision.name,
+        "learner": capture(session.learner),
+        "random": random_state(),
+        "progress": asdict(session.progress),
+        "watch": asdict(session.watch),
+        "interval": session.report.interval_sums(),
+    }
+    if session.learner.ranks.writes:
+        session.run.save_checkpoint(session.progress.step, state)
+    session.learner.ranks.wait()
 
 
 def _evaluate(session: _Session) -> Evaluation | None:
-    """The validation split, exactly as `sglm eval` does it; None when asked to stop meanwhile."""
+    """The validation split, exactly as `sglm eval` does it; None when asked to stop meanwhile.
+
+    Every rank reads all of it, and scores its share of the tokens: the softmax is the larger part.
+    """
     started = time.monotonic()
-    store, model = session.store, session.learner.model
+    store, model, ranks = session.store, session.learner.model, session.learner.ranks
     # In float32, whatever the training runs in: a loaded model does so too.
     compute_dtype, model.compute_dtype = model.compute_dtype, None
     try:
@@ -292,13 +304,14 @@ def _evaluate(session: _Session) -> Evaluation | None:
             store.ids("valid"),
             store.tokenizer().eos_id,
             should_stop=lambda: session.stop_signal() is not None,
+            share=(ranks.rank, ranks.count),
         )
     finally:
         model.compute_dtype = compute_dtype
     if nll_nats is None:
         return None
     return Evaluation(
-        nll_nats,
+        ranks.totals([nll_nats])[0],
         **store.counts("valid")._asdict(),
         context="carried",
         model="",
@@ -311,9 +324,10 @@ def _keep_best(session: _Session, found: Evaluation) -> None:
     progress, nll = session.progress, found.nll_nats / found.tokens
     if math.isfinite(nll) and (progress.best_nll is None or nll < progress.best_nll):
         progress.best_nll = nll
-        session.run.save_model(
-            session.run.best_model, session.learner.model, session.store.tokenizer()
-        )
+        if session.learner.ranks.writes:
+            session.run.save_model(
+                session.run.best_model, session.learner.model, session.store.tokenizer()
+            )
 
 
 def _outcome(progress: Progress, verdict: str | None, already_finished: bool) -> Outcome:

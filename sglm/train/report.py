@@ -14,6 +14,7 @@ from sglm.config import Config
 from sglm.durable import replace_text
 from sglm.evaluate import Evaluation, finite_or_none
 from sglm.optim.schedule import Mode, StepPlan
+from sglm.ranks import ALONE, Ranks
 from sglm.train.run_folder import RunFolder
 from sglm.train.step import Learner, StepResult
 
@@ -32,6 +33,7 @@ class Report:
             them are hidden, so that they continue without overlap.
         interval: `interval_sums` of the checkpoint that is continued.
         console: where progress goes; a bar on a terminal, plain lines elsewhere.
+        ranks: their sums are added up; only rank 0 writes and speaks.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class Report:
         first_step: int,
         interval: dict[str, float],
         console: TextIO,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.total_steps = total_steps
         self.first_step = first_step
@@ -51,20 +54,24 @@ class Report:
         self.interval_tokens = 0
         self.sums = dict(interval)
         self.waiting: list[StepResult] = []
+        self.ranks = ranks
+        self.writer: SummaryWriter | None = None
+        if not ranks.writes:
+            return
         self.writer = SummaryWriter(str(run.tensorboard), purge_step=first_step + 1)
         if first_step:
             self.say(f"continuing at step {first_step:,} of {total_steps:,}")
         else:
-            self._hyper_parameters(config)
+            self._hyper_parameters(config, self.writer)
 
-    def _hyper_parameters(self, config: Config) -> None:
+    def _hyper_parameters(self, config: Config, summary: SummaryWriter) -> None:
         # SummaryWriter.add_hparams would open a second run; the same three records go here.
         values = {
             f"{section}.{key}": value if isinstance(value, bool | int | float) else str(value)
             for section, keys in config.model_dump().items()
             for key, value in keys.items()
         }
-        writer: Any = self.writer.file_writer
+        writer: Any = summary.file_writer
         records: Any = hparams  # torch has no types for it
         for record in records(values, {"valid/token_ppl": 0.0, "valid/loss": 0.0}):
             writer.add_summary(record)
@@ -72,13 +79,17 @@ class Report:
     def step(self, result: StepResult) -> None:
         """Keeps one step for the next `interval`, without waiting for its numbers."""
         self.waiting.append(result)
-        self.interval_tokens += result.tokens
+        self.interval_tokens += result.tokens * self.ranks.count
 
     def interval_sums(self) -> dict[str, float]:
-        """Sums over the steps since the last `interval`; a checkpoint takes them along."""
-        for result in self.waiting:
-            self._add("nll_nats", result.nll_nats)
-            self._add("tokens", result.tokens)
+        """Sums over the steps since the last `interval`; a checkpoint takes them along.
+
+        To be called by all ranks: likelihoods are added up over them.
+        """
+        nats = self.ranks.totals([float(result.nll_nats) for result in self.waiting])
+        for result, nll_nats in zip(self.waiting, nats, strict=True):
+            self._add("nll_nats", nll_nats)
+            self._add("tokens", result.tokens * self.ranks.count)
             if result.agreement is not None and result.agreement.relative_mse.isfinite():
                 self._add("probes", 1)
                 for name in _AGREEMENT:
@@ -112,9 +123,10 @@ class Report:
             values |= {f"sg/{name}": sums[name] / sums["probes"] for name in _AGREEMENT}
         if learner.boundary is not None:
             values["sg/factor"] = float(learner.boundary.factor)
-        for tag, value in values.items():
-            self.writer.add_scalar(tag, value, step)
-        self._progress(step, plan, loss, learner.rate(plan), speed)
+        if self.writer is not None:
+            for tag, value in values.items():
+                self.writer.add_scalar(tag, value, step)
+            self._progress(step, plan, loss, learner.rate(plan), speed)
         self.sums = {}
         self.interval_started, self.interval_tokens = time.monotonic(), 0
         return loss
@@ -129,6 +141,8 @@ class Report:
         seconds: float,
     ) -> None:
         """Reports a validation after `seconds` of training."""
+        if self.writer is None:
+            return
         nll = found.nll_nats / found.tokens
         self.writer.add_scalar("valid/loss", nll, step)
         self.writer.add_scalar("valid/token_ppl", found.token_ppl, step)
@@ -157,6 +171,8 @@ class Report:
 
     def say(self, text: str) -> None:
         """A line on the console; a bar that stands there gives way."""
+        if self.writer is None:
+            return
         clear = "\r\x1b[2K" if self.console.isatty() else ""
         print(f"{clear}{text}", file=self.console, flush=True)
 
@@ -177,10 +193,13 @@ class Report:
 
     def flush(self) -> None:
         """What was reported so far reaches the disk."""
-        self.writer.flush()
+        if self.writer is not None:
+            self.writer.flush()
 
     def close(self) -> None:
         """Ends the report; everything is on disk after this."""
+        if self.writer is None:
+            return
         if self.console.isatty():
             print(file=self.console)
         self.writer.close()

@@ -6,11 +6,12 @@ Losses are summed nats; a state gradient is per lane, not divided by B or T.
 
 import math
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sglm.config import RegularizerConfig
 from sglm.dni.boundary import Boundary
@@ -21,9 +22,55 @@ from sglm.model.state import LSTMState
 from sglm.optim.optimizer import set_learning_rate
 from sglm.optim.precision import Precision
 from sglm.optim.schedule import Mode, StepPlan
+from sglm.ranks import ALONE, Ranks
 from sglm.text.batcher import Window
 from sglm.train.exact import future_gradients
 from sglm.train.truncation import compensated_outputs
+
+
+class WindowPass(nn.Module):
+    """The model's pass over one window, from inputs to the objective.
+
+    A module of its own, so that DistributedDataParallel can average the gradients of its backward
+    pass over the ranks.
+
+    Args:
+        model: of language.
+        regularizer: penalties on the last layer's outputs.
+        random_window: mean length of randomly truncated windows, or None where it is fixed.
+    """
+
+    def __init__(
+        self, model: LSTMLanguageModel, regularizer: RegularizerConfig, random_window: int | None
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.regularizer = regularizer
+        self.random_window = random_window
+
+    def forward(
+        self, inputs_TB: Tensor, targets_TB: Tensor, incoming: LSTMState
+    ) -> tuple[Tensor, Tensor, LSTMState]:
+        """`(objective in nats, nll_nats, outgoing)`, both summed over the window and its lanes.
+
+        Args:
+            inputs_TB: token ids; there may be more of them than targets, at the beginning.
+            targets_TB: of the last inputs.
+            incoming: the state before the first input.
+        """
+        if self.random_window is None:
+            outputs_TBH, outgoing = self.model.outputs(inputs_TB, incoming)
+        else:
+            outputs_TBH, outgoing = compensated_outputs(
+                self.model, inputs_TB, incoming, self.random_window
+            )
+        outputs_TBH = outputs_TBH[-len(targets_TB) :]
+        features_TBH = self.model.drop_outputs(outputs_TBH)
+        nll_nats = self.model.nll(features_TBH, targets_TB)
+        penalty = activation_penalty(
+            outputs_TBH, features_TBH, self.regularizer.activation, self.regularizer.temporal
+        )
+        return nll_nats + targets_TB.numel() * penalty, nll_nats, outgoing
 
 
 @dataclass
@@ -32,28 +79,30 @@ class Learner:
 
     Attributes:
         model, optimizer, precision: of the language model.
+        window_pass: the model's pass over a window; averages gradients where there are ranks.
         boundary: the synthesizer and its optimizer; None for plain truncation throughout.
         state: what the lanes carry into the next window.
         learning_rate: the peak, which the plan multiplies.
         clip_norm: cap on the gradient's norm, or None.
-        regularizer: penalties on the last layer's outputs.
         past: the windows before the next one that are read again for a longer exact gradient,
             each with the state before it; holds none unless given a length.
         random_window: mean length of randomly truncated windows, or None where it is fixed.
         taught_every: stretches from one exact gradient for the synthesizer to the next, or None.
+        ranks: the processes that share the lanes; what is here is this one's.
     """
 
     model: LSTMLanguageModel
+    window_pass: Callable[[Tensor, Tensor, LSTMState], tuple[Tensor, Tensor, LSTMState]]
     optimizer: torch.optim.Optimizer
     precision: Precision
     boundary: Boundary | None
     state: LSTMState
     learning_rate: float
     clip_norm: float | None
-    regularizer: RegularizerConfig = field(default_factory=RegularizerConfig)
     past: deque[tuple[LSTMState, Tensor]] = field(default_factory=lambda: deque(maxlen=0))
     random_window: int | None = None
     taught_every: int | None = None
+    ranks: Ranks = ALONE
 
     def rate(self, plan: StepPlan) -> float:
         """The learning rate of a step with that plan."""
@@ -65,7 +114,7 @@ class StepResult:
     """What one step did. Tensors are scalars that nobody has waited for yet.
 
     Attributes:
-        nll_nats: summed over the window and its lanes, without the surrogate term.
+        nll_nats: summed over the window and this rank's lanes, without the surrogate term.
         tokens: how many predictions that were.
         grad_norm: of the whole model's gradient of nats per token, before clipping.
         taken: false when the gradient was not finite, so that nothing was updated.
@@ -103,16 +152,11 @@ def train_step(learner: Learner, window: Window, plan: StepPlan, step: int) -> S
     reading = None if boundary is None else boundary.read(incoming)
 
     # 2. The model runs over the window.
-    outputs_TBH, outgoing = _outputs(learner, torch.cat((*past_TB, window.inputs_TB)), incoming)
-    outputs_TBH = outputs_TBH[-len(window.inputs_TB) :]
-    features_TBH = model.drop_outputs(outputs_TBH)
-    nll_nats = model.nll(features_TBH, window.targets_TB)
+    objective_nats, nll_nats, outgoing = learner.window_pass(
+        torch.cat((*past_TB, window.inputs_TB)), window.targets_TB, incoming
+    )
 
     # 3. One backward pass of (1/BT)·Σ[L + factor·⟨s, ŝ(s)⟩] injects the synthetic gradient exactly.
-    weights = learner.regularizer
-    objective_nats = nll_nats + tokens * activation_penalty(
-        outputs_TBH, features_TBH, weights.activation, weights.temporal
-    )
     # Past the last window the state is dropped, so the true future gradient there is zero.
     pure = boundary is None or plan.mode is Mode.REAL or boundary.is_probe(step) or window.is_last
     if boundary is not None and not pure:
@@ -153,12 +197,6 @@ def _truncate(learner: Learner, window: Window) -> tuple[LSTMState, list[Tensor]
     return incoming.as_leaf(), past_TB
 
 
-def _outputs(learner: Learner, inputs_TB: Tensor, incoming: LSTMState) -> tuple[Tensor, LSTMState]:
-    if learner.random_window is None:
-        return learner.model.outputs(inputs_TB, incoming)
-    return compensated_outputs(learner.model, inputs_TB, incoming, learner.random_window)
-
-
 def _look_ahead(learner: Learner, boundary: Boundary, window: Window, step: int) -> None:
     """A stretch begins: the synthesizer reads it, and now and then is taught the exact gradient."""
     upcoming, steps = window.upcoming, len(window.inputs_TB)
@@ -171,15 +209,18 @@ def _look_ahead(learner: Learner, boundary: Boundary, window: Window, step: int)
 
 
 def capture(learner: Learner) -> dict[str, Any]:
-    """A tree of everything in the learner that steps change, to be saved."""
-    boundary = learner.boundary
+    """A tree of everything in the learner that steps change, to be saved.
+
+    It is of all ranks' lanes, and all of them must call this.
+    """
+    boundary, every = learner.boundary, learner.ranks.gather
     return {
         "model": learner.model.state_dict(),
         "optimizer": learner.optimizer.state_dict(),
         "scaler": learner.precision.scaler.state_dict(),
-        "carried": {"hidden": learner.state.hidden, "cell": learner.state.cell},
+        "carried": _every_lane(learner.state, learner.ranks),
         "past": [
-            {"hidden": state.hidden, "cell": state.cell, "inputs": inputs_TB}
+            {**_every_lane(state, learner.ranks), "inputs": every(inputs_TB, dim=1)}
             for state, inputs_TB in learner.past
         ],
         "boundary": None if boundary is None else boundary.state_dict(),
@@ -188,20 +229,28 @@ def capture(learner: Learner) -> dict[str, Any]:
 
 def restore(learner: Learner, tree: dict[str, Any]) -> None:
     """Puts back what `capture` took."""
-    device = learner.model.embedding.device
+    device, own = learner.model.embedding.device, learner.ranks.own
     learner.model.load_state_dict(tree["model"])
     learner.optimizer.load_state_dict(tree["optimizer"])
     learner.precision.scaler.load_state_dict(tree["scaler"])
-    learner.state = _placed_state(tree["carried"], device)
+    learner.state = _own_lanes(tree["carried"], learner.ranks, device)
     learner.past.extend(
-        (_placed_state(each, device), each["inputs"].to(device)) for each in tree["past"]
+        (_own_lanes(each, learner.ranks, device), own(each["inputs"], dim=1).to(device))
+        for each in tree["past"]
     )
     if learner.boundary is not None:
         learner.boundary.load_state_dict(tree["boundary"])
 
 
-def _placed_state(tree: dict[str, Any], device: torch.device) -> LSTMState:
+def _every_lane(state: LSTMState, ranks: Ranks) -> dict[str, list[Tensor]]:
+    return {
+        "hidden": [ranks.gather(part) for part in state.hidden],
+        "cell": [ranks.gather(part) for part in state.cell],
+    }
+
+
+def _own_lanes(tree: dict[str, Any], ranks: Ranks, device: torch.device) -> LSTMState:
     return LSTMState(
-        tuple(part.to(device) for part in tree["hidden"]),
-        tuple(part.to(device) for part in tree["cell"]),
+        tuple(ranks.own(part).to(device) for part in tree["hidden"]),
+        tuple(ranks.own(part).to(device) for part in tree["cell"]),
     )

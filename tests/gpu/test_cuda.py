@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sglm.config import Config
+from sglm.config import Config, RegularizerConfig
 from sglm.dni.boundary import Boundary
 from sglm.dni.synthesizer import MLPSynthesizer
 from sglm.errors import Stopped
@@ -18,7 +18,7 @@ from sglm.scoring import load
 from sglm.text.batcher import Window
 from sglm.text.store import TokenStore
 from sglm.train.loop import train
-from sglm.train.step import Learner, train_step
+from sglm.train.step import Learner, WindowPass, train_step
 
 pytestmark = [
     pytest.mark.gpu,
@@ -37,7 +37,9 @@ def make_learner(precision: str, dropout: DropoutRates | None = None) -> Learner
     model.to(device).train()
     boundary = Boundary(MLPSynthesizer(4 * H, 32).to(device), 1e-3, factor=0.5, probe_every=2)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, fused=True)
-    return Learner(model, optimizer, chosen, boundary, model.start_state(B), 1e-2, 1.0)
+    window_pass = WindowPass(model, RegularizerConfig(), None)
+    state = model.start_state(B)
+    return Learner(model, window_pass, optimizer, chosen, boundary, state, 1e-2, 1.0)
 
 
 def run(learner: Learner, steps: int = 60) -> list[float]:

@@ -13,7 +13,7 @@ from sglm.model.language_model import DropoutRates, LSTMLanguageModel, ModelShap
 from sglm.optim.precision import precision_of
 from sglm.optim.schedule import Mode, StepPlan
 from sglm.text.batcher import Window
-from sglm.train.step import Learner, train_step
+from sglm.train.step import Learner, WindowPass, train_step
 
 B, T, V = 3, 4, 7
 CPU = torch.device("cpu")
@@ -58,7 +58,9 @@ def make_learner(
         precision = precision_of(dtype, CPU)
         model.compute_dtype = precision.compute_dtype
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, fused=True)
-    return Learner(model, optimizer, precision, boundary, model.start_state(B), 1e-2, None)
+    window_pass = WindowPass(model, RegularizerConfig(), None)
+    state = model.start_state(B)
+    return Learner(model, window_pass, optimizer, precision, boundary, state, 1e-2, None)
 
 
 def gradients(learner: Learner) -> list[Tensor]:
@@ -310,7 +312,8 @@ def test_the_penalty_is_in_nats_per_token_and_reaches_every_layer() -> None:
 
     def after(activation: float, temporal: float) -> tuple[list[Tensor], Tensor]:
         learner = make_learner()
-        learner.regularizer = RegularizerConfig(activation=activation, temporal=temporal)
+        weights = RegularizerConfig(activation=activation, temporal=temporal)
+        learner.window_pass = WindowPass(learner.model, weights, None)
         result = train_step(learner, window, still, step=0)
         return gradients(learner), result.nll_nats
 
@@ -330,7 +333,7 @@ def test_without_coefficients_a_penalty_leaves_no_trace() -> None:
     def after(regularizer: RegularizerConfig | None) -> list[Tensor]:
         learner = make_learner(random_boundary(1), DropoutRates(0.2, 0.2, 0.2, 0.2, 0.2))
         if regularizer is not None:
-            learner.regularizer = regularizer
+            learner.window_pass = WindowPass(learner.model, regularizer, None)
         for step, window in enumerate(windows(4)):
             train_step(learner, window, SYNTHETIC, step)
         return weights(learner.model)

@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from sglm.config import RegularizerConfig
 from sglm.model.state import LSTMState
 from sglm.optim.schedule import Mode, StepPlan
-from sglm.train.step import train_step
+from sglm.train.step import WindowPass, train_step
 from sglm.train.truncation import (
     compensated_outputs,
     draw_lengths,
@@ -154,6 +155,7 @@ def test_every_token_weighs_the_same_however_long_its_window() -> None:
     for length in (1, 4, 7):
         (window,), learner = windows(1, length), make_learner()
         learner.random_window = mean
+        learner.window_pass = WindowPass(learner.model, RegularizerConfig(), mean)
         result = train_step(learner, window, STILL, 0)
         assert result.tokens == length * B
         model = learner.model

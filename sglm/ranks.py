@@ -1,0 +1,114 @@
+"""Several processes that train one model together, each on its share of the lanes.
+
+torchrun starts them and tells each its rank. What is common to all (weights, trust, the random
+generators' states) is kept equal by averaging gradients and measurements; what belongs to a lane
+(states, dropout masks) is drawn or gathered for all lanes in the order of ranks, so that a run does
+not depend on how many processes there are, up to rounding. Without torchrun there is one rank, and
+nothing here does anything.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+_SILENT_FOR = timedelta(minutes=30)  # rank 0 saves and reports meanwhile
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among `count`; the collective calls below must be made by all of them alike.
+
+    Attributes:
+        rank: from 0; rank 0 is the one that writes.
+        count: how many there are.
+        control: a group for decisions of the CPU's, which do not wait for a GPU's work.
+    """
+
+    rank: int = 0
+    count: int = 1
+    control: dist.ProcessGroup | None = None
+
+    @property
+    def writes(self) -> bool:
+        """Whether this is the process that writes files and speaks."""
+        return self.rank == 0
+
+    def own(self, every: Tensor, dim: int = 0) -> Tensor:
+        """This rank's part of a tensor over all lanes; `dim` counts lanes or a multiple of them."""
+        if self.count == 1:
+            return every
+        return every.chunk(self.count, dim)[self.rank]
+
+    def gather(self, own: Tensor, dim: int = 0) -> Tensor:
+        """The tensor over all lanes, of which each rank has its part: the inverse of `own`."""
+        if self.count == 1:
+            return own
+        own = own.contiguous()
+        parts = [torch.empty_like(own) for _ in range(self.count)]
+        dist.all_gather(parts, own)
+        return torch.cat(parts, dim)
+
+    def average(self, values: Sequence[Tensor]) -> None:
+        """Replaces tensors of one type by their means over the ranks."""
+        if self.count == 1:
+            return
+        flat = torch.cat([value.reshape(-1) for value in values])
+        dist.all_reduce(flat)
+        flat /= self.count
+        for value, mean in zip(values, torch.split(flat, [v.numel() for v in values]), strict=True):
+            value.copy_(mean.view_as(value))
+
+    def totals(self, numbers: list[float]) -> list[float]:
+        """The sum of each number over the ranks, in float64; waits for all of them."""
+        if self.count == 1:
+            return numbers
+        values = torch.tensor(numbers, dtype=torch.float64)
+        dist.all_reduce(values, group=self.control)
+        summed: list[float] = values.tolist()
+        return summed
+
+    def most(self, number: int) -> int:
+        """The largest of the ranks' numbers; waits for all of them."""
+        if self.count == 1:
+            return number
+        value = torch.tensor(number)
+        dist.all_reduce(value, dist.ReduceOp.MAX, group=self.control)
+        return int(value)
+
+    def wait(self) -> None:
+        """Returns when every rank has come here."""
+        if self.count > 1:
+            dist.barrier(group=self.control)
+
+
+ALONE = Ranks()
+
+
+def local_rank() -> int:
+    """Which of its machine's processes this is: the GPU it should take."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+@contextmanager
+def joined(device: torch.device) -> Iterator[Ranks]:
+    """Joins the processes that torchrun has started, and leaves them in the end.
+
+    Args:
+        device: GPUs talk through NCCL, CPUs through gloo.
+    """
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    if count == 1:
+        yield ALONE
+        return
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_SILENT_FOR)
+    try:
+        control = dist.new_group(backend="gloo", timeout=_SILENT_FOR)
+        yield Ranks(dist.get_rank(), count, control)
+    finally:
+        dist.destroy_process_group()

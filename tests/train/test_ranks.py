@@ -1,0 +1,120 @@
+"""Two processes that train one model, over gloo on the CPU, give what one process gives."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from sglm.text.store import TokenStore
+
+COMMON = [
+    *("--set", "model.hidden=8", "--set", "train.batch=4", "--set", "train.window=5"),
+    *("--set", "train.log_every_steps=5", "--set", "train.checkpoint_every_steps=10"),
+    *("--set", "schedule.unit=steps", "--set", "schedule.cycles=[10, 20]"),
+    *("--set", "schedule.mode=alternating", "--set", "dropout.output=0.2"),
+    *("--set", "dropout.weight=0.2", "--set", "dropout.input=0.2"),
+]
+CASES = {
+    "lookahead": ["--set", "synthesizer.kind=lookahead"],
+    "taught": ["--set", "synthesizer.teach_every=1"],
+    "recurrent noise": [
+        *("--set", "synthesizer.kind=recurrent", "--set", "synthesizer.inject=noise"),
+        *("--set", "synthesizer.factor=0.5"),
+    ],
+    "horizon": ["--set", "schedule.mode=real", "--set", "train.horizon=15"],
+}
+
+
+def start(processes: int, store: Path, out: Path, *settings: str) -> "subprocess.Popen[str]":
+    launcher = [sys.executable]
+    if processes > 1:
+        launcher += ["-m", "torch.distributed.run", "--standalone"]
+        launcher += ["--nproc-per-node", str(processes)]
+    command = ["-m", "sglm.cli.main", "train", "tiny", "--data", str(store), "--out", str(out)]
+    return subprocess.Popen(
+        [*launcher, *command, *COMMON, *settings, "--device", "cpu"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+
+
+def finish(process: "subprocess.Popen[str]") -> tuple[str, str]:
+    stdout, stderr = process.communicate(timeout=120)
+    assert process.returncode == 0, stderr
+    return stdout, stderr
+
+
+def losses(out: Path) -> list[float]:
+    lines = (out / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line)["nll_per_token"] for line in lines]
+
+
+def weights(out: Path) -> dict[str, torch.Tensor]:
+    return load_file(out / "last" / "model.safetensors")
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    # float32: gradients are summed over lanes in another order, and thirty updates carry that on.
+    np.testing.assert_allclose(losses(one), losses(other), rtol=1e-4)
+    for name, weight in weights(one).items():
+        torch.testing.assert_close(weights(other)[name], weight, rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_processes_give_the_losses_of_one(
+    word_store: TokenStore, tmp_path: Path, case: str
+) -> None:
+    runs = [
+        start(count, word_store.folder, tmp_path / str(count), *CASES[case]) for count in (1, 2)
+    ]
+    (_, stderr), (stdout, two_stderr) = map(finish, runs)
+    assert_same_run(tmp_path / "1", tmp_path / "2")
+    # One of them speaks, and says what one process alone would say.
+    assert stdout.count("finished: 30 steps") == 1
+    assert two_stderr.count("step 30/30") == stderr.count("step 30/30") == 1
+    assert len(list((tmp_path / "2" / "tensorboard").iterdir())) == 1
+
+
+def test_stopped_and_continued_by_another_number_of_processes(
+    word_store: TokenStore, tmp_path: Path
+) -> None:
+    """A checkpoint is of all lanes: two begin, one goes on, two end; one SIGTERM stops both."""
+    settings = [*CASES["lookahead"], "--set", "schedule.cycles=[10, 290]"]
+    whole = start(1, word_store.folder, tmp_path / "whole", *settings)
+    finish(whole)
+    out = tmp_path / "parts"
+    for count in (2, 1):
+        process = start(count, word_store.folder, out, *settings)
+        seen = len(list((out / "checkpoints").glob("step-*"))) if out.exists() else 0
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            if (out / "checkpoints").exists() and (
+                len(list((out / "checkpoints").glob("step-*"))) > min(seen, 1)
+            ):
+                break
+            time.sleep(0.02)
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
+        assert not (out / "last").exists()  # it was stopped midway
+    finish(start(2, word_store.folder, out, *settings))
+    np.testing.assert_allclose(losses(tmp_path / "whole"), losses(out), rtol=1e-3)
+
+
+def test_lanes_that_cannot_be_shared_out_are_refused(
+    word_store: TokenStore, tmp_path: Path
+) -> None:
+    process = start(2, word_store.folder, tmp_path / "run", "--set", "train.batch=3")
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert "3 lanes cannot be shared out among 2 processes; make it a multiple of 2" in stderr
+    assert not (tmp_path / "run").exists()
