@@ -1,0 +1,119 @@
+"""Locked dropout with the activation penalties as two Triton kernels, forward and backward.
+
+The mask is drawn by torch and only applied here, so that a run resumes exactly.
+
+Shapes: T time, B lanes, H features of the last layer, C columns (lane and feature together).
+"""
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+COLUMNS = 256  # of a program
+STEPS = 8  # of a program; the step before and the step after come from a cache
+
+
+@triton.jit
+def _tile(
+    outputs_ptr, mask_ptr, steps, columns, STEPS: tl.constexpr, COLUMNS: tl.constexpr
+):  # fmt: skip
+    """A program's steps S and columns C of the outputs: places, which of them exist, numbers."""
+    column_1C = (tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS))[None, :]
+    step_S1 = (tl.program_id(1) * STEPS + tl.arange(0, STEPS))[:, None]
+    there_SC = (step_S1 < steps) & (column_1C < columns)
+    place_SC = step_S1 * columns + column_1C
+    output_SC = tl.load(outputs_ptr + place_SC, mask=there_SC, other=0.0).to(tl.float32)
+    mask_1C = tl.load(mask_ptr + column_1C, mask=column_1C < columns, other=0.0).to(tl.float32)
+    since_there_SC = there_SC & (step_S1 > 0)
+    before_SC = tl.load(outputs_ptr + place_SC - columns, mask=since_there_SC, other=0.0)
+    since_SC = tl.where(since_there_SC, output_SC - before_SC.to(tl.float32), 0.0)
+    # Rounded as it is stored, because the penalty is that of the stored number.
+    feature_SC = (output_SC * mask_1C).to(outputs_ptr.dtype.element_ty)
+    return step_S1, place_SC, there_SC, output_SC, since_SC, feature_SC, mask_1C
+
+
+@triton.jit
+def _forward_kernel(
+    outputs_ptr, mask_ptr, features_ptr, partial_ptr, steps, columns, activation, temporal,
+    STEPS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    _, place_SC, there_SC, _, since_SC, feature_SC, _ = _tile(
+        outputs_ptr, mask_ptr, steps, columns, STEPS, COLUMNS
+    )
+    tl.store(features_ptr + place_SC, feature_SC, mask=there_SC)
+    feature_SC = feature_SC.to(tl.float32)
+    penalty_SC = activation * feature_SC * feature_SC + temporal * since_SC * since_SC
+    penalty = tl.sum(tl.sum(penalty_SC, axis=0), axis=0)
+    tl.store(partial_ptr + tl.program_id(0) * tl.num_programs(1) + tl.program_id(1), penalty)
+
+
+@triton.jit
+def _backward_kernel(
+    outputs_ptr, mask_ptr, features_gradient_ptr, penalty_gradient_ptr, outputs_gradient_ptr,
+    steps, columns, activation, temporal, STEPS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    step_S1, place_SC, there_SC, output_SC, since_SC, feature_SC, mask_1C = _tile(
+        outputs_ptr, mask_ptr, steps, columns, STEPS, COLUMNS
+    )
+    until_there_SC = there_SC & (step_S1 + 1 < steps)
+    after_SC = tl.load(outputs_ptr + place_SC + columns, mask=until_there_SC, other=0.0)
+    until_SC = tl.where(until_there_SC, after_SC.to(tl.float32) - output_SC, 0.0)
+    of_penalty = 2 * tl.load(penalty_gradient_ptr)
+    gradient_SC = tl.load(features_gradient_ptr + place_SC, mask=there_SC, other=0.0)
+    gradient_SC = gradient_SC.to(tl.float32)
+    gradient_SC += of_penalty * activation * feature_SC.to(tl.float32)
+    gradient_SC = gradient_SC * mask_1C + of_penalty * temporal * (since_SC - until_SC)
+    out_type = outputs_gradient_ptr.dtype.element_ty
+    tl.store(outputs_gradient_ptr + place_SC, gradient_SC.to(out_type), mask=there_SC)
+
+
+class _RegularizedDropout(torch.autograd.Function):
+    """Differentiable in the outputs."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, outputs_TBH: Tensor, mask_BH: Tensor, activation: float, temporal: float
+    ) -> tuple[Tensor, Tensor]:
+        steps, columns = outputs_TBH.shape[0], mask_BH.numel()
+        features_TBH = torch.empty_like(outputs_TBH)
+        grid = (triton.cdiv(columns, COLUMNS), triton.cdiv(steps, STEPS))
+        # Each program has a place of its own, so that the sum's order is always the same.
+        partial = torch.empty(grid, dtype=torch.float32, device=outputs_TBH.device)
+        _forward_kernel[grid](
+            outputs_TBH, mask_BH, features_TBH, partial, steps, columns, activation, temporal,
+            STEPS=STEPS, COLUMNS=COLUMNS,
+        )  # fmt: skip
+        ctx.save_for_backward(outputs_TBH, mask_BH)
+        ctx.weights = activation, temporal
+        return features_TBH, partial.sum()
+
+    @staticmethod
+    def backward(
+        ctx: Any, features_gradient_TBH: Tensor, penalty_gradient: Tensor
+    ) -> tuple[Tensor, None, None, None]:
+        outputs_TBH, mask_BH = ctx.saved_tensors
+        steps, columns = outputs_TBH.shape[0], mask_BH.numel()
+        outputs_gradient_TBH = torch.empty_like(outputs_TBH)
+        grid = (triton.cdiv(columns, COLUMNS), triton.cdiv(steps, STEPS))
+        _backward_kernel[grid](
+            outputs_TBH, mask_BH, features_gradient_TBH.contiguous(), penalty_gradient,
+            outputs_gradient_TBH, steps, columns, *ctx.weights, STEPS=STEPS, COLUMNS=COLUMNS,
+        )  # fmt: skip
+        return outputs_gradient_TBH, None, None, None
+
+
+def regularized_dropout(
+    outputs_TBH: Tensor, mask_BH: Tensor, activation: float, temporal: float
+) -> tuple[Tensor, Tensor]:
+    """As `sglm.kernels.dropout.regularized_dropout`, for float32 and half types."""
+    steps, columns = outputs_TBH.shape[0], mask_BH.numel()
+    features_TBH, penalty = _RegularizedDropout.apply(
+        outputs_TBH.contiguous(),
+        mask_BH.contiguous(),
+        activation / (steps * columns),
+        temporal / (max(steps - 1, 1) * columns),
+    )
+    return features_TBH, penalty

@@ -1,0 +1,44 @@
+"""Compiles every kernel for a Hopper GPU, which need not be there; a line for each.
+
+Run by `test_kernels.py` in a process without the interpreter.
+"""
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from sglm.kernels import boundary_triton, dropout_triton, recurrent_triton
+
+INTEGERS = dict.fromkeys(["coordinates", "units", "row_length", "lanes", "size"], "i32")
+INTEGERS |= dict.fromkeys(["steps", "columns"], "i32")
+NUMBERS = dict.fromkeys(["activation", "temporal"], "fp32")
+ALWAYS_FLOAT32 = dict.fromkeys(["partial_ptr", "penalty_gradient_ptr"], "*fp32")
+
+
+def compile_one(
+    kernel: triton.JITFunction, warps: int, constants: dict[str, object], pointer: str = "*fp32"
+) -> None:
+    """Down to machine code; an error of any stage is raised."""
+    known = {**INTEGERS, **NUMBERS, **ALWAYS_FLOAT32, **dict.fromkeys(constants, "constexpr")}
+    signature = {name: known.get(name, pointer) for name in kernel.arg_names}
+    source = ASTSource(kernel, signature, constexprs=constants)
+    built = triton.compile(source, GPUTarget("cuda", 90, 32), {"num_warps": warps})
+    assert built.asm["cubin"]
+    # What one block may have of a Hopper's multiprocessor.
+    assert built.metadata.shared <= 227 * 1024
+    print("compiled")
+
+
+for units, heads in ((20, 1), (50, 2)):
+    padded, rows = recurrent_triton._blocks(units)
+    sizes = {"HEADS": heads, "UNITS": padded, "ROWS": rows}
+    compile_one(recurrent_triton._forward_kernel, recurrent_triton.WARPS, sizes)
+    sizes["BLOCKS"] = 3
+    compile_one(recurrent_triton._backward_kernel, recurrent_triton.WARPS, sizes)
+for capped in (True, False):
+    sizes = {"CAPPED": capped, "SMALLEST": 1e-12, "BLOCK": 8192}
+    compile_one(boundary_triton._forward_kernel, 8, sizes)
+for pointer in ("*fp32", "*bf16"):
+    sizes = {"STEPS": dropout_triton.STEPS, "COLUMNS": dropout_triton.COLUMNS}
+    compile_one(dropout_triton._forward_kernel, 4, sizes, pointer)
+    compile_one(dropout_triton._backward_kernel, 4, sizes, pointer)

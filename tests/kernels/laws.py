@@ -1,0 +1,271 @@
+"""Every kernel is its reference: forward, backward, and nothing left unwritten.
+
+Not collected by itself: Triton decides on import whether it compiles or interprets, so
+`test_kernels.py` runs these in a process of their own, under the interpreter on the CPU, or
+compiled on a GPU (`SGLM_LAWS_ON=cuda`).
+"""
+
+import importlib.util
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from torch import Tensor
+
+from sglm.kernels import (
+    boundary,
+    boundary_triton,
+    dropout,
+    dropout_triton,
+    recurrent,
+    recurrent_triton,
+)
+from sglm.kernels.recurrent import RecurrentWeights
+
+DEVICE = os.environ.get("SGLM_LAWS_ON", "cpu")
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def assert_close(found: Tensor, expected: Tensor, terms: int = 1) -> None:
+    """Equal but for float32's rounding: of a few dozen operations, and of a sum of `terms`
+    numbers, whose error grows like the root of their number, relative to the largest of them."""
+    found, expected = found.detach(), expected.detach()
+    tolerance = 2**-24 * (64 + 4 * terms**0.5)
+    largest = max(float(expected.abs().max()), 1.0)
+    assert found.isfinite().all()
+    assert float((found.double() - expected.double()).abs().max()) <= tolerance * largest
+
+
+@contextmanager
+def poisoned_memory() -> Iterator[None]:
+    """Memory that torch gives out unwritten is full of NaN."""
+    assert torch.utils.deterministic.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True)
+    try:
+        assert torch.empty(3).isnan().all()
+        yield
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture(autouse=True)
+def _poison() -> Iterator[None]:
+    # Under every law here: what a kernel forgot to write, no comparison survives.
+    with poisoned_memory():
+        yield
+
+
+def numbers(*shape: int, seed: int, size: float = 1.0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    values = torch.randn(shape, generator=generator, dtype=torch.float64) * size
+    return values.float().to(DEVICE)  # the same numbers in both precisions
+
+
+def weights_of(units: int, heads: int) -> RecurrentWeights:
+    shapes = [(units, 1), (units,), (3 * units, units), (3 * units,)]
+    shapes += [(3 * units, units), (3 * units,), (heads, units), (heads,)]
+    scale = 1 / units**0.5  # pre-activations of order one, whatever the width
+    return RecurrentWeights(
+        *[numbers(*shape, seed=seed, size=scale) for seed, shape in enumerate(shapes)]
+    )
+
+
+# Coordinates around a block's rows (64, 32, 16), and more than two programs do with one block.
+@pytest.mark.parametrize(
+    ("coordinates", "units", "heads"),
+    [
+        (1, 1, 1),
+        (1, 50, 2),
+        (7, 20, 1),
+        (64, 16, 2),
+        (65, 3, 1),
+        (130, 20, 2),
+        (100, 50, 1),
+        (33, 64, 2),
+        (40, 33, 1),
+        (150, 50, 2),
+    ],
+)
+def test_recurrent_synthesizer(
+    coordinates: int, units: int, heads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recurrent_triton, "PROGRAMS", 2)
+    x_M, memory_MN = numbers(coordinates, seed=20), numbers(coordinates, units, seed=21)
+    upwards_MK = numbers(coordinates, heads, seed=22)
+    weights = RecurrentWeights(*[each.requires_grad_() for each in weights_of(units, heads)])
+    said_MK, next_MN = recurrent_triton.recurrent_synthesizer(x_M, memory_MN, weights)
+    found = torch.autograd.grad(said_MK, weights, upwards_MK)
+
+    exact = RecurrentWeights(*[each.detach().double().requires_grad_() for each in weights])
+    exact_said_MK, exact_next_MN = recurrent.recurrent_synthesizer(
+        x_M.double(), memory_MN.double(), exact
+    )
+    assert_close(said_MK, exact_said_MK, units)
+    assert_close(next_MN, exact_next_MN, units)
+    assert not next_MN.requires_grad
+    expected = torch.autograd.grad(exact_said_MK, exact, upwards_MK.double())
+    for name, one, other in zip(weights._fields, found, expected, strict=True):
+        assert one.shape == other.shape, name
+        # Sums over coordinates of sums over units.
+        assert_close(one, other, coordinates * units)
+
+
+def test_recurrent_synthesizer_starts_from_no_memory() -> None:
+    x_M, weights = numbers(70, seed=1), weights_of(20, 1)
+    zeros_MN = torch.zeros(70, 20, device=DEVICE)
+    found = recurrent_triton.recurrent_synthesizer(x_M, None, weights)
+    expected = recurrent_triton.recurrent_synthesizer(x_M, zeros_MN, weights)
+    assert all(torch.equal(*pair) for pair in zip(found, expected, strict=True))
+
+
+def test_recurrent_gradients_add_up_in_the_same_order_every_time() -> None:
+    x_M, memory_MN = numbers(300, seed=1), numbers(300, 20, seed=2)
+    weights = RecurrentWeights(*[each.requires_grad_() for each in weights_of(20, 1)])
+
+    def gradients() -> tuple[Tensor, ...]:
+        said_MK, _ = recurrent_triton.recurrent_synthesizer(x_M, memory_MN, weights)
+        return torch.autograd.grad(said_MK.sum(), weights)
+
+    assert all(torch.equal(*pair) for pair in zip(gradients(), gradients(), strict=True))
+
+
+def test_recurrent_gradients_follow_the_finite_difference() -> None:
+    """Not by the reference: one step along the gradient changes the sum as it says."""
+    x_M, memory_MN, weights = numbers(40, seed=1), numbers(40, 6, seed=2), weights_of(6, 1)
+    leaves = RecurrentWeights(*[each.clone().requires_grad_() for each in weights])
+    said_MK, _ = recurrent_triton.recurrent_synthesizer(x_M, memory_MN, leaves)
+    gradients = torch.autograd.grad(said_MK.square().mean(), leaves)
+
+    def loss(step: float) -> float:
+        moved = [w + step * g for w, g in zip(weights, gradients, strict=True)]
+        said_MK, _ = recurrent_triton.recurrent_synthesizer(
+            x_M, memory_MN, RecurrentWeights(*moved)
+        )
+        return float(said_MK.double().square().mean())
+
+    slope = sum(float(g.double().square().sum()) for g in gradients)
+    # Central difference: the error is of order step² and of float32's 1e-7 over the step.
+    assert (loss(1e-2) - loss(-1e-2)) / 2e-2 == pytest.approx(slope, rel=1e-3)
+
+
+@pytest.mark.parametrize("capped", [True, False])
+@pytest.mark.parametrize(("lanes", "size"), [(1, 1), (1, 50), (3, 128), (5, 1000), (2, 6900)])
+def test_boundary_term(lanes: int, size: int, capped: bool) -> None:
+    said_BS = numbers(lanes, size, seed=1) * numbers(lanes, 1, seed=2).exp()
+    state_BS = numbers(lanes, size, seed=3).requires_grad_()
+    unit, factor = numbers(seed=4).exp(), numbers(seed=5).exp()
+    longest = 1.2 * size**0.5 * unit if capped else None
+    found = boundary_triton.boundary_term(said_BS, state_BS, unit, longest, factor)
+    (found_gradient_BS,) = torch.autograd.grad(3 * found.inner, state_BS)
+
+    exact_BS = state_BS.detach().double().requires_grad_()
+    expected = boundary.boundary_term(
+        said_BS.double(),
+        exact_BS,
+        unit.double(),
+        None if longest is None else longest.double(),
+        factor.double(),
+    )
+    for one, other in zip(found, expected, strict=True):
+        assert_close(one, other, lanes * size)
+    # The vector–Jacobian identity: what is injected is what comes back.
+    assert_close(found_gradient_BS, 3 * expected.gradient_BS, size)
+    assert not found.gradient_BS.requires_grad
+
+
+def test_boundary_term_injects_nothing_that_is_not_finite() -> None:
+    said_BS = torch.ones(2, 8, device=DEVICE)
+    said_BS[0, :3] = torch.tensor([torch.nan, torch.inf, -torch.inf])
+    one, half = torch.ones((), device=DEVICE), torch.full((), 0.5, device=DEVICE)
+    state_BS = numbers(2, 8, seed=1)
+    found = boundary_triton.boundary_term(said_BS, state_BS, one, one * 1e3, half)
+    expected = boundary.boundary_term(said_BS, state_BS, one, one * 1e3, half)
+    assert (found.gradient_BS[0, :3] == 0).all()
+    assert torch.equal(found.gradient_BS, expected.gradient_BS)
+
+
+def test_boundary_term_trusts_nothing_before_an_observation() -> None:
+    zero, one = torch.zeros((), device=DEVICE), torch.ones((), device=DEVICE)
+    said_BS, state_BS = numbers(3, 20, seed=1), numbers(3, 20, seed=2)
+    found = boundary_triton.boundary_term(said_BS, state_BS, one, zero, one)
+    assert (found.gradient_BS == 0).all()
+    assert found.capped == 1
+
+
+# Steps around a program's eight, columns around its 256.
+@pytest.mark.parametrize(
+    ("steps", "lanes", "features"),
+    [(1, 1, 1), (1, 2, 50), (2, 1, 256), (5, 3, 100), (8, 2, 128), (9, 1, 257), (70, 2, 50)],
+)
+@pytest.mark.parametrize("weights", [(2.0, 1.0), (2.0, 0.0), (0.0, 1.0)])
+def test_regularized_dropout(
+    steps: int, lanes: int, features: int, weights: tuple[float, float]
+) -> None:
+    outputs_TBH = numbers(steps, lanes, features, seed=1).requires_grad_()
+    mask_BH = (numbers(lanes, features, seed=2) > -0.3).float() / 0.6
+    upwards_TBH = numbers(steps, lanes, features, seed=3)
+    found = dropout_triton.regularized_dropout(outputs_TBH, mask_BH, *weights)
+    upwards = (found[0] * upwards_TBH).sum() + 5 * found[1]
+    (found_gradient,) = torch.autograd.grad(upwards, outputs_TBH)
+
+    exact_TBH = outputs_TBH.detach().double().requires_grad_()
+    expected = dropout.regularized_dropout(exact_TBH, mask_BH.double(), *weights)
+    upwards = (expected[0] * upwards_TBH.double()).sum() + 5 * expected[1]
+    (expected_gradient,) = torch.autograd.grad(upwards, exact_TBH)
+    assert_close(found[0], expected[0])
+    assert_close(found[1], expected[1], outputs_TBH.numel())
+    assert_close(found_gradient, expected_gradient)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_regularized_dropout_in_half_types(dtype: torch.dtype) -> None:
+    outputs_TBH = numbers(11, 3, 100, seed=1).to(dtype).requires_grad_()
+    mask_BH = (numbers(3, 100, seed=2) > -0.3).to(dtype) * 1.625
+    found = dropout_triton.regularized_dropout(outputs_TBH, mask_BH, 2.0, 1.0)
+    expected = dropout.regularized_dropout(outputs_TBH, mask_BH, 2.0, 1.0)
+    assert found[0].dtype == dtype
+    assert found[1].dtype == torch.float32
+    upwards = torch.ones_like(found[0]), torch.tensor(5.0, device=DEVICE)
+    (found_gradient,) = torch.autograd.grad(found, outputs_TBH, upwards)
+    (expected_gradient,) = torch.autograd.grad(expected, outputs_TBH, upwards)
+    assert found_gradient.dtype == dtype
+    digit = torch.finfo(dtype).eps
+    if DEVICE == "cpu" and dtype == torch.bfloat16:
+        # The interpreter cuts bfloat16 off where a device rounds it.
+        torch.testing.assert_close(found[0], expected[0], rtol=digit, atol=0)
+        torch.testing.assert_close(found[1], expected[1], rtol=2 * digit, atol=0)
+    else:
+        assert torch.equal(found[0], expected[0])
+        assert_close(found[1], expected[1], outputs_TBH.numel())
+    # The reference rounds its three terms by themselves; the kernel rounds their sum.
+    torch.testing.assert_close(found_gradient, expected_gradient, rtol=0, atol=4 * digit)
+
+
+@pytest.fixture(scope="module")
+def bench() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("bench", ROOT / "scripts" / "bench_kernels.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["bench"] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("make", ["recurrent_cases", "boundary_case", "dropout_case"])
+def test_what_the_benchmark_compares_is_the_same(bench: ModuleType, make: str) -> None:
+    torch.manual_seed(0)
+    build: Callable[..., object] = getattr(bench, make)
+    made = {
+        "recurrent_cases": lambda: list(build(2, 30, 5, DEVICE)),  # type: ignore[call-overload]
+        "boundary_case": lambda: [build(3, 40, DEVICE)],
+        "dropout_case": lambda: [build(9, 2, 40, DEVICE)],
+    }[make]()
+    for case in made:
+        # bfloat16 has three decimal digits, and the interpreter does not round it.
+        assert bench.difference(case) < (3e-2 if make == "dropout_case" else 1e-5)
