@@ -12,6 +12,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from sglm.kernels import recurrent_synthesizer
+from sglm.kernels.recurrent import RecurrentWeights
+
 
 class Prediction(NamedTuple):
     """What a synthesizer says of the states that it read.
@@ -105,12 +108,19 @@ class RecurrentSynthesizer(Synthesizer):
         self.heads = zero_linear(hidden, 2 if auxiliary else 1)
 
     def forward(self, state_BS: Tensor, context: Tensor | None = None) -> Prediction:
-        coordinates_M1 = state_BS.reshape(-1, 1)
-        memory_MN = self.cell(self.encoder(coordinates_M1), context)
-        gradient_BS, *rest = (
-            head_M.view_as(state_BS) for head_M in self.heads(memory_MN).unbind(dim=1)
+        weights = RecurrentWeights(
+            self.encoder.weight,
+            self.encoder.bias,
+            self.cell.weight_ih,
+            self.cell.bias_ih,
+            self.cell.weight_hh,
+            self.cell.bias_hh,
+            self.heads.weight,
+            self.heads.bias,
         )
-        return Prediction(gradient_BS, rest[0] if rest else None, memory_MN.detach())
+        said_MK, memory_MN = recurrent_synthesizer(state_BS.reshape(-1), context, weights)
+        gradient_BS, *rest = (said_M.view_as(state_BS) for said_M in said_MK.unbind(dim=1))
+        return Prediction(gradient_BS, rest[0] if rest else None, memory_MN)
 
 
 class LookaheadSynthesizer(Synthesizer):

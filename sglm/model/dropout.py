@@ -9,17 +9,22 @@ from torch import Tensor
 from sglm.ranks import ALONE, Ranks
 
 
-def locked_dropout(inputs_TBH: Tensor, rate: float, ranks: Ranks = ALONE) -> Tensor:
-    """Variational dropout: one mask for all steps of the window (Gal & Ghahramani 2016, sec. 4).
+def locked_mask(inputs_TBH: Tensor, rate: float, ranks: Ranks = ALONE) -> Tensor | None:
+    """What `locked_dropout` multiplies every step by: `(B, H)`, or None at rate 0.
 
     Every rank draws the masks of all lanes and takes its own.
     """
     if rate == 0:
-        return inputs_TBH
+        return None
     _, lanes, features = inputs_TBH.shape
     mask_BH = inputs_TBH.new_empty(lanes * ranks.count, features)
-    mask_BH.bernoulli_(1 - rate).div_(1 - rate)
-    return inputs_TBH * ranks.own(mask_BH)
+    return ranks.own(mask_BH.bernoulli_(1 - rate).div_(1 - rate))
+
+
+def locked_dropout(inputs_TBH: Tensor, rate: float, ranks: Ranks = ALONE) -> Tensor:
+    """Variational dropout: one mask for all steps of the window (Gal & Ghahramani 2016, sec. 4)."""
+    mask_BH = locked_mask(inputs_TBH, rate, ranks)
+    return inputs_TBH if mask_BH is None else inputs_TBH * mask_BH
 
 
 def embedding_dropout(weight_VE: Tensor, rate: float) -> Tensor:

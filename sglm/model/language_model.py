@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sglm.model.dropout import embedding_dropout, locked_dropout, weight_dropout
+from sglm.kernels import regularized_dropout
+from sglm.model.dropout import embedding_dropout, locked_dropout, locked_mask, weight_dropout
 from sglm.model.state import LSTMState
 from sglm.ranks import ALONE, Ranks
 
@@ -188,6 +189,22 @@ class LSTMLanguageModel(nn.Module):
         return locked_dropout(
             outputs_TBH, self.dropout.output if self.training else 0.0, self.ranks
         )
+
+    def drop_and_penalize(
+        self, outputs_TBH: Tensor, activation: float, temporal: float
+    ) -> tuple[Tensor, Tensor]:
+        """As `drop_outputs`, together with the penalty of `sglm.model.regularizer`.
+
+        Args:
+            outputs_TBH: from `outputs`.
+            activation, temporal: α and β; without either the penalty is a constant zero.
+
+        Returns:
+            `(features_TBH, penalty)`.
+        """
+        rate = self.dropout.output if self.training else 0.0
+        mask_BH = locked_mask(outputs_TBH, rate, self.ranks)
+        return regularized_dropout(outputs_TBH, mask_BH, activation, temporal)
 
     def outputs(self, inputs_TB: Tensor, state: LSTMState) -> tuple[Tensor, LSTMState]:
         """The last layer's outputs before dropout, and the state after the window.

@@ -5,34 +5,7 @@ is α·L2(m ⊙ h_t) of the outputs after dropout, TAR is β·L2(h_t − h_{t+1}
 of the last layer only. As in their AWD-LSTM code, L2 is the mean of squares over steps, lanes and
 features, which makes α and β independent of window and batch.
 
-Shapes: T time, B lanes, H features of the last layer.
+The arithmetic lies beside the kernel that does it at once with dropout.
 """
 
-import torch
-from torch import Tensor
-
-
-def activation_penalty(
-    outputs_TBH: Tensor, features_TBH: Tensor, activation: float, temporal: float
-) -> Tensor:
-    """What to add to the nats per token of a window: a scalar, float32 at least.
-
-    A term whose coefficient is zero is not computed, so that without either the result is a
-    constant zero and training is bitwise what it is without the penalty. A window of one step has
-    no differences: its temporal term is zero.
-
-    Args:
-        outputs_TBH: the last layer's outputs before dropout.
-        features_TBH: the same after dropout.
-        activation: α, for the size of `features_TBH`.
-        temporal: β, for the change of `outputs_TBH` within the window.
-    """
-    # Half types have no digits left for a mean over thousands of small squares.
-    half = outputs_TBH.dtype in (torch.float16, torch.bfloat16)
-    dtype = torch.float32 if half else outputs_TBH.dtype
-    penalty = torch.zeros((), dtype=dtype, device=outputs_TBH.device)
-    if activation:
-        penalty = penalty + activation * features_TBH.to(dtype).square().mean()
-    if temporal and len(outputs_TBH) > 1:
-        penalty = penalty + temporal * outputs_TBH.to(dtype).diff(dim=0).square().mean()
-    return penalty
+from sglm.kernels.dropout import activation_penalty as activation_penalty
