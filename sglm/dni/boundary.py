@@ -9,13 +9,16 @@ window, not divided by batch or window.
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from sglm.dni.lessons import Lesson, Reading, regression_loss
 from sglm.dni.synthesizer import LookaheadSynthesizer, Prediction, Synthesizer
 from sglm.dni.trust import Agreement, Trust, agreement
+from sglm.kernels import boundary_term
+from sglm.kernels.boundary import BoundaryTerm
 from sglm.model.state import LSTMState
 from sglm.optim.optimizer import step_where_finite
 from sglm.ranks import ALONE, Ranks
@@ -23,40 +26,6 @@ from sglm.ranks import ALONE, Ranks
 _ECHO_MEAN_OVER = 20  # windows; a runaway feeds on itself within about so many
 
 TokenFeatures = Callable[[Tensor, Tensor], Tensor]
-
-
-class Reading(NamedTuple):
-    """What was read at one boundary, kept until the gradient there is observed.
-
-    Attributes:
-        state_BS: the packed state.
-        memory: what a recurrent synthesizer was given with it, or None.
-        place: the boundary's place in its stretch.
-        gradient_BS: the prediction, where it had to be made; None where it can be made when needed.
-    """
-
-    state_BS: Tensor
-    memory: Tensor | None
-    place: int
-    gradient_BS: Tensor | None
-
-
-class Lesson(NamedTuple):
-    """A reading and what should have been predicted.
-
-    Attributes:
-        state_BS, memory, place: of the reading.
-        observed_BS: the target.
-        next_BS: the auxiliary target, or None.
-        counts: 1, or 0 where the target was not finite (it is zeros then): a scalar.
-    """
-
-    state_BS: Tensor
-    memory: Tensor | None
-    place: int
-    observed_BS: Tensor
-    next_BS: Tensor | None
-    counts: Tensor
 
 
 class Boundary:
@@ -164,21 +133,33 @@ class Boundary:
             return reading.gradient_BS
         return self._predict(reading.state_BS, self._summary(reading.place)).gradient_BS
 
-    @torch.no_grad()
     def synthesize(self, state: LSTMState) -> Tensor:
         """What is injected at these states after the window: `(B, S)`, detached.
 
         That is factor·ŝ(s), bounded; or noise of that length.
         """
-        gradient_BS = self._predict(state.detach().packed(), self._context()).gradient_BS
+        return self._term(state).gradient_BS
+
+    def _term(self, outgoing: LSTMState) -> BoundaryTerm:
+        state_BS = outgoing.packed()
+        with torch.no_grad():
+            said: Prediction = self.synthesizer(state_BS.detach(), self._context())
+        factor = self.factor
+        if not isinstance(factor, Tensor):
+            factor = torch.full((), factor, dtype=state_BS.dtype, device=state_BS.device)
         # A synthesizer that has diverged injects nothing, and the model goes on.
-        gradient_BS = gradient_BS.nan_to_num(0.0, 0.0, 0.0)
+        term = boundary_term(
+            said.gradient_BS,
+            state_BS,
+            self.trust.unit(state_BS.shape[1]),
+            self.trust.longest if self.trust_bound else None,
+            factor,
+        )
         if self.trust_bound:
-            gradient_BS, capped = self.trust.bounded(gradient_BS)
-            self.capped.lerp_(capped, 1 / _ECHO_MEAN_OVER)
-        gradient_BS = gradient_BS * self.factor
+            self.capped.lerp_(term.capped, 1 / _ECHO_MEAN_OVER)
         if self.noise is None:
-            return gradient_BS
+            return term
+        gradient_BS = term.gradient_BS
         lanes, size = gradient_BS.shape
         random_BS = self.ranks.own(
             torch.randn(
@@ -186,8 +167,8 @@ class Boundary:
             )
         )
         lengths_B1 = gradient_BS.norm(dim=1, keepdim=True)
-        noise_BS: Tensor = random_BS * (lengths_B1 / random_BS.norm(dim=1, keepdim=True))
-        return noise_BS
+        noise_BS = random_BS * (lengths_B1 / random_BS.norm(dim=1, keepdim=True))
+        return term._replace(inner=(state_BS * noise_BS).sum(), gradient_BS=noise_BS)
 
     @property
     def factor(self) -> float | Tensor:
@@ -200,7 +181,7 @@ class Boundary:
         Its gradient in s is factor·ŝ(s): added to the loss, it makes the one backward pass carry
         the synthetic gradient into the window (vector–Jacobian identity), in the loss's own unit.
         """
-        return (outgoing.packed() * self.synthesize(outgoing)).sum()
+        return self._term(outgoing).inner
 
     def observe(
         self, reading: Reading, observed_BS: Tensor, outgoing: LSTMState, pure: bool
@@ -312,8 +293,6 @@ class Boundary:
 
     def _regress(self, lessons: list[Lesson]) -> None:
         """One step of the synthesizer's optimizer on the mean squared error over all lanes."""
-        states_MS = torch.cat([lesson.state_BS for lesson in lessons])
-        observed_MS = torch.cat([lesson.observed_BS for lesson in lessons])
         context: Tensor | None = None
         if self.summaries_PBN is not None:
             # A stretch was read in one go, and is learned from in one go.
@@ -321,20 +300,9 @@ class Boundary:
         elif self.synthesizer.remembers:
             memories = [lesson.memory for lesson in lessons if lesson.memory is not None]
             context = torch.cat(memories) if memories else None
-        counts_P = torch.stack([lesson.counts for lesson in lessons])
-        lanes = len(lessons[0].state_BS)
-        weights_M = counts_P.repeat_interleave(lanes) / (counts_P.sum() * lanes)
+        states_MS = torch.cat([lesson.state_BS for lesson in lessons])
         prediction = self._predict(states_MS, context)
-        unit = self.trust.unit(states_MS.shape[1])
-
-        def error(predicted_MS: Tensor, right_MS: Tensor) -> Tensor:
-            errors_M = ((predicted_MS - right_MS) / unit).square().sum(dim=1)
-            return (errors_M * weights_M).sum()
-
-        loss = error(prediction.gradient_BS, observed_MS)
-        foreseen = [lesson.next_BS for lesson in lessons if lesson.next_BS is not None]
-        if prediction.next_gradient_BS is not None and foreseen:
-            loss = loss + error(prediction.next_gradient_BS, torch.cat(foreseen))
+        loss = regression_loss(lessons, prediction, self.trust.unit(states_MS.shape[1]))
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         told = loss.detach().clone()

@@ -103,8 +103,14 @@ class Trust:
     def bounded(self, gradient_MS: Tensor) -> tuple[Tensor, Tensor]:
         """The gradients, none longer than `_LONGEST` mean observed ones; what share was cut."""
         norms_M1 = gradient_MS.norm(dim=1, keepdim=True).clamp_min(_SMALLEST)
-        scale_M1 = (_LONGEST * self.norm / norms_M1).clamp_max(1.0)
+        scale_M1 = (self.longest / norms_M1).clamp_max(1.0)
         return gradient_MS.mul(scale_M1), (scale_M1 < 1).float().mean()
+
+    @property
+    def longest(self) -> Tensor:
+        """The bound: what a lane's synthetic gradient may measure at most."""
+        bound: Tensor = _LONGEST * self.norm
+        return bound
 
     def unit(self, size: int) -> Tensor:
         """Root mean square of one of the `size` coordinates of observed gradients; 1 before any."""

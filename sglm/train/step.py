@@ -17,7 +17,6 @@ from sglm.config import RegularizerConfig
 from sglm.dni.boundary import Boundary
 from sglm.dni.trust import Agreement
 from sglm.model.language_model import LSTMLanguageModel
-from sglm.model.regularizer import activation_penalty
 from sglm.model.state import LSTMState
 from sglm.optim.optimizer import set_learning_rate
 from sglm.optim.precision import Precision
@@ -65,11 +64,10 @@ class WindowPass(nn.Module):
                 self.model, inputs_TB, incoming, self.random_window
             )
         outputs_TBH = outputs_TBH[-len(targets_TB) :]
-        features_TBH = self.model.drop_outputs(outputs_TBH)
-        nll_nats = self.model.nll(features_TBH, targets_TB)
-        penalty = activation_penalty(
-            outputs_TBH, features_TBH, self.regularizer.activation, self.regularizer.temporal
+        features_TBH, penalty = self.model.drop_and_penalize(
+            outputs_TBH, self.regularizer.activation, self.regularizer.temporal
         )
+        nll_nats = self.model.nll(features_TBH, targets_TB)
         return nll_nats + targets_TB.numel() * penalty, nll_nats, outgoing
 
 
