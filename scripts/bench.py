@@ -54,7 +54,7 @@ QUICK_ARMS = {
     "learning lookahead": "real_learning",
     "synthetic lookahead": "synthetic",
 }
-QUICK_SECONDS, CASE_SECONDS = 30.0, 30.0
+QUICK_SECONDS, CASE_SECONDS = 25.0, 30.0
 
 
 def quick(size: Size) -> dict[str, float]:
