@@ -1,6 +1,8 @@
 # make checks is what a change must pass. Everything runs in the environment of scripts/environment.
 
 BIN := .venv/bin
+# Scripts that run from the command line, with what they import.
+SCRIPTS := bench.py bench_kernels.py bench_scoring.py cost_curves.py search.py long_memory.py
 MYPY := ../../$(BIN)/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache
 
 .NOTPARALLEL:
@@ -20,7 +22,7 @@ types:
 	rm -rf build/types && mkdir -p build/types/sglm
 	cd build/types/sglm && ln -s ../../../sglm/* ../../../cli ../../../configs .
 	cd build/types && $(MYPY)
-	cd build/types && $(MYPY) ../../scripts/bench.py ../../scripts/bench_kernels.py ../../scripts/search.py ../../scripts/long_memory.py
+	cd build/types && $(MYPY) $(addprefix ../../scripts/,$(SCRIPTS))
 
 # Warnings are errors: filterwarnings in pyproject.toml.
 test:
