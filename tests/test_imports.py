@@ -24,6 +24,7 @@ STOREYS: list[set[str]] = [
     {"optim"},
     {"checkpoint"},
     {"likelihood"},
+    {"sequences"},
     {"evaluate", "generation"},
     {"scoring"},
     {"train"},

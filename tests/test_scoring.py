@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 import sglm
 from sglm.errors import InputError
 from sglm.generation import _draw, generate_ids
-from sglm.likelihood import sequence_nlls
 from sglm.scoring import LanguageModel, Score, load
+from sglm.sequences import sequence_nlls
 from sglm.text.store import TokenStore
 from tests.test_evaluate import make_store, plain_nlls
 from tests.tiny_models import KINDS, LINES, make_lm, make_network, make_tokenizer, save_lm

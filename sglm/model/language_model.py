@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sglm.model.dropout import embedding_dropout, locked_dropout, weight_dropout
+from sglm.model.linear import linear
 from sglm.model.state import LSTMState
 
 
@@ -222,7 +223,7 @@ class LSTMLanguageModel(nn.Module):
 
     def logits(self, features: Tensor) -> Tensor:
         """Unnormalised log-probabilities `(…, V)` of features `(…, H)`, in the compute type."""
-        return F.linear(
+        return linear(
             features, self.output_weight.to(features.dtype), self.softmax_bias.to(features.dtype)
         )
 
