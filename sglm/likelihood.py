@@ -116,9 +116,7 @@ def token_nll(model: LSTMLanguageModel, features_NH: Tensor, targets_N: Tensor) 
     return torch.cat(parts) if parts else targets_N.new_empty(0, dtype=torch.float64)
 
 
-def predictions(
-    model: LSTMLanguageModel, features_NH: Tensor
-) -> Iterator[tuple[slice, Tensor]]:
+def predictions(model: LSTMLanguageModel, features_NH: Tensor) -> Iterator[tuple[slice, Tensor]]:
     """Log-probabilities `(M, V)` of all tokens after each row, a bounded number of rows at a time.
 
     Float32 at least: sums of exponentials over thousands of words need it (logits may be half).

@@ -137,18 +137,19 @@ class LanguageModel:
         sizes = [_checked_size(text, number) for number, text in enumerate(texts, start=1)]
         first, last = [self.tokenizer.eos_id] * bos, [self.tokenizer.eos_id] * eos
         ids: list[int] = []
-        ends: list[int] = []
+        lengths: list[int] = []
         for encoded in self.tokenizer.encode_batch(texts):
+            lengths.append(bos + len(encoded) + eos)
             ids += first
             ids += encoded
             ids += last
-            ends.append(len(ids))
         ids_N = np.array(ids, dtype=np.int64)
-        lengths_S = np.diff(np.array(ends, dtype=np.int64), prepend=0)
+        lengths_S = np.array(lengths, dtype=np.int64)
         logprobs = (-packed_nlls(self.model, ids_N, lengths_S)).tolist()
         scores = []
         start = 0
-        for text, size, end in zip(texts, sizes, ends, strict=True):
+        for text, size, length in zip(texts, sizes, lengths, strict=True):
+            end = start + length
             # Without the first token's nats the bytes do not have all of theirs.
             hides_bytes = not bos or self.tokenizer.unk_id in ids[start:end]
             scores.append(

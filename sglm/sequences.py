@@ -5,7 +5,7 @@ the network runs once for each of its nodes. Where they have parted, each goes o
 own. No result depends on the company beyond rounding.
 
 Shapes: N tokens of all sequences end to end, S sequences, B lanes, T time, U distinct prefixes,
-V vocabulary, H features, M and C some of the tokens. 
+V vocabulary, H features, M and C some of the tokens.
 Likelihoods are in nats, float64.
 """
 
@@ -107,10 +107,10 @@ def packed_nlls(
     Returns:
         `(N,)`: the nats of every id after those before it in its sequence; 0 for each first one.
     """
-    if len(lengths_S) == 1 and len(ids_N) > 0:  # no company: the direct way
-        nll_T, _ = read_on(model, ids_N, model.start_state(1))
-        return np.concatenate(([0.0], nll_T))
     nll_N = np.zeros(len(ids_N))
+    if len(lengths_S) == 1 and len(ids_N) > 0:  # no company: the direct way
+        nll_N[1:], _ = read_on(model, ids_N, model.start_state(1))
+        return nll_N
     starts_S = np.cumsum(lengths_S) - lengths_S
     # Longest first: at every step the lanes still running are the first ones of the batch.
     order = np.argsort(-lengths_S, kind="stable")[: np.count_nonzero(lengths_S > 1)]
