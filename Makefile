@@ -20,7 +20,8 @@ types:
 	rm -rf build/types && mkdir -p build/types/sglm
 	cd build/types/sglm && ln -s ../../../sglm/* ../../../cli ../../../configs .
 	cd build/types && $(MYPY)
-	cd build/types && $(MYPY) ../../scripts/bench.py ../../scripts/search.py ../../scripts/long_memory.py
+	cd build/types && $(MYPY) ../../scripts/bench.py ../../scripts/bench_scoring.py \
+		../../scripts/search.py ../../scripts/long_memory.py
 
 # Warnings are errors: filterwarnings in pyproject.toml.
 test:

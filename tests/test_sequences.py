@@ -52,6 +52,13 @@ def assert_as_defined(model: LSTMLanguageModel, sequences: list[list[int]]) -> N
         np.testing.assert_allclose(nlls, plain_nlls(model, ids), rtol=RELATIVE)
 
 
+def test_the_tree_is_the_definition(model: LSTMLanguageModel) -> None:
+    """All words over two letters, with what shares nothing, is empty, or starts elsewhere."""
+    words = [[EOS, *word] for length in range(6) for word in product((1, 2), repeat=length)]
+    others = [[], [7], [8, 1, 2], [EOS, *range(20)], [EOS, 1, 2, 1, 2, 1, 2, 1, 2, 1, 3]]
+    assert_as_defined(model, [*others[:2], *words, *others[2:], *words[:40]])
+
+
 @given(
     st.lists(st.lists(st.integers(0, 2), max_size=7), min_size=STEP_LANES, max_size=150),
     st.integers(1, 3000),
@@ -65,13 +72,6 @@ def test_equal_beginnings_do_not_matter(sequences: list[list[int]], batch_tokens
     for ids, nlls in zip(sequences, together, strict=True):
         alone = sequence_nlls(model, [[EOS, *ids]])[0]
         np.testing.assert_allclose(nlls, alone, rtol=RELATIVE)
-
-
-def test_the_tree_is_the_definition(model: LSTMLanguageModel) -> None:
-    """All words over two letters, with what shares nothing, is empty, or starts elsewhere."""
-    words = [[EOS, *word] for length in range(6) for word in product((1, 2), repeat=length)]
-    others = [[], [7], [8, 1, 2], [EOS, *range(20)], [EOS, 1, 2, 1, 2, 1, 2, 1, 2, 1, 3]]
-    assert_as_defined(model, [*others[:2], *words, *others[2:], *words[:40]])
 
 
 def test_the_same_is_not_read_twice(model: LSTMLanguageModel) -> None:

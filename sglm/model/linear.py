@@ -34,7 +34,13 @@ def _onednn_pays(values_NI: Tensor, weight_OI: Tensor) -> bool:
         and values_NI.dtype == weight_OI.dtype == torch.float32
         and values_NI.device.type == "cpu"
         and len(values_NI) * weight_OI.numel() >= WORTHWHILE_PRODUCTS
-        and torch.backends.mkldnn.is_available()
-        and torch.backends.mkldnn.enabled
+        and _has_onednn()
+    )
+
+
+def _has_onednn() -> bool:
+    return (
+        bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
+        and bool(torch.backends.mkldnn.enabled)
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")
     )
