@@ -27,7 +27,9 @@ Nats = npt.NDArray[np.float64]
 BATCH_TOKENS = 2**13
 # A step on its own, apart from those around it, costs about as much as so many lanes in company.
 STEP_LANES = 32
-# Lanes that have ended are dropped after so many steps at the earliest, for the same reason.
+# Lanes that have ended are dropped after so many steps at the earliest, for the same reason. Steps
+# come in multiples of this and lanes in multiples of `STEP_LANES`: oneDNN makes a kernel for every
+# shape and keeps it, about 2 ms and a quarter of a megabyte each.
 FEWEST_STEPS = 4
 
 
@@ -116,7 +118,7 @@ def packed_nlls(
     order = np.argsort(-lengths_S, kind="stable")[: np.count_nonzero(lengths_S > 1)]
     with evaluating(model):
         while len(order):
-            steps = min(int(lengths_S[order[0]]) - 1, CHUNK_STEPS)
+            steps = min(_rounded_up(int(lengths_S[order[0]]) - 1, FEWEST_STEPS), CHUNK_STEPS)
             lanes, order = np.split(order, [max(1, batch_tokens // steps)])
             _read_batch(model, ids_N, starts_S[lanes], lengths_S[lanes], nll_N)
     return nll_N
@@ -132,11 +134,14 @@ def _read_batch(
     lanes_T = np.searchsorted(-lengths_B, -np.arange(1, last + 1))
     step, state = _read_shared(model, ids_N, starts_B, lanes_T, nll_N)
     while step < last:
-        lanes = int(lanes_T[step])
+        running = int(lanes_T[step])
+        lanes = running
+        if running > STEP_LANES:
+            lanes = min(_rounded_up(running, STEP_LANES), state.batch)
         state = state.lanes(torch.arange(lanes, device=device))
         # Until a quarter of the lanes has ended: little is then computed for nothing.
-        quarter = int(lengths_B[3 * lanes // 4]) - 1
-        end = min(max(quarter, step + FEWEST_STEPS), step + CHUNK_STEPS, last)
+        quarter = int(lengths_B[3 * running // 4]) - 1
+        end = step + min(_rounded_up(quarter - step, FEWEST_STEPS), CHUNK_STEPS)
         places_TB = starts_B[:lanes] + np.arange(step, end)[:, None]
         # A lane that ends early reads on in what lies behind it: no real step ever sees that.
         inputs_TB = torch.from_numpy(ids_N.take(places_TB, mode="clip")).to(device)
@@ -149,6 +154,10 @@ def _read_batch(
         targets_M = torch.from_numpy(ids_N[places_M]).to(device)
         nll_N[places_M] = token_nll(model, features_MH, targets_M).cpu().numpy()
         step = end
+
+
+def _rounded_up(number: int, step: int) -> int:
+    return -(-number // step) * step
 
 
 def _read_shared(
@@ -170,12 +179,14 @@ def _read_shared(
         distinct_U, longer_B = np.unique(longer_B, return_inverse=True)
         if lanes - len(distinct_U) < STEP_LANES:
             return step, state.lanes(torch.from_numpy(prefix_B[:lanes]).to(device))
-        parents_U, inputs_U = np.divmod(distinct_U, model.shape.vocab_size)
+        count = len(distinct_U)
+        padded_U = np.resize(distinct_U, _rounded_up(count, STEP_LANES))
+        parents_U, inputs_U = np.divmod(padded_U, model.shape.vocab_size)
         state = state.lanes(torch.from_numpy(parents_U).to(device))
         inputs_1U = torch.from_numpy(inputs_U).to(device)[None]
         features_1UH, state = model.features(inputs_1U, state)
         prefix_B = longer_B
-        for rows, logprobs_MV in predictions(model, features_1UH[0]):
+        for rows, logprobs_MV in predictions(model, features_1UH[0, :count]):
             lanes_C = np.flatnonzero((rows.start <= prefix_B) & (prefix_B < rows.stop))
             targets_C = ids_N[places_B[lanes_C] + 1]
             rows_C = torch.from_numpy(prefix_B[lanes_C] - rows.start).to(device)

@@ -80,11 +80,26 @@ def test_the_same_is_not_read_twice(model: LSTMLanguageModel) -> None:
     # Hypotheses to rescore: what they have in common is read once, and their ends each.
     sequences = [[EOS, *beginning, n % VOCABULARY, n // VOCABULARY, 4] for n in range(200)]
     with recorded(model) as (read, predicted):
-        sequence_nlls(model, sequences * 3)
+        sequence_nlls(model, sequences * 3, batch_tokens=2**15)
     # A few rows are spared sharing: less than STEP_LANES at each step.
     needed = distinct_prefixes(sequences)
     assert needed <= sum(predicted) <= needed + STEP_LANES * len(sequences[0])
-    assert sum(steps * lanes for steps, lanes in read) == sum(predicted)
+    alone = 3 * len(sequences) * (len(sequences[0]) - 1)
+    assert sum(steps * lanes for steps, lanes in read) < alone / 4, "kernels come in round sizes"
+
+
+def test_few_shapes_are_read(model: LSTMLanguageModel) -> None:
+    """Each shape costs a kernel that oneDNN makes and keeps."""
+    random = np.random.default_rng(2)
+    shapes = set()
+    for _ in range(30):
+        lengths = random.poisson(12, 700)
+        sequences = [[EOS, *random.integers(0, VOCABULARY, length)] for length in lengths]
+        with recorded(model) as (read, predicted):
+            sequence_nlls(model, sequences)
+        shapes |= {*read, *predicted}
+    # Lanes in steps of 32 and time in steps of 4, rows below 32 apart: not one for every batch.
+    assert len(shapes) < 120
 
 
 def test_batches_are_bounded_and_hardly_padded(model: LSTMLanguageModel) -> None:
@@ -96,8 +111,9 @@ def test_batches_are_bounded_and_hardly_padded(model: LSTMLanguageModel) -> None
             sequence_nlls(model, sequences, batch_tokens=batch_tokens)
         assert max(steps * lanes for steps, lanes in read) <= batch_tokens
         assert sum(predicted) <= sum(max(length - 1, 0) for length in lengths)
-        # At most a quarter of the lanes of a window have ended before it does.
-        assert sum(steps * lanes for steps, lanes in read) <= sum(predicted) * 4 / 3
+        # At most a quarter of the lanes of a window have ended before it does; and lanes and steps
+        # come in round numbers, which weighs more in the small batches of this test.
+        assert sum(steps * lanes for steps, lanes in read) <= sum(predicted) * 3 / 2
 
 
 def test_a_stream_of_texts_needs_no_more_memory_than_a_few(model: LSTMLanguageModel) -> None:
