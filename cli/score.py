@@ -1,6 +1,9 @@
 """`sglm score`: one text per line, one score per text, in order."""
 
+import json
+import math
 from collections.abc import Iterator
+from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,7 +14,8 @@ from sglm.cli.train import Device
 if TYPE_CHECKING:
     from sglm.scoring import Score
 
-# Lines scored together. More would hardly be faster; memory does not grow with the input.
+# Lines scored, and printed, together. More would hardly be faster; memory does not grow with the
+# input.
 BATCH_LINES = 1000
 BATCH_CHARACTERS = 1_000_000
 
@@ -39,11 +43,9 @@ def score(
     for number, texts in enumerate(_batches(_lines(file))):
         if number == 0 and not as_json:
             typer.echo(f"{'logprob':>12} {'ppl':>12} {'bits/byte':>10}  text")
-        for text, result in zip(texts, lm.score(texts, bos=bos, eos=eos), strict=True):
-            if as_json:
-                print_text(_as_json(text, result, per_token))
-            else:
-                print_text(_as_row(text, result, per_token))
+        results = lm.score(texts, bos=bos, eos=eos)
+        shown = _as_json if as_json else _as_row
+        print_text("\n".join(map(shown, texts, results, repeat(per_token))))
 
 
 def _lines(file: Path) -> Iterator[str]:
@@ -67,17 +69,13 @@ def _batches(lines: Iterator[str]) -> Iterator[list[str]]:
 
 
 def _as_json(text: str, result: "Score", per_token: bool) -> str:
-    import json
-
-    from sglm.evaluate import finite_or_none
-
     line: dict[str, Any] = {
         "text": text,
         "logprob": result.logprob,
         "n_tokens": result.n_tokens,
         "n_words": result.n_words,
         "n_bytes": result.n_bytes,
-        "ppl": finite_or_none(result.ppl),
+        "ppl": result.ppl if math.isfinite(result.ppl) else None,  # JSON has no nan
         "bits_per_byte": result.bits_per_byte,
     }
     if per_token:

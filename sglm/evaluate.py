@@ -17,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from sglm.errors import InputError
-from sglm.likelihood import Tokens, texts_nll
 from sglm.likelihood import evaluate_stream as evaluate_stream
 from sglm.model.language_model import LSTMLanguageModel
+from sglm.sequences import Tokens, texts_nll
 from sglm.text.lines import READ_BYTES, Piece, read_text_lines
 from sglm.text.prepare import stretches
 from sglm.text.sources import RECORD_ENDINGS, find_sources

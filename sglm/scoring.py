@@ -26,11 +26,12 @@ from sglm.evaluate import (
     pieces_of,
 )
 from sglm.generation import generate_ids
-from sglm.likelihood import Ids, read_on, sequence_nlls
+from sglm.likelihood import Ids, read_on
 from sglm.model.device import pick_device
 from sglm.model.folder import find_model_folder, load_weights, read_card
 from sglm.model.language_model import LSTMLanguageModel
 from sglm.model.state import LSTMState
+from sglm.sequences import packed_nlls
 from sglm.text.store import TokenStore
 from sglm.text.tokenizer import UNK, Tokenizer, load_tokenizer, utf8
 
@@ -100,6 +101,7 @@ class LanguageModel:
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.name = name
+        self._names = [tokenizer.token(token_id) for token_id in range(tokenizer.vocab_size)]
 
     @overload
     def score(self, text: str, *, bos: bool = True, eos: bool = False) -> Score: ...
@@ -134,23 +136,33 @@ class LanguageModel:
     def _score(self, texts: Sequence[str], bos: bool, eos: bool) -> list[Score]:
         sizes = [_checked_size(text, number) for number, text in enumerate(texts, start=1)]
         first, last = [self.tokenizer.eos_id] * bos, [self.tokenizer.eos_id] * eos
-        sequences = [
-            np.array(first + ids + last, dtype=np.int64)
-            for ids in self.tokenizer.encode_batch(texts)
-        ]
-        return [
-            self._make_score(
-                ids=ids[1:].tolist(),
-                logprobs=(-nll_T).tolist(),
-                n_words=len(text.split()),
-                n_bytes=size,
-                # Without the first token's nats the bytes do not have all of theirs.
-                hides_bytes=not bos or self.tokenizer.unk_id in ids,
+        ids: list[int] = []
+        lengths: list[int] = []
+        for encoded in self.tokenizer.encode_batch(texts):
+            lengths.append(bos + len(encoded) + eos)
+            ids += first
+            ids += encoded
+            ids += last
+        ids_N = np.array(ids, dtype=np.int64)
+        lengths_S = np.array(lengths, dtype=np.int64)
+        logprobs = (-packed_nlls(self.model, ids_N, lengths_S)).tolist()
+        scores = []
+        start = 0
+        for text, size, length in zip(texts, sizes, lengths, strict=True):
+            end = start + length
+            # Without the first token's nats the bytes do not have all of theirs.
+            hides_bytes = not bos or self.tokenizer.unk_id in ids[start:end]
+            scores.append(
+                self._make_score(
+                    ids=ids[start + 1 : end],
+                    logprobs=logprobs[start + 1 : end],
+                    n_words=len(text.split()),
+                    n_bytes=size,
+                    hides_bytes=hides_bytes,
+                )
             )
-            for text, size, ids, nll_T in zip(
-                texts, sizes, sequences, sequence_nlls(self.model, sequences), strict=True
-            )
-        ]
+            start = end
+        return scores
 
     def perplexity(
         self,
@@ -300,7 +312,7 @@ class LanguageModel:
         logprob = sum(logprobs, start=0.0) - sum(withdrawn)
         n_tokens = len(ids) - len(withdrawn)
         return Score(
-            tokens=[self.tokenizer.token(token_id) for token_id in ids],
+            tokens=[self._names[token_id] for token_id in ids],
             token_logprobs=logprobs,
             logprob=logprob,
             n_tokens=n_tokens,

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 import sglm.likelihood
 from sglm.errors import InputError
 from sglm.evaluate import Evaluation, evaluate_pieces, evaluate_split, evaluate_stream, pieces_of
-from sglm.likelihood import read_on, sequence_nlls, texts_nll
+from sglm.likelihood import read_on
 from sglm.model.language_model import LSTMLanguageModel
+from sglm.sequences import sequence_nlls, texts_nll
 from sglm.text.prepare import Recipe, prepare
 from sglm.text.sources import Piece
 from sglm.text.store import TokenStore

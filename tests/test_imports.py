@@ -26,6 +26,7 @@ STOREYS: list[set[str]] = [
     {"dni"},
     {"checkpoint"},
     {"likelihood"},
+    {"sequences"},
     {"evaluate", "generation"},
     {"scoring"},
     {"train"},

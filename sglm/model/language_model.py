@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from sglm.kernels import regularized_dropout
 from sglm.model.dropout import embedding_dropout, locked_dropout, locked_mask, weight_dropout
+from sglm.model.linear import linear
 from sglm.model.state import LSTMState
 from sglm.ranks import ALONE, Ranks
 
@@ -243,7 +244,7 @@ class LSTMLanguageModel(nn.Module):
 
     def logits(self, features: Tensor) -> Tensor:
         """Unnormalised log-probabilities `(…, V)` of features `(…, H)`, in the compute type."""
-        return F.linear(
+        return linear(
             features, self.output_weight.to(features.dtype), self.softmax_bias.to(features.dtype)
         )
 

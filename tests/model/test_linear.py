@@ -1,0 +1,48 @@
+"""The faster product is the same product."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from sglm.model import linear as module
+from sglm.model.linear import linear
+
+# Rows of a size that goes the faster way, and of one that does not.
+ROWS = (64, 1)
+
+
+def tensors(rows: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    random = torch.Generator().manual_seed(0)
+    shapes = ((rows, 40), (1000, 40), (1000,))
+    return tuple(torch.randn(shape, generator=random) for shape in shapes)  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("rows", ROWS)
+@pytest.mark.parametrize("there", [True, False])
+def test_is_the_product(rows: int, there: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not there:
+        monkeypatch.setattr(module, "_has_onednn", lambda: False)
+    values, weight, bias = tensors(rows)
+    expected = F.linear(values.double(), weight.double(), bias.double())
+    with torch.inference_mode():
+        found = linear(values, weight, bias)
+    # Sums of 40 float32 products of size one.
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
+    assert found.is_contiguous()
+
+
+def test_gradients_flow() -> None:
+    values, weight, bias = tensors(64)
+    weight.requires_grad_()
+    linear(values, weight, bias).sum().backward()
+    torch.testing.assert_close(weight.grad, values.sum(0).expand_as(weight))
+
+
+def test_other_types_and_shapes_go_the_ordinary_way() -> None:
+    values, weight, bias = tensors(64)
+    with torch.no_grad():
+        for dtype in (torch.float64, torch.bfloat16):
+            found = linear(values.to(dtype), weight.to(dtype), bias.to(dtype))
+            assert torch.equal(found, F.linear(values.to(dtype), weight.to(dtype), bias.to(dtype)))
+        in_three = linear(values.view(8, 8, 40), weight, bias)
+        assert torch.equal(in_three, F.linear(values.view(8, 8, 40), weight, bias))

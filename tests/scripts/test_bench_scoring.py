@@ -1,0 +1,48 @@
+"""scripts/bench_scoring.py at a size that takes a moment: its numbers, and what its floor holds."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+BENCH = Path(__file__).resolve().parents[2] / "scripts" / "bench_scoring.py"
+
+
+@pytest.fixture(scope="module")
+def bench() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("bench_scoring", BENCH)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["bench_scoring"] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_json_is_one_object_with_both_measurements(
+    bench: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(bench, "SIZES", {"least": bench.Size(1, 8, 30)})
+    arguments = ["--quick", "--json", "--lines", "40", "--words", "3", "--long", "300"]
+    monkeypatch.setattr(sys, "argv", ["bench_scoring", *arguments])
+    bench.main()
+    found = json.loads(capsys.readouterr().out)["least"]
+    assert found["short_lines"]["tokens"] == 120
+    assert found["short_lines"]["distinct_prefixes"] < 120
+    assert found["short_lines"]["times_faster"] > 0
+    assert found["long_text"]["score_tokens_per_s"] > 0
+
+
+@pytest.mark.parametrize("recurrent_rows", [None, 1])
+def test_the_floor_does_all_the_products(bench: ModuleType, recurrent_rows: int | None) -> None:
+    size = bench.Size(layers=2, hidden=8, vocab_size=30)
+    rows = 300
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        bench.products(size, rows, recurrent_rows)()
+    per_row = 2 * (size.layers * 2 * 4 * size.hidden**2 + size.hidden * size.vocab_size)
+    assert counter.get_total_flops() == rows * per_row
