@@ -88,9 +88,8 @@ class SglmArm:
         patches = [
             Patch(self, "read", "data"),
             Patch(learner.model, "outputs", "forward"),
-            Patch(learner.model, "drop_outputs", "forward"),
+            Patch(learner.model, "drop_and_penalize", "forward"),
             Patch(learner.model, "nll", "loss"),
-            Patch(sglm.train.step, "activation_penalty", "loss"),
             Patch(torch.autograd, "backward", "backward"),
             Patch(sglm.train.step, "future_gradients", "synthesizer"),
             Patch(learner.precision, "clip", "clip"),

@@ -47,15 +47,14 @@ def only(part: str) -> Change:
         boundary = learner.boundary
         if step > 0 or boundary is None:
             return
-        whole = boundary.synthesize
 
-        def masked(state: LSTMState) -> Tensor:
-            gradient_BS = whole(state)
-            hidden, cell = gradient_BS.chunk(2, dim=1)
-            kept = [hidden, torch.zeros_like(cell)]
-            return torch.cat(kept if part == "hidden" else [torch.zeros_like(hidden), cell], dim=1)
+        def masked(outgoing: LSTMState) -> Tensor:
+            injected = boundary.synthesize(outgoing).chunk(2, dim=1)
+            states = outgoing.packed().chunk(2, dim=1)
+            kept = 0 if part == "hidden" else 1
+            return (states[kept] * injected[kept]).sum()
 
-        boundary.synthesize = masked  # type: ignore[method-assign]
+        boundary.surrogate = masked  # type: ignore[method-assign]
 
     return change
 

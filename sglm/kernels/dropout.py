@@ -1,7 +1,12 @@
-"""Locked dropout and the activation penalties in plain PyTorch: the reference of
-`dropout_triton`.
+"""Locked dropout of the last layer, and penalties on what it puts out: small (AR), slow (TAR).
 
-Shapes: T time, B lanes, H features of the last layer.
+Merity, McCann & Socher 2017, "Revisiting Activation Regularization for Language RNNs", sec. 3: AR
+is α·L2(m ⊙ h_t) of the outputs after dropout, TAR is β·L2(h_t − h_{t+1}) of those before it, both
+of the last layer only. As in their AWD-LSTM code, L2 is the mean of squares over steps, lanes and
+features, which makes α and β independent of window and batch.
+
+In plain PyTorch: the reference of `dropout_triton`. Shapes: T time, B lanes, H features of the
+last layer.
 """
 
 import torch

@@ -194,7 +194,7 @@ class LSTMLanguageModel(nn.Module):
     def drop_and_penalize(
         self, outputs_TBH: Tensor, activation: float, temporal: float
     ) -> tuple[Tensor, Tensor]:
-        """As `drop_outputs`, together with the penalty of `sglm.model.regularizer`.
+        """As `drop_outputs`, together with the penalties of `sglm.kernels.dropout`.
 
         Args:
             outputs_TBH: from `outputs`.
@@ -210,7 +210,7 @@ class LSTMLanguageModel(nn.Module):
     def outputs(self, inputs_TB: Tensor, state: LSTMState) -> tuple[Tensor, LSTMState]:
         """The last layer's outputs before dropout, and the state after the window.
 
-        `features` in two halves, for a loss that looks at both (`sglm.model.regularizer`).
+        `features` in two halves, for a loss that looks at both (`sglm.kernels.dropout`).
         Arguments and shapes are those of `features`.
         """
         rates = self.dropout if self.training else DropoutRates()

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from sglm.kernels.dropout import activation_penalty
 from sglm.model.language_model import DropoutRates, LSTMLanguageModel, ModelShape
-from sglm.model.regularizer import activation_penalty
 
 T, B, H, V = 5, 3, 4, 7
 
