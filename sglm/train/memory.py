@@ -2,7 +2,7 @@
 
 A run goes through a few situations, and its peak is that of the hungriest: counting the words,
 the end of a step's forward pass, its backward pass, the synthesizer learning, an evaluation,
-saving. `scripts/memory.py` compares the prediction with measured peaks; these lie up to a tenth
+saving. `scripts/memory.py` compares the prediction with measured peaks; these lie up to a seventh
 higher, because memory that was freed does not always fit what is asked for next.
 
 Numbers are counted in float32 unless said otherwise. Shapes: B lanes, R steps read in one pass

@@ -79,6 +79,7 @@ def test_memory_follows_the_steps_read_in_one_pass(tiny_config: Callable[..., Co
 
     # The loss is that of the window, whatever the horizon.
     per_window = forward(horizon=10) - forward()
+    assert per_window > 0
     assert forward(horizon=50) - forward() == 9 * per_window
     assert forward(batch=8) == 2 * forward(batch=4)
 
