@@ -62,15 +62,18 @@ def train(
 
     if dry_run:
         from sglm.train.build import build_batcher, build_schedule, model_shape
+        from sglm.train.memory import plan_memory
         from sglm.train.plan import describe_plan, plan_as_json
 
         batcher = build_batcher(settings, store)
         schedule = build_schedule(settings, batcher.steps_per_epoch)
         shape = model_shape(settings, store.tokenizer().vocab_size)
+        valid_bytes = store.ids("valid").nbytes if "valid" in store.splits else 0
+        memory = plan_memory(settings, shape, batcher, valid_bytes, chosen_device.type)
         if as_json:
-            typer.echo(json.dumps(plan_as_json(settings, shape, batcher, schedule)))
+            typer.echo(json.dumps(plan_as_json(settings, shape, batcher, schedule, memory)))
         else:
-            typer.echo(describe_plan(settings, shape, batcher, schedule))
+            typer.echo(describe_plan(settings, shape, batcher, schedule, memory))
         return
 
     from sglm.ranks import joined

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from sglm.kernels import regularized_dropout
 from sglm.model.dropout import embedding_dropout, locked_dropout, locked_mask, weight_dropout
 from sglm.model.linear import linear
+from sglm.model.packed_weights import packed_weights
+from sglm.model.softmax_loss import chunk_rows, chunked_nll
 from sglm.model.state import LSTMState
 from sglm.ranks import ALONE, Ranks
 
@@ -87,20 +89,24 @@ class LSTMLayer(nn.Module):
             `(outputs_TBH in compute_dtype, hidden_BH, cell_BH)`, the state in the type it came in.
         """
         weight_hh = weight_dropout(self.weight_hh, weight_drop_rate)
-        bias = self.bias.to(compute_dtype)
+        if weight_hh.is_cuda:
+            weights = packed_weights(self.weight_ih, weight_hh, self.bias, compute_dtype)
+        else:
+            bias = self.bias.to(compute_dtype)
+            # torch wants two biases; the second adds nothing, so it is a constant zero.
+            weights = (
+                self.weight_ih.to(compute_dtype),
+                weight_hh.to(compute_dtype),
+                bias,
+                torch.zeros_like(bias),
+            )
         outputs_TBH, hidden_1BH, cell_1BH = torch.lstm(
             inputs_TBI.to(compute_dtype),
             (
                 hidden_BH.to(compute_dtype).unsqueeze(0),
                 cell_BH.to(compute_dtype).unsqueeze(0),
             ),
-            # torch wants two biases; the second adds nothing, so it is a constant zero.
-            (
-                self.weight_ih.to(compute_dtype),
-                weight_hh.to(compute_dtype),
-                bias,
-                torch.zeros_like(bias),
-            ),
+            weights,
             True,  # has biases
             1,  # layers
             0.0,  # torch's own dropout between layers: not ours
@@ -251,14 +257,21 @@ class LSTMLanguageModel(nn.Module):
     def nll(self, features_TBH: Tensor, targets_TB: Tensor, reduction: str = "sum") -> Tensor:
         """Negative log-likelihood of the targets in nats, float32 at least.
 
+        A sum over more than one chunk of logits that is to be differentiated never holds them all
+        (`sglm.model.softmax_loss`); it can then be differentiated once only.
+
         Args:
             features_TBH: from `features`.
-            targets_TB: token ids, int64.
+            targets_TB: token ids, int64; −100: nothing to predict.
             reduction: `"sum"` over the window, a scalar; `"none"` for each token, `(T, B)`.
         """
-        logits_NV = self.logits(features_TBH.flatten(0, 1))
+        features_NH, targets_N = features_TBH.flatten(0, 1), targets_TB.flatten()
+        rows = chunk_rows(self.shape.vocab_size, features_NH.device.type)
+        if reduction == "sum" and len(targets_N) > rows and torch.is_grad_enabled():
+            return chunked_nll(features_NH, self.output_weight, self.softmax_bias, targets_N, rows)
+        logits_NV = self.logits(features_NH)
         # Sums of exponentials over thousands of words need float32 (the logits may be half).
         if logits_NV.dtype in (torch.float16, torch.bfloat16):
             logits_NV = logits_NV.float()
-        nll = F.cross_entropy(logits_NV, targets_TB.flatten(), reduction=reduction)
+        nll = F.cross_entropy(logits_NV, targets_N, reduction=reduction)
         return nll.view_as(targets_TB) if reduction == "none" else nll

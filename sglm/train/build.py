@@ -22,11 +22,11 @@ from sglm.text.store import TokenStore
 from sglm.train.step import Learner, WindowPass
 from sglm.train.truncation import draw_lengths
 
-_COUNTED_AT_ONCE = 2**24
+COUNTED_AT_ONCE = 2**24
 _HIDDEN_OF_KIND = {"lookahead": 64, "mlp": 128, "recurrent": 50, "linear": 0}
 # Windows whose lessons are learned together. Looking ahead reads some way beyond a stretch, so a
 # short one would read most of the text twice.
-_STRETCH = 8
+STRETCH = 8
 
 
 def model_shape(config: Config, vocab_size: int) -> ModelShape:
@@ -97,8 +97,8 @@ def token_counts(store: TokenStore) -> npt.NDArray[np.int64]:
     """How often each token occurs in the training split, `(V,)`, in bounded memory."""
     ids, vocab_size = store.ids("train"), store.tokenizer().vocab_size
     counts_V = np.zeros(vocab_size, dtype=np.int64)
-    for start in range(0, len(ids), _COUNTED_AT_ONCE):
-        part = ids[start : start + _COUNTED_AT_ONCE]
+    for start in range(0, len(ids), COUNTED_AT_ONCE):
+        part = ids[start : start + COUNTED_AT_ONCE]
         counts_V += np.bincount(part, minlength=vocab_size)
     return counts_V
 
@@ -106,7 +106,7 @@ def token_counts(store: TokenStore) -> npt.NDArray[np.int64]:
 def stretch_windows(config: Config) -> int:
     """Windows of a stretch: 1 where nothing is read ahead."""
     settings = config.synthesizer
-    return _STRETCH if settings.kind == "lookahead" or settings.teach_every else 1
+    return STRETCH if settings.kind == "lookahead" or settings.teach_every else 1
 
 
 def lookahead_steps(config: Config) -> int | None:
@@ -117,6 +117,11 @@ def lookahead_steps(config: Config) -> int | None:
     reads = [settings.lookahead] if settings.kind == "lookahead" else []
     reads += [settings.teach_horizon] if settings.teach_every else []
     return max(reads, default=None)
+
+
+def synthesizer_hidden(config: Config) -> int:
+    """Units of the synthesizer's hidden layer."""
+    return config.synthesizer.hidden or _HIDDEN_OF_KIND[config.synthesizer.kind]
 
 
 def build_boundary(config: Config, model: LSTMLanguageModel) -> Boundary | None:
@@ -130,7 +135,7 @@ def build_boundary(config: Config, model: LSTMLanguageModel) -> Boundary | None:
         synthesizer = make_synthesizer(
             settings.kind,
             2 * sum(model.shape.widths),
-            settings.hidden or _HIDDEN_OF_KIND[settings.kind],
+            synthesizer_hidden(config),
             settings.auxiliary,
             model.shape.embedding + model.shape.widths[-1],
         )

@@ -1,51 +1,32 @@
 """What a run is going to do, before it does it: the text of `sglm train --dry-run`."""
 
+from dataclasses import asdict
 from typing import Any
 
 from sglm.config import Config
 from sglm.model.language_model import ModelShape
 from sglm.optim.schedule import Mode, Schedule
 from sglm.text.batcher import Batcher
+from sglm.train.memory import MemoryPlan, parameter_count
 
 _BARS = " ▁▂▃▄▅▆▇█"
 _CHART_COLUMNS = 64
-_BYTES = 4  # float32
-
-
-def parameter_count(shape: ModelShape) -> int:
-    """Weights of the language model."""
-    inputs = (shape.embedding, *shape.widths[:-1])
-    lstm = sum(
-        4 * units * (size + units + 1) for size, units in zip(inputs, shape.widths, strict=True)
-    )
-    softmax = shape.vocab_size * (1 + (0 if shape.tied else shape.widths[-1]))
-    return shape.vocab_size * shape.embedding + lstm + softmax
-
-
-def memory_estimate_bytes(config: Config, shape: ModelShape) -> int:
-    """Peak memory of a training step beyond the libraries themselves, roughly.
-
-    Weights, their gradients and the optimizer's moments; per token of a window, the logits, their
-    log-softmax and gradient, and what each LSTM layer keeps for its backward pass (four gates,
-    cell, hidden, input, and the same again while they are differentiated).
-    """
-    copies = {"sgd": 2 + (config.optimizer.momentum > 0)}.get(config.optimizer.kind, 4)
-    weights = copies * parameter_count(shape)
-    tokens = config.train.batch * config.train.window
-    read = config.train.batch * (config.train.horizon or config.train.window)
-    activations = tokens * 3 * shape.vocab_size + read * 2 * 7 * sum(shape.widths)
-    return _BYTES * (weights + activations)
 
 
 def plan_as_json(
-    config: Config, shape: ModelShape, batcher: Batcher, schedule: Schedule
+    config: Config,
+    shape: ModelShape,
+    batcher: Batcher,
+    schedule: Schedule,
+    memory: MemoryPlan,
 ) -> dict[str, Any]:
     """The plan as plain values: totals, and mode, steps and peak rate of every cycle."""
     return {
         "steps": schedule.total_steps,
         "steps_per_epoch": batcher.steps_per_epoch,
         "parameters": parameter_count(shape),
-        "memory_bytes": memory_estimate_bytes(config, shape),
+        "memory_bytes": memory.peak,
+        "memory": {**asdict(memory), "worst": memory.worst},
         "cycles": [
             {"mode": mode.value, "steps": steps, "peak_rate": rate}
             for mode, steps, rate in zip(
@@ -69,7 +50,13 @@ def peak_rates(config: Config, schedule: Schedule) -> list[float]:
     return rates
 
 
-def describe_plan(config: Config, shape: ModelShape, batcher: Batcher, schedule: Schedule) -> str:
+def describe_plan(
+    config: Config,
+    shape: ModelShape,
+    batcher: Batcher,
+    schedule: Schedule,
+    memory: MemoryPlan,
+) -> str:
     """Cycles, modes, rates, sizes and a chart, as lines for people."""
     peak = config.optimizer.learning_rate
     tokens_per_step = config.train.batch * config.train.window
@@ -78,8 +65,7 @@ def describe_plan(config: Config, shape: ModelShape, batcher: Batcher, schedule:
         f" {parameter_count(shape):,} parameters",
         f"data     {len(batcher.ids_N):,} tokens, {batcher.steps_per_epoch:,} steps an epoch"
         f" of {config.train.batch} lanes × {config.train.window}",
-        f"memory   about {memory_estimate_bytes(config, shape) / 2**20:,.0f} MiB"
-        " for weights, optimizer and one window",
+        f"memory   {_memory(memory)}",
         f"length   {schedule.total_steps:,} steps,"
         f" {schedule.total_steps * tokens_per_step:,} tokens,"
         f" {schedule.total_steps / batcher.steps_per_epoch:.2f} epochs",
@@ -99,6 +85,22 @@ def describe_plan(config: Config, shape: ModelShape, batcher: Batcher, schedule:
         )
         start += steps
     return "\n".join([*lines, "", *draw_schedule(schedule)])
+
+
+def _memory(memory: MemoryPlan) -> str:
+    total, base, lasting, worst = (
+        f"{size / 2**20:,.0f}"
+        for size in (memory.peak, memory.base, memory.lasting, memory.situations[memory.worst])
+    )
+    if not memory.base:
+        return (
+            f"about {total} MiB of the device: {lasting} lasting, {worst} for {memory.worst}"
+            " (in float32; not compared with a device so far)"
+        )
+    return (
+        f"about {total} MiB: {base} for the libraries, {lasting} lasting,"
+        f" {worst} for {memory.worst}"
+    )
 
 
 def draw_schedule(schedule: Schedule) -> list[str]:

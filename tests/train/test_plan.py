@@ -9,7 +9,8 @@ from sglm.config import Config
 from sglm.optim.precision import precision_of
 from sglm.text.batcher import Batcher
 from sglm.train.build import build_learner, build_schedule, model_shape
-from sglm.train.plan import describe_plan, draw_schedule, parameter_count
+from sglm.train.memory import MemoryPlan, parameter_count
+from sglm.train.plan import describe_plan, draw_schedule, plan_as_json
 
 CPU = torch.device("cpu")
 
@@ -33,13 +34,17 @@ def test_plan_names_cycles_modes_rates_and_memory(tiny_config: Callable[..., Con
     )
     batcher = Batcher(np.zeros(4 * 5 * 10, dtype=np.uint16), 4, 5, 0)
     schedule = build_schedule(config, batcher.steps_per_epoch)
-    text = describe_plan(config, model_shape(config, 17), batcher, schedule)
+    memory = MemoryPlan(300 * 2**20, 20 * 2**20, {"forward": 2**20, "saving": 5 * 2**20})
+    text = describe_plan(config, model_shape(config, 17), batcher, schedule, memory)
     rows = [line.split() for line in text.splitlines()]
     # Rates are 0.01·(0.1 + 0.9·½(1 + cos πi/N)); in cycle 0 a third of it first, the peak at i = 2.
     assert rows[6] == ["0", "real", "10", "1.00", "0.00333", "0.00914", "0.00122"]
     assert rows[7] == ["1", "synthetic", "20", "2.00", "0.01", "0.01", "0.00106"]
     assert "30 steps, 600 tokens, 3.00 epochs" in text
-    assert "MiB" in text
+    assert "about 325 MiB: 300 for the libraries, 20 lasting, 5 for saving" in text
+    as_json = plan_as_json(config, model_shape(config, 17), batcher, schedule, memory)
+    assert as_json["memory_bytes"] == 325 * 2**20
+    assert as_json["memory"]["worst"] == "saving"
 
 
 def test_chart_shows_the_restart_and_the_flip(tiny_config: Callable[..., Config]) -> None:

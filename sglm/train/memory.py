@@ -1,0 +1,281 @@
+"""How much memory a run will take at its worst moment, from what it will hold there.
+
+A run goes through a few situations, and its peak is that of the hungriest: counting the words,
+the end of a step's forward pass, its backward pass, the synthesizer learning, an evaluation,
+saving. `scripts/memory.py` compares the prediction with measured peaks; these lie up to a seventh
+higher, because memory that was freed does not always fit what is asked for next.
+
+Numbers are counted in float32 unless said otherwise. Shapes: B lanes, R steps read in one pass
+(the window, the horizon, or the longest random window), N = B·T predicted tokens, V vocabulary,
+E embedding, H units of a layer, S coordinates of a state, C steps read ahead.
+"""
+
+import resource
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from sglm.config import Config
+from sglm.dni.synthesizer import make_synthesizer
+from sglm.likelihood import CHUNK_STEPS, LOGIT_ENTRIES, LOGIT_ROWS
+from sglm.model.language_model import ModelShape
+from sglm.model.softmax_loss import chunk_rows
+from sglm.text.batcher import Batcher
+from sglm.train.build import COUNTED_AT_ONCE, STRETCH, lookahead_steps, synthesizer_hidden
+
+_FLOAT = 4
+
+# What an LSTM keeps for its backward pass, per step, lane and unit: oneDNN (CPU, float32) a
+# workspace of 15.4 floats for gates, states and their gradients, and the output. Read off torch's
+# allocator in torch 2.13; it was the same for all sizes from 200 units on.
+_LSTM_KEEPS = {"cpu": 16.4, "cuda": 8.0}  # cuDNN: gates, cell, tanh of it, output: unmeasured
+# What it needs besides while it runs backwards, per step, lane and unit; and per weight (oneDNN
+# reorders the matrices, and makes their gradients in an order of its own).
+_LSTM_WORKS, _LSTM_REORDERS = 6.0, 3.0
+# The state that is saved exists three times more: as clones, as the bytes of each tensor, and as
+# the whole file.
+_COPIES_WHILE_SAVING = 3
+# A GRU cell made of small operations, per unit: at most while it predicts, and while it learns.
+_GRU_PREDICTS, _GRU_LEARNS = 9, 12
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """Bytes at the peak.
+
+    Attributes:
+        base: of the process itself: libraries, once they are loaded and used (0 on a GPU).
+        lasting: weights, their gradients, moments, carried states, of model and synthesizer; the
+            token store, which is mapped into memory (the system can take that part back).
+        situations: what is needed on top of both, by situation.
+    """
+
+    base: int
+    lasting: int
+    situations: dict[str, int]
+
+    @property
+    def worst(self) -> str:
+        """The situation of the peak."""
+        return max(self.situations, key=self.situations.__getitem__)
+
+    @property
+    def peak(self) -> int:
+        return self.base + self.lasting + self.situations[self.worst]
+
+
+def plan_memory(
+    config: Config, shape: ModelShape, batcher: Batcher, valid_bytes: int, device_type: str
+) -> MemoryPlan:
+    """The plan of a training run in float32 (with half products it takes less).
+
+    Args:
+        config, shape, batcher: of the run.
+        valid_bytes: size of the validation split on disk.
+        device_type: `"cpu"`: everything; `"cuda"`: the device's memory, unmeasured so far.
+    """
+    on_cpu = device_type == "cpu"
+    weights = parameter_count(shape)
+    moments = (config.optimizer.momentum > 0) if config.optimizer.kind == "sgd" else 2
+    synthesizer = synthesizer_parameters(config, shape)
+    state = config.train.batch * 2 * sum(shape.widths)
+    features, stretch = _stretch(config, shape, device_type)
+    memory = _memory(config, shape)
+    saved = (1 + moments) * weights + 3 * synthesizer + features + memory
+    # One memory is carried, the one before it waits to be learned from.
+    lasting = (2 + moments) * weights + 4 * synthesizer + state + stretch + 2 * memory
+    store = batcher.ids_N.nbytes + valid_bytes
+    situations = {
+        # What is injected is predicted while the forward pass still waits.
+        "forward": _forward(config, shape, batcher, device_type) + _GRU_PREDICTS * memory,
+        "backward": _backward(config, shape, batcher, device_type),
+        "evaluation": _evaluation(shape),
+    }
+    if synthesizer:
+        situations["synthesizer"] = _learning(config, shape, device_type)
+        if config.synthesizer.teach_every:
+            situations["exact gradient"] = _teaching(config, shape, device_type)
+    if on_cpu:
+        situations["saving"] = _COPIES_WHILE_SAVING * saved
+        # Before there is anything else; it is seldom the peak.
+        counting = 8 * min(len(batcher.ids_N), COUNTED_AT_ONCE) // _FLOAT
+        situations["counting"] = max(0, counting - lasting)
+    return MemoryPlan(
+        base=loaded_bytes(config) if on_cpu else 0,
+        lasting=_FLOAT * int(lasting) + (store if on_cpu else 0),
+        situations={name: _FLOAT * int(floats) for name, floats in situations.items()},
+    )
+
+
+def parameter_count(shape: ModelShape) -> int:
+    """Weights of the language model."""
+    softmax = shape.vocab_size * (1 + (0 if shape.tied else shape.widths[-1]))
+    return shape.vocab_size * shape.embedding + sum(_lstm_weights(shape)) + softmax
+
+
+def synthesizer_parameters(config: Config, shape: ModelShape) -> int:
+    """Weights of the synthesizer; 0 without one."""
+    if config.schedule.mode == "real":
+        return 0
+    settings = config.synthesizer
+    with torch.device("meta"):
+        built = make_synthesizer(
+            settings.kind,
+            2 * sum(shape.widths),
+            synthesizer_hidden(config),
+            settings.auxiliary,
+            shape.embedding + shape.widths[-1],
+        )
+    return sum(parameter.numel() for parameter in built.parameters())
+
+
+def _lstm_weights(shape: ModelShape) -> list[int]:
+    inputs = (shape.embedding, *shape.widths[:-1])
+    return [
+        4 * units * (size + units + 1) for size, units in zip(inputs, shape.widths, strict=True)
+    ]
+
+
+def _read_steps(config: Config, batcher: Batcher) -> int:
+    """R."""
+    return config.train.horizon or max(batcher.lengths)
+
+
+def _activations(config: Config, shape: ModelShape, steps: int, device_type: str) -> float:
+    """What the network keeps of so many steps for its backward pass."""
+    rates, rows = config.dropout, config.train.batch * steps
+    units = sum(shape.widths)
+    kept = rows * (shape.embedding * (2 if rates.input else 1) + _LSTM_KEEPS[device_type] * units)
+    kept += rows * (units - shape.widths[-1]) * (rates.between > 0)
+    kept += rows * shape.widths[-1] * (rates.output > 0)
+    # The masks, and what they made of the matrices.
+    kept += 2 * 4 * sum(width**2 for width in shape.widths) * (rates.weight > 0)
+    kept += shape.vocab_size * (rates.embedding > 0)
+    return kept
+
+
+def _head(shape: ModelShape, tokens: int, device_type: str) -> tuple[float, float]:
+    """The loss: `(most at once in the forward pass, in the backward pass)`."""
+    rows = chunk_rows(shape.vocab_size, device_type)
+    if tokens <= rows:
+        # Logits and their log-softmax; backwards that, its gradient and that of the logits.
+        return 2 * tokens * shape.vocab_size, 3 * tokens * shape.vocab_size
+    # Two chunks; the gradients are there already when the backward pass begins.
+    gradients = (shape.vocab_size + tokens) * shape.widths[-1] + shape.vocab_size
+    return 2 * rows * shape.vocab_size + gradients, gradients
+
+
+def _forward(config: Config, shape: ModelShape, batcher: Batcher, device_type: str) -> float:
+    """At the end of the forward pass; the last step's gradients are still there."""
+    tokens = config.train.batch * max(batcher.lengths)
+    kept = _activations(config, shape, _read_steps(config, batcher), device_type)
+    return kept + _head(shape, tokens, device_type)[0]
+
+
+def _backward(config: Config, shape: ModelShape, batcher: Batcher, device_type: str) -> float:
+    """The last layer goes first, while all others wait; or the embedding, when all is over.
+
+    Weights have no gradients yet when it begins: they are counted in what lasts, and come off.
+    """
+    steps = _read_steps(config, batcher)
+    tokens = config.train.batch * max(batcher.lengths)
+    kept = _activations(config, shape, steps, device_type)
+    last = shape.widths[-1]
+    works = _LSTM_WORKS * config.train.batch * steps * last
+    works += _LSTM_REORDERS * _lstm_weights(shape)[-1]
+    head = _head(shape, tokens, device_type)[1]
+    begins = kept - parameter_count(shape) + max(head, works + min(head, shape.vocab_size * last))
+    # The embedding's gradient from the words read, that from the softmax, and their sum.
+    return max(begins, (1 + shape.tied) * shape.vocab_size * shape.embedding)
+
+
+def _evaluation(shape: ModelShape) -> float:
+    rows = max(1, min(LOGIT_ROWS, LOGIT_ENTRIES // shape.vocab_size))
+    return (
+        2 * rows * shape.vocab_size
+        + CHUNK_STEPS * 8 * max(shape.widths)
+        + max(_lstm_weights(shape))
+    )
+
+
+def _stretch(config: Config, shape: ModelShape, device_type: str) -> tuple[float, float]:
+    """What a lookahead synthesizer holds of a stretch from its start to its end: `(features of its
+    tokens, which are saved too; all)`."""
+    ahead = lookahead_steps(config)
+    if ahead is None or config.synthesizer.kind != "lookahead":
+        return 0, 0
+    read = config.train.batch * (STRETCH * config.train.window + ahead)
+    features = read * (shape.embedding + shape.widths[-1])
+    hidden = read * synthesizer_hidden(config)
+    # The features, the same normalised; their projection; the reader's own.
+    return features, 2 * features + (2 + _LSTM_KEEPS[device_type]) * hidden
+
+
+def _memory(config: Config, shape: ModelShape) -> int:
+    """What a recurrent synthesizer remembers of the lanes: of every coordinate of their states."""
+    if config.schedule.mode == "real" or config.synthesizer.kind != "recurrent":
+        return 0
+    return config.train.batch * 2 * sum(shape.widths) * synthesizer_hidden(config)
+
+
+def _learning(config: Config, shape: ModelShape, device_type: str) -> float:
+    """One regression of the synthesizer, while the model's gradients wait for its own update."""
+    settings, train = config.synthesizer, config.train
+    size, hidden = 2 * sum(shape.widths), synthesizer_hidden(config)
+    if settings.kind == "recurrent":
+        return _GRU_LEARNS * _memory(config, shape)
+    lessons = train.batch * (1 if lookahead_steps(config) is None else STRETCH)
+    # States, gradients, predictions, errors and their gradients.
+    regression = lessons * (8 * size + 24 * hidden)
+    return regression + 2 * _stretch(config, shape, device_type)[0]
+
+
+def _teaching(config: Config, shape: ModelShape, device_type: str) -> float:
+    """The exact gradient of a stretch and what follows it."""
+    steps = STRETCH * config.train.window + (lookahead_steps(config) or 0)
+    tokens = config.train.batch * steps
+    return _activations(config, shape, steps, device_type) + max(_head(shape, tokens, device_type))
+
+
+def loaded_bytes(config: Config) -> int:
+    """Resident size of this process once all that a run needs is loaded and has been used.
+
+    Measured, not known: it differs between builds of torch and from machine to machine. Much of a
+    library comes into memory only with the first product, so a miniature of the run is run.
+    """
+    import sglm.train.loop  # noqa: F401
+    from sglm.likelihood import evaluate_stream
+    from sglm.optim.precision import precision_of
+    from sglm.optim.schedule import Mode, StepPlan
+    from sglm.train.build import build_learner
+    from sglm.train.step import train_step
+
+    device = torch.device("cpu")
+    small = {"hidden": 16, "embedding": 16}
+    miniature = config.model_copy(
+        update={
+            "model": config.model.model_copy(update=small),
+            "train": config.train.model_copy(update={"batch": 2, "window": 2, "horizon": None}),
+        }
+    )
+    ids_N = np.arange(100, dtype=np.uint16) % 32
+    learner = build_learner(
+        miniature, np.ones(32, dtype=np.int64), precision_of("fp32", device), device
+    )
+    batcher = Batcher(ids_N, 2, 2, 0, stretch=STRETCH, lookahead=lookahead_steps(config))
+    for step in range(STRETCH + 1):
+        train_step(learner, batcher.at(step), StepPlan(1.0, Mode.REAL, 0), step)
+    evaluate_stream(learner.model, ids_N, 0)
+    return resident_bytes()
+
+
+def resident_bytes() -> int:
+    """What of this process is in memory now; where the system does not say, at its peak so far."""
+    statm = Path("/proc/self/statm")
+    if statm.exists():
+        return int(statm.read_text(encoding="ascii").split()[1]) * resource.getpagesize()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,172 @@
+"""The chunked loss: the numbers of plain logits, once differentiable, and small in memory."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sglm.model import softmax_loss
+from sglm.model.language_model import LSTMLanguageModel, ModelShape
+from sglm.model.softmax_loss import IGNORED, chunk_rows, chunked_nll
+
+N, V, H = 11, 7, 4
+
+
+def inputs(dtype: torch.dtype = torch.float64, tokens: int = N) -> tuple[Tensor, ...]:
+    """Features, weight, bias and targets; parameters are float32 where the products are half."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(tokens, H), (V, H), (V,)]
+    values = [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes]
+    parameter_type = torch.promote_types(dtype, torch.float32)
+    features_NH = values[0].to(dtype).requires_grad_()
+    weight_VH, bias_V = (value.to(parameter_type).requires_grad_() for value in values[1:])
+    return features_NH, weight_VH, bias_V, torch.randint(V, (tokens,), generator=generator)
+
+
+def plain_nll(features_NH: Tensor, weight_VH: Tensor, bias_V: Tensor, targets_N: Tensor) -> Tensor:
+    return F.cross_entropy(F.linear(features_NH, weight_VH, bias_V), targets_N, reduction="sum")
+
+
+# Chunks of one row, an uneven last chunk, exactly one chunk, more rows than there are.
+@pytest.mark.parametrize("rows", [1, 4, N, 100])
+@pytest.mark.parametrize("ignored", [[], [0, 5, 10], range(N)])
+def test_the_numbers_are_those_of_plain_logits(rows: int, ignored: list[int]) -> None:
+    *parameters, targets_N = inputs()
+    targets_N[list(ignored)] = IGNORED
+    # A factor that the loss is multiplied with reaches every gradient.
+    expected = plain_nll(*parameters, targets_N)
+    found = chunked_nll(*parameters, targets_N, rows)
+    # float64 rounding of sums over a dozen rows
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    for left, right in zip(
+        torch.autograd.grad(0.3 * found, parameters),
+        torch.autograd.grad(0.3 * expected, parameters),
+        strict=True,
+    ):
+        torch.testing.assert_close(left, right, rtol=1e-12, atol=1e-12)
+
+
+def test_nothing_to_predict_costs_nothing() -> None:
+    *parameters, targets_N = inputs(tokens=0)
+    nll = chunked_nll(*parameters, targets_N, 4)
+    nll.backward()
+    assert nll.item() == 0
+    assert all((parameter.grad == 0).all() for parameter in parameters)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_model_trains_the_same_with_chunks(tied: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tied weights get gradient through the embedding as well."""
+
+    def run() -> tuple[Tensor, dict[str, Tensor | None]]:
+        torch.manual_seed(0)
+        model = LSTMLanguageModel(ModelShape(V, 2, 5, 4, tied)).double()
+        ids = torch.randint(V, (7, 3))
+        nll = model.nll(model.features(ids[:-1], model.start_state(3))[0], ids[1:])
+        (nll / 18).backward()
+        return nll, {name: each.grad for name, each in model.named_parameters()}
+
+    expected = run()
+    monkeypatch.setattr(softmax_loss, "FEWEST_ROWS", 1)
+    monkeypatch.setattr(softmax_loss, "CHUNK_ENTRIES", {"cpu": 4 * V})
+    assert chunk_rows(V, "cpu") == 4  # of 18 tokens: the last chunk is uneven
+    found = run()
+    assert "ChunkedNLL" in type(found[0].grad_fn).__name__
+    # float64 rounding
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_half_products_are_summed_in_float32() -> None:
+    features_NH, weight_VH, bias_V, targets_N = inputs(torch.bfloat16)
+    nll = chunked_nll(features_NH, weight_VH, bias_V, targets_N, 4)
+    nll.backward()
+    assert nll.dtype == weight_VH.grad.dtype == bias_V.grad.dtype == torch.float32
+    assert features_NH.grad.dtype == torch.bfloat16
+    exact = [each.detach().double().requires_grad_() for each in (features_NH, weight_VH, bias_V)]
+    expected = plain_nll(*exact, targets_N)
+    expected.backward()
+    # bfloat16 has 8 bits of precision: each factor of a product is off by up to 0.4 %, a sum of a
+    # dozen products of size one by a few hundredths.
+    torch.testing.assert_close(nll.double(), expected, rtol=1e-2, atol=0)
+    for left, right in zip((features_NH, weight_VH, bias_V), exact, strict=True):
+        torch.testing.assert_close(left.grad.double(), right.grad, rtol=2e-2, atol=5e-2)
+
+
+def test_many_small_gradients_add_up_where_half_would_drop_them() -> None:
+    """Two hundred chunks of equal rows: in bfloat16 their sum would stop growing at 256 times."""
+    tokens = 1000
+    features_NH = torch.ones(tokens, 1, dtype=torch.bfloat16, requires_grad=True)
+    weight_VH = torch.zeros(2, 1, requires_grad=True)
+    bias_V = torch.zeros(2, requires_grad=True)
+    chunked_nll(features_NH, weight_VH, bias_V, torch.zeros(tokens).long(), 1).backward()
+    assert weight_VH.grad.flatten().tolist() == [-tokens / 2, tokens / 2]
+
+
+def test_a_second_derivative_is_refused_not_wrong() -> None:
+    *parameters, targets_N = inputs()
+    nll = chunked_nll(*parameters, targets_N, 4)
+    with pytest.raises(RuntimeError, match="differentiated only once"):
+        torch.autograd.grad(nll, parameters, create_graph=True)
+
+
+def test_a_second_backward_pass_is_refused_not_wrong() -> None:
+    *parameters, targets_N = inputs()
+    nll = chunked_nll(*parameters, targets_N, 4)
+    nll.backward(retain_graph=True)
+    with pytest.raises(RuntimeError):
+        nll.backward()
+
+
+# Prints by how many bytes the peak grows in one loss and its gradients, and the logits' size.
+# (VmHWM is this process's own peak; ru_maxrss would start from that of the one that forked it.)
+MEASURE = """
+import torch
+from sglm.model.language_model import LSTMLanguageModel, ModelShape
+
+def peak():
+    [line] = [l for l in open("/proc/self/status") if l.startswith("VmHWM")]
+    return int(line.split()[1]) * 1024
+
+torch.set_num_threads(1)
+def run(tokens, vocab_size):
+    model = LSTMLanguageModel(ModelShape(vocab_size, 1, 32, 32, True))
+    features = torch.randn(tokens, 1, 32, requires_grad=True)
+    targets = torch.randint(vocab_size, (tokens, 1))
+    before = peak()
+    model.nll(features, targets).backward()
+    return peak() - before
+
+run(300, 8000)  # libraries are loaded and set up
+print(run(2048, 20_000), 4 * 2048 * 20_000)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
+def test_the_logits_are_never_all_there() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    grown, logits = map(int, done.stdout.split())
+    # Measured: 8 MB (two buffers of a chunk, 10 MB each, and the gradients, 5 MB, less what the
+    # first run left free) of the logits' 164; plain logits: 490 MB.
+    assert grown < logits / 3
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_large_vocabulary_fits_on_the_device(dtype: torch.dtype) -> None:
+    """80 lanes × 70 steps over 33,000 words: the peak stays below the float32 logits alone."""
+    vocab_size, steps, lanes = 33_000, 70, 80
+    model = LSTMLanguageModel(ModelShape(vocab_size, 1, 256, 256, True), compute_dtype=dtype)
+    model.to("cuda")
+    features = torch.randn(steps, lanes, 256, device="cuda", dtype=dtype, requires_grad=True)
+    targets = torch.randint(vocab_size, (steps, lanes), device="cuda")
+    torch.cuda.reset_peak_memory_stats()
+    model.nll(features, targets).backward()
+    assert torch.cuda.max_memory_allocated() < 4 * steps * lanes * vocab_size

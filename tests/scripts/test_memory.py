@@ -1,0 +1,35 @@
+"""scripts/memory.py: a real run's peak is what --dry-run said."""
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "memory.py"
+
+
+@pytest.fixture(scope="module")
+def memory() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("memory", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["memory"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
+def test_the_prediction_holds(memory: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    # One layer of 400 units, chunked loss, lookahead: large against the libraries, quick to run.
+    settings = f"model.layers=1 model.hidden=400 train.batch=8 train.window=10 {memory.BOTH}"
+    monkeypatch.setitem(memory.CASES, "middling", (5000, settings))
+    row = memory.compare("middling")
+    # The issue asks for 15 %.
+    assert row["ratio"] == pytest.approx(1, abs=0.15)
+    # What the libraries take hides much: without them. Measured: 0.81 to 0.89; memory that is freed
+    # comes back in pieces that do not fit, differently in every process.
+    beyond = (row["predicted"] - row["base"]) / (row["measured"] - row["base"])
+    assert beyond == pytest.approx(1, abs=0.3)

@@ -1,0 +1,100 @@
+"""The prediction of memory: its parts are what a run holds, and follow the sizes."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from sglm.config import Config
+from sglm.optim.precision import precision_of
+from sglm.optim.schedule import Mode, StepPlan
+from sglm.text.batcher import Batcher
+from sglm.train.build import STRETCH, build_learner, lookahead_steps, model_shape, stretch_windows
+from sglm.train.memory import MemoryPlan, plan_memory, synthesizer_parameters
+from sglm.train.step import train_step
+
+CPU = torch.device("cpu")
+TOKENS = 4000
+
+
+def plan(config: Config, vocab_size: int = 50, device_type: str = "cuda") -> MemoryPlan:
+    """Without the libraries: as for a device, which no test here needs."""
+    return plan_memory(
+        config, model_shape(config, vocab_size), make_batcher(config), 0, device_type
+    )
+
+
+def make_batcher(config: Config) -> Batcher:
+    ids_N = np.arange(TOKENS, dtype=np.uint16) % 50
+    train = config.train
+    ahead = lookahead_steps(config)
+    return Batcher(
+        ids_N, train.batch, train.window, 0, stretch=stretch_windows(config), lookahead=ahead
+    )
+
+
+@pytest.mark.parametrize("kind", ["adamw", "sgd"])
+@pytest.mark.parametrize("synthesizer", ["mlp", "recurrent", "linear"])
+def test_what_lasts_is_what_the_learner_holds(
+    kind: str, synthesizer: str, tiny_config: Callable[..., Config]
+) -> None:
+    config = tiny_config(
+        optimizer={"kind": kind, "momentum": 0.9},
+        synthesizer={"kind": synthesizer, "hidden": 6},
+        model={"hidden": 32},
+    )
+    learner = build_learner(config, np.ones(50, dtype=np.int64), precision_of("fp32", CPU), CPU)
+    batcher = make_batcher(config)
+    for step in range(2):
+        train_step(learner, batcher.at(step), StepPlan(1.0, Mode.SYNTHETIC, 0), step)
+    boundary = learner.boundary
+    assert boundary is not None
+    held: list[Tensor] = [*learner.state.hidden, *learner.state.cell]
+    if boundary.memory is not None:
+        held += [boundary.memory] * 2  # and the one that the next reading keeps
+    for module, optimizer in (
+        (learner.model, learner.optimizer),
+        (boundary.synthesizer, boundary.optimizer),
+    ):
+        for parameter in module.parameters():
+            assert parameter.grad is not None
+            held += [parameter, parameter.grad]
+            held += [each for each in optimizer.state[parameter].values() if each.dim() > 0]
+    assert plan(config).lasting == sum(4 * each.numel() for each in held)
+    built = sum(each.numel() for each in boundary.synthesizer.parameters())
+    assert synthesizer_parameters(config, model_shape(config, 50)) == built
+
+
+def test_real_gradients_alone_need_no_synthesizer(tiny_config: Callable[..., Config]) -> None:
+    real = plan(tiny_config(schedule={"mode": "real"}))
+    assert "synthesizer" not in real.situations
+    assert real.peak < plan(tiny_config()).peak
+
+
+def test_memory_follows_the_steps_read_in_one_pass(tiny_config: Callable[..., Config]) -> None:
+    def forward(**train: object) -> int:
+        return plan(tiny_config(schedule={"mode": "real"}, train=train)).situations["forward"]
+
+    # The loss is that of the window, whatever the horizon.
+    per_window = forward(horizon=10) - forward()
+    assert per_window > 0
+    assert forward(horizon=50) - forward() == 9 * per_window
+    assert forward(batch=8) == 2 * forward(batch=4)
+
+
+def test_a_large_vocabulary_costs_chunks_not_logits(tiny_config: Callable[..., Config]) -> None:
+    config = tiny_config(
+        train={"batch": 100, "window": 40}, schedule={"mode": "real"}, model={"hidden": 8}
+    )
+    logits = 4 * 100 * 40 * 33_000
+    assert plan(config, 33_000).peak < logits
+
+
+def test_only_a_cpu_holds_libraries_and_what_is_saved(tiny_config: Callable[..., Config]) -> None:
+    on_cpu, on_gpu = plan(tiny_config(), device_type="cpu"), plan(tiny_config())
+    assert on_gpu.base == 0
+    assert on_cpu.base > 50 * 2**20  # torch alone is more
+    assert "saving" in on_cpu.situations.keys() - on_gpu.situations.keys()
+    assert STRETCH > 1
