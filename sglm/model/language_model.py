@@ -15,7 +15,7 @@ from sglm.kernels import regularized_dropout
 from sglm.model.dropout import embedding_dropout, locked_dropout, locked_mask, weight_dropout
 from sglm.model.linear import linear
 from sglm.model.packed_weights import packed_weights
-from sglm.model.softmax_loss import chunk_rows, chunked_nll
+from sglm.model.softmax_loss import chunk_rows, chunked_nll, faster_chunked
 from sglm.model.state import LSTMState
 from sglm.ranks import ALONE, Ranks
 
@@ -257,8 +257,9 @@ class LSTMLanguageModel(nn.Module):
     def nll(self, features_TBH: Tensor, targets_TB: Tensor, reduction: str = "sum") -> Tensor:
         """Negative log-likelihood of the targets in nats, float32 at least.
 
-        A sum over more than one chunk of logits that is to be differentiated never holds them all
-        (`sglm.model.softmax_loss`); it can then be differentiated once only.
+        A sum that is to be differentiated never holds more than a chunk of logits where they are
+        many, and comes with its gradients where that is faster (`sglm.model.softmax_loss`); it can
+        then be differentiated once only.
 
         Args:
             features_TBH: from `features`.
@@ -267,8 +268,10 @@ class LSTMLanguageModel(nn.Module):
         """
         features_NH, targets_N = features_TBH.flatten(0, 1), targets_TB.flatten()
         rows = chunk_rows(self.shape.vocab_size, features_NH.device.type)
-        if reduction == "sum" and len(targets_N) > rows and torch.is_grad_enabled():
-            return chunked_nll(features_NH, self.output_weight, self.softmax_bias, targets_N, rows)
+        if reduction == "sum" and torch.is_grad_enabled():
+            weight_VH = self.output_weight
+            if len(targets_N) > rows or faster_chunked(features_NH, weight_VH):
+                return chunked_nll(features_NH, weight_VH, self.softmax_bias, targets_N, rows)
         logits_NV = self.logits(features_NH)
         # Sums of exponentials over thousands of words need float32 (the logits may be half).
         if logits_NV.dtype in (torch.float16, torch.bfloat16):

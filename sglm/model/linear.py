@@ -1,6 +1,6 @@
-"""Large matrix products without a gradient, at the speed the CPU has.
+"""Large matrix products without a graph, at the speed the CPU has.
 
-Shapes: N rows, I inputs, O outputs.
+Shapes: N rows, I inputs, O outputs; R rows, K summed over, C columns.
 """
 
 import torch
@@ -8,36 +8,42 @@ import torch.nn.functional as F
 from torch import Tensor
 
 # oneDNN makes a kernel for every number of rows and keeps it: about 2 ms and half a megabyte each.
-# Only multiples of this go there, so that there are few.
+# Where rows come in any number, only multiples of this go there, so that there are few.
 ROWS_STEP = 32
 # Multiply-adds below which finding the kernel costs more than it saves.
 WORTHWHILE_PRODUCTS = 2**20
 
 
 def linear(values_NI: Tensor, weight_OI: Tensor, bias_O: Tensor) -> Tensor:
-    """`F.linear`; where no gradient is wanted, multiples of `ROWS_STEP` rows go through oneDNN.
+    """`F.linear`; where no gradient is wanted, multiples of `ROWS_STEP` rows go through oneDNN."""
+    if torch.is_grad_enabled() or values_NI.dim() != 2 or len(values_NI) % ROWS_STEP:
+        return F.linear(values_NI, weight_OI, bias_O)
+    return matmul(values_NI, weight_OI.t(), bias_O)
+
+
+def matmul(left_RK: Tensor, right_KC: Tensor, bias_C: Tensor | None = None) -> Tensor:
+    """left · right + bias, through oneDNN where that pays; not to be differentiated.
 
     torch sends float32 products on CPUs to MKL, which on other makers' processors takes twice the
-    time of oneDNN (measured at 2×256, 7,300 words; scripts/bench_scoring.py measures both). torch
-    offers oneDNN's product only as this operator, made for its compiler; without it all works
-    the same.
+    time of oneDNN and more (docs/results.md). torch offers oneDNN's product only as this operator,
+    made for its compiler; without it all works the same. Either factor may be a transposed view.
     """
-    if not _onednn_pays(values_NI, weight_OI):
-        return F.linear(values_NI, weight_OI, bias_O)
-    product: Tensor = torch.ops.mkldnn._linear_pointwise(
-        values_NI, weight_OI, bias_O, "none", [], ""
-    )
-    return product
+    if onednn_pays(left_RK, right_KC):
+        product: Tensor = torch.ops.mkldnn._linear_pointwise(
+            left_RK, right_KC.t(), bias_C, "none", [], ""
+        )
+        return product
+    if bias_C is None:
+        return torch.mm(left_RK, right_KC)
+    return torch.addmm(bias_C, left_RK, right_KC)
 
 
-def _onednn_pays(values_NI: Tensor, weight_OI: Tensor) -> bool:
+def onednn_pays(left_RK: Tensor, right_KC: Tensor) -> bool:
+    """Whether `matmul` sends this product to oneDNN."""
     return (
-        not torch.is_grad_enabled()
-        and values_NI.dim() == 2
-        and values_NI.dtype == weight_OI.dtype == torch.float32
-        and values_NI.device.type == "cpu"
-        and len(values_NI) % ROWS_STEP == 0
-        and len(values_NI) * weight_OI.numel() >= WORTHWHILE_PRODUCTS
+        left_RK.dtype == right_KC.dtype == torch.float32
+        and left_RK.device.type == "cpu"
+        and len(left_RK) * right_KC.numel() >= WORTHWHILE_PRODUCTS
         and _has_onednn()
     )
 

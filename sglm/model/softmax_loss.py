@@ -7,12 +7,8 @@ its gradient goes into three matrix products. So a few rows at a time are made, 
 
 Why not torch's own `F.linear_cross_entropy` (from 2.13 on), which does the same: its loss comes in
 bfloat16 and its gradient of the weights in half precision where the products are half, so neither
-adds up in float32; older versions lack it, and two ways would make two sets of numbers. Measured
-on one CPU core in float32 at 256 rows a chunk, (N, V, H) = (700, 7300, 256) and (2800, 33000, 512),
-as processor time over that of plain logits (alternately, medians of 21 and 5): 0.98 and 1.00 here,
-0.99 and 1.02 there, where the process keeps freed memory (`sglm.process`); 0.78 and 0.84 here, 0.83
-and 0.88 there, where it does not, for then plain logits are paged in anew each time. Peak above
-the inputs: 19 and 77 MiB here, 18 and 81 there, 55 and 998 with plain logits.
+adds up in float32; older versions lack it, and two ways would make two sets of numbers. On a CPU it
+is also slower, for its three products do not go through `sglm.model.linear`.
 
 Shapes: N = T·B tokens, R rows of one chunk, V vocabulary, H features. Losses are in nats.
 """
@@ -22,18 +18,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sglm.model.linear import matmul, onednn_pays
+
 IGNORED = -100  # the target that stands for none, as in torch's cross_entropy
 # Logits of one chunk, in numbers: on a CPU 8 MiB (more was no faster), on a GPU enough rows to
 # keep it busy (unmeasured). Below FEWEST_ROWS the gradient of the weights, which is read and
 # written once a chunk, would dominate.
 CHUNK_ENTRIES = {"cpu": 2**21, "cuda": 2**25}
 FEWEST_ROWS = 128
+# Multiply-adds from which faster products make up for more calls: at 2**23 they did not yet.
+WORTHWHILE_PRODUCTS = 2**24
 
 
 def chunk_rows(vocab_size: int, device_type: str) -> int:
     """R, how many tokens' logits are held at a time."""
     entries = CHUNK_ENTRIES["cpu" if device_type == "cpu" else "cuda"]
     return max(FEWEST_ROWS, entries // vocab_size)
+
+
+def faster_chunked(features_NH: Tensor, weight_VH: Tensor) -> bool:
+    """Whether the chunked loss is faster even where one chunk is all there is."""
+    large = len(features_NH) * weight_VH.numel() >= WORTHWHILE_PRODUCTS
+    return large and onednn_pays(features_NH, weight_VH.t())
 
 
 def chunked_nll(
@@ -77,12 +83,11 @@ class _ChunkedNLL(torch.autograd.Function):
         cast_VH, cast_V = weight_VH.to(product_type), bias_V.to(product_type)
         nll = torch.zeros((), dtype=sum_type, device=features_NH.device)
         to_features_NH = torch.empty_like(features_NH)
-        to_weight_VH = torch.zeros_like(weight_VH, dtype=weight_type)
+        to_weight_VH: Tensor | None = None
         to_bias_V = torch.zeros_like(bias_V, dtype=weight_type)
-        # Two chunks, allocated once: to get and return such blocks for every chunk tears the heap.
+        # Allocated once: to get and return such blocks for every chunk tears the heap.
         rows = min(rows, max(len(features_NH), 1))
-        logits_RV = features_NH.new_empty(rows, len(bias_V))
-        log_p_RV = torch.empty_like(logits_RV, dtype=sum_type)
+        log_p_RV = features_NH.new_empty(rows, len(bias_V), dtype=sum_type)
         chunks = zip(
             *(torch.split(each, rows) for each in (features_NH, targets_N, to_features_NH)),
             strict=True,
@@ -90,8 +95,8 @@ class _ChunkedNLL(torch.autograd.Function):
         for features_RH, targets_R, to_features_RH in chunks:
             counts_R1 = (targets_R != IGNORED).unsqueeze(1)
             index_R1 = targets_R.unsqueeze(1) * counts_R1  # 0 for what counts nothing
-            logits, log_p = logits_RV[: len(targets_R)], log_p_RV[: len(targets_R)]
-            torch.addmm(cast_V, features_RH, cast_VH.t(), out=logits)
+            log_p = log_p_RV[: len(targets_R)]
+            logits = matmul(features_RH, cast_VH.t(), cast_V)
             torch.log_softmax(logits, 1, dtype=sum_type, out=log_p)
             nll -= (log_p.gather(1, index_R1) * counts_R1).sum()
             # ∂nll/∂logits = p − [target], in the memory of log p.
@@ -101,13 +106,12 @@ class _ChunkedNLL(torch.autograd.Function):
             to_bias_V.addmv_(to_logits.t().to(weight_type), counts_R1[:, 0].to(weight_type))
             if product_type != sum_type:
                 to_logits = logits.copy_(to_logits)
-            torch.mm(to_logits, cast_VH, out=to_features_RH)
-            to_features_RH.mul_(counts_R1)
+            torch.mul(matmul(to_logits, cast_VH), counts_R1, out=to_features_RH)
             counted_RH = features_RH * counts_R1
-            if weight_type == product_type:
-                to_weight_VH.addmm_(to_logits.t(), counted_RH)
-            else:
-                to_weight_VH.add_(torch.mm(to_logits.t(), counted_RH))
+            part_VH = matmul(to_logits.t(), counted_RH).to(weight_type)
+            to_weight_VH = part_VH if to_weight_VH is None else to_weight_VH.add_(part_VH)
+        if to_weight_VH is None:
+            to_weight_VH = torch.zeros_like(weight_VH, dtype=weight_type)
         ctx.save_for_backward(to_features_NH, to_weight_VH, to_bias_V)
         ctx.types = (weight_VH.dtype, bias_V.dtype)
         return nll
