@@ -39,7 +39,7 @@ class Boundary:
         factor: multiplies what is injected; None calibrates itself (`Trust.factor`).
         trust_bound: cap each lane's synthetic gradient (`Trust.bounded`), without which
             bootstrapped targets can feed on themselves.
-        probe_every: one window in so many injects nothing and so observes a pure gradient.
+        probe_every: one window in so many injects nothing, whatever its mode, and is measured.
         stretch: windows whose lessons are learned together.
         token_features: `(inputs_CB, targets_CB) -> (C, B, F)`: what the tokens of a step look like
             to a synthesizer that looks ahead.
@@ -184,7 +184,12 @@ class Boundary:
         return self._term(outgoing).inner
 
     def observe(
-        self, reading: Reading, observed_BS: Tensor, outgoing: LSTMState, pure: bool
+        self,
+        reading: Reading,
+        observed_BS: Tensor,
+        outgoing: LSTMState,
+        pure: bool,
+        probe: bool = True,
     ) -> Agreement | None:
         """Takes in the gradient that the window's backward pass left at the incoming state.
 
@@ -194,15 +199,16 @@ class Boundary:
             outgoing: the state after the window; the auxiliary task's target comes from it.
             pure: whether the window injected nothing. Then the observation measures the
                 synthesizer; otherwise it contains the synthesizer's own word about a later future.
+            probe: whether to measure on it, if it is pure.
 
         Returns:
-            How good the prediction was, for a pure observation; NaN where that was not finite.
+            How good the prediction was, where it was measured; NaN where that was not finite.
         """
         finite = torch.isfinite(observed_BS).all()
         observed_BS = observed_BS.detach().where(finite, 0.0)
         # Its own echo is only looked for once in a stretch: it does not come and go.
         found = None
-        if pure or reading.place == 0:
+        if probe if pure else reading.place == 0:
             found = self._compare(reading, observed_BS, finite, pure)
         if self.bootstrapped:
             next_BS = self._foreseen(outgoing) if self.synthesizer.auxiliary else None

@@ -116,7 +116,7 @@ class StepResult:
         tokens: how many predictions that were.
         grad_norm: of the whole model's gradient of nats per token, before clipping.
         taken: false when the gradient was not finite, so that nothing was updated.
-        agreement: how good the synthesizer was, where a pure gradient was observed.
+        agreement: how good the synthesizer was, on a probe.
     """
 
     nll_nats: Tensor
@@ -156,7 +156,8 @@ def train_step(learner: Learner, window: Window, plan: StepPlan, step: int) -> S
 
     # 3. One backward pass of (1/BT)·Σ[L + factor·⟨s, ŝ(s)⟩] injects the synthetic gradient exactly.
     # Past the last window the state is dropped, so the true future gradient there is zero.
-    pure = boundary is None or plan.mode is Mode.REAL or boundary.is_probe(step) or window.is_last
+    probe = boundary is not None and (boundary.is_probe(step) or window.is_last)
+    pure = probe or plan.mode is Mode.REAL
     if boundary is not None and not pure:
         objective_nats = objective_nats + boundary.surrogate(outgoing)
     learner.optimizer.zero_grad(set_to_none=True)
@@ -173,7 +174,7 @@ def train_step(learner: Learner, window: Window, plan: StepPlan, step: int) -> S
     agreement = None
     if boundary is not None and reading is not None:
         observed_BS = (incoming.packed_gradient() / scale).where(finite, math.nan)
-        agreement = boundary.observe(reading, observed_BS, outgoing, pure)
+        agreement = boundary.observe(reading, observed_BS, outgoing, pure, probe)
         boundary.end_window(window.is_last)
 
     # 5. Update, and carry the detached state on.

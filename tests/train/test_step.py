@@ -207,23 +207,24 @@ def test_reported_loss_leaves_the_surrogate_out() -> None:
 
 
 @pytest.mark.parametrize(
-    ("make", "pure"),
+    ("make", "pure", "measured"),
     [
-        (lambda w: (w, REAL, 1), True),
-        (lambda w: (w, SYNTHETIC, 1), False),
-        (lambda w: (w, SYNTHETIC, 2), True),  # a probe
-        (lambda w: (w._replace(is_last=True), SYNTHETIC, 1), True),  # no future to speak for
+        (lambda w: (w, REAL, 1), True, False),
+        (lambda w: (w, REAL, 2), True, True),  # a probe
+        (lambda w: (w, SYNTHETIC, 1), False, False),
+        (lambda w: (w, SYNTHETIC, 2), True, True),  # a probe
+        (lambda w: (w._replace(is_last=True), SYNTHETIC, 1), True, True),  # no future to speak for
     ],
 )
-def test_only_pure_windows_measure_the_synthesizer(
-    make: Callable[[Window], tuple[Window, StepPlan, int]], pure: bool
+def test_only_probes_measure_the_synthesizer_and_they_are_pure(
+    make: Callable[[Window], tuple[Window, StepPlan, int]], pure: bool, measured: bool
 ) -> None:
     boundary = random_boundary(1)
     boundary.trust_bound = False
     learner, plain = make_learner(boundary), make_learner()
     window, plan, step = make(windows(1)[0])
     result = train_step(learner, window, plan, step)
-    assert (result.agreement is not None) == pure
+    assert (result.agreement is not None) == measured
     train_step(plain, window, REAL, step)
     assert all_equal(gradients(learner), gradients(plain)) == pure
 
