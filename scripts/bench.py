@@ -36,6 +36,7 @@ from bench_table import table
 from sglm.errors import InputError, SglmError
 from sglm.model.device import pick_device
 from sglm.optim.precision import make_precision
+from sglm.process import prepare_process
 
 SIZES = {"2x256": (2, 256, 7300), "2x650": (2, 650, 10_000), "3x1150": (3, 1150, 33_278)}
 WINDOWS, BATCHES = (5, 35, 70), (20, 80, 256)
@@ -162,6 +163,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 def main() -> int:
     """Exit code: 2 when what was asked for cannot be had."""
+    prepare_process()
     try:
         run(read_arguments())
     except SglmError as error:

@@ -199,6 +199,9 @@ class TrainConfig(Section):
     """Validation runs this often, and at the end of every cycle; none: every epoch."""
     checkpoint_every_steps: PositiveInt = 500
     """How much work an unexpected end can cost."""
+    cuda_graph: bool = False
+    """On a GPU, replay a window's kernels from a recorded graph instead of launching each one (not
+    measured yet); no effect on a CPU."""
     log_every_steps: PositiveInt = 50
     """TensorBoard and progress lines."""
 
@@ -208,6 +211,8 @@ class TrainConfig(Section):
             raise ValueError(f"horizon = {self.horizon} is no multiple of window = {self.window}")
         if self.horizon is not None and self.truncation == "random":
             raise ValueError("give either a horizon or random truncation, not both")
+        if self.cuda_graph and self.truncation == "random":
+            raise ValueError('cuda_graph needs windows of one length: set truncation = "fixed"')
         return self
 
 

@@ -5,7 +5,6 @@ from collections import deque
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from sglm.config import Config
@@ -19,7 +18,8 @@ from sglm.optim.schedule import Schedule, make_schedule
 from sglm.ranks import ALONE, Ranks
 from sglm.text.batcher import Batcher
 from sglm.text.store import TokenStore
-from sglm.train.step import Learner, WindowPass
+from sglm.train.graph import GraphedPass
+from sglm.train.step import Learner, RunsWindow, WindowPass
 from sglm.train.truncation import draw_lengths
 
 COUNTED_AT_ONCE = 2**24
@@ -73,13 +73,9 @@ def build_learner(
     model.start_from_unigram(torch.from_numpy(token_counts_V))
     model.to(device).train()
     model.ranks = ranks
-    random_window = train.window if train.truncation == "random" else None
-    window_pass: nn.Module = WindowPass(model, config.regularizer, random_window)
-    if ranks.count > 1:
-        window_pass = DistributedDataParallel(window_pass)
     return Learner(
         model=model,
-        window_pass=window_pass,
+        window_pass=build_window_pass(config, model),
         optimizer=make_optimizer(model, config.optimizer),
         precision=precision,
         boundary=build_boundary(config, model),
@@ -87,10 +83,26 @@ def build_learner(
         learning_rate=config.optimizer.learning_rate,
         clip_norm=config.optimizer.clip_norm,
         past=deque(maxlen=(train.horizon or train.window) // train.window - 1),
-        random_window=random_window,
+        random_window=train.window if train.truncation == "random" else None,
         taught_every=config.synthesizer.teach_every,
         ranks=ranks,
     )
+
+
+def build_window_pass(config: Config, model: LSTMLanguageModel) -> RunsWindow:
+    """The model's pass over a window: as it is, averaged over ranks, or from a CUDA graph.
+
+    Raises:
+        ConfigError: a graph for several ranks.
+    """
+    train = config.train
+    random_window = train.window if train.truncation == "random" else None
+    window_pass = WindowPass(model, config.regularizer, random_window)
+    if not train.cuda_graph or not model.embedding.is_cuda:
+        return window_pass if model.ranks.count == 1 else DistributedDataParallel(window_pass)
+    if model.ranks.count > 1:
+        raise ConfigError("train.cuda_graph is for one process; leave it out under torchrun")
+    return GraphedPass(window_pass)
 
 
 def token_counts(store: TokenStore) -> npt.NDArray[np.int64]:

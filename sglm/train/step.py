@@ -26,6 +26,8 @@ from sglm.text.batcher import Window
 from sglm.train.exact import future_gradients
 from sglm.train.truncation import compensated_outputs
 
+RunsWindow = Callable[[Tensor, Tensor, LSTMState], tuple[Tensor, Tensor, LSTMState]]
+
 
 class WindowPass(nn.Module):
     """The model's pass over one window, from inputs to the objective.
@@ -90,7 +92,7 @@ class Learner:
     """
 
     model: LSTMLanguageModel
-    window_pass: Callable[[Tensor, Tensor, LSTMState], tuple[Tensor, Tensor, LSTMState]]
+    window_pass: RunsWindow
     optimizer: torch.optim.Optimizer
     precision: Precision
     boundary: Boundary | None

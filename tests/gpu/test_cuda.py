@@ -17,6 +17,7 @@ from sglm.optim.schedule import Mode, StepPlan
 from sglm.scoring import load
 from sglm.text.batcher import Window
 from sglm.text.store import TokenStore
+from sglm.train.graph import GraphedPass
 from sglm.train.loop import train
 from sglm.train.step import Learner, WindowPass, train_step
 
@@ -110,3 +111,10 @@ def test_first_steps_agree_with_the_cpu() -> None:
     found = gpu.model.nll(gpu.model.features(ids, gpu.state)[0], ids)
     # float32, or TF32 where the device uses it: three decimal digits
     torch.testing.assert_close(found.cpu(), expected, rtol=1e-3, atol=0)
+
+
+def test_a_recorded_pass_trains_as_launched_kernels_do() -> None:
+    """The same kernels in the same order; only rounding of sums may differ (atomics)."""
+    launched, replayed = make_learner("fp32"), make_learner("fp32")
+    replayed.window_pass = GraphedPass(WindowPass(replayed.model, RegularizerConfig(), None))
+    assert run(replayed) == pytest.approx(run(launched), rel=1e-3)

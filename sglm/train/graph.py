@@ -1,0 +1,61 @@
+"""The model's pass over a window replayed from CUDA graphs, so that its kernels need no launching.
+
+With short windows a GPU is done with a kernel before the CPU has launched the next. Off by default:
+nobody has measured it here yet.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sglm.model.state import LSTMState
+from sglm.train.step import WindowPass
+
+Shapes = tuple[torch.Size, torch.Size]
+
+
+class GraphedPass:
+    """As the `WindowPass` that it is made of; one graph for each shape of window.
+
+    torch records forward and backward pass apart (`torch.cuda.make_graphed_callables`), so the
+    objective can still be added to between them.
+    """
+
+    def __init__(self, window_pass: WindowPass) -> None:
+        self.window_pass = window_pass
+        self.recorded: dict[Shapes, Any] = {}
+
+    def __call__(
+        self, inputs_TB: Tensor, targets_TB: Tensor, incoming: LSTMState
+    ) -> tuple[Tensor, Tensor, LSTMState]:
+        tensors = (inputs_TB, targets_TB, *incoming.hidden, *incoming.cell)
+        shapes = (inputs_TB.shape, targets_TB.shape)
+        if shapes not in self.recorded:
+            self.recorded[shapes] = _record(_Flat(self.window_pass), tensors)
+        objective_nats, nll_nats, *parts = self.recorded[shapes](*tensors)
+        return objective_nats, nll_nats, _state(parts)
+
+
+class _Flat(nn.Module):
+    """Tensors in, tensors out: what can be recorded."""
+
+    def __init__(self, window_pass: WindowPass) -> None:
+        super().__init__()
+        self.window_pass = window_pass
+
+    def forward(self, inputs_TB: Tensor, targets_TB: Tensor, *parts: Tensor) -> tuple[Tensor, ...]:
+        objective_nats, nll_nats, outgoing = self.window_pass(inputs_TB, targets_TB, _state(parts))
+        return objective_nats, nll_nats, *outgoing.hidden, *outgoing.cell
+
+
+def _state(parts: tuple[Tensor, ...] | list[Tensor]) -> LSTMState:
+    layers = len(parts) // 2
+    return LSTMState(tuple(parts[:layers]), tuple(parts[layers:]))
+
+
+def _record(flat: _Flat, tensors: tuple[Tensor, ...]) -> Any:
+    # What is fed while recording is overwritten later; its masks are drawn aside.
+    samples = tuple(each.detach().clone().requires_grad_(each.requires_grad) for each in tensors)
+    with torch.random.fork_rng(devices=[tensors[0].device]):
+        return torch.cuda.make_graphed_callables(flat, samples)

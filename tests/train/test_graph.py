@@ -1,0 +1,60 @@
+"""A recorded pass is the pass that it was recorded from."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sglm.config import Config, RegularizerConfig, load_config
+from sglm.errors import ConfigError
+from sglm.train.graph import GraphedPass
+from sglm.train.step import WindowPass, train_step
+from tests.dni.test_lookahead_steps import batcher
+from tests.train.test_step import SYNTHETIC, all_equal, make_learner, random_boundary, weights
+
+
+@pytest.fixture
+def recorded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Tensor, ...]]:
+    """Instead of recording, which takes a GPU, the function itself; what it was recorded with."""
+    samples: list[tuple[Tensor, ...]] = []
+
+    def record(callables: nn.Module, sample_args: tuple[Tensor, ...]) -> nn.Module:
+        samples.append(sample_args)
+        torch.rand(1)  # recording runs it, and so draws masks
+        return callables
+
+    monkeypatch.setattr(torch.cuda, "make_graphed_callables", record)
+    forked = torch.random.fork_rng
+    monkeypatch.setattr(torch.random, "fork_rng", lambda devices: forked(devices=[]))
+    return samples
+
+
+def test_steps_are_the_same_and_each_shape_is_recorded_once(
+    recorded: list[tuple[Tensor, ...]],
+) -> None:
+    plain, graphed = make_learner(random_boundary(1)), make_learner(random_boundary(1))
+    graphed.window_pass = GraphedPass(WindowPass(graphed.model, RegularizerConfig(), None))
+    text = batcher()
+    for learner in (plain, graphed):
+        torch.manual_seed(0)
+        for step in range(6):
+            train_step(learner, text.at(step), SYNTHETIC, step)
+        window = text.at(6)
+        short = window._replace(inputs_TB=window.inputs_TB[:2], targets_TB=window.targets_TB[:2])
+        train_step(learner, short, SYNTHETIC, 6)
+    assert all_equal(weights(plain.model), weights(graphed.model))
+    assert len(recorded) == 2
+    inputs_TB, _, *state = recorded[0]
+    assert inputs_TB.data_ptr() != text.at(0).inputs_TB.data_ptr()
+    assert not inputs_TB.requires_grad
+    assert all(part.requires_grad and part.is_leaf for part in state)
+
+
+def test_random_windows_cannot_be_recorded(tiny_config: Callable[..., Config]) -> None:
+    with pytest.raises(ConfigError, match="windows of one length"):
+        tiny_config(train={"cuda_graph": True, "truncation": "random"}, schedule={"mode": "real"})
+
+
+def test_on_a_cpu_it_makes_no_difference() -> None:
+    assert load_config("tiny", ["train.cuda_graph=true"]).train.cuda_graph
