@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from sglm.kernels import recurrent_synthesizer
 from sglm.kernels.recurrent import RecurrentWeights
+from sglm.model.linear import Linear
 
 
 class Prediction(NamedTuple):
@@ -54,9 +55,9 @@ class Synthesizer(nn.Module, ABC):
         """
 
 
-def zero_linear(inputs: int, outputs: int) -> nn.Linear:
+def zero_linear(inputs: int, outputs: int) -> Linear:
     """A linear layer that returns zero until it has learned something."""
-    layer = nn.Linear(inputs, outputs)
+    layer = Linear(inputs, outputs)
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
     return layer
@@ -137,12 +138,12 @@ class LookaheadSynthesizer(Synthesizer):
         super().__init__(auxiliary)
         # Embeddings are small numbers, and grow while the model learns.
         self.project = nn.Sequential(
-            nn.LayerNorm(features, elementwise_affine=False), nn.Linear(features, hidden)
+            nn.LayerNorm(features, elementwise_affine=False), Linear(features, hidden)
         )
         # An LSTM, for which libraries have one fast kernel on either kind of device.
         self.reader = nn.LSTM(hidden, hidden)
-        self.of_state = nn.Linear(size, 2 * hidden)
-        self.of_future = nn.Linear(hidden, 2 * hidden)
+        self.of_state = Linear(size, 2 * hidden)
+        self.of_future = Linear(hidden, 2 * hidden)
         self.heads = zero_linear(4 * hidden, size * (2 if auxiliary else 1))
         self.size = size
 

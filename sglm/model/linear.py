@@ -1,17 +1,21 @@
-"""Large matrix products without a graph, at the speed the CPU has.
+"""Large matrix products at the speed the CPU has.
 
 Shapes: N rows, I inputs, O outputs; R rows, K summed over, C columns.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 # oneDNN makes a kernel for every number of rows and keeps it: about 2 ms and half a megabyte each.
 # Where rows come in any number, only multiples of this go there, so that there are few.
 ROWS_STEP = 32
 # Multiply-adds below which finding the kernel costs more than it saves.
 WORTHWHILE_PRODUCTS = 2**20
+FEWEST_ROWS = 64  # below, oneDNN takes longer to lay out the weights than to multiply
 
 
 def linear(values_NI: Tensor, weight_OI: Tensor, bias_O: Tensor) -> Tensor:
@@ -19,6 +23,38 @@ def linear(values_NI: Tensor, weight_OI: Tensor, bias_O: Tensor) -> Tensor:
     if torch.is_grad_enabled() or values_NI.dim() != 2 or len(values_NI) % ROWS_STEP:
         return F.linear(values_NI, weight_OI, bias_O)
     return matmul(values_NI, weight_OI.t(), bias_O)
+
+
+class Linear(nn.Linear):
+    """`nn.Linear`, whose products and those of its backward pass go through `matmul`.
+
+    For inputs of few different sizes (see `ROWS_STEP`), and first derivatives only.
+    """
+
+    def forward(self, values: Tensor) -> Tensor:
+        rows_NI = values.reshape(-1, self.in_features)
+        if len(rows_NI) < FEWEST_ROWS or not onednn_pays(rows_NI, self.weight.t()):
+            return super().forward(values)
+        out_NO: Tensor = _Linear.apply(rows_NI, self.weight, self.bias)
+        return out_NO.view(*values.shape[:-1], self.out_features)
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values_NI: Tensor, weight_OI: Tensor, bias_O: Tensor) -> Tensor:
+        ctx.save_for_backward(values_NI, weight_OI)
+        return matmul(values_NI, weight_OI.t(), bias_O)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, to_out_NO: Tensor) -> tuple[Tensor | None, ...]:
+        values_NI, weight_OI = ctx.saved_tensors
+        wanted = ctx.needs_input_grad[0]
+        return (
+            matmul(to_out_NO, weight_OI) if wanted else None,
+            matmul(to_out_NO.t(), values_NI),
+            to_out_NO.sum(dim=0),
+        )
 
 
 def matmul(left_RK: Tensor, right_KC: Tensor, bias_C: Tensor | None = None) -> Tensor:
