@@ -35,7 +35,8 @@ class Linear(nn.Linear):
         rows_NI = values.reshape(-1, self.in_features)
         if len(rows_NI) < FEWEST_ROWS or not onednn_pays(rows_NI, self.weight.t()):
             return super().forward(values)
-        out_NO: Tensor = _Linear.apply(rows_NI, self.weight, self.bias)
+        apply: Any = _Linear.apply  # torch has no types for it
+        out_NO: Tensor = apply(rows_NI, self.weight, self.bias)
         return out_NO.view(*values.shape[:-1], self.out_features)
 
 
