@@ -64,6 +64,7 @@ def compare(
     # What costs nothing to check comes before what takes seconds to import.
     chosen_variants, chosen_seeds = parse_variants(variants), parse_seeds(seeds)
     chosen_shard = parse_shard(shard)
+    refuse_horizon(set_ or [])
     settings = load_config(config, set_ or [])
 
     import json
@@ -96,6 +97,20 @@ def compare(
         typer.echo(json.dumps(results))
     else:
         print_text(table(results))
+
+
+def refuse_horizon(overrides: list[str]) -> None:
+    """
+    Raises:
+        ConfigError: the long horizon is a variant here, no setting of all of them.
+    """
+    from sglm.errors import ConfigError
+
+    if any(override.startswith("train.horizon") for override in overrides):
+        raise ConfigError(
+            "--set train.horizon: here the long horizon is a variant of its own;"
+            " give --variants …,bptt-long --horizon STEPS"
+        )
 
 
 def parse_variants(text: str) -> list[str]:

@@ -107,7 +107,17 @@ def prepare(
     schedule = build_schedule(config, batcher.steps_per_epoch)
     base = prepare_base(config, schedule.cycle_steps, batcher.steps_per_epoch)
     check_cycles(variants, base)
+    if horizon is None:
+        horizon = _horizon_before(out)
     return Comparison(base, store, out, horizon_steps(horizon, config.train.window))
+
+
+def _horizon_before(out: Path) -> int | None:
+    """The horizon of the comparison that is in `out` already: left out, it stays what it was."""
+    try:
+        return int(json.loads((out / "results.json").read_text(encoding="utf-8"))["horizon"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
 
 
 def write_results(comparison: Comparison, runs: Sequence[FinishedRun]) -> dict[str, Any]:

@@ -52,6 +52,10 @@ GOOD = ("tiny", "--data", "store", "--out", "new", *SMALL)
 CASES: dict[str, tuple[tuple[str, ...], list[str]]] = {
     "unknown variant": ((*GOOD, "--variants", "bptt,alternatin"), ["did you mean 'alternating'"]),
     "no variant": ((*GOOD, "--variants", ""), ["--variants", "''", "known: ", "artbp"]),
+    "a horizon for all": (
+        (*GOOD, "--set", "train.horizon=20"),
+        ["train.horizon", "bptt-long --horizon"],
+    ),
     "a variant twice": ((*GOOD, "--variants", "dni,bptt,dni"), ["dni is given twice"]),
     "a seed that is a word": ((*GOOD, "--seeds", "0,one"), ["'one'", "--seeds"]),
     "a negative seed": ((*GOOD, "--seeds=-1"), ["'-1'", "--seeds"]),

@@ -227,6 +227,16 @@ touch {tmp_path / "ready"}; while :; do sleep 0.05; done"""
     assert (tmp_path / "calls").read_text() == "asked\n"
 
 
+def test_a_horizon_stays_until_another_is_asked_for(word_store: TokenStore, tmp_path: Path) -> None:
+    chosen: dict[str, Any] = {"variants": ["bptt-long"], "seeds": [0]}
+    first, _ = run(word_store, tmp_path / "out", horizon=15, **chosen)
+    again, said = run(word_store, tmp_path / "out", **chosen)
+    assert first["horizon"] == again["horizon"] == 15
+    assert "training" not in said
+    with pytest.raises(ConfigError, match="another configuration"):
+        run(word_store, tmp_path / "out", horizon=25, **chosen)
+
+
 def test_precisions_are_not_mixed(make_comparison: MakeComparison, word_store: TokenStore) -> None:
     comparison = make_comparison()
     config, out = comparison.base, comparison.out
