@@ -52,6 +52,7 @@ def train(
     from sglm.config import load_config
     from sglm.model.device import own_gpu, pick_device
     from sglm.optim.precision import make_precision
+    from sglm.ranks import expected_rank
     from sglm.text.store import TokenStore
 
     overrides = [*(set_ or []), *([] if seed is None else [f"train.seed={seed}"])]
@@ -61,6 +62,8 @@ def train(
     chosen_precision = make_precision(precision.value, chosen_device)
 
     if dry_run:
+        if expected_rank() > 0:
+            return
         from sglm.train.build import build_batcher, build_schedule, model_shape
         from sglm.train.memory import plan_memory
         from sglm.train.plan import describe_plan, plan_as_json

@@ -148,7 +148,8 @@ class SynthesizerConfig(Section):
     mlp: one net over all of it (Jaderberg et al. 2017); recurrent: a small GRU applied to every
     coordinate (Shang & Zhang 2019); linear: one matrix."""
     hidden: Annotated[PositiveInt | None, Off] = None
-    """Units of its hidden layer; none: 128, or 50 (the paper's) for a recurrent one."""
+    """Units of its hidden layer; none: 64 for a lookahead, 128 for an mlp, 50 (the paper's) for a
+    recurrent one."""
     learning_rate: Positive = 2e-3
     """Of its own Adam; constant, restarts do not touch it."""
     factor: Annotated[float, Field(ge=0, le=1)] | Literal["calibrated"] = "calibrated"
@@ -157,7 +158,7 @@ class SynthesizerConfig(Section):
     trust_bound: bool = True
     """No lane's synthetic gradient may be longer than four times the mean observed one."""
     probe_every: Annotated[int, Field(ge=2)] = 10
-    """In synthetic cycles one window in so many injects nothing and observes a pure gradient."""
+    """One window in so many injects nothing, whatever the cycle, and measures the synthesizer."""
     auxiliary: bool = False
     """Also predict the next window's gradient from this window's state."""
     lookahead: PositiveInt = 20
@@ -211,8 +212,10 @@ class TrainConfig(Section):
             raise ValueError(f"horizon = {self.horizon} is no multiple of window = {self.window}")
         if self.horizon is not None and self.truncation == "random":
             raise ValueError("give either a horizon or random truncation, not both")
-        if self.cuda_graph and self.truncation == "random":
-            raise ValueError('cuda_graph needs windows of one length: set truncation = "fixed"')
+        if self.cuda_graph and (self.truncation == "random" or self.horizon is not None):
+            raise ValueError(
+                'cuda_graph needs windows of one length: set truncation = "fixed", and no horizon'
+            )
         return self
 
 

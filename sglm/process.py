@@ -22,7 +22,8 @@ def prepare_process() -> None:
     Call it before torch is imported: OpenMP reads its variables only then. What the environment
     already says, and other C libraries, are left alone.
     """
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     if any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ):
         return
     try:

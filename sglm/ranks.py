@@ -81,6 +81,10 @@ class Ranks:
         dist.all_reduce(value, dist.ReduceOp.MAX, group=self.control)
         return int(value)
 
+    def agree(self, number: int) -> bool:
+        """Whether all ranks have the same number; the same answer everywhere."""
+        return self.most(number) == -self.most(-number)
+
     def wait(self) -> None:
         """Returns when every rank has come here."""
         if self.count > 1:
@@ -88,6 +92,11 @@ class Ranks:
 
 
 ALONE = Ranks()
+
+
+def expected_rank() -> int:
+    """This process's rank, before any of them has been met."""
+    return int(os.environ.get("RANK", "0"))
 
 
 def local_rank() -> int:
@@ -103,7 +112,8 @@ def joined(device: torch.device) -> Iterator[Ranks]:
         device: GPUs talk through NCCL, CPUs through gloo.
     """
     count = int(os.environ.get("WORLD_SIZE", "1"))
-    if count == 1:
+    # Batch systems set some of these for programs that know nothing of each other.
+    if count == 1 or not {"RANK", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
         yield ALONE
         return
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_SILENT_FOR)

@@ -24,6 +24,7 @@ from sglm.optim.optimizer import step_where_finite
 from sglm.ranks import ALONE, Ranks
 
 _ECHO_MEAN_OVER = 20  # windows; a runaway feeds on itself within about so many
+_CAPPED_MEAN_OVER = 20  # injections
 
 TokenFeatures = Callable[[Tensor, Tensor], Tensor]
 
@@ -156,7 +157,7 @@ class Boundary:
             factor,
         )
         if self.trust_bound:
-            self.capped.lerp_(term.capped, 1 / _ECHO_MEAN_OVER)
+            self.capped.lerp_(term.capped, 1 / _CAPPED_MEAN_OVER)
         if self.noise is None:
             return term
         gradient_BS = term.gradient_BS
@@ -226,7 +227,8 @@ class Boundary:
         found = agreement(predicted_BS, observed_BS, self.ranks)
         if not pure:
             echo = 1 - found.relative_mse.float()
-            self.echo.lerp_(echo.where(torch.isfinite(echo), self.echo), 1 / _ECHO_MEAN_OVER)
+            weight = min(1.0, self.stretch / _ECHO_MEAN_OVER)  # looked for once a stretch
+            self.echo.lerp_(echo.where(torch.isfinite(echo), self.echo), weight)
         elif self.bootstrapped:
             self._measure(predicted_BS, observed_BS)
         return found

@@ -50,11 +50,11 @@ class _Linear(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, to_out_NO: Tensor) -> tuple[Tensor | None, ...]:
         values_NI, weight_OI = ctx.saved_tensors
-        wanted = ctx.needs_input_grad[0]
+        values, weight, bias = ctx.needs_input_grad
         return (
-            matmul(to_out_NO, weight_OI) if wanted else None,
-            matmul(to_out_NO.t(), values_NI),
-            to_out_NO.sum(dim=0),
+            matmul(to_out_NO, weight_OI) if values else None,
+            matmul(to_out_NO.t(), values_NI) if weight else None,
+            to_out_NO.sum(dim=0) if bias else None,
         )
 
 
@@ -66,6 +66,8 @@ def matmul(left_RK: Tensor, right_KC: Tensor, bias_C: Tensor | None = None) -> T
     made for its compiler; without it all works the same. Either factor may be a transposed view.
     """
     if onednn_pays(left_RK, right_KC):
+        if bias_C is not None:
+            bias_C = bias_C.contiguous()  # the operator takes no notice of strides here
         product: Tensor = torch.ops.mkldnn._linear_pointwise(
             left_RK, right_KC.t(), bias_C, "none", [], ""
         )

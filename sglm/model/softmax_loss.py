@@ -108,8 +108,9 @@ class _ChunkedNLL(torch.autograd.Function):
                 to_logits = logits.copy_(to_logits)
             torch.mul(matmul(to_logits, cast_VH), counts_R1, out=to_features_RH)
             counted_RH = features_RH * counts_R1
-            part_VH = matmul(to_logits.t(), counted_RH).to(weight_type)
-            to_weight_VH = part_VH if to_weight_VH is None else to_weight_VH.add_(part_VH)
+            if ctx.needs_input_grad[1]:
+                part_VH = matmul(to_logits.t(), counted_RH).to(weight_type)
+                to_weight_VH = part_VH if to_weight_VH is None else to_weight_VH.add_(part_VH)
         if to_weight_VH is None:
             to_weight_VH = torch.zeros_like(weight_VH, dtype=weight_type)
         ctx.save_for_backward(to_features_NH, to_weight_VH, to_bias_V)

@@ -19,9 +19,12 @@ def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Opt
         {"params": biases, "weight_decay": 0.0},
     ]
     if config.kind == "sgd":
-        return torch.optim.SGD(
-            groups, lr=config.learning_rate, momentum=config.momentum, fused=True
-        )
+        sgd = torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum, fused=True)
+        if config.momentum:
+            # torch would make them at the first step, without numbers if that one is not taken.
+            for p in (*matrices, *biases):
+                sgd.state[p]["momentum_buffer"] = torch.zeros_like(p)
+        return sgd
     # AdamW decouples the decay from the gradient's moments, Adam mixes it in as an L2 term
     # (Loshchilov & Hutter 2019; Bjorck et al. 2021, sec. 4).
     kind = torch.optim.AdamW if config.kind == "adamw" else torch.optim.Adam

@@ -34,7 +34,8 @@ class GraphedPass:
         if shapes not in self.recorded:
             self.recorded[shapes] = _record(_Flat(self.window_pass), tensors)
         objective_nats, nll_nats, *parts = self.recorded[shapes](*tensors)
-        return objective_nats, nll_nats, _state(parts)
+        # The next replay writes over what this one returned, and losses are read much later.
+        return objective_nats, nll_nats.clone(), _state(parts)
 
 
 class _Flat(nn.Module):

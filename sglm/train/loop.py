@@ -120,11 +120,11 @@ def train(
     # Before the folder is made: a model too large for the memory should leave nothing behind.
     learner = build_learner(config, token_counts(store), precision, device, ranks)
     run = RunFolder(out)
-    if ranks.writes:
-        run.open(config, store, resume)
-    ranks.wait()
+    _open(run, config, store, resume, ranks)
     progress, watch, interval = Progress(), Watch(), dict[str, float]()
     checkpoint = run.load_checkpoint()
+    if not ranks.agree(-1 if checkpoint is None else checkpoint[0]):
+        raise ConfigError(f"{out}: not the same folder for all processes; give one that they share")
     if checkpoint is not None:
         _, state = checkpoint
         progress, interval = Progress(**state["progress"]), state["interval"]
@@ -162,6 +162,25 @@ def train(
     boundary = learner.boundary
     verdict = None if boundary is None else diagnosis(config, boundary, watch)
     return _outcome(progress, verdict, already_finished=False)
+
+
+def _open(run: RunFolder, config: Config, store: TokenStore, resume: bool, ranks: Ranks) -> None:
+    """Rank 0 opens the folder; if it must not, all ranks end.
+
+    Raises:
+        ConfigError, InputError: as `RunFolder.open`.
+    """
+    refusal: SglmError | None = None
+    if ranks.writes:
+        try:
+            run.open(config, store, resume)
+        except SglmError as error:
+            refusal = error
+    refused = ranks.most(0 if refusal is None else 1)
+    if refusal is not None:
+        raise refusal
+    if refused:
+        raise ConfigError(f"{run.path}: cannot be used; the first process says why")
 
 
 @dataclass(frozen=True)

@@ -80,6 +80,28 @@ def test_the_model_trains_the_same_with_chunks(tied: bool, monkeypatch: pytest.M
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
 
+def test_large_products_in_float32_are_those_of_plain_logits() -> None:
+    """Where a faster library does them."""
+    generator = torch.Generator().manual_seed(0)
+    tokens, words, features = 300, 3000, 32
+    assert tokens * words * features > softmax_loss.WORTHWHILE_PRODUCTS
+    parameters = [
+        torch.randn(shape, generator=generator).requires_grad_()
+        for shape in ((tokens, features), (words, features), (words,))
+    ]
+    targets_N = torch.randint(words, (tokens,), generator=generator)
+    targets_N[7] = IGNORED
+    found = chunked_nll(*parameters, targets_N, 128)
+    exact = [each.detach().double().requires_grad_() for each in parameters]
+    expected = plain_nll(*exact, targets_N)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=0)
+    for left, right in zip(
+        torch.autograd.grad(found, parameters), torch.autograd.grad(expected, exact), strict=True
+    ):
+        # float32 sums over thousands of products of size one
+        torch.testing.assert_close(left.double(), right, rtol=1e-4, atol=1e-5)
+
+
 def test_half_products_are_summed_in_float32() -> None:
     features_NH, weight_VH, bias_V, targets_N = inputs(torch.bfloat16)
     nll = chunked_nll(features_NH, weight_VH, bias_V, targets_N, 4)

@@ -7,7 +7,7 @@ from torch import nn
 from sglm.config import OptimizerConfig
 from sglm.errors import ConfigError
 from sglm.optim.optimizer import make_optimizer, set_learning_rate
-from sglm.optim.precision import make_precision
+from sglm.optim.precision import make_precision, precision_of
 
 CPU = torch.device("cpu")
 
@@ -58,3 +58,26 @@ def test_only_fp16_scales_the_loss() -> None:
     assert precision.loss_scale() == 1.0
     loss = torch.tensor(3.0)
     assert torch.equal(precision.scale(loss), loss)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("kind", ["adamw", "adam", "sgd"])
+def test_a_step_that_is_not_finite_leaves_no_trace(kind: str, precision: str) -> None:
+    """Not even as the first one, with which optimizers make their moments; fp16 may begin so."""
+
+    def train(gradients: list[float]) -> torch.Tensor:
+        net = nn.Linear(2, 3, bias=False)
+        nn.init.ones_(net.weight)
+        optimizer = make_optimizer(net, OptimizerConfig(kind=kind, momentum=0.9))
+        chosen = precision_of(precision, CPU)
+        for gradient in gradients:
+            scale = float(chosen.scale(torch.ones(())))
+            net.weight.grad = torch.full_like(net.weight, gradient * scale)
+            chosen.update(optimizer, chosen.clip(optimizer, [net.weight], None)[1])
+        return net.weight.detach()
+
+    inf = float("inf")
+    expected = train([0.5, 0.25])
+    assert not torch.equal(expected, torch.ones(3, 2))
+    for gradients in ([inf, 0.5, 0.25], [0.5, float("nan"), 0.25]):
+        assert torch.equal(train(gradients), expected)

@@ -2,12 +2,15 @@
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from sglm.config import Config, RegularizerConfig, load_config
+from sglm.config import Config, RegularizerConfig
 from sglm.errors import ConfigError
+from sglm.optim.precision import precision_of
+from sglm.train.build import build_learner
 from sglm.train.graph import GraphedPass
 from sglm.train.step import WindowPass, train_step
 from tests.dni.test_lookahead_steps import batcher
@@ -56,5 +59,8 @@ def test_random_windows_cannot_be_recorded(tiny_config: Callable[..., Config]) -
         tiny_config(train={"cuda_graph": True, "truncation": "random"}, schedule={"mode": "real"})
 
 
-def test_on_a_cpu_it_makes_no_difference() -> None:
-    assert load_config("tiny", ["train.cuda_graph=true"]).train.cuda_graph
+def test_on_a_cpu_it_makes_no_difference(tiny_config: Callable[..., Config]) -> None:
+    config = tiny_config(train={"cuda_graph": True})
+    cpu = torch.device("cpu")
+    learner = build_learner(config, np.ones(9, dtype=np.int64), precision_of("fp32", cpu), cpu)
+    assert isinstance(learner.window_pass, WindowPass)

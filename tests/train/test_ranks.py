@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +12,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from sglm.ranks import ALONE, joined
 from sglm.text.store import TokenStore
 
 COMMON = [
     *("--set", "model.hidden=8", "--set", "train.batch=4", "--set", "train.window=5"),
-    *("--set", "train.log_every_steps=5", "--set", "train.checkpoint_every_steps=10"),
+    *("--set", "train.log_every_steps=5", "--set", "train.checkpoint_every_steps=1000"),
     *("--set", "schedule.unit=steps", "--set", "schedule.cycles=[10, 20]"),
     *("--set", "schedule.mode=alternating", "--set", "dropout.output=0.2"),
     *("--set", "dropout.weight=0.2", "--set", "dropout.input=0.2"),
@@ -95,16 +95,12 @@ def test_stopped_and_continued_by_another_number_of_processes(
     out = tmp_path / "parts"
     for count in (2, 1):
         process = start(count, word_store.folder, out, *settings)
-        seen = len(list((out / "checkpoints").glob("step-*"))) if out.exists() else 0
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
-            if (out / "checkpoints").exists() and (
-                len(list((out / "checkpoints").glob("step-*"))) > min(seen, 1)
-            ):
-                break
-            time.sleep(0.02)
+        assert process.stderr is not None
+        while not process.stderr.readline().startswith("step "):
+            assert process.poll() is None
         process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=60)
+        _, stderr = process.communicate(timeout=60)
+        assert "with everything saved; the same command continues from there" in stderr
         assert not (out / "last").exists()  # it was stopped midway
     finish(start(2, word_store.folder, out, *settings))
     np.testing.assert_allclose(losses(tmp_path / "whole"), losses(out), rtol=1e-3)
@@ -118,3 +114,52 @@ def test_lanes_that_cannot_be_shared_out_are_refused(
     assert process.returncode != 0
     assert "3 lanes cannot be shared out among 2 processes; make it a multiple of 2" in stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_that_cannot_be_used_ends_all_of_them_without_a_traceback(
+    word_store: TokenStore, tmp_path: Path
+) -> None:
+    finish(start(1, word_store.folder, tmp_path / "run", *CASES["horizon"]))
+    process = start(2, word_store.folder, tmp_path / "run", *CASES["lookahead"])
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert stderr.count("holds a run with another configuration") == 1
+    assert "Connection" not in stderr
+
+
+def test_folders_that_are_not_shared_are_noticed(word_store: TokenStore, tmp_path: Path) -> None:
+    """Each process sees another checkpoint: as on machines without a common disk."""
+    settings = ["--set", "schedule.cycles=[10, 990]", *CASES["lookahead"]]
+    process = start(1, word_store.folder, tmp_path / "0" / "run", *settings)
+    assert process.stderr is not None
+    while not process.stderr.readline().startswith("step "):
+        assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    (tmp_path / "1").mkdir()
+    own = tmp_path / "own.py"
+    own.write_text(
+        "import os, sys\n"
+        f"os.chdir(os.path.join({str(tmp_path)!r}, os.environ['RANK']))\n"
+        "from sglm.cli.main import app\napp()\n"
+    )
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command = [str(own), "train", "tiny", "--data", str(word_store.folder), "--out", "run"]
+    done = subprocess.run(
+        [*launcher, "--nproc-per-node", "2", *command, *COMMON, *settings, "--device", "cpu"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert "not the same folder for all processes; give one that they share" in done.stderr
+
+
+def test_variables_of_a_batch_system_alone_start_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delenv("RANK", raising=False)
+    with joined(torch.device("cpu")) as ranks:
+        assert ranks == ALONE
