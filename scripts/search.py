@@ -35,7 +35,8 @@ from sglm.train.exact import future_gradients
 from sglm.train.step import Learner, train_step
 
 EVALUATIONS = 4  # spread evenly over the run
-WARM_UP = 1 / 8  # real gradients first, then synthetic ones to the end
+CYCLES = (1 / 8, 7 / 8)  # shares of the run: real gradients first, then synthetic ones to the end
+DOUBLING = (1 / 16, 1 / 16, 1 / 8, 1 / 4, 1 / 2)
 
 Change = Callable[[Learner, int, int], None]  # learner, step, first step of the synthetic cycle
 
@@ -109,10 +110,11 @@ def mixed_returns(share: float) -> Change:
 
 
 class Arm(NamedTuple):
-    """What is changed: settings, or what the learner does."""
+    """What is changed: settings, what the learner does, or the cycles."""
 
     settings: tuple[str, ...] = ()
     change: Change | None = None
+    cycles: tuple[float, ...] = CYCLES
 
 
 ARMS: dict[str, Arm] = {
@@ -128,7 +130,8 @@ ARMS: dict[str, Arm] = {
     "factor 1": Arm(("synthesizer.factor=1.0",)),
     "factor 1, no bound": Arm(("synthesizer.factor=1.0", "synthesizer.trust_bound=false")),
     "no bound": Arm(("synthesizer.trust_bound=false",)),
-    "64 units": Arm(("synthesizer.hidden=64",)),
+    "32 units": Arm(("synthesizer.hidden=32",)),
+    "128 units": Arm(("synthesizer.hidden=128",)),
     "256 units": Arm(("synthesizer.hidden=256",)),
     "rate 5e-4": Arm(("synthesizer.learning_rate=5e-4",)),
     "rate 5e-3": Arm(("synthesizer.learning_rate=5e-3",)),
@@ -142,12 +145,20 @@ ARMS: dict[str, Arm] = {
     "hidden only": Arm(change=only("hidden")),
     "cell only": Arm(change=only("cell")),
     "moments reset": Arm(change=forget_moments),
+    "synthetic throughout": Arm(('schedule.mode="synthetic"',), cycles=(1.0,)),
+    "bptt, one cycle": Arm(("schedule.mode=real",), cycles=(1.0,)),
+    "halves": Arm(cycles=(1 / 2, 1 / 2)),
+    "halves, synthetic first": Arm(('schedule.start="synthetic"',), cycles=(1 / 2, 1 / 2)),
+    "bptt, halves": Arm(("schedule.mode=real",), cycles=(1 / 2, 1 / 2)),
+    "doubling": Arm(cycles=DOUBLING),
+    "doubling, synthetic first": Arm(('schedule.start="synthetic"',), cycles=DOUBLING),
+    "bptt, doubling": Arm(("schedule.mode=real",), cycles=DOUBLING),
 }
 
 
 def configure(arm: Arm, window: int, updates: int, seed: int) -> Config:
     """One layer of 200 units, 20 lanes: small enough to train in a minute or two on one core."""
-    cycles = [WARM_UP * updates, (1 - WARM_UP) * updates]
+    cycles = [share * updates for share in arm.cycles]
     return load_config(
         "tiny",
         [
