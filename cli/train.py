@@ -5,9 +5,14 @@ import signal
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from sglm.config import Config
+    from sglm.text.store import TokenStore
+    from sglm.train.loop import Outcome
 
 
 class Device(StrEnum):
@@ -62,21 +67,8 @@ def train(
     chosen_precision = make_precision(precision.value, chosen_device)
 
     if dry_run:
-        if expected_rank() > 0:
-            return
-        from sglm.train.build import build_batcher, build_schedule, model_shape
-        from sglm.train.memory import plan_memory
-        from sglm.train.plan import describe_plan, plan_as_json
-
-        batcher = build_batcher(settings, store)
-        schedule = build_schedule(settings, batcher.steps_per_epoch)
-        shape = model_shape(settings, store.tokenizer().vocab_size)
-        valid_bytes = store.ids("valid").nbytes if "valid" in store.splits else 0
-        memory = plan_memory(settings, shape, batcher, valid_bytes, chosen_device.type)
-        if as_json:
-            typer.echo(json.dumps(plan_as_json(settings, shape, batcher, schedule, memory)))
-        else:
-            typer.echo(describe_plan(settings, shape, batcher, schedule, memory))
+        if expected_rank() == 0:
+            typer.echo(plan(settings, store, chosen_device.type, as_json))
         return
 
     from sglm.ranks import joined
@@ -101,17 +93,39 @@ def train(
         return
     if as_json:
         typer.echo(json.dumps({"run": str(out), **vars(outcome)}))
-        return
+    else:
+        typer.echo(told(outcome, out, data))
+
+
+def plan(config: "Config", store: "TokenStore", device_type: str, as_json: bool) -> str:
+    """What a training would do and take, without training."""
+    from sglm.train.build import build_batcher, build_schedule, model_shape
+    from sglm.train.memory import plan_memory
+    from sglm.train.plan import describe_plan, plan_as_json
+
+    batcher = build_batcher(config, store)
+    schedule = build_schedule(config, batcher.steps_per_epoch)
+    shape = model_shape(config, store.tokenizer().vocab_size)
+    valid_bytes = store.ids("valid").nbytes if "valid" in store.splits else 0
+    memory = plan_memory(config, shape, batcher, valid_bytes, device_type)
+    if as_json:
+        return json.dumps(plan_as_json(config, shape, batcher, schedule, memory))
+    return describe_plan(config, shape, batcher, schedule, memory)
+
+
+def told(outcome: "Outcome", out: Path, data: Path) -> str:
+    """How a training ended, in lines for people."""
     best = (
         ""
         if outcome.best_token_ppl is None
         else (f"; best validation perplexity {outcome.best_token_ppl:.2f}")
     )
     done = "was finished already" if outcome.already_finished else "finished"
-    typer.echo(f"{out}: {done}: {outcome.steps:,} steps in {outcome.seconds:,.0f} s{best}")
+    lines = [f"{out}: {done}: {outcome.steps:,} steps in {outcome.seconds:,.0f} s{best}"]
     if outcome.diagnosis is not None:
-        typer.echo(outcome.diagnosis)
-    typer.echo(f"next: sglm eval {out} --data {data}   |   tensorboard --logdir {out}")
+        lines.append(outcome.diagnosis)
+    lines.append(f"next: sglm eval {out} --data {data}   |   tensorboard --logdir {out}")
+    return "\n".join(lines)
 
 
 class StopRequest:

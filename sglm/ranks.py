@@ -17,6 +17,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from sglm.errors import SglmError
+
+# What torch's backends say when another process is gone; they have no class of their own for it.
+_SIGNS_OF_A_LOSS = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer")
 _SILENT_FOR = timedelta(minutes=30)  # rank 0 saves and reports meanwhile
 
 
@@ -96,7 +100,13 @@ ALONE = Ranks()
 
 def expected_rank() -> int:
     """This process's rank, before any of them has been met."""
-    return int(os.environ.get("RANK", "0"))
+    return int(os.environ["RANK"]) if _launched_together() else 0
+
+
+def _launched_together() -> bool:
+    # Batch systems set some of these for programs that know nothing of each other.
+    alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
+    return not alone and {"RANK", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys()
 
 
 def local_rank() -> int:
@@ -110,15 +120,23 @@ def joined(device: torch.device) -> Iterator[Ranks]:
 
     Args:
         device: GPUs talk through NCCL, CPUs through gloo.
+
+    Raises:
+        SglmError: another one was lost.
     """
-    count = int(os.environ.get("WORLD_SIZE", "1"))
-    # Batch systems set some of these for programs that know nothing of each other.
-    if count == 1 or not {"RANK", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
+    if not _launched_together():
         yield ALONE
         return
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_SILENT_FOR)
     try:
         control = dist.new_group(backend="gloo", timeout=_SILENT_FOR)
-        yield Ranks(dist.get_rank(), count, control)
+        yield Ranks(dist.get_rank(), dist.get_world_size(), control)
+    except RuntimeError as error:
+        if not any(sign in str(error) for sign in _SIGNS_OF_A_LOSS):
+            raise
+        raise SglmError(
+            "another process of this training has ended or cannot be reached; the same command"
+            " continues from the last checkpoint"
+        ) from error
     finally:
         dist.destroy_process_group()

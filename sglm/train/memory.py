@@ -3,7 +3,8 @@
 A run goes through a few situations, and its peak is that of the hungriest: counting the words,
 the end of a step's forward pass, its backward pass, the synthesizer learning, an evaluation,
 saving. `scripts/memory.py` compares the prediction with measured peaks; these lie up to a seventh
-higher, because memory that was freed does not always fit what is asked for next.
+higher, with a long horizon or random truncation up to a half (docs/results.md), because memory that
+was freed does not always fit what is asked for next.
 
 Numbers are counted in float32 unless said otherwise. Shapes: B lanes, R steps read in one pass
 (the window, the horizon, or the longest random window), N = B·T predicted tokens, V vocabulary,
@@ -22,7 +23,7 @@ from sglm.config import Config
 from sglm.dni.synthesizer import make_synthesizer
 from sglm.likelihood import CHUNK_STEPS, LOGIT_ENTRIES, LOGIT_ROWS
 from sglm.model.language_model import ModelShape
-from sglm.model.softmax_loss import chunk_rows
+from sglm.model.softmax_loss import WORTHWHILE_PRODUCTS, chunk_rows
 from sglm.text.batcher import Batcher
 from sglm.train.build import COUNTED_AT_ONCE, STRETCH, lookahead_steps, synthesizer_hidden
 
@@ -160,10 +161,12 @@ def _activations(config: Config, shape: ModelShape, steps: int, device_type: str
 def _head(shape: ModelShape, tokens: int, device_type: str) -> tuple[float, float]:
     """The loss: `(most at once in the forward pass, in the backward pass)`."""
     rows = chunk_rows(shape.vocab_size, device_type)
-    if tokens <= rows:
+    products = tokens * shape.vocab_size * shape.widths[-1]
+    if tokens <= rows and (device_type != "cpu" or products < WORTHWHILE_PRODUCTS):
         # Logits and their log-softmax; backwards that, its gradient and that of the logits.
         return 2 * tokens * shape.vocab_size, 3 * tokens * shape.vocab_size
     # Two chunks; the gradients are there already when the backward pass begins.
+    rows = min(rows, tokens)
     gradients = (shape.vocab_size + tokens) * shape.widths[-1] + shape.vocab_size
     return 2 * rows * shape.vocab_size + gradients, gradients
 

@@ -68,10 +68,10 @@ def test_sglm_does_not_import_triton(tmp_path: Path) -> None:
     program = """
 import sys
 import sglm.scoring, sglm.train.loop, sglm.kernels
-assert not [name for name in sys.modules if name.split(".")[0] == "triton"]
+print([name for name in sys.modules if name.split(".")[0] == "triton"])
 """
     # Nor where the kernels are asked for: there is no GPU's tensor yet.
-    run_python(["-c", program], tmp_path, SGLM_TRITON="1")
+    assert run_python(["-c", program], tmp_path, SGLM_TRITON="1").strip() == "[]"
 
 
 class OnCuda(torch.Tensor):

@@ -70,3 +70,4 @@ def test_cudnn_finds_the_weights_where_it_wants_them(dtype: torch.dtype, hidden:
             mode.nll(mode.features(ids, mode.start_state(4))[0], ids).backward()
         with torch.inference_mode():
             model.features(ids, model.start_state(4))
+    assert all(parameter.grad is not None for parameter in model.parameters())

@@ -12,6 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from sglm.errors import InputError
+from sglm.model.device import own_gpu
 from sglm.ranks import ALONE, joined
 from sglm.text.store import TokenStore
 
@@ -163,3 +165,36 @@ def test_variables_of_a_batch_system_alone_start_nothing(
     monkeypatch.delenv("RANK", raising=False)
     with joined(torch.device("cpu")) as ranks:
         assert ranks == ALONE
+
+
+def children(pid: int) -> list[int]:
+    return list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds processes in /proc")
+def test_a_process_that_dies_is_told_of_and_the_run_goes_on_from_its_checkpoint(
+    word_store: TokenStore, tmp_path: Path
+) -> None:
+    settings = [*CASES["lookahead"], "--set", "schedule.cycles=[10, 990]"]
+    settings += ["--set", "train.checkpoint_every_steps=5"]
+    process = start(2, word_store.folder, tmp_path / "run", *settings)
+    assert process.stderr is not None
+    while not process.stderr.readline().startswith("step 10/"):
+        assert process.poll() is None
+    os.kill(children(process.pid)[1], signal.SIGKILL)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert "another process of this training has ended" in stderr or "everything saved" in stderr
+    assert "RuntimeError" not in stderr
+    resumed = start(1, word_store.folder, tmp_path / "run", *settings)
+    _, stderr = resumed.communicate(timeout=120)
+    assert "continuing at step" in stderr
+    assert resumed.returncode == 0
+
+
+def test_a_process_without_a_gpu_of_its_own_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert own_gpu(torch.device("cpu")) == torch.device("cpu")
+    with pytest.raises(InputError, match=r"process 3 .* no GPU of its own \(2 seen\)"):
+        own_gpu(torch.device("cuda"))
