@@ -5,9 +5,7 @@ Not collected by itself: Triton decides on import whether it compiles or interpr
 compiled on a GPU (`SGLM_LAWS_ON=cuda`).
 """
 
-import importlib.util
 import os
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +24,7 @@ from sglm.kernels import (
     recurrent_triton,
 )
 from sglm.kernels.recurrent import RecurrentWeights
+from tests.loading import load_script
 
 DEVICE = os.environ.get("SGLM_LAWS_ON", "cpu")
 ROOT = Path(__file__).resolve().parents[2]
@@ -248,13 +247,7 @@ def test_regularized_dropout_in_half_types(dtype: torch.dtype) -> None:
 
 @pytest.fixture(scope="module")
 def bench() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("bench", ROOT / "scripts" / "bench_kernels.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["bench"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+    return load_script("bench_kernels")
 
 
 @pytest.mark.parametrize("make", ["recurrent_cases", "boundary_case", "dropout_case"])

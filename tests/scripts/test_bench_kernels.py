@@ -3,7 +3,6 @@
 That the two ways it compares are the same is a law in tests/kernels/laws.py.
 """
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -14,18 +13,14 @@ from types import ModuleType
 import pytest
 import torch
 
+from tests.loading import load_script
+
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "bench_kernels.py"
 
 
 @pytest.fixture(scope="module")
 def bench() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("bench_kernels", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["bench_kernels"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+    return load_script("bench_kernels")
 
 
 def test_without_a_gpu_it_says_so_in_one_line() -> None:

@@ -1,6 +1,5 @@
 """scripts/bench_scoring.py at a size that takes a moment: its numbers, and what its floor holds."""
 
-import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -10,18 +9,14 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from tests.loading import load_script
+
 BENCH = Path(__file__).resolve().parents[2] / "scripts" / "bench_scoring.py"
 
 
 @pytest.fixture(scope="module")
 def bench() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("bench_scoring", BENCH)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["bench_scoring"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+    return load_script("bench_scoring")
 
 
 def test_json_is_one_object_with_both_measurements(

@@ -1,34 +1,22 @@
 """scripts/long_memory: lessons get harder when they are solved, a grid can be made in pieces, and
 the table says what the files say."""
 
-import importlib.util
 import json
 import math
 import os
 import sys
 from itertools import pairwise
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
+from tests.loading import SCRIPTS, load_script
 
-
-def load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # where the harness finds the tasks
-    spec.loader.exec_module(module)
-    return module
-
-
-tasks = load("long_memory_tasks")
-harness = load("long_memory")
+tasks = load_script("long_memory_tasks")
+harness = load_script("long_memory")
 
 
 @pytest.fixture

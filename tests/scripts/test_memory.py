@@ -1,24 +1,18 @@
 """scripts/memory.py: a real run's peak is what --dry-run said."""
 
-import importlib.util
-import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+from tests.loading import load_script
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "memory.py"
 
 
 @pytest.fixture(scope="module")
 def memory() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("memory", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["memory"] = module
-    spec.loader.exec_module(module)
-    return module
+    return load_script("memory")
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
