@@ -22,7 +22,7 @@ class SglmGroup(TyperGroup):
     def invoke(self, ctx: typer.Context) -> object:  # type: ignore[override]
         if os.environ.get("SGLM_DEBUG"):
             return super().invoke(ctx)
-        from sglm.errors import SglmError
+        from sglm.errors import SglmError, refusal
 
         try:
             return super().invoke(ctx)
@@ -34,26 +34,13 @@ class SglmGroup(TyperGroup):
             # The reader of our output went away (`sglm score … | head`): not an error of ours.
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115
             raise typer.Exit(0) from None
-        except (OSError, MemoryError) as error:
-            message, code = describe(error), 1
-        except RuntimeError as error:
-            # torch has no class of its own for a CPU that is out of memory.
-            if not any(sign in str(error) for sign in ("out of memory", "DefaultCPUAllocator")):
+        except (OSError, MemoryError, RuntimeError) as error:
+            refused = refusal(error)
+            if refused is None:
                 raise
-            message, code = describe(MemoryError()), 1
+            message, code = str(refused), refused.exit_code
         typer.echo(f"sglm: {message}", err=True)
         raise typer.Exit(code)
-
-
-def describe(error: OSError | MemoryError) -> str:
-    """One line for what the operating system refused, with the cure where there is one."""
-    if isinstance(error, MemoryError):
-        return "out of memory; lower train.batch, train.window or model.hidden"
-    where = f" ({error.filename})" if error.filename else ""
-    reason = error.strerror or str(error)
-    if isinstance(error, OSError) and error.errno == 28:
-        return f"no space left on the device{where}; free some, then run the same command again"
-    return f"{reason}{where}"
 
 
 app = typer.Typer(

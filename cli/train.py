@@ -54,41 +54,42 @@ def train(
     as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.")] = False,
 ) -> None:
     """Train a language model; run again after an interruption, it continues."""
-    from sglm.config import load_config
-    from sglm.model.device import own_gpu, pick_device
-    from sglm.optim.precision import make_precision
-    from sglm.ranks import expected_rank
-    from sglm.text.store import TokenStore
+    # From here on, for what is imported below takes seconds.
+    with StopRequest() as asked:
+        from sglm.config import load_config
+        from sglm.model.device import own_gpu, pick_device
+        from sglm.optim.precision import make_precision
+        from sglm.ranks import expected_rank, joined
+        from sglm.text.store import TokenStore
 
-    overrides = [*(set_ or []), *([] if seed is None else [f"train.seed={seed}"])]
-    settings = load_config(config, overrides)
-    store = TokenStore.open(data)
-    chosen_device = own_gpu(pick_device(device.value))
-    chosen_precision = make_precision(precision.value, chosen_device)
+        overrides = [*(set_ or []), *([] if seed is None else [f"train.seed={seed}"])]
+        settings = load_config(config, overrides)
+        store = TokenStore.open(data)
+        chosen_device = own_gpu(pick_device(device.value))
+        chosen_precision = make_precision(precision.value, chosen_device)
 
-    if dry_run:
-        if expected_rank() == 0:
-            typer.echo(plan(settings, store, chosen_device.type, as_json))
-        return
+        if dry_run:
+            if expected_rank() == 0:
+                typer.echo(plan(settings, store, chosen_device.type, as_json))
+            return
 
-    from sglm.ranks import joined
-    from sglm.train.loop import train as run_training
+        from sglm.train.loop import train as run_training
 
-    with StopRequest() as asked, joined(chosen_device) as ranks:
-        if ranks.writes:
-            where = f"{chosen_device} × {ranks.count}" if ranks.count > 1 else chosen_device
-            typer.echo(f"training on {where} in {chosen_precision.name} → {out}", err=True)
-        outcome = run_training(
-            settings,
-            store,
-            out,
-            chosen_device,
-            chosen_precision,
-            sys.stderr,
-            resume,
-            asked.signal_number,
-            ranks,
-        )
+        with joined(chosen_device) as ranks:
+            if ranks.writes:
+                where = f"{chosen_device} × {ranks.count}" if ranks.count > 1 else chosen_device
+                typer.echo(f"training on {where} in {chosen_precision.name} → {out}", err=True)
+            outcome = run_training(
+                settings,
+                store,
+                out,
+                chosen_device,
+                chosen_precision,
+                sys.stderr,
+                resume,
+                asked.signal_number,
+                ranks,
+            )
     if not ranks.writes:
         return
     if as_json:
@@ -122,6 +123,10 @@ def told(outcome: "Outcome", out: Path, data: Path) -> str:
     )
     done = "was finished already" if outcome.already_finished else "finished"
     lines = [f"{out}: {done}: {outcome.steps:,} steps in {outcome.seconds:,.0f} s{best}"]
+    if outcome.skipped_steps:
+        lines.append(
+            f"{outcome.skipped_steps:,} steps changed nothing: loss or gradient was not finite"
+        )
     if outcome.diagnosis is not None:
         lines.append(outcome.diagnosis)
     lines.append(f"next: sglm eval {out} --data {data}   |   tensorboard --logdir {out}")

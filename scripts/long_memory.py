@@ -41,7 +41,7 @@ BASE: Values = {
     "optimizer": {"kind": "adam", "learning_rate": 1e-3, "clip_norm": 0.25},
 }
 
-LOOKAHEAD = {"kind": "lookahead", "hidden": 128, "learning_rate": 2e-3, "lookahead": 20}
+LOOKAHEAD = {"kind": "lookahead", "learning_rate": 2e-3, "lookahead": 20}
 
 # What each arm adds to it.
 ARMS: dict[str, Values] = {

@@ -1,109 +1,223 @@
-"""A run's state on disk: versioned, written aside and renamed, never a pickle.
+"""A run's state on disk: versioned, written aside and renamed, with checksums, never a pickle.
 
 A state is a tree of dicts and lists whose leaves are tensors and plain values. The tensors go to
-`state.safetensors`, the tree itself, with a reference in each tensor's place, to `state.json`.
+`tensors-….safetensors`, the tree itself, with a reference in each tensor's place, to `state.json`,
+and the checksums of all of them to `SHA256SUMS` (`sha256sum -c` reads it too).
 `checkpoints/latest` is a link that always points to a complete checkpoint.
 """
 
+import hashlib
 import json
+import re
 import shutil
+from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load, save
 from torch import Tensor
 
-from sglm.durable import sync, write_tensors
+from sglm.durable import remove, sync
 from sglm.errors import InputError
 
-FORMAT_VERSION = 3  # 2: stretches, trust and the watch are part of a run; 3: features of a stretch
+# 2: stretches, trust and the watch are part of a run; 3: features of a stretch; 4: checksums.
+FORMAT_VERSION = 4
+_STATE, _SUMS = "state.json", "SHA256SUMS"
 _REFERENCE = "tensor:"
-_KEPT = 2  # the newest, and the one before it in case a disk fails under the newest
+# Tensors are written in files of this size, so that saving takes little memory of its own.
+_FILE_BYTES = 1 << 24
 
 
-def save_checkpoint(folder: Path, step: int, state: Any) -> None:
-    """Writes `folder/step-…`, then points `folder/latest` to it and drops old ones.
+class Checkpoint(NamedTuple):
+    """What was found.
 
-    At any moment of this, `latest` is the old checkpoint or the new one, whole.
+    Attributes:
+        step: steps done.
+        state: the tree, tensors on the CPU.
+        damaged: what is wrong with newer ones, in a line each.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    for leftover in folder.glob("*.partial"):
-        remove(leftover)
-    final = folder / f"step-{step:09d}"
-    aside = folder / f"{final.name}.partial"
-    aside.mkdir()
-    tensors: dict[str, Tensor] = {}
-    tree = _pack(state, "", tensors)
-    write_tensors(aside / "state.safetensors", tensors)
-    document = {"format_version": FORMAT_VERSION, "step": step, "state": tree}
-    (aside / "state.json").write_text(json.dumps(document), encoding="utf-8")
-    for path in (aside / "state.safetensors", aside / "state.json", aside):
-        sync(path)
-    if final.exists():
-        # Stopped twice at one step: the link may point here, so the old one leaves last.
-        replaced = folder / f"{final.name}.old.partial"
-        final.rename(replaced)
-    aside.rename(final)
-    link = folder / "latest.partial"
-    link.symlink_to(final.name)
-    link.replace(folder / "latest")
-    sync(folder)
-    others = [path for path in complete_checkpoints(folder) if path != final]
-    for old in others[: len(others) - (_KEPT - 1)]:
-        shutil.rmtree(old)
-    for leftover in folder.glob("*.partial"):
-        remove(leftover)
+
+    step: int
+    state: Any
+    damaged: tuple[str, ...] = ()
 
 
-def load_checkpoint(folder: Path) -> tuple[int, Any] | None:
-    """`(step, state)` of the newest checkpoint, tensors on the CPU; None when there is none.
+class _Damaged(Exception):
+    """A checkpoint that cannot be used, and why."""
 
-    That is `folder/latest`, or, where a copy of the folder has lost the link, the highest step.
+
+def save_checkpoint(folder: Path, step: int, state: Any, keep: int = 2) -> None:
+    """Writes `folder/step-…`, then points `folder/latest` to it and drops all but `keep`.
+
+    At any moment of this, `latest` is the old checkpoint or the new one, whole. The one before the
+    newest is kept in case a disk fails under the newest.
 
     Raises:
-        InputError: it is damaged, or of another format version.
+        OSError: the disk refuses; what was there before is there still.
     """
-    latest = folder / "latest"
-    if not latest.exists():
-        complete = complete_checkpoints(folder)
-        if not complete:
-            return None
-        latest = complete[-1]
+    folder.mkdir(parents=True, exist_ok=True)
+    _clear_up(folder)
+    final = _free_name(folder, f"step-{step:09d}")
+    aside = folder / f"{final.name}.partial"
     try:
-        document = json.loads((latest / "state.json").read_text(encoding="utf-8"))
-        if document["format_version"] != FORMAT_VERSION:
+        aside.mkdir()
+        _write(aside, step, state)
+        aside.rename(final)
+        # A copy made without links has a folder in the link's place.
+        if (folder / "latest").is_dir() and not (folder / "latest").is_symlink():
+            remove(folder / "latest")
+        link = folder / "latest.partial"
+        link.symlink_to(final.name)
+        link.replace(folder / "latest")
+        sync(folder)
+        complete = complete_checkpoints(folder)
+        place = complete.index(final)
+        # Later ones are of a past that was gone back from, because they are damaged or diverged.
+        for old in complete[: max(0, place + 1 - keep)] + complete[place + 1 :]:
+            shutil.rmtree(old)
+    finally:
+        _clear_up(folder)
+
+
+def _clear_up(folder: Path) -> None:
+    """Removes what is unfinished."""
+    for leftover in folder.glob("*.partial"):
+        remove(leftover)
+
+
+def _free_name(folder: Path, name: str) -> Path:
+    """Stopped twice at one step there are two checkpoints of it, so that neither is ever missing:
+    the second sorts behind the first."""
+    taken = [path.suffix for path in complete_checkpoints(folder) if path.stem == name]
+    again = max((int(suffix[1:] or 0) for suffix in taken), default=-1) + 1
+    return folder / (f"{name}.{again:02d}" if again else name)
+
+
+def _write(folder: Path, step: int, state: Any) -> None:
+    tensors: dict[str, Tensor] = {}
+    tree = _pack(state, "", tensors)
+    document = {"format_version": FORMAT_VERSION, "step": step, "state": tree}
+    sums = []
+    for name, content in _files(json.dumps(document).encode(), tensors):
+        (folder / name).write_bytes(content)
+        sync(folder / name)
+        sums.append(f"{hashlib.sha256(content).hexdigest()}  {name}\n")
+    (folder / _SUMS).write_text("".join(sums), encoding="utf-8")
+    sync(folder / _SUMS)
+    sync(folder)
+
+
+def _files(document: bytes, tensors: dict[str, Tensor]) -> Iterator[tuple[str, bytes]]:
+    """Names and contents, made one after the other."""
+    yield _STATE, document
+    number, waiting, waiting_bytes = count(), dict[str, Tensor](), 0
+    for place, tensor in tensors.items():
+        if waiting and waiting_bytes + tensor.nbytes > _FILE_BYTES:
+            yield f"tensors-{next(number):03d}.safetensors", save(waiting)
+            waiting, waiting_bytes = {}, 0
+        # A clone: safetensors refuses tensors that share memory.
+        waiting[place] = tensor.detach().cpu().clone().contiguous()
+        waiting_bytes += tensor.nbytes
+    yield f"tensors-{next(number):03d}.safetensors", save(waiting)
+
+
+def load_checkpoint(
+    folder: Path, accept: Callable[[Any], bool] = lambda state: True
+) -> Checkpoint | None:
+    """The newest checkpoint that is whole; None when there is none at all.
+
+    That is `folder/latest`, or, where it is damaged or a copy of the folder has lost the link, the
+    newest of the others.
+
+    Args:
+        folder: of the checkpoints.
+        accept: whether a state will do.
+
+    Raises:
+        InputError: it is damaged and there is none to go back to; of another format version.
+    """
+    damaged: list[str] = []
+    for path in _candidates(folder):
+        try:
+            step, state = _read(path)
+        except _Damaged as damage:
+            damaged.append(f"{path}: damaged checkpoint ({damage})")
+            continue
+        if accept(state):
+            return Checkpoint(step, state, tuple(damaged))
+    if not damaged:
+        return None
+    raise InputError(
+        f"{damaged[0]}, and none to go back to; remove {folder} to train from the start, or give"
+        " another --out"
+    )
+
+
+def _candidates(folder: Path) -> list[Path]:
+    """What `latest` says, those before it, the newest first, and then any others."""
+    complete = complete_checkpoints(folder)
+    latest = folder / "latest"
+    named = folder / latest.readlink().name if latest.is_symlink() else None
+    if named not in complete:
+        return complete[::-1]
+    place = complete.index(named)
+    return [*complete[: place + 1][::-1], *complete[place + 1 :]]
+
+
+def _read(folder: Path) -> tuple[int, Any]:
+    """
+    Raises:
+        _Damaged: not what was written.
+        InputError: of another format version.
+    """
+    try:
+        raw = (folder / _STATE).read_bytes()
+        document = json.loads(raw)
+        version = document["format_version"]
+        if version != FORMAT_VERSION:
             raise InputError(
-                f"{latest}: checkpoint format {document['format_version']}, this sglm reads"
-                f" {FORMAT_VERSION}; use the version that wrote it, or start in another --out"
+                f"{folder}: checkpoint format {version}, this sglm reads {FORMAT_VERSION};"
+                " use the version that wrote it, or start in another --out"
             )
-        tensors = load_file(latest / "state.safetensors")
+        sums = _read_sums(folder)
+        _check(_STATE, raw, sums.pop(_STATE))
+        tensors: dict[str, Tensor] = {}
+        for name, expected in sums.items():
+            content = (folder / name).read_bytes()
+            _check(name, content, expected)
+            tensors |= load(content)
         return int(document["step"]), _unpack(document["state"], tensors)
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise InputError(
-            f"{latest.resolve()}: damaged checkpoint ({error}); delete that folder and point"
-            " `latest` to the one before it, or start in another --out"
-        ) from None
+    except (OSError, ValueError, LookupError, TypeError, SafetensorError, RecursionError) as error:
+        raise _Damaged(str(error) or type(error).__name__) from None
+
+
+def _read_sums(folder: Path) -> dict[str, str]:
+    """Checksums by file name."""
+    lines = (folder / _SUMS).read_text(encoding="utf-8").splitlines()
+    sums = {name: digest for digest, name in (line.split("  ") for line in lines)}
+    for name in sums:
+        if name != _STATE and not (name.startswith("tensors-") and Path(name).name == name):
+            raise ValueError(f"{_SUMS} speaks of {name!r}")
+    return sums
+
+
+def _check(name: str, content: bytes, expected: str) -> None:
+    if hashlib.sha256(content).hexdigest() != expected:
+        raise ValueError(f"{name} is not what was written")
 
 
 def complete_checkpoints(folder: Path) -> list[Path]:
     """By step, the newest last: what was renamed into place is complete."""
-    return sorted(path for path in folder.glob("step-*") if path.suffix != ".partial")
-
-
-def remove(path: Path) -> None:
-    """Deletes a file, a link or a folder."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink()
+    names = re.compile(r"step-[0-9]{9,}(\.[0-9]{2,})?")
+    return sorted(path for path in folder.glob("step-*") if names.fullmatch(path.name))
 
 
 def _pack(tree: Any, place: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(tree, Tensor):
-        # A clone: safetensors refuses tensors that share memory.
-        tensors[place] = tree.detach().cpu().clone().contiguous()
+        tensors[place] = tree
         return _REFERENCE + place
     if isinstance(tree, dict):
         # Keys may be integers (optimizers number their parameters), so they are kept as pairs.

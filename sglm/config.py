@@ -200,6 +200,8 @@ class TrainConfig(Section):
     """Validation runs this often, and at the end of every cycle; none: every epoch."""
     checkpoint_every_steps: PositiveInt = 500
     """How much work an unexpected end can cost."""
+    keep_checkpoints: PositiveInt = 2
+    """The newest ones; of the others, one can be gone back to where the newest is damaged."""
     cuda_graph: bool = False
     """On a GPU, replay a window's kernels from a recorded graph instead of launching each one (not
     measured yet); no effect on a CPU."""

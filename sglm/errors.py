@@ -1,6 +1,7 @@
 """The errors a user can cause. Each message names the thing and its cure, in one or two lines."""
 
 import difflib
+import errno
 from collections.abc import Iterable
 
 
@@ -29,6 +30,28 @@ class Stopped(SglmError):
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)
         self.exit_code = 128 + signal_number
+
+
+def refusal(error: Exception) -> SglmError | None:
+    """What the machine refused as an error of ours, with the cure where there is one; None for
+    any other error."""
+    # torch has no class of its own for a CPU that is out of memory.
+    signs = ("out of memory", "DefaultCPUAllocator")
+    if isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs)
+    ):
+        return SglmError(
+            "out of memory; a training takes less with a lower train.batch, train.window or"
+            " model.hidden"
+        )
+    if not isinstance(error, OSError):
+        return None
+    where = f" ({error.filename})" if error.filename else ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return SglmError(
+            f"no space left on the device{where}; free some, then run the same command again"
+        )
+    return SglmError(f"{error.strerror or error}{where}")
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -1,6 +1,8 @@
 """Checkpoints: what is saved comes back, and `latest` is always a complete one."""
 
+import hashlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,10 @@ def equal(left: Any, right: Any) -> bool:
     return bool(left == right)
 
 
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
 def test_round_trip_of_any_tree(tmp_path: Path) -> None:
     state = some_state()
     save_checkpoint(tmp_path, 7, state)
@@ -48,16 +54,28 @@ def test_no_checkpoint_is_none(tmp_path: Path) -> None:
 
 
 def test_latest_is_the_newest_and_old_ones_leave(tmp_path: Path) -> None:
-    for step in (5, 10, 15, 15):
+    for step in (5, 10, 15):
         save_checkpoint(tmp_path, step, some_state(step))
     found = load_checkpoint(tmp_path)
     assert found is not None
-    assert found[1]["progress"]["step"] == 15
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "latest",
-        "step-000000010",
-        "step-000000015",
-    ]
+    assert found.state["progress"]["step"] == 15
+    assert names(tmp_path) == ["latest", "step-000000010", "step-000000015"]
+
+
+@pytest.mark.parametrize("keep", [1, 2, 4])
+def test_as_many_are_kept_as_was_asked_for(tmp_path: Path, keep: int) -> None:
+    for step in range(1, 7):
+        save_checkpoint(tmp_path, step, some_state(step), keep)
+    assert names(tmp_path) == ["latest", *(f"step-{step:09d}" for step in range(7 - keep, 7))]
+
+
+def test_at_one_step_again_and_again_the_last_one_counts(tmp_path: Path) -> None:
+    for number in range(13):
+        save_checkpoint(tmp_path, 5, some_state(number))
+        found = load_checkpoint(tmp_path)
+        assert found is not None
+        assert found.state["progress"]["step"] == number
+        assert len(names(tmp_path)) == min(3, number + 2)
 
 
 def test_a_copy_that_lost_the_link_goes_on_from_the_newest(tmp_path: Path) -> None:
@@ -69,16 +87,17 @@ def test_a_copy_that_lost_the_link_goes_on_from_the_newest(tmp_path: Path) -> No
     assert found[0] == 10
 
 
-def test_what_was_just_written_is_never_dropped_as_old(tmp_path: Path) -> None:
+def test_what_was_gone_back_from_leaves(tmp_path: Path) -> None:
     for step in (100, 200):
         save_checkpoint(tmp_path, step, some_state(step))
-    save_checkpoint(tmp_path, 7, some_state(7))
+    save_checkpoint(tmp_path, 150, some_state(150))
     found = load_checkpoint(tmp_path)
     assert found is not None
-    assert found[0] == 7
+    assert found.step == 150
+    assert names(tmp_path) == ["latest", "step-000000100", "step-000000150"]
 
 
-@pytest.mark.parametrize("failing", ["write_tensors", "sync"])
+@pytest.mark.parametrize("failing", ["save", "sync"])
 def test_a_write_that_fails_leaves_the_old_one_in_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
 ) -> None:
@@ -101,13 +120,106 @@ def test_a_write_that_fails_leaves_the_old_one_in_place(
     assert not list(tmp_path.glob("*.partial"))
 
 
-@pytest.mark.parametrize("file", ["state.json", "state.safetensors"])
-@pytest.mark.parametrize("content", [b"", b"{}", b"\x00" * 100])
-def test_damage_is_named(tmp_path: Path, file: str, content: bytes) -> None:
+FILES = ["state.json", "tensors-000.safetensors", "SHA256SUMS"]
+
+
+def damaged(content: bytes, how: str) -> bytes:
+    middle = len(content) // 2
+    return {
+        "empty": b"",
+        "cut": content[:middle],
+        "longer": content + b"x",
+        "a bit": content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :],
+        "zeros": bytes(len(content)),
+        "other": b"{}",
+    }[how]
+
+
+@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("how", ["empty", "cut", "longer", "a bit", "zeros", "other", "gone"])
+def test_a_damaged_one_is_named_and_the_one_before_it_used(
+    tmp_path: Path, file: str, how: str
+) -> None:
+    for step in (5, 10):
+        save_checkpoint(tmp_path, step, some_state(step))
+    path = tmp_path / "latest" / file
+    if how == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(damaged(path.read_bytes(), how))
+    found = load_checkpoint(tmp_path)
+    assert found is not None
+    assert found.state["progress"]["step"] == 5
+    (line,) = found.damaged
+    assert "step-000000010: damaged checkpoint (" in line
+    assert "\n" not in line
+
+
+def test_where_all_are_damaged_the_cure_is_named(tmp_path: Path) -> None:
     save_checkpoint(tmp_path, 5, some_state())
-    (tmp_path / "latest" / file).write_bytes(content)
-    with pytest.raises(InputError, match=r"step-000000005: damaged checkpoint"):
+    (tmp_path / "latest" / "state.json").write_bytes(b"")
+    with pytest.raises(InputError, match=r"step-000000005: damaged .* and none .* remove .*"):
         load_checkpoint(tmp_path)
+
+
+def test_a_damaged_one_does_not_take_the_place_of_a_whole_one(tmp_path: Path) -> None:
+    for step in (5, 10):
+        save_checkpoint(tmp_path, step, some_state(step))
+    (tmp_path / "latest" / "state.json").write_bytes(b"")
+    save_checkpoint(tmp_path, 7, some_state(7))  # the run that went on from step 5
+    assert names(tmp_path) == ["latest", "step-000000005", "step-000000007"]
+
+
+def test_only_a_state_that_will_do_is_taken(tmp_path: Path) -> None:
+    for step in (5, 10):
+        save_checkpoint(tmp_path, step, some_state(step))
+    found = load_checkpoint(tmp_path, lambda state: state["progress"]["step"] < 10)
+    assert found is not None
+    assert (found.step, found.damaged) == (5, ())
+    assert load_checkpoint(tmp_path, lambda state: False) is None
+
+
+def test_large_states_are_spread_over_files_and_come_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint, "_FILE_BYTES", 100)
+    state = {"tensors": [torch.randn(size) for size in (3, 300, 5, 20, 20)]}
+    save_checkpoint(tmp_path, 1, state)
+    assert len(list((tmp_path / "latest").glob("tensors-*"))) == 4
+    found = load_checkpoint(tmp_path)
+    assert found is not None
+    assert equal(state, found.state)
+
+
+def test_the_checksums_are_those_that_everybody_can_check(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, 1, some_state())
+    latest = tmp_path / "latest"
+    for line in (latest / "SHA256SUMS").read_text().splitlines():
+        digest, name = line.split("  ")
+        assert hashlib.sha256((latest / name).read_bytes()).hexdigest() == digest
+    assert set(names(latest)) == set(FILES)
+
+
+@pytest.mark.parametrize("name", ["../../other", "/etc/passwd", "state.json.bak", "tensors-/../x"])
+def test_checksums_lead_nowhere_else(tmp_path: Path, name: str) -> None:
+    save_checkpoint(tmp_path, 1, some_state())
+    with open(tmp_path / "latest" / "SHA256SUMS", "a", encoding="utf-8") as file:
+        file.write(f"{hashlib.sha256(b'').hexdigest()}  {name}\n")
+    with pytest.raises(InputError, match="speaks of"):
+        load_checkpoint(tmp_path)
+
+
+def test_a_copy_whose_link_became_a_folder_goes_on(tmp_path: Path) -> None:
+    for step in (5, 10):
+        save_checkpoint(tmp_path / "run", step, some_state(step))
+    shutil.copytree(tmp_path / "run", tmp_path / "copy")  # follows links
+    found = load_checkpoint(tmp_path / "copy")
+    assert found is not None
+    assert found.step == 10
+    save_checkpoint(tmp_path / "copy", 15, some_state(15))
+    found = load_checkpoint(tmp_path / "copy")
+    assert found is not None
+    assert found.step == 15
 
 
 def test_another_format_version_is_named(tmp_path: Path) -> None:

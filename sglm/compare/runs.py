@@ -155,7 +155,7 @@ class Comparison:
             folder = RunFolder(self.folder(cell))
             if record is None or not record.finished or not folder.identity.exists():
                 continue
-            folder.open(self.config(cell), self.store, resume=True)
+            folder.check_same(self.config(cell), self.store)
             found[cell] = self._read(cell, folder, record)
         return found
 

@@ -17,7 +17,7 @@ import torch
 
 from sglm.compare.runs import Record
 from sglm.config import parse_config
-from sglm.errors import SglmError
+from sglm.errors import SglmError, refusal
 from sglm.optim.precision import make_precision
 from sglm.process import prepare_process
 from sglm.text.store import TokenStore
@@ -115,6 +115,12 @@ def main() -> int:
     except SglmError as error:
         print(error, flush=True)
         return error.exit_code
+    except (OSError, MemoryError, RuntimeError) as error:
+        refused = refusal(error)
+        if refused is None:
+            raise
+        print(refused, flush=True)
+        return refused.exit_code
     return 0
 
 

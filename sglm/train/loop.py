@@ -3,71 +3,36 @@
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 import torch
 from torch import Tensor
 
-from sglm.checkpoint import random_state, restore_random_state
 from sglm.config import Config
-from sglm.errors import ConfigError, SglmError, Stopped
+from sglm.errors import SglmError, Stopped
 from sglm.evaluate import Evaluation, perplexity
 from sglm.likelihood import evaluate_stream
 from sglm.optim.precision import Precision
-from sglm.optim.schedule import Schedule
 from sglm.ranks import ALONE, Ranks
-from sglm.text.batcher import Batcher, Upcoming, Window
+from sglm.text.batcher import Upcoming, Window
 from sglm.text.store import TokenStore
 from sglm.train.build import build_batcher, build_learner, build_schedule, token_counts
-from sglm.train.diagnosis import RAN_AWAY, Watch, diagnosis
-from sglm.train.report import Report, drop_later_lines
+from sglm.train.diagnosis import RAN_AWAY, diagnosis
 from sglm.train.run_folder import RunFolder
-from sglm.train.step import Learner, capture, restore, train_step
-
-_SKIPS_BEFORE_GIVING_UP = 100
-
-
-@dataclass
-class Progress:
-    """Where a run is, beside what the learner holds; saved with every checkpoint.
-
-    Attributes:
-        step: steps done.
-        settled: the step up to which evaluations and snapshots are done as well.
-        tokens_seen: predictions trained on.
-        seconds: wall-clock time over all sessions.
-        best_nll: lowest validation loss so far in nats per token, or None.
-        skipped_in_row: steps skipped in a row because their gradient was not finite.
-    """
-
-    step: int = 0
-    settled: int = 0
-    tokens_seen: int = 0
-    seconds: float = 0.0
-    best_nll: float | None = None
-    skipped_in_row: int = 0
-
-    def advance(self, tokens: int) -> None:
-        """Counts one step."""
-        self.step += 1
-        self.tokens_seen += tokens
-
-    def count_skips(self, taken: list[bool]) -> None:
-        """Takes in whether each of the last steps updated anything.
-
-        Raises:
-            SglmError: too many steps in a row had to be skipped.
-        """
-        for each in taken:
-            self.skipped_in_row = 0 if each else self.skipped_in_row + 1
-            if self.skipped_in_row == _SKIPS_BEFORE_GIVING_UP:
-                raise SglmError(
-                    f"the gradient was not finite for {_SKIPS_BEFORE_GIVING_UP} steps in a row (now"
-                    f" at step {self.step:,}); lower optimizer.learning_rate or set"
-                    " optimizer.clip_norm"
-                )
+from sglm.train.session import (
+    SKIPS_BEFORE_GOING_BACK,
+    Diverged,
+    Job,
+    Progress,
+    Session,
+    begin,
+    newest_checkpoint,
+    opened,
+    progress_of,
+)
+from sglm.train.step import train_step
 
 
 @dataclass(frozen=True)
@@ -75,6 +40,7 @@ class Outcome:
     """How a run ended.
 
     Attributes:
+        skipped_steps: that changed nothing, because their loss or gradient was not finite.
         already_finished: there was nothing left to do.
         diagnosis: a sentence on the synthesizer; None without one, or when nothing was done.
     """
@@ -83,6 +49,7 @@ class Outcome:
     tokens_seen: int
     seconds: float
     best_token_ppl: float | None
+    skipped_steps: int
     already_finished: bool
     diagnosis: str | None
 
@@ -112,139 +79,104 @@ def train(
 
     Raises:
         Stopped: asked to; a checkpoint has been saved.
-        InputError, ConfigError: what is in `out` is not this run; the text is too short.
-        SglmError: the gradient is not finite and does not recover.
+        InputError, ConfigError: what is in `out` is not this run, or another process trains
+            there; the text is too short.
+        SglmError: losses or gradients are not finite, again after going back to a checkpoint.
     """
     batcher = build_batcher(config, store, ranks)
     schedule = build_schedule(config, batcher.steps_per_epoch)
     # Before the folder is made: a model too large for the memory should leave nothing behind.
     learner = build_learner(config, token_counts(store), precision, device, ranks)
-    run = RunFolder(out)
-    _open(run, config, store, resume, ranks)
-    progress, watch, interval = Progress(), Watch(), dict[str, float]()
-    checkpoint = run.load_checkpoint()
-    if not ranks.agree(-1 if checkpoint is None else checkpoint[0]):
-        raise ConfigError(f"{out}: not the same folder for all processes; give one that they share")
-    if checkpoint is not None:
-        _, state = checkpoint
-        progress, interval = Progress(**state["progress"]), state["interval"]
-        watch = Watch(**state["watch"])
+
+    def asked_to_stop() -> int | None:
+        # If one of the ranks is, all of them are.
+        return ranks.most(stop_signal() or 0) or None
+
+    job = Job(
+        config, store, RunFolder(out), batcher, schedule, device, console, ranks, asked_to_stop
+    )
+    with opened(job, resume):
+        checkpoint = newest_checkpoint(job)
+        progress = progress_of(job, checkpoint)
         if progress.settled == schedule.total_steps:
             return _outcome(progress, None, already_finished=True)
-        _restore(run, learner, state)
-    if ranks.writes:
-        drop_later_lines(run.metrics, progress.settled)
-    ranks.wait()  # for what is in the folder now has been read by all
-    report = Report(run, config, schedule.total_steps, progress.step, interval, console, ranks)
-    session = _Session(
-        run=run,
-        store=store,
-        schedule=schedule,
-        learner=learner,
-        progress=progress,
-        watch=watch,
-        report=report,
-        started=time.monotonic() - progress.seconds,
-        first_step=progress.step,
-        evaluate_every=config.train.evaluate_every_steps or batcher.steps_per_epoch,
-        # If one of them is asked to stop, all of them are.
-        stop_signal=lambda: ranks.most(stop_signal() or 0) or None,
-    )
-    try:
-        _train_on(session, config, batcher, device)
-        if ranks.writes:
-            run.save_model(run.last_model, learner.model, store.tokenizer())
-            if progress.best_nll is None:
-                run.save_model(run.best_model, learner.model, store.tokenizer())
-        _save(session)
-    finally:
-        report.close()
+        session = begin(job, learner, checkpoint)
+        while not _reaches_end(session):
+            if session.progress.went_back_to is not None:
+                raise SglmError(_gave_up(session.progress))
+            session.report.say(_going_back(session.progress))
+            del session, learner, checkpoint  # there may be no room for two
+            learner = build_learner(config, token_counts(store), precision, device, ranks)
+            checkpoint = newest_checkpoint(job, going_back=True)
+            session = begin(job, learner, checkpoint)
+            session.progress.went_back_to = session.progress.step
     boundary = learner.boundary
-    verdict = None if boundary is None else diagnosis(config, boundary, watch)
-    return _outcome(progress, verdict, already_finished=False)
+    verdict = None if boundary is None else diagnosis(config, boundary, session.watch)
+    return _outcome(session.progress, verdict, already_finished=False)
 
 
-def _open(run: RunFolder, config: Config, store: TokenStore, resume: bool, ranks: Ranks) -> None:
-    """Rank 0 opens the folder; if it must not, all ranks end.
+def _reaches_end(session: Session) -> bool:
+    """Does what is left of the run; false when it diverges.
 
     Raises:
-        ConfigError, InputError: as `RunFolder.open`.
+        Stopped: before the end.
     """
-    refusal: SglmError | None = None
-    if ranks.writes:
-        try:
-            run.open(config, store, resume)
-        except SglmError as error:
-            refusal = error
-    refused = ranks.most(0 if refusal is None else 1)
-    if refusal is not None:
-        raise refusal
-    if refused:
-        raise ConfigError(f"{run.path}: cannot be used; the first process says why")
+    run, model = session.job.run, session.learner.model
+    try:
+        _train_on(session)
+        if session.job.ranks.writes:
+            tokenizer = session.job.store.tokenizer()
+            run.save_model(run.last_model, model, tokenizer)
+            if session.progress.best_nll is None:
+                run.save_model(run.best_model, model, tokenizer)
+        session.save()
+    except Diverged:
+        return False
+    finally:
+        session.report.close()
+    return True
 
 
-@dataclass(frozen=True)
-class _Session:
-    """What the functions below share while one process trains."""
-
-    run: RunFolder
-    store: TokenStore
-    schedule: Schedule
-    learner: Learner
-    progress: Progress
-    watch: Watch
-    report: Report
-    started: float
-    first_step: int
-    evaluate_every: int
-    stop_signal: Callable[[], int | None]
-    taken: list[Tensor] = field(default_factory=list)  # of steps that nobody has asked about yet
-
-
-def _train_on(session: _Session, config: Config, batcher: Batcher, device: torch.device) -> None:
+def _train_on(session: Session) -> None:
     """Step; every so often report, evaluate, save; to the end of the schedule."""
+    job, config = session.job, session.job.config.train
     progress, learner, report = session.progress, session.learner, session.report
     while True:
         _settle(session)
         step = progress.step
-        if step == session.schedule.total_steps:
+        if step == job.schedule.total_steps:
             return
         _stop_if_asked(session)
-        if step > 0 and step % config.train.checkpoint_every_steps == 0:
-            _save(session)
-        plan = session.watch.plan(session.schedule.at(step))
-        result = train_step(learner, _to(device, batcher.at(step)), plan, step)
+        if step > 0 and step % config.checkpoint_every_steps == 0:
+            session.count_skips()
+            if progress.skipped_in_row == 0:  # else it might be gone back to
+                session.save()
+        plan = session.watch.plan(job.schedule.at(step))
+        result = train_step(learner, _to(job.device, job.batcher.at(step)), plan, step)
         progress.advance(result.tokens * learner.ranks.count)
         session.taken.append(result.taken)
         progress.seconds = time.monotonic() - session.started
         report.step(result)
-        if progress.step % config.train.log_every_steps == 0:
-            _count_skips(session)
-            loss = report.interval(progress.step, plan, learner)
+        if progress.step % config.log_every_steps == 0:
+            session.count_skips()
+            loss = report.interval(progress.step, plan, learner, progress.skipped)
             if session.watch.interval(progress.step, loss, plan, learner.boundary):
                 report.say(RAN_AWAY.format(step=progress.step))
 
 
-def _count_skips(session: _Session) -> None:
-    """Asks, for all steps since it was asked last: here the loop waits for the device."""
-    if session.taken:
-        session.progress.count_skips(torch.stack(session.taken).tolist())
-        session.taken.clear()
-
-
-def _settle(session: _Session) -> None:
+def _settle(session: Session) -> None:
     """Evaluations and snapshots that are due after the step that was done last.
 
     Raises:
         Stopped: asked to in the midst of an evaluation, which the next session makes up for.
     """
-    progress, schedule, learner = session.progress, session.schedule, session.learner
+    job, progress, learner = session.job, session.progress, session.learner
     step = progress.step
     if progress.settled == step:
         return
-    plan = session.watch.plan(schedule.at(step - 1))
-    cycle_ended = step in schedule.cycle_ends
-    if "valid" in session.store.splits and (step % session.evaluate_every == 0 or cycle_ended):
+    plan = session.watch.plan(job.schedule.at(step - 1))
+    cycle_ended = step in job.schedule.cycle_ends
+    if "valid" in job.store.splits and (step % job.evaluate_every == 0 or cycle_ended):
         found = _evaluate(session)
         if found is None:
             _stop_if_asked(session)
@@ -255,66 +187,34 @@ def _settle(session: _Session) -> None:
         )
         _keep_best(session, found)
     if cycle_ended and learner.ranks.writes:
-        session.run.save_snapshot(plan.cycle, learner.model, session.store.tokenizer())
+        session.job.run.save_snapshot(plan.cycle, learner.model, session.job.store.tokenizer())
     progress.settled = step
     if step == session.first_step:
-        _save(session)  # made up for what a stop had cut short: not to be done again
+        session.save()  # made up for what a stop had cut short: not to be done again
 
 
-def _stop_if_asked(session: _Session) -> None:
+def _stop_if_asked(session: Session) -> None:
     """
     Raises:
         Stopped: a signal has come; everything is saved.
     """
-    signal_number = session.stop_signal()
+    signal_number = session.job.stop_signal()
     if signal_number is not None:
-        _save(session)
+        session.save()
         raise Stopped(
-            f"stopped at step {session.progress.step:,} of {session.schedule.total_steps:,} with"
-            " everything saved; the same command continues from there",
+            f"stopped at step {session.progress.step:,} of {session.job.schedule.total_steps:,}"
+            " with everything saved; the same command continues from there",
             signal_number,
         )
 
 
-def _restore(run: RunFolder, learner: Learner, state: dict[str, Any]) -> None:
-    """Puts the learner where the checkpoint was.
-
-    Raises:
-        ConfigError: the run was in another precision.
-    """
-    if state["precision"] != learner.precision.name:
-        raise ConfigError(
-            f"{run.path}: was trained in {state['precision']}, not {learner.precision.name};"
-            f" continue it with --precision {state['precision']}, or give another --out"
-        )
-    restore(learner, state["learner"])
-    restore_random_state(state["random"])
-
-
-def _save(session: _Session) -> None:
-    """A checkpoint; what was reported before it is on disk before it."""
-    _count_skips(session)
-    session.report.flush()
-    state = {
-        "precision": session.learner.precision.name,
-        "learner": capture(session.learner),
-        "random": random_state(),
-        "progress": asdict(session.progress),
-        "watch": asdict(session.watch),
-        "interval": session.report.interval_sums(),
-    }
-    if session.learner.ranks.writes:
-        session.run.save_checkpoint(session.progress.step, state)
-    session.learner.ranks.wait()
-
-
-def _evaluate(session: _Session) -> Evaluation | None:
+def _evaluate(session: Session) -> Evaluation | None:
     """The validation split, exactly as `sglm eval` does it; None when asked to stop meanwhile.
 
     Every rank reads all of it, and scores its share of the tokens: the softmax is the larger part.
     """
     started = time.monotonic()
-    store, model, ranks = session.store, session.learner.model, session.learner.ranks
+    store, model, ranks = session.job.store, session.learner.model, session.learner.ranks
     # In float32, whatever the training runs in: a loaded model does so too.
     compute_dtype, model.compute_dtype = model.compute_dtype, None
     try:
@@ -322,7 +222,7 @@ def _evaluate(session: _Session) -> Evaluation | None:
             model,
             store.ids("valid"),
             store.tokenizer().eos_id,
-            should_stop=lambda: session.stop_signal() is not None,
+            should_stop=lambda: session.job.stop_signal() is not None,
             share=(ranks.rank, ranks.count),
         )
     finally:
@@ -339,20 +239,40 @@ def _evaluate(session: _Session) -> Evaluation | None:
     )
 
 
-def _keep_best(session: _Session, found: Evaluation) -> None:
+def _keep_best(session: Session, found: Evaluation) -> None:
     progress, nll = session.progress, found.nll_nats / found.tokens
     if math.isfinite(nll) and (progress.best_nll is None or nll < progress.best_nll):
         progress.best_nll = nll
         if session.learner.ranks.writes:
-            session.run.save_model(
-                session.run.best_model, session.learner.model, session.store.tokenizer()
+            session.job.run.save_model(
+                session.job.run.best_model, session.learner.model, session.job.store.tokenizer()
             )
 
 
 def _outcome(progress: Progress, verdict: str | None, already_finished: bool) -> Outcome:
-    best = None if progress.best_nll is None else perplexity(progress.best_nll, 1)
     return Outcome(
-        progress.step, progress.tokens_seen, progress.seconds, best, already_finished, verdict
+        steps=progress.step,
+        tokens_seen=progress.tokens_seen,
+        seconds=progress.seconds,
+        best_token_ppl=None if progress.best_nll is None else perplexity(progress.best_nll, 1),
+        skipped_steps=progress.skipped,
+        already_finished=already_finished,
+        diagnosis=verdict,
+    )
+
+
+def _going_back(progress: Progress) -> str:
+    return (
+        f"step {progress.step:,}: loss or gradient not finite {SKIPS_BEFORE_GOING_BACK} times in a"
+        " row; going back to the last checkpoint before that"
+    )
+
+
+def _gave_up(progress: Progress) -> str:
+    return (
+        f"loss or gradient not finite {SKIPS_BEFORE_GOING_BACK} times in a row, at step"
+        f" {progress.step:,}, again after going back to step {progress.went_back_to:,}: no fault of"
+        " the machine; lower optimizer.learning_rate or set optimizer.clip_norm, and --out anew"
     )
 
 

@@ -8,13 +8,13 @@ from typing import Any, TextIO
 
 from torch import Tensor
 from torch.utils.tensorboard.summary import hparams
-from torch.utils.tensorboard.writer import SummaryWriter
 
 from sglm.config import Config
 from sglm.durable import replace_text
 from sglm.evaluate import Evaluation, finite_or_none
 from sglm.optim.schedule import Mode, StepPlan
 from sglm.ranks import ALONE, Ranks
+from sglm.train.events import EventFile
 from sglm.train.run_folder import RunFolder
 from sglm.train.step import Learner, StepResult
 
@@ -55,26 +55,25 @@ class Report:
         self.sums = dict(interval)
         self.waiting: list[StepResult] = []
         self.ranks = ranks
-        self.writer: SummaryWriter | None = None
+        self.events: EventFile | None = None
         if not ranks.writes:
             return
-        self.writer = SummaryWriter(str(run.tensorboard), purge_step=first_step + 1)
+        self.events = EventFile(run.tensorboard, first_step)
         if first_step:
             self.say(f"continuing at step {first_step:,} of {total_steps:,}")
         else:
-            self._hyper_parameters(config, self.writer)
+            self._hyper_parameters(config, self.events)
 
-    def _hyper_parameters(self, config: Config, summary: SummaryWriter) -> None:
-        # SummaryWriter.add_hparams would open a second run; the same three records go here.
+    def _hyper_parameters(self, config: Config, events: EventFile) -> None:
+        # torch's SummaryWriter would open a second run for them; the same three records go here.
         values = {
             f"{section}.{key}": value if isinstance(value, bool | int | float) else str(value)
             for section, keys in config.model_dump().items()
             for key, value in keys.items()
         }
-        writer: Any = summary.file_writer
         records: Any = hparams  # torch has no types for it
         for record in records(values, {"valid/token_ppl": 0.0, "valid/loss": 0.0}):
-            writer.add_summary(record)
+            events.summary(record)
 
     def step(self, result: StepResult) -> None:
         """Keeps one step for the next `interval`, without waiting for its numbers."""
@@ -101,8 +100,14 @@ class Report:
     def _add(self, name: str, value: float | Tensor) -> None:
         self.sums[name] = self.sums.get(name, 0.0) + float(value)
 
-    def interval(self, step: int, plan: StepPlan, learner: Learner) -> float:
-        """Reports the steps since the last call; `step` counts steps done, `plan` is the last's.
+    def interval(self, step: int, plan: StepPlan, learner: Learner, skipped: int = 0) -> float:
+        """Reports the steps since the last call.
+
+        Args:
+            step: steps done.
+            plan: of the last one.
+            learner: after it.
+            skipped: how many of all steps changed nothing.
 
         Returns:
             Their mean loss in nats per token.
@@ -113,6 +118,7 @@ class Report:
         values = {
             "train/loss": loss,
             "train/grad_norm": sums["grad_norm"],
+            "train/skipped_steps": float(skipped),
             "sched/lr": learner.rate(plan),
             "sched/mode": float(plan.mode is Mode.SYNTHETIC),
             "sched/cycle": float(plan.cycle),
@@ -123,9 +129,10 @@ class Report:
             values |= {f"sg/{name}": sums[name] / sums["probes"] for name in _AGREEMENT}
         if learner.boundary is not None:
             values["sg/factor"] = float(learner.boundary.factor)
-        if self.writer is not None:
+        if self.events is not None:
             for tag, value in values.items():
-                self.writer.add_scalar(tag, value, step)
+                self.events.scalar(tag, value, step)
+            self.events.flush()
             self._progress(step, plan, loss, learner.rate(plan), speed)
         self.sums = {}
         self.interval_started, self.interval_tokens = time.monotonic(), 0
@@ -141,13 +148,13 @@ class Report:
         seconds: float,
     ) -> None:
         """Reports a validation after `seconds` of training."""
-        if self.writer is None:
+        if self.events is None:
             return
         nll = found.nll_nats / found.tokens
-        self.writer.add_scalar("valid/loss", nll, step)
-        self.writer.add_scalar("valid/token_ppl", found.token_ppl, step)
+        self.events.scalar("valid/loss", nll, step)
+        self.events.scalar("valid/token_ppl", found.token_ppl, step)
         if found.bits_per_byte is not None:
-            self.writer.add_scalar("valid/bits_per_byte", found.bits_per_byte, step)
+            self.events.scalar("valid/bits_per_byte", found.bits_per_byte, step)
         line = {
             "step": step,
             "tokens_seen": tokens_seen,
@@ -171,7 +178,7 @@ class Report:
 
     def say(self, text: str) -> None:
         """A line on the console; a bar that stands there gives way."""
-        if self.writer is None:
+        if self.events is None:
             return
         clear = "\r\x1b[2K" if self.console.isatty() else ""
         print(f"{clear}{text}", file=self.console, flush=True)
@@ -193,16 +200,16 @@ class Report:
 
     def flush(self) -> None:
         """What was reported so far reaches the disk."""
-        if self.writer is not None:
-            self.writer.flush()
+        if self.events is not None:
+            self.events.sync()
 
     def close(self) -> None:
         """Ends the report; everything is on disk after this."""
-        if self.writer is None:
+        if self.events is None:
             return
         if self.console.isatty():
             print(file=self.console)
-        self.writer.close()
+        self.events.close()
 
 
 def drop_later_lines(metrics: Path, step: int) -> None:

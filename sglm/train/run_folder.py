@@ -1,14 +1,16 @@
 """What a run leaves on disk, and what is there already when one starts."""
 
 import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sglm import __version__
-from sglm.checkpoint import load_checkpoint, remove, save_checkpoint
+from sglm.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from sglm.config import Config, config_to_toml, differences, parse_config, plain_values
-from sglm.durable import replace_text, sync
+from sglm.durable import locked, remove, replace_text, sync
 from sglm.errors import ConfigError, InputError
 from sglm.model.folder import save_model
 from sglm.model.language_model import LSTMLanguageModel
@@ -16,6 +18,10 @@ from sglm.text.store import TokenStore
 from sglm.text.tokenizer import Tokenizer
 
 FORMAT_VERSION = 1
+_LOCK = ".lock"
+# In a folder whose run was killed before its first file was whole.
+_MAY_COME_FIRST = {_LOCK, ".run.json.aside"}
+_MAY_DIFFER = ("train.checkpoint_every_steps:", "train.keep_checkpoints:")
 
 
 @dataclass(frozen=True)
@@ -49,34 +55,41 @@ class RunFolder:
     def identity(self) -> Path:
         return self.path / "run.json"
 
-    def open(self, config: Config, store: TokenStore, resume: bool) -> None:
-        """Starts a new run here, or makes sure that the one here is the same.
+    @contextmanager
+    def opened(self, config: Config, store: TokenStore, resume: bool) -> Iterator[None]:
+        """Starts a new run here, or continues the one here if it is the same; nobody else can
+        open it until the block ends.
 
         Raises:
             ConfigError: the run here has another configuration.
-            InputError: another corpus; something that is not a run; or `resume` is off and a run
-                is here.
+            InputError: another corpus; something that is not a run; another process trains here;
+                or `resume` is off and a run is here.
         """
+        self._refuse_foreign()
+        self.path.mkdir(parents=True, exist_ok=True)
+        with locked(self.path / _LOCK):
+            if not self.identity.exists():
+                self._create(config, store)
+            else:
+                self.check_same(config, store)
+                if not resume:
+                    raise InputError(
+                        f"{self.path}: already holds a run; give another --out, or leave out"
+                        " --no-resume to continue it"
+                    )
+            yield
+
+    def _refuse_foreign(self) -> None:
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"{self.path}: is a file; give --out a folder")
-        contents = sorted(entry.name for entry in self.path.iterdir()) if self.path.exists() else []
-        if self.identity.exists():
-            self._check_same(config, store)
-            if not resume:
-                raise InputError(
-                    f"{self.path}: already holds a run; give another --out, or leave out"
-                    " --no-resume to continue it"
-                )
-        elif contents:
+        names = {entry.name for entry in self.path.iterdir()} if self.path.exists() else set()
+        if not self.identity.exists() and (foreign := sorted(names - _MAY_COME_FIRST)):
             raise InputError(
-                f"{self.path}: holds something that is not a run ({', '.join(contents[:3])});"
+                f"{self.path}: holds something that is not a run ({', '.join(foreign[:3])});"
                 " give another --out"
             )
-        else:
-            self._create(config, store)
 
     def _create(self, config: Config, store: TokenStore) -> None:
-        self.path.mkdir(parents=True, exist_ok=True)
         identity = {
             "format_version": FORMAT_VERSION,
             "sglm": __version__,
@@ -90,18 +103,23 @@ class RunFolder:
         )
         replace_text(self.config, config_to_toml(config))
 
-    def _check_same(self, config: Config, store: TokenStore) -> None:
+    def check_same(self, config: Config, store: TokenStore) -> None:
+        """
+        Raises:
+            ConfigError, InputError: the run here has another configuration or another corpus.
+        """
         try:
             identity = json.loads(self.identity.read_text(encoding="utf-8"))
             corpus = identity["corpus_fingerprint"]
             own = parse_config(identity["config"], str(self.identity))
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise InputError(
                 f"{self.identity}: damaged ({error}); start in another --out"
             ) from None
         if not self.config.exists():
             replace_text(self.config, config_to_toml(own))
-        changed = differences(own, config)
+        # How often a run is saved, and how much of that is kept, changes nothing that it learns.
+        changed = [each for each in differences(own, config) if not each.startswith(_MAY_DIFFER)]
         if changed:
             raise ConfigError(
                 f"{self.path}: holds a run with another configuration ({'; '.join(changed[:3])});"
@@ -113,12 +131,12 @@ class RunFolder:
                 " give the --data it was started with, or another --out"
             )
 
-    def load_checkpoint(self) -> tuple[int, Any] | None:
-        """The newest checkpoint, if there is one."""
-        return load_checkpoint(self.path / "checkpoints")
+    def load_checkpoint(self, accept: Callable[[Any], bool]) -> Checkpoint | None:
+        """The newest whole checkpoint whose state will do, if there is one."""
+        return load_checkpoint(self.path / "checkpoints", accept)
 
-    def save_checkpoint(self, step: int, state: Any) -> None:
-        save_checkpoint(self.path / "checkpoints", step, state)
+    def save_checkpoint(self, step: int, state: Any, keep: int) -> None:
+        save_checkpoint(self.path / "checkpoints", step, state, keep)
 
     def save_model(self, folder: Path, model: LSTMLanguageModel, tokenizer: Tokenizer) -> None:
         """Writes a model folder, loadable by itself wherever it is copied.
@@ -133,10 +151,16 @@ class RunFolder:
         if aside.exists():
             remove(aside)
         aside.mkdir(parents=True)
-        save_model(model, aside, tokenizer.fingerprint)
-        tokenizer.save(aside)
-        sync(aside)
-        aside.rename(folder)
+        try:
+            save_model(model, aside, tokenizer.fingerprint)
+            tokenizer.save(aside)
+            for path in (*aside.iterdir(), aside):
+                sync(path)
+            aside.rename(folder)
+            sync(folder.parent)
+        except OSError:
+            remove(aside)  # it may be what fills the disk
+            raise
 
     def save_snapshot(self, cycle: int, model: LSTMLanguageModel, tokenizer: Tokenizer) -> None:
         """The model at the end of a cycle, counted from 0."""

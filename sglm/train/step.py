@@ -156,6 +156,9 @@ def train_step(learner: Learner, window: Window, plan: StepPlan, step: int) -> S
         torch.cat((*past_TB, window.inputs_TB)), window.targets_TB, incoming
     )
 
+    # A loss that is not finite makes the whole gradient so, and then the step is not taken.
+    objective_nats = objective_nats * (1 + 0 * objective_nats.detach())
+
     # 3. One backward pass of (1/BT)·Σ[L + factor·⟨s, ŝ(s)⟩] injects the synthetic gradient exactly.
     # Past the last window the state is dropped, so the true future gradient there is zero.
     probe = boundary is not None and (boundary.is_probe(step) or window.is_last)

@@ -39,7 +39,8 @@ def write_run(
 ) -> None:
     """A finished run with these validation perplexities, evenly over its updates."""
     folder = RunFolder(comparison.folder(cell))
-    folder.open(comparison.config(cell), comparison.store, resume=True)
+    with folder.opened(comparison.config(cell), comparison.store, resume=True):
+        pass
     lines = [
         {
             "step": comparison.updates * number // len(token_ppl),

@@ -281,7 +281,7 @@ def test_the_record_keeps_the_peak_over_sessions(
     peaks = iter([300.0, 200.0])
     monkeypatch.setattr("sglm.compare.worker.peak_memory_mb", lambda device: next(peaks))
     path = Path(task.record)
-    outcome = Outcome(20, 400, 12.3456, 5.0, already_finished=False, diagnosis=None)
+    outcome = Outcome(20, 400, 12.3456, 5.0, 0, already_finished=False, diagnosis=None)
     record(task, None, Record.read(path))
     assert Record.read(path) == Record(False, 0.0, 300.0, "cpu", "fp32")
     record(task, outcome, Record.read(path))
@@ -290,7 +290,7 @@ def test_the_record_keeps_the_peak_over_sessions(
 
 def test_a_run_found_finished_has_no_peak_of_its_own(task: Task) -> None:
     """As when its record was lost: this process trained nothing."""
-    record(task, Outcome(20, 400, 12.0, 5.0, already_finished=True, diagnosis=None), None)
+    record(task, Outcome(20, 400, 12.0, 5.0, 0, already_finished=True, diagnosis=None), None)
     assert Record.read(Path(task.record)) == Record(True, 12.0, None, "cpu", "fp32")
 
 

@@ -1,0 +1,250 @@
+"""From what is in the run folder to a session that trains on, and back to the folder."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import TextIO
+
+import torch
+from torch import Tensor
+
+from sglm.checkpoint import Checkpoint, random_state, restore_random_state
+from sglm.config import Config
+from sglm.errors import ConfigError, InputError, SglmError
+from sglm.optim.schedule import Schedule
+from sglm.ranks import Ranks
+from sglm.text.batcher import Batcher
+from sglm.text.store import TokenStore
+from sglm.train.diagnosis import Watch
+from sglm.train.report import Report, drop_later_lines
+from sglm.train.run_folder import RunFolder
+from sglm.train.step import Learner, capture, restore
+
+SKIPS_BEFORE_GOING_BACK = 100
+
+
+class Diverged(Exception):
+    """Step after step is not finite."""
+
+
+@dataclass
+class Progress:
+    """Where a run is, beside what the learner holds; saved with every checkpoint.
+
+    Attributes:
+        step: steps done.
+        settled: the step up to which evaluations and snapshots are done as well.
+        tokens_seen: predictions trained on.
+        seconds: wall-clock time over all sessions.
+        best_nll: lowest validation loss so far in nats per token, or None.
+        skipped: steps that changed nothing, because their loss or gradient was not finite.
+        skipped_in_row: how many of them were the last ones.
+        went_back_to: the step to which such steps have made the run go back, or None.
+    """
+
+    step: int = 0
+    settled: int = 0
+    tokens_seen: int = 0
+    seconds: float = 0.0
+    best_nll: float | None = None
+    skipped: int = 0
+    skipped_in_row: int = 0
+    went_back_to: int | None = None
+
+    def advance(self, tokens: int) -> None:
+        """Counts one step."""
+        self.step += 1
+        self.tokens_seen += tokens
+
+    def count_skips(self, taken: list[bool]) -> None:
+        """Takes in whether each of the last steps updated anything.
+
+        Raises:
+            Diverged: too many steps in a row did not.
+        """
+        for each in taken:
+            self.skipped += not each
+            self.skipped_in_row = 0 if each else self.skipped_in_row + 1
+            if self.skipped_in_row == SKIPS_BEFORE_GOING_BACK:
+                raise Diverged
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be done, from the first step to the last; see `sglm.train.loop.train`."""
+
+    config: Config
+    store: TokenStore
+    run: RunFolder
+    batcher: Batcher
+    schedule: Schedule
+    device: torch.device
+    console: TextIO
+    ranks: Ranks
+    stop_signal: Callable[[], int | None]
+
+    @property
+    def evaluate_every(self) -> int:
+        """Steps from one validation to the next."""
+        return self.config.train.evaluate_every_steps or self.batcher.steps_per_epoch
+
+
+@dataclass(frozen=True)
+class Session:
+    """What goes on while one process trains, from a checkpoint or from the start.
+
+    Attributes:
+        started: when all of the run would have started if this process had done it.
+        first_step: steps done before.
+        taken: of steps that nobody has asked about yet.
+    """
+
+    job: Job
+    learner: Learner
+    progress: Progress
+    watch: Watch
+    report: Report
+    started: float
+    first_step: int
+    taken: list[Tensor] = field(default_factory=list)
+
+    def count_skips(self) -> None:
+        """Asks, for all steps since it was asked last: here the loop waits for the device.
+
+        Raises:
+            Diverged: see `Progress.count_skips`.
+        """
+        if self.taken:
+            taken = torch.stack(self.taken).tolist()
+            self.taken.clear()
+            self.progress.count_skips(taken)
+
+    def save(self) -> None:
+        """A checkpoint; what was reported before it is on disk before it.
+
+        To be called by all ranks.
+        """
+        self.count_skips()
+        self.report.flush()
+        state = {
+            "precision": self.learner.precision.name,
+            "learner": capture(self.learner),
+            "random": random_state(),
+            "progress": asdict(self.progress),
+            "watch": asdict(self.watch),
+            "interval": self.report.interval_sums(),
+        }
+        if self.learner.ranks.writes:
+            keep = self.job.config.train.keep_checkpoints
+            self.job.run.save_checkpoint(self.progress.step, state, keep)
+        self.learner.ranks.wait()
+
+
+@contextmanager
+def opened(job: Job, resume: bool) -> Iterator[None]:
+    """Rank 0 opens the run folder and keeps it; if it must not, all ranks end.
+
+    Raises:
+        ConfigError, InputError: as `RunFolder.opened`.
+    """
+    with ExitStack() as kept:
+        refusal: SglmError | None = None
+        if job.ranks.writes:
+            try:
+                kept.enter_context(job.run.opened(job.config, job.store, resume))
+            except SglmError as error:
+                refusal = error
+        refused = job.ranks.most(0 if refusal is None else 1)
+        if refusal is not None:
+            raise refusal
+        if refused:
+            raise ConfigError(f"{job.run.path}: cannot be used; the first process says why")
+        yield
+
+
+def newest_checkpoint(job: Job, going_back: bool = False) -> Checkpoint | None:
+    """What to continue from, or None; the same for all ranks.
+
+    Args:
+        job: whose run folder is open.
+        going_back: not one that was saved amidst steps that were skipped.
+
+    Raises:
+        InputError: the checkpoints are damaged.
+        ConfigError: the ranks see different folders.
+    """
+    checkpoint = job.run.load_checkpoint(
+        lambda state: not going_back or state["progress"]["skipped_in_row"] == 0
+    )
+    if not job.ranks.agree(-1 if checkpoint is None else checkpoint.step):
+        raise ConfigError(
+            f"{job.run.path}: not the same folder for all processes; give one that they share"
+        )
+    return checkpoint
+
+
+def progress_of(job: Job, checkpoint: Checkpoint | None) -> Progress:
+    """Where the run was then.
+
+    Raises:
+        InputError: whole, but not a checkpoint of such a run.
+    """
+    with _of_such_a_run(job.run, checkpoint):
+        return Progress() if checkpoint is None else Progress(**checkpoint.state["progress"])
+
+
+def begin(job: Job, learner: Learner, checkpoint: Checkpoint | None) -> Session:
+    """Puts the learner where the checkpoint was; what was reported after that is dropped.
+
+    Args:
+        job: whose run folder is open.
+        learner: as `build_learner` made it.
+        checkpoint: see `newest_checkpoint`.
+
+    Raises:
+        InputError: not a checkpoint of such a run.
+        ConfigError: the run was in another precision.
+    """
+    run, ranks, progress = job.run, job.ranks, progress_of(job, checkpoint)
+    watch, interval = Watch(), dict[str, float]()
+    with _of_such_a_run(run, checkpoint):
+        if checkpoint is not None:
+            state = checkpoint.state
+            _check_precision(run, state["precision"], learner.precision.name)
+            restore(learner, state["learner"])
+            restore_random_state(state["random"])
+            watch, interval = Watch(**state["watch"]), state["interval"]
+    if ranks.writes:
+        drop_later_lines(run.metrics, progress.settled)
+    ranks.wait()  # for what is in the folder now has been read by all
+    report = Report(
+        run, job.config, job.schedule.total_steps, progress.step, interval, job.console, ranks
+    )
+    for line in () if checkpoint is None else checkpoint.damaged:
+        report.say(f"{line}; the one before it is used")
+    started = time.monotonic() - progress.seconds
+    return Session(job, learner, progress, watch, report, started, progress.step)
+
+
+def _check_precision(run: RunFolder, before: str, now: str) -> None:
+    if before != now:
+        raise ConfigError(
+            f"{run.path}: was trained in {before}, not {now}; continue it with"
+            f" --precision {before}, or give another --out"
+        )
+
+
+@contextmanager
+def _of_such_a_run(run: RunFolder, checkpoint: Checkpoint | None) -> Iterator[None]:
+    """A file that is whole can still be anything: what does not fit becomes one line."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        step = "?" if checkpoint is None else f"{checkpoint.step:,}"
+        raise InputError(
+            f"{run.path}: its checkpoint of step {step} is not one of such a run"
+            f" ({type(error).__name__}); give another --out"
+        ) from error

@@ -1,0 +1,185 @@
+"""What machines do to a training: failing writes, second trainings, clocks that are set back."""
+
+import builtins
+import errno
+import io
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from typer.testing import CliRunner, Result
+
+from sglm import durable
+from sglm.checkpoint import load_checkpoint
+from sglm.cli.main import app
+from sglm.text.store import TokenStore
+from sglm.train import events
+from sglm.train.events import EventFile
+from sglm.train.run_folder import RunFolder
+
+SMALL = [
+    *("--set", "model.hidden=8", "--set", "schedule.unit=steps", "--set", "schedule.cycles=[2, 2]"),
+    *("--set", "train.batch=4", "--set", "train.window=5", "--set", "train.log_every_steps=1"),
+    *("--set", "train.checkpoint_every_steps=1", "--set", "train.evaluate_every_steps=2"),
+]
+
+
+EVERY = int(os.environ.get("SGLM_EVERY_FAULT", "4"))  # of a run's writes fails; 1 takes a minute
+
+
+def train(store: TokenStore, out: Path) -> Result:
+    command = ["train", "tiny", "--data", str(store.folder), "--out", str(out), *SMALL]
+    return CliRunner().invoke(app, command)
+
+
+class FailingDisk:
+    """Counts what changes files under a folder; lets the n-th of them fail."""
+
+    def __init__(self, folder: Path, fails_at: int | None, number: int) -> None:
+        self.folder, self.fails_at, self.number, self.count = str(folder), fails_at, number, 0
+        self.failed: str | None = None
+
+    def _check(self, name: str, path: Any) -> bool:
+        if not (isinstance(path, str | os.PathLike) and os.fspath(path).startswith(self.folder)):
+            return False
+        self.count += 1
+        if self.count != self.fails_at:
+            return False
+        self.failed = f"{name} {path}"
+        return True
+
+    def wrap(self, name: str, plain: Callable[..., Any]) -> Callable[..., Any]:
+        def call(path: Any, *args: Any, **kwargs: Any) -> Any:
+            if self._check(name, path):
+                raise OSError(self.number, os.strerror(self.number), str(path))
+            return plain(path, *args, **kwargs)
+
+        return call
+
+    def open(self, plain: Callable[..., Any]) -> Callable[..., Any]:
+        def call(path: Any, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
+            if set(mode) & set("wax") and self._check(f"open {mode}", path):
+                # A device that takes no byte: writing fails, not opening.
+                mode = mode.replace("x", "w")
+                path = "/dev/full"
+            return plain(path, mode, *args, **kwargs)
+
+        return call
+
+
+@pytest.fixture
+def failing(monkeypatch: pytest.MonkeyPatch) -> Callable[..., FailingDisk]:
+    """Installs a failing disk until the next one; None takes it away."""
+    plain = {name: getattr(os, name) for name in ("rename", "replace", "mkdir", "symlink")}
+    plain_open = builtins.open
+
+    def install(folder: Path, fails_at: int | None, number: int = errno.EIO) -> FailingDisk:
+        disk = FailingDisk(folder, fails_at, number)
+        for name, function in plain.items():
+            monkeypatch.setattr(os, name, disk.wrap(name, function))
+        for module in (builtins, io):
+            monkeypatch.setattr(module, "open", disk.open(plain_open))
+        return disk
+
+    return install
+
+
+def weights(out: Path) -> dict[str, torch.Tensor]:
+    return load_file(out / "last" / "model.safetensors")
+
+
+def test_whatever_write_fails_the_run_says_so_and_goes_on_afterwards(
+    word_store: TokenStore, tmp_path: Path, failing: Callable[..., FailingDisk]
+) -> None:
+    """Afterwards the same command gives the undisturbed run, bitwise."""
+    calm = failing(tmp_path / "calm", None)
+    assert train(word_store, tmp_path / "calm").exit_code == 0
+    writes = calm.count
+    assert writes > 60
+    expected = weights(tmp_path / "calm")
+    for number in range(1, writes + 1, EVERY):
+        out = tmp_path / f"run{number}"
+        disk = failing(out, number, errno.ENOSPC if number % 2 else errno.EIO)
+        result = train(word_store, out)
+        assert disk.failed is not None
+        if not (disk.failed.startswith("mkdir") and result.exit_code == 0):  # it was there already
+            assert result.exit_code == 1, (disk.failed, result.output)
+            assert isinstance(result.exception, SystemExit), disk.failed
+            assert result.stderr.splitlines()[-1].startswith("sglm: "), disk.failed
+        failing(out, None)
+        load_checkpoint(out / "checkpoints")  # whole, or none yet
+        assert not list(out.glob("checkpoints/*.partial")), disk.failed
+        again = train(word_store, out)
+        assert again.exit_code == 0, (disk.failed, again.output)
+        found = weights(out)
+        assert all(torch.equal(found[name], expected[name]) for name in expected), disk.failed
+
+
+def test_a_second_training_into_one_folder_is_refused(
+    word_store: TokenStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(durable, "_WAIT_SECONDS", 0.1)
+    out = tmp_path / "run"
+    assert train(word_store, out).exit_code == 0
+    with durable.locked(out / ".lock"):
+        result = train(word_store, out)
+    assert result.exit_code == 2
+    assert "in use by process" in result.stderr
+    assert train(word_store, out).exit_code == 0
+
+
+def test_how_often_a_run_is_saved_may_change(word_store: TokenStore, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    assert train(word_store, out).exit_code == 0
+    command = ["train", "tiny", "--data", str(word_store.folder), "--out", str(out), *SMALL]
+    command += ["--set", "train.checkpoint_every_steps=3", "--set", "train.keep_checkpoints=5"]
+    assert CliRunner().invoke(app, command).exit_code == 0
+    assert CliRunner().invoke(app, [*command, "--set", "train.batch=5"]).exit_code == 2
+
+
+def test_a_damaged_checkpoint_is_named_and_the_run_still_ends_as_it_would_have(
+    word_store: TokenStore, tmp_path: Path
+) -> None:
+    assert train(word_store, tmp_path / "whole").exit_code == 0
+    assert train(word_store, tmp_path / "run").exit_code == 0
+    latest = tmp_path / "run" / "checkpoints" / "latest"
+    (latest / "tensors-000.safetensors").write_bytes(b"rubbish")
+    result = train(word_store, tmp_path / "run")
+    assert result.exit_code == 0
+    assert f"{latest.resolve()}: damaged checkpoint" in result.stderr
+    one, other = weights(tmp_path / "whole"), weights(tmp_path / "run")
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("state", [{}, [], "text", None, {"progress": 3}, {"progress": {"a": 1}}])
+def test_a_whole_checkpoint_of_something_else_is_refused_in_a_line(
+    word_store: TokenStore, tmp_path: Path, state: object
+) -> None:
+    assert train(word_store, tmp_path / "run").exit_code == 0
+    RunFolder(tmp_path / "run").save_checkpoint(100, state, keep=2)
+    result = train(word_store, tmp_path / "run")
+    assert result.exit_code == 2
+    assert "is not one of such a run" in result.stderr
+
+
+def test_a_clock_that_is_set_back_shuffles_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sessions an hour apart, each an hour *earlier* by the clock, and two within a second."""
+    now = 2e9
+    for first_step, steps in ((0, (1, 2, 3)), (2, (3, 4)), (4, (5,)), (4, (5, 6))):
+        monkeypatch.setattr(events.time, "time", lambda now=now: now)
+        file = EventFile(tmp_path, first_step)
+        for step in steps:
+            file.scalar("train/loss", 10.0 * first_step + step, step)
+        file.close()
+        now -= 3600 if first_step < 4 else 0
+    accumulator = EventAccumulator(str(tmp_path))
+    accumulator.Reload()
+    found = [(event.step, event.value) for event in accumulator.Scalars("train/loss")]
+    assert found == [(1, 1), (2, 2), (3, 23), (4, 24), (5, 45), (6, 46)]
