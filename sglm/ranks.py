@@ -16,6 +16,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
 
 from sglm.errors import SglmError
 
@@ -127,10 +128,15 @@ def joined(device: torch.device) -> Iterator[Ranks]:
     if not _launched_together():
         yield ALONE
         return
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_SILENT_FOR)
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    store, rank, count = next(rendezvous("env://"))
+    # After a restart torchrun's store still has the addresses of those who were there before.
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    store = dist.PrefixStore(f"attempt {attempt}", store)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=_SILENT_FOR)
     try:
         control = dist.new_group(backend="gloo", timeout=_SILENT_FOR)
-        yield Ranks(dist.get_rank(), dist.get_world_size(), control)
+        yield Ranks(rank, count, control)
     except RuntimeError as error:
         if not any(sign in str(error) for sign in _SIGNS_OF_A_LOSS):
             raise

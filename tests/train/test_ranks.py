@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from sglm import ranks
 from sglm.errors import InputError, SglmError
 from sglm.model.device import own_gpu
 from sglm.ranks import ALONE, joined
@@ -35,11 +36,13 @@ CASES = {
 }
 
 
-def start(processes: int, store: Path, out: Path, *settings: str) -> "subprocess.Popen[str]":
+def start(
+    processes: int, store: Path, out: Path, *settings: str, restarts: int = 0
+) -> "subprocess.Popen[str]":
     launcher = [sys.executable]
     if processes > 1:
         launcher += ["-m", "torch.distributed.run", "--standalone"]
-        launcher += ["--nproc-per-node", str(processes)]
+        launcher += ["--nproc-per-node", str(processes), "--max-restarts", str(restarts)]
     command = ["-m", "sglm.cli.main", "train", "tiny", "--data", str(store), "--out", str(out)]
     return subprocess.Popen(
         [*launcher, *command, *COMMON, *settings, "--device", "cpu"],
@@ -191,6 +194,23 @@ def test_after_a_process_has_died_the_run_goes_on_from_its_checkpoint(
     assert resumed.returncode == 0
 
 
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds processes in /proc")
+def test_torchrun_starts_them_again_and_the_run_ends_as_it_would_have(
+    word_store: TokenStore, tmp_path: Path
+) -> None:
+    settings = [*CASES["lookahead"], "--set", "schedule.cycles=[10, 50]"]
+    settings += ["--set", "train.checkpoint_every_steps=5"]
+    process = start(2, word_store.folder, tmp_path / "two", *settings, restarts=1)
+    assert process.stderr is not None
+    while not process.stderr.readline().startswith("step 10/"):
+        assert process.poll() is None
+    os.kill(children(process.pid)[1], signal.SIGKILL)
+    _, stderr = finish(process)
+    assert "continuing at step" in stderr
+    finish(start(1, word_store.folder, tmp_path / "one", *settings))
+    assert_same_run(tmp_path / "one", tmp_path / "two")
+
+
 def test_a_process_without_a_gpu_of_its_own_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOCAL_RANK", "2")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
@@ -205,8 +225,8 @@ def test_the_loss_of_a_process_is_told_in_a_line(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("WORLD_SIZE", "2")
     for name in ("init_process_group", "new_group", "destroy_process_group"):
         monkeypatch.setattr(torch.distributed, name, lambda *_, **__: None)
-    for name, value in (("get_rank", 0), ("get_world_size", 2)):
-        monkeypatch.setattr(torch.distributed, name, lambda value=value: value)
+    store = torch.distributed.HashStore()
+    monkeypatch.setattr(ranks, "rendezvous", lambda _: iter([(store, 0, 2)]))
     cpu = torch.device("cpu")
     lost = "[gloo/transport/tcp/pair.cc:547] Connection closed by peer [::1]:1"
     with pytest.raises(SglmError, match="same command continues"), joined(cpu):
