@@ -26,6 +26,8 @@ window = 5
 log_every_steps = 3
 evaluate_every_steps = 6
 checkpoint_every_steps = 4
+[optimizer]
+learning_rate = 0.02
 [synthesizer]
 {synthesizer}
 hidden = 8

@@ -1,6 +1,7 @@
 """What must be the same after any number of kills, and what must hold right after each."""
 
 import json
+import logging
 import os
 import re
 from collections.abc import Iterator
@@ -105,6 +106,7 @@ def comparison_damage(out: Path) -> Iterator[str]:
 
 def curves(run: Path) -> dict[str, list[tuple[int, float]]]:
     """`tag: [(step, value), …]`, as TensorBoard reads them."""
+    logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it tells of every purge
     accumulator = EventAccumulator(str(run / "tensorboard"))
     accumulator.Reload()
     return {

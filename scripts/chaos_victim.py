@@ -95,7 +95,7 @@ class Saboteur:
 
 
 def _counts(path: "str | os.PathLike[str]") -> bool:
-    return not os.fspath(path).startswith(("/dev/", "/proc/"))
+    return not os.fspath(path).startswith(("/dev/null", "/dev/tty", "/proc/"))
 
 
 @dataclass(frozen=True)
@@ -185,6 +185,7 @@ def warm_up() -> None:
     import matplotlib.figure  # noqa: F401
     import tensorboard.backend.event_processing.event_accumulator  # noqa: F401
     import torch
+    import torch._dynamo  # torch's optimizers import it when they are first made
 
     import sglm.cli.main
     import sglm.compare.grid
