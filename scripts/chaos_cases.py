@@ -4,7 +4,6 @@ import random
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import chaos_truth as truth
@@ -68,7 +67,10 @@ def make_text(path: Path, lines: int) -> None:
     subjects = ("the cat", "a dog", "all birds", "no fish", "the old man")
     verbs = ("sees", "hears", "wants", "fears")
     objects = ("the moon", "rain", "a song", "nothing", "the house")
-    made = (f"{draw.choice(subjects)} {draw.choice(verbs)} {draw.choice(objects)} ." for _ in range(lines))
+    made = (
+        f"{draw.choice(subjects)} {draw.choice(verbs)} {draw.choice(objects)} ."
+        for _ in range(lines)
+    )
     path.write_text("\n".join(made) + "\n", encoding="utf-8")
 
 
@@ -102,9 +104,7 @@ def train_case(store: Path, config: Path, synthesizer: str) -> Case:
 
 
 def compare_case(store: Path, config: Path) -> Case:
-    config.write_text(
-        CONFIG.format(synthesizer='kind = "mlp"', cycles=[5, 5]), encoding="utf-8"
-    )
+    config.write_text(CONFIG.format(synthesizer='kind = "mlp"', cycles=[5, 5]), encoding="utf-8")
 
     def arguments(folder: Path) -> list[str]:
         places = ["--data", str(store), "--out", str(folder / "out")]

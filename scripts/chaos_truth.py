@@ -16,7 +16,7 @@ from sglm.text.store import TokenStore
 from sglm.text.tokenizer import load_tokenizer
 
 # What a clock or the system's accounts say is not repeated.
-_WALL_CLOCK = {"seconds", "seconds_mean", "peak_memory_mb"}
+_WALL_CLOCK = {"seconds", "seconds_mean", "seconds_ratio", "peak_memory_mb"}
 _LEFT_ASIDE = re.compile(r"\.(partial|aside|tmp)$|\.prep-")
 _CHECKPOINT = re.compile(r"step-(\d+)")
 
@@ -45,13 +45,11 @@ def _moved_aside(out: Path) -> bool:
 
 
 def run_differences(expected: Path, found: Path) -> Iterator[str]:
-    """A finished run: weights, optimizers and random numbers by byte; metrics and curves by number."""
-    files = [path for path in _files(expected) if path.parts[0] not in ("tensorboard", "run.json")]
-    yield from _different_files(
-        expected, found, [str(path) for path in files if _is_reproduced(path)]
-    )
-    if missing := {*files} ^ {p for p in _files(found) if p.parts[0] not in ("tensorboard", "run.json")}:
-        yield f"{found}: other files: {', '.join(sorted(map(str, missing)))}"
+    """A finished run: weights, optimizers, random numbers by byte; metrics and curves by number."""
+    wanted, there = _comparable_files(expected), _comparable_files(found)
+    if other := wanted ^ there:
+        yield f"{found}: other files: {', '.join(sorted(map(str, other)))}"
+    yield from _different_files(expected, found, [name for name in wanted if _is_reproduced(name)])
     if _metrics(expected) != _metrics(found):
         yield f"{found}/metrics.jsonl differs"
     left, right = curves(expected), curves(found)
@@ -121,17 +119,23 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
-def _files(run: Path) -> set[Path]:
-    return {path.relative_to(run) for path in run.rglob("*") if path.is_file()}
+def _comparable_files(run: Path) -> set[str]:
+    """All but the event files, which a number of sessions wrote, and the checkpoints before the
+    last, which a stop may have saved at other steps."""
+    return {
+        str(path.relative_to(run))
+        for folder in (run, *run.glob("checkpoints/latest"))
+        for path in folder.rglob("*")
+        if path.is_file()
+        and not path.relative_to(run).match("tensorboard/*")
+        and not path.relative_to(run).match("checkpoints/step-*/*")
+    }
 
 
-def _is_reproduced(path: Path) -> bool:
-    """`state.json` tells the seconds; logs and records too."""
-    return path.suffix in (".safetensors", ".toml", ".bin") or path.parts[0] in (
-        "model",
-        "last",
-        "snapshots",
-    )
+def _is_reproduced(name: str) -> bool:
+    """Logs, records and the JSON of a checkpoint tell seconds; the rest is the same to the byte."""
+    within = Path(name).parts[0] in ("model", "last", "snapshots", "config.toml")
+    return within or name.endswith(".safetensors")
 
 
 def _different_files(expected: Path, found: Path, names: list[str]) -> Iterator[str]:

@@ -60,6 +60,8 @@ class RunFolder:
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"{self.path}: is a file; give --out a folder")
         contents = sorted(entry.name for entry in self.path.iterdir()) if self.path.exists() else []
+        # All that is there when the first start was killed in the midst of its first file.
+        contents = [name for name in contents if name != f".{self.identity.name}.aside"]
         if self.identity.exists():
             self._check_same(config, store)
             if not resume:
