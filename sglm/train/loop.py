@@ -22,6 +22,7 @@ from sglm.text.batcher import Batcher, Upcoming, Window
 from sglm.text.store import TokenStore
 from sglm.train.build import build_batcher, build_learner, build_schedule, token_counts
 from sglm.train.diagnosis import RAN_AWAY, Watch, diagnosis
+from sglm.train.event_files import keep_event_files
 from sglm.train.report import Report, drop_later_lines
 from sglm.train.run_folder import RunFolder
 from sglm.train.step import Learner, capture, restore, train_step
@@ -40,6 +41,7 @@ class Progress:
         seconds: wall-clock time over all sessions.
         best_nll: lowest validation loss so far in nats per token, or None.
         skipped_in_row: steps skipped in a row because their gradient was not finite.
+        event_files: of TensorBoard, with this session's; None where nobody counted.
     """
 
     step: int = 0
@@ -48,6 +50,7 @@ class Progress:
     seconds: float = 0.0
     best_nll: float | None = None
     skipped_in_row: int = 0
+    event_files: int | None = None
 
     def advance(self, tokens: int) -> None:
         """Counts one step."""
@@ -134,6 +137,8 @@ def train(
         _restore(run, learner, state)
     if ranks.writes:
         drop_later_lines(run.metrics, progress.settled)
+        before = 0 if checkpoint is None else progress.event_files
+        progress.event_files = keep_event_files(run.tensorboard, before) + 1
     ranks.wait()  # for what is in the folder now has been read by all
     report = Report(run, config, schedule.total_steps, progress.step, interval, console, ranks)
     session = _Session(
@@ -210,7 +215,7 @@ def _train_on(session: _Session, config: Config, batcher: Batcher, device: torch
         if step == session.schedule.total_steps:
             return
         _stop_if_asked(session)
-        if step > 0 and step % config.train.checkpoint_every_steps == 0:
+        if step > session.first_step and step % config.train.checkpoint_every_steps == 0:
             _save(session)
         plan = session.watch.plan(session.schedule.at(step))
         result = train_step(learner, _to(device, batcher.at(step)), plan, step)

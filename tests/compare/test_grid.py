@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 
+from sglm.compare import worker
 from sglm.compare.grid import compare
 from sglm.compare.runs import Cell, Comparison, Record
 from sglm.compare.worker import Asked, Task, record
@@ -367,12 +368,6 @@ def test_waiting_for_an_orphan_can_be_stopped(
     assert not (tmp_path / "called").exists()
 
 
-def _worker(given: str, **streams: Any) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, "-m", "sglm.compare.worker"], input=given, text=True, **streams
-    )
-
-
 def test_a_worker_whose_parent_died_says_so_to_its_log_without_a_traceback(
     word_store: TokenStore, tmp_path: Path
 ) -> None:
@@ -383,12 +378,21 @@ def test_a_worker_whose_parent_died_says_so_to_its_log_without_a_traceback(
     read, write = os.pipe()
     os.close(read)  # nobody listens
     with open(write, "w") as stdout:
-        ended = _worker(task.to_json(), stdout=stdout, stderr=subprocess.PIPE)
+        ended = subprocess.run(
+            [sys.executable, "-m", "sglm.compare.worker"],
+            input=task.to_json(),
+            stdout=stdout,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
     assert ended.returncode == 143
     assert "stopped at step 0 of 20 with everything saved" in ended.stderr
     assert "Traceback" not in ended.stderr
 
 
-def test_a_worker_whose_parent_died_before_it_gave_a_task_ends() -> None:
-    ended = _worker("", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    assert (ended.returncode, ended.stdout, ended.stderr) == (1, "", "")
+def test_a_worker_whose_parent_died_before_it_gave_a_task_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(worker, "prepare_process", lambda: None)
+    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+    assert worker.main() == 1
