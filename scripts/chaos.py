@@ -79,6 +79,11 @@ class Chaos:
     problems: list[str] = field(default_factory=list)
     folders: int = 0
 
+    def object(self, problem: str) -> None:
+        """Notes what is wrong, and says so at once."""
+        self.problems.append(problem)
+        say(problem)
+
     def new_folder(self, case: Case) -> Path:
         self.folders += 1
         folder = self.folder / f"{case.what}-{self.folders:04d}"
@@ -114,16 +119,16 @@ class Chaos:
             continues_at = truth.latest_step(folder / "out")
             for found in case.damage(folder / "out"):
                 row.differences += 1
-                self.problems.append(f"{folder}: after a kill: {found}")
+                self.object(f"{folder}: after a kill: {found}")
         again = forked(case.arguments(folder), Saboteur()).wait()
         # A prep that was killed after its last rename has done all that it was asked for.
         if ending.code not in (0, case.again) or again.code != case.again:
             row.failed_starts += 1
-            self.problems.append(f"{folder}: a start failed\n{ending}\n{again}")
+            self.object(f"{folder}: a start failed\n{ending}\n{again}")
         else:
             for found in case.differences(whole.out, folder / "out"):
                 row.differences += 1
-                self.problems.append(f"{folder}: {found}")
+                self.object(f"{folder}: {found}")
         row.seconds += time.monotonic() - started
         if len(self.problems) == before:
             shutil.rmtree(folder)
@@ -152,11 +157,11 @@ class Chaos:
     def _listen(self, ending: Ending, folder: Path, continues_at: int, row: Row) -> None:
         if "Traceback" in ending.said:
             row.tracebacks += 1
-            self.problems.append(f"{folder}: a traceback\n{ending.said}")
+            self.object(f"{folder}: a traceback\n{ending.said}")
         told = "continuing at step" in ending.said
         if continues_at and told and f"continuing at step {continues_at:,} " not in ending.said:
             row.failed_starts += 1
-            self.problems.append(f"{folder}: not at step {continues_at}\n{ending.said}")
+            self.object(f"{folder}: not at step {continues_at}\n{ending.said}")
 
 
 def was_killed(ending: Ending, start: Start) -> bool:
@@ -188,15 +193,15 @@ def kill(chaos: Chaos, cases: Sequence[Case], kills: int, every_operation: bool)
             if way == "process":
                 as_process = chaos.undisturbed(case, as_process=True)
                 for found in case.differences(whole.out, as_process.out):
-                    chaos.problems.append(f"a fork and a process: {found}")
+                    chaos.object(f"a fork and a process: {found}")
                 whole = as_process
             wanted = row.kills + max(1, round(kills * WAYS[way] / len(cases)))
-            at = moments(way, wanted - row.kills, whole, chaos.dice)
+            operations = moments(way, wanted - row.kills, whole, chaos.dice)
             # A run may go through before it is to be killed, but hardly that often.
             for _ in range(10 + 10 * (wanted - row.kills)):
                 if row.kills >= wanted:
                     break
-                chaos.run(case, way, next(at), whole, row)
+                chaos.run(case, way, next(operations), whole, row)
     return [row for row in rows.values() if row.runs]
 
 
@@ -274,8 +279,6 @@ def main() -> int:
     for what in given.what:
         cases = make_cases(folder, what)
         rows += kill(chaos, cases, round(given.kills / len(given.what)), given.every_operation)
-    for problem in chaos.problems:
-        say(problem)
     seconds = round(time.monotonic() - started, 1)
     if given.json:
         facts = {

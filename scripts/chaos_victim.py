@@ -5,7 +5,6 @@ parent computes nothing and has one thread, and SIGKILL leaves no child the time
 """
 
 import contextlib
-import json
 import mmap
 import os
 import resource
@@ -17,7 +16,6 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, TextIO
 
@@ -68,13 +66,13 @@ class Saboteur:
             self._count()
             synced(descriptor)
 
-        os.fsync = fsync
+        os.fsync = fsync  # type: ignore[assignment]
         sys.addaudithook(self._hear)
 
     def _hear(self, event: str, details: tuple[Any, ...]) -> None:
         if event == "open":
             path, _, flags = details
-            if isinstance(path, str | os.PathLike) and flags & _WRITING and _counts(path):
+            if not isinstance(path, int) and flags & _WRITING and _counts(path):
                 self._count()
         elif event in _EVENTS:
             self._count()
@@ -94,8 +92,8 @@ class Saboteur:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _counts(path: "str | os.PathLike[str]") -> bool:
-    return not os.fspath(path).startswith(("/dev/null", "/dev/tty", "/proc/"))
+def _counts(path: Any) -> bool:
+    return not os.fsdecode(path).startswith(("/dev/null", "/dev/tty", "/proc/"))
 
 
 @dataclass(frozen=True)
@@ -183,7 +181,6 @@ def fresh(arguments: Sequence[str]) -> Victim:
 def warm_up() -> None:
     """Imports all that a command needs, so that forks find it there."""
     import matplotlib.figure  # noqa: F401
-    import tensorboard.backend.event_processing.event_accumulator  # noqa: F401
     import torch
     import torch._dynamo  # torch's optimizers import it when they are first made
 
@@ -200,7 +197,7 @@ def _sglm(arguments: Sequence[str]) -> int:
     from sglm.cli.main import app
 
     # The runs of a comparison are forks as well.
-    grid.subprocess = SimpleNamespace(  # type: ignore[attr-defined]
+    grid.subprocess = SimpleNamespace(  # type: ignore[assignment]
         Popen=ForkedWorker, PIPE=subprocess.PIPE, TimeoutExpired=subprocess.TimeoutExpired
     )
     try:
@@ -273,7 +270,3 @@ class ForkedWorker:
 
     def terminate(self) -> None:
         os.kill(self.pid, signal.SIGTERM)
-
-
-def read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))

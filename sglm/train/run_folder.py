@@ -137,8 +137,10 @@ class RunFolder:
         aside.mkdir(parents=True)
         save_model(model, aside, tokenizer.fingerprint)
         tokenizer.save(aside)
-        sync(aside)
+        for path in (*aside.iterdir(), aside):
+            sync(path)
         aside.rename(folder)
+        sync(folder.parent)
 
     def save_snapshot(self, cycle: int, model: LSTMLanguageModel, tokenizer: Tokenizer) -> None:
         """The model at the end of a cycle, counted from 0."""
