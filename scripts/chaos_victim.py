@@ -197,7 +197,7 @@ def _sglm(arguments: Sequence[str]) -> int:
     from sglm.cli.main import app
 
     # The runs of a comparison are forks as well.
-    grid.subprocess = SimpleNamespace(  # type: ignore[assignment]
+    grid.subprocess = SimpleNamespace(  # type: ignore[assignment, attr-defined]
         Popen=ForkedWorker, PIPE=subprocess.PIPE, TimeoutExpired=subprocess.TimeoutExpired
     )
     try:
