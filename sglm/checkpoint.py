@@ -9,7 +9,6 @@ and the checksums of all of them to `SHA256SUMS` (`sha256sum -c` reads it too).
 import hashlib
 import json
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
@@ -77,7 +76,8 @@ def save_checkpoint(folder: Path, step: int, state: Any, keep: int = 2) -> None:
         place = complete.index(final)
         # Later ones are of a past that was gone back from, because they are damaged or diverged.
         for old in complete[: max(0, place + 1 - keep)] + complete[place + 1 :]:
-            shutil.rmtree(old)
+            # Half removed, it must not look like a whole one.
+            old.rename(old.with_name(f"{old.name}.partial"))
     finally:
         _clear_up(folder)
 

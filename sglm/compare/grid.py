@@ -1,9 +1,12 @@
 """Runs a grid of variants × seeds, one process after the other, and writes down what came out."""
 
+import fcntl
 import json
+import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TextIO
@@ -186,8 +189,11 @@ def _run(
         record=str(comparison.record_path(cell)),
         device=device.type,
         precision=precision.name,
+        parent=os.getpid(),
     )
     with open(comparison.log_path(cell), "a", encoding="utf-8") as log:
+        if (stopped_by := _wait_for_the_log(log, stop_signal)) is not None:
+            return None, stopped_by
         # In a session of its own: Ctrl-C at a terminal reaches this process alone, which passes it
         # on as SIGTERM, so that the run does not hear it twice.
         process = subprocess.Popen(
@@ -207,6 +213,26 @@ def _run(
     if process.returncode == InputError.exit_code:
         raise InputError(message)
     return message, None
+
+
+def _wait_for_the_log(log: TextIO, stop_signal: Callable[[], int | None]) -> int | None:
+    """Waits until no other process is at this run: `None`, or the signal that asked to stop.
+
+    A comparison that was killed leaves an orphan behind, which stops at its next step. Until then
+    it holds the lock on its log, which it got with its stderr: it needs no file of its own, and no
+    process can die without giving it back.
+    """
+    while True:
+        try:
+            fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if (number := stop_signal()) is not None:
+                return number
+            time.sleep(_SECONDS_BETWEEN_POLLS)
+        except OSError:
+            return None  # a file system without locks
+        else:
+            return None
 
 
 def _converse(

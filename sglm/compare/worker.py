@@ -34,6 +34,8 @@ class Task:
     record: str
     device: str
     precision: str
+    parent: int | None = None
+    """The number of the process that waits for the run; None: whichever started this one."""
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -43,8 +45,9 @@ class Asked:
     """Whether to stop: after SIGTERM, and when the process that started this one is gone, for then
     nobody could stop it any more."""
 
-    def __init__(self) -> None:
-        self.parent = os.getppid()
+    def __init__(self, parent: int | None = None) -> None:
+        # Not simply asked now: that process may have died while this one was importing torch.
+        self.parent = os.getppid() if parent is None else parent
         self.received: int | None = None
         signal.signal(signal.SIGTERM, self._receive)
 
@@ -109,17 +112,21 @@ def peak_memory_mb(device: torch.device) -> float:
 def main() -> int:
     """Exit code: as the command line's."""
     prepare_process()
-    asked = Asked()
+    given = sys.stdin.read()
+    if not given:
+        return 1  # whoever started this process was killed before it could say what to do
+    task = Task(**json.loads(given))
     try:
-        perform(Task(**json.load(sys.stdin)), asked)
-    except SglmError as error:
-        print(error, flush=True)
-        return error.exit_code
-    except (OSError, MemoryError, RuntimeError) as error:
-        refused = refusal(error)
+        perform(task, Asked(task.parent))
+    except (SglmError, OSError, MemoryError, RuntimeError) as error:
+        refused = error if isinstance(error, SglmError) else refusal(error)
         if refused is None:
             raise
-        print(refused, flush=True)
+        try:
+            print(refused, flush=True)
+        except BrokenPipeError:  # nobody listens any more
+            print(refused, file=sys.stderr, flush=True)
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for Python's own flush
         return refused.exit_code
     return 0
 

@@ -132,9 +132,10 @@ def new_store(out: Path, force: bool) -> Iterator[Path]:
             folder.chmod(0o777 & ~_umask())  # mkdtemp makes it private; a store need not be
             yield folder
             refuse_occupied(out, force)  # hours may have passed
-            (folder / "lock").unlink()
-            for path in (*folder.iterdir(), folder):
+            for path in folder.iterdir():
                 sync(path)
+            (folder / "lock").unlink()
+            sync(folder)
             _move_into_place(folder, out)
     finally:
         shutil.rmtree(folder, ignore_errors=True)

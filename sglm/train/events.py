@@ -24,16 +24,25 @@ class EventFile:
     Args:
         folder: of the run's curves; made if needed.
         first_step: steps done before this session.
+        files_before: of the sessions that came to a checkpoint; what others left is removed, for
+            it will be written again.
+
+    Attributes:
+        number: of this file among those of the run, from 1.
 
     Raises:
         OSError: here and in every method, the disk refuses.
     """
 
-    def __init__(self, folder: Path, first_step: int) -> None:
+    def __init__(self, folder: Path, first_step: int, files_before: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        # Readers take the files of a run by name.
-        before = max((_stamp(path) for path in folder.glob(f"{_PREFIX}*")), default=0)
-        stamp = max(int(time.time()), before + 1)
+        # By name, as readers take them.
+        files = sorted(folder.glob(f"{_PREFIX}*"))
+        for path in files[files_before:]:
+            path.unlink()
+        kept = files[:files_before]
+        self.number = len(kept) + 1
+        stamp = max([int(time.time()), *(_stamp(path) + 1 for path in kept)])
         name = f"{_PREFIX}{stamp:010d}.{platform.node()}.{os.getpid()}.0"
         self._file = open(folder / name, "xb")  # noqa: SIM115
         self._records = RecordWriter(self._file)

@@ -147,7 +147,7 @@ def _train_on(session: Session) -> None:
         if step == job.schedule.total_steps:
             return
         _stop_if_asked(session)
-        if step > 0 and step % config.checkpoint_every_steps == 0:
+        if step > session.first_step and step % config.checkpoint_every_steps == 0:
             session.count_skips()
             if progress.skipped_in_row == 0:  # else it might be gone back to
                 session.save()

@@ -32,6 +32,7 @@ class Report:
         first_step: steps done before this session; curves that an interrupted session wrote after
             them are hidden, so that they continue without overlap.
         interval: `interval_sums` of the checkpoint that is continued.
+        event_files: how many there were at that checkpoint.
         console: where progress goes; a bar on a terminal, plain lines elsewhere.
         ranks: their sums are added up; only rank 0 writes and speaks.
     """
@@ -43,6 +44,7 @@ class Report:
         total_steps: int,
         first_step: int,
         interval: dict[str, float],
+        event_files: int,
         console: TextIO,
         ranks: Ranks = ALONE,
     ) -> None:
@@ -58,7 +60,7 @@ class Report:
         self.events: EventFile | None = None
         if not ranks.writes:
             return
-        self.events = EventFile(run.tensorboard, first_step)
+        self.events = EventFile(run.tensorboard, first_step, event_files)
         if first_step:
             self.say(f"continuing at step {first_step:,} of {total_steps:,}")
         else:
@@ -79,6 +81,11 @@ class Report:
         """Keeps one step for the next `interval`, without waiting for its numbers."""
         self.waiting.append(result)
         self.interval_tokens += result.tokens * self.ranks.count
+
+    @property
+    def event_files(self) -> int:
+        """How many there are now, with this session's; 0 where another rank writes them."""
+        return 0 if self.events is None else self.events.number
 
     def interval_sums(self) -> dict[str, float]:
         """Sums over the steps since the last `interval`; a checkpoint takes them along.

@@ -41,6 +41,7 @@ class Progress:
         skipped: steps that changed nothing, because their loss or gradient was not finite.
         skipped_in_row: how many of them were the last ones.
         went_back_to: the step to which such steps have made the run go back, or None.
+        event_files: of TensorBoard, with this session's.
     """
 
     step: int = 0
@@ -51,6 +52,7 @@ class Progress:
     skipped: int = 0
     skipped_in_row: int = 0
     went_back_to: int | None = None
+    event_files: int = 0
 
     def advance(self, tokens: int) -> None:
         """Counts one step."""
@@ -219,8 +221,16 @@ def begin(job: Job, learner: Learner, checkpoint: Checkpoint | None) -> Session:
         drop_later_lines(run.metrics, progress.settled)
     ranks.wait()  # for what is in the folder now has been read by all
     report = Report(
-        run, job.config, job.schedule.total_steps, progress.step, interval, job.console, ranks
+        run,
+        job.config,
+        job.schedule.total_steps,
+        progress.step,
+        interval,
+        progress.event_files,
+        job.console,
+        ranks,
     )
+    progress.event_files = report.event_files
     for line in () if checkpoint is None else checkpoint.damaged:
         report.say(f"{line}; the one before it is used")
     started = time.monotonic() - progress.seconds

@@ -1,5 +1,6 @@
 """Whole comparisons: the runs are those of `sglm train`, and none is made twice."""
 
+import fcntl
 import io
 import json
 import math
@@ -15,10 +16,11 @@ from typing import Any
 import pytest
 import torch
 
+from sglm.compare import worker
 from sglm.compare.grid import compare
 from sglm.compare.runs import Cell, Comparison, Record
 from sglm.compare.worker import Asked, Task, record
-from sglm.config import Config, parse_config
+from sglm.config import Config, parse_config, plain_values
 from sglm.errors import ConfigError, InputError, SglmError, Stopped
 from sglm.optim.precision import precision_of
 from sglm.text.prepare import Recipe, prepare
@@ -328,3 +330,69 @@ def test_the_peak_is_that_of_the_process_not_of_the_one_that_started_it() -> Non
     assert 20 < before < 700
     # The ballast, but for what was freed after importing and is used again.
     assert math.isclose(after - before, 100, abs_tol=60)
+
+
+def _hold(log: Path, seconds: float, then: str) -> None:
+    """As the orphan of a comparison that was killed: its stderr is the log, and the log locked."""
+    log.parent.mkdir(parents=True)
+    with open(log, "a", encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        subprocess.Popen(["sh", "-c", f"sleep {seconds}; {then}"], stderr=file).returncode = 0
+
+
+def test_a_run_waits_for_the_orphan_of_a_killed_comparison(
+    word_store: TokenStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two processes at one run would pull the checkpoints from under each other's feet."""
+    calls, out = tmp_path / "calls", tmp_path / "out"
+    fake_python(
+        tmp_path / "python", f"cat > /dev/null; echo worker >> {calls}; exit 1", monkeypatch
+    )
+    _hold(out / "runs" / "bptt-seed0.log", 0.3, f"echo orphan >> {calls}")
+    with pytest.raises(SglmError, match="1 of 1 runs failed"):
+        run(word_store, out, variants=["bptt"], seeds=[0])
+    assert calls.read_text() == "orphan\nworker\n"
+
+
+def test_waiting_for_an_orphan_can_be_stopped(
+    word_store: TokenStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_python(tmp_path / "python", f"touch {tmp_path / 'called'}", monkeypatch)
+    _hold(tmp_path / "out" / "runs" / "bptt-seed0.log", 3, ":")
+    polls = iter([None, signal.SIGTERM, signal.SIGTERM])
+    with pytest.raises(Stopped):
+        run(
+            word_store, tmp_path / "out", variants=["bptt"], seeds=[0],
+            stop_signal=lambda: next(polls),
+        )  # fmt: skip
+    assert not (tmp_path / "called").exists()
+
+
+def test_a_worker_whose_parent_died_says_so_to_its_log_without_a_traceback(
+    word_store: TokenStore, tmp_path: Path
+) -> None:
+    task = Task(
+        plain_values(CONFIG), str(word_store.folder), str(tmp_path / "run"),
+        str(tmp_path / "run.json"), "cpu", "fp32", parent=1,
+    )  # fmt: skip
+    read, write = os.pipe()
+    os.close(read)  # nobody listens
+    with open(write, "w") as stdout:
+        ended = subprocess.run(
+            [sys.executable, "-m", "sglm.compare.worker"],
+            input=task.to_json(),
+            stdout=stdout,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert ended.returncode == 143
+    assert "stopped at step 0 of 20 with everything saved" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_worker_whose_parent_died_before_it_gave_a_task_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(worker, "prepare_process", lambda: None)
+    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+    assert worker.main() == 1

@@ -1,4 +1,4 @@
-"""What machines do to a training: failing writes, second trainings, clocks that are set back."""
+"""What machines do to a training: failing writes, second trainings, damage."""
 
 import builtins
 import errno
@@ -11,15 +11,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from typer.testing import CliRunner, Result
 
 from sglm import durable
 from sglm.checkpoint import load_checkpoint
 from sglm.cli.main import app
 from sglm.text.store import TokenStore
-from sglm.train import events
-from sglm.train.events import EventFile
 from sglm.train.run_folder import RunFolder
 
 SMALL = [
@@ -165,21 +162,3 @@ def test_a_whole_checkpoint_of_something_else_is_refused_in_a_line(
     result = train(word_store, tmp_path / "run")
     assert result.exit_code == 2
     assert "is not one of such a run" in result.stderr
-
-
-def test_a_clock_that_is_set_back_shuffles_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Sessions an hour apart, each an hour *earlier* by the clock, and two within a second."""
-    now = 2e9
-    for first_step, steps in ((0, (1, 2, 3)), (2, (3, 4)), (4, (5,)), (4, (5, 6))):
-        monkeypatch.setattr(events.time, "time", lambda now=now: now)
-        file = EventFile(tmp_path, first_step)
-        for step in steps:
-            file.scalar("train/loss", 10.0 * first_step + step, step)
-        file.close()
-        now -= 3600 if first_step < 4 else 0
-    accumulator = EventAccumulator(str(tmp_path))
-    accumulator.Reload()
-    found = [(event.step, event.value) for event in accumulator.Scalars("train/loss")]
-    assert found == [(1, 1), (2, 2), (3, 23), (4, 24), (5, 45), (6, 46)]
