@@ -22,7 +22,7 @@ class SglmGroup(TyperGroup):
     def invoke(self, ctx: typer.Context) -> object:  # type: ignore[override]
         if os.environ.get("SGLM_DEBUG"):
             return super().invoke(ctx)
-        from sglm.errors import SglmError
+        from sglm.errors import SglmError, printable
 
         try:
             return super().invoke(ctx)
@@ -41,7 +41,7 @@ class SglmGroup(TyperGroup):
             if not any(sign in str(error) for sign in ("out of memory", "DefaultCPUAllocator")):
                 raise
             message, code = describe(MemoryError()), 1
-        typer.echo(f"sglm: {message}", err=True)
+        typer.echo(f"sglm: {printable(message)}", err=True)
         raise typer.Exit(code)
 
 

@@ -1,7 +1,6 @@
 """`sglm score`: one text per line, one score per text, in order."""
 
 import json
-import math
 from collections.abc import Iterator
 from itertools import repeat
 from pathlib import Path
@@ -69,19 +68,22 @@ def _batches(lines: Iterator[str]) -> Iterator[list[str]]:
 
 
 def _as_json(text: str, result: "Score", per_token: bool) -> str:
+    from sglm.evaluate import finite_or_none
+
     line: dict[str, Any] = {
         "text": text,
-        "logprob": result.logprob,
+        # JSON has no nan.
+        "logprob": finite_or_none(result.logprob),
         "n_tokens": result.n_tokens,
         "n_words": result.n_words,
         "n_bytes": result.n_bytes,
-        "ppl": result.ppl if math.isfinite(result.ppl) else None,  # JSON has no nan
-        "bits_per_byte": result.bits_per_byte,
+        "ppl": finite_or_none(result.ppl),
+        "bits_per_byte": finite_or_none(result.bits_per_byte),
     }
     if per_token:
         line |= {
             "tokens": result.tokens,
-            "token_logprobs": result.token_logprobs,
+            "token_logprobs": [finite_or_none(logprob) for logprob in result.token_logprobs],
             "unk": result.unk,
         }
     return json.dumps(line)

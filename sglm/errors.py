@@ -1,6 +1,7 @@
 """The errors a user can cause. Each message names the thing and its cure, in one or two lines."""
 
 import difflib
+import reprlib
 from collections.abc import Iterable
 
 
@@ -36,3 +37,24 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     known = sorted(known)
     nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f"; did you mean {nearest[0]!r}?" if nearest else f"; known: {', '.join(known)}"
+
+
+def shown(value: object) -> str:
+    """A value from a file, for a message: its repr, short however large or deep the value is."""
+    return _SHORT.repr(value)
+
+
+def printable(message: str) -> str:
+    """A message for a terminal: names from elsewhere may hold escape sequences or turn the writing
+    direction around, which are shown as escapes instead. Line breaks stay."""
+    return "".join(
+        character
+        if character.isprintable() or character == "\n"
+        else character.encode("unicode_escape").decode("ascii")
+        for character in message
+    )
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxlong = _SHORT.maxother = 60
+_SHORT.maxlevel = 2
