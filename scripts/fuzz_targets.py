@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 import torch
 
 from sglm.checkpoint import load_checkpoint, save_checkpoint
+from sglm.compare.grid import _horizon_before
 from sglm.compare.runs import Record
 from sglm.config import config_to_toml, load_config
 from sglm.errors import SglmError
@@ -206,14 +207,27 @@ def _use_model(folder: Path) -> None:
 
 
 def target_state(bench: Bench, data: bytes) -> None:
-    folder = bench.copy("run/checkpoints")
-    (folder / "latest" / "state.json").write_bytes(data)
-    load_checkpoint(folder)
+    _use_checkpoint(bench, "state.json", data)
 
 
 def target_tensors(bench: Bench, data: bytes) -> None:
+    _use_checkpoint(bench, _tensor_file(bench), data)
+
+
+def _tensor_file(bench: Bench) -> str:
+    [path] = (bench.run.path / "checkpoints" / "latest").glob("*.safetensors")
+    return path.name
+
+
+def _use_checkpoint(bench: Bench, name: str, data: bytes) -> None:
+    """With the checksum that belongs to it, where there are checksums."""
     folder = bench.copy("run/checkpoints")
-    (folder / "latest" / "state.safetensors").write_bytes(data)
+    latest = folder / "latest"
+    before = hashlib.sha256((latest / name).read_bytes()).hexdigest()
+    (latest / name).write_bytes(data)
+    for sums in latest.glob("SHA256SUMS"):
+        text = sums.read_text().replace(before, hashlib.sha256(data).hexdigest())
+        sums.write_text(text)
     load_checkpoint(folder)
 
 
@@ -227,6 +241,12 @@ def target_metrics(bench: Bench, data: bytes) -> None:
     path = bench.folder / "metrics.jsonl"
     path.write_bytes(data)
     drop_later_lines(path, 5)
+
+
+def target_results(bench: Bench, data: bytes) -> None:
+    (bench.folder / "results.json").write_bytes(data)
+    horizon = _horizon_before(bench.folder)
+    assert horizon is None or horizon >= 0
 
 
 def target_record(bench: Bench, data: bytes) -> None:
@@ -255,7 +275,7 @@ def _use_lines(path: Path, data: bytes | None) -> None:
         text = "".join(piece.text for piece in pieces)
         if data is not None:
             assert text == data.decode("utf-8").removeprefix("\ufeff")
-        assert all(piece.text.endswith("\n") for piece in pieces[:-1])
+        assert all(piece.unfinished or piece.text.endswith("\n") for piece in pieces[:-1])
 
 
 def target_jsonl(bench: Bench, data: bytes) -> None:
@@ -305,7 +325,7 @@ def seeds(name: str, bench: Bench) -> list[bytes]:
         "card": "char/config.json",
         "weights": "char/model.safetensors",
         "state": "run/checkpoints/latest/state.json",
-        "tensors": "run/checkpoints/latest/state.safetensors",
+        "tensors": f"run/checkpoints/latest/{_tensor_file(bench)}",
         "run": "run/run.json",
     }
     found = [(bench.folder / files[name]).read_bytes()] if name in files else []
@@ -323,12 +343,12 @@ def seeds(name: str, bench: Bench) -> list[bytes]:
             file = io.BytesIO()
             pq.write_table(pa.table({"text": LINES, "n": [1, 2, 3]}), file, compression=compression)
             found.append(file.getvalue())
-    if name in JSON_TARGETS:
+    if name in _JSON_TARGETS:
         found += [b"[" * 5000, b"9" * 5000, b"1e999", b"NaN", b'{"a":1,"a":2}', b'"\\ud800"']
     return [*found, b"", SAMPLE.encode()]
 
 
-JSON_TARGETS = ("meta", "tokenizer", "card", "state", "run", "record", "header", "vocabulary")
+_JSON_TARGETS = ("meta", "tokenizer", "card", "state", "run", "record", "results", "header")
 _MORE: dict[str, list[str | bytes]] = {
     "config": [
         "[model]\nhidden = 1979-05-27\n[schedule]\nfirst = inf\ngrowth = nan\n",
@@ -342,6 +362,7 @@ _MORE: dict[str, list[str | bytes]] = {
         '{"finished": true, "seconds": 1.0, "peak_memory_mb": null, "device": "cpu",'
         ' "precision": "fp32"}',
     ],
+    "results": ['{"horizon": 20}', '{"horizon": 1e999}'],
     "text": ["one\r\ntwo\rthree\n\nfour", b"\xff\xfea\0", b"\xed\xa0\x80", "\ufeff\ufeffa\n"],
     "gzip": [
         gzip.compress("one\ntwo\n".encode()) * 3,

@@ -80,7 +80,10 @@ def load_checkpoint(folder: Path) -> tuple[int, Any] | None:
             )
         tensors = load_file(latest / "state.safetensors")
         return int(document["step"]), _unpack(document["state"], tensors)
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+    except (
+        *(OSError, ValueError, LookupError, TypeError, OverflowError, AttributeError),
+        *(SafetensorError, RecursionError),
+    ) as error:
         raise InputError(
             f"{latest.resolve()}: damaged checkpoint ({error}); delete that folder and point"
             " `latest` to the one before it, or start in another --out"

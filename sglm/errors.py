@@ -55,6 +55,13 @@ def printable(message: str) -> str:
     )
 
 
-_SHORT = reprlib.Repr()
-_SHORT.maxstring = _SHORT.maxlong = _SHORT.maxother = 60
+class _Short(reprlib.Repr):
+    def repr_int(self, number: int, level: int) -> str:
+        # Python refuses to write down integers of thousands of digits.
+        size = number.bit_length()
+        return repr(number) if size < 200 else f"an integer of {size} bits"
+
+
+_SHORT = _Short()
+_SHORT.maxstring = _SHORT.maxother = 60
 _SHORT.maxlevel = 2

@@ -6,6 +6,7 @@ that sglm itself could have written, and JSON as the standard has it (RFC 8259),
 reader alone does not insist on.
 """
 
+import errno
 import json
 import math
 import os
@@ -24,8 +25,13 @@ def read_bounded(path: Path, most_bytes: int) -> bytes:
         InputError: it is larger, or a folder, a pipe or a device.
         OSError: it is not there, or the disk refuses.
     """
-    # Opening a pipe would wait for somebody to write into it.
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        # Opening a pipe would otherwise wait for somebody to write into it.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO):
+            raise InputError(f"{path}: a link or a socket that leads nowhere") from None
+        raise
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise InputError(f"{path}: not an ordinary file; copy the folder again")

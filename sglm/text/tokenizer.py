@@ -61,6 +61,7 @@ def _restore(kind: str, folder: Path) -> Tokenizer:
     entries = parse_json(content)
     if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):
         raise ValueError("not a list of texts")
+    "".join(entries).encode()  # a lone surrogate is no text: UnicodeEncodeError is a ValueError
     if len(set(entries)) < len(entries):
         raise ValueError("an entry stands twice in the list")
     if kind == "char":
