@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 # input.
 BATCH_LINES = 1000
 BATCH_CHARACTERS = 1_000_000
+# A gigabyte in memory, at a token for each byte (118 bytes a token were measured).
+LONGEST_LINE_BYTES = 1 << 23
 
 
 def score(
@@ -34,7 +36,8 @@ def score(
 ) -> None:
     """Log-probability (natural), perplexity and bits per byte of every line of a text.
 
-    Each line is a text of its own. Its line ending (LF or CRLF) is not part of it.
+    Each line is a text of its own, of 8 MiB at most. Its line ending (LF or CRLF) is not part of
+    it.
     """
     from sglm.scoring import load
 
@@ -50,7 +53,7 @@ def score(
 def _lines(file: Path) -> Iterator[str]:
     from sglm.text.sources import read_text_lines
 
-    for piece in read_text_lines(file):
+    for piece in read_text_lines(file, most_bytes=LONGEST_LINE_BYTES):
         yield piece.text.removesuffix("\n").removesuffix("\r")
 
 

@@ -30,7 +30,9 @@ class Piece(NamedTuple):
     unfinished: bool = False
 
 
-def read_text_lines(path: Path | str, longest_bytes: int | None = None) -> Iterator[Piece]:
+def read_text_lines(
+    path: Path | str, longest_bytes: int | None = None, most_bytes: int | None = None
+) -> Iterator[Piece]:
     """The lines of a UTF-8 text file (`.gz`: compressed) or of stdin (`-`), newlines kept.
 
     Only "\\n" ends a line. A byte order mark at the start is dropped: editors put it there, it is
@@ -38,17 +40,18 @@ def read_text_lines(path: Path | str, longest_bytes: int | None = None) -> Itera
 
     Args:
         path: a file, or `-`.
-        longest_bytes: None gives every line as one piece, and refuses one of more than
-            `LONGEST_LINE_BYTES`. Otherwise a line longer than this many
+        longest_bytes: None gives every line as one piece. Otherwise a line longer than this many
             bytes (1 MiB at least) comes in several pieces, all but the last `unfinished`, cut in
             front of a space where there is one: memory stays bounded whatever the lines are.
+        most_bytes: a line that is not cut may not be longer (about); None: `LONGEST_LINE_BYTES`.
 
     Raises:
         InputError: no such file, not UTF-8 (with the byte offset), binary, broken gzip data, or a
             line that is too long (see above).
     """
     with _open(path) as file:
-        lines = _lines(file, "stdin" if str(path) == "-" else str(path), longest_bytes)
+        name = "stdin" if str(path) == "-" else str(path)
+        lines = _lines(file, name, longest_bytes, most_bytes or LONGEST_LINE_BYTES)
         for first in lines:
             yield first._replace(text=first.text.removeprefix("\ufeff"))
             break
@@ -77,7 +80,9 @@ def _blocks(file: BufferedIOBase, name: str) -> Iterator[bytes]:
         raise InputError(f"{name}: broken gzip data ({error})") from error
 
 
-def _lines(file: BufferedIOBase, name: str, longest_bytes: int | None) -> Iterator[Piece]:
+def _lines(
+    file: BufferedIOBase, name: str, longest_bytes: int | None, most_bytes: int
+) -> Iterator[Piece]:
     offset = 0  # of the first byte in `waiting`
     waiting: list[bytes] = []  # a line not yet ended, in parts: adding to it must not copy it
     waiting_bytes = 0
@@ -97,9 +102,9 @@ def _lines(file: BufferedIOBase, name: str, longest_bytes: int | None) -> Iterat
             waiting, waiting_bytes, block = [], 0, block[end:]
         waiting.append(block)
         waiting_bytes += len(block)
-        if longest_bytes is None and waiting_bytes > LONGEST_LINE_BYTES:
+        if longest_bytes is None and waiting_bytes > most_bytes:
             raise InputError(
-                f"{name}, line {lines_read + 1}: longer than {LONGEST_LINE_BYTES >> 20} MiB, which"
+                f"{name}, line {lines_read + 1}: longer than {most_bytes >> 20} MiB, which"
                 " is too much for one text; break it into several"
             )
         if longest_bytes is not None and waiting_bytes > max(longest_bytes, READ_BYTES):

@@ -56,6 +56,8 @@ def find_sources(
         return [Source(source, lambda: builtin_topics(source), True)]
     if source.startswith("hf:"):
         return [Source(source, lambda: read_data_set(source, text_field), True, once=True)]
+    if not source:  # an unset variable of the shell, not the folder one stands in
+        raise InputError("the name of a source is empty; give a file or folder")
     path = Path(source)
     if path.is_dir():
         found = [
