@@ -43,7 +43,9 @@ def main() -> int:
             command = [sys.executable, __file__, *arguments, "--worker", folder]
             if subprocess.run(command, check=False).returncode != 0:
                 failed.append(name)
-    print(f"found something: {', '.join(failed)}; see {options.keep}" if failed else "nothing found")
+    print(
+        f"found something: {', '.join(failed)}; see {options.keep}" if failed else "nothing found"
+    )
     return 1 if failed else 0
 
 
@@ -56,7 +58,6 @@ def target_names() -> list[str]:
 def fuzz(name: str, seconds: int, keep: Path, folder: Path) -> None:
     """Runs one target for a while; ends the process."""
     import atheris
-
     import torch
 
     sys.path.insert(0, str(Path(__file__).parent))

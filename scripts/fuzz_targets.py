@@ -89,7 +89,8 @@ def _guarded(run: Callable[[Bench, bytes], None], bench: Bench, data: bytes) -> 
     try:
         run(bench, data)
     except SglmError as error:
-        assert len(str(error)) < 4000, "a message that nobody reads"
+        if len(str(error)) > 4000:
+            raise AssertionError("a message that nobody reads") from error
 
 
 def target_config(bench: Bench, data: bytes) -> None:
@@ -365,7 +366,7 @@ _MORE: dict[str, list[str | bytes]] = {
     "results": ['{"horizon": 20}', '{"horizon": 1e999}'],
     "text": ["one\r\ntwo\rthree\n\nfour", b"\xff\xfea\0", b"\xed\xa0\x80", "\ufeff\ufeffa\n"],
     "gzip": [
-        gzip.compress("one\ntwo\n".encode()) * 3,
+        gzip.compress(b"one\ntwo\n") * 3,
         gzip.compress(b"a" * 2_000_000),
         gzip.compress(b"text\n")[:-6],
     ],
@@ -375,7 +376,10 @@ _MORE: dict[str, list[str | bytes]] = {
         "[" * 5000,
         '{"text": ' + "9" * 5000 + "}",
     ],
-    "score": [bytes([number]) + SAMPLE.encode() for number in range(4)],
-    "prep": [bytes([number]) + b"t" + SAMPLE.encode() * 3 for number in range(4)]
-    + [b"\1j" + b'{"text": "one two three"}\n' * 5],
+    "vocabulary": ['w["a", "a"]', 'w["a b"]', 'c["ab"]', 'c["\\ud800"]', "w[1]", "w" + "[" * 5000],
+    "score": [*(bytes([number]) + SAMPLE.encode() for number in range(4))],
+    "prep": [
+        *(bytes([number]) + b"t" + SAMPLE.encode() * 3 for number in range(4)),
+        b"\1j" + b'{"text": "one two three"}\n' * 5,
+    ],
 }

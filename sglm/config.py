@@ -377,6 +377,7 @@ def _explain(problem: Any) -> str:
     # Beyond the key only a place in a list: pydantic also names the types that it tried.
     key, beyond = problem["loc"][:2], problem["loc"][2:]
     place = ".".join(str(part) for part in (*key, *(i for i in beyond if isinstance(i, int))))
+    place = place.replace("\n", "\\n")  # a key may hold one, a message has its own
     if problem["type"] == "extra_forbidden":
         section: Any = Config
         for part in problem["loc"][:-1]:

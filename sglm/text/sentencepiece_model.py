@@ -1,7 +1,7 @@
 """Whether a `.model` file is one that sglm could have written: asked before SentencePiece reads it.
 
-SentencePiece trusts its models: a made-up normalisation table (`precompiled_charsmap`) leads its C++
-out of bounds, a very long piece overflows its stack (google/sentencepiece issues 1269 and 1263,
+SentencePiece trusts its models: a made-up normalisation table (`precompiled_charsmap`) leads its
+C++ out of bounds, a very long piece overflows its stack (google/sentencepiece issues 1269 and 1263,
 seen in 0.2.1). sglm's models have neither, and little else, so anything else is refused. The format
 is protobuf's wire format, the messages those of `sentencepiece_model.proto`.
 """
@@ -51,7 +51,7 @@ def _piece(message: bytes) -> tuple[bytes, int]:
         if field == _TEXT and isinstance(value, bytes):
             text = value
         elif field == _TYPE and value in (_NORMAL, _UNKNOWN, _CONTROL, _BYTE):
-            kind = int(value)  # type: ignore[arg-type]
+            kind = int(value)
         elif field != _SCORE or not isinstance(value, float) or not math.isfinite(value):
             raise ValueError(f"a piece with an unexpected field {field}")
     if not 0 < len(text) <= _LONGEST_PIECE_BYTES or b"\0" in text:

@@ -77,8 +77,8 @@ def find_sources(
 
 
 def _files_below(folder: Path) -> Iterator[Path]:
-    """Whatever is no folder, at any depth, hidden names left out. Links to folders are not followed:
-    they may go around in circles."""
+    """Whatever is no folder, at any depth, hidden names left out. Links to folders are not
+    followed: they may go around in circles."""
     waiting = [folder]
     while waiting:
         with os.scandir(waiting.pop()) as entries:

@@ -45,8 +45,8 @@ class TokenStore:
 
     @classmethod
     def open(cls, folder: Path | str) -> "TokenStore":
-        """Opens what `sglm prep` wrote. Reads all ids once: none is outside the vocabulary, and they
-        are those that `meta.json` speaks of.
+        """Opens what `sglm prep` wrote. Reads all ids once: none is outside the vocabulary, and
+        they are those that `meta.json` speaks of.
 
         Raises:
             InputError: not a store, of a later format, incomplete, mixed up or damaged.
@@ -197,9 +197,9 @@ def _what_is_wrong(meta: dict[str, Any]) -> str | None:
         return "splits"
     for split, facts in splits.items():
         if not isinstance(facts, dict) or not is_sha256(facts.get("sha256")):
-            return split
+            return f"split {split}"
         if not all(is_count(facts.get(name)) for name in SplitCounts._fields):
-            return split
+            return f"split {split}"
     return None
 
 

@@ -1,7 +1,6 @@
 """How many examples, and what spoils a file."""
 
 import json
-import math
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -27,8 +26,11 @@ def examples(count: int) -> Callable[..., Any]:
 # Characters that text processing stumbles over: NUL, line ends of all kinds, byte order marks, the
 # other writing direction, combining ones, astral ones, sglm's and SentencePiece's own marks.
 ODD = st.sampled_from(
-    ["\0", "\n", "\r", "\r\n", "\x0b", "\x85", "\u2028", "\ufeff", "\u202e", "\u200f", "\u0301"]
-    + ["🙂", "\U0010ffff", "日本", "עברית", "\u2581", "\u2585", "<eos>", "<unk>", "<0x41>", " ", "\t"]
+    [
+        *("\0", "\n", "\r", "\r\n", "\x0b", "\x85", "\u2028", "\t", " "),
+        *("\ufeff", "\u202e", "\u200f", "\u0301", "🙂", "\U0010ffff", "日本", "עברית"),
+        *("\u2581", "\u2585", "<eos>", "<unk>", "<0x41>"),
+    ]
 )
 TEXTS = st.lists(st.one_of(ODD, st.text(max_size=8)), max_size=30).map("".join)
 
@@ -47,6 +49,7 @@ VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
     max_leaves=5,
 )
+
 
 class Extreme(bytes):
     """Bytes that show themselves in a few characters, however many they are."""
@@ -122,8 +125,3 @@ def altered(draw: st.DrawFn, document: Any) -> Any:
         at = draw(st.integers(0, len(document) - 1))
         return [*document[:at], draw(altered(document[at])), *document[at + 1 :]]
     return draw(VALUES)
-
-
-def finite(value: float | None) -> bool:
-    """Whether it is a number at all."""
-    return value is not None and math.isfinite(value)

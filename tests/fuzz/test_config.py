@@ -36,7 +36,7 @@ EXTREME = [
     b"\xff\xfe[\0m\0",
     b"[model]\0",
     b"[model]\r[train]",
-    b"[model]\n\"hid\\u202eden\" = 3\n",
+    b'[model]\n"hid\\u202eden" = 3\n',
 ]
 
 
@@ -71,7 +71,7 @@ def test_any_values_are_a_configuration_or_a_config_error(values: Any) -> None:
         config = parse_config(values, "test")
     except ConfigError as error:
         assert len(str(error)) < 2000
-        assert len(str(error).splitlines()) <= 2
+        assert str(error).count("\n") <= 1
         return
     check(config)
 

@@ -161,7 +161,11 @@ def test_weights_so_large_that_they_overflow_end_in_words_and_valid_json(
     for arguments in (("score", str(folder), "-", "--json", "--per-token"),):
         result = CliRunner().invoke(app, arguments, input="the cat\n\n")
         assert result.exit_code == 0, result.stderr
-        lines = [json.loads(line, parse_constant=pytest.fail) for line in result.stdout.split("\n") if line]
+        lines = [
+            json.loads(line, parse_constant=pytest.fail)
+            for line in result.stdout.split("\n")
+            if line
+        ]
         assert lines[0]["logprob"] is None
     result = CliRunner().invoke(
         app, ["eval", str(folder), "--text", "-", "--json"], input="the cat\n"

@@ -142,6 +142,7 @@ def test_the_main_path_opens_no_socket_and_unpickles_nothing(tmp_path: Path) -> 
         *("--set", "model.hidden=8", "--set", "schedule.unit=steps"),
         *("--set", "train.batch=4", "--set", "train.window=5", "--device", "cpu"),
     ]
+    one_run = ["--variants", "bptt", "--seeds", "0"]
     cycles = ["--set", "schedule.cycles=[3, 3]"]
     commands = [
         ["prep", "text.txt", "records.jsonl", "--out", "store"],
@@ -151,8 +152,7 @@ def test_the_main_path_opens_no_socket_and_unpickles_nothing(tmp_path: Path) -> 
         ["eval", "run", "--text", "text.txt", "--context", "reset"],
         ["score", "run", "text.txt", "--json"],
         ["generate", "run", "--prompt", "the", "--tokens", "5"],
-        ["compare", "tiny", "--data", "words", "--out", "out", "--variants", "bptt"]
-        + ["--seeds", "0", *small, *cycles],
+        ["compare", "tiny", "--data", "words", "--out", "out", *one_run, *small, *cycles],
     ]
     printed, noted = watched(tmp_path, "-c", DRIVER, stdin=json.dumps(commands))
     assert printed.count("done ") == len(commands)

@@ -157,9 +157,7 @@ def comparison(tmp_path: Path, tiny_config: Callable[..., Config], word_store: T
 
 @given(data=st.data())
 @examples(60)
-def test_any_metrics_are_compared_or_refused(
-    comparison: Comparison, data: st.DataObject
-) -> None:
+def test_any_metrics_are_compared_or_refused(comparison: Comparison, data: st.DataObject) -> None:
     folder = RunFolder(comparison.folder(Cell("bptt", 1)))
     try:
         folder.metrics.write_bytes(data.draw(st.one_of(spoilt(METRICS), LINES.map(b"\n".join))))

@@ -51,9 +51,7 @@ def test_lines_add_up_to_the_text(
 
 @given(raw=st.one_of(spoilt(gzip.compress(WHOLE) * 2), st.binary(max_size=60)))
 @examples(100)
-def test_any_gzip_is_read_or_refused(
-    tmp_path_factory: pytest.TempPathFactory, raw: bytes
-) -> None:
+def test_any_gzip_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, raw: bytes) -> None:
     path = tmp_path_factory.mktemp("text") / "a.txt.gz"
     path.write_bytes(raw)
     try:
@@ -163,7 +161,9 @@ def test_folders_with_circles_pipes_and_great_depth_are_read(tmp_path: Path) -> 
         subprocess.run(["rm", "-rf", str(tmp_path / "d")], check=True)
 
 
-@pytest.mark.parametrize("name", ["a\0b.txt", "\udcff.txt", "hf:", "builtin:../../x", "", "/dev/zero"])
+@pytest.mark.parametrize(
+    "name", ["a\0b.txt", "\udcff.txt", "hf:", "builtin:../../x", "", "/dev/zero"]
+)
 def test_a_strange_name_of_a_source_is_refused(name: str) -> None:
     with pytest.raises(InputError):
         [list(source.read()) for source in find_sources(name)]
@@ -241,8 +241,12 @@ def bomb(path: Path, beginning: bytes, unit: bytes, times: int) -> None:
     ("how", "limit_mb", "message"),
     # Measured: 9, 36, 36 and 19 MB, for blocks of a megabyte, a line up to the longest there may
     # be, and a batch of rows. Each holds 100 MB.
-    [("pieces", 20, ""), ("lines", 60, "line 1: longer than 32 MiB")]
-    + [("jsonl", 60, "line 1: longer than 32 MiB"), ("parquet", 45, "")],
+    [
+        ("pieces", 20, ""),
+        ("lines", 60, "line 1: longer than 32 MiB"),
+        ("jsonl", 60, "line 1: longer than 32 MiB"),
+        ("parquet", 45, ""),
+    ],
 )
 def test_what_a_bomb_unpacks_to_is_not_held_in_memory(
     tmp_path: Path, how: str, limit_mb: int, message: str

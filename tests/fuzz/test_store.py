@@ -1,4 +1,4 @@
-"""Token stores: whatever lies there is opened whole, with ids that the vocabulary has, or refused."""
+"""Token stores: what lies there is opened whole, with ids that the vocabulary has, or refused."""
 
 import hashlib
 import json

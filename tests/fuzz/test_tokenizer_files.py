@@ -69,7 +69,7 @@ def test_any_accident_to_a_file_is_noticed(
     model_folders: ModelFolders, copies: Copies, data: st.DataObject, kind: str
 ) -> None:
     folder = copies(model_folders(kind))
-    names = [n for n in ("tokenizer.json", "vocab.json", "sentencepiece.model")]
+    names = ("tokenizer.json", "vocab.json", "sentencepiece.model")
     name = data.draw(st.sampled_from([n for n in names if (folder / n).exists()]))
     before = (folder / name).read_bytes()
     strategies = [spoilt(before), one_of_these(EXTREMES)]
@@ -177,9 +177,7 @@ def test_a_model_that_sentencepiece_should_not_see_is_refused_before(
 
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "vocab.json"])
-def test_what_never_ends_is_refused(
-    model_folders: ModelFolders, copies: Copies, name: str
-) -> None:
+def test_what_never_ends_is_refused(model_folders: ModelFolders, copies: Copies, name: str) -> None:
     folder = copies(model_folders("word"))
     (folder / name).unlink()
     (folder / name).symlink_to("/dev/zero")
