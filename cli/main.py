@@ -19,6 +19,15 @@ class SglmGroup(TyperGroup):
     `SGLM_DEBUG=1` shows the traceback instead.
     """
 
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
+        for argument in args:
+            try:
+                argument.encode()
+            except UnicodeEncodeError:
+                # A path of such bytes cannot be written down in JSON, logs or TensorBoard's files.
+                raise typer.BadParameter(f"{argument!a} is not UTF-8; rename it") from None
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: typer.Context) -> object:  # type: ignore[override]
         if os.environ.get("SGLM_DEBUG"):
             return super().invoke(ctx)

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+from sglm.cli.main import app
 from sglm.errors import InputError, printable, shown
 from sglm.untrusted import is_count, is_sha256, parse_json, read_bounded, read_json
 from tests.fuzz.examples import EXTREMES, VALUES, dumped, examples, one_of_these, spoilt
@@ -95,7 +97,7 @@ def test_a_message_leaves_the_terminal_alone(text: str) -> None:
 def test_a_folder_with_a_hostile_name_gets_a_message_of_printable_characters(
     tmp_path: Path,
 ) -> None:
-    name = "\x1b[2Jrun\u202e\udcff"
+    name = "\x1b[2Jrun\u202e"
     done = subprocess.run(
         [sys.executable, "-m", "sglm.cli.main", "prep", str(tmp_path / name), "--out", "x"],
         capture_output=True,
@@ -103,5 +105,12 @@ def test_a_folder_with_a_hostile_name_gets_a_message_of_printable_characters(
         cwd=tmp_path,
     )
     assert done.returncode == 2
-    assert b"\\x1b[2Jrun\\u202e\\udcff: no such file" in done.stderr
+    assert b"\\x1b[2Jrun\\u202e: no such file" in done.stderr
     assert b"\x1b" not in done.stderr
+
+
+@pytest.mark.parametrize("command", ["prep", "train", "eval", "score", "generate", "compare"])
+def test_names_that_are_no_text_are_refused_by_every_command(command: str) -> None:
+    result = CliRunner().invoke(app, [command, "caf\udce9", "--out", "x"])
+    assert result.exit_code == 2
+    assert r"'caf\udce9' is not UTF-8; rename it" in result.stderr
