@@ -19,11 +19,12 @@ from sglm.durable import replace_text
 from sglm.errors import InputError
 from sglm.text.store import TokenStore
 from sglm.train.run_folder import RunFolder
-from sglm.untrusted import parse_json, read_json
+from sglm.untrusted import parse_json, read_bounded, read_json
 
 _RUN_NAME = re.compile(r"(?P<variant>.+)-seed(?P<seed>0|[1-9][0-9]*)")
 
 _DIVERGED = 1e15
+_LARGEST_METRICS_BYTES = 1 << 28  # a million evaluations
 
 
 class Cell(NamedTuple):
@@ -202,7 +203,8 @@ class Comparison:
     def _read(self, cell: Cell, folder: RunFolder, record: Record) -> FinishedRun:
         try:
             lines = [
-                parse_json(line) for line in folder.metrics.read_text(encoding="utf-8").splitlines()
+                parse_json(line)
+                for line in read_bounded(folder.metrics, _LARGEST_METRICS_BYTES).splitlines()
             ]
             if lines[-1]["step"] != self.updates:
                 raise ValueError(f"ends at step {lines[-1]['step']}, not {self.updates}")

@@ -24,6 +24,8 @@ FORMAT_VERSION: Literal[1] = 1
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 
+# A thousand layers take a third of it. Millions of names would take the library minutes.
+LARGEST_HEADER_BYTES = 1 << 20
 # Far beyond what anybody trains, far below what makes Python or torch stumble.
 _Size = Annotated[int, Field(ge=1, le=2**24)]
 
@@ -191,6 +193,11 @@ def _nearby(path: Path) -> str:
 
 def _read_tensors(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors of a file, after its header was found to list exactly the expected ones."""
+    with path.open("rb") as start:
+        if int.from_bytes(start.read(8), "little") > LARGEST_HEADER_BYTES:
+            raise InputError(
+                f"{path} is cut off or damaged (its header is too long); copy it again"
+            )
     with safe_open(path, framework="pt") as file:
         names = set(file.keys())
         if missing := sorted(expected.keys() - names):
