@@ -25,7 +25,10 @@ class SglmGroup(TyperGroup):
                 argument.encode()
             except UnicodeEncodeError:
                 # A path of such bytes cannot be written down in JSON, logs or TensorBoard's files.
-                raise typer.BadParameter(f"{argument!a} is not UTF-8; rename it") from None
+                raise typer.BadParameter(
+                    f"{argument!a} is not UTF-8 (a lone surrogate); rename the file, or give"
+                    " other text"
+                ) from None
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: typer.Context) -> object:  # type: ignore[override]

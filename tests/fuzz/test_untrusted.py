@@ -113,4 +113,4 @@ def test_a_folder_with_a_hostile_name_gets_a_message_of_printable_characters(
 def test_names_that_are_no_text_are_refused_by_every_command(command: str) -> None:
     result = CliRunner().invoke(app, [command, "caf\udce9", "--out", "x"])
     assert result.exit_code == 2
-    assert r"'caf\udce9' is not UTF-8; rename it" in result.stderr
+    assert r"'caf\udce9' is not UTF-8" in result.stderr
