@@ -2,7 +2,7 @@
 
 BIN := .venv/bin
 # Scripts that run from the command line, with what they import.
-SCRIPTS := bench.py bench_kernels.py bench_scoring.py chaos.py cost_curves.py memory.py scaling.py search.py long_memory.py
+SCRIPTS := bench.py bench_kernels.py bench_scoring.py chaos.py cost_curves.py fuzz_targets.py memory.py scaling.py search.py long_memory.py
 MYPY := ../../$(BIN)/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache
 
 .NOTPARALLEL:

@@ -19,10 +19,22 @@ class SglmGroup(TyperGroup):
     `SGLM_DEBUG=1` shows the traceback instead.
     """
 
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
+        for argument in args:
+            try:
+                argument.encode()
+            except UnicodeEncodeError:
+                # A path of such bytes cannot be written down in JSON, logs or TensorBoard's files.
+                raise typer.BadParameter(
+                    f"{argument!a} is not UTF-8 (a lone surrogate); rename the file, or give"
+                    " other text"
+                ) from None
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: typer.Context) -> object:  # type: ignore[override]
         if os.environ.get("SGLM_DEBUG"):
             return super().invoke(ctx)
-        from sglm.errors import SglmError, refusal
+        from sglm.errors import SglmError, printable, refusal
 
         try:
             return super().invoke(ctx)
@@ -39,7 +51,7 @@ class SglmGroup(TyperGroup):
             if refused is None:
                 raise
             message, code = str(refused), refused.exit_code
-        typer.echo(f"sglm: {message}", err=True)
+        typer.echo(f"sglm: {printable(message)}", err=True)
         raise typer.Exit(code)
 
 

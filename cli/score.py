@@ -1,7 +1,6 @@
 """`sglm score`: one text per line, one score per text, in order."""
 
 import json
-import math
 from collections.abc import Iterator
 from itertools import repeat
 from pathlib import Path
@@ -18,6 +17,8 @@ if TYPE_CHECKING:
 # input.
 BATCH_LINES = 1000
 BATCH_CHARACTERS = 1_000_000
+# A gigabyte in memory, at a token for each byte (118 bytes a token were measured).
+LONGEST_LINE_BYTES = 1 << 23
 
 
 def score(
@@ -35,7 +36,8 @@ def score(
 ) -> None:
     """Log-probability (natural), perplexity and bits per byte of every line of a text.
 
-    Each line is a text of its own. Its line ending (LF or CRLF) is not part of it.
+    Each line is a text of its own, of 8 MiB at most. Its line ending (LF or CRLF) is not part of
+    it.
     """
     from sglm.scoring import load
 
@@ -51,7 +53,7 @@ def score(
 def _lines(file: Path) -> Iterator[str]:
     from sglm.text.sources import read_text_lines
 
-    for piece in read_text_lines(file):
+    for piece in read_text_lines(file, most_bytes=LONGEST_LINE_BYTES):
         yield piece.text.removesuffix("\n").removesuffix("\r")
 
 
@@ -69,19 +71,22 @@ def _batches(lines: Iterator[str]) -> Iterator[list[str]]:
 
 
 def _as_json(text: str, result: "Score", per_token: bool) -> str:
+    from sglm.evaluate import finite_or_none
+
     line: dict[str, Any] = {
         "text": text,
-        "logprob": result.logprob,
+        # JSON has no nan.
+        "logprob": finite_or_none(result.logprob),
         "n_tokens": result.n_tokens,
         "n_words": result.n_words,
         "n_bytes": result.n_bytes,
-        "ppl": result.ppl if math.isfinite(result.ppl) else None,  # JSON has no nan
-        "bits_per_byte": result.bits_per_byte,
+        "ppl": finite_or_none(result.ppl),
+        "bits_per_byte": finite_or_none(result.bits_per_byte),
     }
     if per_token:
         line |= {
             "tokens": result.tokens,
-            "token_logprobs": result.token_logprobs,
+            "token_logprobs": [finite_or_none(logprob) for logprob in result.token_logprobs],
             "unk": result.unk,
         }
     return json.dumps(line)

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from sglm.durable import remove, sync
 from sglm.errors import InputError
+from sglm.untrusted import read_bounded
 
 # 2: stretches, trust and the watch are part of a run; 3: features of a stretch; 4: checksums.
 FORMAT_VERSION = 4
@@ -174,7 +175,7 @@ def _read(folder: Path) -> tuple[int, Any]:
         InputError: of another format version.
     """
     try:
-        raw = (folder / _STATE).read_bytes()
+        raw = _content(folder / _STATE)
         document = json.loads(raw)
         version = document["format_version"]
         if version != FORMAT_VERSION:
@@ -186,22 +187,33 @@ def _read(folder: Path) -> tuple[int, Any]:
         _check(_STATE, raw, sums.pop(_STATE))
         tensors: dict[str, Tensor] = {}
         for name, expected in sums.items():
-            content = (folder / name).read_bytes()
+            content = _content(folder / name)
             _check(name, content, expected)
             tensors |= load(content)
         return int(document["step"]), _unpack(document["state"], tensors)
-    except (OSError, ValueError, LookupError, TypeError, SafetensorError, RecursionError) as error:
+    except (
+        *(OSError, ValueError, LookupError, TypeError, OverflowError, AttributeError),
+        *(SafetensorError, RecursionError),
+    ) as error:
         raise _Damaged(str(error) or type(error).__name__) from None
 
 
 def _read_sums(folder: Path) -> dict[str, str]:
     """Checksums by file name."""
-    lines = (folder / _SUMS).read_text(encoding="utf-8").splitlines()
+    lines = _content(folder / _SUMS).decode().splitlines()
     sums = {name: digest for digest, name in (line.split("  ") for line in lines)}
     for name in sums:
         if name != _STATE and not (name.startswith("tensors-") and Path(name).name == name):
             raise ValueError(f"{_SUMS} speaks of {name!r}")
     return sums
+
+
+def _content(path: Path) -> bytes:
+    """Of an ordinary file, however large: no pipe or device, which might never end."""
+    try:
+        return read_bounded(path, path.stat().st_size)
+    except InputError as error:
+        raise ValueError(error) from None
 
 
 def _check(name: str, content: bytes, expected: str) -> None:

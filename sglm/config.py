@@ -12,7 +12,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from sglm.errors import ConfigError, did_you_mean
+from sglm.errors import ConfigError, InputError, did_you_mean, shown
+from sglm.untrusted import read_bounded
 
 
 def _none_from_text(value: Any) -> Any:
@@ -25,6 +26,7 @@ NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Rate = Annotated[float, Field(ge=0, lt=1)]
 Off = BeforeValidator(_none_from_text)
 _LONGEST_SCHEDULE = 1e9
+_LARGEST_FILE_BYTES = 1 << 20
 
 
 class Section(BaseModel):
@@ -263,8 +265,8 @@ def load_config(source: str, overrides: Iterable[str] = ()) -> Config:
     """
     text = _read(source)
     try:
-        values = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        values = _parse_toml(text)
+    except ValueError as error:
         raise ConfigError(f"{source}: not valid TOML: {error}") from None
     for override in overrides:
         _apply(values, override)
@@ -332,11 +334,25 @@ def _read(source: str) -> str:
         known = ", ".join(shipped_configs())
         raise ConfigError(f"{source}: {what}; give a TOML file or one of: {known}")
     try:
-        return path.read_text(encoding="utf-8")
+        return read_bounded(path, _LARGEST_FILE_BYTES).decode("utf-8")
     except UnicodeDecodeError as error:
         raise ConfigError(
             f"{source}: not UTF-8 at byte {error.start}; is it a TOML file?"
         ) from None
+    except InputError as error:
+        raise ConfigError(str(error)) from None
+
+
+def _parse_toml(text: str) -> dict[str, Any]:
+    """
+    Raises:
+        ValueError: not TOML, or nothing that a configuration could be: tables a thousand levels
+            deep, integers of thousands of digits.
+    """
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def _apply(values: dict[str, Any], override: str) -> None:
@@ -345,8 +361,8 @@ def _apply(values: dict[str, Any], override: str) -> None:
     if not (equals and dot and key):
         raise ConfigError(f"--set {override!r}: write it as section.key=value")
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        value = _parse_toml(f"value = {text}")["value"]
+    except ValueError:
         value = text.strip()
     table = values.setdefault(section, {})
     if not isinstance(table, dict):
@@ -363,6 +379,7 @@ def _explain(problem: Any) -> str:
     # Beyond the key only a place in a list: pydantic also names the types that it tried.
     key, beyond = problem["loc"][:2], problem["loc"][2:]
     place = ".".join(str(part) for part in (*key, *(i for i in beyond if isinstance(i, int))))
+    place = place.replace("\n", "\\n")  # a key may hold one, a message has its own
     if problem["type"] == "extra_forbidden":
         section: Any = Config
         for part in problem["loc"][:-1]:
@@ -370,7 +387,7 @@ def _explain(problem: Any) -> str:
         return f"unknown key {place}{did_you_mean(str(problem['loc'][-1]), section.model_fields)}"
     if problem["type"] == "value_error":
         return f"{place}: {problem['ctx']['error']}".removeprefix(": ")
-    return f"{place} = {problem['input']!r}: {problem['msg'][0].lower()}{problem['msg'][1:]}"
+    return f"{place} = {shown(problem['input'])}: {problem['msg'][0].lower()}{problem['msg'][1:]}"
 
 
 def _toml_value(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 import difflib
 import errno
+import reprlib
 from collections.abc import Iterable
 
 
@@ -59,3 +60,31 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     known = sorted(known)
     nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f"; did you mean {nearest[0]!r}?" if nearest else f"; known: {', '.join(known)}"
+
+
+def shown(value: object) -> str:
+    """A value from a file, for a message: its repr, short however large or deep the value is."""
+    return _SHORT.repr(value)
+
+
+def printable(message: str) -> str:
+    """A message for a terminal: names from elsewhere may hold escape sequences or turn the writing
+    direction around, which are shown as escapes instead. Line breaks stay."""
+    return "".join(
+        character
+        if character.isprintable() or character == "\n"
+        else character.encode("unicode_escape").decode("ascii")
+        for character in message
+    )
+
+
+class _Short(reprlib.Repr):
+    def repr_int(self, number: int, level: int) -> str:
+        # Python refuses to write down integers of thousands of digits.
+        size = number.bit_length()
+        return repr(number) if size < 200 else f"an integer of {size} bits"
+
+
+_SHORT = _Short()
+_SHORT.maxstring = _SHORT.maxother = 60
+_SHORT.maxlevel = 2

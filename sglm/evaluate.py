@@ -27,6 +27,8 @@ from sglm.text.store import SplitCounts, TokenStore
 from sglm.text.tokenizer import Tokenizer, utf8
 
 Context = Literal["carried", "reset"]
+# Tokens of one text that are held in memory together.
+LONGEST_TEXT = 1 << 25
 
 
 @dataclass(frozen=True)
@@ -159,7 +161,8 @@ def evaluate_pieces(
     each line of running text is on its own, whatever the tokenizer.
 
     Raises:
-        InputError: there is no text, or not UTF-8 text.
+        InputError: there is no text, or not UTF-8 text; with context `reset`, a line of more than
+            `LONGEST_TEXT` tokens.
     """
     started = perf_counter()
     counted = _Counted(tokenizer)
@@ -199,6 +202,11 @@ class _Counted:
         text: list[int] = []
         for piece in pieces:
             text += self.encode(piece)
+            if len(text) > LONGEST_TEXT:
+                raise InputError(
+                    f"a line of more than {LONGEST_TEXT:,} tokens is too much for one text; break "
+                    "it into several, or evaluate with --context carried"
+                )
             if piece.unfinished:
                 continue
             if self._tokenizer.kind == "word":
@@ -230,6 +238,8 @@ def pieces_of(
             return read_text_lines(name, READ_BYTES), name
         files = find_sources(name, longest_bytes=READ_BYTES)
         return (piece for file in files for piece in file.read()), name
+    if not isinstance(source, Iterable):
+        raise InputError(f"a text is a str, a path or lines, but this is {type(source).__name__}")
     if isinstance(source, str):
         if len(source) < 1024 and "\n" not in source and os.path.isfile(source):
             raise InputError(f"a str is taken as the text itself; for the file, Path({source!r})")

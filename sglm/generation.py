@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sglm.errors import InputError
+from sglm.errors import InputError, SglmError
 from sglm.likelihood import CHUNK_STEPS, evaluating
 from sglm.model.language_model import LSTMLanguageModel
 
@@ -42,6 +42,7 @@ def generate_ids(
 
     Raises:
         InputError: a negative number of tokens, or a temperature or `top_p` out of range.
+        SglmError: the model predicts nothing that is a number.
     """
     if tokens < 0:
         raise InputError(f"the number of tokens must not be negative, but is {tokens}")
@@ -65,6 +66,11 @@ def generate_ids(
             features_TBH, state = model.features(inputs.to(device), state)
         while len(ids) < tokens:
             logits_V = model.logits(features_TBH[-1, 0]).double().cpu()
+            if not bool(torch.isfinite(logits_V).all()):
+                raise SglmError(
+                    "the model's prediction is no number: its weights are far too large, its "
+                    "training diverged; take an earlier snapshot"
+                )
             logits_V[list(never)] = -math.inf
             drawn = _draw(logits_V, temperature, top_p, random)
             if drawn == eos_id and stop_at_eos:

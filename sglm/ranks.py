@@ -132,7 +132,7 @@ def joined(device: torch.device) -> Iterator[Ranks]:
     store, rank, count = next(rendezvous("env://"))
     # After a restart torchrun's store still has the addresses of those who were there before.
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    store = dist.PrefixStore(f"attempt {attempt}", store)
+    store = dist.PrefixStore(f"attempt {attempt}", store)  # type: ignore[attr-defined]
     dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=_SILENT_FOR)
     try:
         control = dist.new_group(backend="gloo", timeout=_SILENT_FOR)

@@ -131,6 +131,8 @@ class LanguageModel:
         """
         if isinstance(text, str):
             return self._score([text], bos, eos)[0]
+        if not isinstance(text, Iterable):
+            raise InputError(f"a text must be a str, but this is {type(text).__name__}")
         return self._score(list(text), bos, eos)
 
     def _score(self, texts: Sequence[str], bos: bool, eos: bool) -> list[Score]:

@@ -25,8 +25,10 @@ from sglm.errors import ConfigError, InputError, SglmError, Stopped
 from sglm.optim.precision import Precision
 from sglm.text.store import TokenStore
 from sglm.train.build import build_batcher, build_schedule
+from sglm.untrusted import is_count, read_json
 
 _SECONDS_BETWEEN_POLLS = 0.1
+_LARGEST_RESULTS_BYTES = 1 << 26
 
 
 def compare(
@@ -118,9 +120,10 @@ def prepare(
 def _horizon_before(out: Path) -> int | None:
     """The horizon of the comparison that is in `out` already: left out, it stays what it was."""
     try:
-        return int(json.loads((out / "results.json").read_text(encoding="utf-8"))["horizon"])
-    except (OSError, ValueError, LookupError, TypeError):
+        horizon = read_json(out / "results.json", _LARGEST_RESULTS_BYTES)["horizon"]
+    except (OSError, ValueError, LookupError, TypeError, InputError):
         return None
+    return horizon if is_count(horizon) else None
 
 
 def write_results(comparison: Comparison, runs: Sequence[FinishedRun]) -> dict[str, Any]:

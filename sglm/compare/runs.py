@@ -19,10 +19,12 @@ from sglm.durable import replace_text
 from sglm.errors import InputError
 from sglm.text.store import TokenStore
 from sglm.train.run_folder import RunFolder
+from sglm.untrusted import parse_json, read_bounded, read_json
 
 _RUN_NAME = re.compile(r"(?P<variant>.+)-seed(?P<seed>0|[1-9][0-9]*)")
 
 _DIVERGED = 1e15
+_LARGEST_METRICS_BYTES = 1 << 28  # a million evaluations
 
 
 class Cell(NamedTuple):
@@ -82,13 +84,26 @@ class Record:
             InputError: it is damaged.
         """
         try:
-            return cls(**json.loads(path.read_text(encoding="utf-8")))
+            record = cls(**read_json(path))
+            if not record.is_plausible():
+                raise ValueError("of other types, or below zero")
+            return record
         except FileNotFoundError:
             return None
         except (ValueError, TypeError) as error:
             raise InputError(
                 f"{path}: damaged ({error}); remove it, then run the same command again"
             ) from None
+
+    def is_plausible(self) -> bool:
+        """Whether every value is of its type, as it need not be after reading."""
+        peak = 0.0 if self.peak_memory_mb is None else self.peak_memory_mb
+        return (
+            isinstance(self.finished, bool)
+            and all(type(value) in (int, float) and value >= 0 for value in (self.seconds, peak))
+            and isinstance(self.device, str)
+            and isinstance(self.precision, str)
+        )
 
     def write(self, path: Path) -> None:
         """Durably."""
@@ -156,7 +171,13 @@ class Comparison:
             if record is None or not record.finished or not folder.identity.exists():
                 continue
             folder.check_same(self.config(cell), self.store)
-            found[cell] = self._read(cell, folder, record)
+            found[cell] = run = self._read(cell, folder, record)
+            first = next(other for other in found.values() if other.variant == cell.variant)
+            if run.steps != first.steps:
+                raise InputError(
+                    f"{folder.metrics}: damaged (its evaluations are not at the steps of seed"
+                    f" {first.seed}); remove {folder.path}, then run the same command again"
+                )
         return found
 
     def _cells_on_disk(self) -> list[Cell]:
@@ -182,7 +203,8 @@ class Comparison:
     def _read(self, cell: Cell, folder: RunFolder, record: Record) -> FinishedRun:
         try:
             lines = [
-                json.loads(line) for line in folder.metrics.read_text(encoding="utf-8").splitlines()
+                parse_json(line)
+                for line in read_bounded(folder.metrics, _LARGEST_METRICS_BYTES).splitlines()
             ]
             if lines[-1]["step"] != self.updates:
                 raise ValueError(f"ends at step {lines[-1]['step']}, not {self.updates}")
@@ -190,7 +212,7 @@ class Comparison:
                 [_number(line[key]) for line in lines] for key in ("token_ppl", "nll_per_token")
             )
             steps = [int(line["step"]) for line in lines]
-        except (OSError, ValueError, LookupError, TypeError) as error:
+        except (OSError, ValueError, LookupError, TypeError, OverflowError) as error:
             raise InputError(
                 f"{folder.metrics}: damaged ({error});"
                 f" remove {folder.path}, then run the same command again"

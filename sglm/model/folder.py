@@ -16,13 +16,16 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from sglm.durable import replace_file, replace_text, write_tensors
-from sglm.errors import InputError, did_you_mean
+from sglm.errors import InputError, did_you_mean, shown
 from sglm.model.language_model import LSTMLanguageModel, ModelShape
+from sglm.untrusted import read_json
 
 FORMAT_VERSION: Literal[1] = 1
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 
+# A thousand layers take a third of it. Millions of names would take the library minutes.
+LARGEST_HEADER_BYTES = 1 << 20
 # Far beyond what anybody trains, far below what makes Python or torch stumble.
 _Size = Annotated[int, Field(ge=1, le=2**24)]
 
@@ -105,7 +108,7 @@ def read_card(folder: Path) -> ModelCard:
             "give the model/ folder of a run, or one of its snapshots"
         )
     try:
-        content = json.loads(path.read_bytes())
+        content = read_json(path)
     except ValueError as error:
         raise InputError(f"{path} is damaged: not JSON ({error}); copy the folder again") from None
     version = content.get("format_version") if isinstance(content, dict) else None
@@ -113,14 +116,14 @@ def read_card(folder: Path) -> ModelCard:
         raise InputError(f"{path} is not the {CONFIG_FILE} of an sglm model: no format_version")
     if version != FORMAT_VERSION:
         raise InputError(
-            f"{path} has format version {version!r}, this sglm reads {FORMAT_VERSION}; "
+            f"{path} has format version {shown(version)}, this sglm reads {FORMAT_VERSION}; "
             "use the version of sglm that wrote it"
         )
     try:
         return ModelCard.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
+        where = ".".join(str(part)[:60] for part in first["loc"])
         raise InputError(f"{path}: {where}: {first['msg']}; copy the folder again") from None
 
 
@@ -190,13 +193,18 @@ def _nearby(path: Path) -> str:
 
 def _read_tensors(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors of a file, after its header was found to list exactly the expected ones."""
+    with path.open("rb") as start:
+        if int.from_bytes(start.read(8), "little") > LARGEST_HEADER_BYTES:
+            raise InputError(
+                f"{path} is cut off or damaged (its header is too long); copy it again"
+            )
     with safe_open(path, framework="pt") as file:
         names = set(file.keys())
         if missing := sorted(expected.keys() - names):
             raise InputError(f"{path} lacks {missing[0]!r}: it is not the model of {CONFIG_FILE}")
         if unknown := sorted(names - expected.keys()):
             raise InputError(
-                f"{path} holds {unknown[0]!r}, which {CONFIG_FILE} does not speak of: "
+                f"{path} holds {shown(unknown[0])}, which {CONFIG_FILE} does not speak of: "
                 "the two files are of different models"
             )
         for name, tensor in expected.items():

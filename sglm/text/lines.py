@@ -12,6 +12,8 @@ from typing import NamedTuple, cast
 from sglm.errors import InputError
 
 READ_BYTES = 1 << 20
+# What is held in memory as one: a line that is a text or a record by itself.
+LONGEST_LINE_BYTES = 1 << 25
 
 
 class Piece(NamedTuple):
@@ -28,7 +30,9 @@ class Piece(NamedTuple):
     unfinished: bool = False
 
 
-def read_text_lines(path: Path | str, longest_bytes: int | None = None) -> Iterator[Piece]:
+def read_text_lines(
+    path: Path | str, longest_bytes: int | None = None, most_bytes: int | None = None
+) -> Iterator[Piece]:
     """The lines of a UTF-8 text file (`.gz`: compressed) or of stdin (`-`), newlines kept.
 
     Only "\\n" ends a line. A byte order mark at the start is dropped: editors put it there, it is
@@ -39,12 +43,15 @@ def read_text_lines(path: Path | str, longest_bytes: int | None = None) -> Itera
         longest_bytes: None gives every line as one piece. Otherwise a line longer than this many
             bytes (1 MiB at least) comes in several pieces, all but the last `unfinished`, cut in
             front of a space where there is one: memory stays bounded whatever the lines are.
+        most_bytes: a line that is not cut may not be longer (about); None: `LONGEST_LINE_BYTES`.
 
     Raises:
-        InputError: no such file, not UTF-8 (with the byte offset), binary, or broken gzip data.
+        InputError: no such file, not UTF-8 (with the byte offset), binary, broken gzip data, or a
+            line that is too long (see above).
     """
     with _open(path) as file:
-        lines = _lines(file, "stdin" if str(path) == "-" else str(path), longest_bytes)
+        name = "stdin" if str(path) == "-" else str(path)
+        lines = _lines(file, name, longest_bytes, most_bytes or LONGEST_LINE_BYTES)
         for first in lines:
             yield first._replace(text=first.text.removeprefix("\ufeff"))
             break
@@ -53,6 +60,8 @@ def read_text_lines(path: Path | str, longest_bytes: int | None = None) -> Itera
 
 def _open(path: Path | str) -> AbstractContextManager[BufferedIOBase]:
     if str(path) == "-":
+        if sys.stdin is None:  # the shell's `<&-`
+            raise InputError("stdin is closed; give a file, or pipe text into it")
         return nullcontext(cast(BufferedIOBase, sys.stdin.buffer))
     path = Path(path)
     if not path.is_file():
@@ -71,10 +80,13 @@ def _blocks(file: BufferedIOBase, name: str) -> Iterator[bytes]:
         raise InputError(f"{name}: broken gzip data ({error})") from error
 
 
-def _lines(file: BufferedIOBase, name: str, longest_bytes: int | None) -> Iterator[Piece]:
+def _lines(
+    file: BufferedIOBase, name: str, longest_bytes: int | None, most_bytes: int
+) -> Iterator[Piece]:
     offset = 0  # of the first byte in `waiting`
     waiting: list[bytes] = []  # a line not yet ended, in parts: adding to it must not copy it
     waiting_bytes = 0
+    lines_read = 0
     head = b""
     for block in _blocks(file, name):
         if not head:
@@ -86,9 +98,15 @@ def _lines(file: BufferedIOBase, name: str, longest_bytes: int | None) -> Iterat
             for line in _decode(raw, name, offset, head).split("\n")[:-1]:
                 yield Piece(line + "\n", False)
             offset += len(raw)
+            lines_read += raw.count(b"\n")
             waiting, waiting_bytes, block = [], 0, block[end:]
         waiting.append(block)
         waiting_bytes += len(block)
+        if longest_bytes is None and waiting_bytes > most_bytes:
+            raise InputError(
+                f"{name}, line {lines_read + 1}: longer than {most_bytes >> 20} MiB, which"
+                " is too much for one text; break it into several"
+            )
         if longest_bytes is not None and waiting_bytes > max(longest_bytes, READ_BYTES):
             raw = b"".join(waiting)
             cut = _place_to_cut(raw)

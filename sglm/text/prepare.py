@@ -31,6 +31,8 @@ JOINED_CHARACTERS = 1 << 16
 LONGEST_CHARACTERS = 1 << 20
 # More word types than this are not kept in memory while counting (about 150 MB).
 MOST_WORD_TYPES = 1_000_000
+# Nor longer ones than this: a word of a megabyte is none.
+LONGEST_WORD_CHARACTERS = 256
 
 # Called with what is being done, the bytes of text done so far, and all there are (if known).
 Report = Callable[[str, int, int | None], None]
@@ -163,7 +165,8 @@ def learn_words(texts: Iterable[str], vocab_size: int | None) -> WordTokenizer:
     """The words of `texts`, most frequent first, equally frequent ones alphabetically.
 
     Memory is bounded: whenever there are more than a million types, the rarest are forgotten, as in
-    lossy counting (Manku & Motwani 2002). A corpus with fewer is counted exactly.
+    lossy counting (Manku & Motwani 2002). A corpus with fewer is counted exactly. What is longer
+    than 256 characters is not counted as a word.
 
     Args:
         texts: the training text.
@@ -175,7 +178,10 @@ def learn_words(texts: Iterable[str], vocab_size: int | None) -> WordTokenizer:
     counts: Counter[str] = Counter()
     forgotten_count = 0
     for text in texts:
-        counts.update(text.split())
+        words = text.split()
+        if max(map(len, words), default=0) > LONGEST_WORD_CHARACTERS:
+            words = [word for word in words if len(word) <= LONGEST_WORD_CHARACTERS]
+        counts.update(words)
         while len(counts) > MOST_WORD_TYPES:
             forgotten_count += 1
             counts = Counter({w: count for w, count in counts.items() if count > forgotten_count})

@@ -5,9 +5,12 @@ import logging
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from sglm.errors import InputError, SglmError, did_you_mean
-from sglm.text.lines import READ_BYTES, Piece, read_text_lines
+from sglm.text.lines import LONGEST_LINE_BYTES, READ_BYTES, Piece, read_text_lines
+
+_PARQUET_ROWS = 64
 
 
 def _text_of(record: object, field: str, where: str) -> Piece:
@@ -29,7 +32,8 @@ def read_jsonl(path: Path, field: str) -> Iterator[Piece]:
     """One document per line: the `field` of the JSON object on it. Blank lines are skipped.
 
     Raises:
-        InputError: a line that is not such an object (with its number); see `read_text_lines`.
+        InputError: a line that is not such an object (with its number), or far too long; see
+            `read_text_lines`.
     """
     for number, line in enumerate(read_text_lines(path), start=1):
         if line.text.isspace():
@@ -45,30 +49,52 @@ def read_jsonl(path: Path, field: str) -> Iterator[Piece]:
 
 
 def read_parquet(path: Path, field: str) -> Iterator[Piece]:
-    """One document per row: the column `field`, a few hundred rows in memory at a time.
+    """One document per row: the column `field`, a few rows in memory at a time.
 
     Raises:
-        InputError: not a parquet file, no such column, or a row without text.
+        InputError: not a parquet file, no such column, or a row without text or with far too much.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        # Buffered and not ahead: otherwise a whole row group would be in memory.
-        with pq.ParquetFile(path, buffer_size=READ_BYTES, pre_buffer=False) as file:
-            columns = file.schema_arrow.names
-            if field not in columns:
-                raise InputError(
-                    f"{path}: no column {field!r}{did_you_mean(field, columns)} "
-                    "(--text-field names it)"
-                )
+        columns = pq.read_schema(path).names
+        if columns.count(field) != 1:
+            raise InputError(
+                f"{path}: no column {field!r}{did_you_mean(field, columns)} (--text-field names it)"
+            )
+        # Buffered and not ahead: otherwise a whole row group would be in memory. As a dictionary:
+        # a text that a small file repeats thousands of times would be there thousands of times.
+        with pq.ParquetFile(
+            path, buffer_size=READ_BYTES, pre_buffer=False, read_dictionary=[field]
+        ) as file:
             row = 0
-            for batch in file.iter_batches(batch_size=256, columns=[field]):
-                for text in batch.column(0).to_pylist():
+            for batch in file.iter_batches(batch_size=_PARQUET_ROWS, columns=[field]):
+                for value in batch.column(0):
                     row += 1
-                    yield _text_of({field: text}, field, f"{path}, row {row}")
-    except (pa.ArrowException, UnicodeDecodeError) as error:
+                    where = f"{path}, row {row}"
+                    yield _text_of({field: _plain(value, where)}, field, where)
+    # Arrow says OSError of a file that it cannot make sense of, and MemoryError of one that
+    # declares impossible sizes.
+    except (pa.ArrowException, OSError, LookupError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not a readable parquet file ({_first_line(error)})") from error
+
+
+def _plain(value: Any, where: str) -> object:
+    """A pyarrow scalar as a Python value."""
+    import pyarrow as pa
+
+    if isinstance(value, pa.DictionaryScalar):
+        value = value.value
+    if pa.types.is_string(value.type) or pa.types.is_large_string(value.type):
+        size = 0 if (raw := value.as_buffer()) is None else raw.size
+        if size > LONGEST_LINE_BYTES:
+            raise InputError(
+                f"{where}: longer than {LONGEST_LINE_BYTES >> 20} MiB, which is too much for one "
+                "text; break it into several"
+            )
+    plain: object = value.as_py()
+    return plain
 
 
 def builtin_topics(source: str) -> Iterator[Piece]:
@@ -110,7 +136,12 @@ def _stream(source: str, name: str, config: str | None) -> Iterator[object]:
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     try:
         records: Iterable[object] = datasets.load_dataset(
-            name, config, split="train", streaming=True
+            # Said aloud, or older versions ask a person at the terminal whether to run it.
+            name,
+            config,
+            split="train",
+            streaming=True,
+            trust_remote_code=False,
         )
         yield from records
     except SglmError:  # a signal arrived

@@ -19,6 +19,7 @@ from itertools import chain
 import sentencepiece
 
 from sglm.errors import InputError
+from sglm.text.sentencepiece_model import check_model
 from sglm.text.tokenizer_interface import EOS, UNK, Tokenizer, utf8
 
 DEFAULT_VOCAB_SIZE = 8000
@@ -76,12 +77,15 @@ class SentencePieceTokenizer(Tokenizer):
             model: what `learn_sentencepiece` returned: the contents of a `.model` file.
 
         Raises:
-            RuntimeError: that is no such file.
+            ValueError, RuntimeError: that is no such file.
         """
+        check_model(model)
         self._model = model
         self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
         self.vocab_size = self._processor.vocab_size()
         self.eos_id = self._processor.eos_id()
+        if self.eos_id < 0:
+            raise ValueError("it has no end of text")
         byte_ids = [self._processor.piece_to_id(f"<0x{byte:02X}>") for byte in range(256)]
         self._ids_of = _ChunkCache(self._processor, byte_ids)
 

@@ -5,6 +5,7 @@ document (`records.py`). Everything is streamed.
 """
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -55,15 +56,16 @@ def find_sources(
         return [Source(source, lambda: builtin_topics(source), True)]
     if source.startswith("hf:"):
         return [Source(source, lambda: read_data_set(source, text_field), True, once=True)]
+    if not source:  # an unset variable of the shell, not the folder one stands in
+        raise InputError("the name of a source is empty; give a file or folder")
     path = Path(source)
     if path.is_dir():
         found = [
             child
-            for child in sorted(path.rglob("*"))
-            if child.is_file()
+            for child in sorted(_files_below(path))
+            if child.name.lower().endswith(TEXT_ENDINGS + RECORD_ENDINGS)
+            and child.is_file()
             and child.stat().st_size > 0
-            and child.name.lower().endswith(TEXT_ENDINGS + RECORD_ENDINGS)
-            and not any(part.startswith(".") for part in child.relative_to(path).parts)
         ]
         if not found:
             endings = ", ".join(TEXT_ENDINGS + RECORD_ENDINGS)
@@ -72,6 +74,21 @@ def find_sources(
     if not path.exists():
         raise InputError(f"{source}: no such file or folder")
     return [_file(path, text_field, longest_bytes)]
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    """Whatever is no folder, at any depth, hidden names left out. Links to folders are not
+    followed: they may go around in circles."""
+    waiting = [folder]
+    while waiting:
+        with os.scandir(waiting.pop()) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(Path(entry.path))
+                else:
+                    yield Path(entry.path)
 
 
 def _file(path: Path, text_field: str, longest_bytes: int | None) -> Source:

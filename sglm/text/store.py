@@ -5,15 +5,16 @@ nothing else; the tokenizer's own files lie beside them.
 """
 
 import hashlib
-import json
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, TypeGuard
 
 import numpy as np
 
-from sglm.errors import InputError
+from sglm.errors import InputError, shown
 from sglm.text.tokenizer import Tokenizer, load_tokenizer
+from sglm.untrusted import is_count, is_sha256, read_json
 
 FORMAT_VERSION = 1
 SPLITS = ("train", "valid", "test")
@@ -39,10 +40,13 @@ class TokenStore:
     folder: Path
     meta: dict[str, Any]
     _tokenizer: Tokenizer
+    _checked: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    """Which file each split was, when its ids were checked."""
 
     @classmethod
     def open(cls, folder: Path | str) -> "TokenStore":
-        """Opens what `sglm prep` wrote.
+        """Opens what `sglm prep` wrote. Reads all ids once: none is outside the vocabulary, and
+        they are those that `meta.json` speaks of.
 
         Raises:
             InputError: not a store, of a later format, incomplete, mixed up or damaged.
@@ -54,7 +58,7 @@ class TokenStore:
         if tokenizer.fingerprint != meta["tokenizer"]["fingerprint"]:
             raise _damaged(folder, "its ids were written with another tokenizer than lies beside")
         for split, facts in meta["splits"].items():
-            store._check(split, int(facts["tokens"]))
+            store._checked[split] = store._check(split, facts["tokens"], facts["sha256"])
         return store
 
     @property
@@ -77,11 +81,14 @@ class TokenStore:
         """All ids of a split, `(tokens,)`, uint16 or uint32, read-only.
 
         Raises:
-            InputError: there is no such split.
+            InputError: there is no such split, or its file has changed since the store was opened.
         """
         self._facts(split)
-        id_type = ID_TYPES[self.meta["dtype"]]
-        return np.memmap(self.folder / f"{split}.bin", dtype=id_type, mode="r")
+        path = self.folder / f"{split}.bin"
+        with path.open("rb") as file:
+            if _which(file) != self._checked[split]:
+                raise InputError(f"{path}: has changed since the store was opened; start again")
+            return np.memmap(file, dtype=ID_TYPES[self.meta["dtype"]], mode="r")
 
     def counts(self, split: str) -> SplitCounts:
         """How much the split holds.
@@ -90,7 +97,7 @@ class TokenStore:
             InputError: there is no such split.
         """
         facts = self._facts(split)
-        return SplitCounts(*(int(facts[name]) for name in SplitCounts._fields))
+        return SplitCounts(*(facts[name] for name in SplitCounts._fields))
 
     def _facts(self, split: str) -> dict[str, Any]:
         if split not in self.meta["splits"]:
@@ -101,25 +108,38 @@ class TokenStore:
         facts: dict[str, Any] = self.meta["splits"][split]
         return facts
 
-    def _check(self, split: str, tokens: int) -> None:
+    def _check(self, split: str, tokens: int, sha256: str) -> tuple[int, ...]:
+        """Which file it is that was found to be right."""
         path = self.folder / f"{split}.bin"
         id_type = np.dtype(ID_TYPES[self.meta["dtype"]])
         expected = tokens * id_type.itemsize
-        size = path.stat().st_size if path.exists() else 0
+        size = path.stat().st_size if path.is_file() else 0
         if size != expected or tokens == 0:
             raise _damaged(self.folder, f"{path.name} holds {size} bytes, not {expected}")
+        found, highest, left = hashlib.sha256(), 0, expected
         # Read, not mapped: mapped pages would count as this process's memory.
         with path.open("rb") as file:
-            highest = max(
-                int(np.frombuffer(raw, id_type).max())
-                for raw in iter(lambda: file.read(CHECKED_BYTES), b"")
-            )
+            which = _which(file)
+            while left and (raw := file.read(min(CHECKED_BYTES, left))):
+                found.update(raw)
+                left -= len(raw)
+                whole = len(raw) - len(raw) % id_type.itemsize
+                highest = max(highest, int(np.frombuffer(raw[:whole], id_type).max(initial=0)))
         if highest >= self._tokenizer.vocab_size:
             raise _damaged(
                 self.folder,
                 f"{path.name} holds the id {highest}, beyond the {self._tokenizer.vocab_size} "
                 "of the vocabulary",
             )
+        if found.hexdigest() != sha256:
+            raise _damaged(self.folder, f"{path.name} is not the file that meta.json speaks of")
+        return which
+
+
+def _which(file: BinaryIO) -> tuple[int, ...]:
+    """Tells a file from one that took its place, or that was written to."""
+    facts = os.fstat(file.fileno())
+    return facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns
 
 
 def _damaged(folder: Path, what: str) -> InputError:
@@ -129,9 +149,13 @@ def _damaged(folder: Path, what: str) -> InputError:
 def is_store(folder: Path) -> bool:
     """Whether `folder` is a token store, whole or damaged."""
     try:
-        facts = json.loads((folder / "meta.json").read_text())
-    except (OSError, ValueError):
+        facts = read_json(folder / "meta.json")
+    except (OSError, ValueError, InputError):
         return False
+    return _looks_like_meta(facts)
+
+
+def _looks_like_meta(facts: object) -> TypeGuard[dict[str, Any]]:
     return isinstance(facts, dict) and {"format_version", "tokenizer", "splits"} <= facts.keys()
 
 
@@ -143,25 +167,40 @@ def _read_meta(folder: Path) -> dict[str, Any]:
         raise InputError(
             f"{folder}: not a token store (no meta.json); make one with sglm prep SOURCE --out DIR"
         )
-    if not is_store(folder):
+    try:
+        meta = read_json(folder / "meta.json")
+    except ValueError:
+        meta = None
+    if not _looks_like_meta(meta):
         raise InputError(
             f"{folder}: its meta.json is damaged, or not that of a token store; "
             "make a store elsewhere with sglm prep SOURCE --out DIR"
         )
-    meta: dict[str, Any] = json.loads((folder / "meta.json").read_text())
     if meta["format_version"] != FORMAT_VERSION:
         raise InputError(
-            f"{folder}: a store of format {meta['format_version']!r}, this version of sglm reads "
-            f"{FORMAT_VERSION}; make it again with sglm prep --force, or update sglm"
+            f"{folder}: a store of format {shown(meta['format_version'])}, this version of sglm "
+            f"reads {FORMAT_VERSION}; make it again with sglm prep --force, or update sglm"
         )
-    try:
-        str(ID_TYPES[meta["dtype"]] + meta["tokenizer"]["fingerprint"])
-        for facts in meta["splits"].values():
-            str(facts["sha256"])
-            tuple(int(facts[name]) for name in SplitCounts._fields)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise _damaged(folder, f"meta.json is damaged ({error!r})") from error
+    if (wrong := _what_is_wrong(meta)) is not None:
+        raise _damaged(folder, f"meta.json is damaged ({wrong})")
     return meta
+
+
+def _what_is_wrong(meta: dict[str, Any]) -> str | None:
+    """The names of splits are those of files: no others than we give them, nowhere else."""
+    tokenizer, splits = meta["tokenizer"], meta["splits"]
+    if not isinstance(tokenizer, dict) or not is_sha256(tokenizer.get("fingerprint")):
+        return "tokenizer"
+    if not isinstance(dtype := meta.get("dtype"), str) or dtype not in ID_TYPES:
+        return f"dtype {shown(dtype)}"
+    if not isinstance(splits, dict) or not splits.keys() <= set(SPLITS):
+        return "splits"
+    for split, facts in splits.items():
+        if not isinstance(facts, dict) or not is_sha256(facts.get("sha256")):
+            return f"split {split}"
+        if not all(is_count(facts.get(name)) for name in SplitCounts._fields):
+            return f"split {split}"
+    return None
 
 
 def id_type_name(tokenizer: Tokenizer) -> str:

@@ -95,7 +95,9 @@ def refuse_occupied(out: Path, force: bool) -> None:
     if is_store(out):
         if not force:
             raise InputError(f"{out}: a complete store is there already; --force replaces it")
-        if foreign := sorted({path.name for path in out.iterdir()} - OWN_FILES):
+        if foreign := sorted(
+            path.name for path in out.iterdir() if path.name not in OWN_FILES or path.is_dir()
+        ):
             raise InputError(
                 f"{out}: holds {foreign[0]} besides the store; move it, or choose another --out"
             )

@@ -1,17 +1,17 @@
 """Text ↔ token ids: every kind of tokenizer, and how to get one back from its folder."""
 
-import json
 from pathlib import Path
 
-from sglm.errors import InputError
+from sglm.errors import InputError, shown
 from sglm.text.plain_tokenizers import ByteTokenizer as ByteTokenizer
 from sglm.text.plain_tokenizers import CharTokenizer as CharTokenizer
 from sglm.text.plain_tokenizers import WordTokenizer as WordTokenizer
 from sglm.text.tokenizer_interface import EOS as EOS
-from sglm.text.tokenizer_interface import FORMAT_VERSION
+from sglm.text.tokenizer_interface import FORMAT_VERSION, LARGEST_FILE_BYTES
 from sglm.text.tokenizer_interface import UNK as UNK
 from sglm.text.tokenizer_interface import Tokenizer as Tokenizer
 from sglm.text.tokenizer_interface import utf8 as utf8
+from sglm.untrusted import parse_json, read_bounded, read_json
 
 KINDS = ("sentencepiece", "word", "char", "byte")
 
@@ -24,7 +24,7 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     """
     path = folder / "tokenizer.json"
     try:
-        facts = json.loads(path.read_text())
+        facts = read_json(path)
         kind, version, fingerprint = (
             facts[key] for key in ("kind", "format_version", "fingerprint")
         )
@@ -34,11 +34,12 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         raise InputError(f"{path}: damaged; make the folder again") from error
     if version != FORMAT_VERSION or kind not in KINDS:
         raise InputError(
-            f"{path}: tokenizer {kind!r}, format {version!r}, is not known to this version of sglm"
+            f"{path}: tokenizer {shown(kind)}, format {shown(version)}, is not known to this "
+            "version of sglm"
         )
     try:
         tokenizer = _restore(kind, folder)
-    except (OSError, ValueError, TypeError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise InputError(f"{folder}: the tokenizer's files are damaged or incomplete") from error
     if tokenizer.fingerprint != fingerprint:
         raise InputError(
@@ -54,6 +55,19 @@ def _restore(kind: str, folder: Path) -> Tokenizer:
     if kind == "sentencepiece":
         from sglm.text.sentencepiece_tokenizer import SentencePieceTokenizer
 
-        return SentencePieceTokenizer((folder / SentencePieceTokenizer.content_file).read_bytes())
-    entries = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
-    return CharTokenizer(entries) if kind == "char" else WordTokenizer(entries)
+        content = read_bounded(folder / SentencePieceTokenizer.content_file, LARGEST_FILE_BYTES)
+        return SentencePieceTokenizer(content)
+    content = read_bounded(folder / "vocab.json", LARGEST_FILE_BYTES)
+    entries = parse_json(content)
+    if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):
+        raise ValueError("not a list of texts")
+    "".join(entries).encode()  # a lone surrogate is no text: UnicodeEncodeError is a ValueError
+    if len(set(entries)) < len(entries):
+        raise ValueError("an entry stands twice in the list")
+    if kind == "char":
+        if not all(len(entry) == 1 for entry in entries):
+            raise ValueError("not a list of characters")
+        return CharTokenizer(entries)
+    if not all(entry.split() == [entry] for entry in entries):
+        raise ValueError("not a list of words")
+    return WordTokenizer(entries)

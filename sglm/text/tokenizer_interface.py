@@ -12,6 +12,8 @@ from sglm.text.lines import Piece
 
 EOS, UNK = "<eos>", "<unk>"
 FORMAT_VERSION = 1
+# Of a vocabulary on disk: several million words. Nothing larger is written, nor read.
+LARGEST_FILE_BYTES = 1 << 26
 
 
 class Tokenizer(ABC):
@@ -77,9 +79,19 @@ class Tokenizer(ABC):
     content_file: ClassVar[str | None] = "vocab.json"
 
     def save(self, folder: Path) -> None:
-        """Writes `tokenizer.json` and, where there is any, the content beside it."""
+        """Writes `tokenizer.json` and, where there is any, the content beside it.
+
+        Raises:
+            InputError: the vocabulary is larger than any that could be read again.
+        """
         if self.content_file is not None:
-            (folder / self.content_file).write_bytes(self.content())
+            content = self.content()
+            if len(content) > LARGEST_FILE_BYTES:
+                raise InputError(
+                    f"the vocabulary would take {len(content) >> 20} MiB, more than the "
+                    f"{LARGEST_FILE_BYTES >> 20} MiB that sglm reads; give a smaller --vocab-size"
+                )
+            (folder / self.content_file).write_bytes(content)
         facts = {
             "format_version": FORMAT_VERSION,
             "kind": self.kind,

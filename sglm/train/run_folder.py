@@ -16,6 +16,7 @@ from sglm.model.folder import save_model
 from sglm.model.language_model import LSTMLanguageModel
 from sglm.text.store import TokenStore
 from sglm.text.tokenizer import Tokenizer
+from sglm.untrusted import read_json
 
 FORMAT_VERSION = 1
 _LOCK = ".lock"
@@ -109,7 +110,7 @@ class RunFolder:
             ConfigError, InputError: the run here has another configuration or another corpus.
         """
         try:
-            identity = json.loads(self.identity.read_text(encoding="utf-8"))
+            identity = read_json(self.identity)
             corpus = identity["corpus_fingerprint"]
             own = parse_config(identity["config"], str(self.identity))
         except (ValueError, KeyError, TypeError, RecursionError) as error:

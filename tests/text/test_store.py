@@ -1,5 +1,6 @@
 """A store is complete or refused; what was damaged is told, with the cure."""
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -72,8 +73,21 @@ def test_large_vocabularies_take_four_bytes(tmp_path: Path) -> None:
 def test_the_fingerprint_follows_ids_and_tokenizer(store: Path) -> None:
     before = TokenStore.open(store).fingerprint
     assert TokenStore.open(store).fingerprint == before
-    change_meta(store, lambda meta: meta["splits"]["valid"].update(sha256="0" * 64))  # type: ignore[index]
+    swap_ids(store)
+    sha256 = hashlib.sha256((store / "valid.bin").read_bytes()).hexdigest()
+    change_meta(store, lambda meta: meta["splits"]["valid"].update(sha256=sha256))  # type: ignore[index]
     assert TokenStore.open(store).fingerprint != before
+
+
+def test_a_file_that_changes_after_the_store_was_opened_is_not_mapped(store: Path) -> None:
+    opened = TokenStore.open(store)
+    before = opened.ids("valid")
+    other = store / "other.bin"
+    other.write_bytes(b"\xff" * before.nbytes)
+    other.replace(store / "valid.bin")
+    with pytest.raises(InputError, match=r"valid\.bin: has changed since the store was opened"):
+        opened.ids("valid")
+    assert int(before.max()) < 65_535  # what was mapped stays what was checked
 
 
 def test_a_split_that_is_not_there_names_the_cure(store: Path) -> None:
@@ -91,6 +105,12 @@ def test_a_split_that_is_not_there_names_the_cure(store: Path) -> None:
 def cut_off(store: Path) -> None:
     path = store / "valid.bin"
     path.write_bytes(path.read_bytes()[:-2])
+
+
+def swap_ids(store: Path) -> None:
+    """Other ids, all of them known."""
+    path = store / "valid.bin"
+    np.fromfile(path, "<u2")[::-1].tofile(path)
 
 
 def wrong_ids(store: Path) -> None:
@@ -115,6 +135,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "future": (lambda store: change_meta(store, lambda m: m.update(format_version=2)), "format 2"),
     "cut off": (cut_off, r"valid\.bin holds \d+ bytes, not \d+; .* --force"),
     "no ids": (lambda store: (store / "test.bin").unlink(), r"test\.bin holds 0 bytes"),
+    "other ids": (swap_ids, r"valid\.bin is not the file that meta\.json speaks of"),
     "wrong ids": (wrong_ids, r"train\.bin holds the id 65535, beyond the \d+"),
     "other tokenizer": (other_tokenizer, "another tokenizer"),
     "no tokenizer": (lambda store: (store / "tokenizer.json").unlink(), "no tokenizer"),

@@ -1,0 +1,100 @@
+"""Files that somebody else may have written: read within bounds, their JSON without surprises.
+
+A folder of a stranger may hold anything under the names that sglm looks for: a pipe that never
+ends, a link to a device, a gigabyte of brackets. What is read here is an ordinary file of a size
+that sglm itself could have written, and JSON as the standard has it (RFC 8259), which Python's
+reader alone does not insist on.
+"""
+
+import errno
+import json
+import math
+import os
+import stat
+from collections.abc import Hashable
+from pathlib import Path
+from typing import Any
+
+from sglm.errors import InputError
+
+
+def read_bounded(path: Path, most_bytes: int) -> bytes:
+    """The whole of a small file.
+
+    Raises:
+        InputError: it is larger, or a folder, a pipe or a device.
+        OSError: it is not there, or the disk refuses.
+    """
+    try:
+        # Opening a pipe would otherwise wait for somebody to write into it.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO):
+            raise InputError(f"{path}: a link or a socket that leads nowhere") from None
+        raise
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise InputError(f"{path}: not an ordinary file; copy the folder again")
+        with open(descriptor, "rb", closefd=False) as file:
+            raw = file.read(most_bytes + 1)
+    finally:
+        os.close(descriptor)
+    if len(raw) > most_bytes:
+        raise InputError(
+            f"{path}: larger than the {most_bytes / 2**20:.3g} MiB that such a file may have; "
+            "it is damaged, or not what its name says"
+        )
+    return raw
+
+
+def parse_json(raw: bytes | str) -> Any:
+    """A JSON document in UTF-8.
+
+    Raises:
+        ValueError: it is none, has a key twice in one object, numbers that no float holds (`NaN`,
+            `1e999`) or integers of thousands of digits, or is nested hundreds of levels deep.
+    """
+    text = raw.decode("utf-8") if isinstance(raw, bytes) else raw
+    try:
+        return json.loads(
+            text,
+            parse_float=_finite,
+            parse_constant=_finite,
+            object_pairs_hook=_distinct,
+        )
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def read_json(path: Path, most_bytes: int = 1 << 20) -> Any:
+    """`parse_json` of a small file.
+
+    Raises:
+        InputError, OSError: see `read_bounded`.
+        ValueError: see `parse_json`.
+    """
+    return parse_json(read_bounded(path, most_bytes))
+
+
+def is_count(value: object) -> bool:
+    """Whether a value is an integer from 0 to 2⁶³ - 1 (a bool is none)."""
+    return type(value) is int and 0 <= value < 2**63
+
+
+def is_sha256(value: object) -> bool:
+    """Whether a value is the hexadecimal form of a SHA-256 sum."""
+    return isinstance(value, str) and len(value) == 64 and set(value) <= set("0123456789abcdef")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:20]} is no finite number")
+    return value
+
+
+def _distinct(pairs: list[tuple[Hashable, Any]]) -> dict[Hashable, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        raise ValueError("a key stands twice in one object")
+    return made

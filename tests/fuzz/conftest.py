@@ -1,0 +1,41 @@
+"""What gets spoilt: a store, model folders, a run, a place to put things."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from sglm.text.store import TokenStore
+from tests.tiny_models import save_lm
+
+
+@pytest.fixture(scope="session")
+def model_folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A model folder with each kind of tokenizer."""
+    made: dict[str, Path] = {}
+
+    def folder(kind: str) -> Path:
+        if kind not in made:
+            made[kind] = save_lm(kind, tmp_path_factory.mktemp("models") / kind)
+        return made[kind]
+
+    return folder
+
+
+@pytest.fixture
+def copies(tmp_path: Path) -> Callable[[Path], Path]:
+    """A copy of a folder, in place of the one before it."""
+
+    def copy(folder: Path) -> Path:
+        target = tmp_path / "spoilt"
+        shutil.rmtree(target, ignore_errors=True)
+        return Path(shutil.copytree(folder, target, symlinks=True))
+
+    return copy
+
+
+@pytest.fixture
+def store_copy(word_store: TokenStore, copies: Callable[[Path], Path]) -> Callable[[], Path]:
+    """A copy of a good store."""
+    return lambda: copies(word_store.folder)
