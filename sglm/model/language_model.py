@@ -20,8 +20,8 @@ from sglm.model.state import LSTMState
 from sglm.ranks import ALONE, Ranks
 
 # oneDNN keeps a block of memory per call for the backward pass, sixteen times as large as the
-# outputs. Of long windows whose length varies, as they do while a horizon fills, no block fits where
-# the one before it lay; of pieces they do.
+# outputs. Of long windows whose length varies, as it does while a horizon fills, no block fits
+# where the one before it lay; of pieces they do.
 PIECE_STEPS = 70
 
 
@@ -105,10 +105,7 @@ class LSTMLayer(nn.Module):
                 bias,
                 torch.zeros_like(bias),
             )
-        state = (
-            hidden_BH.to(compute_dtype).unsqueeze(0),
-            cell_BH.to(compute_dtype).unsqueeze(0),
-        )
+        state = [each.to(compute_dtype).unsqueeze(0) for each in (hidden_BH, cell_BH)]
         outputs = []
         for piece_TBI in _pieces(inputs_TBI.to(compute_dtype)):
             piece_TBH, *state = torch.lstm(
