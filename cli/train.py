@@ -11,6 +11,7 @@ import typer
 
 if TYPE_CHECKING:
     from sglm.config import Config
+    from sglm.ranks import Ranks
     from sglm.text.store import TokenStore
     from sglm.train.loop import Outcome
 
@@ -59,7 +60,7 @@ def train(
         from sglm.config import load_config
         from sglm.model.device import own_gpu, pick_device
         from sglm.optim.precision import make_precision
-        from sglm.ranks import expected_rank, joined
+        from sglm.ranks import expected_ranks, joined
         from sglm.text.store import TokenStore
 
         overrides = [*(set_ or []), *([] if seed is None else [f"train.seed={seed}"])]
@@ -69,8 +70,9 @@ def train(
         chosen_precision = make_precision(precision.value, chosen_device)
 
         if dry_run:
-            if expected_rank() == 0:
-                typer.echo(plan(settings, store, chosen_device.type, as_json))
+            expected = expected_ranks()
+            if expected.writes:
+                typer.echo(plan(settings, store, chosen_device.type, as_json, expected))
             return
 
         from sglm.train.loop import train as run_training
@@ -98,13 +100,15 @@ def train(
         typer.echo(told(outcome, out, data))
 
 
-def plan(config: "Config", store: "TokenStore", device_type: str, as_json: bool) -> str:
-    """What a training would do and take, without training."""
+def plan(
+    config: "Config", store: "TokenStore", device_type: str, as_json: bool, ranks: "Ranks"
+) -> str:
+    """What a training would do and take, without training; memory is that of this process."""
     from sglm.train.build import build_batcher, build_schedule, model_shape
     from sglm.train.memory import plan_memory
     from sglm.train.plan import describe_plan, plan_as_json
 
-    batcher = build_batcher(config, store)
+    batcher = build_batcher(config, store, ranks)
     schedule = build_schedule(config, batcher.steps_per_epoch)
     shape = model_shape(config, store.tokenizer().vocab_size)
     valid_bytes = store.ids("valid").nbytes if "valid" in store.splits else 0

@@ -113,6 +113,8 @@ def short_lines(size: Size, lines: int, words: int, rounds: int) -> dict[str, fl
         "distinct_prefixes": len(prefixes),
         **{f"{name}_s": value for name, value in seconds.items()},
         "times_faster": seconds["one_by_one"] / seconds["many"],
+        # What "many" could be at most, if it were its matrix products and nothing else.
+        "times_faster_of_floor": seconds["one_by_one"] / seconds["floor"],
         "share_of_floor": seconds["floor"] / seconds["many"],
     }
 

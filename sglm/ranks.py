@@ -99,9 +99,11 @@ class Ranks:
 ALONE = Ranks()
 
 
-def expected_rank() -> int:
-    """This process's rank, before any of them has been met."""
-    return int(os.environ["RANK"]) if _launched_together() else 0
+def expected_ranks() -> Ranks:
+    """Which process this is, before any of the others has been met: it cannot speak with them."""
+    if not _launched_together():
+        return ALONE
+    return Ranks(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
 
 
 def _launched_together() -> bool:

@@ -137,7 +137,8 @@ class LanguageModel:
 
     def _score(self, texts: Sequence[str], bos: bool, eos: bool) -> list[Score]:
         sizes = [_checked_size(text, number) for number, text in enumerate(texts, start=1)]
-        first, last = [self.tokenizer.eos_id] * bos, [self.tokenizer.eos_id] * eos
+        eos_id, unk_id = self.tokenizer.eos_id, self.tokenizer.unk_id
+        first, last = [eos_id] * bos, [eos_id] * eos
         ids: list[int] = []
         lengths: list[int] = []
         for encoded in self.tokenizer.encode_batch(texts):
@@ -148,19 +149,23 @@ class LanguageModel:
         ids_N = np.array(ids, dtype=np.int64)
         lengths_S = np.array(lengths, dtype=np.int64)
         logprobs = (-packed_nlls(self.model, ids_N, lengths_S)).tolist()
+        # Of all texts at once, because there may be many short ones.
+        tokens = list(map(self._names.__getitem__, ids))
+        unk = (ids_N == unk_id).tolist()
         scores = []
         start = 0
         for text, size, length in zip(texts, sizes, lengths, strict=True):
             end = start + length
-            # Without the first token's nats the bytes do not have all of theirs.
-            hides_bytes = not bos or self.tokenizer.unk_id in ids[start:end]
+            scored = slice(start + 1, end)
             scores.append(
-                self._make_score(
-                    ids=ids[start + 1 : end],
-                    logprobs=logprobs[start + 1 : end],
+                _make_score(
+                    tokens[scored],
+                    logprobs[scored],
+                    unk[scored],
                     n_words=len(text.split()),
                     n_bytes=size,
-                    hides_bytes=hides_bytes,
+                    # Without the first token's nats the bytes do not have all of theirs.
+                    hides_bytes=not bos,
                 )
             )
             start = end
@@ -242,12 +247,12 @@ class LanguageModel:
         ids = settled + rest
         logprobs = [*(-nll_settled_T).tolist(), *(-nll_rest_T).tolist()]
         kept = _common_length(state.tail_ids, ids)
-        score = self._make_score(
-            ids=ids[kept:],
-            logprobs=logprobs[kept:],
+        score = _make_score(
+            [self._names[token_id] for token_id in ids[kept:]],
+            logprobs[kept:],
+            [token_id == self.tokenizer.unk_id for token_id in ids[kept:]],
             n_words=len(text.split()) - (state.in_word and _starts_in_word(text)),
             n_bytes=n_bytes,
-            hides_bytes=self.tokenizer.unk_id in ids[kept:],
             withdrawn=state.tail_logprobs[kept:],
         )
         in_word = not text[-1].isspace() if text else state.in_word
@@ -302,29 +307,6 @@ class LanguageModel:
             continuation = continuation.lstrip(" ")
         return prompt + continuation
 
-    def _make_score(
-        self,
-        ids: Sequence[int],
-        logprobs: list[float],
-        n_words: int,
-        n_bytes: int,
-        hides_bytes: bool,
-        withdrawn: Sequence[float] = (),
-    ) -> Score:
-        logprob = sum(logprobs, start=0.0) - sum(withdrawn)
-        n_tokens = len(ids) - len(withdrawn)
-        return Score(
-            tokens=[self._names[token_id] for token_id in ids],
-            token_logprobs=logprobs,
-            logprob=logprob,
-            n_tokens=n_tokens,
-            n_words=n_words,
-            n_bytes=n_bytes,
-            unk=[token_id == self.tokenizer.unk_id for token_id in ids],
-            ppl=perplexity(-logprob, n_tokens),
-            bits_per_byte=bits_per_byte(-logprob, n_bytes, hides_bytes),
-        )
-
 
 def load(path: str | os.PathLike[str], device: str = "auto") -> LanguageModel:
     """The model of a run, or of a model folder wherever it was copied to.
@@ -346,6 +328,30 @@ def load(path: str | os.PathLike[str], device: str = "auto") -> LanguageModel:
             f"({_describe(tokenizer)}, not {card.tokenizer_fingerprint[:12]}); copy it again"
         )
     return LanguageModel(load_weights(folder, where), tokenizer, os.fspath(path))
+
+
+def _make_score(
+    tokens: list[str],
+    logprobs: list[float],
+    unk: list[bool],
+    n_words: int,
+    n_bytes: int,
+    hides_bytes: bool = False,
+    withdrawn: Sequence[float] = (),
+) -> Score:
+    logprob = sum(logprobs, start=0.0) - sum(withdrawn)
+    n_tokens = len(tokens) - len(withdrawn)
+    return Score(
+        tokens=tokens,
+        token_logprobs=logprobs,
+        logprob=logprob,
+        n_tokens=n_tokens,
+        n_words=n_words,
+        n_bytes=n_bytes,
+        unk=unk,
+        ppl=perplexity(-logprob, n_tokens),
+        bits_per_byte=bits_per_byte(-logprob, n_bytes, hides_bytes or True in unk),
+    )
 
 
 def _checked_size(text: str, number: int | None = None) -> int:

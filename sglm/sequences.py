@@ -29,7 +29,8 @@ BATCH_TOKENS = 2**13
 STEP_LANES = 32
 # Lanes that have ended are dropped after so many steps at the earliest, for the same reason. Steps
 # come in multiples of this and lanes in multiples of `STEP_LANES`: oneDNN makes a kernel for every
-# shape and keeps it, about 2 ms and a quarter of a megabyte each.
+# shape and keeps it, about 2 ms and a quarter of a megabyte each. One or two steps are left as they
+# are: short texts, most of which share their beginnings, often have no more to go.
 FEWEST_STEPS = 4
 
 
@@ -141,7 +142,8 @@ def _read_batch(
         state = state.lanes(torch.arange(lanes, device=device))
         # Until a quarter of the lanes has ended: little is then computed for nothing.
         quarter = int(lengths_B[3 * running // 4]) - 1
-        end = step + min(_rounded_up(quarter - step, FEWEST_STEPS), CHUNK_STEPS)
+        steps = quarter - step if quarter - step <= 2 else _rounded_up(quarter - step, FEWEST_STEPS)
+        end = step + min(steps, CHUNK_STEPS)
         places_TB = starts_B[:lanes] + np.arange(step, end)[:, None]
         # A lane that ends early reads on in what lies behind it: no real step ever sees that.
         inputs_TB = torch.from_numpy(ids_N.take(places_TB, mode="clip")).to(device)
@@ -179,14 +181,13 @@ def _read_shared(
         distinct_U, longer_B = np.unique(longer_B, return_inverse=True)
         if lanes - len(distinct_U) < STEP_LANES:
             return step, state.lanes(torch.from_numpy(prefix_B[:lanes]).to(device))
-        count = len(distinct_U)
-        padded_U = np.resize(distinct_U, _rounded_up(count, STEP_LANES))
+        padded_U = np.resize(distinct_U, _rounded_up(len(distinct_U), STEP_LANES))
         parents_U, inputs_U = np.divmod(padded_U, model.shape.vocab_size)
         state = state.lanes(torch.from_numpy(parents_U).to(device))
         inputs_1U = torch.from_numpy(inputs_U).to(device)[None]
         features_1UH, state = model.features(inputs_1U, state)
         prefix_B = longer_B
-        for rows, logprobs_MV in predictions(model, features_1UH[0, :count]):
+        for rows, logprobs_MV in predictions(model, features_1UH[0]):
             lanes_C = np.flatnonzero((rows.start <= prefix_B) & (prefix_B < rows.stop))
             targets_C = ids_N[places_B[lanes_C] + 1]
             rows_C = torch.from_numpy(prefix_B[lanes_C] - rows.start).to(device)

@@ -19,6 +19,11 @@ from sglm.model.softmax_loss import chunk_rows, chunked_nll, faster_chunked
 from sglm.model.state import LSTMState
 from sglm.ranks import ALONE, Ranks
 
+# oneDNN keeps a block of memory per call for the backward pass, sixteen times as large as the
+# outputs. Of long windows whose length varies, as it does while a horizon fills, no block fits
+# where the one before it lay; of pieces they do.
+PIECE_STEPS = 70
+
 
 @dataclass(frozen=True)
 class ModelShape:
@@ -100,26 +105,36 @@ class LSTMLayer(nn.Module):
                 bias,
                 torch.zeros_like(bias),
             )
-        outputs_TBH, hidden_1BH, cell_1BH = torch.lstm(
-            inputs_TBI.to(compute_dtype),
-            (
-                hidden_BH.to(compute_dtype).unsqueeze(0),
-                cell_BH.to(compute_dtype).unsqueeze(0),
-            ),
-            weights,
-            True,  # has biases
-            1,  # layers
-            0.0,  # torch's own dropout between layers: not ours
-            # cuDNN can differentiate only what ran in training mode, also when ours is evaluation.
-            self.training or torch.is_grad_enabled(),
-            False,  # bidirectional
-            False,  # batch first
-        )
+        state = [each.to(compute_dtype).unsqueeze(0) for each in (hidden_BH, cell_BH)]
+        outputs = []
+        for piece_TBI in _pieces(inputs_TBI.to(compute_dtype)):
+            piece_TBH, *state = torch.lstm(
+                piece_TBI,
+                state,
+                weights,
+                True,  # has biases
+                1,  # layers
+                0.0,  # torch's own dropout between layers: not ours
+                # cuDNN can differentiate only what ran in training mode, also when ours is
+                # evaluation.
+                self.training or torch.is_grad_enabled(),
+                False,  # bidirectional
+                False,  # batch first
+            )
+            outputs.append(piece_TBH)
+        hidden_1BH, cell_1BH = state
         return (
-            outputs_TBH,
+            outputs[0] if len(outputs) == 1 else torch.cat(outputs),
             hidden_1BH.squeeze(0).to(hidden_BH.dtype),
             cell_1BH.squeeze(0).to(cell_BH.dtype),
         )
+
+
+def _pieces(inputs_TBI: Tensor) -> tuple[Tensor, ...]:
+    """The steps that one call of torch's LSTM gets: all of them, or some, where it keeps much."""
+    if inputs_TBI.is_cuda or not torch.is_grad_enabled():
+        return (inputs_TBI,)
+    return torch.split(inputs_TBI, PIECE_STEPS)
 
 
 class LSTMLanguageModel(nn.Module):

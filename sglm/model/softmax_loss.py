@@ -102,6 +102,8 @@ class _ChunkedNLL(torch.autograd.Function):
             # ∂nll/∂logits = p − [target], in the memory of log p.
             to_logits = log_p.exp_()
             to_logits.scatter_add_(1, index_R1, torch.full_like(index_R1, -1, dtype=sum_type))
+            if product_type == sum_type:
+                del logits  # its memory serves the products below
             # What counts nothing is taken out of the narrow factors, not out of V columns.
             to_bias_V.addmv_(to_logits.t().to(weight_type), counts_R1[:, 0].to(weight_type))
             if product_type != sum_type:

@@ -68,7 +68,8 @@ class LSTMState(NamedTuple):
     def lanes(self, index: Tensor) -> "LSTMState":
         """The state of the lanes that `index` names, in its order."""
         return LSTMState(
-            tuple(part[index] for part in self.hidden), tuple(part[index] for part in self.cell)
+            tuple(part.index_select(0, index) for part in self.hidden),
+            tuple(part.index_select(0, index) for part in self.cell),
         )
 
     def packed(self) -> Tensor:

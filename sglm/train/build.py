@@ -59,11 +59,7 @@ def build_learner(
         ConfigError: the lanes cannot be shared out evenly.
     """
     train = config.train
-    if train.batch % ranks.count:
-        raise ConfigError(
-            f"train.batch = {train.batch} lanes cannot be shared out among {ranks.count} processes;"
-            f" make it a multiple of {ranks.count}"
-        )
+    _check_lanes(train.batch, ranks)
     torch.manual_seed(config.train.seed)
     model = LSTMLanguageModel(
         model_shape(config, len(token_counts_V)),
@@ -87,6 +83,14 @@ def build_learner(
         taught_every=config.synthesizer.teach_every,
         ranks=ranks,
     )
+
+
+def _check_lanes(batch: int, ranks: Ranks) -> None:
+    if batch % ranks.count:
+        raise ConfigError(
+            f"train.batch = {batch} lanes cannot be shared out among {ranks.count} processes;"
+            f" make it a multiple of {ranks.count}"
+        )
 
 
 def build_window_pass(config: Config, model: LSTMLanguageModel) -> RunsWindow:
@@ -170,12 +174,14 @@ def build_boundary(config: Config, model: LSTMLanguageModel) -> Boundary | None:
 
 
 def build_batcher(config: Config, store: TokenStore, ranks: Ranks = ALONE) -> Batcher:
-    """Windows over the training split.
+    """Windows over the training split, of the lanes of this process.
 
     Raises:
         InputError: the split is shorter than one window.
+        ConfigError: the lanes cannot be shared out evenly.
     """
     ids_N, train = store.ids("train"), config.train
+    _check_lanes(train.batch, ranks)
     lengths = None
     if train.truncation == "random":
         lengths = draw_lengths(len(ids_N) // train.batch, train.window, train.seed)

@@ -2,13 +2,13 @@
 
 A run goes through a few situations, and its peak is that of the hungriest: counting the words,
 the end of a step's forward pass, its backward pass, the synthesizer learning, an evaluation,
-saving. `scripts/memory.py` compares the prediction with measured peaks; these lie up to a seventh
-higher, with a long horizon or random truncation up to a half (docs/results.md), because memory that
-was freed does not always fit what is asked for next.
+saving. `scripts/memory.py` compares the prediction with measured peaks; these lie mostly a few per
+cent higher (docs/results.md), because memory that was freed does not always fit what is asked for
+next, of which nothing is counted here.
 
-Numbers are counted in float32 unless said otherwise. Shapes: B lanes, R steps read in one pass
-(the window, the horizon, or the longest random window), N = B·T predicted tokens, V vocabulary,
-E embedding, H units of a layer, S coordinates of a state, C steps read ahead.
+Numbers are counted in float32 unless said otherwise. Shapes: B lanes of this process, R steps read
+in one pass (the window, the horizon, or the longest random window), N = B·T predicted tokens,
+V vocabulary, E embedding, H units of a layer, S coordinates of a state, C steps read ahead.
 """
 
 import resource
@@ -22,23 +22,30 @@ import torch
 from sglm.config import Config
 from sglm.dni.synthesizer import make_synthesizer
 from sglm.likelihood import CHUNK_STEPS, LOGIT_ENTRIES, LOGIT_ROWS
-from sglm.model.language_model import ModelShape
+from sglm.model.language_model import PIECE_STEPS, ModelShape
 from sglm.model.softmax_loss import WORTHWHILE_PRODUCTS, chunk_rows
 from sglm.text.batcher import Batcher
 from sglm.train.build import COUNTED_AT_ONCE, STRETCH, lookahead_steps, synthesizer_hidden
+from sglm.train.truncation import part_steps
 
 _FLOAT = 4
 
-# What an LSTM keeps for its backward pass, per step, lane and unit: oneDNN (CPU, float32) a
-# workspace of 15.4 floats for gates, states and their gradients, and the output. Read off torch's
-# allocator in torch 2.13; it was the same for all sizes from 200 units on.
-_LSTM_KEEPS = {"cpu": 16.4, "cuda": 8.0}  # cuDNN: gates, cell, tanh of it, output: unmeasured
+# What cuDNN's LSTM keeps for its backward pass, per step, lane and unit: gates, cell, tanh of it,
+# output. Unmeasured.
+_CUDNN_KEEPS = 8.0
+# oneDNN's (CPU, float32) keeps gates and output; and of states and their gradients so many vectors
+# as wide as the wider of input and output, and so many of the output's width, at every step and
+# once before the first. Read off the workspace that torch's `mkldnn_rnn_layer` returns (2.13) for
+# twenty shapes, where it is right within 5 %.
+_ONEDNN_WIDE, _ONEDNN_NARROW = 6.5, 4.9
 # What it needs besides while it runs backwards, per step, lane and unit; and per weight (oneDNN
 # reorders the matrices, and makes their gradients in an order of its own).
 _LSTM_WORKS, _LSTM_REORDERS = 6.0, 3.0
-# The state that is saved exists three times more: as clones, as the bytes of each tensor, and as
-# the whole file.
-_COPIES_WHILE_SAVING = 3
+# How many times more the state that is saved is in memory (sglm/checkpoint.py): as clones, as the
+# bytes of each tensor, and as the whole file.
+COPIES_WHILE_SAVING = 3
+# A kernel that oneDNN made for a number of rows, and keeps: one for each of the loss's products.
+_KERNEL_BYTES, _HEAD_KERNELS = 2**18, 3
 # A GRU cell made of small operations, per unit: at most while it predicts, and while it learns.
 _GRU_PREDICTS, _GRU_LEARNS = 9, 12
 
@@ -49,8 +56,9 @@ class MemoryPlan:
 
     Attributes:
         base: of the process itself: libraries, once they are loaded and used (0 on a GPU).
-        lasting: weights, their gradients, moments, carried states, of model and synthesizer; the
-            token store, which is mapped into memory (the system can take that part back).
+        lasting: weights, their gradients, moments, carried states, of model and synthesizer;
+            kernels made for windows of various lengths; the token store, which is mapped into
+            memory (the system can take that part back).
         situations: what is needed on top of both, by situation.
     """
 
@@ -74,21 +82,28 @@ def plan_memory(
     """The plan of a training run in float32 (with half products it takes less).
 
     Args:
-        config, shape, batcher: of the run.
+        config, shape: of the run.
+        batcher: of this process, whose lanes count; others have theirs.
         valid_bytes: size of the validation split on disk.
         device_type: `"cpu"`: everything; `"cuda"`: the device's memory, unmeasured so far.
     """
-    on_cpu = device_type == "cpu"
+    on_cpu, lanes = device_type == "cpu", len(batcher.lanes)
+    processes = config.train.batch // lanes
+    # From here on these lanes are all there is.
+    config = config.model_copy(update={"train": config.train.model_copy(update={"batch": lanes})})
     weights = parameter_count(shape)
     moments = (config.optimizer.momentum > 0) if config.optimizer.kind == "sgd" else 2
     synthesizer = synthesizer_parameters(config, shape)
     state = config.train.batch * 2 * sum(shape.widths)
     features, stretch = _stretch(config, shape, device_type)
     memory = _memory(config, shape)
-    saved = (1 + moments) * weights + 3 * synthesizer + features + memory
+    # What belongs to lanes is gathered from all processes.
+    saved = (1 + moments) * weights + 3 * synthesizer + processes * (state + features + memory)
     # One memory is carried, the one before it waits to be learned from.
     lasting = (2 + moments) * weights + 4 * synthesizer + state + stretch + 2 * memory
-    store = batcher.ids_N.nbytes + valid_bytes
+    # DistributedDataParallel keeps a second copy of the gradients, for what is sent.
+    lasting += weights * (processes > 1)
+    outside = batcher.ids_N.nbytes + valid_bytes + _kernels(shape, batcher)
     situations = {
         # What is injected is predicted while the forward pass still waits.
         "forward": _forward(config, shape, batcher, device_type) + _GRU_PREDICTS * memory,
@@ -100,13 +115,13 @@ def plan_memory(
         if config.synthesizer.teach_every:
             situations["exact gradient"] = _teaching(config, shape, device_type)
     if on_cpu:
-        situations["saving"] = _COPIES_WHILE_SAVING * saved
+        situations["saving"] = COPIES_WHILE_SAVING * saved
         # Before there is anything else; it is seldom the peak.
         counting = 8 * min(len(batcher.ids_N), COUNTED_AT_ONCE) // _FLOAT
         situations["counting"] = max(0, counting - lasting)
     return MemoryPlan(
         base=loaded_bytes(config) if on_cpu else 0,
-        lasting=_FLOAT * int(lasting) + (store if on_cpu else 0),
+        lasting=_FLOAT * int(lasting) + (outside if on_cpu else 0),
         situations={name: _FLOAT * int(floats) for name, floats in situations.items()},
     )
 
@@ -133,6 +148,13 @@ def synthesizer_parameters(config: Config, shape: ModelShape) -> int:
     return sum(parameter.numel() for parameter in built.parameters())
 
 
+def _kernels(shape: ModelShape, batcher: Batcher) -> int:
+    """Bytes of what oneDNN keeps where windows differ in length."""
+    rows = chunk_rows(shape.vocab_size, "cpu")
+    last = {len(batcher.lanes) * length % rows for length in set(batcher.lengths)}
+    return _KERNEL_BYTES * _HEAD_KERNELS * (len(last) - 1)
+
+
 def _lstm_weights(shape: ModelShape) -> list[int]:
     inputs = (shape.embedding, *shape.widths[:-1])
     return [
@@ -145,11 +167,35 @@ def _read_steps(config: Config, batcher: Batcher) -> int:
     return config.train.horizon or max(batcher.lengths)
 
 
+def _pieces(config: Config, steps: int) -> int:
+    """In how many calls of torch's LSTM a layer reads so many steps."""
+    train = config.train
+    most = part_steps(train.window) if train.truncation == "random" else PIECE_STEPS
+    return -(-steps // most)
+
+
+def _lstm_keeps(batch: int, steps: int, pieces: int, inputs: int, units: int) -> float:
+    """What an LSTM layer on the CPU keeps for its backward pass, its output included."""
+    vectors = _ONEDNN_WIDE * max(inputs, units) + _ONEDNN_NARROW * units
+    return batch * ((steps + pieces) * vectors + steps * (4 + 1) * units)
+
+
 def _activations(config: Config, shape: ModelShape, steps: int, device_type: str) -> float:
     """What the network keeps of so many steps for its backward pass."""
-    rates, rows = config.dropout, config.train.batch * steps
-    units = sum(shape.widths)
-    kept = rows * (shape.embedding * (2 if rates.input else 1) + _LSTM_KEEPS[device_type] * units)
+    rates, batch = config.dropout, config.train.batch
+    rows, units, pieces = batch * steps, sum(shape.widths), _pieces(config, steps)
+    kept: float = rows * shape.embedding * (2 if rates.input else 1)
+    if device_type == "cpu":
+        inputs = (shape.embedding, *shape.widths[:-1])
+        kept += sum(
+            _lstm_keeps(batch, steps, pieces, size, width)
+            for size, width in zip(inputs, shape.widths, strict=True)
+        )
+        # Outputs of pieces are put together: of every layer, or of the last.
+        together = shape.widths[-1] if config.train.truncation == "random" else units
+        kept += rows * together * (pieces > 1)
+    else:
+        kept += _CUDNN_KEEPS * rows * units
     kept += rows * (units - shape.widths[-1]) * (rates.between > 0)
     kept += rows * shape.widths[-1] * (rates.output > 0)
     # The masks, and what they made of the matrices.
@@ -165,10 +211,12 @@ def _head(shape: ModelShape, tokens: int, device_type: str) -> tuple[float, floa
     if tokens <= rows and (device_type != "cpu" or products < WORTHWHILE_PRODUCTS):
         # Logits and their log-softmax; backwards that, its gradient and that of the logits.
         return 2 * tokens * shape.vocab_size, 3 * tokens * shape.vocab_size
-    # Two chunks; the gradients are there already when the backward pass begins.
-    rows = min(rows, tokens)
-    gradients = (shape.vocab_size + tokens) * shape.widths[-1] + shape.vocab_size
-    return 2 * rows * shape.vocab_size + gradients, gradients
+    # Two of a chunk's rows: logits and their log-softmax, then that and what a product makes of
+    # its transpose. A later chunk's part of the gradients is added to those of the chunks before.
+    # The gradients are there already when the backward pass begins.
+    weight, later = shape.vocab_size * shape.widths[-1], tokens > rows
+    gradients = weight + tokens * shape.widths[-1] + shape.vocab_size
+    return 2 * min(rows, tokens) * shape.vocab_size + later * weight + gradients, gradients
 
 
 def _forward(config: Config, shape: ModelShape, batcher: Batcher, device_type: str) -> float:
@@ -187,7 +235,8 @@ def _backward(config: Config, shape: ModelShape, batcher: Batcher, device_type: 
     tokens = config.train.batch * max(batcher.lengths)
     kept = _activations(config, shape, steps, device_type)
     last = shape.widths[-1]
-    works = _LSTM_WORKS * config.train.batch * steps * last
+    at_once = -(-steps // _pieces(config, steps)) if device_type == "cpu" else steps
+    works = _LSTM_WORKS * config.train.batch * at_once * last
     works += _LSTM_REORDERS * _lstm_weights(shape)[-1]
     head = _head(shape, tokens, device_type)[1]
     begins = kept - parameter_count(shape) + max(head, works + min(head, shape.vocab_size * last))
@@ -212,9 +261,12 @@ def _stretch(config: Config, shape: ModelShape, device_type: str) -> tuple[float
         return 0, 0
     read = config.train.batch * (STRETCH * config.train.window + ahead)
     features = read * (shape.embedding + shape.widths[-1])
-    hidden = read * synthesizer_hidden(config)
+    units = synthesizer_hidden(config)
+    reader = _CUDNN_KEEPS * read * units
+    if device_type == "cpu":
+        reader = _lstm_keeps(config.train.batch, read // config.train.batch, 1, units, units)
     # The features, the same normalised; their projection; the reader's own.
-    return features, 2 * features + (2 + _LSTM_KEEPS[device_type]) * hidden
+    return features, 2 * features + 2 * read * units + reader
 
 
 def _memory(config: Config, shape: ModelShape) -> int:

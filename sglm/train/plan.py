@@ -25,6 +25,7 @@ def plan_as_json(
         "steps": schedule.total_steps,
         "steps_per_epoch": batcher.steps_per_epoch,
         "parameters": parameter_count(shape),
+        "processes": config.train.batch // len(batcher.lanes),
         "memory_bytes": memory.peak,
         "memory": {**asdict(memory), "worst": memory.worst},
         "cycles": [
@@ -60,12 +61,14 @@ def describe_plan(
     """Cycles, modes, rates, sizes and a chart, as lines for people."""
     peak = config.optimizer.learning_rate
     tokens_per_step = config.train.batch * config.train.window
+    processes = config.train.batch // len(batcher.lanes)
+    shared = f"; each of {processes} processes" if processes > 1 else ""
     lines = [
         f"model    {shape.layers} layers × {shape.hidden}, vocabulary {shape.vocab_size:,},"
         f" {parameter_count(shape):,} parameters",
         f"data     {len(batcher.ids_N):,} tokens, {batcher.steps_per_epoch:,} steps an epoch"
         f" of {config.train.batch} lanes × {config.train.window}",
-        f"memory   {_memory(memory)}",
+        f"memory   {_memory(memory)}{shared}",
         f"length   {schedule.total_steps:,} steps,"
         f" {schedule.total_steps * tokens_per_step:,} tokens,"
         f" {schedule.total_steps / batcher.steps_per_epoch:.2f} epochs",

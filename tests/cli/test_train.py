@@ -72,6 +72,23 @@ def test_dry_run_prints_the_plan_and_leaves_nothing(word_store: TokenStore, tmp_
     assert not out.exists()
 
 
+def test_a_dry_run_under_torchrun_plans_one_process(
+    word_store: TokenStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ["train", "tiny", "--data", word_store.folder, "--out", tmp_path / "run", *SMALL]
+    arguments += ["--dry-run", "--set", "train.batch=4"]
+    for name, value in {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("RANK", "1")
+    assert sglm_command(*arguments).stdout == ""  # one of them speaks
+    monkeypatch.setenv("RANK", "0")
+    assert "each of 2 processes" in sglm_command(*arguments).stdout
+    assert json.loads(sglm_command(*arguments, "--json").stdout)["processes"] == 2
+    refused = sglm_command(*arguments, "--set", "train.batch=3")
+    assert refused.exit_code != 0
+    assert "3 lanes cannot be shared out among 2 processes" in refused.stderr
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_leaves_and_the_same_command_continues(
     number: signal.Signals, word_store: TokenStore, tmp_path: Path

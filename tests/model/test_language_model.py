@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sglm.model import language_model
 from sglm.model.dropout import embedding_dropout, locked_dropout, weight_dropout
 from sglm.model.language_model import DropoutRates, LSTMLanguageModel, ModelShape
 
@@ -70,6 +71,23 @@ def test_two_windows_are_one_long_one() -> None:
     second, last = model.features(inputs_TB[2:], middle)
     torch.testing.assert_close(torch.cat([first, second]), whole, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(last.packed(), end.packed(), rtol=1e-12, atol=1e-12)
+
+
+def test_a_long_window_is_the_same_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    shape = ModelShape(vocab_size=9, layers=2, hidden=6, embedding=5, tied=False)
+    torch.manual_seed(0)
+    model = LSTMLanguageModel(shape).double()
+    inputs_TB = torch.randint(9, (11, 3))
+    found = []
+    for steps in (1000, 4):  # 4 + 4 + 3
+        monkeypatch.setattr(language_model, "PIECE_STEPS", steps)
+        model.zero_grad()
+        features_TBH, state = model.features(inputs_TB, model.start_state(3))
+        (features_TBH.square().sum() + sum(each.sum() for each in state.cell)).backward()
+        grads = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+        found.append([features_TBH, *state.hidden, *state.cell, *grads])
+    for whole, pieces in zip(*found, strict=True):
+        torch.testing.assert_close(whole, pieces)
 
 
 def test_tied_weights_are_one_parameter() -> None:
