@@ -28,7 +28,7 @@ FORMAT_VERSION = 4
 _STATE, _SUMS = "state.json", "SHA256SUMS"
 _REFERENCE = "tensor:"
 # Tensors are written in files of this size, so that saving takes little memory of its own.
-_FILE_BYTES = 1 << 24
+FILE_BYTES = 1 << 24
 
 
 class Checkpoint(NamedTuple):
@@ -116,7 +116,7 @@ def _files(document: bytes, tensors: dict[str, Tensor]) -> Iterator[tuple[str, b
     yield _STATE, document
     number, waiting, waiting_bytes = count(), dict[str, Tensor](), 0
     for place, tensor in tensors.items():
-        if waiting and waiting_bytes + tensor.nbytes > _FILE_BYTES:
+        if waiting and waiting_bytes + tensor.nbytes > FILE_BYTES:
             yield f"tensors-{next(number):03d}.safetensors", save(waiting)
             waiting, waiting_bytes = {}, 0
         # A clone: safetensors refuses tensors that share memory.

@@ -182,7 +182,7 @@ def test_only_a_state_that_will_do_is_taken(tmp_path: Path) -> None:
 def test_large_states_are_spread_over_files_and_come_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checkpoint, "_FILE_BYTES", 100)
+    monkeypatch.setattr(checkpoint, "FILE_BYTES", 100)
     state = {"tensors": [torch.randn(size) for size in (3, 300, 5, 20, 20)]}
     save_checkpoint(tmp_path, 1, state)
     assert len(list((tmp_path / "latest").glob("tensors-*"))) == 4

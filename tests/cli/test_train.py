@@ -119,6 +119,31 @@ def test_a_signal_saves_leaves_and_the_same_command_continues(
     assert int(found.split()[3].replace(",", "")) > 0
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_twice_in_a_row_ends_at_once_and_harms_nothing(
+    number: signal.Signals, word_store: TokenStore, tmp_path: Path
+) -> None:
+    """The second comes while the first is waited for, or amid the checkpoint that it asked for."""
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "sglm.cli.main", "train", "tiny", "--data"]
+    command += [str(word_store.folder), "--out", str(out), *SMALL]
+    command += ["--set", "schedule.cycles=[400, 400]", "--set", "train.log_every_steps=5"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stderr is not None
+        next(line for line in process.stderr if line.startswith("step"))
+        process.send_signal(number)
+        next(line for line in process.stderr if "once more to stop" in line)
+        process.send_signal(number)
+        rest = process.stderr.read()
+        # Killed by the second one, or quicker than that.
+        assert process.wait(timeout=30) in (-number, 128 + number)
+    assert "Traceback" not in rest
+    again = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert again.returncode == 0, again.stderr
+    assert "800 steps" in again.stdout
+
+
 def test_progress_is_plain_lines_away_from_a_terminal(
     word_store: TokenStore, tmp_path: Path
 ) -> None:

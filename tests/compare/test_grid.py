@@ -200,6 +200,19 @@ def test_the_reason_of_a_failure_is_told(
     assert re.search(reason, line)
 
 
+def test_out_of_memory_in_a_run_is_told_with_its_cure(
+    word_store: TokenStore, tmp_path: Path
+) -> None:
+    # 8·10¹² float32 weights: refused by the allocator at once, nowhere taken.
+    config = parse_config({**VALUES, "model": {"layers": 1, "hidden": 1_000_000}}, "test")
+    console = io.StringIO()
+    with pytest.raises(SglmError, match="1 of 1 runs failed"):
+        compare(
+            config, word_store, tmp_path, ["bptt"], [0], CPU, precision_of("fp32", CPU), console
+        )
+    assert "out of memory; a training takes less" in console.getvalue()
+
+
 def test_a_refusal_that_all_runs_share_ends_it_at_once(
     word_store: TokenStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
