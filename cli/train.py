@@ -50,12 +50,19 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume/--no-resume", help="Continue a run that is in --out.")
     ] = True,
+    deterministic: Annotated[
+        bool,
+        typer.Option(
+            "--deterministic/--no-deterministic",
+            help="On CUDA: the same bits every time, more slowly. (A CPU gives them anyway.)",
+        ),
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.")] = False,
 ) -> None:
     """Train a language model; run again after an interruption, it continues."""
     from sglm.config import load_config
-    from sglm.model.device import own_gpu, pick_device
+    from sglm.model.device import make_deterministic, own_gpu, pick_device
     from sglm.optim.precision import make_precision
     from sglm.ranks import expected_rank
     from sglm.text.store import TokenStore
@@ -63,7 +70,10 @@ def train(
     overrides = [*(set_ or []), *([] if seed is None else [f"train.seed={seed}"])]
     settings = load_config(config, overrides)
     store = TokenStore.open(data)
-    chosen_device = own_gpu(pick_device(device.value))
+    chosen_device = pick_device(device.value)
+    if deterministic:
+        make_deterministic(chosen_device)
+    chosen_device = own_gpu(chosen_device)
     chosen_precision = make_precision(precision.value, chosen_device)
 
     if dry_run:

@@ -156,8 +156,9 @@ def score(folder: Path, lines: int) -> list[Sample]:
     """Samples of a process that scores so many lines; checks that all of them come back."""
     store = make_store(folder)
     run = folder / "run"
-    with start(training(store, run, 20, 10), stderr=subprocess.DEVNULL) as trained:
-        trained.wait()
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    if start(training(store, run, 20, 10), **quiet).wait():
+        raise SystemExit("the training of a model to score with failed")
     process = start(
         command("score", run, "--json", "--device", "cpu"),
         stdin=subprocess.PIPE,
@@ -169,7 +170,7 @@ def score(folder: Path, lines: int) -> list[Sample]:
     started = time.monotonic()
     feeder.start()
     samples, every, done = [], max(lines // SAMPLES, 1), 0
-    for done, _ in enumerate(process.stdout, start=1):  # noqa: B007
+    for done, _ in enumerate(process.stdout, start=1):
         if done % every == 0:
             samples.append(look(process, done, started, run))
     if process.wait() or done != lines:
@@ -190,7 +191,9 @@ def train(folder: Path, steps: int) -> list[Sample]:
     store, run = make_store(folder), folder / "run"
     every = max(steps // 1000, 10)
     # The first word of a progress line is "step", the second how far it is.
-    process = start(training(store, run, steps, every), stderr=subprocess.PIPE)
+    process = start(
+        training(store, run, steps, every), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
     assert process.stderr is not None
     samples: list[Sample] = []
     started = time.monotonic()

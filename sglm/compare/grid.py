@@ -22,6 +22,7 @@ from sglm.errors import ConfigError, InputError, SglmError, Stopped
 from sglm.optim.precision import Precision
 from sglm.text.store import TokenStore
 from sglm.train.build import build_batcher, build_schedule
+from sglm.train.record import versions
 
 _SECONDS_BETWEEN_POLLS = 0.1
 
@@ -38,6 +39,7 @@ def compare(
     horizon: int | None = None,
     shard: tuple[int, int] = (1, 1),
     stop_signal: Callable[[], int | None] = lambda: None,
+    deterministic: bool = False,
 ) -> dict[str, Any]:
     """Trains every variant with every seed, or goes on with it; finished runs are not repeated.
 
@@ -55,6 +57,7 @@ def compare(
         horizon: of the variants with a long one, in steps; None: see `horizon_steps`.
         shard: `(i, n)`: the i-th of n parts of the grid, counted from 1.
         stop_signal: the number of the signal that asked to stop, or None.
+        deterministic: see `sglm.model.device.make_deterministic`.
 
     Returns:
         What is in `results.json`: of all finished runs in `out`, those of other calls too.
@@ -74,7 +77,7 @@ def compare(
     if len(waiting) < len(mine):
         _say(console, f"{len(mine) - len(waiting)} of {len(mine)} runs are finished already")
     failures, stopped_by = _train(
-        comparison, mine, waiting, device, precision, console, stop_signal
+        comparison, mine, waiting, device, precision, console, stop_signal, deterministic
     )
     finished = comparison.collect()
     results = write_results(comparison, list(finished.values()))
@@ -131,6 +134,7 @@ def write_results(comparison: Comparison, runs: Sequence[FinishedRun]) -> dict[s
             "folder": str(comparison.store.folder),
             "fingerprint": comparison.store.fingerprint,
         },
+        "versions": versions(comparison.store.tokenizer().kind),
     }
     comparison.out.mkdir(parents=True, exist_ok=True)
     text = json.dumps(results, indent=1, allow_nan=False, ensure_ascii=False)
@@ -147,6 +151,7 @@ def _train(
     precision: Precision,
     console: TextIO,
     stop_signal: Callable[[], int | None],
+    deterministic: bool,
 ) -> tuple[list[str], int | None]:
     """One run after the other: `(the ones that failed, the signal that stopped it)`."""
     failures: list[str] = []
@@ -156,7 +161,7 @@ def _train(
             break
         number = f"[{mine.index(cell) + 1}/{len(mine)}] {cell}"
         _say(console, f"{number}: training → {comparison.folder(cell)}")
-        failure, stopped_by = _run(comparison, cell, device, precision, stop_signal)
+        failure, stopped_by = _run(comparison, cell, device, precision, stop_signal, deterministic)
         if failure is not None:
             failures.append(str(cell))
             _say(console, f"{number}: failed: {failure}")
@@ -172,6 +177,7 @@ def _run(
     device: torch.device,
     precision: Precision,
     stop_signal: Callable[[], int | None],
+    deterministic: bool,
 ) -> tuple[str | None, int | None]:
     """One run in a process of its own: `(why it failed, the signal that stopped it)`.
 
@@ -186,6 +192,7 @@ def _run(
         record=str(comparison.record_path(cell)),
         device=device.type,
         precision=precision.name,
+        deterministic=deterministic,
     )
     with open(comparison.log_path(cell), "a", encoding="utf-8") as log:
         # In a session of its own: Ctrl-C at a terminal reaches this process alone, which passes it

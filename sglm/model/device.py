@@ -6,8 +6,8 @@ it; what must be float32 on a GPU is kept from being rounded to TF32. Nothing is
 
 import os
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -88,18 +88,37 @@ def make_deterministic(device: torch.device) -> None:
     torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.benchmark = False
-    for products in _float32_products():
-        products.fp32_precision = "ieee"
+    _forbid_tf32()
 
 
-def _float32_products() -> tuple[Any, ...]:
-    """Whose `fp32_precision` says what a GPU makes of float32 factors.
+def _forbid_tf32() -> None:
+    # By torch's older switches, which set the newer ones along. The newer ones by themselves leave
+    # the older ones behind, and torch then refuses to read either (`Context::allowTF32CuBLAS`).
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
 
-    Convolutions have no part in this, but torch's older switch, `cudnn.allow_tf32`, cannot be read
-    while they differ from recurrent nets.
-    """
-    backends: Any = torch.backends  # torch has no types for these
-    return backends.cuda.matmul, backends.cudnn.rnn, backends.cudnn.conv
+
+def _allowances() -> Callable[[], None]:
+    """What is allowed now, as a function that allows it again."""
+    backends: Any = torch.backends  # torch has no types for the newer switches
+    cudnn, matmul = backends.cudnn, (backends.cuda.matmul, backends.mkldnn.matmul)
+    products = (*matmul, cudnn.rnn, cudnn.conv)
+    newer = [each.fp32_precision for each in products]
+    for_matmul = for_cudnn = None
+    with suppress(RuntimeError):  # the program uses the newer switches only
+        for_matmul = torch.get_float32_matmul_precision()
+    with suppress(RuntimeError):
+        for_cudnn = cudnn.allow_tf32
+
+    def allow_again() -> None:
+        if for_matmul is not None:
+            torch.set_float32_matmul_precision(for_matmul)
+        if for_cudnn is not None:
+            cudnn.allow_tf32 = for_cudnn
+        for each, precision in zip(products, newer, strict=True):
+            each.fp32_precision = precision
+
+    return allow_again
 
 
 class _Float32:
@@ -109,22 +128,19 @@ class _Float32:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.inside = 0
-        self.before: list[str] = []
 
     def enter(self) -> None:
         with self.lock:
             self.inside += 1
             if self.inside == 1:
-                self.before = [products.fp32_precision for products in _float32_products()]
-                for products in _float32_products():
-                    products.fp32_precision = "ieee"
+                self.allow_again = _allowances()
+                _forbid_tf32()
 
     def leave(self) -> None:
         with self.lock:
             self.inside -= 1
             if self.inside == 0:
-                for products, before in zip(_float32_products(), self.before, strict=True):
-                    products.fp32_precision = before
+                self.allow_again()
 
 
 _float32 = _Float32()

@@ -22,6 +22,7 @@ from sglm.text.batcher import Batcher, Upcoming, Window
 from sglm.text.store import TokenStore
 from sglm.train.build import build_batcher, build_learner, build_schedule, token_counts
 from sglm.train.diagnosis import RAN_AWAY, Watch, diagnosis
+from sglm.train.record import keep_training_lines, record_session
 from sglm.train.report import Report, drop_later_lines
 from sglm.train.run_folder import RunFolder
 from sglm.train.step import Learner, capture, restore, train_step
@@ -134,6 +135,8 @@ def train(
         _restore(run, learner, state)
     if ranks.writes:
         drop_later_lines(run.metrics, progress.settled)
+        keep_training_lines(run, store)
+        record_session(run, config, store, device, precision, ranks, progress.step)
     ranks.wait()  # for what is in the folder now has been read by all
     report = Report(run, config, schedule.total_steps, progress.step, interval, console, ranks)
     session = _Session(

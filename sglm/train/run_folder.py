@@ -21,7 +21,7 @@ FORMAT_VERSION = 1
 @dataclass(frozen=True)
 class RunFolder:
     """`config.toml`, `run.json`, `model/` (the best), `last/`, `snapshots/`, `checkpoints/`,
-    `metrics.jsonl`, `tensorboard/`."""
+    `metrics.jsonl`, `tensorboard/`; `sessions.jsonl`, `train.lines`: see `record.py`."""
 
     path: Path
 

@@ -22,7 +22,7 @@ from tests.tiny_models import LINES, make_network, save_lm
 
 EVAL_KEYS = [
     *("model", "split", "tokens", "words", "bytes", "nll_nats", "token_ppl", "word_ppl"),
-    *("bits_per_byte", "context", "adapt", "seconds"),
+    *("bits_per_byte", "context", "adapt", "seconds", "lines", "lines_in_training"),
 ]
 SCORE_KEYS = ["text", "logprob", "n_tokens", "n_words", "n_bytes", "ppl", "bits_per_byte"]
 TOKEN_KEYS = ["tokens", "token_logprobs", "unk"]
