@@ -33,7 +33,8 @@ def numbers(job):
         piece, state = lm.extend(state, text)
         pieces.append(piece.logprob)
     carried = lm.perplexity(jobs[job][:5]).nll_nats
-    return [*(each.logprob for each in many), *pieces, carried, lm.generate("the", tokens=3, seed=job)]
+    drawn = lm.generate("the", tokens=3, seed=job)
+    return [*(each.logprob for each in many), *pieces, carried, drawn]
 
 serial = [numbers(job) for job in range(32)]
 

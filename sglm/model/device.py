@@ -92,10 +92,13 @@ def make_deterministic(device: torch.device) -> None:
 
 
 def _forbid_tf32() -> None:
-    # By torch's older switches, which set the newer ones along. The newer ones by themselves leave
-    # the older ones behind, and torch then refuses to read either (`Context::allowTF32CuBLAS`).
+    # First by torch's older switches: set by the newer ones alone, the two families contradict each
+    # other, and torch then refuses to read either (`Context::allowTF32CuBLAS`).
+    backends: Any = torch.backends
     torch.set_float32_matmul_precision("highest")
-    torch.backends.cudnn.allow_tf32 = False
+    backends.cudnn.allow_tf32 = False
+    # Then by the newer ones: what cuDNN's older one says gives way to a setting for all backends.
+    backends.cudnn.rnn.fp32_precision = backends.cudnn.conv.fp32_precision = "ieee"
 
 
 def _allowances() -> Callable[[], None]:
