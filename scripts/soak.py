@@ -159,23 +159,30 @@ def score(folder: Path, lines: int) -> list[Sample]:
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     if start(training(store, run, 20, 10), **quiet).wait():
         raise SystemExit("the training of a model to score with failed")
-    process = start(
+    samples, every, done = [], max(lines // SAMPLES, 1), 0
+    with start(
         command("score", run, "--json", "--device", "cpu"),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    feeder = threading.Thread(target=feed, args=(process.stdin, lines), daemon=True)
-    started = time.monotonic()
-    feeder.start()
-    samples, every, done = [], max(lines // SAMPLES, 1), 0
-    for done, _ in enumerate(process.stdout, start=1):
-        if done % every == 0:
-            samples.append(look(process, done, started, run))
-    if process.wait() or done != lines:
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        feeder = threading.Thread(target=feed, args=(process.stdin, lines), daemon=True)
+        started = time.monotonic()
+        feeder.start()
+        for done, _ in enumerate(process.stdout, start=1):
+            if done % every == 0:
+                samples.append(look(process, done, started, run))
+                note(samples[-1])
+        feeder.join()
+    if process.returncode or done != lines:
         raise SystemExit(f"{done} of {lines} lines came back, exit code {process.returncode}")
     return samples
+
+
+def note(sample: Sample) -> None:
+    """A line now and then, for a night is long."""
+    print(f"{sample.done:,} in {sample.seconds:,.0f} s: {sample.rss_mb:,} MB", file=sys.stderr)
 
 
 def feed(pipe: IO[bytes], lines: int) -> None:
@@ -190,25 +197,25 @@ def train(folder: Path, steps: int) -> list[Sample]:
     """Samples of a process that trains so many steps."""
     store, run = make_store(folder), folder / "run"
     every = max(steps // 1000, 10)
-    # The first word of a progress line is "step", the second how far it is.
-    process = start(
-        training(store, run, steps, every), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-    )
-    assert process.stderr is not None
     samples: list[Sample] = []
     started = time.monotonic()
-    for line in process.stderr:
-        if (done := steps_done(line)) is None:
-            continue
-        if done < steps and done >= len(samples) * steps / SAMPLES:
-            samples.append(look(process, done, started, run))
-    if process.wait():
+    with start(
+        training(store, run, steps, every), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if (done := steps_done(line)) is None:
+                continue
+            if done < steps and done >= len(samples) * steps / SAMPLES:
+                samples.append(look(process, done, started, run))
+                note(samples[-1])
+    if process.returncode:
         raise SystemExit(f"the training ended with exit code {process.returncode}")
     return samples
 
 
 def steps_done(line: bytes) -> int | None:
-    """How many steps a line of progress tells of."""
+    """How many steps a line of progress tells of: `step 1,200/2,000  cycle …`."""
     parts = line.split()
     if len(parts) < 2 or parts[0] != b"step" or b"/" not in parts[1]:
         return None
