@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sglm.errors import InputError
@@ -34,6 +34,7 @@ LINES = st.lists(st.sampled_from([numbered([n]) for n in range(9)] + ["too short
 
 
 @given(LINES, LINES)
+@settings(max_examples=50, deadline=None)
 def test_it_is_the_count_that_a_dictionary_gives(first: list[str], second: list[str]) -> None:
     known = {line for line in second if len(line.split()) >= 5}
     one, other = hashed(["\n".join(first)]), hashed(["\n".join(second)])
@@ -49,6 +50,7 @@ def test_short_lines_do_not_count_and_white_space_does_not_distinguish() -> None
 
 
 @given(LINES, st.integers(0, 8))
+@settings(max_examples=50, deadline=None)
 def test_stretches_of_the_text_add_up(lines: list[str], cut: int) -> None:
     whole, parts = hashed(["\n".join(lines)]), hashed(["\n".join(lines[:cut]), *lines[cut:]])
     assert (whole.lines, whole.shift) == (parts.lines, parts.shift)
