@@ -54,8 +54,9 @@ class LineHashes:
         """How many of these lines occur in the other text; rounded where lines were left out."""
         shift = max(self.shift, other.shift)
         here = _below(self.hashes, shift)
-        is_known = np.isin(self.hashes[:here], other.hashes, assume_unique=True)
-        known = int(self.counts[:here][is_known].sum(dtype=np.int64)) << shift
+        # Sorted: numpy 2.0 overflows where it looks small sets of such numbers up in a table.
+        known_here = np.isin(self.hashes[:here], other.hashes, assume_unique=True, kind="sort")
+        known = int(self.counts[:here][known_here].sum(dtype=np.int64)) << shift
         return min(known, self.lines)
 
     def write(self, path: Path) -> None:
