@@ -2,11 +2,11 @@
 
 BIN := .venv/bin
 # Scripts that run from the command line, with what they import.
-SCRIPTS := bench.py bench_kernels.py bench_scoring.py chaos.py cost_curves.py fuzz_targets.py memory.py scaling.py search.py long_memory.py
+SCRIPTS := bench.py bench_kernels.py bench_scoring.py chaos.py cost_curves.py fuzz_targets.py memory.py scaling.py search.py soak.py long_memory.py
 MYPY := ../../$(BIN)/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache
 
 .NOTPARALLEL:
-.PHONY: checks format lint types test quickstart clean
+.PHONY: checks format lint types test test-oldest quickstart clean
 
 checks: lint types test
 
@@ -27,6 +27,10 @@ types:
 # Warnings are errors: filterwarnings in pyproject.toml.
 test:
 	scripts/test
+
+# With the oldest versions that pyproject.toml allows.
+test-oldest:
+	scripts/test-oldest
 
 format:
 	scripts/environment dev

@@ -43,6 +43,13 @@ def compare(
     precision: Annotated[
         PrecisionName, typer.Option(help="auto: bf16 or fp16 on CUDA, fp32 on a CPU.")
     ] = PrecisionName.AUTO,
+    deterministic: Annotated[
+        bool,
+        typer.Option(
+            "--deterministic/--no-deterministic",
+            help="On CUDA: the same bits every time, more slowly. (A CPU gives them anyway.)",
+        ),
+    ] = False,
     shard: Annotated[
         str,
         typer.Option(
@@ -92,6 +99,7 @@ def compare(
             horizon,
             chosen_shard,
             asked.signal_number,
+            deterministic,
         )
     if as_json:
         typer.echo(json.dumps(results))

@@ -60,6 +60,14 @@ def evaluate(
         store = TokenStore.open(data)
         chosen = split.value if split else "test" if "test" in store.splits else "valid"
         result = load(run, device.value).evaluate(store, chosen, how)
+    known = result.lines_in_training
+    if known and result.lines:
+        share = 100 * known / result.lines
+        typer.echo(
+            f"warning: {known:,} of {result.lines:,} lines ({share:.2g} %) also occur in the"
+            " training text (lines of fewer than 5 words aside)",
+            err=True,
+        )
     if as_json:
         typer.echo(json.dumps(result.to_json()))
         return
@@ -74,6 +82,7 @@ def evaluate(
         "tokens": f"{result.tokens:,}" + (f" ({result.unknown:,} <unk>)" if result.unknown else ""),
         "words": f"{result.words:,}",
         "bytes": f"{result.bytes:,}",
+        "lines trained on": "unknown" if known is None else f"{known:,} of {result.lines:,}",
         "nats in all": f"{result.nll_nats:,.2f}",
         "seconds": f"{result.seconds:,.1f}",
     }.items():

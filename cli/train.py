@@ -48,6 +48,13 @@ def train(
     precision: Annotated[
         PrecisionName, typer.Option(help="auto: bf16 or fp16 on CUDA, fp32 on a CPU.")
     ] = PrecisionName.AUTO,
+    deterministic: Annotated[
+        bool,
+        typer.Option(
+            "--deterministic/--no-deterministic",
+            help="The same bits every time on CUDA, slower; a CPU gives them anyway.",
+        ),
+    ] = False,
     resume: Annotated[
         bool, typer.Option("--resume/--no-resume", help="Continue a run that is in --out.")
     ] = True,
@@ -58,7 +65,7 @@ def train(
     # From here on, for what is imported below takes seconds.
     with StopRequest() as asked:
         from sglm.config import load_config
-        from sglm.model.device import own_gpu, pick_device
+        from sglm.model.device import make_deterministic, own_gpu, pick_device
         from sglm.optim.precision import make_precision
         from sglm.ranks import expected_ranks, joined
         from sglm.text.store import TokenStore
@@ -66,7 +73,10 @@ def train(
         overrides = [*(set_ or []), *([] if seed is None else [f"train.seed={seed}"])]
         settings = load_config(config, overrides)
         store = TokenStore.open(data)
-        chosen_device = own_gpu(pick_device(device.value))
+        chosen_device = pick_device(device.value)
+        if deterministic:
+            make_deterministic(chosen_device)
+        chosen_device = own_gpu(chosen_device)
         chosen_precision = make_precision(precision.value, chosen_device)
 
         if dry_run:

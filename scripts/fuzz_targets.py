@@ -69,7 +69,8 @@ class Bench:
             tokenizer.save(folder / kind)
         self.lms: dict[str, LanguageModel] = {kind: load(folder / kind, "cpu") for kind in KINDS}
         self.run = RunFolder(folder / "run")
-        self.run.open(load_config("tiny"), TokenStore.open(self.store), resume=True)
+        with self.run.opened(load_config("tiny"), TokenStore.open(self.store), resume=True):
+            pass
         state = {"weights": torch.arange(6.0), "books": {0: [1, None, "two"], "rate": 0.5}}
         save_checkpoint(folder / "run" / "checkpoints", 7, state)
 

@@ -9,7 +9,7 @@ import math
 import os
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Any, Literal
 
@@ -21,6 +21,7 @@ from sglm.likelihood import evaluate_stream as evaluate_stream
 from sglm.model.language_model import LSTMLanguageModel
 from sglm.sequences import Tokens, texts_nll
 from sglm.text.lines import READ_BYTES, Piece, read_text_lines
+from sglm.text.overlap import LineHashes
 from sglm.text.prepare import stretches
 from sglm.text.sources import RECORD_ENDINGS, find_sources
 from sglm.text.store import SplitCounts, TokenStore
@@ -55,6 +56,11 @@ class Evaluation:
     split: str = ""
     """What was evaluated: the name of a split, or of a file."""
     seconds: float = 0.0
+    lines: int | None = None
+    """How many of its lines have five words or more; None where nobody counted."""
+    lines_in_training: int | None = None
+    """How many of those occur in the training text too, an estimate where that is very large
+    (`sglm.text.overlap`); None where that is not known: of a model without its run."""
 
     @property
     def token_ppl(self) -> float:
@@ -86,7 +92,19 @@ class Evaluation:
             "context": self.context,
             "adapt": "none",
             "seconds": round(self.seconds, 3),
+            "lines": self.lines,
+            "lines_in_training": self.lines_in_training,
         }
+
+
+def with_overlap(
+    found: Evaluation, lines: LineHashes | None, training: LineHashes | None
+) -> Evaluation:
+    """The same evaluation, which says how many lines of its text were trained on."""
+    if lines is None:
+        return found
+    known = None if training is None else lines.overlap(training)
+    return replace(found, lines=lines.lines, lines_in_training=known)
 
 
 def perplexity(nll_nats: float, units: int) -> float:

@@ -16,9 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sglm.model.device import full_float32
 from sglm.model.language_model import LSTMLanguageModel
 from sglm.model.linear import ROWS_STEP
 from sglm.model.state import LSTMState
+from sglm.process import settle_after_fork
 
 Ids = npt.NDArray[np.int64]
 Stream = npt.NDArray[np.integer[Any]] | Iterable[Sequence[int]]
@@ -149,15 +151,16 @@ def predictions(model: LSTMLanguageModel, features_NH: Tensor) -> Iterator[tuple
 
 @contextmanager
 def evaluating(model: LSTMLanguageModel) -> Iterator[None]:
-    """No dropout and no graph inside; afterwards the model is in the mode it was in.
+    """No dropout, no graph, no TF32 inside; afterwards the model is in the mode it was in.
 
     A model that is in evaluation mode already is not touched, so that threads can share it.
     """
+    settle_after_fork()
     was_training = model.training
     if was_training:
         model.eval()
     try:
-        with torch.inference_mode():
+        with torch.inference_mode(), full_float32(model.embedding.device):
             yield
     finally:
         if was_training:

@@ -1,10 +1,12 @@
-"""What a process that computes asks of the C libraries under torch: once, as it starts.
+"""What a process that computes asks of the C libraries under torch: as it starts, or as a fork.
 
 Not done by `import sglm`: somebody else's program decides for itself.
 """
 
 import ctypes
 import os
+
+_process = os.getpid()
 
 # Parameters of glibc's mallopt (malloc.h), which no Python module names.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
@@ -32,3 +34,17 @@ def prepare_process() -> None:
         return  # not glibc
     mallopt(_M_MMAP_MAX, 0)
     mallopt(_M_TRIM_THRESHOLD, -1)
+
+
+def settle_after_fork() -> None:
+    """In a process that was forked since sglm was imported: computes on one thread from now on.
+
+    OpenMP's threads do not survive a fork, and its next parallel region would wait for them for
+    ever (GCC's libgomp). Cheap; to be called before anything is computed.
+    """
+    global _process
+    if os.getpid() != _process:
+        import torch
+
+        torch.set_num_threads(1)
+        _process = os.getpid()

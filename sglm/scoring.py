@@ -24,6 +24,7 @@ from sglm.evaluate import (
     evaluate_split,
     perplexity,
     pieces_of,
+    with_overlap,
 )
 from sglm.generation import generate_ids
 from sglm.likelihood import Ids, read_on
@@ -32,6 +33,7 @@ from sglm.model.folder import find_model_folder, load_weights, read_card
 from sglm.model.language_model import LSTMLanguageModel
 from sglm.model.state import LSTMState
 from sglm.sequences import packed_nlls
+from sglm.text.overlap import LineHasher, LineHashes, find_training_lines
 from sglm.text.store import TokenStore
 from sglm.text.tokenizer import UNK, Tokenizer, load_tokenizer, utf8
 
@@ -82,13 +84,20 @@ class ScoringState:
 class LanguageModel:
     """A network and the tokenizer whose ids it speaks."""
 
-    def __init__(self, model: LSTMLanguageModel, tokenizer: Tokenizer, name: str = "") -> None:
+    def __init__(
+        self,
+        model: LSTMLanguageModel,
+        tokenizer: Tokenizer,
+        name: str = "",
+        training_lines: Path | None = None,
+    ) -> None:
         """Takes over `model`, which must not be trained while it scores.
 
         Args:
             model: put into evaluation mode here, once.
             tokenizer: its vocabulary must be the model's.
             name: what results call the model.
+            training_lines: the file of what is remembered of the text that it was trained on.
 
         Raises:
             InputError: the vocabularies differ in size.
@@ -101,6 +110,7 @@ class LanguageModel:
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.name = name
+        self.training_lines = training_lines
         self._names = [tokenizer.token(token_id) for token_id in range(tokenizer.vocab_size)]
 
     @overload
@@ -188,9 +198,16 @@ class LanguageModel:
             InputError: no text there, not UTF-8, or a str that is the name of a file.
         """
         pieces, name = pieces_of(source)
-        return evaluate_pieces(
-            self.model, self.tokenizer, pieces, context=context, name=self.name, split=name
+        lines = LineHasher()
+        found = evaluate_pieces(
+            self.model,
+            self.tokenizer,
+            lines.watch(pieces),
+            context=context,
+            name=self.name,
+            split=name,
         )
+        return with_overlap(found, lines.finish(), self._trained_on())
 
     def evaluate(self, store: TokenStore, split: str, context: Context = "carried") -> Evaluation:
         """Evaluates a split of a token store.
@@ -204,7 +221,11 @@ class LanguageModel:
                 f"{store.folder} was made by another tokenizer ({_describe(theirs)}) than "
                 f"{self.name} ({_describe(ours)}); use the store it was trained on, or --text FILE"
             )
-        return evaluate_split(self.model, store, split, context=context, name=self.name)
+        found = evaluate_split(self.model, store, split, context=context, name=self.name)
+        return with_overlap(found, store.lines(split), self._trained_on())
+
+    def _trained_on(self) -> LineHashes | None:
+        return LineHashes.read(self.training_lines) if self.training_lines else None
 
     def start(self) -> ScoringState:
         """The state before any text: the zero state, about to read `<eos>`."""
@@ -327,7 +348,8 @@ def load(path: str | os.PathLike[str], device: str = "auto") -> LanguageModel:
             f"{folder}: its tokenizer is not the one the model was trained with "
             f"({_describe(tokenizer)}, not {card.tokenizer_fingerprint[:12]}); copy it again"
         )
-    return LanguageModel(load_weights(folder, where), tokenizer, os.fspath(path))
+    weights, training_lines = load_weights(folder, where), find_training_lines(folder)
+    return LanguageModel(weights, tokenizer, os.fspath(path), training_lines)
 
 
 def _make_score(

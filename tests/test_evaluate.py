@@ -333,7 +333,7 @@ class TestMeasures:
         assert Evaluation(6.0, 3, 2, 12, unknown=1).bits_per_byte is None
 
     def test_the_keys_of_the_contract(self) -> None:
-        found = Evaluation(6.0, 3, 2, 12, 0, "reset", "runs/tiny", "test", 1.23456)
+        found = Evaluation(6.0, 3, 2, 12, 0, "reset", "runs/tiny", "test", 1.23456, 40, 3)
         assert found.to_json() == {
             "model": "runs/tiny",
             "split": "test",
@@ -347,6 +347,8 @@ class TestMeasures:
             "context": "reset",
             "adapt": "none",
             "seconds": 1.235,
+            "lines": 40,
+            "lines_in_training": 3,
         }
 
     @pytest.mark.parametrize("nll_nats", [1e9, math.inf, math.nan])

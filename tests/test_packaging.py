@@ -137,6 +137,22 @@ def test_every_direct_dependency_is_pinned_exactly() -> None:
     assert {pin.partition("==")[0] for pin in pins} == wanted - {"sglm"}
 
 
+def test_the_lower_bounds_are_those_that_are_tested() -> None:
+    """scripts/test-oldest installs constraints-oldest.txt: exactly the bounds of pyproject.toml."""
+    extras = PROJECT["optional-dependencies"]
+    requirements = PROJECT["dependencies"] + extras["plots"] + extras["test"]
+    bounds = {}
+    for requirement in requirements:
+        name, found, bound = requirement.partition(";")[0].strip().partition(">=")
+        assert found, f"{requirement} has no lower bound"
+        assert bounds.setdefault(name, bound) == bound, f"two lower bounds of {name}"
+    lines = (ROOT / "constraints-oldest.txt").read_text(encoding="utf-8").splitlines()
+    pins = dict(line.split("==") for line in lines if line and not line.startswith("#"))
+    # torch's oldest is gigabytes where pip gets it; the file says so.
+    assert pins == {name: bound for name, bound in bounds.items() if name != "torch"}
+    assert all(">=" in requirement for requirement in extras["dev"][1:])
+
+
 def test_the_version_is_told_in_one_voice() -> None:
     import sglm
 

@@ -25,6 +25,7 @@ from sglm.errors import ConfigError, InputError, SglmError, Stopped
 from sglm.optim.precision import Precision
 from sglm.text.store import TokenStore
 from sglm.train.build import build_batcher, build_schedule
+from sglm.train.record import versions
 from sglm.untrusted import is_count, read_json
 
 _SECONDS_BETWEEN_POLLS = 0.1
@@ -43,6 +44,7 @@ def compare(
     horizon: int | None = None,
     shard: tuple[int, int] = (1, 1),
     stop_signal: Callable[[], int | None] = lambda: None,
+    deterministic: bool = False,
 ) -> dict[str, Any]:
     """Trains every variant with every seed, or goes on with it; finished runs are not repeated.
 
@@ -60,6 +62,7 @@ def compare(
         horizon: of the variants with a long one, in steps; None: see `horizon_steps`.
         shard: `(i, n)`: the i-th of n parts of the grid, counted from 1.
         stop_signal: the number of the signal that asked to stop, or None.
+        deterministic: see `sglm.model.device.make_deterministic`.
 
     Returns:
         What is in `results.json`: of all finished runs in `out`, those of other calls too.
@@ -79,7 +82,7 @@ def compare(
     if len(waiting) < len(mine):
         _say(console, f"{len(mine) - len(waiting)} of {len(mine)} runs are finished already")
     failures, stopped_by = _train(
-        comparison, mine, waiting, device, precision, console, stop_signal
+        comparison, mine, waiting, device, precision, console, stop_signal, deterministic
     )
     finished = comparison.collect()
     results = write_results(comparison, list(finished.values()))
@@ -137,6 +140,7 @@ def write_results(comparison: Comparison, runs: Sequence[FinishedRun]) -> dict[s
             "folder": str(comparison.store.folder),
             "fingerprint": comparison.store.fingerprint,
         },
+        "versions": versions(comparison.store.tokenizer().kind),
     }
     comparison.out.mkdir(parents=True, exist_ok=True)
     text = json.dumps(results, indent=1, allow_nan=False, ensure_ascii=False)
@@ -153,6 +157,7 @@ def _train(
     precision: Precision,
     console: TextIO,
     stop_signal: Callable[[], int | None],
+    deterministic: bool,
 ) -> tuple[list[str], int | None]:
     """One run after the other: `(the ones that failed, the signal that stopped it)`."""
     failures: list[str] = []
@@ -162,7 +167,7 @@ def _train(
             break
         number = f"[{mine.index(cell) + 1}/{len(mine)}] {cell}"
         _say(console, f"{number}: training → {comparison.folder(cell)}")
-        failure, stopped_by = _run(comparison, cell, device, precision, stop_signal)
+        failure, stopped_by = _run(comparison, cell, device, precision, stop_signal, deterministic)
         if failure is not None:
             failures.append(str(cell))
             _say(console, f"{number}: failed: {failure}")
@@ -178,6 +183,7 @@ def _run(
     device: torch.device,
     precision: Precision,
     stop_signal: Callable[[], int | None],
+    deterministic: bool,
 ) -> tuple[str | None, int | None]:
     """One run in a process of its own: `(why it failed, the signal that stopped it)`.
 
@@ -193,6 +199,7 @@ def _run(
         device=device.type,
         precision=precision.name,
         parent=os.getpid(),
+        deterministic=deterministic,
     )
     with open(comparison.log_path(cell), "a", encoding="utf-8") as log:
         if (stopped_by := _wait_for_the_log(log, stop_signal)) is not None:

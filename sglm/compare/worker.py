@@ -18,6 +18,7 @@ import torch
 from sglm.compare.runs import Record
 from sglm.config import parse_config
 from sglm.errors import SglmError, refusal
+from sglm.model.device import make_deterministic
 from sglm.optim.precision import make_precision
 from sglm.process import prepare_process
 from sglm.text.store import TokenStore
@@ -34,6 +35,7 @@ class Task:
     record: str
     device: str
     precision: str
+    deterministic: bool = False
     parent: int | None = None
     """The number of the process that waits for the run; None: whichever started this one."""
 
@@ -65,6 +67,8 @@ def perform(task: Task, asked: Asked) -> None:
         SglmError: as `sglm.train.loop.train`.
     """
     store, device = TokenStore.open(task.data), torch.device(task.device)
+    if task.deterministic:
+        make_deterministic(device)
     outcome = None
     try:
         outcome = train(

@@ -1,4 +1,14 @@
-"""Where the network runs: the one place that turns `auto`, `cpu` or `cuda` into a device."""
+"""Where the network runs, and how exactly: the one place for settings of devices.
+
+`auto`, `cpu` or `cuda` becomes a device; `--deterministic` becomes the switches that torch has for
+it; what must be float32 on a GPU is kept from being rounded to TF32. Nothing is set by importing.
+"""
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
 
 import torch
 
@@ -6,6 +16,11 @@ from sglm.errors import InputError, did_you_mean
 from sglm.ranks import local_rank
 
 DEVICES = ("auto", "cpu", "cuda")
+
+# Those with which cuBLAS sums in the same order every time (CUDA's cuBLAS documentation, "Results
+# reproducibility"); torch refuses its products under any other.
+_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
+_WORKSPACES = (":4096:8", ":16:8")
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -48,3 +63,104 @@ def own_gpu(device: torch.device) -> torch.device:
     chosen = torch.device("cuda", index)
     torch.cuda.set_device(chosen)
     return chosen
+
+
+def make_deterministic(device: torch.device) -> None:
+    """From here on the same work gives the same bits on this machine; some of it takes longer.
+
+    For the whole process, to be called before anything is computed on a GPU: cuBLAS and, through
+    it, cuDNN's recurrent nets read their environment variable once. On a CPU nothing is to be done:
+    a run is the same bit for bit anyway, with the same number of threads.
+
+    Source: "Reproducibility" in torch's documentation.
+
+    Raises:
+        InputError: the environment asks cuBLAS for something else.
+    """
+    if device.type != "cuda":
+        return
+    asked = os.environ.setdefault(_WORKSPACE, _WORKSPACES[0])
+    if asked not in _WORKSPACES:
+        raise InputError(
+            f"{_WORKSPACE}={asked} does not go with --deterministic; unset it, or set it to"
+            f" {_WORKSPACES[0]}"
+        )
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = False
+    _forbid_tf32()
+
+
+def _forbid_tf32() -> None:
+    # First by torch's older switches: set by the newer ones alone, the two families contradict each
+    # other, and torch then refuses to read either (`Context::allowTF32CuBLAS`).
+    backends: Any = torch.backends
+    torch.set_float32_matmul_precision("highest")
+    backends.cudnn.allow_tf32 = False
+    # Then by the newer ones: what cuDNN's older one says gives way to a setting for all backends.
+    backends.cudnn.rnn.fp32_precision = backends.cudnn.conv.fp32_precision = "ieee"
+
+
+def _allowances() -> Callable[[], None]:
+    """What is allowed now, as a function that allows it again."""
+    backends: Any = torch.backends  # torch has no types for the newer switches
+    cudnn, matmul = backends.cudnn, (backends.cuda.matmul, backends.mkldnn.matmul)
+    products = (*matmul, cudnn.rnn, cudnn.conv)
+    newer = [each.fp32_precision for each in products]
+    for_matmul = for_cudnn = None
+    with suppress(RuntimeError):  # the program uses the newer switches only
+        for_matmul = torch.get_float32_matmul_precision()
+    with suppress(RuntimeError):
+        for_cudnn = cudnn.allow_tf32
+
+    def allow_again() -> None:
+        if for_matmul is not None:
+            torch.set_float32_matmul_precision(for_matmul)
+        if for_cudnn is not None:
+            cudnn.allow_tf32 = for_cudnn
+        for each, precision in zip(products, newer, strict=True):
+            each.fp32_precision = precision
+
+    return allow_again
+
+
+class _Float32:
+    """The switches are the process's: the first thread that needs them sets them, the last one
+    that does puts them back."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.inside = 0
+
+    def enter(self) -> None:
+        with self.lock:
+            self.inside += 1
+            if self.inside == 1:
+                self.allow_again = _allowances()
+                _forbid_tf32()
+
+    def leave(self) -> None:
+        with self.lock:
+            self.inside -= 1
+            if self.inside == 0:
+                self.allow_again()
+
+
+_float32 = _Float32()
+
+
+@contextmanager
+def full_float32(device: torch.device) -> Iterator[None]:
+    """Inside, a GPU multiplies float32 as float32; any number of threads may be inside.
+
+    TF32 keeps three decimal digits, and torch's recurrent nets use it unless told otherwise: the
+    same text in another batch, or on a CPU, would score differently from the fourth digit on.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    _float32.enter()
+    try:
+        yield
+    finally:
+        _float32.leave()

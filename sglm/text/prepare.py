@@ -12,6 +12,7 @@ from pathlib import Path
 from sglm.errors import InputError, SglmError, did_you_mean
 from sglm.text.heldout import Division, OnBytes, byte_length, divide
 from sglm.text.lines import READ_BYTES, Piece
+from sglm.text.overlap import LineHasher
 from sglm.text.sources import Source, find_sources, spooled
 from sglm.text.store import SPLITS, TokenStore
 from sglm.text.store_writer import SplitWriter, new_store, refuse_occupied, write_meta
@@ -206,7 +207,7 @@ def _encode(
     """Writes every split's ids; returns the splits' entries for `meta.json`."""
     meter = _meter(report, "encoding", sum(d.total_bytes for d in divisions.values()))
     with ExitStack() as open_files:
-        writers = {}
+        writers, lines = {}, {split: LineHasher() for split in SPLITS}
         for name, division in divisions.items():
             for split, run in groupby(division.pieces(meter), key=itemgetter(0)):
                 target = SPLITS[split] if name == "train" else name
@@ -216,10 +217,14 @@ def _encode(
                 for stretch in stretches(piece for _, piece in run):
                     ids = tokenizer.encode_piece(stretch)
                     _check_round_trip(tokenizer, stretch.text, ids)
+                    lines[target].add(stretch.text)
                     writers[target].add(
                         ids, words=len(stretch.text.split()), text_bytes=byte_length(stretch.text)
                     )
-        return {split: writers[split].finish() for split in SPLITS if split in writers}
+        written = [split for split in SPLITS if split in writers]
+        for split in written:
+            lines[split].finish().write(folder / f"{split}.lines")
+        return {split: writers[split].finish() for split in written}
 
 
 def _check_round_trip(tokenizer: Tokenizer, text: str, ids: list[int]) -> None:

@@ -1,7 +1,8 @@
 """Token ids on disk, opened for reading; `store_writer.py` makes them.
 
 `meta.json` describes the folder; `train.bin`, `valid.bin` and `test.bin` hold little-endian ids and
-nothing else; the tokenizer's own files lie beside them.
+nothing else; the tokenizer's own files lie beside them, and what is remembered of each split's
+lines (`overlap.py`).
 """
 
 import hashlib
@@ -13,6 +14,7 @@ from typing import Any, BinaryIO, NamedTuple, TypeGuard
 import numpy as np
 
 from sglm.errors import InputError, shown
+from sglm.text.overlap import LineHashes
 from sglm.text.tokenizer import Tokenizer, load_tokenizer
 from sglm.untrusted import is_count, is_sha256, read_json
 
@@ -98,6 +100,15 @@ class TokenStore:
         """
         facts = self._facts(split)
         return SplitCounts(*(facts[name] for name in SplitCounts._fields))
+
+    def lines(self, split: str) -> LineHashes | None:
+        """What is remembered of the split's lines; None in stores that remember none.
+
+        Raises:
+            InputError: there is no such split, or it is damaged.
+        """
+        self._facts(split)
+        return LineHashes.read(self.folder / f"{split}.lines")
 
     def _facts(self, split: str) -> dict[str, Any]:
         if split not in self.meta["splits"]:

@@ -23,6 +23,7 @@ from sglm.text.tokenizer import Tokenizer
 WRITTEN_AT_ONCE = 1 << 16
 OWN_FILES = {
     *("meta.json", "train.bin", "valid.bin", "test.bin"),
+    *("train.lines", "valid.lines", "test.lines"),
     *("tokenizer.json", "vocab.json", "sentencepiece.model"),
 }
 

@@ -28,7 +28,7 @@ _MAY_DIFFER = ("train.checkpoint_every_steps:", "train.keep_checkpoints:")
 @dataclass(frozen=True)
 class RunFolder:
     """`config.toml`, `run.json`, `model/` (the best), `last/`, `snapshots/`, `checkpoints/`,
-    `metrics.jsonl`, `tensorboard/`."""
+    `metrics.jsonl`, `tensorboard/`; `sessions.jsonl`, `train.lines`: see `record.py`."""
 
     path: Path
 

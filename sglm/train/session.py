@@ -17,6 +17,7 @@ from sglm.ranks import Ranks
 from sglm.text.batcher import Batcher
 from sglm.text.store import TokenStore
 from sglm.train.diagnosis import Watch
+from sglm.train.record import keep_training_lines, record_session
 from sglm.train.report import Report, drop_later_lines
 from sglm.train.run_folder import RunFolder
 from sglm.train.step import Learner, capture, restore
@@ -219,6 +220,10 @@ def begin(job: Job, learner: Learner, checkpoint: Checkpoint | None) -> Session:
             watch, interval = Watch(**state["watch"]), state["interval"]
     if ranks.writes:
         drop_later_lines(run.metrics, progress.settled)
+        keep_training_lines(run, job.store)
+        record_session(
+            run, job.config, job.store, job.device, learner.precision, ranks, progress.step
+        )
     ranks.wait()  # for what is in the folder now has been read by all
     report = Report(
         run,

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,13 +17,14 @@ from typer.testing import CliRunner, Result
 import sglm
 from sglm.cli.main import app
 from sglm.model.folder import save_model
+from sglm.text.overlap import LineHasher
 from sglm.text.store import TokenStore
 from tests.test_evaluate import make_store
 from tests.tiny_models import LINES, make_network, save_lm
 
 EVAL_KEYS = [
     *("model", "split", "tokens", "words", "bytes", "nll_nats", "token_ppl", "word_ppl"),
-    *("bits_per_byte", "context", "adapt", "seconds"),
+    *("bits_per_byte", "context", "adapt", "seconds", "lines", "lines_in_training"),
 ]
 SCORE_KEYS = ["text", "logprob", "n_tokens", "n_words", "n_bytes", "ppl", "bits_per_byte"]
 TOKEN_KEYS = ["tokens", "token_logprobs", "unk"]
@@ -104,6 +106,32 @@ class TestEval:
         found = json.loads(sglm_command(*arguments, "--json").stdout)
         assert f"{found['token_ppl']:,.2f}" in result.stdout
         assert f"{found['bits_per_byte']:.4f}" in result.stdout
+
+    def test_lines_that_were_trained_on_are_told(self, folder: Path) -> None:
+        run = folder / "known"
+        shutil.copytree(folder / "run", run)
+        known, short, new = "the cat sat on the mat", "the cat", "a dog saw a cat and ran off"
+        text = "\n".join([known, short, new, new, known]).encode()
+        arguments = ("eval", run, "--text", "-")
+        result = sglm_command(*arguments, "--json", stdin=text)
+        found = json.loads(result.stdout)
+        assert (found["lines"], found["lines_in_training"]) == (4, None)
+        assert "unknown" in sglm_command(*arguments, stdin=text).stdout
+
+        hasher = LineHasher()
+        hasher.add(known + "\n" + short)
+        hasher.finish().write(run / "train.lines")
+        (run / "run.json").write_text("{}")
+        result = sglm_command(*arguments, "--json", stdin=text)
+        found = json.loads(result.stdout)
+        assert (found["lines"], found["lines_in_training"]) == (4, 2)
+        assert result.stderr.startswith("warning: 2 of 4 lines (50 %) also occur in the training")
+        assert "2 of 4" in sglm_command(*arguments, stdin=text).stdout
+        # Nothing is said where there is nothing to say.
+        assert sglm_command(*arguments, stdin=new.encode()).stderr == ""
+        (run / "train.lines").write_bytes(b"damaged")
+        result = sglm_command(*arguments, stdin=text)
+        assert (result.exit_code, len(result.stderr.splitlines())) == (2, 1)
 
     def test_unknown_words_leave_no_bits(self, tmp_path: Path) -> None:
         run = save_lm("word", tmp_path / "model")

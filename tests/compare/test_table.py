@@ -140,7 +140,7 @@ def test_results_are_json_that_everyone_can_read(
     made = write_results(comparison, list(comparison.collect().values()))
     text = (comparison.out / "results.json").read_text()
     assert json.loads(text, parse_constant=pytest.fail) == made
-    assert set(made) == {"variants", "updates", "horizon", "config", "data"}
+    assert set(made) == {"variants", "updates", "horizon", "config", "data", "versions"}
     assert set(made["variants"]["dni"]) >= {
         "seeds", "token_ppl", "token_ppl_mean", "token_ppl_sd", "seconds_mean", "peak_memory_mb",
         "diff_mean", "diff_ci95",

@@ -85,7 +85,8 @@ def test_latest_may_point_anywhere(tmp_path: Path, name: str) -> None:
 def run(tmp_path: Path, tiny_config: Callable[..., Config], word_store: TokenStore) -> RunFolder:
     """A run that has just begun."""
     folder = RunFolder(tmp_path / "run")
-    folder.open(tiny_config(), word_store, resume=True)
+    with folder.opened(tiny_config(), word_store, resume=True):
+        pass
     return folder
 
 
@@ -100,7 +101,8 @@ def test_any_identity_of_a_run_is_that_run_or_refused(
     whole = run.identity.read_bytes()
     try:
         run.identity.write_bytes(data.draw(damages(whole)))
-        run.open(tiny_config(), word_store, resume=True)
+        with run.opened(tiny_config(), word_store, resume=True):
+            pass
     except InputError as error:
         assert str(run.path) in str(error)
         assert len(str(error)) < 2000
@@ -149,7 +151,8 @@ def comparison(tmp_path: Path, tiny_config: Callable[..., Config], word_store: T
     for seed in (0, 1):
         cell = Cell("bptt", seed)
         folder = RunFolder(made.folder(cell))
-        folder.open(made.config(cell), word_store, resume=True)
+        with folder.opened(made.config(cell), word_store, resume=True):
+            pass
         folder.metrics.write_bytes(METRICS)
         made.record_path(cell).write_bytes(dumped(RECORD))
     return made

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-SHELL_SCRIPTS = ["environment", "quickstart", "test", "bench"]
+SHELL_SCRIPTS = ["environment", "quickstart", "test", "test-oldest", "bench"]
 
 # Calls go to $CALLS, one a line. `-m venv DIR` makes a DIR/bin/python that is this file again and
 # a DIR/bin/sglm that notes its arguments. $FAKE_VERSION is its version, $FAIL what goes wrong.
@@ -55,7 +55,7 @@ class Checkout:
     def __init__(self, folder: Path, real_python: str) -> None:
         self.root = folder / "my checkout"
         shutil.copytree(ROOT / "scripts", self.root / "scripts")
-        for name in ("pyproject.toml", "constraints.txt"):
+        for name in ("pyproject.toml", "constraints.txt", "constraints-oldest.txt"):
             shutil.copy(ROOT / name, self.root)
         self.calls_file = folder / "calls"
         for name, content in (("python", FAKE_PYTHON), ("sglm", FAKE_SGLM)):
@@ -101,10 +101,12 @@ def test_scripts_can_be_run_and_stop_at_the_first_error(name: str) -> None:
     assert "set -euo pipefail" in path.read_text(encoding="utf-8")
 
 
-def test_ci_runs_the_test_script_and_nothing_else() -> None:
+def test_ci_runs_the_test_scripts_and_nothing_else() -> None:
     path = ROOT / ".ci" / "run"
     assert os.access(path, os.X_OK)
-    assert path.read_text(encoding="utf-8").splitlines()[-1] == "exec scripts/test"
+    lines = path.read_text(encoding="utf-8").splitlines()
+    steps = [line for line in lines if line.startswith(("scripts/", "exec "))]
+    assert steps == ["scripts/test", "exec scripts/test-oldest"]
 
 
 def test_the_environment_is_made_once(checkout: Checkout) -> None:
@@ -197,6 +199,27 @@ def test_the_test_script_hands_its_arguments_and_exit_code_on(checkout: Checkout
     assert passed.stdout.splitlines()[-1] == "7 passed"
     assert checkout.run("test", FAIL="pytest").returncode == 1
     assert checkout.calls("<-m>") == ["<-m><pytest>"]
+
+
+def test_the_oldest_versions_get_an_environment_of_their_own(checkout: Checkout) -> None:
+    first = checkout.run("test-oldest")
+    assert first.returncode == 0, first.stderr
+    (pip,) = checkout.calls("-m pip")
+    assert "--constraint constraints-oldest.txt torch==" in pip
+    assert checkout.calls("-m venv") == ["python -m venv .venv-oldest"]
+    assert "<tests/test_scoring.py>" in checkout.calls("<-m>")[0]
+    # It is used again, until something that it was made of has changed.
+    checkout.run("test-oldest", "tests", "-k", "a or b")
+    assert checkout.calls("-m pip") == []
+    assert checkout.calls("<-m>") == ["<-m><pytest><-W><default><tests><-k><a or b>"]
+    with (checkout.root / "constraints-oldest.txt").open("a") as file:
+        file.write("# changed\n")
+    failed = checkout.run("test-oldest", FAIL="pip")
+    assert failed.returncode == 1
+    assert "No matching distribution found for torch" in failed.stderr
+    assert checkout.run("test-oldest").returncode == 0
+    assert len(checkout.calls("-m pip")) == 1
+    assert checkout.run("test-oldest", FAIL="pytest").returncode == 1
 
 
 def test_quickstart_goes_through_all_steps_and_reuses_the_store(checkout: Checkout) -> None:

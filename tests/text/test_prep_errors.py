@@ -121,7 +121,8 @@ def test_an_existing_store_needs_force(run_prep: Run, here: Path) -> None:
     assert result.exit_code == 0
     assert TokenStore.open("store").tokenizer().kind == "byte"
     assert sorted(path.name for path in (here / "store").iterdir()) == [
-        *("meta.json", "test.bin", "tokenizer.json", "train.bin", "valid.bin")
+        *("meta.json", "test.bin", "test.lines", "tokenizer.json"),
+        *("train.bin", "train.lines", "valid.bin", "valid.lines"),
     ]
 
 

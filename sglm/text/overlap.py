@@ -1,0 +1,164 @@
+"""Which lines of one text also occur in another: what `sglm eval` warns of.
+
+`sglm prep` keeps, of each split, the 64-bit hashes of its lines, in `SPLIT.lines` beside the ids.
+At most 2²⁰ different ones: of a larger text only the hashes below a threshold are kept, the same
+for equal lines of any text, so that a share of the lines is compared, and the counts multiplied
+(bottom-k sketches: Cohen & Kaplan 2007). So memory and disk stay bounded, at 12 MB a split, however
+large the text is; up to a million different lines the answer is exact, beyond it is an estimate.
+
+A line counts as known although it is not with probability 2²⁰/2⁶⁴ at most: never, in practice.
+(A Bloom filter of the same size would err in the first thousand lines.) Lines of fewer than five
+words do not count: "Chapter 2" is in every book. White space does not distinguish lines.
+"""
+
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from sglm.errors import InputError
+from sglm.text.lines import Piece
+
+FEWEST_WORDS = 5
+MOST_KEPT = 1 << 20
+TRAINING_LINES = "train.lines"
+_MERGED_AT_ONCE = 1 << 16
+_MAGIC = b"sglmlns1"
+_HEADER_BYTES = 24
+_MOST_COUNTED = 2**32 - 1
+
+Hashes = npt.NDArray[np.uint64]
+Counts = npt.NDArray[np.uint32]
+
+
+@dataclass(frozen=True)
+class LineHashes:
+    """The lines of a text.
+
+    lines: how many count.
+    shift: hashes with so many leading zero bits are kept: one in 2^shift.
+    hashes: of different lines, ascending.
+    counts: how often each occurs.
+    """
+
+    lines: int
+    shift: int
+    hashes: Hashes
+    counts: Counts
+
+    def overlap(self, other: "LineHashes") -> int:
+        """How many of these lines occur in the other text; rounded where lines were left out."""
+        shift = max(self.shift, other.shift)
+        here = _below(self.hashes, shift)
+        # Sorted: numpy 2.0 overflows where it looks small sets of such numbers up in a table.
+        known_here = np.isin(self.hashes[:here], other.hashes, assume_unique=True, kind="sort")
+        known = int(self.counts[:here][known_here].sum(dtype=np.int64)) << shift
+        return min(known, self.lines)
+
+    def write(self, path: Path) -> None:
+        """As one file: a header, the hashes, the counts, little-endian."""
+        header = np.array([self.lines, self.shift], dtype="<u8")
+        parts = (header, self.hashes.astype("<u8"), self.counts.astype("<u4"))
+        path.write_bytes(b"".join([_MAGIC, *(part.tobytes() for part in parts)]))
+
+    @classmethod
+    def read(cls, path: Path) -> "LineHashes | None":
+        """None where there is no such file: stores of earlier versions have none.
+
+        Raises:
+            InputError: damaged, or of another version.
+        """
+        if not path.is_file():
+            return None
+        kept, rest = divmod(path.stat().st_size - _HEADER_BYTES, 12)
+        if rest or not 0 <= kept <= MOST_KEPT:
+            raise _damaged(path)
+        raw = path.read_bytes()
+        if raw[:8] != _MAGIC or len(raw) != _HEADER_BYTES + 12 * kept:
+            raise _damaged(path)
+        lines, shift = map(int, np.frombuffer(raw, "<u8", 2, offset=8))
+        hashes = np.frombuffer(raw, "<u8", kept, offset=_HEADER_BYTES).astype(np.uint64)
+        counts = np.frombuffer(raw, "<u4", kept, offset=_HEADER_BYTES + 8 * kept)
+        in_order = bool((hashes[1:] > hashes[:-1]).all())
+        if shift > 63 or lines > sys.maxsize or not in_order or _below(hashes, shift) < kept:
+            raise _damaged(path)
+        return cls(lines, shift, hashes, counts.astype(np.uint32))
+
+
+def find_training_lines(model_folder: Path) -> Path | None:
+    """Where the run that a model folder lies in keeps the lines that it was trained on.
+
+    None where it lies in no run any more, or in one that does not know.
+    """
+    for run in model_folder.resolve().parents[:2]:  # RUN/model, RUN/snapshots/cycle-000
+        if (run / "run.json").is_file() and (run / TRAINING_LINES).is_file():
+            return run / TRAINING_LINES
+    return None
+
+
+def _damaged(path: Path) -> InputError:
+    return InputError(
+        f"{path}: damaged, or not of this version; without it sglm cannot tell"
+        " which lines were trained on: remove it, or copy the folder again"
+    )
+
+
+class LineHasher:
+    """Takes in a text as it comes, in bounded memory."""
+
+    def __init__(self) -> None:
+        self._lines = self._shift = 0
+        self._hashes: Hashes = np.empty(0, dtype=np.uint64)
+        self._counts: Counts = np.empty(0, dtype=np.uint32)
+        self._waiting = bytearray()
+
+    def add(self, text: str) -> None:
+        """The lines of a stretch of text that begins and ends where lines do.
+
+        (Of a line so enormous that it comes in parts, each part is taken for a line.)
+        """
+        for line in text.split("\n"):
+            words = line.split()
+            if len(words) < FEWEST_WORDS:
+                continue
+            # Half a surrogate pair is refused elsewhere, with better words.
+            raw = " ".join(words).encode(errors="surrogatepass")
+            self._waiting += blake2b(raw, digest_size=8).digest()
+            self._lines += 1
+        if len(self._waiting) >= 8 * max(_MERGED_AT_ONCE, len(self._hashes) // 2):
+            self._merge()
+
+    def watch(self, pieces: Iterable[Piece]) -> Iterator[Piece]:
+        """The same pieces, whose lines are taken in as they pass."""
+        for piece in pieces:
+            self.add(piece.text)
+            yield piece
+
+    def finish(self) -> LineHashes:
+        """What was taken in."""
+        self._merge()
+        return LineHashes(self._lines, self._shift, self._hashes, self._counts)
+
+    def _merge(self) -> None:
+        added = np.frombuffer(bytes(self._waiting), "<u8").astype(np.uint64)
+        self._waiting.clear()
+        both = np.concatenate([self._hashes, added])
+        hashes, places = np.unique(both, return_inverse=True)
+        weights = np.ones(len(both))
+        weights[: len(self._counts)] = self._counts
+        counts = np.bincount(places, weights, minlength=len(hashes))
+        kept = _below(hashes, self._shift)
+        while kept > MOST_KEPT:
+            self._shift += 1
+            kept = _below(hashes, self._shift)
+        self._hashes = hashes[:kept].copy()
+        self._counts = counts[:kept].clip(max=_MOST_COUNTED).astype(np.uint32)
+
+
+def _below(hashes: Hashes, shift: int) -> int:
+    """How many, of ascending ones, begin with `shift` zero bits."""
+    return int(np.searchsorted(hashes, np.uint64((1 << (64 - shift)) - 1), side="right"))

@@ -1,0 +1,154 @@
+"""Who computed a run: versions, commit, machine, command, one line per session in `sessions.jsonl`.
+
+A run may be continued by another version or machine; `run.json` says what all sessions share.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import sys
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import sglm
+from sglm.config import Config
+from sglm.durable import replace_file, replace_text
+from sglm.optim.precision import Precision
+from sglm.ranks import Ranks
+from sglm.text.overlap import TRAINING_LINES
+from sglm.text.store import TokenStore
+from sglm.train.run_folder import RunFolder
+
+# All that a run's numbers pass through; sentencepiece only where it cuts the text.
+_PACKAGES = ("torch", "numpy", "safetensors")
+
+
+def record_session(
+    run: RunFolder,
+    config: Config,
+    store: TokenStore,
+    device: torch.device,
+    precision: Precision,
+    ranks: Ranks,
+    step: int,
+) -> None:
+    """Adds this session to `sessions.jsonl`, durably, before it trains.
+
+    Args:
+        run: an opened one.
+        config, store: of the run.
+        device, precision, ranks: where, in what types, by how many processes.
+        step: steps done before.
+    """
+    session = {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "from_step": step,
+        "seed": config.train.seed,
+        "corpus_fingerprint": store.fingerprint,
+        "command": sys.argv,
+        "device": str(device),
+        "precision": precision.name,
+        "deterministic": torch.are_deterministic_algorithms_enabled() or device.type == "cpu",
+        "processes": ranks.count,
+        "versions": versions(store.tokenizer().kind),
+        **machine(device),
+    }
+    path = run.path / "sessions.jsonl"
+    before = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    # Rewritten as a whole: a line is there or is not, whenever the machine stops.
+    replace_text(path, before + json.dumps(session, ensure_ascii=False) + "\n")
+
+
+def keep_training_lines(run: RunFolder, store: TokenStore) -> None:
+    """Copies what the store remembers of its training lines, for `sglm eval` to compare with.
+
+    Into the run and not into `model/`, which stays small and says nothing of the text.
+    """
+    source, copy = store.folder / TRAINING_LINES, run.path / TRAINING_LINES
+    if source.exists() and not copy.exists():
+        replace_file(copy, lambda aside: shutil.copyfile(source, aside))
+
+
+def versions(tokenizer_kind: str = "") -> dict[str, str | None]:
+    """Of everything that numbers pass through; None where it cannot be had.
+
+    `git_commit` is that of the checkout that sglm runs from, `code_sha256` is of sglm's own files
+    as they are, with changes that nobody has committed.
+    """
+    packages = [*_PACKAGES, *(["sentencepiece"] if tokenizer_kind == "sentencepiece" else [])]
+    found: dict[str, str | None] = {"sglm": sglm.__version__, "python": platform.python_version()}
+    for name in packages:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = None
+    found["cuda"] = torch.version.cuda
+    cudnn: Any = torch.backends.cudnn
+    found["cudnn"] = str(cudnn.version()) if torch.version.cuda and cudnn.is_available() else None
+    package = Path(sglm.__file__).resolve().parent
+    found["git_commit"] = git_commit(package.parent)
+    found["code_sha256"] = code_sha256(package)
+    return found
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """What computes, as far as rounding may depend on it."""
+    return {
+        "platform": platform.platform(),
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+        "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+        "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
+    }
+
+
+@cache
+def code_sha256(package: Path) -> str:
+    """Of the Python files in a folder, their names and contents."""
+    digest = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        digest.update(path.relative_to(package).as_posix().encode() + b"\0")
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def git_commit(checkout: Path) -> str | None:
+    """The commit that a folder has checked out; None where it is no checkout, or not a plain one.
+
+    Read from git's files: running git would run what the folder's configuration says. Only the
+    folder itself counts: sglm installed into somebody else's checkout is not of that checkout.
+    """
+    try:
+        folder = checkout / ".git"
+        if folder.is_file():  # a worktree or a submodule
+            folder = checkout / folder.read_text(encoding="utf-8").removeprefix("gitdir:").strip()
+        head = (folder / "HEAD").read_text(encoding="utf-8").strip()
+        if not head.startswith("ref:"):
+            return _as_commit(head)
+        name = head.removeprefix("ref:").strip()
+        shared = folder
+        if (folder / "commondir").exists():
+            shared = folder / (folder / "commondir").read_text(encoding="utf-8").strip()
+        for place in (folder / name, shared / name):
+            if place.is_file():
+                return _as_commit(place.read_text(encoding="utf-8").strip())
+        for line in (shared / "packed-refs").read_text(encoding="utf-8").splitlines():
+            commit, _, ref = line.partition(" ")
+            if ref == name:
+                return _as_commit(commit)
+    except (OSError, ValueError):
+        pass
+    return None
+
+
+def _as_commit(text: str) -> str | None:
+    """Forty hexadecimal digits, or sixty-four of newer repositories."""
+    whole = len(text) in (40, 64) and all(letter in "0123456789abcdef" for letter in text)
+    return text if whole else None

@@ -1,0 +1,140 @@
+"""Which lines of one text occur in another: exact where all are kept, fair where not."""
+
+import random
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sglm.errors import InputError
+from sglm.text import overlap
+from sglm.text.lines import Piece
+from sglm.text.overlap import LineHasher, LineHashes
+from sglm.text.prepare import Recipe, prepare
+from sglm.text.store import TokenStore
+from tests.conftest import make_text
+
+
+def hashed(texts: Iterable[str]) -> LineHashes:
+    hasher = LineHasher()
+    for text in texts:
+        hasher.add(text)
+    return hasher.finish()
+
+
+def numbered(numbers: Iterable[int]) -> str:
+    return "\n".join(f"this is the line number {number}" for number in numbers)
+
+
+LINES = st.lists(st.sampled_from([numbered([n]) for n in range(9)] + ["too short", "", " "]))
+
+
+@given(LINES, LINES)
+@settings(max_examples=50, deadline=None)
+def test_it_is_the_count_that_a_dictionary_gives(first: list[str], second: list[str]) -> None:
+    known = {line for line in second if len(line.split()) >= 5}
+    one, other = hashed(["\n".join(first)]), hashed(["\n".join(second)])
+    assert one.lines == sum(len(line.split()) >= 5 for line in first)
+    assert one.overlap(other) == sum(line in known for line in first)
+
+
+def test_short_lines_do_not_count_and_white_space_does_not_distinguish() -> None:
+    text = "a b c d\na b c d e\n  a  b\tc d e \r\n\nA b c d e\n"
+    found = hashed([text])
+    assert found.lines == 3
+    assert found.overlap(hashed(["a b c d e"])) == 2
+
+
+@given(LINES, st.integers(0, 8))
+@settings(max_examples=50, deadline=None)
+def test_stretches_of_the_text_add_up(lines: list[str], cut: int) -> None:
+    whole, parts = hashed(["\n".join(lines)]), hashed(["\n".join(lines[:cut]), *lines[cut:]])
+    assert (whole.lines, whole.shift) == (parts.lines, parts.shift)
+    np.testing.assert_array_equal(whole.hashes, parts.hashes)
+    np.testing.assert_array_equal(whole.counts, parts.counts)
+
+
+def test_a_large_text_is_sampled_and_the_answer_still_fair(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(overlap, "MOST_KEPT", 1000)
+    monkeypatch.setattr(overlap, "_MERGED_AT_ONCE", 64)
+    training = hashed(numbered(range(n, n + 50)) for n in range(0, 20_000, 50))
+    assert (training.lines, training.shift) == (20_000, 5)  # 20,000 / 2⁵ fit, 20,000 / 2⁴ do not
+    assert len(training.hashes) <= 1000
+    text = hashed([numbered([*range(19_000, 23_000)] * 2)])
+    assert text.lines == 8000
+    # 1000 of the 4000 lines, each twice. One in 32 is looked at: 31 of them ± √31, twice.
+    assert text.overlap(training) == pytest.approx(2000, abs=4 * 2 * 32 * 31**0.5 / 2)
+    assert hashed([numbered(range(30_000, 40_000))]).overlap(training) == 0
+    # Of lines that are all known the sample may say more than there are; the answer does not.
+    assert hashed([numbered(range(50))]).overlap(training) <= 50
+
+
+def test_memory_is_bounded_and_duplicates_cost_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(overlap, "MOST_KEPT", 500)
+    monkeypatch.setattr(overlap, "_MERGED_AT_ONCE", 100)
+    hasher = LineHasher()
+    for start in range(0, 5000, 10):
+        hasher.add(numbered([*range(start, start + 10), 1]))
+        assert len(hasher._hashes) <= 500
+        assert len(hasher._waiting) <= 8 * (250 + 11)
+    same = hashed([numbered([1] * 2000)])
+    assert (same.lines, same.shift, same.counts.tolist()) == (2000, 0, [2000])
+
+
+def test_what_is_written_comes_back(tmp_path: Path) -> None:
+    found = hashed([numbered(random.Random(0).choices(range(100), k=300))])
+    found.write(tmp_path / "lines")
+    again = LineHashes.read(tmp_path / "lines")
+    assert again is not None
+    assert (again.lines, again.shift) == (300, 0)
+    np.testing.assert_array_equal(again.hashes, found.hashes)
+    np.testing.assert_array_equal(again.counts, found.counts)
+    assert LineHashes.read(tmp_path / "none") is None
+    hashed([]).write(tmp_path / "empty")
+    assert hashed([numbered([1])]).overlap(LineHashes.read(tmp_path / "empty")) == 0  # type: ignore[arg-type]
+
+
+def test_a_damaged_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "train.lines"
+    hashed([numbered(range(50))]).write(path)
+    good = path.read_bytes()
+    swapped = good[:24] + good[32:40] + good[24:32] + good[40:]
+    wrong_shift = good[:16] + (70).to_bytes(8, "little") + good[24:]
+    above_threshold = good[:16] + (60).to_bytes(8, "little") + good[24:]
+    for bad in (b"", good[:20], good[:-1], b"x" + good[1:], swapped, wrong_shift, above_threshold):
+        path.write_bytes(bad)
+        with pytest.raises(InputError, match=r"train\.lines: damaged"):
+            LineHashes.read(path)
+
+
+def test_watching_passes_everything_on() -> None:
+    pieces = [Piece(numbered([n]) + "\n", ends_document=False) for n in range(5)]
+    hasher = LineHasher()
+    assert list(hasher.watch(iter(pieces))) == pieces
+    assert hasher.finish().lines == 5
+
+
+@pytest.mark.parametrize("tokenizer", ["word", "byte"])
+def test_a_store_remembers_the_lines_of_its_splits(tmp_path: Path, tokenizer: str) -> None:
+    text, other = make_text(300), make_text(80, seed=1)
+    (tmp_path / "train.txt").write_text(text, encoding="utf-8")
+    (tmp_path / "valid.txt").write_text(other + numbered(range(20)), encoding="utf-8")
+    store = prepare(
+        [str(tmp_path / "train.txt")],
+        tmp_path / "store",
+        Recipe(tokenizer, valid=str(tmp_path / "valid.txt"), test=0.0),
+    )
+    training, valid = store.lines("train"), store.lines("valid")
+    assert training is not None
+    assert valid is not None
+    known = Counter(text.splitlines())
+    long = [line for line in other.splitlines() if len(line.split()) >= 5]
+    assert valid.lines == len(long) + 20
+    assert valid.overlap(training) == sum(line in known for line in long)
+    # Stores of earlier versions remember nothing; that is no error.
+    (tmp_path / "store" / "train.lines").unlink()
+    assert TokenStore.open(tmp_path / "store").lines("train") is None
