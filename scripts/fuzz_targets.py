@@ -236,7 +236,8 @@ def _use_checkpoint(bench: Bench, name: str, data: bytes) -> None:
 def target_run(bench: Bench, data: bytes) -> None:
     folder = bench.copy("run")
     (folder / "run.json").write_bytes(data)
-    RunFolder(folder).open(load_config("tiny"), TokenStore.open(bench.store), resume=True)
+    with RunFolder(folder).opened(load_config("tiny"), TokenStore.open(bench.store), resume=True):
+        pass
 
 
 def target_metrics(bench: Bench, data: bytes) -> None:

@@ -9,7 +9,7 @@ and the checksums of all of them to `SHA256SUMS` (`sha256sum -c` reads it too).
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,12 +37,14 @@ class Checkpoint(NamedTuple):
     Attributes:
         step: steps done.
         state: the tree, tensors on the CPU.
-        damaged: what is wrong with newer ones, in a line each.
+        path: where it lies.
+        damaged: newer ones, and what is wrong with each.
     """
 
     step: int
     state: Any
-    damaged: tuple[str, ...] = ()
+    path: Path
+    damaged: Mapping[Path, str]
 
 
 class _Damaged(Exception):
@@ -59,34 +61,54 @@ def save_checkpoint(folder: Path, step: int, state: Any, keep: int = 2) -> None:
         OSError: the disk refuses; what was there before is there still.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    _clear_up(folder)
+    clear_up(folder)
     final = _free_name(folder, f"step-{step:09d}")
     aside = folder / f"{final.name}.partial"
     try:
         aside.mkdir()
         _write(aside, step, state)
         aside.rename(final)
-        # A copy made without links has a folder in the link's place.
-        if (folder / "latest").is_dir() and not (folder / "latest").is_symlink():
-            remove(folder / "latest")
-        link = folder / "latest.partial"
-        link.symlink_to(final.name)
-        link.replace(folder / "latest")
-        sync(folder)
+        _point_to(final)
         complete = complete_checkpoints(folder)
         place = complete.index(final)
         # Later ones are of a past that was gone back from, because they are damaged or diverged.
         for old in complete[: max(0, place + 1 - keep)] + complete[place + 1 :]:
-            # Half removed, it must not look like a whole one.
-            old.rename(old.with_name(f"{old.name}.partial"))
+            _set_aside(old)
     finally:
-        _clear_up(folder)
+        clear_up(folder)
 
 
-def _clear_up(folder: Path) -> None:
+def clear_up(folder: Path) -> None:
     """Removes what is unfinished."""
     for leftover in folder.glob("*.partial"):
         remove(leftover)
+
+
+def forget_damaged(checkpoint: Checkpoint) -> None:
+    """Removes the damaged checkpoints in whose place another one is used, which is then `latest`:
+    otherwise they would be kept as the one to go back to."""
+    if checkpoint.damaged:
+        _point_to(checkpoint.path)
+        for path in checkpoint.damaged:
+            _set_aside(path)
+        clear_up(checkpoint.path.parent)
+
+
+def _point_to(checkpoint: Path) -> None:
+    """Makes it `latest`."""
+    folder = checkpoint.parent
+    # A copy made without links has a folder in the link's place.
+    if (folder / "latest").is_dir() and not (folder / "latest").is_symlink():
+        remove(folder / "latest")
+    link = folder / "latest.partial"
+    link.symlink_to(checkpoint.name)
+    link.replace(folder / "latest")
+    sync(folder)
+
+
+def _set_aside(checkpoint: Path) -> None:
+    """To be cleared up: half removed, it must not look like a whole one."""
+    checkpoint.rename(checkpoint.with_name(f"{checkpoint.name}.partial"))
 
 
 def _free_name(folder: Path, name: str) -> Path:
@@ -140,20 +162,20 @@ def load_checkpoint(
     Raises:
         InputError: it is damaged and there is none to go back to; of another format version.
     """
-    damaged: list[str] = []
+    damaged: dict[Path, str] = {}
     for path in _candidates(folder):
         try:
             step, state = _read(path)
         except _Damaged as damage:
-            damaged.append(f"{path}: damaged checkpoint ({damage})")
+            damaged[path] = f"{path}: damaged checkpoint ({damage})"
             continue
         if accept(state):
-            return Checkpoint(step, state, tuple(damaged))
+            return Checkpoint(step, state, path, damaged)
     if not damaged:
         return None
     raise InputError(
-        f"{damaged[0]}, and none to go back to; remove {folder} to train from the start, or give"
-        " another --out"
+        f"{next(iter(damaged.values()))}, and none to go back to; remove {folder} to train from"
+        " the start, or give another --out"
     )
 
 

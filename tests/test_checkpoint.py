@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from sglm import checkpoint
-from sglm.checkpoint import load_checkpoint, save_checkpoint
+from sglm.checkpoint import forget_damaged, load_checkpoint, save_checkpoint
 from sglm.errors import InputError
 
 
@@ -150,8 +150,9 @@ def test_a_damaged_one_is_named_and_the_one_before_it_used(
     found = load_checkpoint(tmp_path)
     assert found is not None
     assert found.state["progress"]["step"] == 5
-    (line,) = found.damaged
-    assert "step-000000010: damaged checkpoint (" in line
+    ((path, line),) = found.damaged.items()
+    assert f"{path}: damaged checkpoint (" in line
+    assert path.name == "step-000000010"
     assert "\n" not in line
 
 
@@ -162,12 +163,17 @@ def test_where_all_are_damaged_the_cure_is_named(tmp_path: Path) -> None:
         load_checkpoint(tmp_path)
 
 
-def test_a_damaged_one_does_not_take_the_place_of_a_whole_one(tmp_path: Path) -> None:
-    for step in (5, 10):
-        save_checkpoint(tmp_path, step, some_state(step))
+@pytest.mark.parametrize("step", [7, 10, 12])
+def test_a_damaged_one_does_not_take_the_place_of_a_whole_one(tmp_path: Path, step: int) -> None:
+    for before in (5, 10):
+        save_checkpoint(tmp_path, before, some_state(before))
     (tmp_path / "latest" / "state.json").write_bytes(b"")
-    save_checkpoint(tmp_path, 7, some_state(7))  # the run that went on from step 5
-    assert names(tmp_path) == ["latest", "step-000000005", "step-000000007"]
+    found = load_checkpoint(tmp_path)
+    assert found is not None
+    forget_damaged(found)
+    assert (tmp_path / "latest").resolve() == found.path.resolve()
+    save_checkpoint(tmp_path, step, some_state(step))  # the run that went on from step 5
+    assert names(tmp_path) == ["latest", "step-000000005", f"step-{step:09d}"]
 
 
 def test_only_a_state_that_will_do_is_taken(tmp_path: Path) -> None:
@@ -175,7 +181,7 @@ def test_only_a_state_that_will_do_is_taken(tmp_path: Path) -> None:
         save_checkpoint(tmp_path, step, some_state(step))
     found = load_checkpoint(tmp_path, lambda state: state["progress"]["step"] < 10)
     assert found is not None
-    assert (found.step, found.damaged) == (5, ())
+    assert (found.step, found.damaged) == (5, {})
     assert load_checkpoint(tmp_path, lambda state: False) is None
 
 

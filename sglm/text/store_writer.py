@@ -136,8 +136,9 @@ def new_store(out: Path, force: bool) -> Iterator[Path]:
             yield folder
             refuse_occupied(out, force)  # hours may have passed
             for path in folder.iterdir():
-                sync(path)
-            (folder / "lock").unlink()
+                if path.name != "lock":
+                    sync(path)
+            (folder / "lock").unlink()  # so late because nobody may take a living folder for stale
             sync(folder)
             _move_into_place(folder, out)
     finally:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sglm import __version__
-from sglm.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from sglm.checkpoint import Checkpoint, clear_up, load_checkpoint, save_checkpoint
 from sglm.config import Config, config_to_toml, differences, parse_config, plain_values
 from sglm.durable import locked, remove, replace_text, sync
 from sglm.errors import ConfigError, InputError
@@ -78,6 +78,7 @@ class RunFolder:
                         f"{self.path}: already holds a run; give another --out, or leave out"
                         " --no-resume to continue it"
                     )
+            clear_up(self.path / "checkpoints")
             yield
 
     def _refuse_foreign(self) -> None:

@@ -9,7 +9,7 @@ from typing import TextIO
 import torch
 from torch import Tensor
 
-from sglm.checkpoint import Checkpoint, random_state, restore_random_state
+from sglm.checkpoint import Checkpoint, forget_damaged, random_state, restore_random_state
 from sglm.config import Config
 from sglm.errors import ConfigError, InputError, SglmError
 from sglm.optim.schedule import Schedule
@@ -236,8 +236,11 @@ def begin(job: Job, learner: Learner, checkpoint: Checkpoint | None) -> Session:
         ranks,
     )
     progress.event_files = report.event_files
-    for line in () if checkpoint is None else checkpoint.damaged:
-        report.say(f"{line}; the one before it is used")
+    if checkpoint is not None:
+        for line in checkpoint.damaged.values():
+            report.say(f"{line}; removed, the one before it is used")
+        if ranks.writes:
+            forget_damaged(checkpoint)
     started = time.monotonic() - progress.seconds
     return Session(job, learner, progress, watch, report, started, progress.step)
 

@@ -46,9 +46,9 @@ def test_a_fault_in_resuming_is_found_and_its_run_kept(tmp_path: Path) -> None:
     """Here the state of the random generators is not put back, which a fork inherits."""
     fault = f"""
 import tempfile
-import sglm.train.loop as loop
+import sglm.train.session as session
 tempfile.tempdir = {str(tmp_path)!r}
-loop.restore_random_state = lambda state: None
+session.restore_random_state = lambda state: None
 chaos.MEMORY = "/nowhere"
 chaos.WAYS = {{"operation": 1.0}}
 make_cases = chaos.make_cases
@@ -56,6 +56,6 @@ chaos.make_cases = lambda folder, what: make_cases(folder, what)[:1]
 """
     code, found = chaos("--kills", "4", "--what", "train", before=fault)
     assert code == 1
-    assert any("state.safetensors: differs" in problem for problem in found["problems"])
+    assert any("tensors-000.safetensors: differs" in problem for problem in found["problems"])
     (kept,) = tmp_path.glob("sglm-chaos-*")
     assert list(kept.glob("train-*/out/run.json"))
