@@ -11,7 +11,7 @@ import typer
 from sglm.cli.train import Device
 
 if TYPE_CHECKING:
-    from sglm.scoring import Score
+    from sglm.score import Score
 
 # Lines scored, and printed, together. More would hardly be faster; memory does not grow with the
 # input.

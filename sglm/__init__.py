@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from sglm.errors import ConfigError as ConfigError
     from sglm.errors import InputError as InputError
     from sglm.errors import SglmError as SglmError
+    from sglm.score import Score as Score
     from sglm.scoring import LanguageModel as LanguageModel
-    from sglm.scoring import Score as Score
     from sglm.scoring import ScoringState as ScoringState
     from sglm.scoring import load as load
 
@@ -22,7 +22,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "load": "sglm.scoring",
     "LanguageModel": "sglm.scoring",
-    "Score": "sglm.scoring",
+    "Score": "sglm.score",
     "ScoringState": "sglm.scoring",
     "SglmError": "sglm.errors",
     "InputError": "sglm.errors",

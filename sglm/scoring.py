@@ -19,10 +19,8 @@ from sglm.errors import InputError
 from sglm.evaluate import (
     Context,
     Evaluation,
-    bits_per_byte,
     evaluate_pieces,
     evaluate_split,
-    perplexity,
     pieces_of,
     with_overlap,
 )
@@ -32,32 +30,11 @@ from sglm.model.device import pick_device
 from sglm.model.folder import find_model_folder, load_weights, read_card
 from sglm.model.language_model import LSTMLanguageModel
 from sglm.model.state import LSTMState
+from sglm.score import Score, make_score
 from sglm.sequences import packed_nlls
 from sglm.text.overlap import LineHasher, LineHashes, find_training_lines
 from sglm.text.store import TokenStore
 from sglm.text.tokenizer import UNK, Tokenizer, load_tokenizer, utf8
-
-
-@dataclass(frozen=True)
-class Score:
-    """How probable a text is. `tokens`, `token_logprobs` and `unk` run in parallel."""
-
-    tokens: list[str]
-    """The scored tokens, readable."""
-    token_logprobs: list[float]
-    logprob: float
-    """Their sum in nats (see `LanguageModel.extend` for the one exception)."""
-    n_tokens: int
-    n_words: int
-    """Whitespace-separated words of the text."""
-    n_bytes: int
-    """UTF-8 bytes of the text."""
-    unk: list[bool]
-    """Which of the tokens stand for something outside the vocabulary."""
-    ppl: float
-    """exp(-logprob / n_tokens), per token; nan without tokens, as for the empty text."""
-    bits_per_byte: float | None
-    """-logprob / (n_bytes · ln 2); None without bytes or bos, and where `<unk>` hides bytes."""
 
 
 @dataclass(frozen=True)
@@ -168,7 +145,7 @@ class LanguageModel:
             end = start + length
             scored = slice(start + 1, end)
             scores.append(
-                _make_score(
+                make_score(
                     tokens[scored],
                     logprobs[scored],
                     unk[scored],
@@ -268,7 +245,7 @@ class LanguageModel:
         ids = settled + rest
         logprobs = [*(-nll_settled_T).tolist(), *(-nll_rest_T).tolist()]
         kept = _common_length(state.tail_ids, ids)
-        score = _make_score(
+        score = make_score(
             [self._names[token_id] for token_id in ids[kept:]],
             logprobs[kept:],
             [token_id == self.tokenizer.unk_id for token_id in ids[kept:]],
@@ -350,30 +327,6 @@ def load(path: str | os.PathLike[str], device: str = "auto") -> LanguageModel:
         )
     weights, training_lines = load_weights(folder, where), find_training_lines(folder)
     return LanguageModel(weights, tokenizer, os.fspath(path), training_lines)
-
-
-def _make_score(
-    tokens: list[str],
-    logprobs: list[float],
-    unk: list[bool],
-    n_words: int,
-    n_bytes: int,
-    hides_bytes: bool = False,
-    withdrawn: Sequence[float] = (),
-) -> Score:
-    logprob = sum(logprobs, start=0.0) - sum(withdrawn)
-    n_tokens = len(tokens) - len(withdrawn)
-    return Score(
-        tokens=tokens,
-        token_logprobs=logprobs,
-        logprob=logprob,
-        n_tokens=n_tokens,
-        n_words=n_words,
-        n_bytes=n_bytes,
-        unk=unk,
-        ppl=perplexity(-logprob, n_tokens),
-        bits_per_byte=bits_per_byte(-logprob, n_bytes, hides_bytes or True in unk),
-    )
 
 
 def _checked_size(text: str, number: int | None = None) -> int:

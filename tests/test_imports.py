@@ -28,6 +28,7 @@ STOREYS: list[set[str]] = [
     {"likelihood"},
     {"sequences"},
     {"evaluate", "generation"},
+    {"score"},
     {"scoring"},
     {"train"},
     {"compare", "analyze"},

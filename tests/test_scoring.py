@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 import sglm
 from sglm.errors import InputError
-from sglm.scoring import LanguageModel, Score, load
+from sglm.score import Score
+from sglm.scoring import LanguageModel, load
 from sglm.text.store import TokenStore
 from tests.test_evaluate import make_store, plain_nlls
 from tests.tiny_models import KINDS, LINES, make_lm, make_network, make_tokenizer, save_lm

@@ -28,6 +28,9 @@ CHUNK_ENTRIES = {"cpu": 2**21, "cuda": 2**25}
 FEWEST_ROWS = 128
 # Multiply-adds from which faster products make up for more calls: at 2**23 they did not yet.
 WORTHWHILE_PRODUCTS = 2**24
+# A gradient of so many numbers is bound by memory: to add to it in place is as fast as oneDNN's
+# product, which would need as much again for the result.
+ADDED_IN_PLACE = 2**24
 
 
 def chunk_rows(vocab_size: int, device_type: str) -> int:
@@ -110,9 +113,14 @@ class _ChunkedNLL(torch.autograd.Function):
                 to_logits = logits.copy_(to_logits)
             torch.mul(matmul(to_logits, cast_VH), counts_R1, out=to_features_RH)
             counted_RH = features_RH * counts_R1
-            if ctx.needs_input_grad[1]:
-                part_VH = matmul(to_logits.t(), counted_RH).to(weight_type)
-                to_weight_VH = part_VH if to_weight_VH is None else to_weight_VH.add_(part_VH)
+            if not ctx.needs_input_grad[1]:
+                continue
+            if to_weight_VH is None:
+                to_weight_VH = matmul(to_logits.t(), counted_RH).to(weight_type)
+            elif weight_VH.numel() >= ADDED_IN_PLACE and product_type == weight_type:
+                to_weight_VH.addmm_(to_logits.t(), counted_RH)
+            else:
+                to_weight_VH.add_(matmul(to_logits.t(), counted_RH).to(weight_type))
         if to_weight_VH is None:
             to_weight_VH = torch.zeros_like(weight_VH, dtype=weight_type)
         ctx.save_for_backward(to_features_NH, to_weight_VH, to_bias_V)

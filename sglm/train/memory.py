@@ -220,7 +220,8 @@ def _head(shape: ModelShape, tokens: int, device_type: str) -> tuple[float, floa
         # Logits and their log-softmax; backwards that, its gradient and that of the logits.
         return 2 * tokens * shape.vocab_size, 3 * tokens * shape.vocab_size
     # Two of a chunk's rows: logits and their log-softmax, then that and what a product makes of
-    # its transpose. A later chunk's part of the gradients is added to those of the chunks before.
+    # its transpose. A later chunk's part of the gradients is added to those of the chunks before,
+    # or not made at all where oneDNN has put the weights in another order for the logits.
     # The gradients are there already when the backward pass begins.
     weight, later = shape.vocab_size * shape.widths[-1], tokens > rows
     gradients = weight + tokens * shape.widths[-1] + shape.vocab_size
