@@ -8,6 +8,8 @@ import os
 
 _process = os.getpid()
 
+# A training step needs some dozens of them.
+KERNELS_KEPT = 128
 # Parameters of glibc's mallopt (malloc.h), which no Python module names.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 
@@ -20,12 +22,16 @@ def prepare_process() -> None:
       step: a third of a step's time on two cores at 2×256, V=7,300 (docs/results.md).
     - OpenMP's threads spin while they wait. If another process takes one of the cores, they spin
       through its whole time slice, at every single operation; with a short spin they sleep.
+    - oneDNN makes a kernel for every shape, a quarter to half a megabyte, and keeps a thousand of
+      them: with texts of all lengths, memory would grow for millions of lines.
 
-    Call it before torch is imported: OpenMP reads its variables only then. What the environment
+    Call it before torch is imported: the libraries read their variables only then. What the environment
     already says, and other C libraries, are left alone.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):  # its own, and torch's
+        os.environ.setdefault(name, str(KERNELS_KEPT))
     if any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ):
         return
     try:

@@ -50,5 +50,39 @@ def test_freed_memory_is_kept_for_the_next_step() -> None:
     assert run("prepared", MALLOC_ARENA_MAX="2")[1] > faults
 
 
+KERNELS = """
+import sys
+from sglm.process import prepare_process
+if sys.argv[1] == "prepared":
+    prepare_process()
+import torch
+from sglm.model.linear import matmul, onednn_pays
+from sglm.train.memory import resident_bytes
+torch.set_num_threads(1)
+values_NI, weights_IO = torch.randn(1000, 128), torch.randn(128, 256)
+if not onednn_pays(values_NI, weights_IO):
+    raise SystemExit(print(0))
+matmul(values_NI, weights_IO)
+before = resident_bytes()
+for rows in range(300, 1000):
+    matmul(values_NI[:rows], weights_IO)
+print((resident_bytes() - before) / 2**20)
+"""
+
+
+def test_kernels_for_ever_new_shapes_do_not_pile_up() -> None:
+    def growth_mib(word: str) -> float:
+        clean = {name: value for name, value in os.environ.items() if "CAPACITY" not in name}
+        command = [sys.executable, "-c", KERNELS, word]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env=clean)
+        return float(done.stdout)
+
+    prepared, plain = growth_mib("prepared"), growth_mib("imported")
+    if plain < 50:
+        pytest.skip("here oneDNN keeps no kernels, or takes no part")
+    # 128 of 700 kept; the heap has its holes.
+    assert prepared < plain / 2, (prepared, plain)
+
+
 def test_importing_sglm_asks_for_nothing() -> None:
     assert run("imported")[0] == "None"
