@@ -46,6 +46,7 @@ def evaluate(
 
     from sglm.errors import InputError
     from sglm.scoring import load
+    from sglm.text.overlap import MOST_KEPT
     from sglm.text.store import TokenStore
 
     if (data is None) == (text is None):
@@ -63,8 +64,9 @@ def evaluate(
     known = result.lines_in_training
     if known and result.lines:
         share = 100 * known / result.lines
+        about = "about " if result.lines > MOST_KEPT else ""  # then a sample was compared
         typer.echo(
-            f"warning: {known:,} of {result.lines:,} lines ({share:.2g} %) also occur in the"
+            f"warning: {about}{known:,} of {result.lines:,} lines ({share:.2g} %) also occur in the"
             " training text (lines of fewer than 5 words aside)",
             err=True,
         )

@@ -1,8 +1,10 @@
 """`sglm train`: a configuration and a token store to a run."""
 
 import json
+import os
 import signal
 import sys
+from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -167,8 +169,11 @@ class StopRequest:
 
     def _receive(self, number: int, frame: object) -> None:
         self.received = number
-        signal.signal(number, signal.SIG_DFL)
-        print("\nstopping after this step; once more to stop without saving", file=sys.stderr)
+        for each in self.before:
+            signal.signal(each, signal.SIG_DFL)
+        # Not print: it may be amidst a print just now. Nor need anybody be listening.
+        with suppress(OSError):
+            os.write(2, b"\nstopping after this step; once more to stop without saving\n")
 
     def signal_number(self) -> int | None:
         """The signal that asked to stop, if one did."""

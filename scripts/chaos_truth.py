@@ -10,6 +10,7 @@ from typing import Any
 
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
+from sglm.checkpoint import load_checkpoint
 from sglm.errors import SglmError
 from sglm.model.folder import load_weights
 from sglm.text.store import TokenStore
@@ -63,6 +64,11 @@ def run_damage(out: Path) -> Iterator[str]:
     """Right after a kill: every model in its place can be loaded, as can `checkpoints/latest`."""
     if not out.is_dir():
         return
+    try:
+        found = load_checkpoint(out / "checkpoints")
+        yield from () if found is None else found.damaged.values()
+    except SglmError as error:
+        yield str(error)
     for model in (out / "model", out / "last", *out.glob("snapshots/*")):
         if not model.is_dir() or _LEFT_ASIDE.search(model.name):
             continue

@@ -1,34 +1,35 @@
 """A run's state on disk: versioned, written aside and renamed, with checksums, never a pickle.
 
 A state is a tree of dicts and lists whose leaves are tensors and plain values. The tensors go to
-`tensors-….safetensors`, the tree itself, with a reference in each tensor's place, to `state.json`,
-and the checksums of all of them to `SHA256SUMS` (`sha256sum -c` reads it too).
+`state.safetensors`, the tree itself, with a reference in each tensor's place, to `state.json`, and
+the checksums of both to `SHA256SUMS` (`sha256sum -c` reads it too).
 `checkpoints/latest` is a link that always points to a complete checkpoint.
 """
 
+import errno
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
-from itertools import count
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import load_file
 from torch import Tensor
 
-from sglm.durable import remove, sync
+from sglm.durable import remove, sync, write_tensors
 from sglm.errors import InputError
 from sglm.untrusted import read_bounded
 
 # 2: stretches, trust and the watch are part of a run; 3: features of a stretch; 4: checksums.
 FORMAT_VERSION = 4
-_STATE, _SUMS = "state.json", "SHA256SUMS"
+_STATE, _TENSORS, _SUMS = "state.json", "state.safetensors", "SHA256SUMS"
 _REFERENCE = "tensor:"
-# Tensors are written in files of this size, so that saving takes little memory of its own.
-FILE_BYTES = 1 << 24
+DAMAGED = ".damaged"
+# Any other error of reading may pass.
+_SIGNS_OF_DAMAGE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EIO}
 
 
 class Checkpoint(NamedTuple):
@@ -60,7 +61,9 @@ def save_checkpoint(folder: Path, step: int, state: Any, keep: int = 2) -> None:
     Raises:
         OSError: the disk refuses; what was there before is there still.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    if not folder.exists():
+        folder.mkdir(parents=True)
+        sync(folder.parent)
     clear_up(folder)
     final = _free_name(folder, f"step-{step:09d}")
     aside = folder / f"{final.name}.partial"
@@ -73,7 +76,8 @@ def save_checkpoint(folder: Path, step: int, state: Any, keep: int = 2) -> None:
         place = complete.index(final)
         # Later ones are of a past that was gone back from, because they are damaged or diverged.
         for old in complete[: max(0, place + 1 - keep)] + complete[place + 1 :]:
-            _set_aside(old)
+            # Half removed, it must not look like a whole one.
+            old.rename(old.with_name(f"{old.name}.partial"))
     finally:
         clear_up(folder)
 
@@ -84,14 +88,16 @@ def clear_up(folder: Path) -> None:
         remove(leftover)
 
 
-def forget_damaged(checkpoint: Checkpoint) -> None:
-    """Removes the damaged checkpoints in whose place another one is used, which is then `latest`:
-    otherwise they would be kept as the one to go back to."""
+def put_damaged_aside(checkpoint: Checkpoint) -> None:
+    """Renames the damaged checkpoints in whose place another one is used, which is then `latest`:
+    otherwise they would be kept as those to go back to."""
     if checkpoint.damaged:
         _point_to(checkpoint.path)
-        for path in checkpoint.damaged:
-            _set_aside(path)
-        clear_up(checkpoint.path.parent)
+    for path in checkpoint.damaged:
+        aside = path.with_name(f"{path.name}{DAMAGED}")
+        if aside.exists():
+            remove(aside)
+        path.rename(aside)
 
 
 def _point_to(checkpoint: Path) -> None:
@@ -106,11 +112,6 @@ def _point_to(checkpoint: Path) -> None:
     sync(folder)
 
 
-def _set_aside(checkpoint: Path) -> None:
-    """To be cleared up: half removed, it must not look like a whole one."""
-    checkpoint.rename(checkpoint.with_name(f"{checkpoint.name}.partial"))
-
-
 def _free_name(folder: Path, name: str) -> Path:
     """Stopped twice at one step there are two checkpoints of it, so that neither is ever missing:
     the second sorts behind the first."""
@@ -122,55 +123,32 @@ def _free_name(folder: Path, name: str) -> Path:
 def _write(folder: Path, step: int, state: Any) -> None:
     tensors: dict[str, Tensor] = {}
     tree = _pack(state, "", tensors)
-    document = {"format_version": FORMAT_VERSION, "step": step, "state": tree}
-    sums = []
-    for name, content in _files(json.dumps(document).encode(), tensors):
-        (folder / name).write_bytes(content)
-        sync(folder / name)
-        sums.append(f"{hashlib.sha256(content).hexdigest()}  {name}\n")
-    (folder / _SUMS).write_text("".join(sums), encoding="utf-8")
-    sync(folder / _SUMS)
-    sync(folder)
+    document = json.dumps({"format_version": FORMAT_VERSION, "step": step, "state": tree}).encode()
+    (folder / _STATE).write_bytes(document)
+    sums = {_STATE: hashlib.sha256(document).hexdigest()}
+    sums[_TENSORS] = write_tensors(folder / _TENSORS, tensors)
+    lines = "".join(f"{digest}  {name}\n" for name, digest in sums.items())
+    (folder / _SUMS).write_text(lines, encoding="utf-8")
+    for path in (*(folder / name for name in (*sums, _SUMS)), folder):
+        sync(path)
 
 
-def _files(document: bytes, tensors: dict[str, Tensor]) -> Iterator[tuple[str, bytes]]:
-    """Names and contents, made one after the other."""
-    yield _STATE, document
-    number, waiting, waiting_bytes = count(), dict[str, Tensor](), 0
-    for place, tensor in tensors.items():
-        if waiting and waiting_bytes + tensor.nbytes > FILE_BYTES:
-            yield f"tensors-{next(number):03d}.safetensors", save(waiting)
-            waiting, waiting_bytes = {}, 0
-        # A clone: safetensors refuses tensors that share memory.
-        waiting[place] = tensor.detach().cpu().clone().contiguous()
-        waiting_bytes += tensor.nbytes
-    yield f"tensors-{next(number):03d}.safetensors", save(waiting)
-
-
-def load_checkpoint(
-    folder: Path, accept: Callable[[Any], bool] = lambda state: True
-) -> Checkpoint | None:
+def load_checkpoint(folder: Path) -> Checkpoint | None:
     """The newest checkpoint that is whole; None when there is none at all.
 
     That is `folder/latest`, or, where it is damaged or a copy of the folder has lost the link, the
     newest of the others.
 
-    Args:
-        folder: of the checkpoints.
-        accept: whether a state will do.
-
     Raises:
         InputError: it is damaged and there is none to go back to; of another format version.
+        OSError: it cannot be read for now.
     """
     damaged: dict[Path, str] = {}
     for path in _candidates(folder):
         try:
-            step, state = _read(path)
+            return Checkpoint(*_read(path), path, damaged)
         except _Damaged as damage:
             damaged[path] = f"{path}: damaged checkpoint ({damage})"
-            continue
-        if accept(state):
-            return Checkpoint(step, state, path, damaged)
     if not damaged:
         return None
     raise InputError(
@@ -206,15 +184,16 @@ def _read(folder: Path) -> tuple[int, Any]:
                 " use the version that wrote it, or start in another --out"
             )
         sums = _read_sums(folder)
-        _check(_STATE, raw, sums.pop(_STATE))
-        tensors: dict[str, Tensor] = {}
-        for name, expected in sums.items():
-            content = _content(folder / name)
-            _check(name, content, expected)
-            tensors |= load(content)
+        for name in (_STATE, _TENSORS):
+            _check(folder / name, sums[name])
+        tensors = load_file(folder / _TENSORS)
         return int(document["step"]), _unpack(document["state"], tensors)
+    except OSError as error:
+        if error.errno not in _SIGNS_OF_DAMAGE:
+            raise
+        raise _Damaged(str(error)) from None
     except (
-        *(OSError, ValueError, LookupError, TypeError, OverflowError, AttributeError),
+        *(ValueError, LookupError, TypeError, OverflowError, AttributeError),
         *(SafetensorError, RecursionError),
     ) as error:
         raise _Damaged(str(error) or type(error).__name__) from None
@@ -223,11 +202,7 @@ def _read(folder: Path) -> tuple[int, Any]:
 def _read_sums(folder: Path) -> dict[str, str]:
     """Checksums by file name."""
     lines = _content(folder / _SUMS).decode().splitlines()
-    sums = {name: digest for digest, name in (line.split("  ") for line in lines)}
-    for name in sums:
-        if name != _STATE and not (name.startswith("tensors-") and Path(name).name == name):
-            raise ValueError(f"{_SUMS} speaks of {name!r}")
-    return sums
+    return {name: digest for digest, name in (line.split("  ") for line in lines)}
 
 
 def _content(path: Path) -> bytes:
@@ -238,9 +213,12 @@ def _content(path: Path) -> bytes:
         raise ValueError(error) from None
 
 
-def _check(name: str, content: bytes, expected: str) -> None:
-    if hashlib.sha256(content).hexdigest() != expected:
-        raise ValueError(f"{name} is not what was written")
+def _check(path: Path, expected: str) -> None:
+    if not path.is_file():
+        raise ValueError(f"{path.name} is not there, or not a file")
+    with open(path, "rb") as file:
+        if hashlib.file_digest(file, "sha256").hexdigest() != expected:
+            raise ValueError(f"{path.name} is not what was written")
 
 
 def complete_checkpoints(folder: Path) -> list[Path]:

@@ -1,21 +1,36 @@
 """Writes that a crash cannot tear: aside, to the disk, then renamed; and one writer at a time."""
 
 import fcntl
+import hashlib
+import json
 import os
 import platform
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from sglm.errors import InputError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+# safetensors' names of torch's types.
+_TENSOR_TYPES = {
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "I64": "int64",
+    "I32": "int32",
+    "I16": "int16",
+    "I8": "int8",
+    "U8": "uint8",
+    "BOOL": "bool",
+}
 _WAIT_SECONDS = 5.0  # for one who is about to leave
 
 
@@ -34,6 +49,8 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
     Whenever the machine stops, `path` is the old file or the new one, whole.
     """
     aside = path.with_name(f".{path.name}.aside")
+    # What a killed process left there, or a link that somebody planted to have it written through.
+    aside.unlink(missing_ok=True)
     try:
         write(aside)
         sync(aside)
@@ -44,11 +61,46 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
         raise
 
 
-def write_tensors(path: Path, tensors: "dict[str, Tensor]") -> None:
-    """A safetensors file. Written by us, so that a full disk is the OSError it always is."""
-    from safetensors.torch import save  # brings torch along, which not all who write need
+def write_tensors(path: Path, tensors: "Mapping[str, Tensor]") -> str:
+    """Writes a safetensors file; on a GPU or shared with others, each tensor by itself.
 
-    path.write_bytes(save(tensors))
+    By the format's own description, because the library first copies all tensors into one block of
+    memory, or leaves a file of its own beside this one when it is killed.
+
+    Returns:
+        The file's SHA-256 in hexadecimal.
+
+    Raises:
+        OSError: the disk refuses.
+    """
+    import torch
+
+    codes = {getattr(torch, name): code for code, name in _TENSOR_TYPES.items()}
+    # Wider types first, so that all are aligned.
+    ordered = sorted(tensors.items(), key=lambda item: -item[1].element_size())
+    header, end = dict[str, object](), 0
+    for name, tensor in ordered:
+        begin, end = end, end + tensor.nbytes
+        header[name] = {
+            "dtype": codes[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [begin, end],
+        }
+    described = json.dumps(header).encode()
+    described += b" " * (-len(described) % 8)
+    digest = hashlib.sha256()
+    with open(path, "wb") as file:
+
+        def write(content: Any) -> None:  # bytes, or an array of them
+            file.write(content)
+            digest.update(content)
+
+        write(len(described).to_bytes(8, "little"))
+        write(described)
+        for _, tensor in ordered:
+            numbers = tensor.detach().cpu().contiguous().reshape(-1)
+            write(numbers.view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def replace_text(path: Path, text: str) -> None:
@@ -72,15 +124,17 @@ def locked(path: Path) -> Iterator[None]:
     locks, the process that is named in the file holds it as long as it is alive.
 
     Raises:
-        InputError: another process has it.
+        InputError: another process has it; something else is there.
     """
-    with open(path, "a+", encoding="utf-8") as file:
+    if (path.exists() and not path.is_file()) or path.is_symlink():
+        raise InputError(f"{path}: not an ordinary file; remove it")
+    with open(path, "a+", encoding="utf-8", errors="replace") as file:
         deadline = time.monotonic() + _WAIT_SECONDS
-        while not _take(file):
+        while (cure := _refused(file, path)) is not None:
             if time.monotonic() > deadline:
                 raise InputError(
                     f"{path.parent}: in use by {_holder(file) or 'another process'}; stop that or"
-                    f" wait for its end, or give another --out (if it is long gone: rm {path})"
+                    f" wait for its end, or give another --out{cure}"
                 )
             time.sleep(0.1)
         _name_holder(file, f"process {os.getpid()} on {platform.node()}")
@@ -90,14 +144,15 @@ def locked(path: Path) -> Iterator[None]:
             _name_holder(file, "")
 
 
-def _take(file: TextIO) -> bool:
+def _refused(file: TextIO, path: Path) -> str | None:
+    """None when the lock is ours; otherwise what else could be done."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        return False
+        return ""
     except OSError:  # this file system has no locks
-        return not _seems_alive(_holder(file))
-    return True
+        return f" (if it is long gone: rm {path})" if _seems_alive(_holder(file)) else None
+    return None
 
 
 def _holder(file: TextIO) -> str:

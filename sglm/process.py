@@ -25,8 +25,8 @@ def prepare_process() -> None:
     - oneDNN makes a kernel for every shape, a quarter to half a megabyte, and keeps a thousand of
       them: with texts of all lengths, memory would grow for millions of lines.
 
-    Call it before torch is imported: the libraries read their variables only then. What the environment
-    already says, and other C libraries, are left alone.
+    Call it before torch is imported: the libraries read their variables only then. What the
+    environment already says, and other C libraries, are left alone.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")

@@ -8,6 +8,7 @@ nothing here does anything.
 """
 
 import os
+import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +22,10 @@ from torch.distributed.rendezvous import rendezvous
 from sglm.errors import SglmError
 
 # What torch's backends say when another process is gone; they have no class of their own for it.
-_SIGNS_OF_A_LOSS = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer")
+_SIGNS_OF_A_LOSS = (
+    *("gloo", "Gloo", "Connection closed by peer", "Connection reset by peer", "Broken pipe"),
+    *("NCCL communicator was aborted", "ncclRemoteError", "ncclSystemError", "timed out"),
+)
 _SILENT_FOR = timedelta(minutes=30)  # rank 0 saves and reports meanwhile
 
 
@@ -131,13 +135,18 @@ def joined(device: torch.device) -> Iterator[Ranks]:
         yield ALONE
         return
     backend = "nccl" if device.type == "cuda" else "gloo"
-    store, rank, count = next(rendezvous("env://"))
-    # After a restart torchrun's store still has the addresses of those who were there before.
-    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    store = dist.PrefixStore(f"attempt {attempt}", store)  # type: ignore[attr-defined]
-    dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=_SILENT_FOR)
     try:
-        control = dist.new_group(backend="gloo", timeout=_SILENT_FOR)
+        with _deaf_to_nothing():
+            store, rank, count = next(rendezvous("env://"))
+            # After a restart torchrun's store still has the addresses of those who were there
+            # before. (Where agents of several machines count their restarts differently, the first
+            # restart fails, and the next one succeeds.)
+            attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+            store = dist.PrefixStore(f"attempt {attempt}", store)  # type: ignore[attr-defined]
+            dist.init_process_group(
+                backend, store=store, rank=rank, world_size=count, timeout=_SILENT_FOR
+            )
+            control = dist.new_group(backend="gloo", timeout=_SILENT_FOR)
         yield Ranks(rank, count, control)
     except RuntimeError as error:
         if not any(sign in str(error) for sign in _SIGNS_OF_A_LOSS):
@@ -147,4 +156,17 @@ def joined(device: torch.device) -> Iterator[Ranks]:
             " continues from the last checkpoint"
         ) from error
     finally:
-        dist.destroy_process_group()
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+@contextmanager
+def _deaf_to_nothing() -> Iterator[None]:
+    """Signals end the process at once while it waits for others, who may never come."""
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

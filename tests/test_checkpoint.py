@@ -1,5 +1,6 @@
 """Checkpoints: what is saved comes back, and `latest` is always a complete one."""
 
+import errno
 import hashlib
 import json
 import shutil
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from sglm import checkpoint
-from sglm.checkpoint import forget_damaged, load_checkpoint, save_checkpoint
+from sglm.checkpoint import load_checkpoint, put_damaged_aside, save_checkpoint
 from sglm.errors import InputError
 
 
@@ -97,7 +98,7 @@ def test_what_was_gone_back_from_leaves(tmp_path: Path) -> None:
     assert names(tmp_path) == ["latest", "step-000000100", "step-000000150"]
 
 
-@pytest.mark.parametrize("failing", ["save", "sync"])
+@pytest.mark.parametrize("failing", ["write_tensors", "sync"])
 def test_a_write_that_fails_leaves_the_old_one_in_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
 ) -> None:
@@ -120,7 +121,7 @@ def test_a_write_that_fails_leaves_the_old_one_in_place(
     assert not list(tmp_path.glob("*.partial"))
 
 
-FILES = ["state.json", "tensors-000.safetensors", "SHA256SUMS"]
+FILES = ["state.json", "state.safetensors", "SHA256SUMS"]
 
 
 def damaged(content: bytes, how: str) -> bytes:
@@ -170,31 +171,44 @@ def test_a_damaged_one_does_not_take_the_place_of_a_whole_one(tmp_path: Path, st
     (tmp_path / "latest" / "state.json").write_bytes(b"")
     found = load_checkpoint(tmp_path)
     assert found is not None
-    forget_damaged(found)
+    put_damaged_aside(found)
+    aside = ["step-000000010.damaged"]
     assert (tmp_path / "latest").resolve() == found.path.resolve()
     save_checkpoint(tmp_path, step, some_state(step))  # the run that went on from step 5
-    assert names(tmp_path) == ["latest", "step-000000005", f"step-{step:09d}"]
+    assert names(tmp_path) == ["latest", "step-000000005", *sorted([f"step-{step:09d}", *aside])]
 
 
-def test_only_a_state_that_will_do_is_taken(tmp_path: Path) -> None:
-    for step in (5, 10):
-        save_checkpoint(tmp_path, step, some_state(step))
-    found = load_checkpoint(tmp_path, lambda state: state["progress"]["step"] < 10)
-    assert found is not None
-    assert (found.step, found.damaged) == (5, {})
-    assert load_checkpoint(tmp_path, lambda state: False) is None
-
-
-def test_large_states_are_spread_over_files_and_come_back(
+def test_what_cannot_be_read_for_now_is_no_damage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checkpoint, "FILE_BYTES", 100)
-    state = {"tensors": [torch.randn(size) for size in (3, 300, 5, 20, 20)]}
-    save_checkpoint(tmp_path, 1, state)
-    assert len(list((tmp_path / "latest").glob("tensors-*"))) == 4
+    """Too many open files, no permission, no memory: nothing is passed over for that."""
+    for step in (5, 10):
+        save_checkpoint(tmp_path, step, some_state(step))
+
+    def refuse(path: Path, most_bytes: int) -> bytes:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(checkpoint, "read_bounded", refuse)
+    with pytest.raises(OSError, match="Too many open files"):
+        load_checkpoint(tmp_path)
+
+
+def test_a_disk_that_fails_under_the_newest_leaves_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for step in (5, 10):
+        save_checkpoint(tmp_path, step, some_state(step))
+    plain = checkpoint.read_bounded
+
+    def fail(path: Path, most_bytes: int) -> bytes:
+        if "step-000000010" in str(path.resolve()):
+            raise OSError(errno.EIO, "Input/output error")
+        return plain(path, most_bytes)
+
+    monkeypatch.setattr(checkpoint, "read_bounded", fail)
     found = load_checkpoint(tmp_path)
     assert found is not None
-    assert equal(state, found.state)
+    assert found.step == 5
 
 
 def test_the_checksums_are_those_that_everybody_can_check(tmp_path: Path) -> None:
@@ -204,15 +218,6 @@ def test_the_checksums_are_those_that_everybody_can_check(tmp_path: Path) -> Non
         digest, name = line.split("  ")
         assert hashlib.sha256((latest / name).read_bytes()).hexdigest() == digest
     assert set(names(latest)) == set(FILES)
-
-
-@pytest.mark.parametrize("name", ["../../other", "/etc/passwd", "state.json.bak", "tensors-/../x"])
-def test_checksums_lead_nowhere_else(tmp_path: Path, name: str) -> None:
-    save_checkpoint(tmp_path, 1, some_state())
-    with open(tmp_path / "latest" / "SHA256SUMS", "a", encoding="utf-8") as file:
-        file.write(f"{hashlib.sha256(b'').hexdigest()}  {name}\n")
-    with pytest.raises(InputError, match="speaks of"):
-        load_checkpoint(tmp_path)
 
 
 def test_a_copy_whose_link_became_a_folder_goes_on(tmp_path: Path) -> None:

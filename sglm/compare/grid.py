@@ -26,6 +26,7 @@ from sglm.optim.precision import Precision
 from sglm.text.store import TokenStore
 from sglm.train.build import build_batcher, build_schedule
 from sglm.train.record import versions
+from sglm.train.report import print_if_heard
 from sglm.untrusted import is_count, read_json
 
 _SECONDS_BETWEEN_POLLS = 0.1
@@ -201,6 +202,8 @@ def _run(
         parent=os.getpid(),
         deterministic=deterministic,
     )
+    if comparison.log_path(cell).is_symlink():
+        raise InputError(f"{comparison.log_path(cell)}: a link; remove it")
     with open(comparison.log_path(cell), "a", encoding="utf-8") as log:
         if (stopped_by := _wait_for_the_log(log, stop_signal)) is not None:
             return None, stopped_by
@@ -217,12 +220,13 @@ def _run(
     message, stopped_by = _converse(process, task.to_json(), stop_signal)
     if process.returncode == 0:
         return None, None
-    if stopped_by is not None:
+    # It was asked to stop by SIGTERM, whatever this process was asked by.
+    if stopped_by is not None and process.returncode in (-signal.SIGTERM, 128 + signal.SIGTERM):
         return None, stopped_by
     message = message or _last_words(process.returncode, comparison.log_path(cell))
     if process.returncode == InputError.exit_code:
         raise InputError(message)
-    return message, None
+    return message, stopped_by
 
 
 def _wait_for_the_log(log: TextIO, stop_signal: Callable[[], int | None]) -> int | None:
@@ -304,4 +308,4 @@ def _tell_what_lacks(
 
 
 def _say(console: TextIO, text: str) -> None:
-    print(text, file=console, flush=True)
+    print_if_heard(f"{text}\n", console)

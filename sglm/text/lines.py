@@ -66,6 +66,8 @@ def _open(path: Path | str) -> AbstractContextManager[BufferedIOBase]:
     path = Path(path)
     if not path.is_file():
         what = "a folder, not a text file" if path.is_dir() else "no such file"
+        if path.is_fifo():
+            what = "a pipe; give - and redirect it to stdin (… - < pipe)"
         raise InputError(f"{path}: {what}")
     if path.name.lower().endswith(".gz"):
         return gzip.open(path, "rb")

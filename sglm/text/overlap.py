@@ -72,8 +72,10 @@ class LineHashes:
         Raises:
             InputError: damaged, or of another version.
         """
-        if not path.is_file():
+        if not path.exists() and not path.is_symlink():
             return None
+        if not path.is_file():
+            raise _damaged(path)
         kept, rest = divmod(path.stat().st_size - _HEADER_BYTES, 12)
         if rest or not 0 <= kept <= MOST_KEPT:
             raise _damaged(path)
@@ -95,7 +97,7 @@ def find_training_lines(model_folder: Path) -> Path | None:
     None where it lies in no run any more, or in one that does not know.
     """
     for run in model_folder.resolve().parents[:2]:  # RUN/model, RUN/snapshots/cycle-000
-        if (run / "run.json").is_file() and (run / TRAINING_LINES).is_file():
+        if (run / "run.json").is_file() and (run / TRAINING_LINES).exists():
             return run / TRAINING_LINES
     return None
 

@@ -81,7 +81,14 @@ def _files_below(folder: Path) -> Iterator[Path]:
     followed: they may go around in circles."""
     waiting = [folder]
     while waiting:
-        with os.scandir(waiting.pop()) as entries:
+        below = waiting.pop()
+        try:
+            scanned = os.scandir(below)
+        except PermissionError:
+            raise InputError(
+                f"{below}: no permission to read it; give the files and folders beside it"
+            ) from None
+        with scanned as entries:
             for entry in entries:
                 if entry.name.startswith("."):
                     continue

@@ -127,39 +127,50 @@ def new_store(out: Path, force: bool) -> Iterator[Path]:
     prefix = f".{out.name}.prep-"
     _clear_up(out, prefix)
     refuse_occupied(out, force)
-    folder = Path(tempfile.mkdtemp(prefix=prefix, dir=out.parent))
-    try:
-        # Held while this process lives: how others tell a living folder from a stale one.
-        with (folder / "lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            folder.chmod(0o777 & ~_umask())  # mkdtemp makes it private; a store need not be
+    with _locked_place(out.parent, prefix) as folder:
+        try:
+            folder.mkdir()
             yield folder
             refuse_occupied(out, force)  # hours may have passed
-            for path in folder.iterdir():
-                if path.name != "lock":
-                    sync(path)
-            (folder / "lock").unlink()  # so late because nobody may take a living folder for stale
-            sync(folder)
+            for path in (*folder.iterdir(), folder):
+                sync(path)
             _move_into_place(folder, out)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _locked_place(parent: Path, prefix: str) -> Iterator[Path]:
+    """A path for a folder that nobody else takes for a stale one while this process lives: beside
+    it lies a file of the same name and `.lock`, which the process holds."""
+    while True:
+        descriptor, name = tempfile.mkstemp(prefix=prefix, suffix=".lock", dir=parent)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if os.path.exists(name):  # not cleared up in between
+            break
+        os.close(descriptor)
+    try:
+        yield Path(name).with_suffix("")
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        Path(name).unlink(missing_ok=True)
+        os.close(descriptor)
 
 
 def _clear_up(out: Path, prefix: str) -> None:
     """Undoes what killed processes left: temporary folders, and a store moved aside by `force`."""
-    for folder in sorted(out.parent.glob(f"{glob.escape(prefix)}*")):
-        if folder.name.endswith("-old"):
+    for path in sorted(out.parent.glob(f"{glob.escape(prefix)}*")):
+        if path.name.endswith("-old"):
             if out.exists():
-                shutil.rmtree(folder, ignore_errors=True)
+                shutil.rmtree(path, ignore_errors=True)
             else:
-                folder.rename(out)
-            continue
-        try:
-            with (folder / "lock").open("w") as lock:
+                path.rename(out)
+        elif path.suffix == ".lock":
+            with contextlib.suppress(OSError), path.open("r+") as lock:  # or its process is alive
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(folder, ignore_errors=True)
-        except OSError:  # its process is alive
-            continue
+                shutil.rmtree(path.with_suffix(""), ignore_errors=True)
+                path.unlink()
+        elif not Path(f"{path}.lock").exists():
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _move_into_place(folder: Path, out: Path) -> None:
@@ -176,9 +187,3 @@ def _move_into_place(folder: Path, out: Path) -> None:
             raise
         shutil.rmtree(aside, ignore_errors=True)
     sync(out.parent)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

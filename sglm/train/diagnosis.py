@@ -4,6 +4,7 @@ A runaway: targets of a synthesizer contain its own predictions, and where these
 text sends back, it ends up predicting itself, perfectly, while the model drowns in it.
 """
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -55,6 +56,8 @@ class Watch:
         Returns:
             Whether this ended the phase.
         """
+        if not math.isfinite(loss):
+            return False  # every step was skipped
         improved = self.lowest_loss is None or loss < self.lowest_loss
         if improved:
             self.lowest_loss = loss

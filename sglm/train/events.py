@@ -15,6 +15,8 @@ from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard.summary import scalar
 
+from sglm.durable import sync
+
 _PREFIX = "events.out.tfevents."
 
 
@@ -49,7 +51,8 @@ class EventFile:
         try:
             self._add(Event(file_version="brain.Event:2"))
             self._add(Event(step=first_step + 1, session_log=SessionLog(status=SessionLog.START)))
-            self.flush()
+            self.sync()
+            sync(folder)
         except OSError:
             with suppress(OSError):  # it has been said once
                 self.close()

@@ -27,6 +27,7 @@ from sglm.train.session import (
     Job,
     Progress,
     Session,
+    all_finite,
     begin,
     newest_checkpoint,
     opened,
@@ -101,14 +102,14 @@ def train(
         if progress.settled == schedule.total_steps:
             return _outcome(progress, None, already_finished=True)
         session = begin(job, learner, checkpoint)
+        del checkpoint  # a copy of the state
         while not _reaches_end(session):
             if session.progress.went_back_to is not None:
                 raise SglmError(_gave_up(session.progress))
             session.report.say(_going_back(session.progress))
-            del session, learner, checkpoint  # there may be no room for two
+            del session, learner  # there may be no room for two
             learner = build_learner(config, token_counts(store), precision, device, ranks)
-            checkpoint = newest_checkpoint(job, going_back=True)
-            session = begin(job, learner, checkpoint)
+            session = begin(job, learner, newest_checkpoint(job))
             session.progress.went_back_to = session.progress.step
     boundary = learner.boundary
     verdict = None if boundary is None else diagnosis(config, boundary, session.watch)
@@ -124,6 +125,8 @@ def _reaches_end(session: Session) -> bool:
     run, model = session.job.run, session.learner.model
     try:
         _train_on(session)
+        if not all_finite(model):
+            return False
         if session.job.ranks.writes:
             tokenizer = session.job.store.tokenizer()
             run.save_model(run.last_model, model, tokenizer)
@@ -149,7 +152,7 @@ def _train_on(session: Session) -> None:
         _stop_if_asked(session)
         if step > session.first_step and step % config.checkpoint_every_steps == 0:
             session.count_skips()
-            if progress.skipped_in_row == 0:  # else it might be gone back to
+            if progress.skipped_in_row == 0:  # a checkpoint is one to go back to
                 session.save()
         plan = session.watch.plan(job.schedule.at(step))
         result = train_step(learner, _to(job.device, job.batcher.at(step)), plan, step)
@@ -180,26 +183,30 @@ def _settle(session: Session) -> None:
         found = _evaluate(session)
         if found is None:
             _stop_if_asked(session)
-            raise AssertionError("an evaluation ends early only when asked to")
+            return  # not yet: see there
         progress.seconds = time.monotonic() - session.started
         session.report.evaluation(
             step, progress.tokens_seen, plan, learner.rate(plan), found, progress.seconds
         )
         _keep_best(session, found)
-    if cycle_ended and learner.ranks.writes:
+    if cycle_ended and learner.ranks.writes and all_finite(learner.model):
         session.job.run.save_snapshot(plan.cycle, learner.model, session.job.store.tokenizer())
     progress.settled = step
-    if step == session.first_step:
+    if step == session.first_step and progress.skipped_in_row == 0:
         session.save()  # made up for what a stop had cut short: not to be done again
 
 
 def _stop_if_asked(session: Session) -> None:
-    """
+    """Waits for a step that was not skipped: a checkpoint is one to go back to.
+
     Raises:
         Stopped: a signal has come; everything is saved.
     """
     signal_number = session.job.stop_signal()
     if signal_number is not None:
+        session.count_skips()
+        if session.progress.skipped_in_row:
+            return
         session.save()
         raise Stopped(
             f"stopped at step {session.progress.step:,} of {session.job.schedule.total_steps:,}"
@@ -264,15 +271,15 @@ def _outcome(progress: Progress, verdict: str | None, already_finished: bool) ->
 def _going_back(progress: Progress) -> str:
     return (
         f"step {progress.step:,}: loss or gradient not finite {SKIPS_BEFORE_GOING_BACK} times in a"
-        " row; going back to the last checkpoint before that"
+        " row, or a weight; going back to the last checkpoint, or to the start"
     )
 
 
 def _gave_up(progress: Progress) -> str:
     return (
-        f"loss or gradient not finite {SKIPS_BEFORE_GOING_BACK} times in a row, at step"
-        f" {progress.step:,}, again after going back to step {progress.went_back_to:,}: no fault of"
-        " the machine; lower optimizer.learning_rate or set optimizer.clip_norm, and --out anew"
+        f"loss or gradient not finite {SKIPS_BEFORE_GOING_BACK} times in a row, or a weight, at"
+        f" step {progress.step:,}, again after going back to step {progress.went_back_to:,};"
+        " lower optimizer.learning_rate or set optimizer.clip_norm, and give another --out"
     )
 
 

@@ -19,7 +19,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from sglm.checkpoint import FILE_BYTES
 from sglm.config import Config
 from sglm.dni.synthesizer import make_synthesizer
 from sglm.likelihood import CHUNK_STEPS, LOGIT_ENTRIES, LOGIT_ROWS
@@ -42,9 +41,6 @@ _ONEDNN_WIDE, _ONEDNN_NARROW = 6.5, 4.9
 # What it needs besides while it runs backwards, per step, lane and unit; and per weight (oneDNN
 # reorders the matrices, and makes their gradients in an order of its own).
 _LSTM_WORKS, _LSTM_REORDERS = 6.0, 3.0
-# While tensors are saved: as clones, as the bytes of each, and as the whole file, a part of the
-# state at a time (sglm/checkpoint.py); a model's, as bytes and as the whole (sglm/model/folder.py).
-_COPIES_OF_A_PART, _COPIES_OF_THE_MODEL = 3, 2
 # A kernel that oneDNN made for a number of rows, and keeps: one for each of the loss's products.
 _KERNEL_BYTES, _HEAD_KERNELS = 2**18, 3
 # A GRU cell made of small operations, per unit: at most while it predicts, and while it learns.
@@ -114,9 +110,8 @@ def plan_memory(
         if config.synthesizer.teach_every:
             situations["exact gradient"] = _teaching(config, shape, device_type)
     if on_cpu:
-        gathered = processes * (state + features + memory)
-        saved = (1 + moments) * weights + 3 * synthesizer + gathered
-        situations["saving"] = _saving(shape, int(saved)) + gathered * (processes > 1)
+        if processes > 1:  # what belongs to lanes is gathered; saving takes nothing else
+            situations["saving"] = processes * (state + features + memory)
         # Before there is anything else; it is seldom the peak.
         counting = 8 * min(len(batcher.ids_N), COUNTED_AT_ONCE) // _FLOAT
         situations["counting"] = max(0, counting - lasting)
@@ -147,13 +142,6 @@ def synthesizer_parameters(config: Config, shape: ModelShape) -> int:
             shape.embedding + shape.widths[-1],
         )
     return sum(parameter.numel() for parameter in built.parameters())
-
-
-def _saving(shape: ModelShape, saved: int) -> int:
-    """Of a checkpoint of so many numbers, and of the model."""
-    largest = shape.vocab_size * max(shape.embedding, shape.widths[-1])
-    part = min(max(FILE_BYTES // _FLOAT, largest, *_lstm_weights(shape)), saved)
-    return max(_COPIES_OF_A_PART * part, _COPIES_OF_THE_MODEL * parameter_count(shape))
 
 
 def _kernels(shape: ModelShape, batcher: Batcher) -> int:

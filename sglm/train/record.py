@@ -8,7 +8,6 @@ import importlib.metadata
 import json
 import os
 import platform
-import shutil
 import sys
 from datetime import UTC, datetime
 from functools import cache
@@ -25,8 +24,10 @@ from sglm.ranks import Ranks
 from sglm.text.overlap import TRAINING_LINES
 from sglm.text.store import TokenStore
 from sglm.train.run_folder import RunFolder
+from sglm.untrusted import read_bounded
 
 # All that a run's numbers pass through; sentencepiece only where it cuts the text.
+_LARGEST_RECORD_BYTES = 1 << 26
 _PACKAGES = ("torch", "numpy", "safetensors")
 
 
@@ -61,7 +62,8 @@ def record_session(
         **machine(device),
     }
     path = run.path / "sessions.jsonl"
-    before = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    raw = read_bounded(path, _LARGEST_RECORD_BYTES) if path.exists() else b""
+    before = raw.decode(errors="replace")
     # Rewritten as a whole: a line is there or is not, whenever the machine stops.
     replace_text(path, before + json.dumps(session, ensure_ascii=False) + "\n")
 
@@ -71,9 +73,10 @@ def keep_training_lines(run: RunFolder, store: TokenStore) -> None:
 
     Into the run and not into `model/`, which stays small and says nothing of the text.
     """
-    source, copy = store.folder / TRAINING_LINES, run.path / TRAINING_LINES
-    if source.exists() and not copy.exists():
-        replace_file(copy, lambda aside: shutil.copyfile(source, aside))
+    copy = run.path / TRAINING_LINES
+    lines = None if copy.exists() else store.lines("train")
+    if lines is not None:
+        replace_file(copy, lines.write)
 
 
 def versions(tokenizer_kind: str = "") -> dict[str, str | None]:

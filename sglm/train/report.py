@@ -1,8 +1,10 @@
 """What a run says of itself: TensorBoard, `metrics.jsonl`, and lines on the console."""
 
 import json
+import math
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -10,16 +12,18 @@ from torch import Tensor
 from torch.utils.tensorboard.summary import hparams
 
 from sglm.config import Config
-from sglm.durable import replace_text
+from sglm.durable import replace_text, sync
 from sglm.evaluate import Evaluation, finite_or_none
 from sglm.optim.schedule import Mode, StepPlan
 from sglm.ranks import ALONE, Ranks
 from sglm.train.events import EventFile
 from sglm.train.run_folder import RunFolder
 from sglm.train.step import Learner, StepResult
+from sglm.untrusted import read_bounded
 
 _AGREEMENT = ("cosine", "relative_mse", "norm_ratio")
 _BAR_WIDTH = 20
+_LARGEST_METRICS_BYTES = 1 << 28  # a million evaluations
 
 
 class Report:
@@ -94,8 +98,9 @@ class Report:
         """
         nats = self.ranks.totals([float(result.nll_nats) for result in self.waiting])
         for result, nll_nats in zip(self.waiting, nats, strict=True):
-            self._add("nll_nats", nll_nats)
-            self._add("tokens", result.tokens * self.ranks.count)
+            if math.isfinite(nll_nats):  # else the step was skipped
+                self._add("nll_nats", nll_nats)
+                self._add("tokens", result.tokens * self.ranks.count)
             if result.agreement is not None and result.agreement.relative_mse.isfinite():
                 self._add("probes", 1)
                 for name in _AGREEMENT:
@@ -120,7 +125,7 @@ class Report:
             Their mean loss in nats per token.
         """
         sums = self.interval_sums()
-        loss = sums["nll_nats"] / sums["tokens"]
+        loss = sums["nll_nats"] / sums["tokens"] if "tokens" in sums else math.nan
         speed = self.interval_tokens / max(time.monotonic() - self.interval_started, 1e-9)
         values = {
             "train/loss": loss,
@@ -173,10 +178,13 @@ class Report:
             "cycle": plan.cycle,
             "seconds": round(seconds, 3),
         }
+        is_new = not self.metrics.exists()
         with open(self.metrics, "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
             file.flush()
             os.fsync(file.fileno())
+        if is_new:
+            sync(self.metrics.parent)
         self.say(
             f"step {step:,}: validation perplexity {found.token_ppl:.2f}"
             f" ({nll:.4f} nats per token), cycle {plan.cycle} {plan.mode.value}"
@@ -185,10 +193,9 @@ class Report:
 
     def say(self, text: str) -> None:
         """A line on the console; a bar that stands there gives way."""
-        if self.events is None:
-            return
-        clear = "\r\x1b[2K" if self.console.isatty() else ""
-        print(f"{clear}{text}", file=self.console, flush=True)
+        if self.events is not None:
+            clear = "\r\x1b[2K" if _is_terminal(self.console) else ""
+            print_if_heard(f"{clear}{text}\n", self.console)
 
     def _progress(self, step: int, plan: StepPlan, loss: float, rate: float, speed: float) -> None:
         seconds_per_step = (time.monotonic() - self.session_started) / (step - self.first_step)
@@ -197,13 +204,13 @@ class Report:
             f"  loss {loss:.3f}  rate {rate:.2e}  {speed:,.0f} tokens/s"
             f"  {duration(seconds_per_step * (self.total_steps - step))} left"
         )
-        if not self.console.isatty():
-            print(text, file=self.console, flush=True)
+        if not _is_terminal(self.console):
+            print_if_heard(f"{text}\n", self.console)
             return
         filled = round(_BAR_WIDTH * step / self.total_steps)
         bar = "█" * filled + "░" * (_BAR_WIDTH - filled)
         columns = os.get_terminal_size(self.console.fileno()).columns
-        print(f"\r\x1b[2K{f'{bar} {text}'[: columns - 1]}", end="", file=self.console, flush=True)
+        print_if_heard(f"\r\x1b[2K{f'{bar} {text}'[: columns - 1]}", self.console)
 
     def flush(self) -> None:
         """What was reported so far reaches the disk."""
@@ -214,9 +221,22 @@ class Report:
         """Ends the report; everything is on disk after this."""
         if self.events is None:
             return
-        if self.console.isatty():
-            print(file=self.console)
+        if _is_terminal(self.console):
+            print_if_heard("\n", self.console)
         self.events.close()
+
+
+def print_if_heard(text: str, console: TextIO) -> None:
+    """Prints, if anybody is there to read: a terminal that was closed, or a pipe whose reader has
+    gone, must not end what takes days."""
+    with suppress(OSError, ValueError):  # ValueError: the stream itself is closed
+        print(text, end="", file=console, flush=True)
+
+
+def _is_terminal(console: TextIO) -> bool:
+    with suppress(OSError, ValueError):
+        return console.isatty()
+    return False
 
 
 def drop_later_lines(metrics: Path, step: int) -> None:
@@ -224,7 +244,8 @@ def drop_later_lines(metrics: Path, step: int) -> None:
     if not metrics.exists():
         return
     kept = []
-    for line in metrics.read_text(encoding="utf-8", errors="replace").splitlines():
+    raw = read_bounded(metrics, _LARGEST_METRICS_BYTES)
+    for line in raw.decode(errors="replace").splitlines():
         try:
             if json.loads(line)["step"] <= step:
                 kept.append(line + "\n")

@@ -1,7 +1,9 @@
 """What a run leaves on disk, and what is there already when one starts."""
 
 import json
-from collections.abc import Callable, Iterator
+import os
+import stat
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,6 +70,7 @@ class RunFolder:
         """
         self._refuse_foreign()
         self.path.mkdir(parents=True, exist_ok=True)
+        self._refuse_links()
         with locked(self.path / _LOCK):
             if not self.identity.exists():
                 self._create(config, store)
@@ -90,6 +93,20 @@ class RunFolder:
                 f"{self.path}: holds something that is not a run ({', '.join(foreign[:3])});"
                 " give another --out"
             )
+
+    def _refuse_links(self) -> None:
+        """What is written into a run must not end up elsewhere, nor must reading it never end."""
+        for folder, folders, files in os.walk(self.path):
+            for name in (*folders, *files):
+                path = Path(folder, name)
+                if path == self.path / "checkpoints" / "latest":
+                    continue
+                mode = path.lstat().st_mode
+                if not (stat.S_ISDIR(mode) or stat.S_ISREG(mode)):
+                    raise InputError(
+                        f"{path}: a link or a device; a run is continued only where all of its"
+                        " files are its own: copy it with `cp -rL`, or give another --out"
+                    )
 
     def _create(self, config: Config, store: TokenStore) -> None:
         identity = {
@@ -133,9 +150,9 @@ class RunFolder:
                 " give the --data it was started with, or another --out"
             )
 
-    def load_checkpoint(self, accept: Callable[[Any], bool]) -> Checkpoint | None:
-        """The newest whole checkpoint whose state will do, if there is one."""
-        return load_checkpoint(self.path / "checkpoints", accept)
+    def load_checkpoint(self) -> Checkpoint | None:
+        """The newest whole checkpoint, if there is one."""
+        return load_checkpoint(self.path / "checkpoints")
 
     def save_checkpoint(self, step: int, state: Any, keep: int) -> None:
         save_checkpoint(self.path / "checkpoints", step, state, keep)

@@ -9,9 +9,9 @@ from typing import TextIO
 import torch
 from torch import Tensor
 
-from sglm.checkpoint import Checkpoint, forget_damaged, random_state, restore_random_state
+from sglm.checkpoint import Checkpoint, put_damaged_aside, random_state, restore_random_state
 from sglm.config import Config
-from sglm.errors import ConfigError, InputError, SglmError
+from sglm.errors import ConfigError, InputError, SglmError, refusal
 from sglm.optim.schedule import Schedule
 from sglm.ranks import Ranks
 from sglm.text.batcher import Batcher
@@ -127,8 +127,13 @@ class Session:
         """A checkpoint; what was reported before it is on disk before it.
 
         To be called by all ranks.
+
+        Raises:
+            Diverged: steps are skipped, or weights are not finite: nothing to go back to.
         """
         self.count_skips()
+        if not all_finite(self.learner.model):
+            raise Diverged
         self.report.flush()
         state = {
             "precision": self.learner.precision.name,
@@ -142,6 +147,11 @@ class Session:
             keep = self.job.config.train.keep_checkpoints
             self.job.run.save_checkpoint(self.progress.step, state, keep)
         self.learner.ranks.wait()
+
+
+def all_finite(model: torch.nn.Module) -> bool:
+    """Whether every weight is a finite number; waits for the device."""
+    return all(bool(weight.isfinite().all()) for weight in model.parameters())
 
 
 @contextmanager
@@ -166,20 +176,17 @@ def opened(job: Job, resume: bool) -> Iterator[None]:
         yield
 
 
-def newest_checkpoint(job: Job, going_back: bool = False) -> Checkpoint | None:
+def newest_checkpoint(job: Job) -> Checkpoint | None:
     """What to continue from, or None; the same for all ranks.
 
     Args:
         job: whose run folder is open.
-        going_back: not one that was saved amidst steps that were skipped.
 
     Raises:
         InputError: the checkpoints are damaged.
         ConfigError: the ranks see different folders.
     """
-    checkpoint = job.run.load_checkpoint(
-        lambda state: not going_back or state["progress"]["skipped_in_row"] == 0
-    )
+    checkpoint = job.run.load_checkpoint()
     if not job.ranks.agree(-1 if checkpoint is None else checkpoint.step):
         raise ConfigError(
             f"{job.run.path}: not the same folder for all processes; give one that they share"
@@ -238,9 +245,9 @@ def begin(job: Job, learner: Learner, checkpoint: Checkpoint | None) -> Session:
     progress.event_files = report.event_files
     if checkpoint is not None:
         for line in checkpoint.damaged.values():
-            report.say(f"{line}; removed, the one before it is used")
+            report.say(f"{line}; put aside, the one before it is used")
         if ranks.writes:
-            forget_damaged(checkpoint)
+            put_damaged_aside(checkpoint)
     started = time.monotonic() - progress.seconds
     return Session(job, learner, progress, watch, report, started, progress.step)
 
@@ -258,9 +265,9 @@ def _of_such_a_run(run: RunFolder, checkpoint: Checkpoint | None) -> Iterator[No
     """A file that is whole can still be anything: what does not fit becomes one line."""
     try:
         yield
-    except torch.OutOfMemoryError:
-        raise
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        if refusal(error) is not None:  # out of memory
+            raise
         step = "?" if checkpoint is None else f"{checkpoint.step:,}"
         raise InputError(
             f"{run.path}: its checkpoint of step {step} is not one of such a run"

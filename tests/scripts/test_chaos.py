@@ -56,6 +56,6 @@ chaos.make_cases = lambda folder, what: make_cases(folder, what)[:1]
 """
     code, found = chaos("--kills", "4", "--what", "train", before=fault)
     assert code == 1
-    assert any("tensors-000.safetensors: differs" in problem for problem in found["problems"])
+    assert any("state.safetensors: differs" in problem for problem in found["problems"])
     (kept,) = tmp_path.glob("sglm-chaos-*")
     assert list(kept.glob("train-*/out/run.json"))

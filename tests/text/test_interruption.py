@@ -72,7 +72,7 @@ def test_a_killed_prep_leaves_no_store_and_the_next_one_clears_up(
     process.kill()
     finish(process)
     assert not (tmp_path / "store").exists()
-    assert len(leftovers(tmp_path)) == 1
+    assert len(leftovers(tmp_path)) == 2  # the folder and its lock
     assert run_prep(text_file, "--out", tmp_path / "store").exit_code == 0
     TokenStore.open(tmp_path / "store")
     assert leftovers(tmp_path) == set()
@@ -102,7 +102,7 @@ def test_two_preps_into_one_folder_do_not_disturb_each_other(
     process = working()
     assert run_prep(text_file, "--out", tmp_path / "store").exit_code == 0
     before = TokenStore.open(tmp_path / "store").fingerprint
-    assert len(leftovers(tmp_path)) == 1  # the living one's
+    assert len(leftovers(tmp_path)) == 2  # the living one's, and its lock
     assert "a complete store is there already" in finish(process)
     assert process.returncode == 2
     assert TokenStore.open(tmp_path / "store").fingerprint == before

@@ -2,6 +2,7 @@
 
 import io
 import math
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,11 @@ from torch import Tensor
 
 from sglm.checkpoint import load_checkpoint
 from sglm.config import Config
-from sglm.errors import SglmError
+from sglm.errors import SglmError, Stopped
 from sglm.model.language_model import LSTMLanguageModel
 from sglm.optim.precision import precision_of
 from sglm.text.store import TokenStore
-from sglm.train import session
+from sglm.train import loop, session
 from sglm.train.loop import Outcome, train
 from sglm.train.session import Diverged, Progress
 
@@ -137,6 +138,52 @@ def test_what_comes_again_ends_the_run_and_leaves_its_last_good_checkpoint(
     assert found is not None
     assert found.step == 20
     assert found.state["progress"]["skipped_in_row"] == 0
+
+
+def test_a_stop_amidst_skipped_steps_waits_for_one_that_counts(
+    config: Config, word_store: TokenStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A checkpoint is one to go back to, however often the run is stopped."""
+    calls = break_losses(monkeypatch, lambda number: 21 <= number < 25, math.nan)
+    with pytest.raises(Stopped, match="at step 26 of 40"):
+        train(
+            config, word_store, tmp_path / "run", CPU, precision_of("fp32", CPU), io.StringIO(),
+            stop_signal=lambda: signal.SIGTERM if calls[0] >= 23 else None,
+        )  # fmt: skip
+    found = load_checkpoint(tmp_path / "run" / "checkpoints")
+    assert found is not None
+    assert found.state["progress"]["skipped_in_row"] == 0
+    assert found.state["progress"]["skipped"] == 4
+
+
+def test_weights_that_are_not_finite_are_never_saved(
+    config: Config, word_store: TokenStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever made them so, without any step's being skipped: back to the last checkpoint."""
+    run(config, word_store, tmp_path / "whole", io.StringIO())
+    plain, calls = loop.train_step, [0]
+
+    def step_that_errs(learner: Any, *args: Any) -> Any:
+        result = plain(learner, *args)
+        calls[0] += 1
+        if calls[0] == 10:
+            learner.model.embedding.data[0, 0] = math.inf
+        return result
+
+    monkeypatch.setattr(loop, "train_step", step_that_errs)
+    console = io.StringIO()
+    run(config, word_store, tmp_path / "run", console)
+    assert "continuing at step 5" in console.getvalue()
+    assert same(tmp_path / "whole", tmp_path / "run")
+
+
+def test_skipped_steps_leave_the_reported_loss_alone(
+    config: Config, word_store: TokenStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    break_losses(monkeypatch, lambda number: number == 3, math.nan)
+    console = io.StringIO()
+    run(config, word_store, tmp_path / "run", console)
+    assert "loss nan" not in console.getvalue()
 
 
 def test_steps_in_a_row_are_counted_however_many_are_asked_for_at_a_time() -> None:
