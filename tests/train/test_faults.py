@@ -4,6 +4,7 @@ import builtins
 import errno
 import io
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -166,3 +167,47 @@ def test_a_whole_checkpoint_of_something_else_is_refused_in_a_line(
     result = train(word_store, tmp_path / "run")
     assert result.exit_code == 2
     assert "is not one of such a run" in result.stderr
+
+
+def planted(path: Path, kind: str, victim: Path) -> None:
+    """Puts a link or a device in the place of a file."""
+    path.unlink(missing_ok=True)
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to({"link": victim, "endless": "/dev/zero", "nowhere": "/no/such"}[kind])
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe", "endless", "nowhere"])
+def test_a_run_from_elsewhere_is_written_through_no_link_and_read_from_no_device(
+    word_store: TokenStore, tmp_path: Path, kind: str
+) -> None:
+    """In the place of every file of a run, and of those that it would make on the way."""
+    made, victim = tmp_path / "made", tmp_path / "victim"
+    assert train(word_store, made).exit_code == 0
+    names = [str(path.relative_to(made)) for path in made.rglob("*") if path.is_file()]
+    names += [".metrics.jsonl.aside", ".sessions.jsonl.aside", ".config.toml.aside"]
+    names += ["model/.model.safetensors.aside", "last/.config.json.aside"]
+    assert {".lock", "run.json", "metrics.jsonl", "sessions.jsonl"} <= set(names)
+    for number, name in enumerate(names):
+        run = tmp_path / f"run{number}"
+        shutil.copytree(made, run, symlinks=True)
+        victim.write_text("precious")
+        planted(run / name, kind, victim)
+        result = train(word_store, run)
+        assert result.exit_code == 2, (name, result.output)
+        assert name == "run.json" or "a link or a device" in result.stderr
+        assert victim.read_text() == "precious", name
+
+
+@pytest.mark.parametrize("name", ["model", "last", "checkpoints", "snapshots", "tensorboard"])
+def test_a_run_whose_folders_lie_elsewhere_is_not_written_to(
+    word_store: TokenStore, tmp_path: Path, name: str
+) -> None:
+    run, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    assert train(word_store, run).exit_code == 0
+    (run / name).rename(elsewhere)
+    (run / name).symlink_to(elsewhere)
+    before = sorted(elsewhere.rglob("*"))
+    assert train(word_store, run).exit_code == 2
+    assert sorted(elsewhere.rglob("*")) == before
