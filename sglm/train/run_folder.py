@@ -24,6 +24,7 @@ FORMAT_VERSION = 1
 _LOCK = ".lock"
 # In a folder whose run was killed before its first file was whole.
 _MAY_COME_FIRST = {_LOCK, ".run.json.aside"}
+_OWN_LINKS = {"latest", "latest.partial"}
 _MAY_DIFFER = ("train.checkpoint_every_steps:", "train.keep_checkpoints:")
 
 
@@ -99,7 +100,7 @@ class RunFolder:
         for folder, folders, files in os.walk(self.path):
             for name in (*folders, *files):
                 path = Path(folder, name)
-                if path == self.path / "checkpoints" / "latest":
+                if path.parent == self.path / "checkpoints" and name in _OWN_LINKS:
                     continue
                 mode = path.lstat().st_mode
                 if not (stat.S_ISDIR(mode) or stat.S_ISREG(mode)):

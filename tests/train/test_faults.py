@@ -211,3 +211,13 @@ def test_a_run_whose_folders_lie_elsewhere_is_not_written_to(
     before = sorted(elsewhere.rglob("*"))
     assert train(word_store, run).exit_code == 2
     assert sorted(elsewhere.rglob("*")) == before
+
+
+def test_a_link_of_ones_own_that_a_kill_left_behind_is_no_obstacle(
+    word_store: TokenStore, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    assert train(word_store, run).exit_code == 0
+    (run / "checkpoints" / "latest.partial").symlink_to("step-000000004")
+    assert train(word_store, run).exit_code == 0
+    assert not (run / "checkpoints" / "latest.partial").is_symlink()
