@@ -20,8 +20,8 @@ def test_training_holds_nothing_back(soak: ModuleType, tmp_path: Path) -> None:
     # Measured: 0.3 MB, of which TensorBoard's queue is the most. A tensor of this model kept at
     # every step is a kilobyte: 2 MB after the first third.
     assert found["rss_growth_mb"] < 1.5
-    assert found["file_growth"] == 0
-    assert found["thread_growth"] == 0
+    assert found["file_growth"] <= 0
+    assert found["thread_growth"] <= 0
     assert found["tensorboard_files"] == 1
     assert found["run_entry_growth"] == 0
     # By plan: 13 numbers of some 40 bytes a log interval, of which there are 100 in 1000 steps.
@@ -38,5 +38,5 @@ def test_scoring_holds_nothing_back(
     found = soak.verdict(samples)
     # Measured: 9 MB, none of it after 24,000 lines. The scores, if they were kept, would be 40 MB.
     assert found["rss_growth_mb"] < 15
-    assert found["file_growth"] == 0
-    assert found["thread_growth"] == 0
+    assert found["file_growth"] <= 0
+    assert found["thread_growth"] <= 0
