@@ -52,7 +52,8 @@ def refusal(error: Exception) -> SglmError | None:
         return SglmError(
             f"no space left on the device{where}; free some, then run the same command again"
         )
-    return SglmError(f"{error.strerror or error}{where}")
+    cures = {errno.EROFS: "; give another --out", errno.EACCES: "; give one that this user may use"}
+    return SglmError(f"{error.strerror or error}{where}{cures.get(error.errno or 0, '')}")
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
