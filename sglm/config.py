@@ -310,13 +310,13 @@ def config_to_toml(config: Config) -> str:
 
 def differences(old: Config, new: Config) -> list[str]:
     """`section.key: old → new` for every value that is not the same."""
-    found = []
     old_values, new_values = old.model_dump(), new.model_dump()
-    for section, values in old_values.items():
-        for key, value in values.items():
-            if new_values[section][key] != value:
-                found.append(f"{section}.{key}: {value} → {new_values[section][key]}")
-    return found
+    return [
+        f"{section}.{key}: {value} → {new_values[section][key]}"
+        for section, values in old_values.items()
+        for key, value in values.items()
+        if new_values[section][key] != value
+    ]
 
 
 def _read(source: str) -> str:

@@ -1,16 +1,22 @@
-"""Comparisons whose runs are written by hand: what they came to is chosen, nothing is trained."""
+"""Comparisons: small real ones, and such whose runs are written by hand, so that what they came to
+is chosen and nothing is trained."""
 
+import io
 import json
 import math
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
-from sglm.compare.grid import prepare
+from sglm.compare.grid import compare, prepare
 from sglm.compare.runs import Cell, Comparison, Record
 from sglm.compare.variants import VARIANTS
-from sglm.config import Config
+from sglm.config import Config, parse_config
+from sglm.optim.precision import precision_of
 from sglm.text.store import TokenStore
 from sglm.train.run_folder import RunFolder
 
@@ -51,3 +57,38 @@ def write_run(
     ]
     folder.metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
     Record(True, seconds, memory, device, precision).write(comparison.record_path(cell))
+
+
+CPU = torch.device("cpu")
+VALUES: dict[str, Any] = {
+    "model": {"layers": 1, "hidden": 8},
+    "train": {"batch": 4, "window": 5, "evaluate_every_steps": 8},
+    "schedule": {"unit": "steps", "cycles": [10.0, 10.0], "mode": "real"},
+}
+CONFIG = parse_config(VALUES, "test")
+
+
+def run(
+    store: TokenStore, out: Path, config: Config = CONFIG, **options: Any
+) -> tuple[dict[str, Any], str]:
+    """Results, and what was said meanwhile."""
+    console = io.StringIO()
+    chosen: dict[str, Any] = {"variants": ["bptt", "alternating"], "seeds": [0, 1], **options}
+    precision = chosen.pop("precision", "fp32")
+    made = compare(
+        config,
+        store,
+        out,
+        device=CPU,
+        precision=precision_of(precision, CPU),
+        console=console,
+        **chosen,
+    )
+    return made, console.getvalue()
+
+
+def fake_python(path: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stands in for the process of a run."""
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(path))

@@ -1,60 +1,27 @@
 """Whole comparisons: the runs are those of `sglm train`, and none is made twice."""
 
-import fcntl
 import io
 import json
-import math
-import os
 import re
 import signal
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from sglm.compare import worker
 from sglm.compare.grid import compare
 from sglm.compare.runs import Cell, Comparison, Record
-from sglm.compare.worker import Asked, Task, record
-from sglm.config import Config, parse_config, plain_values
+from sglm.config import parse_config
 from sglm.errors import ConfigError, InputError, SglmError, Stopped
 from sglm.optim.precision import precision_of
 from sglm.text.prepare import Recipe, prepare
 from sglm.text.store import TokenStore
-from sglm.train.loop import Outcome, train
-from tests.compare.conftest import write_run
+from sglm.train.loop import train
+from tests.compare.conftest import CONFIG, CPU, VALUES, fake_python, run, write_run
 
-CPU = torch.device("cpu")
-VALUES: dict[str, Any] = {
-    "model": {"layers": 1, "hidden": 8},
-    "train": {"batch": 4, "window": 5, "evaluate_every_steps": 8},
-    "schedule": {"unit": "steps", "cycles": [10.0, 10.0], "mode": "real"},
-}
-CONFIG = parse_config(VALUES, "test")
 MakeComparison = Callable[..., Comparison]
-
-
-def run(
-    store: TokenStore, out: Path, config: Config = CONFIG, **options: Any
-) -> tuple[dict[str, Any], str]:
-    """Results, and what was said meanwhile."""
-    console = io.StringIO()
-    chosen: dict[str, Any] = {"variants": ["bptt", "alternating"], "seeds": [0, 1], **options}
-    precision = chosen.pop("precision", "fp32")
-    made = compare(
-        config,
-        store,
-        out,
-        device=CPU,
-        precision=precision_of(precision, CPU),
-        console=console,
-        **chosen,
-    )
-    return made, console.getvalue()
 
 
 def contents(folder: Path) -> dict[Path, int]:
@@ -146,13 +113,6 @@ def test_finished_runs_are_not_repeated(
     assert said == "4 of 4 runs are finished already\n"
     # A later call with other variants or seeds tells of all that is there.
     assert run(word_store, out, variants=["alternating"], seeds=[1])[0] == before
-
-
-def fake_python(path: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stands in for the process of a run."""
-    path.write_text(f"#!/bin/sh\n{script}\n")
-    path.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(path))
 
 
 def test_a_failure_is_told_and_the_other_runs_are_made(
@@ -283,129 +243,3 @@ def test_a_store_without_validation_text_is_refused(text_file: Path, tmp_path: P
     with pytest.raises(InputError, match=r"no split 'valid'.*--valid"):
         run(store, tmp_path / "out")
     assert not (tmp_path / "out").exists()
-
-
-@pytest.fixture
-def task(tmp_path: Path) -> Task:
-    return Task({}, "data", str(tmp_path / "run"), str(tmp_path / "run.json"), "cpu", "fp32")
-
-
-def test_the_record_keeps_the_peak_over_sessions(
-    task: Task, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    peaks = iter([300.0, 200.0])
-    monkeypatch.setattr("sglm.compare.worker.peak_memory_mb", lambda device: next(peaks))
-    path = Path(task.record)
-    outcome = Outcome(20, 400, 12.3456, 5.0, 0, already_finished=False, diagnosis=None)
-    record(task, None, Record.read(path))
-    assert Record.read(path) == Record(False, 0.0, 300.0, "cpu", "fp32")
-    record(task, outcome, Record.read(path))
-    assert Record.read(path) == Record(True, 12.346, 300.0, "cpu", "fp32")
-
-
-def test_a_run_found_finished_has_no_peak_of_its_own(task: Task) -> None:
-    """As when its record was lost: this process trained nothing."""
-    record(task, Outcome(20, 400, 12.0, 5.0, 0, already_finished=True, diagnosis=None), None)
-    assert Record.read(Path(task.record)) == Record(True, 12.0, None, "cpu", "fp32")
-
-
-def test_an_orphan_stops(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        asked = Asked()
-        assert asked.signal_number() is None
-        os.kill(os.getpid(), signal.SIGTERM)
-        os.kill(os.getpid(), signal.SIGTERM)  # twice is as good as once
-        assert asked.signal_number() == signal.SIGTERM
-        abandoned = Asked()
-        monkeypatch.setattr(os, "getppid", lambda: 1)
-        assert abandoned.signal_number() == signal.SIGTERM
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux's quirk")
-def test_the_peak_is_that_of_the_process_not_of_the_one_that_started_it() -> None:
-    child = (
-        "import torch; from sglm.compare.worker import peak_memory_mb as peak;"
-        "device = torch.device('cpu'); before = peak(device); ballast = b'x' * 10**8;"
-        "print(before, peak(device))"
-    )
-    parent = (
-        "import subprocess, sys; ballast = b'x' * (8 * 10**8);"
-        "print(subprocess.run([sys.executable, '-c', sys.argv[1]], check=True,"
-        " capture_output=True, text=True).stdout)"
-    )
-    shown = subprocess.run(
-        [sys.executable, "-c", parent, child], check=True, capture_output=True, text=True
-    ).stdout
-    before, after = map(float, shown.split())
-    assert 20 < before < 700
-    # The ballast, but for what was freed after importing and is used again.
-    assert math.isclose(after - before, 100, abs_tol=60)
-
-
-def _hold(log: Path, seconds: float, then: str) -> None:
-    """As the orphan of a comparison that was killed: its stderr is the log, and the log locked."""
-    log.parent.mkdir(parents=True)
-    with open(log, "a", encoding="utf-8") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        subprocess.Popen(["sh", "-c", f"sleep {seconds}; {then}"], stderr=file).returncode = 0
-
-
-def test_a_run_waits_for_the_orphan_of_a_killed_comparison(
-    word_store: TokenStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Two processes at one run would pull the checkpoints from under each other's feet."""
-    calls, out = tmp_path / "calls", tmp_path / "out"
-    fake_python(
-        tmp_path / "python", f"cat > /dev/null; echo worker >> {calls}; exit 1", monkeypatch
-    )
-    _hold(out / "runs" / "bptt-seed0.log", 0.3, f"echo orphan >> {calls}")
-    with pytest.raises(SglmError, match="1 of 1 runs failed"):
-        run(word_store, out, variants=["bptt"], seeds=[0])
-    assert calls.read_text() == "orphan\nworker\n"
-
-
-def test_waiting_for_an_orphan_can_be_stopped(
-    word_store: TokenStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fake_python(tmp_path / "python", f"touch {tmp_path / 'called'}", monkeypatch)
-    _hold(tmp_path / "out" / "runs" / "bptt-seed0.log", 3, ":")
-    polls = iter([None, signal.SIGTERM, signal.SIGTERM])
-    with pytest.raises(Stopped):
-        run(
-            word_store, tmp_path / "out", variants=["bptt"], seeds=[0],
-            stop_signal=lambda: next(polls),
-        )  # fmt: skip
-    assert not (tmp_path / "called").exists()
-
-
-def test_a_worker_whose_parent_died_says_so_to_its_log_without_a_traceback(
-    word_store: TokenStore, tmp_path: Path
-) -> None:
-    task = Task(
-        plain_values(CONFIG), str(word_store.folder), str(tmp_path / "run"),
-        str(tmp_path / "run.json"), "cpu", "fp32", parent=1,
-    )  # fmt: skip
-    read, write = os.pipe()
-    os.close(read)  # nobody listens
-    with open(write, "w") as stdout:
-        ended = subprocess.run(
-            [sys.executable, "-m", "sglm.compare.worker"],
-            input=task.to_json(),
-            stdout=stdout,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-    assert ended.returncode == 143
-    assert "stopped at step 0 of 20 with everything saved" in ended.stderr
-    assert "Traceback" not in ended.stderr
-
-
-def test_a_worker_whose_parent_died_before_it_gave_a_task_ends(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(worker, "prepare_process", lambda: None)
-    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
-    assert worker.main() == 1
