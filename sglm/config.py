@@ -164,8 +164,7 @@ class SynthesizerConfig(Section):
     auxiliary: bool = False
     """Also predict the next window's gradient from this window's state."""
     lookahead: PositiveInt = 20
-    """Tokens past a boundary that a lookahead synthesizer surely reads; more where it comes
-    cheaply."""
+    """Tokens past a boundary that a lookahead synthesizer surely reads; more where it is cheap."""
     teach_every: Annotated[PositiveInt | None, Off] = None
     """Once in so many stretches of eight windows the exact gradient of the coming text is computed
     at each of their boundaries, and the synthesizer learns from that alone; none: it learns from
@@ -205,8 +204,7 @@ class TrainConfig(Section):
     keep_checkpoints: PositiveInt = 2
     """The newest ones; of the others, one can be gone back to where the newest is damaged."""
     cuda_graph: bool = False
-    """On a GPU, replay a window's kernels from a recorded graph instead of launching each one (not
-    measured yet); no effect on a CPU."""
+    """Replay a window's kernels from a recorded graph (not measured yet); no effect on a CPU."""
     log_every_steps: PositiveInt = 50
     """TensorBoard and progress lines."""
 
