@@ -89,9 +89,9 @@ def compare(
     results = write_results(comparison, list(finished.values()))
     _tell_what_lacks(cells, finished, console)
     if stopped_by is not None:
+        how = f"while {failures[0]} failed" if failures else "with everything saved"
         raise Stopped(
-            f"stopped with everything saved, {len(finished)} runs finished;"
-            " the same command continues",
+            f"stopped {how}, {len(finished)} runs finished; the same command continues",
             stopped_by,
         )
     draw(list(finished.values()), out / "curves.png", console)

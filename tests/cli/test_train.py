@@ -144,6 +144,21 @@ def test_twice_in_a_row_ends_at_once_and_harms_nothing(
     assert "800 steps" in again.stdout
 
 
+def test_a_reader_of_the_progress_who_goes_away_ends_no_training(
+    word_store: TokenStore, tmp_path: Path
+) -> None:
+    """As `sglm train … 2>&1 | head` does, or a terminal that is closed."""
+    command = [sys.executable, "-m", "sglm.cli.main", "train", "tiny", "--data"]
+    command += [str(word_store.folder), "--out", str(tmp_path / "run"), *SMALL]
+    command += ["--set", "train.log_every_steps=1"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        process.stderr.readline()
+        process.stderr.close()
+        assert process.wait(timeout=60) == 0
+    assert (tmp_path / "run" / "last" / "model.safetensors").exists()
+
+
 def test_progress_is_plain_lines_away_from_a_terminal(
     word_store: TokenStore, tmp_path: Path
 ) -> None:

@@ -12,13 +12,15 @@ from pathlib import Path
 import pytest
 
 from sglm.compare import worker
+from sglm.compare.grid import compare
 from sglm.compare.runs import Record
 from sglm.compare.worker import Asked, Task, record
 from sglm.config import plain_values
 from sglm.errors import SglmError, Stopped
+from sglm.optim.precision import precision_of
 from sglm.text.store import TokenStore
 from sglm.train.loop import Outcome
-from tests.compare.conftest import CONFIG, fake_python, run
+from tests.compare.conftest import CONFIG, CPU, fake_python, run
 
 
 @pytest.fixture
@@ -145,3 +147,18 @@ def test_a_worker_whose_parent_died_before_it_gave_a_task_ends(
     monkeypatch.setattr(worker, "prepare_process", lambda: None)
     monkeypatch.setattr(sys, "stdin", io.StringIO(""))
     assert worker.main() == 1
+
+
+def test_a_run_that_could_not_be_saved_at_a_stop_is_not_called_saved(
+    word_store: TokenStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = "cat > /dev/null; trap 'echo no space left; exit 1' TERM; while :; do sleep 0.05; done"
+    fake_python(tmp_path / "python", script, monkeypatch)
+    polls = iter([None] * 8)
+    console = io.StringIO()
+    with pytest.raises(Stopped, match="while bptt seed 0 failed"):
+        compare(
+            CONFIG, word_store, tmp_path / "out", ["bptt"], [0], CPU, precision_of("fp32", CPU),
+            console, stop_signal=lambda: next(polls, signal.SIGTERM),
+        )  # fmt: skip
+    assert "failed: no space left" in console.getvalue()
