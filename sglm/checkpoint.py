@@ -27,7 +27,7 @@ from sglm.untrusted import read_bounded
 FORMAT_VERSION = 4
 _STATE, _TENSORS, _SUMS = "state.json", "state.safetensors", "SHA256SUMS"
 _REFERENCE = "tensor:"
-DAMAGED = ".damaged"
+_DAMAGED = ".damaged"
 # Any other error of reading may pass.
 _SIGNS_OF_DAMAGE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EIO}
 
@@ -94,7 +94,7 @@ def put_damaged_aside(checkpoint: Checkpoint) -> None:
     if checkpoint.damaged:
         _point_to(checkpoint.path)
     for path in checkpoint.damaged:
-        aside = path.with_name(f"{path.name}{DAMAGED}")
+        aside = path.with_name(f"{path.name}{_DAMAGED}")
         if aside.exists():
             remove(aside)
         path.rename(aside)

@@ -119,4 +119,5 @@ def test_without_locks_a_process_of_ones_own_number_is_a_dead_one(tmp_path: Path
     path = tmp_path / "lock"
     path.write_text(f"process {os.getpid()} on {platform.node()}")
     with locked(path):
-        pass
+        assert path.read_text() == f"process {os.getpid()} on {platform.node()}"
+    assert path.read_text() == ""
