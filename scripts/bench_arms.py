@@ -92,7 +92,7 @@ class SglmArm:
             Patch(learner.model, "nll", "loss"),
             Patch(torch.autograd, "backward", "backward"),
             Patch(sglm.train.step, "future_gradients", "synthesizer"),
-            Patch(learner.precision, "clip", "clip"),
+            Patch(learner.precision, "measure", "clip"),
             Patch(learner.precision, "update", "optimizer"),
             Patch(learner.optimizer, "zero_grad", "optimizer"),
         ]

@@ -75,24 +75,19 @@ def recurrent_cases(lanes: int, state: int, units: int, device: str) -> Iterator
 
 
 def boundary_case(lanes: int, state: int, device: str) -> Case:
-    """The term and its gradient in the state."""
+    """What is injected."""
     from sglm.kernels import boundary_triton
 
     said_BS = torch.randn(lanes, state, device=device)
-    state_BS = torch.randn(lanes, state, device=device).requires_grad_()
     unit, factor = torch.tensor(2.0, device=device), torch.tensor(0.5, device=device)
     longest = torch.tensor(2.0 * state**0.5, device=device)  # about half of the lanes are cut
 
-    def both(of: Callable[..., boundary.BoundaryTerm]) -> Call:
-        def call() -> tuple[Tensor, ...]:
-            term = of(said_BS, state_BS, unit, longest, factor)
-            return (*term, *torch.autograd.grad(term.inner, state_BS))
+    def inject(of: Callable[..., tuple[Tensor, Tensor]]) -> Call:
+        return lambda: of(said_BS, unit, longest, factor)
 
-        return call
-
-    ways = boundary.boundary_term, boundary_triton.boundary_term
+    ways = boundary.injected_gradient, boundary_triton.injected_gradient
     size = {"B": lanes, "S": state}
-    return Case("boundary", size, 5 * said_BS.nbytes, *map(both, ways))
+    return Case("boundary", size, 2 * said_BS.nbytes, *map(inject, ways))
 
 
 def dropout_case(steps: int, lanes: int, features: int, device: str) -> Case:

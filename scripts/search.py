@@ -49,13 +49,14 @@ def only(part: str) -> Change:
         if step > 0 or boundary is None:
             return
 
-        def masked(outgoing: LSTMState) -> Tensor:
-            injected = boundary.synthesize(outgoing).chunk(2, dim=1)
-            states = outgoing.packed().chunk(2, dim=1)
-            kept = 0 if part == "hidden" else 1
-            return (states[kept] * injected[kept]).sum()
+        synthesize = boundary.synthesize
 
-        boundary.surrogate = masked  # type: ignore[method-assign]
+        def masked(outgoing: LSTMState) -> Tensor:
+            hidden_BH, cell_BH = synthesize(outgoing).chunk(2, dim=1)
+            kept = (hidden_BH, 0 * cell_BH) if part == "hidden" else (0 * hidden_BH, cell_BH)
+            return torch.cat(kept, dim=1)
+
+        boundary.synthesize = masked  # type: ignore[method-assign]
 
     return change
 
@@ -81,15 +82,15 @@ def mixed_returns(share: float) -> Change:
         def gradients(
             model: LSTMLanguageModel, state: LSTMState, text: Upcoming, window: int, count: int
         ) -> tuple[Tensor, Tensor]:
-            summaries_PBN, states_PBS = boundary.summaries_PBN, [state.packed().requires_grad_()]
+            summaries_PBM, states_PBS = boundary.summaries_PBM, [state.packed().requires_grad_()]
             widths, said = list(model.shape.widths) * 2, torch.zeros(())
             features = []
             for place in range(count):
                 packed_BS = states_PBS[-1]
                 if place > 0:
                     with torch.no_grad():
-                        context = None if summaries_PBN is None else summaries_PBN[place]
-                        s_BS = predict(packed_BS, context).gradient_BS * unit(packed_BS.shape[1])
+                        context = None if summaries_PBM is None else summaries_PBM[place]
+                        s_BS = predict(packed_BS, context).gradient_BS * unit
                     said = said + (1 - share) * (packed_BS * s_BS).sum()
                     packed_BS = packed_BS.detach() + share * (packed_BS - packed_BS.detach())
                 parts = torch.split(packed_BS, widths, dim=1)

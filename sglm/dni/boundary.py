@@ -3,8 +3,8 @@
 Plain truncated backpropagation lets no gradient through. Here a synthesizer stands in for the
 future: it says what gradient would come back, and learns from what the next window does send back.
 `docs/algorithm.md` derives the terms. Shapes: B lanes, S coordinates of a lane's state, C steps of
-coming text, P boundaries of a stretch. Gradients are state gradients: of nats summed over a lane's
-window, not divided by batch or window.
+coming text, P boundaries of a stretch, K sequences that are read for them, M numbers of a summary.
+Gradients are state gradients: of nats summed over a lane's window, not divided by batch or window.
 """
 
 import math
@@ -17,8 +17,7 @@ from torch import Tensor
 from sglm.dni.lessons import Lesson, Reading, regression_loss
 from sglm.dni.synthesizer import LookaheadSynthesizer, Prediction, Synthesizer
 from sglm.dni.trust import Agreement, Trust, agreement
-from sglm.kernels import boundary_term
-from sglm.kernels.boundary import BoundaryTerm
+from sglm.kernels import injected_gradient
 from sglm.model.state import LSTMState
 from sglm.optim.optimizer import step_where_finite
 from sglm.ranks import ALONE, Ranks
@@ -44,6 +43,7 @@ class Boundary:
         stretch: windows whose lessons are learned together.
         token_features: `(inputs_CB, targets_CB) -> (C, B, F)`: what the tokens of a step look like
             to a synthesizer that looks ahead.
+        lookahead: steps past a boundary that it surely reads.
         noise: inject random directions of the prediction's length, drawn from here (a control).
         bootstrapped: learn from what next windows send back; otherwise only from `teach`.
         ranks: the processes that share the lanes.
@@ -58,28 +58,32 @@ class Boundary:
         probe_every: int = 10,
         stretch: int = 1,
         token_features: TokenFeatures | None = None,
+        lookahead: int = 20,
         noise: torch.Generator | None = None,
         bootstrapped: bool = True,
         ranks: Ranks = ALONE,
     ) -> None:
         self.synthesizer = synthesizer
         self.optimizer = torch.optim.Adam(synthesizer.parameters(), lr=learning_rate, fused=True)
-        self.fixed_factor = factor
         self.trust_bound = trust_bound
         self.probe_every = probe_every
         self.stretch = stretch
         self.token_features = token_features
+        self.lookahead = lookahead
         self.noise = noise
         self.bootstrapped = bootstrapped
         self.ranks = ranks
         device = next(synthesizer.parameters()).device
-        self.trust = Trust(device, ranks)
+        self.trust = Trust(synthesizer.size, device, ranks)
+        self._one = torch.ones((), device=device)
+        self.fixed_factor = None if factor is None else torch.full((), factor, device=device)
         self.memory: Tensor | None = None
-        # The stretch that is being walked along: what its tokens look like, their summaries (with
-        # the graph that made them, for its lessons are learned through it), its lessons so far.
-        self.features_CBF: Tensor | None = None
-        self.boundaries_P: Tensor | None = None
-        self.summaries_PBN: Tensor | None = None
+        # The stretch that is being walked along: what its tokens look like, where in them reading
+        # is summed up, the summaries of its boundaries (with the graph that made them, for its
+        # lessons are learned through it), its lessons so far.
+        self.features_CKF: Tensor | None = None
+        self.places: Tensor | None = None
+        self.summaries_PBM: Tensor | None = None
         self.index = 0
         self.lessons: list[Lesson] = []
         # Running means: how much of what it hears is its own word; how often the bound cut.
@@ -103,16 +107,27 @@ class Boundary:
     def look_ahead(self, inputs_CB: Tensor, targets_CB: Tensor, window: int) -> None:
         """A new stretch begins: summarises what lies ahead of each of its boundaries.
 
+        Windows shorter than the lookahead are read along, all of the stretch in one go, so that no
+        token is read twice. Longer ones are read from each boundary only as far as the lookahead,
+        side by side as if they were lanes of their own: what lies further on tells little.
+
         Args:
             inputs_CB, targets_CB: token ids of the stretch and beyond, as far as is to be read.
             window: T, the distance of the boundaries.
         """
         assert self.token_features is not None
-        self.features_CBF = self.token_features(inputs_CB, targets_CB).detach()
-        # The last boundary may be the end of the text; it then reads the last token.
-        ahead = inputs_CB.shape[0]
-        boundaries_P = torch.arange(self.stretch + 1, device=inputs_CB.device) * window
-        self.boundaries_P = boundaries_P.clamp_max(ahead - 1)
+        # Where the text ends earlier, its last token is read instead.
+        last, device = inputs_CB.shape[0] - 1, inputs_CB.device
+        boundaries_P = torch.arange(self.stretch + 1, device=device) * window
+        self.places = boundaries_P.clamp_max(last)
+        if window >= self.lookahead:
+            steps_RP = torch.arange(self.lookahead, device=device)[:, None] + boundaries_P
+            inputs_CB, targets_CB = (
+                ids_CB[steps_RP.clamp_max(last)].transpose(1, 2).flatten(1)
+                for ids_CB in (inputs_CB, targets_CB)
+            )
+            self.places = boundaries_P[:1]
+        self.features_CKF = self.token_features(inputs_CB, targets_CB).detach()
         self._summarise()
 
     def read(self, incoming: LSTMState) -> Reading:
@@ -129,38 +144,26 @@ class Boundary:
 
     @torch.no_grad()
     def predict(self, reading: Reading) -> Tensor:
-        """ŝ at what was read: `(B, S)`, detached, neither bounded nor multiplied."""
+        """ŝ at what was read: `(B, S)`, detached, neither bounded nor multiplied by the factor."""
         if reading.gradient_BS is not None:
             return reading.gradient_BS
         return self._predict(reading.state_BS, self._summary(reading.place)).gradient_BS
 
-    def synthesize(self, state: LSTMState) -> Tensor:
+    @torch.no_grad()
+    def synthesize(self, outgoing: LSTMState) -> Tensor:
         """What is injected at these states after the window: `(B, S)`, detached.
 
         That is factor·ŝ(s), bounded; or noise of that length.
         """
-        return self._term(state).gradient_BS
-
-    def _term(self, outgoing: LSTMState) -> BoundaryTerm:
-        state_BS = outgoing.packed()
-        with torch.no_grad():
-            said: Prediction = self.synthesizer(state_BS.detach(), self._context())
-        factor = self.factor
-        if not isinstance(factor, Tensor):
-            factor = torch.full((), factor, dtype=state_BS.dtype, device=state_BS.device)
+        said: Prediction = self.synthesizer(outgoing.packed(), self._context())
         # A synthesizer that has diverged injects nothing, and the model goes on.
-        term = boundary_term(
-            said.gradient_BS,
-            state_BS,
-            self.trust.unit(state_BS.shape[1]),
-            self.trust.longest if self.trust_bound else None,
-            factor,
+        gradient_BS, capped = injected_gradient(
+            said.gradient_BS, self.trust.unit, self._longest, self.factor
         )
         if self.trust_bound:
-            self.capped.lerp_(term.capped, 1 / _CAPPED_MEAN_OVER)
+            self.capped.lerp_(capped, 1 / _CAPPED_MEAN_OVER)
         if self.noise is None:
-            return term
-        gradient_BS = term.gradient_BS
+            return gradient_BS
         lanes, size = gradient_BS.shape
         random_BS = self.ranks.own(
             torch.randn(
@@ -168,21 +171,17 @@ class Boundary:
             )
         )
         lengths_B1 = gradient_BS.norm(dim=1, keepdim=True)
-        noise_BS = random_BS * (lengths_B1 / random_BS.norm(dim=1, keepdim=True))
-        return term._replace(inner=(state_BS * noise_BS).sum(), gradient_BS=noise_BS)
+        noise_BS: Tensor = random_BS * (lengths_B1 / random_BS.norm(dim=1, keepdim=True))
+        return noise_BS
 
     @property
-    def factor(self) -> float | Tensor:
+    def factor(self) -> Tensor:
         """What multiplies the prediction: the given number, or the calibrated one."""
-        return self.trust.factor() if self.fixed_factor is None else self.fixed_factor
+        return self.trust.factor if self.fixed_factor is None else self.fixed_factor
 
-    def surrogate(self, outgoing: LSTMState) -> Tensor:
-        """⟨s, factor·ŝ(s)⟩ summed over lanes, with ŝ detached.
-
-        Its gradient in s is factor·ŝ(s): added to the loss, it makes the one backward pass carry
-        the synthetic gradient into the window (vector–Jacobian identity), in the loss's own unit.
-        """
-        return self._term(outgoing).inner
+    @property
+    def _longest(self) -> Tensor | None:
+        return self.trust.longest if self.trust_bound else None
 
     def observe(
         self,
@@ -196,7 +195,7 @@ class Boundary:
 
         Args:
             reading: from `read` at the window's incoming state.
-            observed_BS: the state gradient there.
+            observed_BS: the state gradient there. Lanes that are not finite teach nothing.
             outgoing: the state after the window; the auxiliary task's target comes from it.
             pure: whether the window injected nothing. Then the observation measures the
                 synthesizer; otherwise it contains the synthesizer's own word about a later future.
@@ -205,25 +204,21 @@ class Boundary:
         Returns:
             How good the prediction was, where it was measured; NaN where that was not finite.
         """
-        finite = torch.isfinite(observed_BS).all()
-        observed_BS = observed_BS.detach().where(finite, 0.0)
+        observed_BS = observed_BS.detach()
         # Its own echo is only looked for once in a stretch: it does not come and go.
         found = None
         if probe if pure else reading.place == 0:
-            found = self._compare(reading, observed_BS, finite, pure)
+            found = self._compare(reading, observed_BS, pure)
         if self.bootstrapped:
             next_BS = self._foreseen(outgoing) if self.synthesizer.auxiliary else None
-            counts = finite.to(observed_BS.dtype)
-            self.lessons.append(Lesson(*reading[:3], observed_BS, next_BS, counts))
+            self.lessons.append(Lesson(*reading[:3], observed_BS, next_BS))
         return found if pure else None
 
     @torch.no_grad()
-    def _compare(
-        self, reading: Reading, observed_BS: Tensor, finite: Tensor, pure: bool
-    ) -> Agreement:
+    def _compare(self, reading: Reading, observed_BS: Tensor, pure: bool) -> Agreement:
         """Measures the prediction, before anything is learned from the observation."""
         predicted_BS = self.predict(reading)
-        observed_BS = observed_BS + torch.where(finite, 0.0, math.nan)
+        observed_BS = observed_BS.where(torch.isfinite(observed_BS).all(), math.nan)
         found = agreement(predicted_BS, observed_BS, self.ranks)
         if not pure:
             echo = 1 - found.relative_mse.float()
@@ -238,28 +233,26 @@ class Boundary:
 
         Args:
             states_PBS: packed states at the stretch's boundaries, the first one first.
-            gradients_PBS: the gradients there; nothing is learned from them unless all are finite.
+            gradients_PBS: the gradients there. Lanes that are not finite teach nothing.
         """
         places = range(states_PBS.shape[0])
         with torch.no_grad():
             context = (
                 None
-                if self.summaries_PBN is None
-                else self.summaries_PBN[: len(places)].flatten(0, 1)
+                if self.summaries_PBM is None
+                else self.summaries_PBM[: len(places)].flatten(0, 1)
             )
             predicted_MS = self._predict(states_PBS.flatten(0, 1), context).gradient_BS
         self._measure(predicted_MS, gradients_PBS.flatten(0, 1))
-        finite = torch.isfinite(gradients_PBS).all()
-        gradients_PBS, counts = gradients_PBS.where(finite, 0.0), finite.to(gradients_PBS.dtype)
         self._regress(
             [
-                Lesson(state_BS, None, place, gradient_BS, None, counts)
+                Lesson(state_BS, None, place, gradient_BS, None)
                 for place, state_BS, gradient_BS in zip(
                     places, states_PBS, gradients_PBS, strict=True
                 )
             ]
         )
-        if self.features_CBF is not None:
+        if self.features_CKF is not None:
             self._summarise()  # as it is read now
 
     def end_window(self, is_last: bool) -> None:
@@ -272,26 +265,29 @@ class Boundary:
 
     def _context(self) -> Tensor | None:
         """What the synthesizer is given beside the state at the current boundary."""
-        return self.memory if self.summaries_PBN is None else self._summary(self.index)
+        return self.memory if self.summaries_PBM is None else self._summary(self.index)
 
     def _summary(self, place: int) -> Tensor | None:
-        return None if self.summaries_PBN is None else self.summaries_PBN[place].detach()
+        return None if self.summaries_PBM is None else self.summaries_PBM[place]
 
     def _predict(self, states_MS: Tensor, context: Tensor | None) -> Prediction:
         """The synthesizer speaks in units of what observed gradients are like."""
         said: Prediction = self.synthesizer(states_MS, context)
-        unit = self.trust.unit(states_MS.shape[1])
+        unit = self.trust.unit
         next_MS = None if said.next_gradient_BS is None else said.next_gradient_BS * unit
         return Prediction(said.gradient_BS * unit, next_MS, said.memory)
 
     def _summarise(self) -> None:
         assert isinstance(self.synthesizer, LookaheadSynthesizer)
-        assert self.features_CBF is not None
-        assert self.boundaries_P is not None
-        self.summaries_PBN = self.synthesizer.summarise(self.features_CBF, self.boundaries_P)
+        assert self.features_CKF is not None
+        assert self.places is not None
+        found = self.synthesizer.summarise(self.features_CKF, self.places)
+        # Each lane was read once for all boundaries, or once for each of them.
+        each = (self.stretch + 1) // len(self.places)
+        self.summaries_PBM = found.unflatten(1, (-1, each)).transpose(1, 2).flatten(0, 1)
 
     def _measure(self, predicted_MS: Tensor, observed_MS: Tensor) -> None:
-        bounded_MS = self.trust.bounded(predicted_MS)[0] if self.trust_bound else predicted_MS
+        bounded_MS, _ = injected_gradient(predicted_MS, self._one, self._longest, self._one)
         self.trust.observe(bounded_MS, observed_MS)
 
     @torch.no_grad()
@@ -302,21 +298,20 @@ class Boundary:
     def _regress(self, lessons: list[Lesson]) -> None:
         """One step of the synthesizer's optimizer on the mean squared error over all lanes."""
         context: Tensor | None = None
-        if self.summaries_PBN is not None:
-            # A stretch was read in one go, and is learned from in one go.
-            context = torch.cat([self.summaries_PBN[each.place] for each in lessons])
+        if self.summaries_PBM is not None:
+            # A stretch was read in one go, and is learned from in one go: its first boundaries.
+            context = self.summaries_PBM[: len(lessons)].flatten(0, 1)
         elif self.synthesizer.remembers:
             memories = [lesson.memory for lesson in lessons if lesson.memory is not None]
             context = torch.cat(memories) if memories else None
         states_MS = torch.cat([lesson.state_BS for lesson in lessons])
-        prediction = self._predict(states_MS, context)
-        loss = regression_loss(lessons, prediction, self.trust.unit(states_MS.shape[1]))
+        loss = regression_loss(lessons, self.synthesizer(states_MS, context), self.trust.unit)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         told = loss.detach().clone()
         gradients = [p.grad for p in self.synthesizer.parameters() if p.grad is not None]
         self.ranks.average([*gradients, told])
-        # One that is not finite (or has no lesson that counts) leaves everything as it is.
+        # One that is not finite (or of which no lane teaches anything) leaves everything as it is.
         step_where_finite(self.optimizer, torch.isfinite(told))
 
     def state_dict(self) -> dict[str, Any]:
@@ -328,8 +323,8 @@ class Boundary:
             "trust": self.trust.state_dict(),
             "memory": _every(self.ranks, self.memory),
             "stretch": {
-                "features": _every(self.ranks, self.features_CBF, dim=1),
-                "boundaries": self.boundaries_P,
+                "features": _every(self.ranks, self.features_CKF, dim=1),
+                "boundaries": self.places,
                 "index": self.index,
                 "lessons": [
                     [_every(self.ranks, each) for each in lesson] for lesson in self.lessons
@@ -354,11 +349,15 @@ class Boundary:
         self.trust.load_state_dict(tree["trust"])
         self.memory = place(tree["memory"])
         stretch = tree["stretch"]
-        self.features_CBF = place(stretch["features"], dim=1)
+        self.features_CKF = place(stretch["features"], dim=1)
         self.index = stretch["index"]
-        self.lessons = [Lesson(*map(place, lesson)) for lesson in stretch["lessons"]]
-        if self.features_CBF is not None:
-            self.boundaries_P = stretch["boundaries"].to(device)
+        self.lessons = [
+            # Checkpoints made by earlier code have a sixth value.
+            Lesson(*map(place, lesson[: len(Lesson._fields)]))
+            for lesson in stretch["lessons"]
+        ]
+        if self.features_CKF is not None:
+            self.places = stretch["boundaries"].to(device)
             self._summarise()
         if self.noise is not None:
             self.noise.set_state(tree["noise"])

@@ -33,9 +33,8 @@ class Lesson(NamedTuple):
 
     Attributes:
         state_BS, memory, place: of the reading.
-        observed_BS: the target.
+        observed_BS: the target; a lane with a number that is not finite teaches nothing.
         next_BS: the auxiliary target, or None.
-        counts: 1, or 0 where the target was not finite (it is zeros then): a scalar.
     """
 
     state_BS: Tensor
@@ -43,31 +42,28 @@ class Lesson(NamedTuple):
     place: int
     observed_BS: Tensor
     next_BS: Tensor | None
-    counts: Tensor
 
 
-def regression_loss(
-    lessons: Sequence[Lesson], prediction_MS: Prediction, unit: Tensor | float
-) -> Tensor:
+def regression_loss(lessons: Sequence[Lesson], said_MS: Prediction, unit: Tensor) -> Tensor:
     """The mean over lanes of the squared error, in units of what gradients are like: a scalar.
 
-    Lessons that do not count leave it alone; where none counts it is not a number.
+    Where no lane teaches anything it is not a number.
 
     Args:
         lessons: of one or several boundaries.
-        prediction_MS: what the synthesizer says of their states now.
-        unit: what errors are divided by.
+        said_MS: what the synthesizer says of their states now, in that unit.
+        unit: what targets are divided by.
     """
-    counts_P = torch.stack([lesson.counts for lesson in lessons])
-    lanes = len(lessons[0].state_BS)
-    weights_M = counts_P.repeat_interleave(lanes) / (counts_P.sum() * lanes)
+    observed_MS = torch.cat([lesson.observed_BS for lesson in lessons]) / unit
+    finite_M = torch.isfinite(observed_MS.sum(dim=1))
+    weights_M = finite_M / finite_M.sum()
 
-    def error(predicted_MS: Tensor, right: list[Tensor]) -> Tensor:
-        errors_M = ((predicted_MS - torch.cat(right)) / unit).square().sum(dim=1)
+    def error(said_MS: Tensor, right_MS: Tensor) -> Tensor:
+        errors_M = (said_MS - right_MS).square().sum(dim=1)
         return (errors_M * weights_M).sum()
 
-    loss = error(prediction_MS.gradient_BS, [lesson.observed_BS for lesson in lessons])
+    loss = error(said_MS.gradient_BS, observed_MS.where(finite_M[:, None], 0.0))
     foreseen = [lesson.next_BS for lesson in lessons if lesson.next_BS is not None]
-    if prediction_MS.next_gradient_BS is not None and foreseen:
-        loss = loss + error(prediction_MS.next_gradient_BS, foreseen)
+    if said_MS.next_gradient_BS is not None and foreseen:
+        loss = loss + error(said_MS.next_gradient_BS, torch.cat(foreseen) / unit)
     return loss

@@ -2,7 +2,7 @@
 
 A *state gradient* is ∂(Σ future nats of a lane)/∂s, one vector a lane, not divided by batch or
 window. Shapes: B lanes, S coordinates of a lane's state (hidden and cell of all layers), N units
-of the net, C steps of coming text, P boundaries, F features of a step. Every last layer starts at
+of the net, C steps of coming text, K sequences, F features of a step. Every last layer starts at
 zero, so that training starts as plain truncation (Jaderberg et al. 2017).
 """
 
@@ -34,13 +34,15 @@ class Prediction(NamedTuple):
 class Synthesizer(nn.Module, ABC):
     """Interface: `(state_BS, context) -> Prediction`.
 
-    An `auxiliary` one also foresees the next prediction; one that `remembers` has a memory.
+    `size` is S. An `auxiliary` one also foresees the next prediction; one that `remembers` has a
+    memory.
     """
 
     remembers = False
 
-    def __init__(self, auxiliary: bool = False) -> None:
+    def __init__(self, size: int, auxiliary: bool = False) -> None:
         super().__init__()
+        self.size = size
         self.auxiliary = auxiliary
 
     @abstractmethod
@@ -50,7 +52,7 @@ class Synthesizer(nn.Module, ABC):
         Args:
             state_BS: packed state, detached.
             context: for a recurrent net, what the previous call on these lanes returned as
-                `memory` (None at their start); for a lookahead net, its summary `(B, N)` of the
+                `memory` (None at their start); for a lookahead net, its summary `(B, 2N)` of the
                 text that comes; otherwise None.
         """
 
@@ -68,9 +70,8 @@ class LinearSynthesizer(Synthesizer):
     noisy where targets are mostly noise."""
 
     def __init__(self, size: int, auxiliary: bool = False) -> None:
-        super().__init__(auxiliary)
+        super().__init__(size, auxiliary)
         self.heads = zero_linear(size, size * (2 if auxiliary else 1))
-        self.size = size
 
     def forward(self, state_BS: Tensor, context: Tensor | None = None) -> Prediction:
         gradient_BS, *rest = self.heads(state_BS).split(self.size, dim=1)
@@ -81,10 +82,9 @@ class MLPSynthesizer(Synthesizer):
     """One hidden layer over all hidden and cell states (Jaderberg et al. 2017, sec. 3.1)."""
 
     def __init__(self, size: int, hidden: int, auxiliary: bool = False) -> None:
-        super().__init__(auxiliary)
+        super().__init__(size, auxiliary)
         self.trunk = nn.Sequential(nn.Linear(size, hidden), nn.ReLU())
         self.heads = zero_linear(hidden, size * (2 if auxiliary else 1))
-        self.size = size
 
     def forward(self, state_BS: Tensor, context: Tensor | None = None) -> Prediction:
         gradient_BS, *rest = self.heads(self.trunk(state_BS)).split(self.size, dim=1)
@@ -102,8 +102,8 @@ class RecurrentSynthesizer(Synthesizer):
 
     remembers = True
 
-    def __init__(self, hidden: int, auxiliary: bool = False) -> None:
-        super().__init__(auxiliary)
+    def __init__(self, size: int, hidden: int, auxiliary: bool = False) -> None:
+        super().__init__(size, auxiliary)
         self.encoder = nn.Linear(1, hidden)
         self.cell = nn.GRUCell(hidden, hidden)
         self.heads = zero_linear(hidden, 2 if auxiliary else 1)
@@ -135,7 +135,7 @@ class LookaheadSynthesizer(Synthesizer):
     """
 
     def __init__(self, size: int, features: int, hidden: int, auxiliary: bool = False) -> None:
-        super().__init__(auxiliary)
+        super().__init__(size, auxiliary)
         # Embeddings are small numbers, and grow while the model learns.
         self.project = nn.Sequential(
             nn.LayerNorm(features, elementwise_affine=False), Linear(features, hidden)
@@ -145,26 +145,23 @@ class LookaheadSynthesizer(Synthesizer):
         self.of_state = Linear(size, 2 * hidden)
         self.of_future = Linear(hidden, 2 * hidden)
         self.heads = zero_linear(4 * hidden, size * (2 if auxiliary else 1))
-        self.size = size
 
-    def summarise(self, features_CBF: Tensor, boundaries: Tensor) -> Tensor:
-        """What lies ahead of each boundary, `(P, B, N)`.
+    def summarise(self, features_CKF: Tensor, places: Tensor) -> Tensor:
+        """What lies ahead of some places in K sequences: `(len(places), K, 2N)`.
 
         Args:
-            features_CBF: the coming steps, the nearest first.
-            boundaries: `(P,)`, for each boundary the index of the first step after it.
+            features_CKF: the coming steps, the nearest first.
+            places: for each place the index of the first step after it.
         """
-        backwards_CBN, _ = self.reader(self.project(features_CBF).flip(0))
-        summaries_PBN: Tensor = backwards_CBN[features_CBF.shape[0] - 1 - boundaries]
-        return summaries_PBN
+        backwards_CKN, _ = self.reader(self.project(features_CKF).flip(0))
+        summed_up: Tensor = self.of_future(backwards_CKN[features_CKF.shape[0] - 1 - places])
+        return summed_up
 
     def forward(self, state_BS: Tensor, context: Tensor | None = None) -> Prediction:
         assert context is not None, "a lookahead synthesizer needs a summary"
-        state_BM, future_BM = self.of_state(state_BS), self.of_future(context)
+        state_BM = self.of_state(state_BS)
         # Sums, and products: the gates of the state multiply what comes back from the future.
-        mixed_BM = torch.cat(
-            ((state_BM + future_BM).tanh(), state_BM.tanh() * future_BM.tanh()), dim=1
-        )
+        mixed_BM = torch.cat(((state_BM + context).tanh(), state_BM.tanh() * context.tanh()), dim=1)
         gradient_BS, *rest = self.heads(mixed_BM).split(self.size, dim=1)
         return Prediction(gradient_BS, rest[0] if rest else None, None)
 
@@ -179,7 +176,7 @@ def make_synthesizer(
     if kind == "mlp":
         return MLPSynthesizer(size, hidden, auxiliary)
     if kind == "recurrent":
-        return RecurrentSynthesizer(hidden, auxiliary)
+        return RecurrentSynthesizer(size, hidden, auxiliary)
     if kind == "lookahead":
         return LookaheadSynthesizer(size, features, hidden, auxiliary)
     raise ValueError(f"unknown synthesizer kind {kind!r}")

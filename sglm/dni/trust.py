@@ -68,14 +68,23 @@ class Trust:
         inner, inner_squared: of ⟨g, ŝ⟩ per state, and of the square of that.
         predicted, observed: of ⟨ŝ, ŝ⟩ and ⟨g, g⟩ per state.
         count: observations so far.
+        unit: root mean square of one coordinate of observed gradients; 1 before any.
+        longest: the bound, what a lane's synthetic gradient may measure at most.
+        factor: α = ⟨g, ŝ⟩ / ⟨ŝ, ŝ⟩ within [0, 1], the best linear shrinkage of ŝ towards zero. One
+            standard error is taken off the numerator, so that a prediction that has not been seen
+            to explain anything is not injected.
     """
 
-    def __init__(self, device: torch.device, ranks: Ranks = ALONE) -> None:
+    def __init__(self, size: int, device: torch.device, ranks: Ranks = ALONE) -> None:
+        self.size = size
         self.ranks = ranks
         names = ("norm", "inner", "inner_squared", "predicted", "observed")
         self._means = torch.zeros(len(names), device=device)
         self.norm, self.inner, self.inner_squared, self.predicted, self.observed = self._means
         self.count = torch.zeros((), device=device)
+        self._consequences = torch.zeros(3, device=device)
+        self.unit, self.longest, self.factor = self._consequences
+        self._conclude()
 
     @torch.no_grad()
     def observe(self, predicted_MS: Tensor, observed_MS: Tensor) -> None:
@@ -99,34 +108,16 @@ class Trust:
         self.count += finite
         weight = finite / self.count.clamp(1, _RUNNING_MEAN_OVER)
         self._means.lerp_(torch.where(finite, found, self._means), weight)
+        self._conclude()
 
-    def bounded(self, gradient_MS: Tensor) -> tuple[Tensor, Tensor]:
-        """The gradients, none longer than `_LONGEST` mean observed ones; what share was cut."""
-        norms_M1 = gradient_MS.norm(dim=1, keepdim=True).clamp_min(_SMALLEST)
-        scale_M1 = (self.longest / norms_M1).clamp_max(1.0)
-        return gradient_MS.mul(scale_M1), (scale_M1 < 1).float().mean()
-
-    @property
-    def longest(self) -> Tensor:
-        """The bound: what a lane's synthetic gradient may measure at most."""
-        bound: Tensor = _LONGEST * self.norm
-        return bound
-
-    def unit(self, size: int) -> Tensor:
-        """Root mean square of one of the `size` coordinates of observed gradients; 1 before any."""
-        mean_square = self.observed / size
-        return torch.where(mean_square > 0, mean_square, 1.0).sqrt()
-
-    def factor(self) -> Tensor:
-        """α = ⟨g, ŝ⟩ / ⟨ŝ, ŝ⟩ within [0, 1], the best linear shrinkage of ŝ towards zero.
-
-        One standard error is taken off the numerator, so that a prediction that has not been seen
-        to explain anything is not injected.
-        """
+    def _conclude(self) -> None:
+        """What follows from the means; asked for at every window, changed by an observation."""
+        mean_square = self.observed / self.size
+        unit = torch.where(mean_square > 0, mean_square, 1.0).sqrt()
         variance = (self.inner_squared - self.inner.square()).clamp_min(0)
         error = (variance / self.count.clamp(1, _RUNNING_MEAN_OVER)).sqrt()
-        share: Tensor = (self.inner - error) / self.predicted.clamp_min(_SMALLEST)
-        return share.clamp(0, 1)
+        factor = ((self.inner - error) / self.predicted.clamp_min(_SMALLEST)).clamp(0, 1)
+        self._consequences.copy_(torch.stack((unit, _LONGEST * self.norm, factor)))
 
     def explained(self, factor: float | Tensor) -> float:
         """Share of the observed gradients' squared length that factor·ŝ explains."""
@@ -141,3 +132,4 @@ class Trust:
         """Puts back what `state_dict` gave."""
         self._means.copy_(tree["means"])
         self.count.copy_(tree["count"])
+        self._conclude()

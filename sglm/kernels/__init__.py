@@ -17,7 +17,6 @@ from torch import Tensor
 
 from sglm.errors import ConfigError
 from sglm.kernels import boundary, dropout, recurrent
-from sglm.kernels.boundary import BoundaryTerm
 from sglm.kernels.recurrent import RecurrentWeights
 
 _LAYER_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -55,16 +54,16 @@ def recurrent_synthesizer(
     return recurrent.recurrent_synthesizer(coordinates_M, memory_MN, weights)
 
 
-def boundary_term(
-    said_BS: Tensor, state_BS: Tensor, unit: Tensor, longest: Tensor | None, factor: Tensor
-) -> BoundaryTerm:
-    """See `sglm.kernels.boundary.boundary_term`."""
-    if wanted(said_BS, state_BS, unit, factor, *([] if longest is None else [longest])):
+def injected_gradient(
+    said_BS: Tensor, unit: Tensor, longest: Tensor | None, factor: Tensor
+) -> tuple[Tensor, Tensor]:
+    """See `sglm.kernels.boundary.injected_gradient`."""
+    if wanted(said_BS, unit, factor, *([] if longest is None else [longest])):
         from sglm.kernels import boundary_triton as kernel
 
         if said_BS.shape[1] <= kernel.LARGEST:
-            return kernel.boundary_term(said_BS, state_BS, unit, longest, factor)
-    return boundary.boundary_term(said_BS, state_BS, unit, longest, factor)
+            return kernel.injected_gradient(said_BS, unit, longest, factor)
+    return boundary.injected_gradient(said_BS, unit, longest, factor)
 
 
 def regularized_dropout(

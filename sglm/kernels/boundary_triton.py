@@ -1,81 +1,53 @@
-"""The boundary term as one Triton kernel: each lane is read once and held in registers.
+"""What is injected, as one Triton kernel: each lane is read once and held in registers.
 
 Shapes: B lanes, S coordinates of a lane's state.
 """
-
-from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from sglm.kernels.boundary import SMALLEST, BoundaryTerm
+from sglm.kernels.boundary import SMALLEST
 
-LARGEST = 16384  # coordinates of a lane: two arrays of 64 numbers a thread
+LARGEST = 16384  # coordinates of a lane: an array of 64 numbers a thread
 
 
 @triton.jit
-def _forward_kernel(
-    said_ptr, state_ptr, unit_ptr, longest_ptr, factor_ptr, gradient_ptr, lanes_ptr, lanes, size,
+def _injected_kernel(
+    said_ptr, unit_ptr, longest_ptr, factor_ptr, gradient_ptr, capped_ptr, size,
     CAPPED: tl.constexpr, SMALLEST: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     lane = tl.program_id(0)
     offset = tl.arange(0, BLOCK)
     there = offset < size
-    gradient = tl.load(said_ptr + lane * size + offset, mask=there, other=0.0) * tl.load(unit_ptr)
-    # A comparison with NaN is false.
-    gradient = tl.where(tl.abs(gradient) < float("inf"), gradient, 0.0)
-    scale = 1.0
+    unit = tl.load(unit_ptr)
+    said = tl.load(said_ptr + lane * size + offset, mask=there, other=0.0)
+    length = tl.sqrt(tl.sum(said * said, axis=0)) * unit
+    share = 1.0
     if CAPPED:
-        length = tl.maximum(tl.sqrt(tl.sum(gradient * gradient, axis=0)), SMALLEST)
-        scale = tl.minimum(tl.load(longest_ptr) / length, 1.0)
-    gradient = gradient * scale * tl.load(factor_ptr)
+        share = tl.minimum(tl.load(longest_ptr) / tl.maximum(length, SMALLEST), 1.0)
+    # A comparison with NaN is false.
+    gradient = tl.where(length < float("inf"), said * (share * unit * tl.load(factor_ptr)), 0.0)
     tl.store(gradient_ptr + lane * size + offset, gradient, mask=there)
-    state = tl.load(state_ptr + lane * size + offset, mask=there, other=0.0)
-    tl.store(lanes_ptr + lane, tl.sum(state * gradient, axis=0))
-    tl.store(lanes_ptr + lanes + lane, tl.where(scale < 1, 1.0, 0.0))
+    tl.store(capped_ptr + lane, tl.where(share < 1, 1.0, 0.0))
 
 
-class _Boundary(torch.autograd.Function):
-    """⟨s, what is injected⟩, differentiable in s."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        state_BS: Tensor,
-        said_BS: Tensor,
-        unit: Tensor,
-        longest: Tensor | None,
-        factor: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        lanes, size = said_BS.shape
-        gradient_BS = torch.empty_like(said_BS)
-        lanes_2B = said_BS.new_empty(2, lanes)
-        block = triton.next_power_of_2(size)
-        _forward_kernel[(lanes,)](
-            said_BS, state_BS, unit, factor if longest is None else longest, factor, gradient_BS,
-            lanes_2B, lanes, size,
-            CAPPED=longest is not None, SMALLEST=SMALLEST, BLOCK=block,
-            num_warps=min(max(block // 1024, 1), 8),
-        )  # fmt: skip
-        ctx.save_for_backward(gradient_BS)
-        # Each lane has a place of its own, so that the sum's order is always the same.
-        inner, capped = lanes_2B[0].sum(), lanes_2B[1].mean()
-        ctx.mark_non_differentiable(gradient_BS, capped)
-        return inner, gradient_BS, capped
-
-    @staticmethod
-    def backward(
-        ctx: Any, inner_gradient: Tensor, *_: Tensor
-    ) -> tuple[Tensor, None, None, None, None]:
-        (gradient_BS,) = ctx.saved_tensors
-        return inner_gradient * gradient_BS, None, None, None, None
-
-
-def boundary_term(
-    said_BS: Tensor, state_BS: Tensor, unit: Tensor, longest: Tensor | None, factor: Tensor
-) -> BoundaryTerm:
-    """As `sglm.kernels.boundary.boundary_term`, in float32, for at most `LARGEST` coordinates."""
-    found = _Boundary.apply(state_BS.contiguous(), said_BS.contiguous(), unit, longest, factor)
-    return BoundaryTerm(*found)
+@torch.no_grad()
+def injected_gradient(
+    said_BS: Tensor, unit: Tensor, longest: Tensor | None, factor: Tensor
+) -> tuple[Tensor, Tensor]:
+    """As `sglm.kernels.boundary.injected_gradient`, in float32, for at most `LARGEST` coordinates.
+    """
+    lanes, size = said_BS.shape
+    gradient_BS = torch.empty(lanes, size, device=said_BS.device)
+    # Each lane has a place of its own, so that the sum's order is always the same.
+    capped_B = said_BS.new_empty(lanes)
+    block = triton.next_power_of_2(size)
+    _injected_kernel[(lanes,)](
+        said_BS.contiguous(), unit, factor if longest is None else longest, factor, gradient_BS,
+        capped_B, size,
+        CAPPED=longest is not None, SMALLEST=SMALLEST, BLOCK=block,
+        num_warps=min(max(block // 1024, 1), 8),
+    )  # fmt: skip
+    return gradient_BS, capped_B.mean()

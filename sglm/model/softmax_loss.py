@@ -86,7 +86,12 @@ class _ChunkedNLL(torch.autograd.Function):
         cast_VH, cast_V = weight_VH.to(product_type), bias_V.to(product_type)
         nll = torch.zeros((), dtype=sum_type, device=features_NH.device)
         to_features_NH = torch.empty_like(features_NH)
-        to_weight_VH: Tensor | None = None
+        to_weight: Tensor | None = None  # (V, H), or (H, V)
+        in_place = weight_VH.numel() >= ADDED_IN_PLACE and product_type == weight_type
+        # oneDNN first makes a copy of a transposed left factor: better of the narrow one. The sum
+        # is turned over in the end, which pays where there are several products.
+        several = rows < len(features_NH) and ctx.needs_input_grad[1]
+        transposed = several and not in_place and onednn_pays(features_NH, cast_VH)
         to_bias_V = torch.zeros_like(bias_V, dtype=weight_type)
         # Allocated once: to get and return such blocks for every chunk tears the heap.
         rows = min(rows, max(len(features_NH), 1))
@@ -115,15 +120,16 @@ class _ChunkedNLL(torch.autograd.Function):
             counted_RH = features_RH * counts_R1
             if not ctx.needs_input_grad[1]:
                 continue
-            if to_weight_VH is None:
-                to_weight_VH = matmul(to_logits.t(), counted_RH).to(weight_type)
-            elif weight_VH.numel() >= ADDED_IN_PLACE and product_type == weight_type:
-                to_weight_VH.addmm_(to_logits.t(), counted_RH)
-            else:
-                to_weight_VH.add_(matmul(to_logits.t(), counted_RH).to(weight_type))
-        if to_weight_VH is None:
-            to_weight_VH = torch.zeros_like(weight_VH, dtype=weight_type)
-        ctx.save_for_backward(to_features_NH, to_weight_VH, to_bias_V)
+            factors = (counted_RH, to_logits) if transposed else (to_logits, counted_RH)
+            if to_weight is not None and in_place:
+                to_weight.addmm_(factors[0].t(), factors[1])
+                continue
+            product = matmul(factors[0].t(), factors[1]).to(weight_type)
+            to_weight = product if to_weight is None else to_weight.add_(product)
+        if to_weight is None:
+            to_weight = torch.zeros_like(weight_VH, dtype=weight_type)
+        ctx.save_for_backward(to_features_NH, to_weight, to_bias_V)
+        ctx.transposed = transposed
         ctx.types = (weight_VH.dtype, bias_V.dtype)
         return nll
 
@@ -137,11 +143,16 @@ class _ChunkedNLL(torch.autograd.Function):
                 " take the loss of fewer tokens at a time (sglm.model.softmax_loss.chunk_rows)"
             )
         # In place, so that no second copy is held. torch then refuses a second backward pass.
-        to_features_NH, to_weight_VH, to_bias_V = ctx.saved_tensors
+        to_features_NH, to_weight, to_bias_V = ctx.saved_tensors
         weight_type, bias_type = ctx.types
+        if ctx.transposed:
+            to_weight_VH = to_weight.new_empty(to_weight.shape[::-1])
+            torch.mul(to_weight.t(), to_nll, out=to_weight_VH)
+        else:
+            to_weight_VH = to_weight.mul_(to_nll)
         return (
             to_features_NH.mul_(to_nll),
-            to_weight_VH.mul_(to_nll).to(weight_type),
+            to_weight_VH.to(weight_type),
             to_bias_V.mul_(to_nll).to(bias_type),
             None,
             None,

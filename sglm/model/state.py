@@ -76,6 +76,10 @@ class LSTMState(NamedTuple):
         """All layers' hidden, then all layers' cell states side by side: `(B, S)`."""
         return torch.cat((*self.hidden, *self.cell), dim=1)
 
+    def parts_of(self, packed_BS: Tensor) -> tuple[Tensor, ...]:
+        """The columns of a packed tensor that belong to each of `(*hidden, *cell)`."""
+        return packed_BS.split([part.shape[1] for part in (*self.hidden, *self.cell)], dim=1)
+
     def packed_gradient(self) -> Tensor:
         """`.grad` of every part of a leaf state after a backward pass, packed likewise: `(B, S)`.
 

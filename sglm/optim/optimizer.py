@@ -41,8 +41,10 @@ def step_where_finite(optimizer: torch.optim.Optimizer, finite: Tensor) -> None:
     """Takes a fused optimizer's step, or leaves everything as it is where `finite` is false.
 
     Decided on the device, so that nobody waits for the answer: fused optimizers look at a flag
-    called `found_inf`, which torch's GradScaler hands them in the same way.
+    called `found_inf`, which torch's GradScaler hands them in the same way, and divide gradients by
+    a `grad_scale`, if there is one; neither stays.
     """
     optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
     optimizer.step()
-    del optimizer.found_inf  # type: ignore[attr-defined]
+    for name in ("found_inf", "grad_scale"):
+        vars(optimizer).pop(name, None)

@@ -39,25 +39,39 @@ class Precision:
             return 1.0
         return self.scale(torch.ones((), device=self.device))
 
-    def clip(
-        self, optimizer: torch.optim.Optimizer, parameters: list[Tensor], clip_norm: float | None
-    ) -> tuple[Tensor, Tensor]:
-        """Takes the loss scale out of the gradients and caps their common norm.
+    def measure(self, optimizer: torch.optim.Optimizer) -> tuple[Tensor, Tensor]:
+        """Takes the loss scale out of the gradients.
 
         Returns:
-            `(norm before clipping, whether it is finite)`, scalars that nobody has waited for.
+            `(their common norm, whether it is finite)`, scalars that nobody has waited for.
         """
         self.scaler.unscale_(optimizer)
-        norm = torch.nn.utils.clip_grad_norm_(
-            parameters, float("inf") if clip_norm is None else clip_norm
-        )
+        groups = optimizer.param_groups
+        gradients = [p.grad for group in groups for p in group["params"] if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
         return norm, torch.isfinite(norm)
 
-    def update(self, optimizer: torch.optim.Optimizer, finite: Tensor) -> None:
+    def update(
+        self,
+        optimizer: torch.optim.Optimizer,
+        norm: Tensor,
+        finite: Tensor,
+        clip_norm: float | None = None,
+    ) -> None:
         """Takes the optimizer's step, or leaves everything as it is where it would do harm.
 
         In fp16 a step that is not taken lowers the loss scale, so that a later one will be.
+
+        Args:
+            optimizer: of torch's fused ones.
+            norm, finite: from `measure`.
+            clip_norm: cap on the norm (Pascanu et al. 2013), or None.
         """
+        if clip_norm is not None:
+            # As torch's `clip_grad_norm_`, but for the pass over all gradients: fused optimizers
+            # divide by this number, which they want in float32, as they read them.
+            over = ((norm + 1e-6) / clip_norm).clamp_min(1.0)
+            optimizer.grad_scale = over.float()  # type: ignore[attr-defined]
         if self.scaler.is_enabled():
             self.scaler.step(optimizer)  # has seen in `clip` whether all is finite
             self.scaler.update()

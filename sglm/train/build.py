@@ -167,6 +167,7 @@ def build_boundary(config: Config, model: LSTMLanguageModel) -> Boundary | None:
         settings.probe_every,
         stretch_windows(config),
         model.token_features if looks_ahead else None,
+        settings.lookahead,
         noise,
         bootstrapped=settings.teach_every is None,
         ranks=model.ranks,

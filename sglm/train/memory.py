@@ -23,7 +23,7 @@ from sglm.config import Config
 from sglm.dni.synthesizer import make_synthesizer
 from sglm.likelihood import CHUNK_STEPS, LOGIT_ENTRIES, LOGIT_ROWS
 from sglm.model.language_model import PIECE_STEPS, ModelShape
-from sglm.model.softmax_loss import WORTHWHILE_PRODUCTS, chunk_rows
+from sglm.model.softmax_loss import ADDED_IN_PLACE, WORTHWHILE_PRODUCTS, chunk_rows
 from sglm.text.batcher import Batcher
 from sglm.train.build import COUNTED_AT_ONCE, STRETCH, lookahead_steps, synthesizer_hidden
 from sglm.train.truncation import part_steps
@@ -213,7 +213,11 @@ def _head(shape: ModelShape, tokens: int, device_type: str) -> tuple[float, floa
     # The gradients are there already when the backward pass begins.
     weight, later = shape.vocab_size * shape.widths[-1], tokens > rows
     gradients = weight + tokens * shape.widths[-1] + shape.vocab_size
-    return 2 * min(rows, tokens) * shape.vocab_size + later * weight + gradients, gradients
+    chunk = min(rows, tokens) * shape.vocab_size
+    if device_type == "cpu" and later and weight < ADDED_IN_PLACE:
+        # There the chunk's transpose is not made; that of the sum is, before it goes back.
+        return max(2 * chunk, chunk + weight) + gradients, gradients + weight
+    return 2 * chunk + later * weight + gradients, gradients
 
 
 def _forward(config: Config, shape: ModelShape, batcher: Batcher, device_type: str) -> float:
@@ -253,15 +257,20 @@ def _evaluation(shape: ModelShape) -> float:
 def _stretch(config: Config, shape: ModelShape, device_type: str) -> tuple[float, float]:
     """What a lookahead synthesizer holds of a stretch from its start to its end: `(features of its
     tokens, which are saved too; all)`."""
-    ahead = lookahead_steps(config)
+    ahead, lanes = lookahead_steps(config), config.train.batch
     if ahead is None or config.synthesizer.kind != "lookahead":
         return 0, 0
-    read = config.train.batch * (STRETCH * config.train.window + ahead)
+    steps, window = config.synthesizer.lookahead, config.train.window
+    if window >= steps:  # read from each boundary
+        lanes *= STRETCH + 1
+    else:
+        steps = STRETCH * window + ahead
+    read = lanes * steps
     features = read * (shape.embedding + shape.widths[-1])
     units = synthesizer_hidden(config)
     reader = _CUDNN_KEEPS * read * units
     if device_type == "cpu":
-        reader = _lstm_keeps(config.train.batch, read // config.train.batch, 1, units, units)
+        reader = _lstm_keeps(lanes, steps, 1, units, units)
     # The features, the same normalised; their projection; the reader's own.
     return features, 2 * features + 2 * read * units + reader
 

@@ -159,21 +159,25 @@ def train_step(learner: Learner, window: Window, plan: StepPlan, step: int) -> S
     # A loss that is not finite makes the whole gradient so, and then the step is not taken.
     objective_nats = objective_nats * (1 + 0 * objective_nats.detach())
 
-    # 3. One backward pass of (1/BT)·Σ[L + factor·⟨s, ŝ(s)⟩] injects the synthetic gradient exactly.
-    # Past the last window the state is dropped, so the true future gradient there is zero.
-    probe = boundary is not None and (boundary.is_probe(step) or window.is_last)
-    pure = probe or plan.mode is Mode.REAL
-    if boundary is not None and not pure:
-        objective_nats = objective_nats + boundary.surrogate(outgoing)
-    learner.optimizer.zero_grad(set_to_none=True)
     # Random windows all weigh the same: divided by their own length, short ones would count more.
     mean_over = tokens if learner.random_window is None else learner.random_window * outgoing.batch
     scale = precision.loss_scale() / mean_over
-    precision.scale(objective_nats / mean_over).backward()  # type: ignore[no-untyped-call]
 
-    grad_norm, finite = precision.clip(
-        learner.optimizer, list(model.parameters()), learner.clip_norm
-    )
+    # 3. One backward pass: factor·ŝ(s) enters it at the outgoing state, as ∂/∂s of what is to come,
+    # and so injects the synthetic gradient exactly, in the unit of the loss.
+    # Past the last window the state is dropped, so the true future gradient there is zero.
+    begin: list[tuple[Tensor, Tensor | None]] = [
+        (precision.scale(objective_nats / mean_over), None)
+    ]
+    probe = boundary is not None and (boundary.is_probe(step) or window.is_last)
+    pure = probe or plan.mode is Mode.REAL
+    if boundary is not None and not pure:
+        synthetic = outgoing.parts_of(boundary.synthesize(outgoing) * scale)
+        begin += zip((*outgoing.hidden, *outgoing.cell), synthetic, strict=True)
+    learner.optimizer.zero_grad(set_to_none=True)
+    torch.autograd.backward(*zip(*begin, strict=True))
+
+    grad_norm, finite = precision.measure(learner.optimizer)
 
     # 4. What arrived at the leaf is what the future sends back: the synthesizer's target.
     agreement = None
@@ -184,7 +188,7 @@ def train_step(learner: Learner, window: Window, plan: StepPlan, step: int) -> S
 
     # 5. Update, and carry the detached state on.
     set_learning_rate(learner.optimizer, learner.rate(plan))
-    precision.update(learner.optimizer, finite)
+    precision.update(learner.optimizer, grad_norm, finite, learner.clip_norm)
     learner.state = outgoing.detach().finite_or_zero()
     return StepResult(nll_nats.detach(), tokens, grad_norm, finite, agreement)
 

@@ -17,7 +17,7 @@ class Says(Synthesizer):
     """Returns a given answer; its one weight has a gradient, as an optimizer expects."""
 
     def __init__(self, answer_BS: Tensor) -> None:
-        super().__init__()
+        super().__init__(answer_BS.shape[1])
         self.answer_BS = answer_BS
         self.weight = nn.Parameter(torch.zeros(()))
 
@@ -42,12 +42,15 @@ def observe(
     return found  # type: ignore[return-value]
 
 
-def test_surrogate_injects_factor_times_the_prediction_into_every_part_of_the_state() -> None:
+def test_the_factor_times_the_prediction_is_injected_into_every_part_of_the_state() -> None:
     answer = torch.randn(B, S)
     boundary = Boundary(Says(answer), 1e-3, factor=0.7, trust_bound=False)
-    leaf = some_state().as_leaf()
-    boundary.surrogate(leaf).backward()
-    torch.testing.assert_close(leaf.packed_gradient(), 0.7 * answer)
+    state = some_state()
+    injected_BS = boundary.synthesize(state)
+    torch.testing.assert_close(injected_BS, 0.7 * answer)
+    hidden_BH, cell_BH = state.parts_of(injected_BS)
+    torch.testing.assert_close(hidden_BH, 0.7 * answer[:, :H])
+    torch.testing.assert_close(cell_BH, 0.7 * answer[:, H:])
 
 
 def test_nothing_is_trusted_before_a_pure_gradient_was_seen() -> None:
@@ -203,7 +206,8 @@ def decoupled_linear_losses(factor: float) -> list[float]:
         outgoing = LSTMState((x @ W.t(),), (empty,))
         loss = 0.5 * (leaf.hidden[0] @ C.t() - before @ M.t()).square().sum()
         optimizer.zero_grad()
-        ((loss + boundary.surrogate(outgoing)) / lanes).backward()
+        injected_BS = boundary.synthesize(outgoing)
+        ((loss + (outgoing.packed() * injected_BS).sum()) / lanes).backward()
         boundary.observe(reading, leaf.packed_gradient() * lanes, outgoing, pure=False)
         boundary.end_window(is_last=False)
         optimizer.step()

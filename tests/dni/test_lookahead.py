@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from sglm.dni.boundary import Boundary
-from sglm.dni.synthesizer import make_synthesizer
+from sglm.dni.synthesizer import LookaheadSynthesizer, make_synthesizer
 from sglm.model.state import LSTMState
 from tests.dni.test_boundary import B, S, Says, observe, some_state
 
@@ -20,7 +20,12 @@ def of_inputs(inputs_CB: Tensor, targets_CB: Tensor) -> Tensor:
     return ONE_HOT[inputs_CB]
 
 
-def make(kind: str, factor: float | None = None, learning_rate: float = 1e-2) -> Boundary:
+def make(
+    kind: str,
+    factor: float | None = None,
+    learning_rate: float = 1e-2,
+    lookahead: int = T + 1,
+) -> Boundary:
     torch.manual_seed(0)
     return Boundary(
         make_synthesizer(kind, S, 16, False, V),
@@ -28,6 +33,7 @@ def make(kind: str, factor: float | None = None, learning_rate: float = 1e-2) ->
         factor,
         stretch=STRETCH,
         token_features=of_inputs if kind == "lookahead" else None,
+        lookahead=lookahead,
     )
 
 
@@ -97,6 +103,25 @@ def test_a_stretch_that_ends_with_the_text_is_read_to_its_end(rows: Tensor) -> N
     for _ in range(2):
         boundary.read(some_state())
         assert torch.isfinite(boundary.synthesize(some_state())).all()
+
+
+@pytest.mark.parametrize("coming", [STRETCH * T + BEYOND, STRETCH * T, T + 1])
+@pytest.mark.parametrize("lookahead", [1, 2])
+def test_long_windows_are_read_from_each_boundary_as_far_as_the_lookahead(
+    lookahead: int, coming: int
+) -> None:
+    """What lies further on does not count; where the text ends, its last token stands for more."""
+    boundary = make("lookahead", lookahead=lookahead)
+    net, tokens_CB = boundary.synthesizer, torch.randint(V, (coming, B))
+    assert isinstance(net, LookaheadSynthesizer)
+    boundary.look_ahead(tokens_CB, tokens_CB, T)
+    assert boundary.summaries_PBM is not None
+    assert boundary.summaries_PBM.shape[:2] == (STRETCH + 1, B)
+    for place, summary_BM in enumerate(boundary.summaries_PBM):
+        own = [min(place * T + step, coming - 1) for step in range(lookahead)]
+        alone_1BM = net.summarise(ONE_HOT[tokens_CB[own]], torch.tensor([0]))
+        # float32: products of other shapes are summed in another order
+        torch.testing.assert_close(summary_BM, alone_1BM[0])
 
 
 def test_taught_gradients_are_learned_where_they_belong(rows: Tensor) -> None:

@@ -37,6 +37,7 @@ def lookahead_learner(
     learning_rate: float = 1e-3,
     taught_every: int | None = None,
     noise: torch.Generator | None = None,
+    lookahead: int = T + 1,
 ) -> Learner:
     """A learner whose synthesizer reads ahead."""
     boundary = Boundary(
@@ -44,6 +45,7 @@ def lookahead_learner(
         learning_rate,
         factor=1.0,
         stretch=STRETCH,
+        lookahead=lookahead,
         noise=noise,
         bootstrapped=taught_every is None,
     )
@@ -103,11 +105,11 @@ class ReadsOneStep(LookaheadSynthesizer):
     """Its summary of a boundary is the step that comes next; keeps what it was given."""
 
     def __init__(self) -> None:
-        super().__init__(20, 10, 10)
+        super().__init__(20, 10, 5)
         self.given: list[Tensor] = []
 
-    def summarise(self, features_CBF: Tensor, boundaries: Tensor) -> Tensor:
-        return features_CBF[boundaries]
+    def summarise(self, features_CKF: Tensor, places: Tensor) -> Tensor:
+        return features_CKF[places]
 
     def forward(self, state_BS: Tensor, context: Tensor | None = None) -> Prediction:
         assert context is not None
@@ -115,10 +117,11 @@ class ReadsOneStep(LookaheadSynthesizer):
         return super().forward(state_BS, context)
 
 
-def test_every_boundary_is_read_with_what_comes_after_it() -> None:
+@pytest.mark.parametrize("lookahead", [T + 1, T])  # along the stretch, or from each boundary
+def test_every_boundary_is_read_with_what_comes_after_it(lookahead: int) -> None:
     """After a window, and before it where that is measured; in short stretches too, over epochs."""
     net = ReadsOneStep()
-    learner, text = lookahead_learner(net), batcher()
+    learner, text = lookahead_learner(net, lookahead=lookahead), batcher()
     assert learner.boundary is not None
     learner.boundary.probe_every = 10**6
     for step in range(1, 3 * EPOCH):

@@ -96,7 +96,7 @@ def test_a_summary_does_not_depend_on_how_large_embeddings_are() -> None:
 @pytest.mark.parametrize("auxiliary", [False, True])
 def test_lookahead_says_zero_before_it_has_learned(auxiliary: bool) -> None:
     net = lookahead(auxiliary)
-    prediction = net(torch.randn(B, S), torch.randn(B, 6))
+    prediction = net(torch.randn(B, S), torch.randn(B, 12))
     assert torch.equal(prediction.gradient_BS, torch.zeros(B, S))
     if auxiliary:
         assert torch.equal(prediction.next_gradient_BS, torch.zeros(B, S))

@@ -109,7 +109,7 @@ def test_asked_for_without_triton(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_synthesizer_is_the_reference_with_its_weights(auxiliary: bool) -> None:
     """And that is torch's own linear layers and GRU cell, bitwise."""
     torch.manual_seed(0)
-    net = RecurrentSynthesizer(6, auxiliary)
+    net = RecurrentSynthesizer(8, 6, auxiliary)
     torch.nn.init.normal_(net.heads.weight)
     state_BS, memory_MN = torch.randn(3, 8), torch.randn(24, 6)
     for context in (None, memory_MN):
@@ -139,7 +139,7 @@ def test_chosen_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
         return kernel(x_M, memory_MN, weights)
 
     monkeypatch.setattr(recurrent_triton, "recurrent_synthesizer", noted)
-    net = RecurrentSynthesizer(50).cuda()
+    net = RecurrentSynthesizer(100, 50).cuda()
     torch.nn.init.normal_(net.heads.weight)
     state_BS = torch.randn(3, 100, device="cuda")
     monkeypatch.setenv("SGLM_TRITON", "0")

@@ -73,7 +73,7 @@ def test_a_step_that_is_not_finite_leaves_no_trace(kind: str, precision: str) ->
         for gradient in gradients:
             scale = float(chosen.scale(torch.ones(())))
             net.weight.grad = torch.full_like(net.weight, gradient * scale)
-            chosen.update(optimizer, chosen.clip(optimizer, [net.weight], None)[1])
+            chosen.update(optimizer, *chosen.measure(optimizer))
         return net.weight.detach()
 
     inf = float("inf")
@@ -81,3 +81,33 @@ def test_a_step_that_is_not_finite_leaves_no_trace(kind: str, precision: str) ->
     assert not torch.equal(expected, torch.ones(3, 2))
     for gradients in ([inf, 0.5, 0.25], [0.5, float("nan"), 0.25]):
         assert torch.equal(train(gradients), expected)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("kind", ["adamw", "adam", "sgd"])
+@pytest.mark.parametrize("clip_norm", [1e-2, 10.0])
+def test_clipping_within_the_step_is_torchs_own(
+    kind: str, precision: str, clip_norm: float
+) -> None:
+    """As `clip_grad_norm_` and then a step, whether it cuts or not; and it is not left lying."""
+    found, expected = nn.Linear(2, 3), nn.Linear(2, 3)
+    expected.load_state_dict(found.state_dict())
+    optimizers = [
+        make_optimizer(net, OptimizerConfig(kind=kind, momentum=0.9)) for net in (found, expected)
+    ]
+    chosen = precision_of(precision, CPU)
+    for step in range(3):
+        torch.manual_seed(step)
+        gradients = [torch.randn(3, 2), torch.randn(3)]
+        scale = float(chosen.scale(torch.ones(())))
+        for net, factor in ((found, scale), (expected, 1.0)):
+            for p, gradient in zip(net.parameters(), gradients, strict=True):
+                p.grad = gradient * factor
+        chosen.update(optimizers[0], *chosen.measure(optimizers[0]), clip_norm)
+        nn.utils.clip_grad_norm_(expected.parameters(), clip_norm)
+        optimizers[1].step()
+        for one, other in zip(found.parameters(), expected.parameters(), strict=True):
+            # float32: divided by the number that the other multiplies with the reciprocal of
+            torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-7)
+            torch.testing.assert_close(one.grad, other.grad, rtol=1e-5, atol=1e-9)
+    assert not hasattr(optimizers[0], "grad_scale")

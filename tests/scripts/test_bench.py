@@ -156,7 +156,7 @@ def test_learning_injects_nothing_and_synthetic_does(arms: Callable[..., dict[st
     for arm in built.values():
         boundary = arm.learner.boundary
         if boundary is not None:
-            boundary.fixed_factor = 1.0  # a calibrated one is zero at first
+            boundary.fixed_factor = torch.ones(())  # a calibrated one is zero at first
         for _ in range(6):
             arm.step()
     real, learning, synthetic = (
