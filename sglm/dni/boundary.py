@@ -157,11 +157,12 @@ class Boundary:
         """
         said: Prediction = self.synthesizer(outgoing.packed(), self._context())
         # A synthesizer that has diverged injects nothing, and the model goes on.
-        gradient_BS, capped = injected_gradient(
+        gradient_BS, kept_B1 = injected_gradient(
             said.gradient_BS, self.trust.unit, self._longest, self.factor
         )
-        if self.trust_bound:
-            self.capped.lerp_(capped, 1 / _CAPPED_MEAN_OVER)
+        if self.trust_bound and self.index == 1:  # once a stretch
+            weight = min(1.0, self.stretch / _CAPPED_MEAN_OVER)
+            self.capped.lerp_((kept_B1 < 1).float().mean(), weight)
         if self.noise is None:
             return gradient_BS
         lanes, size = gradient_BS.shape
@@ -284,7 +285,7 @@ class Boundary:
         found = self.synthesizer.summarise(self.features_CKF, self.places)
         # Each lane was read once for all boundaries, or once for each of them.
         each = (self.stretch + 1) // len(self.places)
-        self.summaries_PBM = found.unflatten(1, (-1, each)).transpose(1, 2).flatten(0, 1)
+        self.summaries_PBM = torch.unflatten(found, 1, (-1, each)).transpose(1, 2).flatten(0, 1)
 
     def _measure(self, predicted_MS: Tensor, observed_MS: Tensor) -> None:
         bounded_MS, _ = injected_gradient(predicted_MS, self._one, self._longest, self._one)

@@ -3,6 +3,8 @@
 Shapes: B lanes, S coordinates of a lane's state.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -24,14 +26,12 @@ def injected_gradient(
             `longest` is None where nothing is cut.
 
     Returns:
-        `(gradient_BS, capped)`: what is injected, and which share of the lanes was cut short.
+        `(gradient_BS, kept_B1)`: what is injected, and the share of its length that each lane kept.
     """
     lengths_B1 = torch.linalg.vector_norm(said_BS, dim=1, keepdim=True) * unit
-    scale_B1 = unit * factor
-    capped = torch.zeros((), device=said_BS.device)
+    kept_B1 = torch.ones_like(lengths_B1)
     if longest is not None:
-        share_B1 = (longest / lengths_B1.clamp_min(SMALLEST)).clamp_max(1.0)
-        capped = (share_B1 < 1).float().mean()
-        scale_B1 = share_B1 * scale_B1
-    finite_B1 = torch.isfinite(lengths_B1)
-    return (said_BS * scale_B1).where(finite_B1, 0.0), capped
+        kept_B1 = (longest / lengths_B1.clamp_min(SMALLEST)).clamp_max(1.0)
+    gradient_BS = said_BS * (kept_B1 * (unit * factor))
+    # A comparison with NaN is false.
+    return gradient_BS.where(lengths_B1 < math.inf, 0.0), kept_B1

@@ -15,7 +15,7 @@ LARGEST = 16384  # coordinates of a lane: an array of 64 numbers a thread
 
 @triton.jit
 def _injected_kernel(
-    said_ptr, unit_ptr, longest_ptr, factor_ptr, gradient_ptr, capped_ptr, size,
+    said_ptr, unit_ptr, longest_ptr, factor_ptr, gradient_ptr, kept_ptr, size,
     CAPPED: tl.constexpr, SMALLEST: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     lane = tl.program_id(0)
@@ -24,30 +24,28 @@ def _injected_kernel(
     unit = tl.load(unit_ptr)
     said = tl.load(said_ptr + lane * size + offset, mask=there, other=0.0)
     length = tl.sqrt(tl.sum(said * said, axis=0)) * unit
-    share = 1.0
+    kept = 1.0
     if CAPPED:
-        share = tl.minimum(tl.load(longest_ptr) / tl.maximum(length, SMALLEST), 1.0)
+        kept = tl.minimum(tl.load(longest_ptr) / tl.maximum(length, SMALLEST), 1.0)
     # A comparison with NaN is false.
-    gradient = tl.where(length < float("inf"), said * (share * unit * tl.load(factor_ptr)), 0.0)
+    gradient = tl.where(length < float("inf"), said * (kept * (unit * tl.load(factor_ptr))), 0.0)
     tl.store(gradient_ptr + lane * size + offset, gradient, mask=there)
-    tl.store(capped_ptr + lane, tl.where(share < 1, 1.0, 0.0))
+    tl.store(kept_ptr + lane, kept)
 
 
 @torch.no_grad()
 def injected_gradient(
     said_BS: Tensor, unit: Tensor, longest: Tensor | None, factor: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """As `sglm.kernels.boundary.injected_gradient`, in float32, for at most `LARGEST` coordinates.
-    """
+    """As in `sglm.kernels.boundary`, in float32, for at most `LARGEST` coordinates."""
     lanes, size = said_BS.shape
     gradient_BS = torch.empty(lanes, size, device=said_BS.device)
-    # Each lane has a place of its own, so that the sum's order is always the same.
-    capped_B = said_BS.new_empty(lanes)
+    kept_B1 = said_BS.new_empty(lanes, 1)
     block = triton.next_power_of_2(size)
     _injected_kernel[(lanes,)](
         said_BS.contiguous(), unit, factor if longest is None else longest, factor, gradient_BS,
-        capped_B, size,
+        kept_B1, size,
         CAPPED=longest is not None, SMALLEST=SMALLEST, BLOCK=block,
         num_warps=min(max(block // 1024, 1), 8),
     )  # fmt: skip
-    return gradient_BS, capped_B.mean()
+    return gradient_BS, kept_B1

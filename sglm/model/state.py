@@ -78,7 +78,8 @@ class LSTMState(NamedTuple):
 
     def parts_of(self, packed_BS: Tensor) -> tuple[Tensor, ...]:
         """The columns of a packed tensor that belong to each of `(*hidden, *cell)`."""
-        return packed_BS.split([part.shape[1] for part in (*self.hidden, *self.cell)], dim=1)
+        widths = [part.shape[1] for part in (*self.hidden, *self.cell)]
+        return torch.split(packed_BS, widths, dim=1)
 
     def packed_gradient(self) -> Tensor:
         """`.grad` of every part of a leaf state after a backward pass, packed likewise: `(B, S)`.

@@ -114,7 +114,7 @@ class StepResult:
     """What one step did. Tensors are scalars that nobody has waited for yet.
 
     Attributes:
-        nll_nats: summed over the window and this rank's lanes, without the surrogate term.
+        nll_nats: summed over the window and this rank's lanes, without what was injected.
         tokens: how many predictions that were.
         grad_norm: of the whole model's gradient of nats per token, before clipping.
         taken: false when the gradient was not finite, so that nothing was updated.
@@ -166,16 +166,15 @@ def train_step(learner: Learner, window: Window, plan: StepPlan, step: int) -> S
     # 3. One backward pass: factor·ŝ(s) enters it at the outgoing state, as ∂/∂s of what is to come,
     # and so injects the synthetic gradient exactly, in the unit of the loss.
     # Past the last window the state is dropped, so the true future gradient there is zero.
-    begin: list[tuple[Tensor, Tensor | None]] = [
-        (precision.scale(objective_nats / mean_over), None)
-    ]
+    ends: tuple[Tensor, ...] = (precision.scale(objective_nats / mean_over),)
+    gradients: tuple[Tensor | None, ...] = (None,)  # of itself: one
     probe = boundary is not None and (boundary.is_probe(step) or window.is_last)
     pure = probe or plan.mode is Mode.REAL
     if boundary is not None and not pure:
-        synthetic = outgoing.parts_of(boundary.synthesize(outgoing) * scale)
-        begin += zip((*outgoing.hidden, *outgoing.cell), synthetic, strict=True)
+        ends += (*outgoing.hidden, *outgoing.cell)
+        gradients += outgoing.parts_of(boundary.synthesize(outgoing) * scale)
     learner.optimizer.zero_grad(set_to_none=True)
-    torch.autograd.backward(*zip(*begin, strict=True))
+    torch.autograd.backward(ends, gradients)
 
     grad_norm, finite = precision.measure(learner.optimizer)
 

@@ -79,6 +79,19 @@ def test_trust_bound_cuts_each_lane_to_one_multiple_of_the_mean_observed_length(
     assert multiples[0] >= 1
 
 
+@pytest.mark.parametrize("stretch", [1, 8])
+def test_how_often_the_bound_cuts_is_counted(stretch: int) -> None:
+    answer = torch.ones(B, S) * torch.tensor([[1e3], [1e-3], [1e-3], [1e-3]])
+    boundary = Boundary(Says(answer), 1e-3, factor=1.0, stretch=stretch)
+    boundary.trust.observe(answer, torch.ones(B, S))
+    for _ in range(20 * stretch):
+        boundary.read(some_state())
+        boundary.synthesize(some_state())
+        boundary.end_window(is_last=False)
+    # A running mean over some twenty that began at zero.
+    assert 0.15 < boundary.capped.item() <= 0.25
+
+
 def test_the_bound_is_a_running_mean_of_pure_observations_only() -> None:
     boundary = Boundary(Says(torch.zeros(B, S)), 1e-3, factor=1.0)
     one = torch.ones(B, S) / S**0.5
