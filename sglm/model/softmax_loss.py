@@ -128,8 +128,8 @@ class _ChunkedNLL(torch.autograd.Function):
             to_weight = product if to_weight is None else to_weight.add_(product)
         if to_weight is None:
             to_weight = torch.zeros_like(weight_VH, dtype=weight_type)
-        ctx.save_for_backward(to_features_NH, to_weight, to_bias_V)
-        ctx.transposed = transposed
+        to_weight_VH = to_weight.t().contiguous() if transposed else to_weight
+        ctx.save_for_backward(to_features_NH, to_weight_VH, to_bias_V)
         ctx.types = (weight_VH.dtype, bias_V.dtype)
         return nll
 
@@ -143,16 +143,11 @@ class _ChunkedNLL(torch.autograd.Function):
                 " take the loss of fewer tokens at a time (sglm.model.softmax_loss.chunk_rows)"
             )
         # In place, so that no second copy is held. torch then refuses a second backward pass.
-        to_features_NH, to_weight, to_bias_V = ctx.saved_tensors
+        to_features_NH, to_weight_VH, to_bias_V = ctx.saved_tensors
         weight_type, bias_type = ctx.types
-        if ctx.transposed:
-            to_weight_VH = to_weight.new_empty(to_weight.shape[::-1])
-            torch.mul(to_weight.t(), to_nll, out=to_weight_VH)
-        else:
-            to_weight_VH = to_weight.mul_(to_nll)
         return (
             to_features_NH.mul_(to_nll),
-            to_weight_VH.to(weight_type),
+            to_weight_VH.mul_(to_nll).to(weight_type),
             to_bias_V.mul_(to_nll).to(bias_type),
             None,
             None,

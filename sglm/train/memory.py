@@ -215,8 +215,8 @@ def _head(shape: ModelShape, tokens: int, device_type: str) -> tuple[float, floa
     gradients = weight + tokens * shape.widths[-1] + shape.vocab_size
     chunk = min(rows, tokens) * shape.vocab_size
     if device_type == "cpu" and later and weight < ADDED_IN_PLACE:
-        # There the chunk's transpose is not made; that of the sum is, before it goes back.
-        return max(2 * chunk, chunk + weight) + gradients, gradients + weight
+        # There the chunk's transpose is not made; that of the sum is, in the end.
+        return max(2 * chunk, chunk + weight) + gradients, gradients
     return 2 * chunk + later * weight + gradients, gradients
 
 
