@@ -3,8 +3,8 @@
 Plain truncated backpropagation lets no gradient through. Here a synthesizer stands in for the
 future: it says what gradient would come back, and learns from what the next window does send back.
 `docs/algorithm.md` derives the terms. Shapes: B lanes, S coordinates of a lane's state, C steps of
-coming text, P boundaries of a stretch, K sequences that are read for them, M numbers of a summary.
-Gradients are state gradients: of nats summed over a lane's window, not divided by batch or window.
+coming text, P boundaries of a stretch, K sequences that are read for them, N numbers of a summary,
+M states. Gradients are state gradients: of nats summed over a lane's window, not divided by batch or window.
 """
 
 import math
@@ -83,7 +83,7 @@ class Boundary:
         # lessons are learned through it), its lessons so far.
         self.features_CKF: Tensor | None = None
         self.places: Tensor | None = None
-        self.summaries_PBM: Tensor | None = None
+        self.summaries_PBN: Tensor | None = None
         self.index = 0
         self.lessons: list[Lesson] = []
         # Running means: how much of what it hears is its own word; how often the bound cut.
@@ -240,8 +240,8 @@ class Boundary:
         with torch.no_grad():
             context = (
                 None
-                if self.summaries_PBM is None
-                else self.summaries_PBM[: len(places)].flatten(0, 1)
+                if self.summaries_PBN is None
+                else self.summaries_PBN[: len(places)].flatten(0, 1)
             )
             predicted_MS = self._predict(states_PBS.flatten(0, 1), context).gradient_BS
         self._measure(predicted_MS, gradients_PBS.flatten(0, 1))
@@ -266,10 +266,10 @@ class Boundary:
 
     def _context(self) -> Tensor | None:
         """What the synthesizer is given beside the state at the current boundary."""
-        return self.memory if self.summaries_PBM is None else self._summary(self.index)
+        return self.memory if self.summaries_PBN is None else self._summary(self.index)
 
     def _summary(self, place: int) -> Tensor | None:
-        return None if self.summaries_PBM is None else self.summaries_PBM[place]
+        return None if self.summaries_PBN is None else self.summaries_PBN[place]
 
     def _predict(self, states_MS: Tensor, context: Tensor | None) -> Prediction:
         """The synthesizer speaks in units of what observed gradients are like."""
@@ -285,7 +285,7 @@ class Boundary:
         found = self.synthesizer.summarise(self.features_CKF, self.places)
         # Each lane was read once for all boundaries, or once for each of them.
         each = (self.stretch + 1) // len(self.places)
-        self.summaries_PBM = torch.unflatten(found, 1, (-1, each)).transpose(1, 2).flatten(0, 1)
+        self.summaries_PBN = torch.unflatten(found, 1, (-1, each)).transpose(1, 2).flatten(0, 1)
 
     def _measure(self, predicted_MS: Tensor, observed_MS: Tensor) -> None:
         bounded_MS, _ = injected_gradient(predicted_MS, self._one, self._longest, self._one)
@@ -299,14 +299,15 @@ class Boundary:
     def _regress(self, lessons: list[Lesson]) -> None:
         """One step of the synthesizer's optimizer on the mean squared error over all lanes."""
         context: Tensor | None = None
-        if self.summaries_PBM is not None:
+        if self.summaries_PBN is not None:
             # A stretch was read in one go, and is learned from in one go: its first boundaries.
-            context = self.summaries_PBM[: len(lessons)].flatten(0, 1)
+            context = self.summaries_PBN[: len(lessons)].flatten(0, 1)
         elif self.synthesizer.remembers:
             memories = [lesson.memory for lesson in lessons if lesson.memory is not None]
             context = torch.cat(memories) if memories else None
         states_MS = torch.cat([lesson.state_BS for lesson in lessons])
-        loss = regression_loss(lessons, self.synthesizer(states_MS, context), self.trust.unit)
+        said: Prediction = self.synthesizer(states_MS, context)
+        loss = regression_loss(lessons, said, self.trust.unit, self.ranks)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         told = loss.detach().clone()

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from sglm.dni.synthesizer import Prediction
+from sglm.ranks import ALONE, Ranks
 
 
 class Reading(NamedTuple):
@@ -44,7 +45,9 @@ class Lesson(NamedTuple):
     next_BS: Tensor | None
 
 
-def regression_loss(lessons: Sequence[Lesson], said_MS: Prediction, unit: Tensor) -> Tensor:
+def regression_loss(
+    lessons: Sequence[Lesson], said_MS: Prediction, unit: Tensor, ranks: Ranks = ALONE
+) -> Tensor:
     """The mean over lanes of the squared error, in units of what gradients are like: a scalar.
 
     Where no lane teaches anything it is not a number.
@@ -53,16 +56,19 @@ def regression_loss(lessons: Sequence[Lesson], said_MS: Prediction, unit: Tensor
         lessons: of one or several boundaries.
         said_MS: what the synthesizer says of their states now, in that unit.
         unit: what targets are divided by.
+        ranks: the loss is this rank's; its mean over them is that of all lanes.
     """
     observed_MS = torch.cat([lesson.observed_BS for lesson in lessons]) / unit
     finite_M = torch.isfinite(observed_MS.sum(dim=1))
-    weights_M = finite_M / finite_M.sum()
+    count = finite_M.sum().to(observed_MS.dtype)
+    ranks.average([count])
+    weights_M = finite_M / count
 
     def error(said_MS: Tensor, right_MS: Tensor) -> Tensor:
-        errors_M = (said_MS - right_MS).square().sum(dim=1)
-        return (errors_M * weights_M).sum()
+        errors_MS = said_MS - right_MS.where(finite_M[:, None], 0.0)
+        return (errors_MS.square().sum(dim=1) * weights_M).sum()
 
-    loss = error(said_MS.gradient_BS, observed_MS.where(finite_M[:, None], 0.0))
+    loss = error(said_MS.gradient_BS, observed_MS)
     foreseen = [lesson.next_BS for lesson in lessons if lesson.next_BS is not None]
     if said_MS.next_gradient_BS is not None and foreseen:
         loss = loss + error(said_MS.next_gradient_BS, torch.cat(foreseen) / unit)

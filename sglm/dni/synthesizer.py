@@ -130,8 +130,7 @@ class LookaheadSynthesizer(Synthesizer):
     The state alone can only be given credit for what it already holds, and for a calibrated model
     the expectation of the future gradient given the state is zero. What comes next is known in
     training: a small LSTM runs backwards over it, as the exact gradient would, and its state at a
-    boundary is that boundary's summary. It runs along a whole stretch of windows at once, so that
-    no token is read again for every window.
+    boundary is that boundary's summary. It reads for many boundaries at once.
     """
 
     def __init__(self, size: int, features: int, hidden: int, auxiliary: bool = False) -> None:

@@ -126,6 +126,7 @@ class _ChunkedNLL(torch.autograd.Function):
                 continue
             product = matmul(factors[0].t(), factors[1]).to(weight_type)
             to_weight = product if to_weight is None else to_weight.add_(product)
+            del product  # not held while the next one is made
         if to_weight is None:
             to_weight = torch.zeros_like(weight_VH, dtype=weight_type)
         to_weight_VH = to_weight.t().contiguous() if transposed else to_weight

@@ -73,7 +73,7 @@ class Precision:
             over = ((norm + 1e-6) / clip_norm).clamp_min(1.0)
             optimizer.grad_scale = over.float()  # type: ignore[attr-defined]
         if self.scaler.is_enabled():
-            self.scaler.step(optimizer)  # has seen in `clip` whether all is finite
+            self.scaler.step(optimizer)  # has seen in `measure` whether all is finite
             self.scaler.update()
         else:
             step_where_finite(optimizer, finite)

@@ -24,8 +24,8 @@ from sglm.train.truncation import draw_lengths
 
 COUNTED_AT_ONCE = 2**24
 _HIDDEN_OF_KIND = {"lookahead": 64, "mlp": 128, "recurrent": 50, "linear": 0}
-# Windows whose lessons are learned together. Looking ahead reads some way beyond a stretch, so a
-# short one would read most of the text twice.
+# Windows whose lessons are learned together. Where windows are short, looking ahead reads some way
+# beyond a stretch, so that a short one would read most of the text twice.
 STRETCH = 8
 
 

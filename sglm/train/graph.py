@@ -18,8 +18,8 @@ Shapes = tuple[torch.Size, torch.Size]
 class GraphedPass:
     """As the `WindowPass` that it is made of; one graph for each shape of window.
 
-    torch records forward and backward pass apart (`torch.cuda.make_graphed_callables`), so the
-    objective can still be added to between them.
+    torch records forward and backward pass apart (`torch.cuda.make_graphed_callables`), so a
+    synthetic gradient can still enter between them.
     """
 
     def __init__(self, window_pass: WindowPass) -> None:

@@ -254,3 +254,24 @@ def test_a_synthesizer_that_has_diverged_injects_and_learns_nothing() -> None:
     observe(boundary, torch.randn(B, S))
     assert torch.equal(boundary.synthesizer.state_dict()["heads.weight"], weights)
     assert bool(torch.isfinite(boundary.trust.norm))
+
+
+@pytest.mark.parametrize("auxiliary", [False, True])
+@pytest.mark.parametrize("poison", [float("nan"), float("inf")])
+def test_a_lane_that_is_not_finite_teaches_nothing_and_the_others_do(
+    auxiliary: bool, poison: float
+) -> None:
+    """The same as from the others alone, also where the bad lane's next state is as bad."""
+    incoming, outgoing, observed_BS = some_state(0), some_state(1), torch.randn(B, S)
+    outgoing.cell[0][0] = observed_BS[0, 1] = poison
+
+    def taught(lanes: list[int]) -> Tensor:
+        boundary = Boundary(LinearSynthesizer(S, auxiliary), 1e-2, factor=1.0)
+        before, after = (state.lanes(torch.tensor(lanes)) for state in (incoming, outgoing))
+        boundary.observe(boundary.read(before), observed_BS[lanes], after, pure=False)
+        boundary.end_window(is_last=False)
+        return boundary.synthesizer.state_dict()["heads.weight"]
+
+    found, expected = taught(list(range(B))), taught(list(range(1, B)))
+    assert expected.norm() > 0
+    torch.testing.assert_close(found, expected)

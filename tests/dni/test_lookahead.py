@@ -115,13 +115,13 @@ def test_long_windows_are_read_from_each_boundary_as_far_as_the_lookahead(
     net, tokens_CB = boundary.synthesizer, torch.randint(V, (coming, B))
     assert isinstance(net, LookaheadSynthesizer)
     boundary.look_ahead(tokens_CB, tokens_CB, T)
-    assert boundary.summaries_PBM is not None
-    assert boundary.summaries_PBM.shape[:2] == (STRETCH + 1, B)
-    for place, summary_BM in enumerate(boundary.summaries_PBM):
+    assert boundary.summaries_PBN is not None
+    assert boundary.summaries_PBN.shape[:2] == (STRETCH + 1, B)
+    for place, summary_BN in enumerate(boundary.summaries_PBN):
         own = [min(place * T + step, coming - 1) for step in range(lookahead)]
-        alone_1BM = net.summarise(ONE_HOT[tokens_CB[own]], torch.tensor([0]))
+        alone_1BN = net.summarise(ONE_HOT[tokens_CB[own]], torch.tensor([0]))
         # float32: products of other shapes are summed in another order
-        torch.testing.assert_close(summary_BM, alone_1BM[0])
+        torch.testing.assert_close(summary_BN, alone_1BN[0])
 
 
 def test_taught_gradients_are_learned_where_they_belong(rows: Tensor) -> None:

@@ -99,6 +99,8 @@ KINDS: dict[str, Sections] = {
     "recurrent": {"synthesizer": {"kind": "recurrent", "auxiliary": True}},
     "linear": {"synthesizer": {"kind": "linear", "auxiliary": True}},
     "lookahead": {"synthesizer": {**LOOKAHEAD, "auxiliary": True}},
+    # The windows have five steps.
+    "side by side": {"synthesizer": {**LOOKAHEAD, "lookahead": 4, "inject": "noise"}},
     "taught": {"synthesizer": {**LOOKAHEAD, "teach_every": 2, "teach_horizon": 9}},
     "taught-mlp": {"synthesizer": {"kind": "mlp", "teach_every": 1, "teach_horizon": 9}},
     "noise": {"synthesizer": {**LOOKAHEAD, "inject": "noise"}},

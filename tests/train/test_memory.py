@@ -134,13 +134,17 @@ def allocated(work: Callable[[], object]) -> int:
     [{}, {"horizon": 210}, {"horizon": 560}, {"truncation": "random"}],
     ids=["window", "horizon", "pieces", "random"],
 )
-@pytest.mark.parametrize("vocab_size", [60, 6000], ids=["logits", "chunks"])
+@pytest.mark.parametrize(
+    ("vocab_size", "units"),
+    [(60, 128), (6000, 128), (16_000, 256)],
+    ids=["logits", "chunks", "softmax"],
+)
 def test_what_a_pass_allocates_was_foretold(
-    train: dict[str, object], vocab_size: int, tiny_config: Callable[..., Config]
+    train: dict[str, object], vocab_size: int, units: int, tiny_config: Callable[..., Config]
 ) -> None:
     config = tiny_config(
         train={"batch": 16, "window": 35, **train},
-        model={"hidden": 128, "layers": 2},
+        model={"hidden": units, "layers": 2},
         schedule={"mode": "real"},
     )
     counts_V = np.ones(vocab_size, dtype=np.int64)

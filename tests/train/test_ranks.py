@@ -27,6 +27,7 @@ COMMON = [
 ]
 CASES = {
     "lookahead": ["--set", "synthesizer.kind=lookahead"],
+    "side by side": ["--set", "synthesizer.lookahead=4"],
     "taught": ["--set", "synthesizer.teach_every=1"],
     "recurrent noise": [
         *("--set", "synthesizer.kind=recurrent", "--set", "synthesizer.inject=noise"),
@@ -90,11 +91,12 @@ def test_two_processes_give_the_losses_of_one(
     assert len(list((tmp_path / "2" / "tensorboard").iterdir())) == 1
 
 
+@pytest.mark.parametrize("case", ["lookahead", "side by side"])
 def test_stopped_and_continued_by_another_number_of_processes(
-    word_store: TokenStore, tmp_path: Path
+    word_store: TokenStore, tmp_path: Path, case: str
 ) -> None:
     """A checkpoint is of all lanes: two begin, one goes on, two end; one SIGTERM stops both."""
-    settings = [*CASES["lookahead"], "--set", "schedule.cycles=[10, 290]"]
+    settings = [*CASES[case], "--set", "schedule.cycles=[10, 290]"]
     whole = start(1, word_store.folder, tmp_path / "whole", *settings)
     finish(whole)
     out = tmp_path / "parts"

@@ -189,13 +189,29 @@ def test_regression_never_moves_the_model_nor_the_loss_the_synthesizer() -> None
     assert not all_equal(weights(boundary.synthesizer), net_before)
 
     boundary.optimizer.zero_grad()
-    features, outgoing = learner.model.features(second.inputs_TB, learner.state)
-    nll = learner.model.nll(features, second.targets_TB)
-    synthetic = outgoing.parts_of(boundary.synthesize(outgoing))
-    torch.autograd.backward(
-        (nll, *outgoing.hidden, *outgoing.cell), (torch.ones_like(nll), *synthetic)
-    )
+    boundary.bootstrapped = False  # so that it learns nothing
+    net_before = weights(boundary.synthesizer)
+    train_step(learner, second, SYNTHETIC, step=1)
+    assert not all_equal(weights(learner.model), model_before)
+    assert all_equal(weights(boundary.synthesizer), net_before)
     assert all(p.grad is None for p in boundary.synthesizer.parameters())
+
+
+def test_the_loss_scale_is_that_of_what_is_injected_too() -> None:
+    """In fp16 the loss is multiplied by 2¹⁶ before its backward pass."""
+    (window,) = windows(1)
+    found = {}
+    for precision in ("fp32", "fp16"):
+        torch.manual_seed(1)
+        net = LinearSynthesizer(20)
+        nn.init.normal_(net.heads.weight)
+        learner = make_learner(Boundary(net, 1e-3, 1.0, trust_bound=False), dtype=precision)
+        train_step(learner, window, StepPlan(0.0, Mode.SYNTHETIC, 0), step=1)
+        found[precision] = torch.cat([g.flatten() for g in gradients(learner)])
+    # fp16 has eleven binary digits; without the synthetic part the difference is about as large
+    # as the gradient.
+    error = (found["fp16"] - found["fp32"]).norm() / found["fp32"].norm()
+    assert error < 1e-2
 
 
 def test_what_is_injected_is_no_part_of_the_reported_loss() -> None:
