@@ -4,7 +4,8 @@ Plain truncated backpropagation lets no gradient through. Here a synthesizer sta
 future: it says what gradient would come back, and learns from what the next window does send back.
 `docs/algorithm.md` derives the terms. Shapes: B lanes, S coordinates of a lane's state, C steps of
 coming text, P boundaries of a stretch, K sequences that are read for them, N numbers of a summary,
-M states. Gradients are state gradients: of nats summed over a lane's window, not divided by batch or window.
+M states. Gradients are state gradients: of nats summed over a lane's window, not divided by batch
+or window.
 """
 
 import math

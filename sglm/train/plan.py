@@ -91,9 +91,10 @@ def describe_plan(
 
 
 def _memory(memory: MemoryPlan) -> str:
-    total, base, lasting, worst = (
+    worst_size = memory.situations[memory.worst]
+    total, base, lasting, worst, holes = (
         f"{size / 2**20:,.0f}"
-        for size in (memory.peak, memory.base, memory.lasting, memory.situations[memory.worst])
+        for size in (memory.peak, memory.base, memory.lasting, worst_size, memory.holes)
     )
     if not memory.base:
         return (
@@ -102,7 +103,7 @@ def _memory(memory: MemoryPlan) -> str:
         )
     return (
         f"about {total} MiB: {base} for the libraries, {lasting} lasting,"
-        f" {worst} for {memory.worst}"
+        f" {worst} for {memory.worst}, {holes} lost between them"
     )
 
 

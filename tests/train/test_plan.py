@@ -34,16 +34,18 @@ def test_plan_names_cycles_modes_rates_and_memory(tiny_config: Callable[..., Con
     )
     batcher = Batcher(np.zeros(4 * 5 * 10, dtype=np.uint16), 4, 5, 0)
     schedule = build_schedule(config, batcher.steps_per_epoch)
-    memory = MemoryPlan(300 * 2**20, 20 * 2**20, {"forward": 2**20, "saving": 5 * 2**20})
+    mib = 2**20
+    memory = MemoryPlan(300 * mib, 20 * mib, {"forward": mib, "saving": 5 * mib}, 2 * mib)
     text = describe_plan(config, model_shape(config, 17), batcher, schedule, memory)
     rows = [line.split() for line in text.splitlines()]
     # Rates are 0.01·(0.1 + 0.9·½(1 + cos πi/N)); in cycle 0 a third of it first, the peak at i = 2.
     assert rows[6] == ["0", "real", "10", "1.00", "0.00333", "0.00914", "0.00122"]
     assert rows[7] == ["1", "synthetic", "20", "2.00", "0.01", "0.01", "0.00106"]
     assert "30 steps, 600 tokens, 3.00 epochs" in text
-    assert "about 325 MiB: 300 for the libraries, 20 lasting, 5 for saving" in text
+    assert "about 327 MiB: 300 for the libraries, 20 lasting, 5 for saving, 2 lost" in text
+    assert "lost between them" in text
     as_json = plan_as_json(config, model_shape(config, 17), batcher, schedule, memory)
-    assert as_json["memory_bytes"] == 325 * 2**20
+    assert as_json["memory_bytes"] == 327 * mib
     assert as_json["memory"]["worst"] == "saving"
 
 
