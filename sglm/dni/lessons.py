@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from sglm.dni.synthesizer import Prediction
@@ -62,11 +63,11 @@ def regression_loss(
     finite_M = torch.isfinite(observed_MS.sum(dim=1))
     count = finite_M.sum().to(observed_MS.dtype)
     ranks.average([count])
-    weights_M = finite_M / count
 
     def error(said_MS: Tensor, right_MS: Tensor) -> Tensor:
-        errors_MS = said_MS - right_MS.where(finite_M[:, None], 0.0)
-        return (errors_MS.square().sum(dim=1) * weights_M).sum()
+        # Where there is nothing to learn, it was right to say what it said.
+        right_MS = right_MS.where(finite_M[:, None], said_MS.detach())
+        return F.mse_loss(said_MS, right_MS, reduction="sum") / count
 
     loss = error(said_MS.gradient_BS, observed_MS)
     foreseen = [lesson.next_BS for lesson in lessons if lesson.next_BS is not None]
