@@ -225,16 +225,19 @@ def _head(shape: ModelShape, tokens: int, device_type: str) -> tuple[float, floa
 
 
 def _forward(config: Config, shape: ModelShape, batcher: Batcher, device_type: str) -> float:
-    """At the end of the forward pass; the last step's gradients are still there."""
+    """At the end of the forward pass.
+
+    Weights have no gradients then: they are counted in what lasts, and come off.
+    """
     tokens = config.train.batch * max(batcher.lengths)
     kept = _activations(config, shape, _read_steps(config, batcher), device_type)
-    return kept + _head(shape, tokens, device_type)[0]
+    return kept + _head(shape, tokens, device_type)[0] - parameter_count(shape)
 
 
 def _backward(config: Config, shape: ModelShape, batcher: Batcher, device_type: str) -> float:
     """The last layer goes first, while all others wait; or the embedding, when all is over.
 
-    Weights have no gradients yet when it begins: they are counted in what lasts, and come off.
+    Weights have no gradients yet when it begins, as in the forward pass.
     """
     steps = _read_steps(config, batcher)
     tokens = config.train.batch * max(batcher.lengths)
@@ -299,10 +302,10 @@ def _learning(config: Config, shape: ModelShape, device_type: str) -> float:
 
 
 def _teaching(config: Config, shape: ModelShape, device_type: str) -> float:
-    """The exact gradient of a stretch and what follows it."""
+    """The exact gradient of a stretch and what follows it; weights have none then."""
     steps = STRETCH * config.train.window + (lookahead_steps(config) or 0)
-    tokens = config.train.batch * steps
-    return _activations(config, shape, steps, device_type) + max(_head(shape, tokens, device_type))
+    held = _activations(config, shape, steps, device_type) - parameter_count(shape)
+    return held + max(_head(shape, config.train.batch * steps, device_type))
 
 
 def loaded_bytes(config: Config) -> int:

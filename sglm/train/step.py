@@ -139,6 +139,8 @@ def train_step(learner: Learner, window: Window, plan: StepPlan, step: int) -> S
     """
     model, boundary, precision = learner.model, learner.boundary, learner.precision
     tokens = window.targets_TB.numel()
+    # Now, so that the loss, which makes its gradients in the forward pass, finds the memory free.
+    learner.optimizer.zero_grad(set_to_none=True)
     if window.is_first:
         learner.state = model.start_state(window.inputs_TB.shape[1])
         learner.past.clear()
@@ -173,7 +175,6 @@ def train_step(learner: Learner, window: Window, plan: StepPlan, step: int) -> S
     if boundary is not None and not pure:
         ends += (*outgoing.hidden, *outgoing.cell)
         gradients += outgoing.parts_of(boundary.synthesize(outgoing) * scale)
-    learner.optimizer.zero_grad(set_to_none=True)
     torch.autograd.backward(ends, gradients)
 
     grad_norm, finite = precision.measure(learner.optimizer)
