@@ -24,11 +24,12 @@ def _injected_kernel(
     unit = tl.load(unit_ptr)
     said = tl.load(said_ptr + lane * size + offset, mask=there, other=0.0)
     length = tl.sqrt(tl.sum(said * said, axis=0)) * unit
+    finite = length < float("inf")  # a comparison with NaN is false
+    length = tl.where(finite, length, 1.0)
     kept = 1.0
     if CAPPED:
         kept = tl.minimum(tl.load(longest_ptr) / tl.maximum(length, SMALLEST), 1.0)
-    # A comparison with NaN is false.
-    gradient = tl.where(length < float("inf"), said * (kept * (unit * tl.load(factor_ptr))), 0.0)
+    gradient = tl.where(finite, said, 0.0) * (kept * (unit * tl.load(factor_ptr)))
     tl.store(gradient_ptr + lane * size + offset, gradient, mask=there)
     tl.store(kept_ptr + lane, kept)
 

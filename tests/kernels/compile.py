@@ -37,7 +37,7 @@ for units, heads in ((20, 1), (50, 2)):
     compile_one(recurrent_triton._backward_kernel, recurrent_triton.WARPS, sizes)
 for capped in (True, False):
     sizes = {"CAPPED": capped, "SMALLEST": 1e-12, "BLOCK": 8192}
-    compile_one(boundary_triton._forward_kernel, 8, sizes)
+    compile_one(boundary_triton._injected_kernel, 8, sizes)
 for pointer in ("*fp32", "*bf16"):
     sizes = {"STEPS": dropout_triton.STEPS, "COLUMNS": dropout_triton.COLUMNS}
     compile_one(dropout_triton._forward_kernel, 4, sizes, pointer)
