@@ -79,11 +79,11 @@ class Boundary:
         self._one = torch.ones((), device=device)
         self.fixed_factor = None if factor is None else torch.full((), factor, device=device)
         self.memory: Tensor | None = None
-        # The stretch that is being walked along: what its tokens look like, where in them reading
-        # is summed up, the summaries of its boundaries (with the graph that made them, for its
-        # lessons are learned through it), its lessons so far.
+        # The stretch that is being walked along: what its tokens look like, at which of them what
+        # lies ahead of a boundary starts, the boundaries' summaries (with the graph that made them,
+        # for lessons are learned through it), the lessons so far.
         self.features_CKF: Tensor | None = None
-        self.places: Tensor | None = None
+        self.starts: Tensor | None = None
         self.summaries_PBN: Tensor | None = None
         self.index = 0
         self.lessons: list[Lesson] = []
@@ -120,14 +120,14 @@ class Boundary:
         # Where the text ends earlier, its last token is read instead.
         last, device = inputs_CB.shape[0] - 1, inputs_CB.device
         boundaries_P = torch.arange(self.stretch + 1, device=device) * window
-        self.places = boundaries_P.clamp_max(last)
+        self.starts = boundaries_P.clamp_max(last)
         if window >= self.lookahead:
             steps_RP = torch.arange(self.lookahead, device=device)[:, None] + boundaries_P
             inputs_CB, targets_CB = (
                 ids_CB[steps_RP.clamp_max(last)].transpose(1, 2).flatten(1)
                 for ids_CB in (inputs_CB, targets_CB)
             )
-            self.places = boundaries_P[:1]
+            self.starts = boundaries_P[:1]
         self.features_CKF = self.token_features(inputs_CB, targets_CB).detach()
         self._summarise()
 
@@ -282,10 +282,10 @@ class Boundary:
     def _summarise(self) -> None:
         assert isinstance(self.synthesizer, LookaheadSynthesizer)
         assert self.features_CKF is not None
-        assert self.places is not None
-        found = self.synthesizer.summarise(self.features_CKF, self.places)
+        assert self.starts is not None
+        found = self.synthesizer.summarise(self.features_CKF, self.starts)
         # Each lane was read once for all boundaries, or once for each of them.
-        each = (self.stretch + 1) // len(self.places)
+        each = (self.stretch + 1) // len(self.starts)
         self.summaries_PBN = torch.unflatten(found, 1, (-1, each)).transpose(1, 2).flatten(0, 1)
 
     def _measure(self, predicted_MS: Tensor, observed_MS: Tensor) -> None:
@@ -327,7 +327,7 @@ class Boundary:
             "memory": _every(self.ranks, self.memory),
             "stretch": {
                 "features": _every(self.ranks, self.features_CKF, dim=1),
-                "boundaries": self.places,
+                "boundaries": self.starts,
                 "index": self.index,
                 "lessons": [
                     [_every(self.ranks, each) for each in lesson] for lesson in self.lessons
@@ -360,7 +360,7 @@ class Boundary:
             for lesson in stretch["lessons"]
         ]
         if self.features_CKF is not None:
-            self.places = stretch["boundaries"].to(device)
+            self.starts = stretch["boundaries"].to(device)
             self._summarise()
         if self.noise is not None:
             self.noise.set_state(tree["noise"])

@@ -145,15 +145,15 @@ class LookaheadSynthesizer(Synthesizer):
         self.of_future = Linear(hidden, 2 * hidden)
         self.heads = zero_linear(4 * hidden, size * (2 if auxiliary else 1))
 
-    def summarise(self, features_CKF: Tensor, places: Tensor) -> Tensor:
-        """What lies ahead of some places in K sequences: `(len(places), K, 2N)`.
+    def summarise(self, features_CKF: Tensor, starts: Tensor) -> Tensor:
+        """What lies ahead in K sequences, from some steps on: `(len(starts), K, 2N)`.
 
         Args:
             features_CKF: the coming steps, the nearest first.
-            places: for each place the index of the first step after it.
+            starts: indices of those steps.
         """
         backwards_CKN, _ = self.reader(self.project(features_CKF).flip(0))
-        summed_up: Tensor = self.of_future(backwards_CKN[features_CKF.shape[0] - 1 - places])
+        summed_up: Tensor = self.of_future(backwards_CKN[features_CKF.shape[0] - 1 - starts])
         return summed_up
 
     def forward(self, state_BS: Tensor, context: Tensor | None = None) -> Prediction:

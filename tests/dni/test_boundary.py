@@ -1,5 +1,7 @@
 """What crosses a truncation boundary: bounds, probes, regression, auxiliary task, convergence."""
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -275,3 +277,21 @@ def test_a_lane_that_is_not_finite_teaches_nothing_and_the_others_do(
     found, expected = taught(list(range(B))), taught(list(range(1, B)))
     assert expected.norm() > 0
     torch.testing.assert_close(found, expected)
+
+
+def test_lessons_that_earlier_code_saved_are_learned() -> None:
+    """It kept a sixth value with each: whether it counted."""
+    boundaries = []
+    for earlier in (False, True):
+        boundary = Boundary(LinearSynthesizer(S), 1e-2, factor=1.0, stretch=2)
+        state, observed_BS = some_state(), torch.ones(B, S)
+        boundary.observe(boundary.read(state), observed_BS, state, pure=True)
+        tree = copy.deepcopy(boundary.state_dict())
+        if earlier:
+            tree["stretch"]["lessons"][0].append(torch.ones(()))
+        boundary.load_state_dict(tree)
+        boundary.end_window(is_last=True)
+        boundaries.append(boundary)
+    found, expected = (each.synthesizer.state_dict()["heads.weight"] for each in boundaries)
+    assert expected.norm() > 0
+    assert torch.equal(found, expected)

@@ -108,8 +108,8 @@ class ReadsOneStep(LookaheadSynthesizer):
         super().__init__(20, 10, 5)
         self.given: list[Tensor] = []
 
-    def summarise(self, features_CKF: Tensor, places: Tensor) -> Tensor:
-        return features_CKF[places]
+    def summarise(self, features_CKF: Tensor, starts: Tensor) -> Tensor:
+        return features_CKF[starts]
 
     def forward(self, state_BS: Tensor, context: Tensor | None = None) -> Prediction:
         assert context is not None
