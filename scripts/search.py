@@ -82,14 +82,14 @@ def mixed_returns(share: float) -> Change:
         def gradients(
             model: LSTMLanguageModel, state: LSTMState, text: Upcoming, window: int, count: int
         ) -> tuple[Tensor, Tensor]:
-            summaries_PBN, states_PBS = boundary.summaries_PBN, [state.packed().requires_grad_()]
+            summaries, states_PBS = boundary.summaries, [state.packed().requires_grad_()]
             widths, said = list(model.shape.widths) * 2, torch.zeros(())
             features = []
             for place in range(count):
                 packed_BS = states_PBS[-1]
                 if place > 0:
                     with torch.no_grad():
-                        context = None if summaries_PBN is None else summaries_PBN[place]
+                        context = None if summaries is None else summaries[place]
                         s_BS = predict(packed_BS, context).gradient_BS * unit
                     said = said + (1 - share) * (packed_BS * s_BS).sum()
                     packed_BS = packed_BS.detach() + share * (packed_BS - packed_BS.detach())

@@ -163,7 +163,7 @@ class SynthesizerConfig(Section):
     """One window in so many injects nothing, whatever the cycle, and measures the synthesizer."""
     auxiliary: bool = False
     """Also predict the next window's gradient from this window's state."""
-    lookahead: PositiveInt = 20
+    lookahead: PositiveInt = 10
     """Tokens past a boundary that a lookahead synthesizer surely reads; more where it is cheap."""
     teach_every: Annotated[PositiveInt | None, Off] = None
     """Once in so many stretches of eight windows the exact gradient of the coming text is computed

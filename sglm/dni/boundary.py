@@ -29,6 +29,16 @@ _CAPPED_MEAN_OVER = 20  # injections
 TokenFeatures = Callable[[Tensor, Tensor], Tensor]
 
 
+def reads_side_by_side(window: int, lookahead: int) -> bool:
+    """Whether each boundary's coming text is read by itself, or that of a stretch in one go.
+
+    Windows shorter than the lookahead are read along, so that no token is read twice. Longer ones
+    are read from each boundary only as far as the lookahead, side by side as if they were lanes of
+    their own: what lies further on tells little.
+    """
+    return window >= lookahead
+
+
 class Boundary:
     """Predicts, injects, bounds and learns; owns the synthesizer and its optimizer.
 
@@ -59,7 +69,7 @@ class Boundary:
         probe_every: int = 10,
         stretch: int = 1,
         token_features: TokenFeatures | None = None,
-        lookahead: int = 20,
+        lookahead: int = 10,
         noise: torch.Generator | None = None,
         bootstrapped: bool = True,
         ranks: Ranks = ALONE,
@@ -84,7 +94,7 @@ class Boundary:
         # for lessons are learned through it), the lessons so far.
         self.features_CKF: Tensor | None = None
         self.starts: Tensor | None = None
-        self.summaries_PBN: Tensor | None = None
+        self.summaries: tuple[Tensor, ...] | None = None  # (B, N), a boundary each
         self.index = 0
         self.lessons: list[Lesson] = []
         # Running means: how much of what it hears is its own word; how often the bound cut.
@@ -108,10 +118,6 @@ class Boundary:
     def look_ahead(self, inputs_CB: Tensor, targets_CB: Tensor, window: int) -> None:
         """A new stretch begins: summarises what lies ahead of each of its boundaries.
 
-        Windows shorter than the lookahead are read along, all of the stretch in one go, so that no
-        token is read twice. Longer ones are read from each boundary only as far as the lookahead,
-        side by side as if they were lanes of their own: what lies further on tells little.
-
         Args:
             inputs_CB, targets_CB: token ids of the stretch and beyond, as far as is to be read.
             window: T, the distance of the boundaries.
@@ -121,7 +127,7 @@ class Boundary:
         last, device = inputs_CB.shape[0] - 1, inputs_CB.device
         boundaries_P = torch.arange(self.stretch + 1, device=device) * window
         self.starts = boundaries_P.clamp_max(last)
-        if window >= self.lookahead:
+        if reads_side_by_side(window, self.lookahead):
             steps_RP = torch.arange(self.lookahead, device=device)[:, None] + boundaries_P
             inputs_CB, targets_CB = (
                 ids_CB[steps_RP.clamp_max(last)].transpose(1, 2).flatten(1)
@@ -133,22 +139,12 @@ class Boundary:
 
     def read(self, incoming: LSTMState) -> Reading:
         """Takes in the incoming state, and moves on to the window's end."""
-        state_BS = incoming.detach().packed()
-        reading = Reading(state_BS, self.memory, self.index, None)
+        reading = Reading(incoming.detach().packed(), self.memory, self.index)
         if self.synthesizer.remembers:
             with torch.no_grad():
-                prediction = self._predict(state_BS, self.memory)
-            reading = reading._replace(gradient_BS=prediction.gradient_BS)
-            self.memory = prediction.memory
+                self.memory = self.synthesizer(*reading[:2]).memory
         self.index += 1
         return reading
-
-    @torch.no_grad()
-    def predict(self, reading: Reading) -> Tensor:
-        """ŝ at what was read: `(B, S)`, detached, neither bounded nor multiplied by the factor."""
-        if reading.gradient_BS is not None:
-            return reading.gradient_BS
-        return self._predict(reading.state_BS, self._summary(reading.place)).gradient_BS
 
     @torch.no_grad()
     def synthesize(self, outgoing: LSTMState) -> Tensor:
@@ -192,43 +188,32 @@ class Boundary:
         outgoing: LSTMState,
         pure: bool,
         probe: bool = True,
-    ) -> Agreement | None:
+    ) -> None:
         """Takes in the gradient that the window's backward pass left at the incoming state.
 
         Args:
             reading: from `read` at the window's incoming state.
             observed_BS: the state gradient there. Lanes that are not finite teach nothing.
             outgoing: the state after the window; the auxiliary task's target comes from it.
-            pure: whether the window injected nothing. Then the observation measures the
-                synthesizer; otherwise it contains the synthesizer's own word about a later future.
-            probe: whether to measure on it, if it is pure.
+            pure: whether the window injected nothing. Otherwise the observation contains the
+                synthesizer's own word about a later future.
+            probe: whether the synthesizer is measured on it, if it is pure.
+        """
+        next_BS = self._foreseen(outgoing) if self.synthesizer.auxiliary else None
+        self.lessons.append(Lesson(*reading, observed_BS.detach(), next_BS, pure, pure and probe))
+
+    def end_window(self, is_last: bool) -> Agreement | None:
+        """The window is done; a stretch, or the text, may end with it.
+
+        Then the stretch's probes measure the synthesizer, and its lessons are learned.
 
         Returns:
-            How good the prediction was, where it was measured; NaN where that was not finite.
+            How good it was on those probes, if there were any; NaN where one was not finite.
         """
-        observed_BS = observed_BS.detach()
-        # Its own echo is only looked for once in a stretch: it does not come and go.
-        found = None
-        if probe if pure else reading.place == 0:
-            found = self._compare(reading, observed_BS, pure)
-        if self.bootstrapped:
-            next_BS = self._foreseen(outgoing) if self.synthesizer.auxiliary else None
-            self.lessons.append(Lesson(*reading[:3], observed_BS, next_BS))
-        return found if pure else None
-
-    @torch.no_grad()
-    def _compare(self, reading: Reading, observed_BS: Tensor, pure: bool) -> Agreement:
-        """Measures the prediction, before anything is learned from the observation."""
-        predicted_BS = self.predict(reading)
-        observed_BS = observed_BS.where(torch.isfinite(observed_BS).all(), math.nan)
-        found = agreement(predicted_BS, observed_BS, self.ranks)
-        if not pure:
-            echo = 1 - found.relative_mse.float()
-            weight = min(1.0, self.stretch / _ECHO_MEAN_OVER)  # looked for once a stretch
-            self.echo.lerp_(echo.where(torch.isfinite(echo), self.echo), weight)
-        elif self.bootstrapped:
-            self._measure(predicted_BS, observed_BS)
-        return found
+        if self.index < self.stretch and not is_last:
+            return None
+        lessons, self.lessons, self.index = self.lessons, [], 0
+        return self._conclude(lessons, self.bootstrapped) if lessons else None
 
     def teach(self, states_PBS: Tensor, gradients_PBS: Tensor) -> None:
         """Learns from exact gradients at the first boundaries of the stretch that begins.
@@ -237,47 +222,69 @@ class Boundary:
             states_PBS: packed states at the stretch's boundaries, the first one first.
             gradients_PBS: the gradients there. Lanes that are not finite teach nothing.
         """
-        places = range(states_PBS.shape[0])
-        with torch.no_grad():
-            context = (
-                None
-                if self.summaries_PBN is None
-                else self.summaries_PBN[: len(places)].flatten(0, 1)
-            )
-            predicted_MS = self._predict(states_PBS.flatten(0, 1), context).gradient_BS
-        self._measure(predicted_MS, gradients_PBS.flatten(0, 1))
-        self._regress(
+        taught = zip(states_PBS, gradients_PBS, strict=True)
+        self._conclude(
             [
-                Lesson(state_BS, None, place, gradient_BS, None)
-                for place, state_BS, gradient_BS in zip(
-                    places, states_PBS, gradients_PBS, strict=True
-                )
-            ]
+                Lesson(state_BS, None, place, gradient_BS, None, pure=True, probe=True)
+                for place, (state_BS, gradient_BS) in enumerate(taught)
+            ],
+            learn=True,
         )
         if self.features_CKF is not None:
             self._summarise()  # as it is read now
 
-    def end_window(self, is_last: bool) -> None:
-        """The window is done; at the end of a stretch, or of the text, its lessons are learned."""
-        if self.index < self.stretch and not is_last:
-            return
-        if self.lessons:
-            self._regress(self.lessons)
-        self.lessons, self.index = [], 0
+    def _conclude(self, lessons: list[Lesson], learn: bool) -> Agreement | None:
+        """Measures the synthesizer on some of the lessons, then learns from all of them.
+
+        What it says of them now, before it learns, is what it said when they were read: its
+        weights have stood still.
+
+        Args:
+            lessons: at the first boundaries of a stretch that was read in one go.
+            learn: whether to; if not, how far it is trusted does not change either.
+
+        Returns:
+            How good it was on the probes among them, if there are any.
+        """
+        with torch.set_grad_enabled(learn):
+            said: Prediction = self.synthesizer(
+                torch.cat([lesson.state_BS for lesson in lessons]), self._contexts(lessons)
+            )
+        predicted_PBS = (said.gradient_BS.detach() * self.trust.unit).chunk(len(lessons))
+        found = None
+        if probes := [place for place, lesson in enumerate(lessons) if lesson.probe]:
+            predicted_MS = torch.cat([predicted_PBS[place] for place in probes])
+            observed_MS = torch.cat([lessons[place].observed_BS for place in probes])
+            observed_MS = observed_MS.where(torch.isfinite(observed_MS).all(), math.nan)
+            found = agreement(predicted_MS, observed_MS, self.ranks)
+            if learn:
+                bounded_MS, _ = injected_gradient(predicted_MS, self._one, self._longest, self._one)
+                self.trust.observe(bounded_MS, observed_MS)
+        # Its own echo is only looked for once in a stretch: it does not come and go.
+        if echoes := [place for place, lesson in enumerate(lessons) if not lesson.pure]:
+            heard_BS = lessons[echoes[0]].observed_BS
+            echo = (
+                1 - agreement(predicted_PBS[echoes[0]], heard_BS, self.ranks).relative_mse.float()
+            )
+            weight = min(1.0, self.stretch / _ECHO_MEAN_OVER)
+            self.echo.lerp_(echo.where(torch.isfinite(echo), self.echo), weight)
+        if learn:
+            self._regress(lessons, said)
+        return found
 
     def _context(self) -> Tensor | None:
         """What the synthesizer is given beside the state at the current boundary."""
-        return self.memory if self.summaries_PBN is None else self._summary(self.index)
+        return self.memory if self.summaries is None else self.summaries[self.index]
 
-    def _summary(self, place: int) -> Tensor | None:
-        return None if self.summaries_PBN is None else self.summaries_PBN[place]
-
-    def _predict(self, states_MS: Tensor, context: Tensor | None) -> Prediction:
-        """The synthesizer speaks in units of what observed gradients are like."""
-        said: Prediction = self.synthesizer(states_MS, context)
-        unit = self.trust.unit
-        next_MS = None if said.next_gradient_BS is None else said.next_gradient_BS * unit
-        return Prediction(said.gradient_BS * unit, next_MS, said.memory)
+    def _contexts(self, lessons: list[Lesson]) -> Tensor | None:
+        """The same for all of these lessons."""
+        if self.summaries is not None:
+            return torch.cat([self.summaries[lesson.place] for lesson in lessons])
+        memories = [lesson.memory for lesson in lessons if lesson.memory is not None]
+        if not memories:
+            return None
+        fresh = torch.zeros_like(memories[0])  # what it remembers where lanes start
+        return torch.cat([fresh if lesson.memory is None else lesson.memory for lesson in lessons])
 
     def _summarise(self) -> None:
         assert isinstance(self.synthesizer, LookaheadSynthesizer)
@@ -286,28 +293,18 @@ class Boundary:
         found = self.synthesizer.summarise(self.features_CKF, self.starts)
         # Each lane was read once for all boundaries, or once for each of them.
         each = (self.stretch + 1) // len(self.starts)
-        self.summaries_PBN = torch.unflatten(found, 1, (-1, each)).transpose(1, 2).flatten(0, 1)
-
-    def _measure(self, predicted_MS: Tensor, observed_MS: Tensor) -> None:
-        bounded_MS, _ = injected_gradient(predicted_MS, self._one, self._longest, self._one)
-        self.trust.observe(bounded_MS, observed_MS)
+        by_place = torch.unflatten(found, 1, (-1, each)).transpose(1, 2).flatten(0, 1)
+        self.summaries = by_place.unbind()
 
     @torch.no_grad()
     def _foreseen(self, outgoing: LSTMState) -> Tensor:
         """The auxiliary task's target (Jaderberg et al. 2017, sec. 3.1): one's own next word."""
-        return self._predict(outgoing.detach().packed(), self._context()).gradient_BS
+        said: Prediction = self.synthesizer(outgoing.detach().packed(), self._context())
+        gradient_BS: Tensor = said.gradient_BS * self.trust.unit
+        return gradient_BS
 
-    def _regress(self, lessons: list[Lesson]) -> None:
+    def _regress(self, lessons: list[Lesson], said: Prediction) -> None:
         """One step of the synthesizer's optimizer on the mean squared error over all lanes."""
-        context: Tensor | None = None
-        if self.summaries_PBN is not None:
-            # A stretch was read in one go, and is learned from in one go: its first boundaries.
-            context = self.summaries_PBN[: len(lessons)].flatten(0, 1)
-        elif self.synthesizer.remembers:
-            memories = [lesson.memory for lesson in lessons if lesson.memory is not None]
-            context = torch.cat(memories) if memories else None
-        states_MS = torch.cat([lesson.state_BS for lesson in lessons])
-        said: Prediction = self.synthesizer(states_MS, context)
         loss = regression_loss(lessons, said, self.trust.unit, self.ranks)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -355,9 +352,9 @@ class Boundary:
         self.features_CKF = place(stretch["features"], dim=1)
         self.index = stretch["index"]
         self.lessons = [
-            # Checkpoints made by earlier code have a sixth value.
-            Lesson(*map(place, lesson[: len(Lesson._fields)]))
-            for lesson in stretch["lessons"]
+            # Earlier code measured at once, and did not say what was pure.
+            Lesson(*map(place, values[:5]), *(values[5:] if len(values) == 7 else (True, False)))
+            for values in stretch["lessons"]
         ]
         if self.features_CKF is not None:
             self.starts = stretch["boundaries"].to(device)

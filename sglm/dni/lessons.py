@@ -21,13 +21,11 @@ class Reading(NamedTuple):
         state_BS: the packed state.
         memory: what a recurrent synthesizer was given with it, or None.
         place: the boundary's place in its stretch.
-        gradient_BS: the prediction, where it had to be made; None where it can be made when needed.
     """
 
     state_BS: Tensor
     memory: Tensor | None
     place: int
-    gradient_BS: Tensor | None
 
 
 class Lesson(NamedTuple):
@@ -37,6 +35,8 @@ class Lesson(NamedTuple):
         state_BS, memory, place: of the reading.
         observed_BS: the target; a lane with a number that is not finite teaches nothing.
         next_BS: the auxiliary target, or None.
+        pure: nothing synthetic went into the target.
+        probe: the synthesizer is measured on it.
     """
 
     state_BS: Tensor
@@ -44,6 +44,8 @@ class Lesson(NamedTuple):
     place: int
     observed_BS: Tensor
     next_BS: Tensor | None
+    pure: bool
+    probe: bool
 
 
 def regression_loss(

@@ -29,8 +29,9 @@ def injected_gradient(
         `(gradient_BS, kept_B1)`: what is injected, and the share of its length that each lane kept.
     """
     lengths_B1 = torch.linalg.vector_norm(said_BS, dim=1, keepdim=True) * unit
-    kept_B1 = torch.ones_like(lengths_B1)
-    if longest is not None:
+    if longest is None:
+        kept_B1 = torch.ones_like(lengths_B1)
+    else:
         kept_B1 = (longest / lengths_B1.clamp_min(SMALLEST)).clamp_max(1.0)
     gradient_BS = said_BS * (kept_B1 * (unit * factor))
     # A comparison with NaN is false.

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from sglm.config import Config
+from sglm.dni.boundary import reads_side_by_side
 from sglm.dni.synthesizer import make_synthesizer
 from sglm.likelihood import CHUNK_STEPS, LOGIT_ENTRIES, LOGIT_ROWS
 from sglm.model.language_model import PIECE_STEPS, ModelShape
@@ -268,7 +269,7 @@ def _stretch(config: Config, shape: ModelShape, device_type: str) -> tuple[float
     if ahead is None or config.synthesizer.kind != "lookahead":
         return 0, 0
     steps, window = config.synthesizer.lookahead, config.train.window
-    if window >= steps:  # read from each boundary
+    if reads_side_by_side(window, steps):
         lanes *= STRETCH + 1
     else:
         steps = STRETCH * window + ahead

@@ -118,7 +118,7 @@ class StepResult:
         tokens: how many predictions that were.
         grad_norm: of the whole model's gradient of nats per token, before clipping.
         taken: false when the gradient was not finite, so that nothing was updated.
-        agreement: how good the synthesizer was, on a probe.
+        agreement: how good the synthesizer was on the probes of the stretch that ended here.
     """
 
     nll_nats: Tensor
@@ -183,8 +183,8 @@ def train_step(learner: Learner, window: Window, plan: StepPlan, step: int) -> S
     agreement = None
     if boundary is not None and reading is not None:
         observed_BS = (incoming.packed_gradient() / scale).where(finite, math.nan)
-        agreement = boundary.observe(reading, observed_BS, outgoing, pure, probe)
-        boundary.end_window(window.is_last)
+        boundary.observe(reading, observed_BS, outgoing, pure, probe)
+        agreement = boundary.end_window(window.is_last)
 
     # 5. Update, and carry the detached state on.
     set_learning_rate(learner.optimizer, learner.rate(plan))

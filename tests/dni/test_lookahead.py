@@ -38,7 +38,7 @@ def make(
 
 
 def walk(boundary: Boundary, stretches: int, rows: Tensor) -> Tensor:
-    """Relative errors at the boundaries where the next two tokens send back their rows.
+    """Relative errors, stretch by stretch, where the next two tokens send back their rows.
 
     The states are noise: they tell nothing of what comes.
     """
@@ -52,7 +52,8 @@ def walk(boundary: Boundary, stretches: int, rows: Tensor) -> Tensor:
             nearest, next_one = tokens_CB[place * T], tokens_CB[place * T + 1]
             sent_BS = rows[nearest] + 0.5 * rows[next_one]
             found = observe(boundary, sent_BS, some_state(STRETCH * stretch + place))
-            errors.append(found.relative_mse)
+            if found is not None:
+                errors.append(found.relative_mse)
     return torch.stack(errors)
 
 
@@ -66,32 +67,42 @@ def rows() -> Tensor:
 def test_what_only_coming_tokens_determine_is_learned_by_reading_them(rows: Tensor) -> None:
     boundary = make("lookahead")
     errors = walk(boundary, 150, rows)
-    assert errors[:STRETCH].tolist() == pytest.approx([1.0] * STRETCH)  # it says zero at first
-    assert errors[-10 * STRETCH :].mean() < 0.1
+    assert errors[0] == pytest.approx(1.0)  # it says zero at first
+    assert errors[-10:].mean() < 0.1
     # The running means reach back over some hundred observations, when it knew less.
     assert 0.9 < boundary.factor <= 1
 
 
 def test_and_is_beyond_a_net_that_reads_the_state_alone(rows: Tensor) -> None:
     boundary = make("mlp")
-    errors = walk(boundary, 150, rows)
-    assert errors[-10 * STRETCH :].mean() > 0.9
+    errors = walk(boundary, 400, rows)
+    assert errors[-40:].mean() > 0.9
     assert boundary.factor < 0.05
 
 
 def test_what_is_injected_after_a_window_is_what_is_read_before_the_next(rows: Tensor) -> None:
-    """The same boundary seen from its two sides: same state, same coming text, same word."""
+    """The same boundary seen from its two sides: same state, same coming text, same word, which
+    is what is measured and corrected at the stretch's end."""
     boundary = make("lookahead", factor=1.0)
     boundary.trust_bound = False
     walk(boundary, 5, rows)
     tokens_CB = torch.randint(V, (STRETCH * T + BEYOND, B))
     boundary.look_ahead(tokens_CB, tokens_CB, T)
-    boundary.read(some_state(0))
-    for place in range(1, STRETCH):
-        injected_BS = boundary.synthesize(some_state(place))
-        assert injected_BS.norm() > 0
-        assert torch.equal(injected_BS, boundary.predict(boundary.read(some_state(place))))
+    unit, injected, heard = boundary.trust.unit.clone(), [], []
+    boundary.synthesizer.register_forward_hook(
+        lambda net, given, prediction: heard.append(prediction.gradient_BS.detach())
+    )
+    for place in range(STRETCH):
+        state, after = some_state(place), some_state(place + 1)
+        reading = boundary.read(state)
+        injected.append(boundary.synthesize(after))
+        boundary.observe(reading, torch.randn(B, S), after, pure=False)
         boundary.end_window(is_last=False)
+    of_stretch_PBS = heard[-1].view(STRETCH, B, S) * unit
+    assert injected[0].norm() > 0
+    for place in range(1, STRETCH):
+        # float32: products of other shapes are summed in another order
+        torch.testing.assert_close(injected[place - 1], of_stretch_PBS[place])
 
 
 def test_a_stretch_that_ends_with_the_text_is_read_to_its_end(rows: Tensor) -> None:
@@ -115,9 +126,9 @@ def test_long_windows_are_read_from_each_boundary_as_far_as_the_lookahead(
     net, tokens_CB = boundary.synthesizer, torch.randint(V, (coming, B))
     assert isinstance(net, LookaheadSynthesizer)
     boundary.look_ahead(tokens_CB, tokens_CB, T)
-    assert boundary.summaries_PBN is not None
-    assert boundary.summaries_PBN.shape[:2] == (STRETCH + 1, B)
-    for place, summary_BN in enumerate(boundary.summaries_PBN):
+    assert boundary.summaries is not None
+    assert len(boundary.summaries) == STRETCH + 1
+    for place, summary_BN in enumerate(boundary.summaries):
         own = [min(place * T + step, coming - 1) for step in range(lookahead)]
         alone_1BN = net.summarise(ONE_HOT[tokens_CB[own]], torch.tensor([0]))
         # float32: products of other shapes are summed in another order
@@ -138,6 +149,7 @@ def test_taught_gradients_are_learned_where_they_belong(rows: Tensor) -> None:
             boundary.teach(torch.stack([each.packed() for each in states]), sent_PBS)
         for state, sent_BS in zip(states, sent_PBS, strict=True):
             found = observe(boundary, sent_BS, state)
+    assert found is not None
     assert found.relative_mse < 0.1
     assert boundary.trust.count == 299
     assert boundary.factor > 0.9

@@ -119,22 +119,25 @@ class ReadsOneStep(LookaheadSynthesizer):
 
 @pytest.mark.parametrize("lookahead", [T + 1, T])  # along the stretch, or from each boundary
 def test_every_boundary_is_read_with_what_comes_after_it(lookahead: int) -> None:
-    """After a window, and before it where that is measured; in short stretches too, over epochs."""
+    """After a window, and where it is measured and learned; in short stretches too, over epochs."""
     net = ReadsOneStep()
     learner, text = lookahead_learner(net, lookahead=lookahead), batcher()
     assert learner.boundary is not None
-    learner.boundary.probe_every = 10**6
-    for step in range(1, 3 * EPOCH):
+    stretch: list[Tensor] = []
+    for step in range(1, 3 * EPOCH):  # of which some are probes
         window = text.at(step - 1)
         net.given.clear()
         train_step(learner, window, StepPlan(0.0, Mode.SYNTHETIC, 0), step)
-        # A lane's last window injects nothing, so it is measured, as the first of a stretch is.
-        starts = (step - 1) % EPOCH % STRETCH == 0
-        coming = [window] if window.is_last else [text.at(step), *([window] if starts else [])]
-        assert len(net.given) >= len(coming)  # and what was learned at a stretch's end
-        for each, given in zip(coming, net.given, strict=False):
-            right = learner.model.token_features(each.inputs_TB[0], each.targets_TB[0])
-            assert torch.equal(given, right)
+        token_features = learner.model.token_features
+        stretch.append(token_features(window.inputs_TB[0], window.targets_TB[0]))
+        right = []
+        if not window.is_last and step % learner.boundary.probe_every:  # something is injected
+            following = text.at(step)
+            right = [token_features(following.inputs_TB[0], following.targets_TB[0])]
+        if window.is_last or len(stretch) == STRETCH:  # its lessons are learned together
+            right.append(torch.cat(stretch))
+            stretch.clear()
+        assert all_equal(net.given, right)
 
 
 def test_teaching_comes_every_so_many_stretches_with_the_states_that_lanes_will_carry() -> None:
