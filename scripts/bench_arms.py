@@ -22,6 +22,9 @@ from sglm.optim.schedule import Mode, StepPlan
 from sglm.text.batcher import Batcher, Upcoming, Window
 from sglm.train.build import build_learner, lookahead_steps, stretch_windows
 
+# What a stretch of windows is: without a synthesizer, while it learns, while it injects.
+TURNS = {"real": Mode.REAL, "learning": Mode.REAL, "synthetic": Mode.SYNTHETIC}
+
 
 class SglmArm:
     """sglm's own step, its parts built as `sglm train` builds them.
@@ -30,7 +33,7 @@ class SglmArm:
         size, place: what and where.
         ids_N: the text.
         kind: of the synthesizer, or None for plain truncation.
-        modes: the kind of gradient; several of them take turns, stretch by stretch.
+        turns: one of `TURNS` or more, which take turns, stretch by stretch.
         horizon: steps through which every window is backpropagated, or None.
     """
 
@@ -40,7 +43,7 @@ class SglmArm:
         place: Place,
         ids_N: Ids,
         kind: str | None,
-        *modes: Mode,
+        *turns: str,
         horizon: int | None = None,
     ) -> None:
         device = torch.device(place.device)
@@ -57,12 +60,12 @@ class SglmArm:
             stretch=stretch_windows(config),
             lookahead=lookahead_steps(config),
         )
-        self.device, self.number = device, 0
+        self.boundary = self.learner.boundary
+        self.device, self.number, self.turns = device, 0, turns
         if horizon is not None:  # as if it had run for long
             learner, inputs_TB = self.learner, self.read().inputs_TB
             learner.past.extend([(learner.state, inputs_TB)] * (learner.past.maxlen or 0))
             self.number = 1
-        self.plans = [StepPlan(lr_factor=1.0, mode=mode, cycle=0) for mode in modes]
 
     def read(self) -> Window:
         """The next window, where the model is."""
@@ -78,13 +81,16 @@ class SglmArm:
             upcoming=upcoming,
         )
 
-    def step(self) -> None:
-        plan = self.plans[self.number // STRETCH % len(self.plans)]
+    def step(self, turn: str | None = None) -> None:
+        """Goes on by a window; a given turn, of `TURNS`, must be that of the whole stretch."""
+        turn = turn or self.turns[self.number // STRETCH % len(self.turns)]
+        self.learner.boundary = None if turn == "real" else self.boundary
+        plan = StepPlan(lr_factor=1.0, mode=TURNS[turn], cycle=0)
         sglm.train.step.train_step(self.learner, self.read(), plan, self.number)
         self.number += 1
 
     def patches(self) -> list[Patch]:
-        learner = self.learner
+        learner, boundary = self.learner, self.boundary
         patches = [
             Patch(self, "read", "data"),
             Patch(learner.model, "outputs", "forward"),
@@ -96,7 +102,6 @@ class SglmArm:
             Patch(learner.precision, "update", "optimizer"),
             Patch(learner.optimizer, "zero_grad", "optimizer"),
         ]
-        boundary = learner.boundary
         if boundary is not None:
             public = [name for name in vars(type(boundary)) if not name.startswith("_")]
             methods = [name for name in public if callable(getattr(boundary, name))]
@@ -127,20 +132,25 @@ def _plain(size: Size, place: Place, ids_N: Ids, horizon: int | None) -> Arm:
     return PlainArm(size, place, ids_N)
 
 
-def _sglm(kind: str | None, *modes: Mode) -> Build:
+def _sglm(kind: str | None, *turns: str) -> Build:
     return lambda size, place, ids_N, horizon: SglmArm(
-        size, place, ids_N, kind, *modes, horizon=horizon
+        size, place, ids_N, kind, *turns, horizon=horizon
     )
 
 
 ARMS: dict[str, Build] = {
     "plain": _plain,
     "plain prepared": _plain,  # in a process that was prepared as sglm's is
-    "real": _sglm(None, Mode.REAL),
-    **{f"learning {kind}": _sglm(kind, Mode.REAL) for kind in KINDS},
-    **{f"synthetic {kind}": _sglm(kind, Mode.SYNTHETIC) for kind in KINDS},
-    **{f"alternating {kind}": _sglm(kind, Mode.REAL, Mode.SYNTHETIC) for kind in KINDS},
+    "real": _sglm(None, "real"),
+    **{f"learning {kind}": _sglm(kind, "learning") for kind in KINDS},
+    **{f"synthetic {kind}": _sglm(kind, "synthetic") for kind in KINDS},
+    **{f"alternating {kind}": _sglm(kind, "learning", "synthetic") for kind in KINDS},
 }
+
+
+def has_synthesizer(name: str) -> bool:
+    """Whether that arm has one, and so can take every turn."""
+    return name.split()[-1] in KINDS
 
 
 def build_arm(

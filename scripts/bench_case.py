@@ -64,9 +64,9 @@ class Patch(NamedTuple):
 
 
 class Arm(Protocol):
-    """Goes on by one window at each `step`."""
+    """Goes on by one window at each `step`: as it does by itself, or as a turn says."""
 
-    def step(self) -> None: ...
+    def step(self, turn: str | None = None) -> None: ...
 
     def patches(self) -> list[Patch]: ...
 

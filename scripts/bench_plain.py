@@ -59,7 +59,7 @@ class PlainArm:
         self.start = end
         return inputs_TB, targets_TB
 
-    def step(self) -> None:
+    def step(self, turn: str | None = None) -> None:
         inputs_TB, targets_TB = self.read()
         hidden, cell = self.state
         half = self.dtype is not torch.float32

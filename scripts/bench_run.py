@@ -4,12 +4,13 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
+from bench_arms import has_synthesizer
 from bench_case import STRETCH, Place, Size
 from bench_floor import floor, flops, moved_bytes, rates
 from bench_memory import free_bytes, needed_bytes
@@ -21,37 +22,58 @@ from sglm.errors import InputError, SglmError
 FEWEST_ROUNDS = 5
 
 
-def measure(
-    names: Iterable[str], size: Size, place: Place, seconds: float, details: bool
-) -> tuple[dict[str, list[float]], dict[str, dict[str, Any]]]:
-    """Seconds a window of the floor and of each arm, round by round, and the arms' details.
+OWN = None  # the turn that an arm takes by itself
 
-    As many rounds as fit into so many seconds; a few if one takes long, but then not for longer
-    than twice that time if it can be helped. Details are each arm's shares and peak memory.
+Times = dict[tuple[str, str | None], list[float]]
+
+
+def measure(
+    asked: Mapping[str, Sequence[str | None]],
+    size: Size,
+    place: Place,
+    seconds: float,
+    details: bool,
+) -> tuple[list[float], Times, dict[str, dict[str, Any]]]:
+    """Seconds a window of the floor, those of each arm and turn, and the arms' details.
+
+    Both round by round. As many rounds as fit into so many seconds; a few if one takes long, but
+    then not for longer than twice that time if it can be helped. Details are each arm's shares and
+    peak memory.
+
+    Args:
+        asked: the arms, and which turns of each to time: `OWN`, or of `bench_arms.TURNS`.
+        size, place: what and where.
+        seconds: how long.
+        details: whether they are wanted.
 
     Raises:
         SglmError: memory ran out.
     """
-    names, threads = list(names), torch.get_num_threads()
-    with running([Task(name, size, place, threads) for name in names]) as processes:
-        arms = dict(zip(names, processes, strict=True))
-        for arm in arms.values():
+    threads = torch.get_num_threads()
+    with running([Task(name, size, place, threads) for name in asked]) as processes:
+        arms = dict(zip(asked, processes, strict=True))
+        for name, arm in arms.items():
             # Here it is built, allocates memory, and lets libraries choose their kernels.
-            arm.ask("seconds", STRETCH)
+            for turn in asked[name]:
+                arm.ask("seconds", STRETCH, turn)
         measure_floor = floor(size, place)
         measure_floor()
-        taken: dict[str, list[float]] = {name: [] for name in ("floor", *arms)}
+        floor_times: list[float] = []
+        taken: Times = {(name, turn): [] for name in arms for turn in asked[name]}
         start = time.perf_counter()
         rounds = 0
         while rounds == 0 or _another_round(rounds, time.perf_counter() - start, seconds):
-            taken["floor"].append(measure_floor())
+            floor_times.append(measure_floor())
             for name, arm in arms.items():
-                taken[name].append(arm.ask("seconds", STRETCH))
+                # Each in its turn comes first, when another arm's memory is in the caches.
+                first = rounds % len(asked[name])
+                for turn in (*asked[name][first:], *asked[name][:first]):
+                    taken[name, turn].append(arm.ask("seconds", STRETCH, turn))
             rounds += 1
         known: dict[str, dict[str, Any]] = {}
         for name, arm in arms.items() if details else ():
             known[name] = {"memory_mb": arm.ask("memory_mb"), "shares": arm.ask("shares")}
-        return taken, known
+        return floor_times, taken, known
 
 
 def _another_round(rounds: int, elapsed: float, seconds: float) -> bool:
@@ -67,30 +89,39 @@ def measure_case(names: list[str], size: Size, place: Place, seconds: float) -> 
             "skipped": f"needs about {needed / 1e9:.1f} GB of memory, {free / 1e9:.1f} are free"
         }
     try:
-        taken, known = measure(names, size, place, seconds, details=True)
+        asked = {name: [OWN, "real"] if has_synthesizer(name) else [OWN] for name in names}
+        floor_times, taken, known = measure(asked, size, place, seconds, details=True)
     except (torch.OutOfMemoryError, SglmError) as error:
         return {"skipped": str(error).splitlines()[0]}
-    floor_seconds = statistics.median(taken["floor"])
+    floor_seconds = statistics.median(floor_times)
     arms_found = {}
     for name in names:
-        found = arms_found[name] = _rates(taken[name], size, floor_seconds)
-        if "real" in names and name != "real":
+        found = arms_found[name] = _rates(taken[name, OWN], size, floor_seconds)
+        # With a synthesizer, over the same learner without; else over another process.
+        real = taken.get((name, "real"), taken.get(("real", OWN)))
+        if real is not None and name != "real":
             # Round by round: what slows both down cancels.
-            pairs = zip(taken[name], taken["real"], strict=True)
-            found["over_real"] = round(statistics.median(a / b for a, b in pairs) - 1, 4)
+            over = [a / b - 1 for a, b in zip(taken[name, OWN], real, strict=True)]
+            low, middle, high = _quartiles(over)
+            found["over_real"] = round(middle, 4)
+            found["over_real_quartiles"] = [round(low, 4), round(high, 4)]
         shares, memory_mb = known[name]["shares"], known[name]["memory_mb"]
         found["shares"] = {part: round(share, 4) for part, share in shares.items()}
         found["peak_memory_mb"] = round(memory_mb, 1)
     return {
-        "rounds": len(taken["floor"]),
+        "rounds": len(floor_times),
         "floor": _floor_rates(floor_seconds, size, place),
         "arms": arms_found,
     }
 
 
+def _quartiles(values: list[float]) -> tuple[float, float, float]:
+    low, middle, high = statistics.quantiles(values, method="inclusive")
+    return low, middle, high
+
+
 def _rates(times: list[float], size: Size, floor_seconds: float) -> dict[str, Any]:
-    median = statistics.median(times)
-    low, _, high = statistics.quantiles(times, method="inclusive")
+    low, median, high = _quartiles(times)
     return {
         "tokens_per_s": round(size.tokens / median, 1),
         "tokens_per_s_quartiles": [round(size.tokens / each, 1) for each in (high, low)],

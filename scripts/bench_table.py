@@ -34,18 +34,21 @@ def _case_lines(case: dict[str, Any]) -> list[str]:
         + "tokens/s"
         + "quartiles".rjust(19)
         + "of floor".rjust(10)
-        + "over real".rjust(11)
+        + "over real (quartiles)".rjust(27)
         + "MB".rjust(8)
         + "".join(part[:8].rjust(9) for part in parts),
     ]
     for name, arm in case["arms"].items():
         low, high = arm["tokens_per_s_quartiles"]
-        over = f"{arm['over_real']:+.1%}" if "over_real" in arm else ""
+        over = ""
+        if "over_real" in arm:
+            least, most = arm["over_real_quartiles"]
+            over = f"{arm['over_real']:+.1%} ({least:+.1%} … {most:+.1%})"
         held = f"{arm['peak_memory_mb']:,.0f}"
         lines.append(
             f"  {name:22}{arm['tokens_per_s']:8,.0f}"
             + f"{low:,.0f}–{high:,.0f}".rjust(19)
-            + f"{arm['of_floor']:10.0%}{over:>11}{held:>8}"
+            + f"{arm['of_floor']:10.0%}{over:>27}{held:>8}"
             + "".join(f"{100 * arm['shares'][part]:9.1f}" for part in parts)
         )
     return lines

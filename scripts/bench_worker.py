@@ -4,7 +4,8 @@ So every arm runs as its users get it: sglm with what `sglm train` asks of the C
 torch, the ordinary loop without; and its peak memory is its own.
 
 `python scripts/bench_worker.py` reads a `Task` as JSON from the first line of stdin, then one
-request a line: `["seconds", n]`, `["shares"]` or `["memory_mb"]`. It answers in JSON, a line each.
+request a line: `["seconds", n]`, `["seconds", n, turn]`, `["shares"]` or `["memory_mb"]`. It
+answers in JSON, a line each.
 """
 
 import json
@@ -49,7 +50,7 @@ class Worker:
         self.device = torch.device(task.place.device)
         self.arm = build_arm(task.name, task.size, task.place, task.text_tokens, task.horizon)
 
-    def ask(self, what: str, *arguments: int) -> Any:
+    def ask(self, what: str, *arguments: Any) -> Any:
         """What is asked for: see the methods."""
         answers: dict[str, Callable[..., Any]] = {
             "seconds": self.seconds,
@@ -58,14 +59,21 @@ class Worker:
         }
         return answers[what](*arguments)
 
-    def seconds(self, windows: int) -> float:
-        """Seconds a window, over so many windows."""
+    def seconds(self, windows: int, turn: str | None = None) -> float:
+        """Seconds a window, over so many windows.
+
+        Args:
+            windows: whole stretches.
+            turn: what they are, of `bench_arms.TURNS`; None: as the arm has it. So what a
+                synthesizer costs is seen on one learner, whose memory lies where it lies: two
+                processes that do the same differ by several per cent.
+        """
         from bench_floor import synchronize
 
         synchronize(self.device)
         start = time.perf_counter()
         for _ in range(windows):
-            self.arm.step()
+            self.arm.step(turn)
         synchronize(self.device)
         return (time.perf_counter() - start) / windows
 
@@ -99,7 +107,7 @@ class Process:
         """Says which arm it is; it is built at the first question."""
         self._send(asdict(self.task))
 
-    def ask(self, what: str, *arguments: int) -> Any:
+    def ask(self, what: str, *arguments: Any) -> Any:
         """See `Worker.ask`.
 
         Raises:

@@ -6,7 +6,7 @@ One size is varied at a time around 2 × 256 units, a vocabulary of 7,300, 20 la
 steps and a text of a million tokens: time a token (both arms in turn, medians) and peak memory (of
 a process of its own for each). And the effective horizon: what it costs to learn over h steps by a
 window of h, by reading h steps again at every window, or by synthetic gradients. Every point is a
-JSON file in the folder; what is there is not measured again. About ten minutes on two cores.
+JSON file in the folder; what is there is not measured again. A quarter of an hour on two cores.
 """
 
 import argparse
@@ -38,7 +38,7 @@ AXES: dict[str, list[int]] = {
 }
 HORIZONS = [35, 140, 490, 980, 1995]  # multiples of the base's window
 WAYS = ("window", "read again", "synthetic")
-FEWEST_ROUNDS, SECONDS = 2, 5.0
+FEWEST_ROUNDS, SECONDS = 2, 10.0
 PLACE = Place()
 
 
@@ -66,18 +66,23 @@ def points(axis: str) -> dict[int, Point]:
 def measure_point(point: Point) -> dict[str, Any]:
     """Microseconds a token and peak memory of both arms, and the synthesizer's share of the time.
 
-    An alternating run is timed over a stretch of each kind. The share is taken round by round, so
-    that what slows both arms down cancels.
+    An alternating run is timed over a stretch of each kind. The share is taken within its process,
+    stretches with and without a synthesizer in turn, so that what slows both down cancels.
     """
     threads = torch.get_num_threads()
     tasks = [Task(name, point.size, PLACE, threads, point.text) for name in ARMS.values()]
     with running(tasks) as (bptt, alternating):
         for arm in (bptt, alternating):
             arm.ask("seconds", 2 * STRETCH)  # the first steps allocate memory
-        taken: list[tuple[float, float]] = []
+        taken: list[tuple[float, float, float]] = []
         end = time.perf_counter() + SECONDS
         while len(taken) < FEWEST_ROUNDS or time.perf_counter() < end:
-            taken.append((bptt.ask("seconds", STRETCH), alternating.ask("seconds", 2 * STRETCH)))
+            plain = bptt.ask("seconds", STRETCH)
+            first, second = (None, "real") if len(taken) % 2 else ("real", None)
+            times = {
+                turn: alternating.ask("seconds", 2 * STRETCH, turn) for turn in (first, second)
+            }
+            taken.append((plain, times[None], times["real"]))
         found: dict[str, Any] = {"rounds": len(taken)}
         for index, (label, arm) in enumerate(zip(ARMS, (bptt, alternating), strict=True)):
             seconds = statistics.median(times[index] for times in taken)
@@ -85,7 +90,8 @@ def measure_point(point: Point) -> dict[str, Any]:
                 "us_per_token": 1e6 * seconds / point.size.tokens,
                 "peak_memory_mb": arm.ask("memory_mb"),
             }
-    return found | {"synthesizer_share": statistics.median(1 - a / b for a, b in taken)}
+    shares = [1 - without / with_it for _, with_it, without in taken]
+    return found | {"synthesizer_share": statistics.median(shares)}
 
 
 def measure_horizon(way: str, horizon: int) -> dict[str, float]:

@@ -167,6 +167,51 @@ def test_learning_injects_nothing_and_synthetic_does(arms: Callable[..., dict[st
     assert not torch.equal(real, synthetic)
 
 
+def test_without_its_synthesizer_an_arm_is_the_real_one(
+    arms: Callable[..., dict[str, Any]],
+) -> None:
+    """What a synthesizer costs is measured against that, on the same learner."""
+    models = []
+    for arm in arms("real", "alternating lookahead").values():
+        for _ in range(8):
+            arm.step("real")
+        models.append(list(arm.learner.model.parameters()))
+    assert all(torch.equal(one, other) for one, other in zip(*models, strict=True))
+    arm.learner.model.zero_grad()
+    boundary = arm.boundary
+    boundary.fixed_factor = torch.ones(())
+    net = [parameter.clone() for parameter in boundary.synthesizer.parameters()]
+    for _ in range(8):
+        arm.step("learning")
+    learned = zip(net, boundary.synthesizer.parameters(), strict=True)
+    assert any(not torch.equal(one, other) for one, other in learned)
+
+
+@pytest.mark.usefixtures("_in_this_process")
+def test_quick_compares_within_one_process(
+    load: Callable[[str], ModuleType], size: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Processes that do the same differ by several per cent, each by its luck."""
+    worker, asked = load("bench_worker").Worker, []
+    seconds = worker.seconds
+
+    def spy(self: Any, windows: int, turn: str | None = None) -> float:
+        asked.append((id(self), turn))
+        return float(seconds(self, windows, turn))
+
+    monkeypatch.setattr(worker, "seconds", spy)
+    monkeypatch.setattr(load("bench"), "QUICK_SECONDS", 0.0)
+    load("bench").quick(size)
+    turns: dict[int, list[str | None]] = {}
+    for which, turn in asked:
+        turns.setdefault(which, []).append(turn)
+    plain, sglm = turns.values()
+    assert set(plain) == {None}
+    assert {turn: sglm.count(turn) for turn in sglm} == dict.fromkeys(
+        ("real", "learning", "synthetic"), len(plain)
+    )
+
+
 @pytest.mark.parametrize(
     ("name", "absent"),
     [
@@ -255,6 +300,8 @@ def test_a_case_says_all_of_every_arm(
     arm = case["arms"]["synthetic linear"]
     low, high = arm["tokens_per_s_quartiles"]
     assert 0 < low <= arm["tokens_per_s"] <= high
+    low, high = arm["over_real_quartiles"]
+    assert low <= arm["over_real"] <= high
     assert arm["peak_memory_mb"] > 50  # Python and torch alone take more
     assert {"over_real", "of_floor", "shares", "ms_per_window"} <= arm.keys()
     assert all(value > 0 for value in case["floor"].values())
