@@ -41,7 +41,8 @@ def measure(
     peak memory.
 
     Args:
-        asked: the arms, and which turns of each to time: `OWN`, or of `bench_arms.TURNS`.
+        asked: the arms, and which turns of each to time in a round, some of them perhaps several
+            times: `OWN`, or of `bench_arms.TURNS`.
         size, place: what and where.
         seconds: how long.
         details: whether they are wanted.
@@ -54,7 +55,7 @@ def measure(
         arms = dict(zip(asked, processes, strict=True))
         for name, arm in arms.items():
             # Here it is built, allocates memory, and lets libraries choose their kernels.
-            for turn in asked[name]:
+            for turn in dict.fromkeys(asked[name]):
                 arm.ask("seconds", STRETCH, turn)
         measure_floor = floor(size, place)
         measure_floor()
