@@ -1,6 +1,10 @@
 """What crosses a truncation boundary: bounds, probes, regression, auxiliary task, convergence."""
 
 import copy
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
@@ -10,6 +14,7 @@ from sglm.dni.boundary import Boundary
 from sglm.dni.synthesizer import LinearSynthesizer, Prediction, Synthesizer
 from sglm.dni.trust import Agreement
 from sglm.model.state import LSTMState
+from sglm.ranks import ALONE, Ranks
 
 B, H = 4, 3
 S = 2 * H
@@ -283,6 +288,52 @@ def test_a_lane_that_is_not_finite_teaches_nothing_and_the_others_do(
     found, expected = taught(list(range(B))), taught(list(range(1, B)))
     assert expected.norm() > 0
     torch.testing.assert_close(found, expected)
+
+
+@dataclass(frozen=True)
+class Thread(Ranks):
+    """A rank that is a thread, so that averages need no network."""
+
+    barrier: threading.Barrier = field(default_factory=lambda: threading.Barrier(2))
+    table: dict[int, list[Tensor]] = field(default_factory=dict)
+
+    def average(self, values: Sequence[Tensor]) -> None:
+        self.table[self.rank] = [value.detach().clone() for value in values]
+        self.barrier.wait(timeout=60)
+        means = [torch.stack(each).mean(dim=0) for each in zip(*self.table.values(), strict=True)]
+        self.barrier.wait(timeout=60)  # before the table is written to again
+        for value, mean in zip(values, means, strict=True):
+            value.detach().copy_(mean)
+
+
+@pytest.mark.parametrize("bad", [[], [0], [0, 1]])
+def test_lanes_of_one_rank_that_are_not_finite_count_on_no_rank(bad: list[int]) -> None:
+    """Two ranks learn and measure as one process with all lanes does. (Gradients are compared:
+    Adam's first step is the same whatever their length.)"""
+    torch.manual_seed(0)
+    state, observed_BS = some_state(), torch.randn(B, S)
+    observed_BS[bad] = float("nan")
+    first, barrier, table = Thread(0, 2), threading.Barrier(2), {}
+    ranks = [replace(first, rank=rank, barrier=barrier, table=table) for rank in range(2)]
+
+    def learned(ranks: Ranks) -> tuple[Tensor, float]:
+        net = LinearSynthesizer(S)
+        boundary = Boundary(net, 1e-2, factor=1.0, ranks=ranks)
+        own = LSTMState(*(tuple(map(ranks.own, parts)) for parts in state))
+        boundary.trust.observe(torch.ones(B // ranks.count, S), torch.ones(B // ranks.count, S))
+        found = observe(boundary, ranks.own(observed_BS), own)
+        assert found is not None
+        assert net.heads.weight.grad is not None
+        return net.heads.weight.grad, found.relative_mse.item()
+
+    with ThreadPoolExecutor(2) as pool:
+        (one, mse), (other, other_mse) = pool.map(learned, ranks)
+    alone, alone_mse = learned(ALONE)
+    assert alone.norm() > 0
+    assert torch.equal(one, other)
+    # float32: the lanes are summed in another order
+    torch.testing.assert_close(one, alone)
+    assert [mse, other_mse] == pytest.approx([alone_mse] * 2, rel=1e-5, nan_ok=True)
 
 
 def test_lessons_that_earlier_code_saved_are_learned() -> None:
