@@ -66,23 +66,21 @@ def points(axis: str) -> dict[int, Point]:
 def measure_point(point: Point) -> dict[str, Any]:
     """Microseconds a token and peak memory of both arms, and the synthesizer's share of the time.
 
-    An alternating run is timed over a stretch of each kind. The share is taken within its process,
-    stretches with and without a synthesizer in turn, so that what slows both down cancels.
+    An alternating run is timed over a stretch of each kind. The share is of the very windows that
+    the synthesizer's functions are timed in (`bench_parts`): on a busy machine a difference of two
+    processes says nothing about a few per cent.
     """
     threads = torch.get_num_threads()
     tasks = [Task(name, point.size, PLACE, threads, point.text) for name in ARMS.values()]
     with running(tasks) as (bptt, alternating):
         for arm in (bptt, alternating):
             arm.ask("seconds", 2 * STRETCH)  # the first steps allocate memory
-        taken: list[tuple[float, float, float]] = []
+        taken: list[tuple[float, float]] = []
+        shares: list[float] = []
         end = time.perf_counter() + SECONDS
         while len(taken) < FEWEST_ROUNDS or time.perf_counter() < end:
-            plain = bptt.ask("seconds", STRETCH)
-            first, second = (None, "real") if len(taken) % 2 else ("real", None)
-            times = {
-                turn: alternating.ask("seconds", 2 * STRETCH, turn) for turn in (first, second)
-            }
-            taken.append((plain, times[None], times["real"]))
+            taken.append((bptt.ask("seconds", STRETCH), alternating.ask("seconds", 2 * STRETCH)))
+            shares.append(alternating.ask("shares")["synthesizer"])
         found: dict[str, Any] = {"rounds": len(taken)}
         for index, (label, arm) in enumerate(zip(ARMS, (bptt, alternating), strict=True)):
             seconds = statistics.median(times[index] for times in taken)
@@ -90,7 +88,6 @@ def measure_point(point: Point) -> dict[str, Any]:
                 "us_per_token": 1e6 * seconds / point.size.tokens,
                 "peak_memory_mb": arm.ask("memory_mb"),
             }
-    shares = [1 - without / with_it for _, with_it, without in taken]
     return found | {"synthesizer_share": statistics.median(shares)}
 
 
