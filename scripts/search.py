@@ -137,6 +137,7 @@ ARMS: dict[str, Arm] = {
     "rate 5e-4": Arm(("synthesizer.learning_rate=5e-4",)),
     "rate 5e-3": Arm(("synthesizer.learning_rate=5e-3",)),
     "reads 5": Arm(("synthesizer.lookahead=5",)),
+    "reads 20": Arm(("synthesizer.lookahead=20",)),
     "reads 40": Arm(("synthesizer.lookahead=40",)),
     "auxiliary": Arm(("synthesizer.auxiliary=true",)),
     "taught 1 in 2": Arm(("synthesizer.teach_every=2",)),

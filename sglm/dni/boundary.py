@@ -199,13 +199,17 @@ class Boundary:
                 synthesizer's own word about a later future.
             probe: whether the synthesizer is measured on it, if it is pure.
         """
-        next_BS = self._foreseen(outgoing) if self.synthesizer.auxiliary else None
-        self.lessons.append(Lesson(*reading, observed_BS.detach(), next_BS, pure, pure and probe))
+        probe = pure and probe
+        if self.bootstrapped or probe:
+            next_BS = self._foreseen(outgoing) if self.synthesizer.auxiliary else None
+            self.lessons.append(Lesson(*reading, observed_BS.detach(), next_BS, pure, probe))
 
     def end_window(self, is_last: bool) -> Agreement | None:
         """The window is done; a stretch, or the text, may end with it.
 
-        Then the stretch's probes measure the synthesizer, and its lessons are learned.
+        Then the stretch's probes measure the synthesizer, and its lessons are learned. What it says
+        of them now, before it learns, is what it said when they were read: its weights have stood
+        still.
 
         Returns:
             How good it was on those probes, if there were any; NaN where one was not finite.
@@ -213,7 +217,14 @@ class Boundary:
         if self.index < self.stretch and not is_last:
             return None
         lessons, self.lessons, self.index = self.lessons, [], 0
-        return self._conclude(lessons, self.bootstrapped) if lessons else None
+        if not lessons:
+            return None
+        with torch.set_grad_enabled(self.bootstrapped):
+            said = self._say(lessons)
+        found = self._measure(lessons, said)
+        if self.bootstrapped:
+            self._regress(lessons, said)
+        return found
 
     def teach(self, states_PBS: Tensor, gradients_PBS: Tensor) -> None:
         """Learns from exact gradients at the first boundaries of the stretch that begins.
@@ -223,54 +234,50 @@ class Boundary:
             gradients_PBS: the gradients there. Lanes that are not finite teach nothing.
         """
         taught = zip(states_PBS, gradients_PBS, strict=True)
-        self._conclude(
-            [
-                Lesson(state_BS, None, place, gradient_BS, None, pure=True, probe=True)
-                for place, (state_BS, gradient_BS) in enumerate(taught)
-            ],
-            learn=True,
-        )
+        lessons = [
+            Lesson(state_BS, None, place, gradient_BS, None, pure=True, probe=False)
+            for place, (state_BS, gradient_BS) in enumerate(taught)
+        ]
+        said = self._say(lessons)
+        self._trust(said.gradient_BS.detach() * self.trust.unit, gradients_PBS.flatten(0, 1))
+        self._regress(lessons, said)
         if self.features_CKF is not None:
             self._summarise()  # as it is read now
 
-    def _conclude(self, lessons: list[Lesson], learn: bool) -> Agreement | None:
-        """Measures the synthesizer on some of the lessons, then learns from all of them.
+    def _say(self, lessons: list[Lesson]) -> Prediction:
+        """What the synthesizer says of their states, in its own unit."""
+        said: Prediction = self.synthesizer(
+            torch.cat([lesson.state_BS for lesson in lessons]), self._contexts(lessons)
+        )
+        return said
 
-        What it says of them now, before it learns, is what it said when they were read: its
-        weights have stood still.
-
-        Args:
-            lessons: at the first boundaries of a stretch that was read in one go.
-            learn: whether to; if not, how far it is trusted does not change either.
-
-        Returns:
-            How good it was on the probes among them, if there are any.
-        """
-        with torch.set_grad_enabled(learn):
-            said: Prediction = self.synthesizer(
-                torch.cat([lesson.state_BS for lesson in lessons]), self._contexts(lessons)
-            )
-        predicted_PBS = (said.gradient_BS.detach() * self.trust.unit).chunk(len(lessons))
+    @torch.no_grad()
+    def _measure(self, lessons: list[Lesson], said: Prediction) -> Agreement | None:
+        """How good it was on the probes among them; and how much it hears its own word."""
+        predicted_PBS = (said.gradient_BS * self.trust.unit).chunk(len(lessons))
+        heard = list(zip(predicted_PBS, lessons, strict=True))
+        probes = [(said_BS, lesson.observed_BS) for said_BS, lesson in heard if lesson.probe]
         found = None
-        if probes := [place for place, lesson in enumerate(lessons) if lesson.probe]:
-            predicted_MS = torch.cat([predicted_PBS[place] for place in probes])
-            observed_MS = torch.cat([lessons[place].observed_BS for place in probes])
+        if probes:
+            predicted_MS, observed_MS = map(torch.cat, zip(*probes, strict=True))
             observed_MS = observed_MS.where(torch.isfinite(observed_MS).all(), math.nan)
             found = agreement(predicted_MS, observed_MS, self.ranks)
-            if learn:
-                bounded_MS, _ = injected_gradient(predicted_MS, self._one, self._longest, self._one)
-                self.trust.observe(bounded_MS, observed_MS)
+            if self.bootstrapped:
+                for said_BS, observed_BS in probes:
+                    self._trust(said_BS, observed_BS)
         # Its own echo is only looked for once in a stretch: it does not come and go.
-        if echoes := [place for place, lesson in enumerate(lessons) if not lesson.pure]:
-            heard_BS = lessons[echoes[0]].observed_BS
-            echo = (
-                1 - agreement(predicted_PBS[echoes[0]], heard_BS, self.ranks).relative_mse.float()
-            )
+        mixed = next(((said_BS, each) for said_BS, each in heard if not each.pure), None)
+        if mixed is not None:
+            told = agreement(mixed[0], mixed[1].observed_BS, self.ranks)
+            echo = 1 - told.relative_mse.float()
             weight = min(1.0, self.stretch / _ECHO_MEAN_OVER)
             self.echo.lerp_(echo.where(torch.isfinite(echo), self.echo), weight)
-        if learn:
-            self._regress(lessons, said)
         return found
+
+    def _trust(self, predicted_MS: Tensor, observed_MS: Tensor) -> None:
+        """One pure observation, of the prediction as it would be injected."""
+        bounded_MS, _ = injected_gradient(predicted_MS, self._one, self._longest, self._one)
+        self.trust.observe(bounded_MS, observed_MS)
 
     def _context(self) -> Tensor | None:
         """What the synthesizer is given beside the state at the current boundary."""
@@ -300,8 +307,7 @@ class Boundary:
     def _foreseen(self, outgoing: LSTMState) -> Tensor:
         """The auxiliary task's target (Jaderberg et al. 2017, sec. 3.1): one's own next word."""
         said: Prediction = self.synthesizer(outgoing.detach().packed(), self._context())
-        gradient_BS: Tensor = said.gradient_BS * self.trust.unit
-        return gradient_BS
+        return said.gradient_BS
 
     def _regress(self, lessons: list[Lesson], said: Prediction) -> None:
         """One step of the synthesizer's optimizer on the mean squared error over all lanes."""
@@ -352,9 +358,7 @@ class Boundary:
         self.features_CKF = place(stretch["features"], dim=1)
         self.index = stretch["index"]
         self.lessons = [
-            # Earlier code measured at once, and did not say what was pure.
-            Lesson(*map(place, values[:5]), *(values[5:] if len(values) == 7 else (True, False)))
-            for values in stretch["lessons"]
+            Lesson(*map(place, self._of_today(values))) for values in stretch["lessons"]
         ]
         if self.features_CKF is not None:
             self.starts = stretch["boundaries"].to(device)
@@ -362,6 +366,14 @@ class Boundary:
         if self.noise is not None:
             self.noise.set_state(tree["noise"])
         self.echo, self.capped = place(tree["echo"]), place(tree["capped"])
+
+    def _of_today(self, saved: list[Any]) -> list[Any]:
+        """A lesson's values. Earlier code measured at once, so that it did not say what was pure,
+        and kept the auxiliary target in the unit of the gradients."""
+        if len(saved) == len(Lesson._fields):
+            return saved
+        next_BS = saved[4] if saved[4] is None else saved[4] / self.trust.unit.to(saved[4].device)
+        return [*saved[:4], next_BS, True, False]
 
 
 def _every(ranks: Ranks, own: Any, dim: int = 0) -> Any:

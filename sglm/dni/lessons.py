@@ -34,7 +34,7 @@ class Lesson(NamedTuple):
     Attributes:
         state_BS, memory, place: of the reading.
         observed_BS: the target; a lane with a number that is not finite teaches nothing.
-        next_BS: the auxiliary target, or None.
+        next_BS: the auxiliary target, in the synthesizer's own unit, or None.
         pure: nothing synthetic went into the target.
         probe: the synthesizer is measured on it.
     """
@@ -58,7 +58,7 @@ def regression_loss(
     Args:
         lessons: of one or several boundaries.
         said_MS: what the synthesizer says of their states now, in that unit.
-        unit: what targets are divided by.
+        unit: what observed gradients are divided by.
         ranks: the loss is this rank's; its mean over them is that of all lanes.
     """
     observed_MS = torch.cat([lesson.observed_BS for lesson in lessons]) / unit
@@ -74,5 +74,5 @@ def regression_loss(
     loss = error(said_MS.gradient_BS, observed_MS)
     foreseen = [lesson.next_BS for lesson in lessons if lesson.next_BS is not None]
     if said_MS.next_gradient_BS is not None and foreseen:
-        loss = loss + error(said_MS.next_gradient_BS, torch.cat(foreseen) / unit)
+        loss = loss + error(said_MS.next_gradient_BS, torch.cat(foreseen))
     return loss

@@ -76,7 +76,7 @@ def diagnosis(config: Config, boundary: Boundary, watch: Watch) -> str:
     """One sentence: what the synthesizer explained, what was done with it, and what to try."""
     trust = boundary.trust
     if trust.count == 0:
-        return "synthesizer: never measured, the run was too short for a probe"
+        return "synthesizer: never measured, the run was too short for it"
     if not all(bool(torch.isfinite(each).all()) for each in boundary.synthesizer.parameters()):
         return "synthesizer: diverged, and injected nothing since; lower synthesizer.learning_rate"
     factor, capped = float(boundary.factor), float(boundary.capped)

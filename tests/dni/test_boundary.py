@@ -105,13 +105,17 @@ def test_how_often_the_bound_cuts_is_counted(stretch: int) -> None:
     assert 0.15 < boundary.capped.item() <= 0.25
 
 
-def test_the_bound_is_a_running_mean_of_pure_observations_only() -> None:
-    boundary = Boundary(Says(torch.zeros(B, S)), 1e-3, factor=1.0)
+@pytest.mark.parametrize("stretch", [1, 4])
+def test_the_bound_is_a_running_mean_of_pure_observations_only(stretch: int) -> None:
+    """Each probe counts for itself, and one that is not finite takes no other with it."""
+    boundary = Boundary(LinearSynthesizer(S), 1e-3, factor=1.0, stretch=stretch)
     one = torch.ones(B, S) / S**0.5
     observe(boundary, one)
     observe(boundary, 3 * one)
     observe(boundary, 100 * one, pure=False)
+    observe(boundary, float("nan") * one)
     assert boundary.trust.norm.item() == pytest.approx(2.0)
+    assert boundary.trust.count == 2
 
 
 def test_agreement_of_known_predictions() -> None:
@@ -352,3 +356,18 @@ def test_lessons_that_earlier_code_saved_are_learned() -> None:
     expected, *found = (each.synthesizer.state_dict()["heads.weight"] for each in boundaries)
     assert expected.norm() > 0
     assert all(torch.equal(each, expected) for each in found)
+
+
+def test_the_auxiliary_target_is_what_it_said_whatever_unit_gradients_turn_out_to_have() -> None:
+    """The unit moves with every probe; a target of its own word must not move with it."""
+    gradients = []
+    for size in (1.0, 1e3):  # of the gradient that comes with the probe
+        torch.manual_seed(0)
+        net = LinearSynthesizer(S, auxiliary=True)
+        nn.init.normal_(net.heads.weight)
+        boundary = Boundary(net, 1e-3, factor=1.0)
+        observe(boundary, size * torch.ones(B, S))
+        assert net.heads.weight.grad is not None
+        gradients.append(net.heads.weight.grad[S:])  # of the head that foresees
+    assert gradients[0].norm() > 0
+    assert torch.equal(*gradients)

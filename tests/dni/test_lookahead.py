@@ -159,6 +159,12 @@ def test_what_windows_send_back_is_not_learned_where_it_is_taught(rows: Tensor) 
     boundary = make("lookahead")
     boundary.bootstrapped = False
     before = copy.deepcopy(boundary.synthesizer.state_dict())
+    tokens_CB = torch.randint(V, (STRETCH * T + BEYOND, B))
+    boundary.look_ahead(tokens_CB, tokens_CB, T)
+    state = some_state()
+    boundary.observe(boundary.read(state), torch.randn(B, S), state, pure=True, probe=False)
+    assert not boundary.lessons  # nor kept
+    boundary.end_window(is_last=True)
     walk(boundary, 3, rows)
     after = boundary.synthesizer.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
