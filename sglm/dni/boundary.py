@@ -288,10 +288,7 @@ class Boundary:
         if self.summaries is not None:
             return torch.cat([self.summaries[lesson.place] for lesson in lessons])
         memories = [lesson.memory for lesson in lessons if lesson.memory is not None]
-        if not memories:
-            return None
-        fresh = torch.zeros_like(memories[0])  # what it remembers where lanes start
-        return torch.cat([fresh if lesson.memory is None else lesson.memory for lesson in lessons])
+        return torch.cat(memories) if memories else None  # a net that remembers has one lesson
 
     def _summarise(self) -> None:
         assert isinstance(self.synthesizer, LookaheadSynthesizer)
