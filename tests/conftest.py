@@ -1,6 +1,7 @@
 """Shared by all tests: small deterministic texts, stores and learners; no network, no GPU."""
 
 import random
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,14 @@ import torch
 from sglm.config import Config, parse_config
 from sglm.text.prepare import Recipe, prepare
 from sglm.text.store import TokenStore
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _interrupts_are_heard() -> None:
+    """A suite that a shell started in the background (`nohup … &`) inherits an ignored SIGINT,
+    which the programs that it starts and interrupts would inherit from it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
