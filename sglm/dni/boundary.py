@@ -239,7 +239,7 @@ class Boundary:
             for place, (state_BS, gradient_BS) in enumerate(taught)
         ]
         said = self._say(lessons)
-        self._trust(said.gradient_BS.detach() * self.trust.unit, gradients_PBS.flatten(0, 1))
+        self._update_trust(said.gradient_BS.detach() * self.trust.unit, gradients_PBS.flatten(0, 1))
         self._regress(lessons, said)
         if self.features_CKF is not None:
             self._summarise()  # as it is read now
@@ -264,7 +264,7 @@ class Boundary:
             found = agreement(predicted_MS, observed_MS, self.ranks)
             if self.bootstrapped:
                 for said_BS, observed_BS in probes:
-                    self._trust(said_BS, observed_BS)
+                    self._update_trust(said_BS, observed_BS)
         # Its own echo is only looked for once in a stretch: it does not come and go.
         mixed = next(((said_BS, each) for said_BS, each in heard if not each.pure), None)
         if mixed is not None:
@@ -274,7 +274,7 @@ class Boundary:
             self.echo.lerp_(echo.where(torch.isfinite(echo), self.echo), weight)
         return found
 
-    def _trust(self, predicted_MS: Tensor, observed_MS: Tensor) -> None:
+    def _update_trust(self, predicted_MS: Tensor, observed_MS: Tensor) -> None:
         """One pure observation, of the prediction as it would be injected."""
         bounded_MS, _ = injected_gradient(predicted_MS, self._one, self._longest, self._one)
         self.trust.observe(bounded_MS, observed_MS)
