@@ -340,20 +340,29 @@ def test_lanes_of_one_rank_that_are_not_finite_count_on_no_rank(bad: list[int]) 
     assert [mse, other_mse] == pytest.approx([alone_mse] * 2, rel=1e-5, nan_ok=True)
 
 
-def test_lessons_that_earlier_code_saved_are_learned() -> None:
-    """It kept five or six values with each; the sixth said whether it counted."""
-    boundaries = []
+@pytest.mark.parametrize("auxiliary", [False, True])
+def test_lessons_that_earlier_code_saved_are_learned(auxiliary: bool) -> None:
+    """It kept five or six values with each, the sixth said whether it counted; and the auxiliary
+    target in the unit of the gradients."""
+    gradients = []
     for earlier in (None, [], [torch.ones(())]):
-        boundary = Boundary(LinearSynthesizer(S), 1e-2, factor=1.0, stretch=2)
+        torch.manual_seed(0)
+        net = LinearSynthesizer(S, auxiliary)
+        nn.init.normal_(net.heads.weight)
+        boundary = Boundary(net, 1e-2, factor=1.0, stretch=2)
+        boundary.trust.observe(torch.ones(B, S), 2 * torch.ones(B, S))  # the unit is two
         state, observed_BS = some_state(), torch.ones(B, S)
-        boundary.observe(boundary.read(state), observed_BS, state, pure=True)
+        boundary.observe(boundary.read(state), observed_BS, some_state(1), pure=True, probe=False)
         tree = copy.deepcopy(boundary.state_dict())
         if earlier is not None:
-            tree["stretch"]["lessons"][0][5:] = earlier
+            lesson = tree["stretch"]["lessons"][0]
+            lesson[4] = lesson[4] * 2 if auxiliary else None
+            lesson[5:] = earlier
         boundary.load_state_dict(tree)
         boundary.end_window(is_last=True)
-        boundaries.append(boundary)
-    expected, *found = (each.synthesizer.state_dict()["heads.weight"] for each in boundaries)
+        assert net.heads.weight.grad is not None
+        gradients.append(net.heads.weight.grad)
+    expected, *found = gradients
     assert expected.norm() > 0
     assert all(torch.equal(each, expected) for each in found)
 
