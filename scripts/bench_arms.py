@@ -93,6 +93,7 @@ class SglmArm:
         learner, boundary = self.learner, self.boundary
         patches = [
             Patch(self, "read", "data"),
+            Patch(learner.model, "embed", "forward"),
             Patch(learner.model, "outputs", "forward"),
             Patch(learner.model, "drop_and_penalize", "forward"),
             Patch(learner.model, "nll", "loss"),

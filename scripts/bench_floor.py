@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from bench_case import Place, Size
 
-from sglm.model.linear import matmul
+from sglm.model.linear import has_onednn, onednn_matmul
 
 Step = Callable[[], object]
 Timer = Callable[[], float]  # does something and says how many seconds it took
@@ -76,15 +76,15 @@ def floor(size: Size, place: Place | None = None) -> Timer:
 
 
 def _fastest(left: torch.Tensor, right: torch.Tensor, out: torch.Tensor) -> Step:
-    """The product by torch's own library, or by the one that `sglm.model.linear` would take."""
+    """The product by torch's own library, or by oneDNN."""
 
     def own() -> object:
         return torch.mm(left, right, out=out)
 
     def other() -> object:
-        return matmul(left, right)
+        return onednn_matmul(left, right)
 
-    if left.is_cuda:
+    if left.is_cuda or not has_onednn():
         return own
 
     def median_seconds(step: Step) -> float:

@@ -65,7 +65,8 @@ def products(size: Size, rows: int, recurrent_rows: int | None = None) -> Step:
     recurrent_rows: of the products that wait for each other; None: as many as in the others.
     """
     H, V = size.hidden, size.vocab_size
-    values, table, bias = torch.randn(CHUNK_STEPS, H), torch.randn(V, H), torch.zeros(V)
+    most = max(CHUNK_STEPS, LOGIT_ROWS)
+    values, table, bias = torch.randn(most, H), torch.randn(V, H), torch.zeros(V)
     gates, gates_bias = torch.randn(4 * H, H), torch.zeros(4 * H)
 
     def all_of(weight: torch.Tensor, bias: torch.Tensor, chunk: int) -> None:

@@ -8,6 +8,8 @@ import os
 
 _process = os.getpid()
 
+# Rounds of waiting, of a tenth of a millisecond together (a few times less on other processors).
+SPINS = 3000
 # A training step needs some dozens of them.
 KERNELS_KEPT = 128
 # Parameters of glibc's mallopt (malloc.h), which no Python module names.
@@ -21,7 +23,8 @@ def prepare_process() -> None:
       back to the system when they are freed, and gets them back empty, page by page, at the next
       step: a third of a step's time on two cores at 2×256, V=7,300 (docs/results.md).
     - OpenMP's threads spin while they wait. If another process takes one of the cores, they spin
-      through its whole time slice, at every single operation; with a short spin they sleep.
+      through its whole time slice, at every single operation; after a short spin they sleep. Not
+      too short a one: to be woken takes longer than the next operation is away (docs/results.md).
     - oneDNN makes a kernel for every shape, a quarter to half a megabyte, and keeps a thousand of
       them: with texts of all lengths, memory would grow for millions of lines.
 
@@ -29,7 +32,7 @@ def prepare_process() -> None:
     environment already says, and other C libraries, are left alone.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+        os.environ.setdefault("GOMP_SPINCOUNT", str(SPINS))
     for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):  # its own, and torch's
         os.environ.setdefault(name, str(KERNELS_KEPT))
     if any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ):

@@ -27,12 +27,17 @@ def locked_dropout(inputs_TBH: Tensor, rate: float, ranks: Ranks = ALONE) -> Ten
     return inputs_TBH if mask_BH is None else inputs_TBH * mask_BH
 
 
-def embedding_dropout(weight_VE: Tensor, rate: float) -> Tensor:
-    """Drops whole words for the length of the window (Gal & Ghahramani 2016, sec. 4.2)."""
+def word_dropout(embedded: Tensor, ids: Tensor, words: int, rate: float) -> Tensor:
+    """Drops whole words for the length of the window (Gal & Ghahramani 2016, sec. 4.2).
+
+    Args:
+        embedded: `(…, E)`, the vectors of the words `ids`, `(…)`.
+        words: V.
+    """
     if rate == 0:
-        return weight_VE
-    mask_V1 = weight_VE.new_empty(weight_VE.shape[0], 1).bernoulli_(1 - rate).div_(1 - rate)
-    return weight_VE * mask_V1
+        return embedded
+    mask_V1 = embedded.new_empty(words, 1).bernoulli_(1 - rate).div_(1 - rate)
+    return embedded * mask_V1[ids]
 
 
 def weight_dropout(weight: Tensor, rate: float) -> Tensor:

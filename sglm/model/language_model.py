@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sglm.kernels import regularized_dropout
-from sglm.model.dropout import embedding_dropout, locked_dropout, locked_mask, weight_dropout
+from sglm.model.dropout import locked_dropout, locked_mask, weight_dropout, word_dropout
+from sglm.model.embedding import tied_embedding
 from sglm.model.linear import linear
 from sglm.model.packed_weights import packed_weights
 from sglm.model.softmax_loss import chunk_rows, chunked_nll, faster_chunked
@@ -203,8 +204,23 @@ class LSTMLanguageModel(nn.Module):
         Returns:
             `(features_TBH, state)`; both differentiable in `state` and the parameters.
         """
-        outputs_TBH, state = self.outputs(inputs_TB, state)
+        embedded_TBE, _ = self.embed(inputs_TB)
+        outputs_TBH, state = self.outputs(embedded_TBE, state)
         return self.drop_outputs(outputs_TBH), state
+
+    def embed(self, inputs_TB: Tensor) -> tuple[Tensor, Tensor]:
+        """`(embedded_TBE, output_weight)`: vectors of the words, and the softmax matrix.
+
+        A loss whose gradient is wanted hands the latter to `nll`: where it is the embedding itself,
+        the gradients of both uses are then put together more cheaply.
+        """
+        weight_VE, output_weight = self.embedding, self.output_weight
+        if self.shape.tied and not weight_VE.is_cuda and torch.is_grad_enabled():
+            embedded_TBE, output_weight = tied_embedding(inputs_TB, weight_VE)
+        else:
+            embedded_TBE = F.embedding(inputs_TB, weight_VE)
+        rate = self.dropout.embedding if self.training else 0.0
+        return word_dropout(embedded_TBE, inputs_TB, len(weight_VE), rate), output_weight
 
     def drop_outputs(self, outputs_TBH: Tensor) -> Tensor:
         """From the last layer's outputs to features: output dropout, while training."""
@@ -228,16 +244,19 @@ class LSTMLanguageModel(nn.Module):
         mask_BH = locked_mask(outputs_TBH, rate, self.ranks)
         return regularized_dropout(outputs_TBH, mask_BH, activation, temporal)
 
-    def outputs(self, inputs_TB: Tensor, state: LSTMState) -> tuple[Tensor, LSTMState]:
+    def outputs(self, embedded_TBE: Tensor, state: LSTMState) -> tuple[Tensor, LSTMState]:
         """The last layer's outputs before dropout, and the state after the window.
 
-        `features` in two halves, for a loss that looks at both (`sglm.kernels.dropout`).
-        Arguments and shapes are those of `features`.
+        `features` in three parts, `embed`, this and `drop_outputs`, for a loss that looks at what
+        lies between them (`sglm.kernels.dropout`).
+
+        Args:
+            embedded_TBE: from `embed`.
+            state: see `features`.
         """
         rates = self.dropout if self.training else DropoutRates()
         compute_dtype = self.compute_dtype or self.embedding.dtype
-        table_VE = embedding_dropout(self.embedding, rates.embedding)
-        outputs_TBH = locked_dropout(F.embedding(inputs_TB, table_VE), rates.input, self.ranks)
+        outputs_TBH = locked_dropout(embedded_TBE, rates.input, self.ranks)
         hidden, cell = [], []
         for index, layer in enumerate(self.layers):
             if index > 0:
@@ -263,13 +282,21 @@ class LSTMLanguageModel(nn.Module):
         row = F.embedding(targets.clamp_min(0), self.output_weight.detach())
         return torch.cat((embedded, row * predicted), dim=-1)
 
-    def logits(self, features: Tensor) -> Tensor:
-        """Unnormalised log-probabilities `(…, V)` of features `(…, H)`, in the compute type."""
-        return linear(
-            features, self.output_weight.to(features.dtype), self.softmax_bias.to(features.dtype)
-        )
+    def logits(self, features: Tensor, output_weight: Tensor | None = None) -> Tensor:
+        """Unnormalised log-probabilities `(…, V)` of features `(…, H)`, in the compute type.
 
-    def nll(self, features_TBH: Tensor, targets_TB: Tensor, reduction: str = "sum") -> Tensor:
+        `output_weight` is from `embed`, or None.
+        """
+        weight_VH = self.output_weight if output_weight is None else output_weight
+        return linear(features, weight_VH.to(features.dtype), self.softmax_bias.to(features.dtype))
+
+    def nll(
+        self,
+        features_TBH: Tensor,
+        targets_TB: Tensor,
+        reduction: str = "sum",
+        output_weight: Tensor | None = None,
+    ) -> Tensor:
         """Negative log-likelihood of the targets in nats, float32 at least.
 
         A sum that is to be differentiated never holds more than a chunk of logits where they are
@@ -280,14 +307,15 @@ class LSTMLanguageModel(nn.Module):
             features_TBH: from `features`.
             targets_TB: token ids, int64; −100: nothing to predict.
             reduction: `"sum"` over the window, a scalar; `"none"` for each token, `(T, B)`.
+            output_weight: from `embed`, or None.
         """
+        weight_VH = self.output_weight if output_weight is None else output_weight
         features_NH, targets_N = features_TBH.flatten(0, 1), targets_TB.flatten()
         rows = chunk_rows(self.shape.vocab_size, features_NH.device.type)
-        if reduction == "sum" and torch.is_grad_enabled():
-            weight_VH = self.output_weight
-            if len(targets_N) > rows or faster_chunked(features_NH, weight_VH):
-                return chunked_nll(features_NH, weight_VH, self.softmax_bias, targets_N, rows)
-        logits_NV = self.logits(features_NH)
+        chunked = len(targets_N) > rows or faster_chunked(features_NH, weight_VH)
+        if chunked and reduction == "sum" and torch.is_grad_enabled():
+            return chunked_nll(features_NH, weight_VH, self.softmax_bias, targets_N, rows)
+        logits_NV = self.logits(features_NH, weight_VH)
         # Sums of exponentials over thousands of words need float32 (the logits may be half).
         if logits_NV.dtype in (torch.float16, torch.bfloat16):
             logits_NV = logits_NV.float()

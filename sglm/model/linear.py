@@ -3,6 +3,9 @@
 Shapes: N rows, I inputs, O outputs; R rows, K summed over, C columns.
 """
 
+import platform
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,7 +22,7 @@ FEWEST_ROWS = 64  # below, oneDNN takes longer to lay out the weights than to mu
 
 
 def linear(values_NI: Tensor, weight_OI: Tensor, bias_O: Tensor) -> Tensor:
-    """`F.linear`; where no gradient is wanted, multiples of `ROWS_STEP` rows go through oneDNN."""
+    """`F.linear`; where no gradient is wanted, multiples of `ROWS_STEP` rows go by `matmul`."""
     if torch.is_grad_enabled() or values_NI.dim() != 2 or len(values_NI) % ROWS_STEP:
         return F.linear(values_NI, weight_OI, bias_O)
     return matmul(values_NI, weight_OI.t(), bias_O)
@@ -61,20 +64,29 @@ class _Linear(torch.autograd.Function):
 def matmul(left_RK: Tensor, right_KC: Tensor, bias_C: Tensor | None = None) -> Tensor:
     """left · right + bias, through oneDNN where that pays; not to be differentiated.
 
-    torch sends float32 products on CPUs to MKL, which on other makers' processors takes twice the
-    time of oneDNN and more (docs/results.md). torch offers oneDNN's product only as this operator,
-    made for its compiler; without it all works the same. Either factor may be a transposed view.
+    Either factor may be a transposed view.
     """
     if onednn_pays(left_RK, right_KC):
-        if bias_C is not None:
-            bias_C = bias_C.contiguous()  # the operator takes no notice of strides here
-        product: Tensor = torch.ops.mkldnn._linear_pointwise(
-            left_RK, right_KC.t(), bias_C, "none", [], ""
-        )
-        return product
+        return onednn_matmul(left_RK, right_KC, bias_C)
     if bias_C is None:
         return torch.mm(left_RK, right_KC)
+    if left_RK.device.type == "cpu" and left_RK.dtype == torch.float32:
+        # Here `addmm` writes the bias into every row first, and adds the product to that.
+        return torch.mm(left_RK, right_KC).add_(bias_C)
     return torch.addmm(bias_C, left_RK, right_KC)
+
+
+def onednn_matmul(left_RK: Tensor, right_KC: Tensor, bias_C: Tensor | None = None) -> Tensor:
+    """The same by oneDNN, for float32 on a CPU that `has_onednn`.
+
+    torch offers this product only as an operator made for its compiler.
+    """
+    if bias_C is not None:
+        bias_C = bias_C.contiguous()  # the operator takes no notice of strides here
+    product: Tensor = torch.ops.mkldnn._linear_pointwise(
+        left_RK, right_KC.t(), bias_C, "none", [], ""
+    )
+    return product
 
 
 def onednn_pays(left_RK: Tensor, right_KC: Tensor) -> bool:
@@ -83,11 +95,30 @@ def onednn_pays(left_RK: Tensor, right_KC: Tensor) -> bool:
         left_RK.dtype == right_KC.dtype == torch.float32
         and left_RK.device.type == "cpu"
         and len(left_RK) * right_KC.numel() >= WORTHWHILE_PRODUCTS
-        and _has_onednn()
+        and onednn_is_better()
     )
 
 
-def _has_onednn() -> bool:
+def onednn_is_better() -> bool:
+    """Whether large float32 products are better left to oneDNN on this machine."""
+    return not mkl_is_at_home() and has_onednn()
+
+
+@cache
+def mkl_is_at_home() -> bool:
+    """Whether torch's float32 products go to MKL, on a processor of the same maker.
+
+    There it is as fast as oneDNN or faster, by up to three times; on other makers' processors it
+    takes twice oneDNN's time (docs/results.md). Decided by the maker's name, and not by a trial:
+    the same run must take the same way each time, or its last digits would change.
+    """
+    cpus = Path("/proc/cpuinfo")
+    maker = cpus.read_text("utf-8", "replace") if cpus.exists() else platform.processor()
+    return bool(torch.backends.mkl.is_available()) and "GenuineIntel" in maker  # type: ignore[no-untyped-call]
+
+
+def has_onednn() -> bool:
+    """Whether this build of torch has the operator, and may use it."""
     return (
         bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
         and bool(torch.backends.mkldnn.enabled)

@@ -18,15 +18,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sglm.model.linear import matmul, onednn_pays
+from sglm.model.linear import ROWS_STEP, matmul, onednn_pays
 
 IGNORED = -100  # the target that stands for none, as in torch's cross_entropy
-# Logits of one chunk, in numbers: on a CPU 8 MiB (more was no faster), on a GPU enough rows to
-# keep it busy (unmeasured). Below FEWEST_ROWS the gradient of the weights, which is read and
-# written once a chunk, would dominate.
-CHUNK_ENTRIES = {"cpu": 2**21, "cuda": 2**25}
-FEWEST_ROWS = 128
-# Multiply-adds from which faster products make up for more calls: at 2**23 they did not yet.
+# Logits of one chunk, in numbers: on a CPU 16 MiB, on a GPU enough rows to keep it busy
+# (unmeasured). Below FEWEST_ROWS the gradient of the weights, which is read and written once a
+# chunk, would dominate.
+CHUNK_ENTRIES = {"cpu": 2**22, "cuda": 2**25}
+FEWEST_ROWS = 256
+# Multiply-adds from which gradients that are made with the loss make up for more calls: at 2**23
+# they did not yet.
 WORTHWHILE_PRODUCTS = 2**24
 # A gradient of so many numbers is bound by memory: to add to it in place is as fast as oneDNN's
 # product, which would need as much again for the result.
@@ -39,10 +40,20 @@ def chunk_rows(vocab_size: int, device_type: str) -> int:
     return max(FEWEST_ROWS, entries // vocab_size)
 
 
+def even_rows(tokens: int, most: int) -> int:
+    """Rows of every chunk but perhaps the last: at most so many, and none is left with few.
+
+    In steps, so that there are few different sizes (`ROWS_STEP`).
+    """
+    chunks = max(1, -(-tokens // most))
+    even = -(-tokens // chunks)
+    return max(1, min(most, even + -even % ROWS_STEP))
+
+
 def faster_chunked(features_NH: Tensor, weight_VH: Tensor) -> bool:
     """Whether the chunked loss is faster even where one chunk is all there is."""
     large = len(features_NH) * weight_VH.numel() >= WORTHWHILE_PRODUCTS
-    return large and onednn_pays(features_NH, weight_VH.t())
+    return large and features_NH.device.type == "cpu" and features_NH.dtype == torch.float32
 
 
 def chunked_nll(
@@ -58,10 +69,11 @@ def chunked_nll(
         features_NH: in the type of the products.
         weight_VH, bias_V: parameters, in any floating type; cast to that of the products.
         targets_N: token ids, int64; `IGNORED` counts nothing.
-        rows: R, of how many tokens the logits are held at a time.
+        rows: R, of how many tokens the logits are held at a time, at most.
 
     Returns:
-        A scalar, float32 at least.
+        A scalar, float32 at least. A token counts with at most 87 nats, what float32's least
+        probability has; its gradient is right beyond that, too.
     """
     nll: Tensor = _ChunkedNLL.apply(  # type: ignore[no-untyped-call]
         features_NH, weight_VH, bias_V, targets_N, rows
@@ -87,15 +99,20 @@ class _ChunkedNLL(torch.autograd.Function):
         nll = torch.zeros((), dtype=sum_type, device=features_NH.device)
         to_features_NH = torch.empty_like(features_NH)
         to_weight: Tensor | None = None  # (V, H), or (H, V)
-        in_place = weight_VH.numel() >= ADDED_IN_PLACE and product_type == weight_type
+        by_onednn = onednn_pays(features_NH, cast_VH.t())
+        in_place = product_type == weight_type and (
+            weight_VH.numel() >= ADDED_IN_PLACE or not by_onednn
+        )
+        rows = even_rows(len(features_NH), rows)
         # oneDNN first makes a copy of a transposed left factor: better of the narrow one. The sum
         # is turned over in the end, which pays where there are several products.
         several = rows < len(features_NH) and ctx.needs_input_grad[1]
-        transposed = several and not in_place and onednn_pays(features_NH, cast_VH)
+        transposed = several and by_onednn and not in_place
         to_bias_V = torch.zeros_like(bias_V, dtype=weight_type)
-        # Allocated once: to get and return such blocks for every chunk tears the heap.
-        rows = min(rows, max(len(features_NH), 1))
-        log_p_RV = features_NH.new_empty(rows, len(bias_V), dtype=sum_type)
+        p_RV = None
+        if product_type != sum_type:
+            # Allocated once: to get and return such blocks for every chunk tears the heap.
+            p_RV = features_NH.new_empty(rows, len(bias_V), dtype=sum_type)
         chunks = zip(
             *(torch.split(each, rows) for each in (features_NH, targets_N, to_features_NH)),
             strict=True,
@@ -103,30 +120,30 @@ class _ChunkedNLL(torch.autograd.Function):
         for features_RH, targets_R, to_features_RH in chunks:
             counts_R1 = (targets_R != IGNORED).unsqueeze(1)
             index_R1 = targets_R.unsqueeze(1) * counts_R1  # 0 for what counts nothing
-            log_p = log_p_RV[: len(targets_R)]
             logits = matmul(features_RH, cast_VH.t(), cast_V)
-            torch.log_softmax(logits, 1, dtype=sum_type, out=log_p)
-            nll -= (log_p.gather(1, index_R1) * counts_R1).sum()
-            # ∂nll/∂logits = p − [target], in the memory of log p.
-            to_logits = log_p.exp_()
-            to_logits.scatter_add_(1, index_R1, torch.full_like(index_R1, -1, dtype=sum_type))
-            if product_type == sum_type:
-                del logits  # its memory serves the products below
+            # In the memory of the logits, where that can hold it.
+            p = logits if p_RV is None else p_RV[: len(targets_R)]
+            torch.softmax(logits, 1, dtype=sum_type, out=p)
+            log_p_R1 = p.gather(1, index_R1).clamp_min(torch.finfo(sum_type).tiny).log()
+            nll -= (log_p_R1 * counts_R1).sum()
+            # ∂nll/∂logits = p − [target].
+            to_logits = p.scatter_add_(1, index_R1, torch.full_like(index_R1, -1, dtype=sum_type))
             # What counts nothing is taken out of the narrow factors, not out of V columns.
             to_bias_V.addmv_(to_logits.t().to(weight_type), counts_R1[:, 0].to(weight_type))
-            if product_type != sum_type:
+            if p_RV is not None:
                 to_logits = logits.copy_(to_logits)
             torch.mul(matmul(to_logits, cast_VH), counts_R1, out=to_features_RH)
             counted_RH = features_RH * counts_R1
-            if not ctx.needs_input_grad[1]:
-                continue
-            factors = (counted_RH, to_logits) if transposed else (to_logits, counted_RH)
-            if to_weight is not None and in_place:
-                to_weight.addmm_(factors[0].t(), factors[1])
-                continue
-            product = matmul(factors[0].t(), factors[1]).to(weight_type)
-            to_weight = product if to_weight is None else to_weight.add_(product)
-            del product  # not held while the next one is made
+            if ctx.needs_input_grad[1]:
+                factors = (counted_RH, to_logits) if transposed else (to_logits, counted_RH)
+                if to_weight is not None and in_place:
+                    to_weight.addmm_(factors[0].t(), factors[1])
+                else:
+                    product = matmul(factors[0].t(), factors[1]).to(weight_type)
+                    to_weight = product if to_weight is None else to_weight.add_(product)
+                    del product  # not held while the next one is made
+                del factors
+            del logits, p, to_logits  # nor these: the next chunk's go into the same memory
         if to_weight is None:
             to_weight = torch.zeros_like(weight_VH, dtype=weight_type)
         to_weight_VH = to_weight.t().contiguous() if transposed else to_weight

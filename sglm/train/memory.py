@@ -22,7 +22,8 @@ from sglm.dni.boundary import reads_side_by_side
 from sglm.dni.synthesizer import make_synthesizer
 from sglm.likelihood import CHUNK_STEPS, LOGIT_ENTRIES, LOGIT_ROWS
 from sglm.model.language_model import PIECE_STEPS, ModelShape
-from sglm.model.softmax_loss import ADDED_IN_PLACE, WORTHWHILE_PRODUCTS, chunk_rows
+from sglm.model.linear import onednn_is_better
+from sglm.model.softmax_loss import ADDED_IN_PLACE, WORTHWHILE_PRODUCTS, chunk_rows, even_rows
 from sglm.text.batcher import Batcher
 from sglm.train.build import COUNTED_AT_ONCE, STRETCH, lookahead_steps, synthesizer_hidden
 from sglm.train.truncation import part_steps
@@ -151,9 +152,14 @@ def synthesizer_parameters(config: Config, shape: ModelShape) -> int:
 
 def _kernels(shape: ModelShape, batcher: Batcher) -> int:
     """Bytes of what oneDNN keeps where windows differ in length."""
-    rows = chunk_rows(shape.vocab_size, "cpu")
-    last = {len(batcher.lanes) * length % rows for length in set(batcher.lengths)}
-    return _KERNEL_BYTES * _HEAD_KERNELS * (len(last) - 1)
+    if not onednn_is_better():
+        return 0
+    most, sizes = chunk_rows(shape.vocab_size, "cpu"), set[int]()
+    for length in set(batcher.lengths):
+        tokens = len(batcher.lanes) * length
+        rows = even_rows(tokens, most)
+        sizes |= {rows, tokens % rows or rows}
+    return _KERNEL_BYTES * _HEAD_KERNELS * (len(sizes) - 1)
 
 
 def _lstm_weights(shape: ModelShape) -> list[int]:
@@ -212,17 +218,17 @@ def _head(shape: ModelShape, tokens: int, device_type: str) -> tuple[float, floa
     if tokens <= rows and (device_type != "cpu" or products < WORTHWHILE_PRODUCTS):
         # Logits and their log-softmax; backwards that, its gradient and that of the logits.
         return 2 * tokens * shape.vocab_size, 3 * tokens * shape.vocab_size
-    # Two of a chunk's rows: logits and their log-softmax, then that and what a product makes of
-    # its transpose. A later chunk's part of the gradients is added to those of the chunks before,
-    # or not made at all where oneDNN has put the weights in another order for the logits.
-    # The gradients are there already when the backward pass begins.
+    # A chunk's logits, which become their own gradient. A later chunk's part of the gradient of the
+    # weights is added in place, or made first. oneDNN makes a transpose: of the only chunk, or of
+    # the sum, in the end. All gradients are there already when the backward pass begins.
     weight, later = shape.vocab_size * shape.widths[-1], tokens > rows
     gradients = weight + tokens * shape.widths[-1] + shape.vocab_size
-    chunk = min(rows, tokens) * shape.vocab_size
-    if device_type == "cpu" and later and weight < ADDED_IN_PLACE:
-        # There the chunk's transpose is not made; that of the sum is, in the end.
-        return max(2 * chunk, chunk + weight) + gradients, gradients
-    return 2 * chunk + later * weight + gradients, gradients
+    chunk = even_rows(tokens, rows) * shape.vocab_size
+    if device_type != "cpu":  # half logits beside float32 ones: as two of float32 at most
+        return 2 * chunk + later * weight + gradients, gradients
+    if not onednn_is_better() or weight >= ADDED_IN_PLACE:
+        return chunk + gradients, gradients
+    return chunk + (weight if later else chunk) + gradients, gradients
 
 
 def _forward(config: Config, shape: ModelShape, batcher: Batcher, device_type: str) -> float:
@@ -249,12 +255,13 @@ def _backward(config: Config, shape: ModelShape, batcher: Batcher, device_type: 
     works += _LSTM_REORDERS * _lstm_weights(shape)[-1]
     head = _head(shape, tokens, device_type)[1]
     begins = kept - parameter_count(shape) + max(head, works + min(head, shape.vocab_size * last))
-    # The embedding's gradient from the words read, that from the softmax, and their sum.
-    return max(begins, (1 + shape.tied) * shape.vocab_size * shape.embedding)
+    # The embedding's gradient; on a GPU from the words read, from the softmax, and their sum.
+    apart = shape.tied and device_type != "cpu"
+    return max(begins, (1 + apart) * shape.vocab_size * shape.embedding)
 
 
 def _evaluation(shape: ModelShape) -> float:
-    rows = max(1, min(LOGIT_ROWS, LOGIT_ENTRIES // shape.vocab_size))
+    rows = max(1, min(LOGIT_ROWS, CHUNK_STEPS, LOGIT_ENTRIES // shape.vocab_size))
     return (
         2 * rows * shape.vocab_size
         + CHUNK_STEPS * 8 * max(shape.widths)

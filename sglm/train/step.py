@@ -59,17 +59,18 @@ class WindowPass(nn.Module):
             targets_TB: of the last inputs.
             incoming: the state before the first input.
         """
+        embedded_TBE, output_weight = self.model.embed(inputs_TB)
         if self.random_window is None:
-            outputs_TBH, outgoing = self.model.outputs(inputs_TB, incoming)
+            outputs_TBH, outgoing = self.model.outputs(embedded_TBE, incoming)
         else:
             outputs_TBH, outgoing = compensated_outputs(
-                self.model, inputs_TB, incoming, self.random_window
+                self.model, embedded_TBE, incoming, self.random_window
             )
         outputs_TBH = outputs_TBH[-len(targets_TB) :]
         features_TBH, penalty = self.model.drop_and_penalize(
             outputs_TBH, self.regularizer.activation, self.regularizer.temporal
         )
-        nll_nats = self.model.nll(features_TBH, targets_TB)
+        nll_nats = self.model.nll(features_TBH, targets_TB, output_weight=output_weight)
         return nll_nats + targets_TB.numel() * penalty, nll_nats, outgoing
 
 

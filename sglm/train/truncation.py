@@ -52,23 +52,23 @@ def draw_lengths(lane_length: int, window: int, seed: int) -> list[int]:
 
 
 def compensated_outputs(
-    model: LSTMLanguageModel, inputs_TB: Tensor, state: LSTMState, window: int
+    model: LSTMLanguageModel, embedded_TBE: Tensor, state: LSTMState, window: int
 ) -> tuple[Tensor, LSTMState]:
     """`model.outputs` of one random window, with the gradient compensated at every possible cut.
 
     Args:
-        model, inputs_TB, state: see `LSTMLanguageModel.outputs`.
+        model, embedded_TBE, state: see `LSTMLanguageModel.outputs`.
         window: the mean length that `draw_lengths` was given.
     """
     outputs = []
-    for part, inputs in enumerate(torch.split(inputs_TB, part_steps(window))):
+    for part, embedded in enumerate(torch.split(embedded_TBE, part_steps(window))):
         if part > 0:
             scale = 1 / (1 - truncation_probability(part, window))
             state = LSTMState(
                 tuple(_scaled_gradient(each, scale) for each in state.hidden),
                 tuple(_scaled_gradient(each, scale) for each in state.cell),
             )
-        part_TBH, state = model.outputs(inputs, state)
+        part_TBH, state = model.outputs(embedded, state)
         outputs.append(part_TBH)
     return torch.cat(outputs), state
 

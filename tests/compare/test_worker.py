@@ -56,7 +56,7 @@ def test_an_orphan_stops(monkeypatch: pytest.MonkeyPatch) -> None:
         os.kill(os.getpid(), signal.SIGTERM)  # twice is as good as once
         assert asked.signal_number() == signal.SIGTERM
         abandoned = Asked()
-        monkeypatch.setattr(os, "getppid", lambda: 1)
+        monkeypatch.setattr(os, "getppid", lambda: abandoned.parent + 1)
         assert abandoned.signal_number() == signal.SIGTERM
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -82,7 +82,7 @@ def trained(coefficients: tuple[float, float] | None) -> list[Tensor]:
             features_TBH, _ = model.features(ids[:-1], start)
             loss = model.nll(features_TBH, ids[1:])
         else:
-            outputs_TBH, _ = model.outputs(ids[:-1], start)
+            outputs_TBH, _ = model.outputs(model.embed(ids[:-1])[0], start)
             features_TBH = model.drop_outputs(outputs_TBH)
             loss = model.nll(features_TBH, ids[1:])
             loss = loss + T * B * activation_penalty(outputs_TBH, features_TBH, *coefficients)
@@ -108,7 +108,7 @@ def test_the_two_halves_of_features_are_features() -> None:
     model = LSTMLanguageModel(ModelShape(V, 2, 5, H, True), DropoutRates(output=0.5))
     ids = torch.randint(V, (T, B))
     model.eval()
-    outputs_TBH, state = model.outputs(ids, model.start_state(B))
+    outputs_TBH, state = model.outputs(model.embed(ids)[0], model.start_state(B))
     features_TBH, same_state = model.features(ids, model.start_state(B))
     assert torch.equal(outputs_TBH, features_TBH)
     assert torch.equal(model.drop_outputs(outputs_TBH), features_TBH)

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sglm.model import language_model
-from sglm.model.dropout import embedding_dropout, locked_dropout, weight_dropout
+from sglm.model.dropout import locked_dropout, weight_dropout, word_dropout
 from sglm.model.language_model import DropoutRates, LSTMLanguageModel, ModelShape
 
 T, B, V = 6, 3, 11
@@ -156,14 +156,20 @@ def test_locked_dropout_keeps_one_mask_through_the_window() -> None:
     assert (dropped[0, 0] != dropped[0, 1]).any()  # lanes differ
 
 
-def test_embedding_dropout_drops_whole_words() -> None:
+def test_word_dropout_drops_whole_words_wherever_they_stand() -> None:
     torch.manual_seed(0)
-    dropped = embedding_dropout(torch.ones(200, 7), 0.5)
+    ids = torch.arange(200).repeat(2)
+    dropped = word_dropout(torch.ones(400, 7), ids, 200, 0.5)
     assert (dropped == dropped[:, :1]).all()
-    assert 0 < (dropped[:, 0] == 0).sum() < 200
+    assert torch.equal(dropped[:200], dropped[200:])
+    assert 0 < (dropped[:200, 0] == 0).sum() < 200
 
 
-@pytest.mark.parametrize("drop", [locked_dropout, weight_dropout, embedding_dropout])
+def drop_words(inputs: torch.Tensor, rate: float) -> torch.Tensor:
+    return word_dropout(inputs, torch.arange(len(inputs)), len(inputs), rate)
+
+
+@pytest.mark.parametrize("drop", [locked_dropout, weight_dropout, drop_words])
 def test_dropout_keeps_the_mean_and_the_input(drop: object) -> None:
     torch.manual_seed(0)
     inputs = (

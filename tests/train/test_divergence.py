@@ -53,8 +53,8 @@ def break_losses(
     """
     plain, calls = LSTMLanguageModel.nll, [0]
 
-    def nll(self: LSTMLanguageModel, *args: Any) -> Tensor:
-        found = plain(self, *args)
+    def nll(self: LSTMLanguageModel, *args: Any, **named: Any) -> Tensor:
+        found = plain(self, *args, **named)
         calls[0] += 1
         return found * value if of_steps(calls[0] - 1) else found
 
@@ -94,9 +94,9 @@ def test_a_loss_without_its_gradient_is_skipped_too(
     """As where one logit overflows: the gradient of the softmax is finite."""
     plain, calls = LSTMLanguageModel.nll, [0]
 
-    def nll(self: LSTMLanguageModel, *args: Any) -> Tensor:
+    def nll(self: LSTMLanguageModel, *args: Any, **named: Any) -> Tensor:
         calls[0] += 1
-        return plain(self, *args) + (math.inf if calls[0] == 9 else 0.0)
+        return plain(self, *args, **named) + (math.inf if calls[0] == 9 else 0.0)
 
     monkeypatch.setattr(LSTMLanguageModel, "nll", nll)
     assert run(config, word_store, tmp_path / "run", io.StringIO()).skipped_steps == 1

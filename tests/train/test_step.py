@@ -340,7 +340,7 @@ def test_the_penalty_is_in_nats_per_token_and_reaches_every_layer() -> None:
     plain, plain_nll = after(0.0, 0.0)
     found, nll = after(2.0, 1.0)
     learner = make_learner()
-    outputs_TBH, _ = learner.model.outputs(window.inputs_TB, learner.state)
+    outputs_TBH, _ = learner.model.outputs(learner.model.embed(window.inputs_TB)[0], learner.state)
     penalty = 2 * outputs_TBH.square().mean() + outputs_TBH.diff(dim=0).square().mean()
     extra = torch.autograd.grad(penalty, list(learner.model.parameters()), materialize_grads=True)
     for each, before, added in zip(found, plain, extra, strict=True):

@@ -74,12 +74,12 @@ def test_drawn_windows_are_whole_parts_and_fit_the_lane(window: int, lane_length
 
 def test_compensation_changes_no_value() -> None:
     model = make_learner().model
-    inputs_TB = windows(1, 12)[0].inputs_TB
+    embedded_TBE, _ = model.embed(windows(1, 12)[0].inputs_TB)
     state = model.start_state(B)
-    plain, _ = model.outputs(inputs_TB, state)
-    outputs_TBH, outgoing = compensated_outputs(model, inputs_TB, state, 12)
+    plain, _ = model.outputs(embedded_TBE, state)
+    outputs_TBH, outgoing = compensated_outputs(model, embedded_TBE, state, 12)
     parts = []
-    for part in torch.split(inputs_TB, part_steps(12)):
+    for part in torch.split(embedded_TBE, part_steps(12)):
         part_TBH, state = model.outputs(part, state)
         parts.append(part_TBH)
     assert torch.equal(outputs_TBH, torch.cat(parts))
@@ -93,10 +93,11 @@ def test_each_distance_is_compensated_for_the_chance_to_be_cut_before() -> None:
     window reaches that far, is one."""
     window = 8
     unit, parts = part_steps(window), 6
-    model, inputs_TB = make_learner().model, windows(1, part_steps(window) * parts)[0].inputs_TB
+    model = make_learner().model
+    embedded_TBE, _ = model.embed(windows(1, unit * parts)[0].inputs_TB)
     leaf = model.start_state(B).as_leaf()
-    full, _ = model.outputs(inputs_TB, leaf)
-    compensated, _ = compensated_outputs(model, inputs_TB, leaf, window)
+    full, _ = model.outputs(embedded_TBE, leaf)
+    compensated, _ = compensated_outputs(model, embedded_TBE, leaf, window)
     kept = survivals(window, parts)
     for part in range(parts):
         at = (part + 1) * unit - 1
@@ -122,9 +123,8 @@ def test_the_gradient_is_unbiased_over_all_truncations() -> None:
         nll = torch.zeros((), dtype=torch.float64)
         bounds = [0, *(cut * unit for cut in cuts), parts * unit]
         for first, last in itertools.pairwise(bounds):
-            outputs_TBH, state = compensated_outputs(
-                model, inputs_TB[first:last], state.detach(), window
-            )
+            embedded_TBE, _ = model.embed(inputs_TB[first:last])
+            outputs_TBH, state = compensated_outputs(model, embedded_TBE, state.detach(), window)
             nll = nll + model.nll(outputs_TBH, targets_TB[first:last])
         return list(torch.autograd.grad(nll, parameters))
 
@@ -159,7 +159,8 @@ def test_every_token_weighs_the_same_however_long_its_window() -> None:
         result = train_step(learner, window, STILL, 0)
         assert result.tokens == length * B
         model = learner.model
-        outputs_TBH, _ = compensated_outputs(model, window.inputs_TB, model.start_state(B), mean)
+        embedded_TBE, _ = model.embed(window.inputs_TB)
+        outputs_TBH, _ = compensated_outputs(model, embedded_TBE, model.start_state(B), mean)
         nll = model.nll(outputs_TBH, window.targets_TB)
         assert torch.equal(result.nll_nats, nll.detach())
         right = torch.autograd.grad(nll / (mean * B), list(model.parameters()))

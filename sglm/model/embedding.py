@@ -1,0 +1,52 @@
+"""Words to vectors, where the softmax uses the same matrix (tied weights).
+
+The matrix then gets a gradient from either use. The softmax's is full; that of the words read has a
+few rows, but autograd would make a matrix of zeros for it and add all of that: three passes over
+the vocabulary for the few hundred words of a window (docs/results.md has what they cost). Here both
+uses go through one node of the graph, which adds the rows where they belong.
+
+Shapes: … any, V vocabulary, E embedding.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def tied_embedding(ids: Tensor, weight_VE: Tensor) -> tuple[Tensor, Tensor]:
+    """`(embedded (…, E), weight_VE)`; the softmax is to use the latter, which is the same matrix.
+
+    What flows back through both is the gradient that autograd would have found, up to rounding.
+    Nobody else may hold the gradient of the returned matrix: it is added to in place.
+
+    Args:
+        ids: `(…)`, int64, on a CPU.
+        weight_VE: the parameter.
+    """
+    embedded, weight = _TiedEmbedding.apply(ids, weight_VE)  # type: ignore[no-untyped-call]
+    return embedded, weight
+
+
+class _TiedEmbedding(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, ids: Tensor, weight_VE: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(ids)
+        ctx.words = len(weight_VE)
+        return F.embedding(ids, weight_VE), weight_VE.view_as(weight_VE)
+
+    @staticmethod
+    def backward(
+        ctx: Any, to_embedded: Tensor | None, to_weight_VE: Tensor | None
+    ) -> tuple[None, Tensor | None]:
+        if to_embedded is None:
+            return None, to_weight_VE
+        (ids,) = ctx.saved_tensors
+        if to_weight_VE is None or torch.is_grad_enabled():  # alone, or to be differentiated again
+            rows_VE: Tensor = torch.ops.aten.embedding_dense_backward(
+                to_embedded, ids, ctx.words, -1, False
+            )
+            return None, rows_VE if to_weight_VE is None else to_weight_VE + rows_VE
+        return None, to_weight_VE.index_add_(0, ids.flatten(), to_embedded.flatten(0, -2))
