@@ -174,8 +174,8 @@ def test_the_logits_are_never_all_there() -> None:
     )
     assert done.returncode == 0, done.stderr
     grown, logits = map(int, done.stdout.split())
-    # Measured: 17 MB (a chunk, 20 MB, and the gradients, 5 MB, less what the first run left free) of
-    # the logits' 164; plain logits: 490 MB.
+    # Measured: 17 MB (a chunk, 20 MB, and the gradients, 5 MB, less what the first run left free)
+    # of the logits' 164; plain logits: 490 MB.
     assert grown < logits / 3
 
 
