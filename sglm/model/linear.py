@@ -61,19 +61,25 @@ class _Linear(torch.autograd.Function):
         )
 
 
-def matmul(left_RK: Tensor, right_KC: Tensor, bias_C: Tensor | None = None) -> Tensor:
+def matmul(
+    left_RK: Tensor,
+    right_KC: Tensor,
+    bias_C: Tensor | None = None,
+    out_RC: Tensor | None = None,
+) -> Tensor:
     """left · right + bias, through oneDNN where that pays; not to be differentiated.
 
-    Either factor may be a transposed view.
+    Either factor may be a transposed view. The result goes into `out_RC`, if one is given, but for
+    oneDNN's, which cannot be told where.
     """
     if onednn_pays(left_RK, right_KC):
         return onednn_matmul(left_RK, right_KC, bias_C)
     if bias_C is None:
-        return torch.mm(left_RK, right_KC)
+        return torch.mm(left_RK, right_KC, out=out_RC)
     if left_RK.device.type == "cpu" and left_RK.dtype == torch.float32:
         # Here `addmm` writes the bias into every row first, and adds the product to that.
-        return torch.mm(left_RK, right_KC).add_(bias_C)
-    return torch.addmm(bias_C, left_RK, right_KC)
+        return torch.mm(left_RK, right_KC, out=out_RC).add_(bias_C)
+    return torch.addmm(bias_C, left_RK, right_KC, out=out_RC)
 
 
 def onednn_matmul(left_RK: Tensor, right_KC: Tensor, bias_C: Tensor | None = None) -> Tensor:

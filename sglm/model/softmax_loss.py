@@ -21,10 +21,10 @@ from torch import Tensor
 from sglm.model.linear import ROWS_STEP, matmul, onednn_pays
 
 IGNORED = -100  # the target that stands for none, as in torch's cross_entropy
-# Logits of one chunk, in numbers: on a CPU 16 MiB, on a GPU enough rows to keep it busy
+# Logits of one chunk, in numbers: on a CPU 32 MiB, on a GPU enough rows to keep it busy
 # (unmeasured). Below FEWEST_ROWS the gradient of the weights, which is read and written once a
 # chunk, would dominate.
-CHUNK_ENTRIES = {"cpu": 2**22, "cuda": 2**25}
+CHUNK_ENTRIES = {"cpu": 2**23, "cuda": 2**25}
 FEWEST_ROWS = 256
 # Multiply-adds from which gradients that are made with the loss make up for more calls: at 2**23
 # they did not yet.
@@ -104,14 +104,15 @@ class _ChunkedNLL(torch.autograd.Function):
             weight_VH.numel() >= ADDED_IN_PLACE or not by_onednn
         )
         rows = even_rows(len(features_NH), rows)
-        # oneDNN first makes a copy of a transposed left factor: better of the narrow one. The sum
-        # is turned over in the end, which pays where there are several products.
-        several = rows < len(features_NH) and ctx.needs_input_grad[1]
-        transposed = several and by_onednn and not in_place
+        # oneDNN first makes a copy of a transposed left factor. Not of the logits', N·V numbers, but
+        # of the features; the sum, H·V numbers, is then turned over in the end.
+        transposed = by_onednn and not in_place and len(features_NH) > features_NH.shape[1]
         to_bias_V = torch.zeros_like(bias_V, dtype=weight_type)
+        # Allocated once: to get and return such blocks for every chunk tears the heap. Probabilities
+        # go into the memory of the logits where that can hold them.
+        logits_RV = None if by_onednn else features_NH.new_empty(rows, len(bias_V))
         p_RV = None
         if product_type != sum_type:
-            # Allocated once: to get and return such blocks for every chunk tears the heap.
             p_RV = features_NH.new_empty(rows, len(bias_V), dtype=sum_type)
         chunks = zip(
             *(torch.split(each, rows) for each in (features_NH, targets_N, to_features_NH)),
@@ -120,8 +121,8 @@ class _ChunkedNLL(torch.autograd.Function):
         for features_RH, targets_R, to_features_RH in chunks:
             counts_R1 = (targets_R != IGNORED).unsqueeze(1)
             index_R1 = targets_R.unsqueeze(1) * counts_R1  # 0 for what counts nothing
-            logits = matmul(features_RH, cast_VH.t(), cast_V)
-            # In the memory of the logits, where that can hold it.
+            into = None if logits_RV is None else logits_RV[: len(targets_R)]
+            logits = matmul(features_RH, cast_VH.t(), cast_V, into)
             p = logits if p_RV is None else p_RV[: len(targets_R)]
             torch.softmax(logits, 1, dtype=sum_type, out=p)
             log_p_R1 = p.gather(1, index_R1).clamp_min(torch.finfo(sum_type).tiny).log()
@@ -143,7 +144,7 @@ class _ChunkedNLL(torch.autograd.Function):
                     to_weight = product if to_weight is None else to_weight.add_(product)
                     del product  # not held while the next one is made
                 del factors
-            del logits, p, to_logits  # nor these: the next chunk's go into the same memory
+            del logits, p, to_logits  # nor these
         if to_weight is None:
             to_weight = torch.zeros_like(weight_VH, dtype=weight_type)
         to_weight_VH = to_weight.t().contiguous() if transposed else to_weight

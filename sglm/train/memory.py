@@ -218,9 +218,9 @@ def _head(shape: ModelShape, tokens: int, device_type: str) -> tuple[float, floa
     if tokens <= rows and (device_type != "cpu" or products < WORTHWHILE_PRODUCTS):
         # Logits and their log-softmax; backwards that, its gradient and that of the logits.
         return 2 * tokens * shape.vocab_size, 3 * tokens * shape.vocab_size
-    # A chunk's logits, which become their own gradient. A later chunk's part of the gradient of the
-    # weights is added in place, or made first. oneDNN makes a transpose: of the only chunk, or of
-    # the sum, in the end. All gradients are there already when the backward pass begins.
+    # A chunk's logits, which become their own gradient. oneDNN makes a transpose: of the chunk, or
+    # of the weights' gradient in the end; and that of a later chunk before it is added. All
+    # gradients are there already when the backward pass begins.
     weight, later = shape.vocab_size * shape.widths[-1], tokens > rows
     gradients = weight + tokens * shape.widths[-1] + shape.vocab_size
     chunk = even_rows(tokens, rows) * shape.vocab_size
@@ -228,7 +228,7 @@ def _head(shape: ModelShape, tokens: int, device_type: str) -> tuple[float, floa
         return 2 * chunk + later * weight + gradients, gradients
     if not onednn_is_better() or weight >= ADDED_IN_PLACE:
         return chunk + gradients, gradients
-    return chunk + (weight if later else chunk) + gradients, gradients
+    return chunk + (weight if tokens > shape.widths[-1] else chunk) + gradients, gradients
 
 
 def _forward(config: Config, shape: ModelShape, batcher: Batcher, device_type: str) -> float:
