@@ -104,12 +104,12 @@ class _ChunkedNLL(torch.autograd.Function):
             weight_VH.numel() >= ADDED_IN_PLACE or not by_onednn
         )
         rows = even_rows(len(features_NH), rows)
-        # oneDNN first makes a copy of a transposed left factor. Not of the logits', N·V numbers, but
-        # of the features; the sum, H·V numbers, is then turned over in the end.
+        # oneDNN first makes a copy of a transposed left factor. Better not of the logits', N·V
+        # numbers, but of the features; the sum, H·V numbers, is then turned over in the end.
         transposed = by_onednn and not in_place and len(features_NH) > features_NH.shape[1]
         to_bias_V = torch.zeros_like(bias_V, dtype=weight_type)
-        # Allocated once: to get and return such blocks for every chunk tears the heap. Probabilities
-        # go into the memory of the logits where that can hold them.
+        # Allocated once: to get and return such blocks for every chunk tears the heap.
+        # Probabilities go into the memory of the logits where that can hold them.
         logits_RV = None if by_onednn else features_NH.new_empty(rows, len(bias_V))
         p_RV = None
         if product_type != sum_type:
