@@ -106,7 +106,8 @@ class _ChunkedNLL(torch.autograd.Function):
         rows = even_rows(len(features_NH), rows)
         # oneDNN first makes a copy of a transposed left factor. Better not of the logits', N·V
         # numbers, but of the features; the sum, H·V numbers, is then turned over in the end.
-        transposed = by_onednn and not in_place and len(features_NH) > features_NH.shape[1]
+        wide = len(features_NH) > features_NH.shape[1]
+        transposed = ctx.needs_input_grad[1] and by_onednn and not in_place and wide
         to_bias_V = torch.zeros_like(bias_V, dtype=weight_type)
         # Allocated once: to get and return such blocks for every chunk tears the heap.
         # Probabilities go into the memory of the logits where that can hold them.

@@ -17,11 +17,17 @@ def tensors(rows: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return tuple(torch.randn(shape, generator=random) for shape in shapes)  # type: ignore[return-value]
 
 
-@pytest.mark.parametrize("rows", ROWS)
-@pytest.mark.parametrize("there", [True, False])
-def test_is_the_product(rows: int, there: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    if not there:
+@pytest.fixture(params=["oneDNN", "MKL", "no oneDNN"])
+def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one that large products go to, whatever this machine would choose."""
+    monkeypatch.setattr(module, "mkl_is_at_home", lambda: request.param == "MKL")
+    if request.param == "no oneDNN":
         monkeypatch.setattr(module, "has_onednn", lambda: False)
+
+
+@pytest.mark.usefixtures("library")
+@pytest.mark.parametrize("rows", ROWS)
+def test_is_the_product(rows: int) -> None:
     values, weight, bias = tensors(rows)
     expected = F.linear(values.double(), weight.double(), bias.double())
     with torch.inference_mode():
@@ -29,6 +35,29 @@ def test_is_the_product(rows: int, there: bool, monkeypatch: pytest.MonkeyPatch)
     # Sums of 40 float32 products of size one.
     torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
     assert found.is_contiguous()
+
+
+@pytest.mark.parametrize(("maker", "at_home"), [("GenuineIntel", True), ("AuthenticAMD", False)])
+def test_mkl_is_at_home_on_its_makers_processors(
+    maker: str, at_home: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module.Path, "exists", lambda self: True)
+    monkeypatch.setattr(module.Path, "read_text", lambda self, *_: f"vendor_id\t: {maker}\n")
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
+    assert module.mkl_is_at_home.__wrapped__() is at_home
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: False)
+    assert not module.mkl_is_at_home.__wrapped__()
+
+
+@pytest.mark.usefixtures("library")
+@pytest.mark.parametrize("rows", ROWS)
+@pytest.mark.parametrize("biased", [True, False])
+def test_a_result_goes_where_it_is_wanted_or_is_new(rows: int, biased: bool) -> None:
+    values, weight, bias = tensors(rows)
+    into = torch.empty(rows, 1000)
+    found = module.matmul(values, weight.t(), bias if biased else None, into)
+    expected = values.double() @ weight.t().double() + (bias.double() if biased else 0)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_gradients_flow() -> None:
@@ -48,6 +77,7 @@ def test_other_types_and_shapes_go_the_ordinary_way() -> None:
         assert torch.equal(in_three, F.linear(values.view(8, 8, 40), weight, bias))
 
 
+@pytest.mark.usefixtures("library")
 @pytest.mark.parametrize("shape", [(128, 40), (8, 16, 40), (1, 40)])
 @pytest.mark.parametrize("wanted", [True, False])
 def test_a_layer_is_the_ordinary_layer_with_its_gradients(

@@ -1,5 +1,6 @@
 """The chunked loss: the numbers of plain logits, once differentiable, and small in memory."""
 
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -9,9 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sglm.model import softmax_loss
+from sglm.model import linear, softmax_loss
 from sglm.model.language_model import LSTMLanguageModel, ModelShape
-from sglm.model.softmax_loss import IGNORED, chunk_rows, chunked_nll
+from sglm.model.linear import ROWS_STEP
+from sglm.model.softmax_loss import IGNORED, chunk_rows, chunked_nll, even_rows
 
 N, V, H = 11, 7, 4
 
@@ -80,8 +82,13 @@ def test_the_model_trains_the_same_with_chunks(tied: bool, monkeypatch: pytest.M
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
 
-def test_large_products_in_float32_are_those_of_plain_logits() -> None:
-    """Where a faster library does them."""
+@pytest.mark.parametrize("rows", [128, 1000])
+@pytest.mark.parametrize("mkl", [True, False])
+def test_large_products_in_float32_are_those_of_plain_logits(
+    mkl: bool, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever library does them, in several chunks or in one."""
+    monkeypatch.setattr(linear, "mkl_is_at_home", lambda: mkl)
     generator = torch.Generator().manual_seed(0)
     tokens, words, features = 300, 3000, 32
     assert tokens * words * features > softmax_loss.WORTHWHILE_PRODUCTS
@@ -91,7 +98,7 @@ def test_large_products_in_float32_are_those_of_plain_logits() -> None:
     ]
     targets_N = torch.randint(words, (tokens,), generator=generator)
     targets_N[7] = IGNORED
-    found = chunked_nll(*parameters, targets_N, 128)
+    found = chunked_nll(*parameters, targets_N, rows)
     exact = [each.detach().double().requires_grad_() for each in parameters]
     expected = plain_nll(*exact, targets_N)
     torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=0)
@@ -100,6 +107,28 @@ def test_large_products_in_float32_are_those_of_plain_logits() -> None:
     ):
         # float32 sums over thousands of products of size one
         torch.testing.assert_close(left.double(), right, rtol=1e-4, atol=1e-5)
+
+
+def test_an_impossible_word_has_its_gradient_and_a_bounded_loss() -> None:
+    """Its probability is below float32's least one, e⁻⁸⁷; plain logits say 200 nats."""
+    logits_V = torch.tensor([0.0, -200.0, -1.0])
+    features_NH, bias_V = torch.zeros(1, 2), logits_V.requires_grad_()
+    nll = chunked_nll(features_NH, torch.zeros(3, 2), bias_V, torch.tensor([1]), 1)
+    nll.backward()
+    assert 87 < nll.item() < 88
+    right = torch.softmax(logits_V.detach(), 0) - torch.tensor([0.0, 1.0, 0.0])
+    torch.testing.assert_close(bias_V.grad, right)
+
+
+@pytest.mark.parametrize("tokens", [0, 1, 31, 32, 33, 64, 700, 1149, 1150, 100_000])
+@pytest.mark.parametrize("most", [1, 31, 256, 1149])
+def test_chunks_are_even_and_never_larger_than_allowed(tokens: int, most: int) -> None:
+    rows = even_rows(tokens, most)
+    assert 1 <= rows <= most
+    fewest = max(1, math.ceil(tokens / most))
+    assert math.ceil(tokens / rows) <= fewest
+    # The last one lacks less than a step of a row for every other chunk.
+    assert rows * fewest - tokens < ROWS_STEP * fewest or tokens == 0
 
 
 def test_half_products_are_summed_in_float32() -> None:
