@@ -59,10 +59,13 @@ def zipf_words(size: Size, words: int) -> list[str]:
     return [f"w{rank + 2}" for rank in ranks]
 
 
-def products(size: Size, rows: int, recurrent_rows: int | None = None) -> Step:
+def products(
+    size: Size, rows: int, recurrent_rows: int | None = None, logit_rows: int = LOGIT_ROWS
+) -> Step:
     """The matrix products of reading and predicting so many tokens.
 
     recurrent_rows: of the products that wait for each other; None: as many as in the others.
+    logit_rows: whose logits are made at once.
     """
     H, V = size.hidden, size.vocab_size
     most = max(CHUNK_STEPS, LOGIT_ROWS)
@@ -75,7 +78,7 @@ def products(size: Size, rows: int, recurrent_rows: int | None = None) -> Step:
 
     def step() -> None:
         with torch.inference_mode():
-            all_of(table, bias, LOGIT_ROWS)
+            all_of(table, bias, logit_rows)
             for _ in range(size.layers):
                 all_of(gates, gates_bias, CHUNK_STEPS)
                 all_of(gates, gates_bias, recurrent_rows or CHUNK_STEPS)
@@ -146,7 +149,7 @@ def long_text(size: Size, words: int, rounds: int) -> dict[str, float]:
             "read": lambda: read_on(model, ids, model.start_state(1)),
             "lstm": lstm,
             "softmax": softmax,
-            "floor": products(size, words, recurrent_rows=1),
+            "floor": products(size, words, 1, min(LOGIT_ROWS, CHUNK_STEPS)),
         },
         rounds,
     )

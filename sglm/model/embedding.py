@@ -19,7 +19,8 @@ def tied_embedding(ids: Tensor, weight_VE: Tensor) -> tuple[Tensor, Tensor]:
     """`(embedded (…, E), weight_VE)`; the softmax is to use the latter, which is the same matrix.
 
     What flows back through both is the gradient that autograd would have found, up to rounding.
-    Nobody else may hold the gradient of the returned matrix: it is added to in place.
+    The gradient of the returned matrix is added to in place: it must be nobody else's, as that of a
+    matrix product is and that of a sum with another tensor is not.
 
     Args:
         ids: `(…)`, int64, on a CPU.
@@ -49,4 +50,5 @@ class _TiedEmbedding(torch.autograd.Function):
                 to_embedded, ids, ctx.words, -1, False
             )
             return None, rows_VE if to_weight_VE is None else to_weight_VE + rows_VE
-        return None, to_weight_VE.index_add_(0, ids.flatten(), to_embedded.flatten(0, -2))
+        rows = to_embedded.reshape(ids.numel(), -1)
+        return None, to_weight_VE.index_add_(0, ids.reshape(-1), rows)

@@ -209,18 +209,19 @@ class LSTMLanguageModel(nn.Module):
         return self.drop_outputs(outputs_TBH), state
 
     def embed(self, inputs_TB: Tensor) -> tuple[Tensor, Tensor]:
-        """`(embedded_TBE, output_weight)`: vectors of the words, and the softmax matrix.
+        """`(embedded_TBE, output_weight)`: vectors of the words after dropout; the softmax matrix.
 
-        A loss whose gradient is wanted hands the latter to `nll`: where it is the embedding itself,
-        the gradients of both uses are then put together more cheaply.
+        The latter is for `nll` and nothing else (see `tied_embedding`): where it is the embedding
+        itself, the gradients of both uses are put together more cheaply than by two uses.
         """
+        rates = self.dropout if self.training else DropoutRates()
         weight_VE, output_weight = self.embedding, self.output_weight
         if self.shape.tied and not weight_VE.is_cuda and torch.is_grad_enabled():
             embedded_TBE, output_weight = tied_embedding(inputs_TB, weight_VE)
         else:
             embedded_TBE = F.embedding(inputs_TB, weight_VE)
-        rate = self.dropout.embedding if self.training else 0.0
-        return word_dropout(embedded_TBE, inputs_TB, len(weight_VE), rate), output_weight
+        embedded_TBE = word_dropout(embedded_TBE, inputs_TB, len(weight_VE), rates.embedding)
+        return locked_dropout(embedded_TBE, rates.input, self.ranks), output_weight
 
     def drop_outputs(self, outputs_TBH: Tensor) -> Tensor:
         """From the last layer's outputs to features: output dropout, while training."""
@@ -256,8 +257,7 @@ class LSTMLanguageModel(nn.Module):
         """
         rates = self.dropout if self.training else DropoutRates()
         compute_dtype = self.compute_dtype or self.embedding.dtype
-        outputs_TBH = locked_dropout(embedded_TBE, rates.input, self.ranks)
-        hidden, cell = [], []
+        outputs_TBH, hidden, cell = embedded_TBE, [], []
         for index, layer in enumerate(self.layers):
             if index > 0:
                 outputs_TBH = locked_dropout(outputs_TBH, rates.between, self.ranks)

@@ -118,8 +118,10 @@ def mkl_is_at_home() -> bool:
     takes twice oneDNN's time (docs/results.md). Decided by the maker's name, and not by a trial:
     the same run must take the same way each time, or its last digits would change.
     """
-    cpus = Path("/proc/cpuinfo")
-    maker = cpus.read_text("utf-8", "replace") if cpus.exists() else platform.processor()
+    try:
+        maker = Path("/proc/cpuinfo").read_text("utf-8", "replace")
+    except OSError:  # not Linux
+        maker = platform.processor()
     return bool(torch.backends.mkl.is_available()) and "GenuineIntel" in maker  # type: ignore[no-untyped-call]
 
 

@@ -8,7 +8,7 @@ its gradient goes into three matrix products. So a few rows at a time are made, 
 Why not torch's own `F.linear_cross_entropy` (from 2.13 on), which does the same: its loss comes in
 bfloat16 and its gradient of the weights in half precision where the products are half, so neither
 adds up in float32; older versions lack it, and two ways would make two sets of numbers. On a CPU it
-is also slower, for its three products do not go through `sglm.model.linear`.
+is also slower, by a half and more.
 
 Shapes: N = T·B tokens, R rows of one chunk, V vocabulary, H features. Losses are in nats.
 """
@@ -43,11 +43,14 @@ def chunk_rows(vocab_size: int, device_type: str) -> int:
 def even_rows(tokens: int, most: int) -> int:
     """Rows of every chunk but perhaps the last: at most so many, and none is left with few.
 
-    In steps, so that there are few different sizes (`ROWS_STEP`).
+    In steps, so that there are few different sizes (`ROWS_STEP`), as long as the last chunk does
+    not pay for it.
     """
     chunks = max(1, -(-tokens // most))
-    even = -(-tokens // chunks)
-    return max(1, min(most, even + -even % ROWS_STEP))
+    even = max(1, -(-tokens // chunks))
+    stepped = even + -even % ROWS_STEP
+    last = tokens - stepped * (chunks - 1)
+    return stepped if stepped <= most and 2 * last >= stepped else min(even, most)
 
 
 def faster_chunked(features_NH: Tensor, weight_VH: Tensor) -> bool:
@@ -61,9 +64,11 @@ def chunked_nll(
 ) -> Tensor:
     """Summed negative log-likelihood of the targets under softmax(features · weightᵀ + bias).
 
-    The same numbers as `F.cross_entropy(F.linear(…), …, reduction="sum")`. The gradients are made
-    in the forward pass, where the logits are at hand, and only multiplied in the backward pass:
-    beyond them no more than a chunk's logits are held. Can be differentiated once.
+    The same numbers as `F.cross_entropy(F.linear(…), …, reduction="sum")`, but that a token counts
+    with at most 87 nats, what float32's least probability has (its gradient is right beyond that,
+    too), and that an infinite logit makes the loss NaN. The gradients are made in the forward pass,
+    where the logits are at hand, and only multiplied in the backward pass: beyond them no more than
+    a chunk's logits are held. Can be differentiated once.
 
     Args:
         features_NH: in the type of the products.
@@ -72,8 +77,7 @@ def chunked_nll(
         rows: R, of how many tokens the logits are held at a time, at most.
 
     Returns:
-        A scalar, float32 at least. A token counts with at most 87 nats, what float32's least
-        probability has; its gradient is right beyond that, too.
+        A scalar, float32 at least.
     """
     nll: Tensor = _ChunkedNLL.apply(  # type: ignore[no-untyped-call]
         features_NH, weight_VH, bias_V, targets_N, rows
@@ -109,8 +113,8 @@ class _ChunkedNLL(torch.autograd.Function):
         wide = len(features_NH) > features_NH.shape[1]
         transposed = ctx.needs_input_grad[1] and by_onednn and not in_place and wide
         to_bias_V = torch.zeros_like(bias_V, dtype=weight_type)
-        # Allocated once: to get and return such blocks for every chunk tears the heap.
-        # Probabilities go into the memory of the logits where that can hold them.
+        # Allocated once, where that can be said: to get and return such blocks for every chunk
+        # tears the heap. Probabilities go into the memory of the logits where that can hold them.
         logits_RV = None if by_onednn else features_NH.new_empty(rows, len(bias_V))
         p_RV = None
         if product_type != sum_type:
@@ -125,9 +129,11 @@ class _ChunkedNLL(torch.autograd.Function):
             into = None if logits_RV is None else logits_RV[: len(targets_R)]
             logits = matmul(features_RH, cast_VH.t(), cast_V, into)
             p = logits if p_RV is None else p_RV[: len(targets_R)]
+            # Zero, or NaN where the target's logit is infinite, which its probability would hide.
+            zero_R1 = 0 * logits.gather(1, index_R1).to(sum_type)
             torch.softmax(logits, 1, dtype=sum_type, out=p)
             log_p_R1 = p.gather(1, index_R1).clamp_min(torch.finfo(sum_type).tiny).log()
-            nll -= (log_p_R1 * counts_R1).sum()
+            nll -= ((log_p_R1 + zero_R1) * counts_R1).sum()
             # ∂nll/∂logits = p − [target].
             to_logits = p.scatter_add_(1, index_R1, torch.full_like(index_R1, -1, dtype=sum_type))
             # What counts nothing is taken out of the narrow factors, not out of V columns.
@@ -138,7 +144,9 @@ class _ChunkedNLL(torch.autograd.Function):
             counted_RH = features_RH * counts_R1
             if ctx.needs_input_grad[1]:
                 factors = (counted_RH, to_logits) if transposed else (to_logits, counted_RH)
-                if to_weight is not None and in_place:
+                if in_place and to_weight is None:
+                    to_weight = torch.mm(factors[0].t(), factors[1])
+                elif to_weight is not None and in_place:
                     to_weight.addmm_(factors[0].t(), factors[1])
                 else:
                     product = matmul(factors[0].t(), factors[1]).to(weight_type)

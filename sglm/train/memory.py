@@ -151,7 +151,7 @@ def synthesizer_parameters(config: Config, shape: ModelShape) -> int:
 
 
 def _kernels(shape: ModelShape, batcher: Batcher) -> int:
-    """Bytes of what oneDNN keeps where windows differ in length."""
+    """Bytes of what oneDNN keeps for the loss of chunks of more than one size."""
     if not onednn_is_better():
         return 0
     most, sizes = chunk_rows(shape.vocab_size, "cpu"), set[int]()
@@ -207,7 +207,7 @@ def _activations(config: Config, shape: ModelShape, steps: int, device_type: str
     kept += rows * shape.widths[-1] * (rates.output > 0)
     # The masks, and what they made of the matrices.
     kept += 2 * 4 * sum(width**2 for width in shape.widths) * (rates.weight > 0)
-    kept += shape.vocab_size * (rates.embedding > 0)
+    kept += rows * (rates.embedding > 0)
     return kept
 
 
@@ -228,7 +228,8 @@ def _head(shape: ModelShape, tokens: int, device_type: str) -> tuple[float, floa
         return 2 * chunk + later * weight + gradients, gradients
     if not onednn_is_better() or weight >= ADDED_IN_PLACE:
         return chunk + gradients, gradients
-    return chunk + (weight if tokens > shape.widths[-1] else chunk) + gradients, gradients
+    transposed = weight if tokens > shape.widths[-1] else chunk + later * weight
+    return chunk + transposed + gradients, gradients
 
 
 def _forward(config: Config, shape: ModelShape, batcher: Batcher, device_type: str) -> float:

@@ -103,7 +103,7 @@ def test_each_coefficient_alone_changes_training(coefficients: tuple[float, floa
     assert any(not torch.equal(found, expected) for found, expected in pairs)
 
 
-def test_the_two_halves_of_features_are_features() -> None:
+def test_the_parts_of_features_are_features() -> None:
     torch.manual_seed(0)
     model = LSTMLanguageModel(ModelShape(V, 2, 5, H, True), DropoutRates(output=0.5))
     ids = torch.randint(V, (T, B))

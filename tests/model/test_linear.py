@@ -41,7 +41,6 @@ def test_is_the_product(rows: int) -> None:
 def test_mkl_is_at_home_on_its_makers_processors(
     maker: str, at_home: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module.Path, "exists", lambda self: True)
     monkeypatch.setattr(module.Path, "read_text", lambda self, *_: f"vendor_id\t: {maker}\n")
     monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
     assert module.mkl_is_at_home.__wrapped__() is at_home
@@ -56,6 +55,8 @@ def test_a_result_goes_where_it_is_wanted_or_is_new(rows: int, biased: bool) -> 
     values, weight, bias = tensors(rows)
     into = torch.empty(rows, 1000)
     found = module.matmul(values, weight.t(), bias if biased else None, into)
+    by_onednn = module.onednn_pays(values, weight.t())
+    assert (found.data_ptr() == into.data_ptr()) is not by_onednn
     expected = values.double() @ weight.t().double() + (bias.double() if biased else 0)
     torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
 

@@ -420,8 +420,8 @@ def test_an_exact_horizon_is_full_from_the_first_step(
     place = load("bench_case").Place()
     arm = load("bench_arms").build_arm("real", size, place, horizon=9)
     outputs, seen = arm.learner.model.outputs, []
-    arm.learner.model.__dict__["outputs"] = lambda inputs_TB, state: (
-        seen.append(len(inputs_TB)) or outputs(inputs_TB, state)
+    arm.learner.model.__dict__["outputs"] = lambda embedded_TBE, state: (
+        seen.append(len(embedded_TBE)) or outputs(embedded_TBE, state)
     )
     for _ in range(3):
         arm.step()

@@ -9,10 +9,12 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from sglm.config import Config
+from sglm.model import linear, softmax_loss
 from sglm.optim.precision import precision_of
 from sglm.optim.schedule import Mode, StepPlan
 from sglm.ranks import ALONE, Ranks
 from sglm.text.batcher import Batcher
+from sglm.train import memory
 from sglm.train.build import STRETCH, build_learner, lookahead_steps, model_shape, stretch_windows
 from sglm.train.memory import (
     MemoryPlan,
@@ -138,13 +140,29 @@ def allocated(work: Callable[[], object]) -> int:
     ids=["window", "horizon", "pieces", "random"],
 )
 @pytest.mark.parametrize(
-    ("vocab_size", "units"),
-    [(60, 128), (6000, 128), (16_000, 256)],
-    ids=["logits", "chunks", "softmax"],
+    ("vocab_size", "units", "library"),
+    [
+        (60, 128, "MKL"),
+        (6000, 128, "MKL"),
+        (6000, 128, "oneDNN"),
+        (16_000, 256, "MKL"),
+        (16_000, 256, "oneDNN"),
+        (16_000, 256, "oneDNN, adding in place"),
+    ],
+    ids=["logits", "chunks", "chunks onednn", "softmax", "softmax onednn", "softmax in place"],
 )
 def test_what_a_pass_allocates_was_foretold(
-    train: dict[str, object], vocab_size: int, units: int, tiny_config: Callable[..., Config]
+    train: dict[str, object],
+    vocab_size: int,
+    units: int,
+    library: str,
+    tiny_config: Callable[..., Config],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(linear, "mkl_is_at_home", lambda: library == "MKL")
+    if library.endswith("in place"):
+        for module in (softmax_loss, memory):
+            monkeypatch.setattr(module, "ADDED_IN_PLACE", 0)
     config = tiny_config(
         train={"batch": 16, "window": 35, **train},
         model={"hidden": units, "layers": 2},

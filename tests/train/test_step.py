@@ -1,6 +1,7 @@
 """The laws of the training step (docs/algorithm.md), in float64 on tiny sizes."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -361,3 +362,18 @@ def test_without_coefficients_a_penalty_leaves_no_trace() -> None:
     off = RegularizerConfig(activation=0.0, temporal=0.0)
     assert all_equal(after(off), after(None))
     assert not all_equal(after(RegularizerConfig(temporal=1.0)), after(None))
+
+
+def test_both_uses_of_tied_weights_go_through_one_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The softmax gets the matrix as the embedding handed it on, else the cheaper way is lost."""
+    learner, given = make_learner(), []
+    plain = LSTMLanguageModel.nll
+
+    def nll(self: LSTMLanguageModel, *args: Any, **named: Any) -> Tensor:
+        given.append(named["output_weight"])
+        return plain(self, *args, **named)
+
+    monkeypatch.setattr(LSTMLanguageModel, "nll", nll)
+    train_step(learner, windows(1)[0], REAL, 0)
+    assert learner.model.shape.tied
+    assert "TiedEmbedding" in given[0].grad_fn.name()
