@@ -8,7 +8,7 @@ import os
 
 _process = os.getpid()
 
-# Rounds of waiting, of a tenth of a millisecond together (a few times less on other processors).
+# Rounds of waiting: together a sixth of a millisecond on an Intel CPU, less on others.
 SPINS = 3000
 # A training step needs some dozens of them.
 KERNELS_KEPT = 128

@@ -144,16 +144,16 @@ class _ChunkedNLL(torch.autograd.Function):
             counted_RH = features_RH * counts_R1
             if ctx.needs_input_grad[1]:
                 factors = (counted_RH, to_logits) if transposed else (to_logits, counted_RH)
-                if in_place and to_weight is None:
-                    to_weight = torch.mm(factors[0].t(), factors[1])
-                elif to_weight is not None and in_place:
-                    to_weight.addmm_(factors[0].t(), factors[1])
-                else:
+                if not in_place:
                     product = matmul(factors[0].t(), factors[1]).to(weight_type)
                     to_weight = product if to_weight is None else to_weight.add_(product)
                     del product  # not held while the next one is made
+                elif to_weight is None:
+                    to_weight = torch.mm(factors[0].t(), factors[1])
+                else:
+                    to_weight.addmm_(factors[0].t(), factors[1])
                 del factors
-            del logits, p, to_logits  # nor these
+            del logits, p, to_logits  # not held either
         if to_weight is None:
             to_weight = torch.zeros_like(weight_VH, dtype=weight_type)
         to_weight_VH = to_weight.t().contiguous() if transposed else to_weight
