@@ -13,13 +13,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sglm.errors import SglmError
-from sglm.process import prepare_process
+from sglm.process import denormals_as_zero, prepare_process
 
 if TYPE_CHECKING:
     from bench_case import Place, Size
@@ -154,20 +154,22 @@ def running(tasks: list[Task]) -> Iterator[list[Process]]:
 
 def main() -> None:
     values = json.loads(sys.stdin.readline())
-    if values["name"] != "plain":
+    prepared = values["name"] != "plain"
+    if prepared:
         prepare_process()
     import torch
     from bench_case import Place, Size
 
     values |= {"size": Size(**values["size"]), "place": Place(**values["place"])}
     worker = None
-    for line in sys.stdin:
-        try:
-            worker = worker or Worker(Task(**values))
-            answer = {"value": worker.ask(*json.loads(line))}
-        except torch.OutOfMemoryError as error:
-            answer = {"error": str(error).splitlines()[0]}
-        print(json.dumps(answer), flush=True)
+    with denormals_as_zero() if prepared else nullcontext():
+        for line in sys.stdin:
+            try:
+                worker = worker or Worker(Task(**values))
+                answer = {"value": worker.ask(*json.loads(line))}
+            except torch.OutOfMemoryError as error:
+                answer = {"error": str(error).splitlines()[0]}
+            print(json.dumps(answer), flush=True)
 
 
 if __name__ == "__main__":

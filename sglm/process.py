@@ -5,6 +5,8 @@ Not done by `import sglm`: somebody else's program decides for itself.
 
 import ctypes
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 _process = os.getpid()
 
@@ -57,3 +59,20 @@ def settle_after_fork() -> None:
 
         torch.set_num_threads(1)
         _process = os.getpid()
+
+
+@contextmanager
+def denormals_as_zero() -> Iterator[None]:
+    """Inside, this thread takes numbers below 1e-38 for zero, and so do threads that it starts.
+
+    What comes back through hundreds of steps vanishes into them, and an Intel CPU computes with
+    them many times more slowly (docs/results.md). To be entered before torch starts its threads.
+    """
+    import torch
+
+    kept = bool(torch.full((), 1e-30) * 1e-10 > 0)
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(not kept)

@@ -6,8 +6,9 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
-from sglm.process import SPINS
+from sglm.process import SPINS, denormals_as_zero
 
 ROUNDS, MEGABYTES = 20, 48
 FAULTS = f"""
@@ -88,3 +89,15 @@ def test_kernels_for_ever_new_shapes_do_not_pile_up() -> None:
 
 def test_importing_sglm_asks_for_nothing() -> None:
     assert run("imported")[0] == "None"
+
+
+def test_numbers_too_small_to_matter_are_zero_for_a_while() -> None:
+    if not torch.set_flush_denormal(False):
+        pytest.skip("this processor cannot flush them")
+    small = torch.full((3,), 1e-30)
+    with denormals_as_zero():
+        assert (small * 1e-10 == 0).all()
+        with denormals_as_zero():
+            pass
+        assert (small * 1e-10 == 0).all()
+    assert (small * 1e-10 > 0).all()

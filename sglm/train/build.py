@@ -49,8 +49,6 @@ def build_learner(
 ) -> Learner:
     """Model, optimizer and boundary with fresh weights drawn from `train.seed`.
 
-    From here on this thread, and those that it starts, take denormal numbers for zero.
-
     Args:
         config: sizes, rates, seed.
         token_counts_V: how often each token occurs in the training text.
@@ -62,9 +60,6 @@ def build_learner(
     """
     train = config.train
     _check_lanes(train.batch, ranks)
-    # What comes back through hundreds of steps vanishes into numbers below 1e-38, with which an
-    # Intel CPU computes many times more slowly (docs/results.md). Before torch starts its threads.
-    torch.set_flush_denormal(True)
     torch.manual_seed(config.train.seed)
     model = LSTMLanguageModel(
         model_shape(config, len(token_counts_V)),

@@ -15,6 +15,7 @@ from sglm.errors import SglmError, Stopped
 from sglm.evaluate import Evaluation, perplexity
 from sglm.likelihood import evaluate_stream
 from sglm.optim.precision import Precision
+from sglm.process import denormals_as_zero
 from sglm.ranks import ALONE, Ranks
 from sglm.text.batcher import Upcoming, Window
 from sglm.text.store import TokenStore
@@ -96,7 +97,7 @@ def train(
     job = Job(
         config, store, RunFolder(out), batcher, schedule, device, console, ranks, asked_to_stop
     )
-    with opened(job, resume):
+    with denormals_as_zero(), opened(job, resume):
         checkpoint = newest_checkpoint(job)
         progress = progress_of(job, checkpoint)
         if progress.settled == schedule.total_steps:

@@ -321,3 +321,19 @@ def test_seed_decides_the_run(
         run(tiny_config(dropout=DROPOUT, train={"seed": seed}), word_store, tmp_path / name)
     assert metrics(tmp_path / "a") == metrics(tmp_path / "b")
     assert metrics(tmp_path / "a") != metrics(tmp_path / "c")
+
+
+def test_numbers_too_small_to_matter_are_zero_while_training_and_only_then(
+    tiny_config: MakeConfig, word_store: TokenStore, tmp_path: Path
+) -> None:
+    """An Intel CPU would compute with them, and be many times slower for it."""
+    if not torch.set_flush_denormal(False):
+        pytest.skip("this processor cannot flush them")
+    small, seen = torch.full((3,), 1e-30), set[bool]()
+
+    def look() -> None:
+        seen.add(bool((small * 1e-10 == 0).all()))
+
+    run(tiny_config(), word_store, tmp_path / "run", stop_signal=look)
+    assert seen == {True}
+    assert (small * 1e-10 > 0).all()
