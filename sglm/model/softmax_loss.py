@@ -129,11 +129,7 @@ class _ChunkedNLL(torch.autograd.Function):
             into = None if logits_RV is None else logits_RV[: len(targets_R)]
             logits = matmul(features_RH, cast_VH.t(), cast_V, into)
             p = logits if p_RV is None else p_RV[: len(targets_R)]
-            # Zero, or NaN where the target's logit is infinite, which its probability would hide.
-            zero_R1 = 0 * logits.gather(1, index_R1).to(sum_type)
-            torch.softmax(logits, 1, dtype=sum_type, out=p)
-            log_p_R1 = p.gather(1, index_R1).clamp_min(torch.finfo(sum_type).tiny).log()
-            nll -= ((log_p_R1 + zero_R1) * counts_R1).sum()
+            nll -= (_softmax(logits, index_R1, p) * counts_R1).sum()
             # ∂nll/∂logits = p − [target].
             to_logits = p.scatter_add_(1, index_R1, torch.full_like(index_R1, -1, dtype=sum_type))
             # What counts nothing is taken out of the narrow factors, not out of V columns.
@@ -180,3 +176,16 @@ class _ChunkedNLL(torch.autograd.Function):
             None,
             None,
         )
+
+
+def _softmax(logits_RV: Tensor, targets_R1: Tensor, out_RV: Tensor) -> Tensor:
+    """Probabilities into `out_RV`, which may be the logits themselves.
+
+    Returns:
+        `(R, 1)`, the targets' log-probabilities, no lower than that of the least number there is.
+    """
+    # Zero, or NaN where the target's logit is infinite, which its probability would hide.
+    zero_R1 = 0 * logits_RV.gather(1, targets_R1).to(out_RV.dtype)
+    torch.softmax(logits_RV, 1, dtype=out_RV.dtype, out=out_RV)
+    least = torch.finfo(out_RV.dtype).tiny
+    return out_RV.gather(1, targets_R1).clamp_min(least).log() + zero_R1
