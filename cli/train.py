@@ -13,6 +13,7 @@ import typer
 
 if TYPE_CHECKING:
     from sglm.config import Config
+    from sglm.optim.precision import Precision
     from sglm.ranks import Ranks
     from sglm.text.store import TokenStore
     from sglm.train.loop import Outcome
@@ -84,7 +85,7 @@ def train(
         if dry_run:
             expected = expected_ranks()
             if expected.writes:
-                typer.echo(plan(settings, store, chosen_device.type, as_json, expected))
+                typer.echo(plan(settings, store, chosen_precision, as_json, expected))
             return
 
         from sglm.train.loop import train as run_training
@@ -113,7 +114,7 @@ def train(
 
 
 def plan(
-    config: "Config", store: "TokenStore", device_type: str, as_json: bool, ranks: "Ranks"
+    config: "Config", store: "TokenStore", precision: "Precision", as_json: bool, ranks: "Ranks"
 ) -> str:
     """What a training would do and take, without training; memory is that of this process."""
     from sglm.train.build import build_batcher, build_schedule, model_shape
@@ -124,7 +125,7 @@ def plan(
     schedule = build_schedule(config, batcher.steps_per_epoch)
     shape = model_shape(config, store.tokenizer().vocab_size)
     valid_bytes = store.ids("valid").nbytes if "valid" in store.splits else 0
-    memory = plan_memory(config, shape, batcher, valid_bytes, device_type)
+    memory = plan_memory(config, shape, batcher, valid_bytes, precision.device.type, precision.name)
     if as_json:
         return json.dumps(plan_as_json(config, shape, batcher, schedule, memory))
     return describe_plan(config, shape, batcher, schedule, memory)

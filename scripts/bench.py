@@ -61,13 +61,13 @@ QUICK_REPEATS = 3  # of sglm's turns in a round: what differs little needs many 
 QUICK_SECONDS, CASE_SECONDS = 70.0, 120.0
 
 
-def quick(size: Size) -> dict[str, float]:
+def quick(size: Size, place: Place) -> dict[str, float]:
     """Tokens per second on the CPU, medians, by the names that others rely on."""
     asked: dict[str, list[str | None]] = {}
     for name, turn in QUICK:
         asked.setdefault(name, []).append(turn)
     asked["alternating lookahead"] *= QUICK_REPEATS
-    floor, taken, _ = measure(asked, size, Place(), QUICK_SECONDS, details=False)
+    floor, taken, _ = measure(asked, size, place, QUICK_SECONDS, details=False)
     named = {"floor": floor} | {QUICK[which]: times for which, times in taken.items()}
     return {
         f"{name}_tokens_per_s": round(size.tokens / statistics.median(times), 1)
@@ -154,9 +154,10 @@ def run(arguments: argparse.Namespace) -> None:
         if len(cases) != 1:
             raise InputError("--quick measures one case: give one size, window and batch")
         size = cases[0]
-        result: dict[str, Any] = quick(size)
+        result: dict[str, Any] = quick(size, place)
         if not arguments.json:
-            print(f"{size}, CPU, {torch.get_num_threads()} threads, torch {torch.__version__}\n")
+            threads = f"CPU, {torch.get_num_threads()} threads"
+            print(f"{size}, {threads}, {place.precision}, torch {torch.__version__}\n")
             for name, rate in result.items():
                 share = rate / result["floor_tokens_per_s"]
                 label = name.removesuffix("_tokens_per_s").replace("_", " ")

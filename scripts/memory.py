@@ -1,6 +1,6 @@
 """Does `sglm train --dry-run` foretell the memory of a run? Predicted against measured peaks.
 
-    python scripts/memory.py [--json] [--only NAME ...]
+    python scripts/memory.py [--json] [--precision bf16] [--only NAME ...]
 
 Each case trains for a few steps, with everything that belongs to a run (evaluations, snapshots,
 checkpoints), in a process of its own, whose peak resident size is read from the system at its end;
@@ -120,7 +120,7 @@ def sglm(*arguments: str) -> subprocess.CompletedProcess[str]:
     return done
 
 
-def compare(name: str) -> dict[str, object]:
+def compare(name: str, precision: str) -> dict[str, object]:
     """The row of one case, in bytes."""
     vocab_size, settings = (CASES | HELD_OUT)[name]
     with tempfile.TemporaryDirectory() as temporary:
@@ -134,7 +134,7 @@ def compare(name: str) -> dict[str, object]:
         store = make_store(vocab_size, 45 * batch * window, folder)
         arguments = ["train", str(config), "--data", str(store), "--out", str(folder / "run")]
         arguments += [part for each in settings.split() for part in ("--set", each)]
-        arguments += ["--device", "cpu"]
+        arguments += ["--device", "cpu", "--precision", precision]
         plan = json.loads(sglm(*arguments, "--dry-run", "--json").stdout)
         measured = int(sglm(*arguments).stderr.rsplit("peak", 1)[1])
     memory = plan["memory"]
@@ -153,6 +153,7 @@ def compare(name: str) -> dict[str, object]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--json", action="store_true", help="print one object")
+    parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16"))
     every = [*CASES, *HELD_OUT]
     parser.add_argument("--only", nargs="+", choices=every, default=every, metavar="NAME")
     arguments = parser.parse_args()
@@ -161,7 +162,7 @@ def main() -> None:
         print("| case | predicted MiB | measured MiB | ratio | libraries MiB | peak when |")
         print("| --- | --- | --- | --- | --- | --- |")
     for name in arguments.only:
-        row = compare(name)
+        row = compare(name, arguments.precision)
         rows.append(row)
         if not arguments.json:
             predicted, measured, base = (

@@ -118,11 +118,22 @@ def mkl_is_at_home() -> bool:
     takes twice oneDNN's time (docs/results.md). Decided by the maker's name, and not by a trial:
     the same run must take the same way each time, or its last digits would change.
     """
+    return bool(torch.backends.mkl.is_available()) and "GenuineIntel" in _about_the_cpu()  # type: ignore[no-untyped-call]
+
+
+@cache
+def cpu_multiplies_bfloat16() -> bool:
+    """Whether products of bfloat16 are faster than those of float32 here: by AMX, which Intel's
+    server CPUs have from Sapphire Rapids on. Other CPUs can be many times slower with them."""
+    return has_onednn() and "amx_bf16" in _about_the_cpu()
+
+
+def _about_the_cpu() -> str:
+    """Its maker and what it can do, as the system says it."""
     try:
-        maker = Path("/proc/cpuinfo").read_text("utf-8", "replace")
+        return Path("/proc/cpuinfo").read_text("utf-8", "replace")
     except OSError:  # not Linux
-        maker = platform.processor()
-    return bool(torch.backends.mkl.is_available()) and "GenuineIntel" in maker  # type: ignore[no-untyped-call]
+        return platform.processor()
 
 
 def has_onednn() -> bool:

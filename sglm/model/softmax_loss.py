@@ -56,7 +56,7 @@ def even_rows(tokens: int, most: int) -> int:
 def faster_chunked(features_NH: Tensor, weight_VH: Tensor) -> bool:
     """Whether the chunked loss is faster even where one chunk is all there is."""
     large = len(features_NH) * weight_VH.numel() >= WORTHWHILE_PRODUCTS
-    return large and features_NH.device.type == "cpu" and features_NH.dtype == torch.float32
+    return large and features_NH.device.type == "cpu" and features_NH.dtype != torch.float64
 
 
 def chunked_nll(
@@ -186,6 +186,8 @@ def _softmax(logits_RV: Tensor, targets_R1: Tensor, out_RV: Tensor) -> Tensor:
     """
     # Zero, or NaN where the target's logit is infinite, which its probability would hide.
     zero_R1 = 0 * logits_RV.gather(1, targets_R1).to(out_RV.dtype)
+    if out_RV.device.type == "cpu":  # there the function's own cast takes twice as long
+        logits_RV = out_RV.copy_(logits_RV)
     torch.softmax(logits_RV, 1, dtype=out_RV.dtype, out=out_RV)
     least = torch.finfo(out_RV.dtype).tiny
     return out_RV.gather(1, targets_R1).clamp_min(least).log() + zero_R1

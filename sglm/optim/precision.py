@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from sglm.errors import ConfigError
+from sglm.model.linear import cpu_multiplies_bfloat16
 from sglm.optim.optimizer import step_where_finite
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -80,11 +81,10 @@ class Precision:
 
 
 def make_precision(name: str, device: torch.device) -> Precision:
-    """`auto` is bf16 on a GPU that has it, fp16 on one that has not, and fp32 on a CPU, where
-    half types can be many times slower.
+    """`auto` is bf16 on a GPU that has it, fp16 on one that has not, and fp32 on a CPU.
 
     Raises:
-        ConfigError: a half type was asked for on a CPU.
+        ConfigError: a half type was asked for on a CPU that would be many times slower with it.
     """
     if name == "auto":
         if device.type != "cuda":
@@ -92,8 +92,13 @@ def make_precision(name: str, device: torch.device) -> Precision:
         else:
             native = torch.cuda.is_bf16_supported(including_emulation=False)
             name = "bf16" if native else "fp16"
-    if name != "fp32" and device.type != "cuda":
-        raise ConfigError(f"--precision {name} needs a CUDA device; on a CPU use fp32 (or auto)")
+    if name == "fp16" and device.type != "cuda":
+        raise ConfigError("--precision fp16 needs a CUDA device; on a CPU use fp32 (or auto)")
+    if name == "bf16" and device.type != "cuda" and not cpu_multiplies_bfloat16():
+        raise ConfigError(
+            "--precision bf16 needs a CUDA device, or a CPU with AMX; on this CPU use fp32 (or"
+            " auto)"
+        )
     return precision_of(name, device)
 
 

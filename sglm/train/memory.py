@@ -4,15 +4,17 @@ A run goes through a few situations, and its peak is that of the hungriest: coun
 the end of a step's forward pass, its backward pass, the synthesizer learning, an evaluation,
 saving. `scripts/memory.py` compares the prediction with measured peaks (docs/results.md).
 
-Numbers are counted in float32 unless said otherwise. Shapes: B lanes of this process, R steps read
-in one pass (the window, the horizon, or the longest random window), N = B·T predicted tokens,
-V vocabulary, E embedding, H units of a layer, S coordinates of a state, C steps read ahead.
+Numbers are counted in units of float32's; one that is half as large counts half. Shapes: B lanes of
+this process, R steps read in one pass (the window, the horizon, or the longest random window),
+N = B·T predicted tokens, V vocabulary, E embedding, H units of a layer, S coordinates of a state,
+C steps read ahead.
 """
 
 import resource
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -38,6 +40,8 @@ _CUDNN_KEEPS = 8.0
 # once before the first. Read off the workspace that torch's `mkldnn_rnn_layer` returns (2.13) for
 # twenty shapes, where it is right within 5 %.
 _ONEDNN_WIDE, _ONEDNN_NARROW = 6.5, 4.9
+# The same in bfloat16, which keeps cells and gradients in float32: 0.70 to 0.75 of its bytes.
+_ONEDNN_HALF = 0.71
 # What it needs besides while it runs backwards, per step, lane and unit; and per weight (oneDNN
 # reorders the matrices, and makes their gradients in an order of its own).
 _LSTM_WORKS, _LSTM_REORDERS = 6.0, 3.0
@@ -48,6 +52,18 @@ _GRU_PREDICTS, _GRU_LEARNS = 9, 12
 # Memory that was freed does not always fit what is asked for next: the share of what is held that
 # lies in holes of a CPU's heap, 5 to 14 % where it was read from the allocator's own books.
 _HOLES = 0.09
+
+
+class Place(NamedTuple):
+    """Where a run computes.
+
+    Attributes:
+        on_cpu: or else on a GPU.
+        product: the size of a number that goes into a matrix product or comes out of one.
+    """
+
+    on_cpu: bool
+    product: float
 
 
 @dataclass(frozen=True)
@@ -79,17 +95,24 @@ class MemoryPlan:
 
 
 def plan_memory(
-    config: Config, shape: ModelShape, batcher: Batcher, valid_bytes: int, device_type: str
+    config: Config,
+    shape: ModelShape,
+    batcher: Batcher,
+    valid_bytes: int,
+    device_type: str,
+    precision: str = "fp32",
 ) -> MemoryPlan:
-    """The plan of a training run in float32 (with half products it takes less).
+    """The plan of a training run; on a GPU as if in float32 (in half precision it takes less).
 
     Args:
         config, shape: of the run.
         batcher: of this process, whose lanes count; others have theirs.
         valid_bytes: size of the validation split on disk.
         device_type: `"cpu"`: everything; `"cuda"`: the device's memory, unmeasured so far.
+        precision: name of the products' type.
     """
     on_cpu, lanes = device_type == "cpu", len(batcher.lanes)
+    place = Place(on_cpu, 0.5 if on_cpu and precision != "fp32" else 1.0)
     processes = config.train.batch // lanes
     # From here on these lanes are all there is.
     config = config.model_copy(update={"train": config.train.model_copy(update={"batch": lanes})})
@@ -97,7 +120,7 @@ def plan_memory(
     moments = (config.optimizer.momentum > 0) if config.optimizer.kind == "sgd" else 2
     synthesizer = synthesizer_parameters(config, shape)
     state = config.train.batch * 2 * sum(shape.widths)
-    features, stretch = _stretch(config, shape, device_type)
+    features, stretch = _stretch(config, shape, place)
     memory = _memory(config, shape)
     # One memory is carried, the one before it waits to be learned from.
     lasting = (2 + moments) * weights + 4 * synthesizer + state + stretch + 2 * memory
@@ -106,14 +129,14 @@ def plan_memory(
     outside = batcher.ids_N.nbytes + valid_bytes + _kernels(shape, batcher)
     situations = {
         # What is injected is predicted while the forward pass still waits.
-        "forward": _forward(config, shape, batcher, device_type) + _GRU_PREDICTS * memory,
-        "backward": _backward(config, shape, batcher, device_type),
+        "forward": _forward(config, shape, batcher, place) + _GRU_PREDICTS * memory,
+        "backward": _backward(config, shape, batcher, place),
         "evaluation": _evaluation(shape),
     }
     if synthesizer:
-        situations["synthesizer"] = _learning(config, shape, device_type)
+        situations["synthesizer"] = _learning(config, shape, place)
         if config.synthesizer.teach_every:
-            situations["exact gradient"] = _teaching(config, shape, device_type)
+            situations["exact gradient"] = _teaching(config, shape, place)
     if on_cpu:
         if processes > 1:  # what belongs to lanes is gathered; saving takes nothing else
             situations["saving"] = processes * (state + features + memory)
@@ -121,7 +144,7 @@ def plan_memory(
         counting = 8 * min(len(batcher.ids_N), COUNTED_AT_ONCE) // _FLOAT
         situations["counting"] = max(0, counting - lasting)
     return MemoryPlan(
-        base=loaded_bytes(config) if on_cpu else 0,
+        base=loaded_bytes(config, precision) if on_cpu else 0,
         lasting=_FLOAT * int(lasting) + (outside if on_cpu else 0),
         situations={name: _FLOAT * int(floats) for name, floats in situations.items()},
         holes=int(_HOLES * _FLOAT * (lasting + max(situations.values()))) if on_cpu else 0,
@@ -181,83 +204,92 @@ def _pieces(config: Config, steps: int) -> int:
     return -(-steps // most)
 
 
-def _lstm_keeps(batch: int, steps: int, pieces: int, inputs: int, units: int) -> float:
+def _lstm_keeps(
+    batch: int, steps: int, pieces: int, inputs: int, units: int, product: float = 1.0
+) -> float:
     """What an LSTM layer on the CPU keeps for its backward pass, its output included."""
     vectors = _ONEDNN_WIDE * max(inputs, units) + _ONEDNN_NARROW * units
-    return batch * ((steps + pieces) * vectors + steps * (4 + 1) * units)
+    workspace = batch * ((steps + pieces) * vectors + steps * 4 * units)
+    return workspace * (1.0 if product == 1 else _ONEDNN_HALF) + batch * steps * units * product
 
 
-def _activations(config: Config, shape: ModelShape, steps: int, device_type: str) -> float:
+def _activations(config: Config, shape: ModelShape, steps: int, place: Place) -> float:
     """What the network keeps of so many steps for its backward pass."""
     rates, batch = config.dropout, config.train.batch
     rows, units, pieces = batch * steps, sum(shape.widths), _pieces(config, steps)
-    kept: float = rows * shape.embedding * (2 if rates.input else 1)
-    if device_type == "cpu":
+    kept: float = rows * shape.embedding * ((1 if rates.input else 0) + place.product)
+    if place.on_cpu:
         inputs = (shape.embedding, *shape.widths[:-1])
         kept += sum(
-            _lstm_keeps(batch, steps, pieces, size, width)
+            _lstm_keeps(batch, steps, pieces, size, width, place.product)
             for size, width in zip(inputs, shape.widths, strict=True)
         )
         # Outputs of pieces are put together: of every layer, or of the last.
-        together = shape.widths[-1] if config.train.truncation == "random" else units
-        kept += rows * together * (pieces > 1)
+        random = config.train.truncation == "random"
+        together = shape.widths[-1] if random else units
+        kept += place.product * rows * together * (pieces > 1)
+        if place.product < 1:  # the matrices, cast for every pass over the layers
+            kept += place.product * sum(_lstm_weights(shape)) * (pieces if random else 1)
     else:
         kept += _CUDNN_KEEPS * rows * units
-    kept += rows * (units - shape.widths[-1]) * (rates.between > 0)
-    kept += rows * shape.widths[-1] * (rates.output > 0)
+    kept += place.product * rows * (units - shape.widths[-1]) * (rates.between > 0)
+    kept += place.product * rows * shape.widths[-1] * (rates.output > 0)
     # The masks, and what they made of the matrices.
     kept += 2 * 4 * sum(width**2 for width in shape.widths) * (rates.weight > 0)
     kept += rows * (rates.embedding > 0)
     return kept
 
 
-def _head(shape: ModelShape, tokens: int, device_type: str) -> tuple[float, float]:
+def _head(shape: ModelShape, tokens: int, place: Place) -> tuple[float, float]:
     """The loss: `(most at once in the forward pass, in the backward pass)`."""
-    rows = chunk_rows(shape.vocab_size, device_type)
+    rows = chunk_rows(shape.vocab_size, "cpu" if place.on_cpu else "cuda")
     products = tokens * shape.vocab_size * shape.widths[-1]
-    if tokens <= rows and (device_type != "cpu" or products < WORTHWHILE_PRODUCTS):
+    if tokens <= rows and (not place.on_cpu or products < WORTHWHILE_PRODUCTS):
         # Logits and their log-softmax; backwards that, its gradient and that of the logits.
         return 2 * tokens * shape.vocab_size, 3 * tokens * shape.vocab_size
     # A chunk's logits, which become their own gradient. oneDNN makes a transpose: of the chunk, or
     # of the weights' gradient in the end; and that of a later chunk before it is added. All
     # gradients are there already when the backward pass begins.
     weight, later = shape.vocab_size * shape.widths[-1], tokens > rows
-    gradients = weight + tokens * shape.widths[-1] + shape.vocab_size
+    gradients = weight + place.product * tokens * shape.widths[-1] + shape.vocab_size
     chunk = even_rows(tokens, rows) * shape.vocab_size
-    if device_type != "cpu":  # half logits beside float32 ones: as two of float32 at most
+    if not place.on_cpu:  # half logits beside float32 ones: as two of float32 at most
         return 2 * chunk + later * weight + gradients, gradients
+    if place.product < 1:  # half ones beside them, the weights cast, and a chunk's gradient of them
+        half = place.product * (chunk + 2 * weight)
+        return chunk + half + later * weight + gradients, gradients
     if not onednn_is_better() or weight >= ADDED_IN_PLACE:
         return chunk + gradients, gradients
     transposed = weight if tokens > shape.widths[-1] else chunk + later * weight
     return chunk + transposed + gradients, gradients
 
 
-def _forward(config: Config, shape: ModelShape, batcher: Batcher, device_type: str) -> float:
+def _forward(config: Config, shape: ModelShape, batcher: Batcher, place: Place) -> float:
     """At the end of the forward pass.
 
     Weights have no gradients then: they are counted in what lasts, and come off.
     """
     tokens = config.train.batch * max(batcher.lengths)
-    kept = _activations(config, shape, _read_steps(config, batcher), device_type)
-    return kept + _head(shape, tokens, device_type)[0] - parameter_count(shape)
+    kept = _activations(config, shape, _read_steps(config, batcher), place)
+    return kept + _head(shape, tokens, place)[0] - parameter_count(shape)
 
 
-def _backward(config: Config, shape: ModelShape, batcher: Batcher, device_type: str) -> float:
+def _backward(config: Config, shape: ModelShape, batcher: Batcher, place: Place) -> float:
     """The last layer goes first, while all others wait; or the embedding, when all is over.
 
     Weights have no gradients yet when it begins, as in the forward pass.
     """
     steps = _read_steps(config, batcher)
     tokens = config.train.batch * max(batcher.lengths)
-    kept = _activations(config, shape, steps, device_type)
+    kept = _activations(config, shape, steps, place)
     last = shape.widths[-1]
-    at_once = -(-steps // _pieces(config, steps)) if device_type == "cpu" else steps
+    at_once = -(-steps // _pieces(config, steps)) if place.on_cpu else steps
     works = _LSTM_WORKS * config.train.batch * at_once * last
     works += _LSTM_REORDERS * _lstm_weights(shape)[-1]
-    head = _head(shape, tokens, device_type)[1]
+    head = _head(shape, tokens, place)[1]
     begins = kept - parameter_count(shape) + max(head, works + min(head, shape.vocab_size * last))
     # The embedding's gradient; on a GPU from the words read, from the softmax, and their sum.
-    apart = shape.tied and device_type != "cpu"
+    apart = shape.tied and not place.on_cpu
     return max(begins, (1 + apart) * shape.vocab_size * shape.embedding)
 
 
@@ -270,7 +302,7 @@ def _evaluation(shape: ModelShape) -> float:
     )
 
 
-def _stretch(config: Config, shape: ModelShape, device_type: str) -> tuple[float, float]:
+def _stretch(config: Config, shape: ModelShape, place: Place) -> tuple[float, float]:
     """What a lookahead synthesizer holds of a stretch from its start to its end: `(features of its
     tokens, which are saved too; all)`."""
     ahead, lanes = lookahead_steps(config), config.train.batch
@@ -285,7 +317,7 @@ def _stretch(config: Config, shape: ModelShape, device_type: str) -> tuple[float
     features = read * (shape.embedding + shape.widths[-1])
     units = synthesizer_hidden(config)
     reader = _CUDNN_KEEPS * read * units
-    if device_type == "cpu":
+    if place.on_cpu:
         reader = _lstm_keeps(lanes, steps, 1, units, units)
     # The features, the same normalised; their projection; the reader's own.
     return features, 2 * features + 2 * read * units + reader
@@ -298,7 +330,7 @@ def _memory(config: Config, shape: ModelShape) -> int:
     return config.train.batch * 2 * sum(shape.widths) * synthesizer_hidden(config)
 
 
-def _learning(config: Config, shape: ModelShape, device_type: str) -> float:
+def _learning(config: Config, shape: ModelShape, place: Place) -> float:
     """One regression of the synthesizer, while the model's gradients wait for its own update."""
     settings, train = config.synthesizer, config.train
     size, hidden = 2 * sum(shape.widths), synthesizer_hidden(config)
@@ -307,17 +339,17 @@ def _learning(config: Config, shape: ModelShape, device_type: str) -> float:
     lessons = train.batch * (1 if lookahead_steps(config) is None else STRETCH)
     # States, gradients, predictions, errors and their gradients.
     regression = lessons * (8 * size + 24 * hidden)
-    return regression + 2 * _stretch(config, shape, device_type)[0]
+    return regression + 2 * _stretch(config, shape, place)[0]
 
 
-def _teaching(config: Config, shape: ModelShape, device_type: str) -> float:
+def _teaching(config: Config, shape: ModelShape, place: Place) -> float:
     """The exact gradient of a stretch and what follows it; weights have none then."""
     steps = STRETCH * config.train.window + (lookahead_steps(config) or 0)
-    held = _activations(config, shape, steps, device_type) - parameter_count(shape)
-    return held + max(_head(shape, config.train.batch * steps, device_type))
+    held = _activations(config, shape, steps, place) - parameter_count(shape)
+    return held + max(_head(shape, config.train.batch * steps, place))
 
 
-def loaded_bytes(config: Config) -> int:
+def loaded_bytes(config: Config, precision: str = "fp32") -> int:
     """Resident size of this process once all that a run needs is loaded and has been used.
 
     Measured, not known: it differs between builds of torch and from machine to machine. Much of a
@@ -340,7 +372,7 @@ def loaded_bytes(config: Config) -> int:
     )
     ids_N = np.arange(100, dtype=np.uint16) % 32
     learner = build_learner(
-        miniature, np.ones(32, dtype=np.int64), precision_of("fp32", device), device
+        miniature, np.ones(32, dtype=np.int64), precision_of(precision, device), device
     )
     batcher = Batcher(ids_N, 2, 2, 0, stretch=STRETCH, lookahead=lookahead_steps(config))
     for step in range(STRETCH + 1):

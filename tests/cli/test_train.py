@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from sglm.cli.main import app
+from sglm.optim import precision
 from sglm.text.store import TokenStore
 
 SMALL = [
@@ -52,6 +53,30 @@ def test_seed_is_short_for_a_setting(word_store: TokenStore, tmp_path: Path) -> 
     config = (tmp_path / "a" / "config.toml").read_text()
     assert config == (tmp_path / "b" / "config.toml").read_text()
     assert "seed = 7" in config
+
+
+def test_bfloat16_on_a_cpu_that_is_fast_with_it(
+    word_store: TokenStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    common = ["train", "tiny", "--data", word_store.folder, *SMALL, "--device", "cpu", "--json"]
+    half, out = [*common, "--precision", "bf16"], tmp_path / "half"
+    for amx in (False, True):  # any CPU has the products; only some have them fast
+        monkeypatch.setattr(precision, "cpu_multiplies_bfloat16", lambda amx=amx: amx)
+        if not amx:
+            result = sglm_command(*half, "--out", out)
+            assert (result.exit_code, out.exists()) == (2, False)
+            assert "needs a CUDA device, or a CPU with AMX" in result.stderr
+    found = json.loads(sglm_command(*half, "--out", out).stdout)
+    exact = json.loads(sglm_command(*common, "--out", tmp_path / "whole").stdout)
+    # Sixteen steps of a model that is evaluated in float32 either way: a digit or two of bfloat16.
+    assert found["best_token_ppl"] == pytest.approx(exact["best_token_ppl"], rel=0.02)
+    assert found["best_token_ppl"] != exact["best_token_ppl"]
+    [session] = (out / "sessions.jsonl").read_text().splitlines()
+    assert json.loads(session)["precision"] == "bf16"
+
+    # It goes on as it began, or not at all.
+    longer = ["--set", "schedule.cycles=[8, 12]", "--no-resume"]
+    assert sglm_command(*half, *longer, "--out", out).exit_code == 2
 
 
 def test_dry_run_prints_the_plan_and_leaves_nothing(word_store: TokenStore, tmp_path: Path) -> None:

@@ -48,6 +48,17 @@ def test_mkl_is_at_home_on_its_makers_processors(
     assert not module.mkl_is_at_home.__wrapped__()
 
 
+@pytest.mark.parametrize("features", ["avx512_bf16 amx_bf16 amx_tile", "avx512_bf16"])
+@pytest.mark.parametrize("there", [True, False])
+def test_bfloat16_is_for_cpus_with_amx(
+    features: str, there: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module.Path, "read_text", lambda self, *_: f"flags\t: {features}\n")
+    monkeypatch.setattr(module, "has_onednn", lambda: there)
+    fast = there and "amx" in features
+    assert module.cpu_multiplies_bfloat16.__wrapped__() is fast
+
+
 @pytest.mark.usefixtures("library")
 @pytest.mark.parametrize("rows", ROWS)
 @pytest.mark.parametrize("biased", [True, False])

@@ -6,6 +6,7 @@ from torch import nn
 
 from sglm.config import OptimizerConfig
 from sglm.errors import ConfigError
+from sglm.optim import precision as precision_module
 from sglm.optim.optimizer import make_optimizer, set_learning_rate
 from sglm.optim.precision import make_precision, precision_of
 
@@ -46,11 +47,21 @@ def test_rate_is_set_for_every_group() -> None:
     assert [group["lr"] for group in optimizer.param_groups] == [0.125, 0.125]
 
 
-def test_auto_precision_on_a_cpu_is_fp32_and_half_types_are_refused() -> None:
+@pytest.mark.parametrize("amx", [True, False])
+def test_half_types_on_a_cpu_are_refused_where_they_are_slow(
+    amx: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precision_module, "cpu_multiplies_bfloat16", lambda: amx)
     assert make_precision("auto", CPU).compute_dtype == torch.float32
-    for name in ("bf16", "fp16"):
-        with pytest.raises(ConfigError, match=f"{name} needs a CUDA device; .*fp32"):
-            make_precision(name, CPU)
+    with pytest.raises(ConfigError, match=r"fp16 needs a CUDA device; .*fp32"):
+        make_precision("fp16", CPU)
+    if amx:
+        assert make_precision("bf16", CPU).compute_dtype == torch.bfloat16
+    else:
+        with pytest.raises(
+            ConfigError, match=r"bf16 needs a CUDA device, or a CPU with AMX; .*fp32"
+        ):
+            make_precision("bf16", CPU)
 
 
 def test_only_fp16_scales_the_loss() -> None:

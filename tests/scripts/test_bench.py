@@ -201,7 +201,7 @@ def test_quick_compares_within_one_process(
 
     monkeypatch.setattr(worker, "seconds", spy)
     monkeypatch.setattr(load("bench"), "QUICK_SECONDS", 0.0)
-    load("bench").quick(size)
+    load("bench").quick(size, load("bench_case").Place())
     turns: dict[int, list[str | None]] = {}
     for which, turn in asked:
         turns.setdefault(which, []).append(turn)
@@ -335,7 +335,7 @@ def test_what_would_not_fit_is_skipped_and_says_so(
         (["--windows", "5,none"], "write whole numbers above 0"),
         (["--arms", "plain,fast"], "no such arm; there are plain, plain prepared, real"),
         (["--quick", "--windows", "5,35"], "--quick measures one case"),
-        (["--device", "cpu", "--precision", "bf16"], "needs a CUDA device"),
+        (["--device", "cpu", "--precision", "fp16"], "needs a CUDA device"),
     ],
 )
 def test_a_wrong_wish_is_an_error_of_one_line(

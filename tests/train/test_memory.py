@@ -28,6 +28,10 @@ from sglm.train.truncation import draw_lengths
 CPU = torch.device("cpu")
 TOKENS = 4000
 
+needs_amx = pytest.mark.skipif(
+    not linear.cpu_multiplies_bfloat16(), reason="needs a CPU with AMX, for bfloat16"
+)
+
 
 def plan(config: Config, vocab_size: int = 50, device_type: str = "cuda") -> MemoryPlan:
     """Without the libraries: as for a device, which no test here needs."""
@@ -148,8 +152,13 @@ def allocated(work: Callable[[], object]) -> int:
         (16_000, 256, "MKL"),
         (16_000, 256, "oneDNN"),
         (16_000, 256, "oneDNN, adding in place"),
+        *(pytest.param(*sizes, "bf16", marks=needs_amx) for sizes in ((60, 128), (6000, 128))),
+        pytest.param(16_000, 256, "bf16", marks=needs_amx),
     ],
-    ids=["logits", "chunks", "chunks onednn", "softmax", "softmax onednn", "softmax in place"],
+    ids=[
+        *("logits", "chunks", "chunks onednn", "softmax", "softmax onednn", "softmax in place"),
+        *("half logits", "half chunks", "half softmax"),
+    ],
 )
 def test_what_a_pass_allocates_was_foretold(
     train: dict[str, object],
@@ -169,7 +178,8 @@ def test_what_a_pass_allocates_was_foretold(
         schedule={"mode": "real"},
     )
     counts_V = np.ones(vocab_size, dtype=np.int64)
-    learner = build_learner(config, counts_V, precision_of("fp32", CPU), CPU)
+    precision = "bf16" if library == "bf16" else "fp32"
+    learner = build_learner(config, counts_V, precision_of(precision, CPU), CPU)
     batcher = make_batcher(config, tokens=40_000)
     longest, steps = max(batcher.lengths), config.train.horizon or max(batcher.lengths)
     inputs_TB = torch.zeros(steps, 16, dtype=torch.int64)
@@ -179,7 +189,7 @@ def test_what_a_pass_allocates_was_foretold(
 
     run()  # kernels are made at the first call
     shape = model_shape(config, vocab_size)
-    foretold = plan_memory(config, shape, batcher, 0, "cpu").situations["forward"]
+    foretold = plan_memory(config, shape, batcher, 0, "cpu", precision).situations["forward"]
     foretold += 4 * parameter_count(shape)  # whose gradients, counted in what lasts, are not there
     # The goal; here no heap's holes blur it.
     assert allocated(run) == pytest.approx(foretold, rel=0.15)
