@@ -8,6 +8,7 @@ import typer
 
 from sglm.cli.train import Device, PrecisionName, StopRequest
 from sglm.compare.variants import DEFAULT_HORIZON_WINDOWS, DEFAULT_VARIANTS, VARIANTS
+from sglm.process import ended_by_interrupts
 
 # \b: typer keeps the line breaks of such a paragraph.
 VARIANTS_HELP = "\b\nVariants:\n" + "\n".join(
@@ -77,12 +78,13 @@ def compare(
     import json
     import sys
 
-    from sglm.cli.score import print_text
-    from sglm.compare.grid import compare as run_comparison
-    from sglm.compare.table import table
-    from sglm.model.device import pick_device
-    from sglm.optim.precision import make_precision
-    from sglm.text.store import TokenStore
+    with ended_by_interrupts():
+        from sglm.cli.score import print_text
+        from sglm.compare.grid import compare as run_comparison
+        from sglm.compare.table import table
+        from sglm.model.device import pick_device
+        from sglm.optim.precision import make_precision
+        from sglm.text.store import TokenStore
 
     store = TokenStore.open(data)
     chosen_device = pick_device(device.value)

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from sglm.cli.train import Device
+from sglm.process import ended_by_interrupts
 
 
 class Split(StrEnum):
@@ -44,10 +45,11 @@ def evaluate(
     """Perplexity, per token and per word, and bits per byte; every token counts exactly once."""
     import json
 
-    from sglm.errors import InputError
-    from sglm.scoring import load
-    from sglm.text.overlap import MOST_KEPT
-    from sglm.text.store import TokenStore
+    with ended_by_interrupts():
+        from sglm.errors import InputError
+        from sglm.scoring import load
+        from sglm.text.overlap import MOST_KEPT
+        from sglm.text.store import TokenStore
 
     if (data is None) == (text is None):
         both = "not both" if data is not None else "one of them is needed"

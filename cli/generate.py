@@ -7,6 +7,7 @@ import typer
 
 from sglm.cli.score import print_text
 from sglm.cli.train import Device
+from sglm.process import ended_by_interrupts
 
 
 def generate(
@@ -28,7 +29,8 @@ def generate(
     """Continue a text. Prints the prompt and what the model adds to it."""
     import json
 
-    from sglm.scoring import load
+    with ended_by_interrupts():
+        from sglm.scoring import load
 
     lm = load(run, device.value)
     text = lm.generate(prompt, tokens=tokens, temperature=temperature, top_p=top_p, seed=seed)

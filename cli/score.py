@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sglm.cli.train import Device
+from sglm.process import ended_by_interrupts
 
 if TYPE_CHECKING:
     from sglm.score import Score
@@ -39,7 +40,8 @@ def score(
     Each line is a text of its own, of 4 MiB at most. Its line ending (LF or CRLF) is not part of
     it.
     """
-    from sglm.scoring import load
+    with ended_by_interrupts():
+        from sglm.scoring import load
 
     lm = load(run, device.value)
     for number, texts in enumerate(_batches(_lines(file))):

@@ -5,6 +5,7 @@ Not done by `import sglm`: somebody else's program decides for itself.
 
 import ctypes
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -45,6 +46,23 @@ def prepare_process() -> None:
         return  # not glibc
     mallopt(_M_MMAP_MAX, 0)
     mallopt(_M_TRIM_THRESHOLD, -1)
+
+
+@contextmanager
+def ended_by_interrupts() -> Iterator[None]:
+    """Inside, Ctrl-C ends the process by its signal, and raises nothing.
+
+    For imports of torch, whose C++ aborts on an exception from the Python that it calls. Where
+    somebody else handles the signal, or it is ignored, that is left as it is.
+    """
+    raises = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if raises:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        if raises:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def settle_after_fork() -> None:

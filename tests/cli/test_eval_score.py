@@ -299,6 +299,21 @@ def test_signals_end_it_at_once(folder: Path, number: signal.Signals) -> None:
         assert process.stdout.read() == b""
 
 
+@pytest.mark.parametrize("command", ["score", "eval", "generate", "compare"])
+def test_an_interrupt_while_torch_is_imported_raises_nothing(command: str, tmp_path: Path) -> None:
+    """An exception would come out in its C++, which aborts."""
+    interrupted = "import os, signal; os.kill(os.getpid(), signal.SIGINT)"
+    (tmp_path / "torch.py").write_text(interrupted, encoding="utf-8")
+    arguments = {"compare": ["tiny", "--data", "no", "--out", "no"]}.get(command, ["no"])
+    done = subprocess.run(
+        [sys.executable, "-m", "sglm.cli.main", command, *arguments],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (-signal.SIGINT, b"")
+
+
 def test_a_reader_that_has_enough_is_no_error(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "many.txt").write_text("the cat\n" * 5000)
     process = subprocess.Popen(
