@@ -22,7 +22,8 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-from sglm.kernels import boundary, dropout, recurrent
+from sglm.kernels import boundary, dropout, lstm, recurrent
+from sglm.kernels.lstm import LSTMWeights
 from sglm.kernels.recurrent import RecurrentWeights
 
 Call = Callable[[], tuple[Tensor, ...]]
@@ -30,6 +31,7 @@ Call = Callable[[], tuple[Tensor, ...]]
 BATCHES = (20, 80)
 LAYERS_HIDDEN = ((2, 256), (3, 1150))
 STEPS = 70
+LSTMS = ((20, 256), (80, 256), (20, 650), (80, 650), (20, 1150))  # what `lstm_triton` can run
 UNITS = 50  # of the recurrent synthesizer, unless told otherwise
 CALLS_IN_GRAPH, ROUNDS = 10, 50
 COPIED_BYTES = 2**30
@@ -111,6 +113,43 @@ def dropout_case(steps: int, lanes: int, features: int, device: str) -> Case:
     return Case("dropout", size, 5 * outputs_TBH.nbytes, *map(both, ways))
 
 
+def lstm_case(
+    steps: int, lanes: int, units: int, device: str, dtype: torch.dtype = torch.bfloat16
+) -> Case:
+    """A layer over a window, and all its gradients."""
+    from sglm.kernels import lstm_triton
+
+    def random(*shape: int) -> Tensor:
+        scale = 1 / units**0.5 if shape[0] == 4 * units else 1.0
+        return torch.randn(shape, device=device).mul_(scale).to(dtype)
+
+    # In one block of memory, as cuDNN wants them.
+    sizes = [4 * units**2, 4 * units**2, 4 * units, 4 * units]
+    input_W, hidden_W, bias_4H, zero_4H = torch.split(random(sum(sizes)).div_(units**0.5), sizes)
+    matrices = (input_W.view(-1, units), hidden_W.view(-1, units))
+    weights = LSTMWeights(*matrices, bias_4H, zero_4H.zero_())
+    into = (random(steps, lanes, units), random(lanes, units), random(lanes, units))
+    wanted = [each.requires_grad_() for each in (*into, *weights[:3])]
+    upwards = [random(steps, lanes, units), random(lanes, units), random(lanes, units)]
+
+    def both(of: Callable[[], tuple[Tensor, ...]]) -> Call:
+        def call() -> tuple[Tensor, ...]:
+            found = of()
+            return (*found, *torch.autograd.grad(found, wanted, upwards))
+
+        return call
+
+    # Each of inputs, outputs and their gradients once; matrices read, and their gradients written.
+    moved_bytes = 4 * into[0].nbytes + 2 * sum(each.nbytes for each in matrices)
+    return Case(
+        "lstm",
+        {"T": steps, "B": lanes, "H": units},
+        moved_bytes,
+        both(lambda: lstm.lstm_layer(*into, weights, training=True)),
+        both(lambda: lstm_triton.lstm_layer(*into, weights)),
+    )
+
+
 def all_cases(device: str) -> Iterator[Case]:
     """Every function at every size, made when its turn comes."""
     for lanes in BATCHES:
@@ -119,6 +158,8 @@ def all_cases(device: str) -> Iterator[Case]:
             yield from recurrent_cases(lanes, state, UNITS, device)
             yield boundary_case(lanes, state, device)
             yield dropout_case(STEPS, lanes, hidden, device)
+    for lanes, hidden in LSTMS:
+        yield lstm_case(STEPS, lanes, hidden, device)
 
 
 def difference(case: Case) -> float:

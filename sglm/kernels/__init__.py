@@ -16,10 +16,12 @@ import torch
 from torch import Tensor
 
 from sglm.errors import ConfigError
-from sglm.kernels import boundary, dropout, recurrent
+from sglm.kernels import boundary, dropout, lstm, recurrent
+from sglm.kernels.lstm import LSTMWeights
 from sglm.kernels.recurrent import RecurrentWeights
 
-_LAYER_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+_HALF_DTYPES = (torch.float16, torch.bfloat16)
+_LAYER_DTYPES = (torch.float32, *_HALF_DTYPES)
 
 
 def wanted(*tensors: Tensor, dtypes: tuple[torch.dtype, ...] = (torch.float32,)) -> bool:
@@ -78,3 +80,18 @@ def regularized_dropout(
 
         return kernel.regularized_dropout(outputs_TBH, mask_BH, activation, temporal)
     return dropout.regularized_dropout(outputs_TBH, mask_BH, activation, temporal)
+
+
+def lstm_layer(
+    inputs_TBI: Tensor, hidden_BH: Tensor, cell_BH: Tensor, weights: LSTMWeights, training: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """See `sglm.kernels.lstm.lstm_layer`."""
+    # In float32 the recurrent matrix would not fit, and only evaluation runs in that on a GPU.
+    if wanted(inputs_TBI, hidden_BH, cell_BH, *weights, dtypes=_HALF_DTYPES):
+        from sglm.kernels import lstm_triton as kernel
+
+        steps, (lanes, units) = len(inputs_TBI), hidden_BH.shape
+        gates = 4 * steps * lanes * units
+        if gates < 2**31 and kernel.can_run(lanes, units, inputs_TBI.device):
+            return kernel.lstm_layer(inputs_TBI, hidden_BH, cell_BH, weights)
+    return lstm.lstm_layer(inputs_TBI, hidden_BH, cell_BH, weights, training)

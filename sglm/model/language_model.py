@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sglm.kernels import regularized_dropout
+from sglm.kernels import lstm_layer, regularized_dropout
+from sglm.kernels.lstm import LSTMWeights
 from sglm.model.dropout import locked_dropout, locked_mask, weight_dropout, word_dropout
 from sglm.model.embedding import tied_embedding
 from sglm.model.linear import linear
@@ -100,35 +101,24 @@ class LSTMLayer(nn.Module):
         else:
             bias = self.bias.to(compute_dtype)
             # torch wants two biases; the second adds nothing, so it is a constant zero.
-            weights = (
+            weights = LSTMWeights(
                 self.weight_ih.to(compute_dtype),
                 weight_hh.to(compute_dtype),
                 bias,
                 torch.zeros_like(bias),
             )
-        state = [each.to(compute_dtype).unsqueeze(0) for each in (hidden_BH, cell_BH)]
+        # cuDNN can differentiate only what ran in training mode, also when ours is evaluation.
+        training = self.training or torch.is_grad_enabled()
+        state_dtype = hidden_BH.dtype
+        hidden_BH, cell_BH = hidden_BH.to(compute_dtype), cell_BH.to(compute_dtype)
         outputs = []
         for piece_TBI in _pieces(inputs_TBI.to(compute_dtype)):
-            piece_TBH, *state = torch.lstm(
-                piece_TBI,
-                state,
-                weights,
-                True,  # has biases
-                1,  # layers
-                0.0,  # torch's own dropout between layers: not ours
-                # cuDNN can differentiate only what ran in training mode, also when ours is
-                # evaluation.
-                self.training or torch.is_grad_enabled(),
-                False,  # bidirectional
-                False,  # batch first
+            piece_TBH, hidden_BH, cell_BH = lstm_layer(
+                piece_TBI, hidden_BH, cell_BH, weights, training
             )
             outputs.append(piece_TBH)
-        hidden_1BH, cell_1BH = state
-        return (
-            outputs[0] if len(outputs) == 1 else torch.cat(outputs),
-            hidden_1BH.squeeze(0).to(hidden_BH.dtype),
-            cell_1BH.squeeze(0).to(cell_BH.dtype),
-        )
+        outputs_TBH = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+        return outputs_TBH, hidden_BH.to(state_dtype), cell_BH.to(state_dtype)
 
 
 def _pieces(inputs_TBI: Tensor) -> tuple[Tensor, ...]:

@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-Weights = tuple[Tensor, Tensor, Tensor, Tensor]
+from sglm.kernels.lstm import LSTMWeights
 
 
 def packed_weights(
     weight_ih: Tensor, weight_hh: Tensor, bias: Tensor, dtype: torch.dtype
-) -> Weights:
+) -> LSTMWeights:
     """`(weight_ih, weight_hh, bias, zero bias)` in `dtype`, views of one block, in this order.
 
     Gradients flow to the arguments, in their own types; the second bias is a constant.
@@ -28,17 +28,14 @@ def packed_weights(
         weight_ih, weight_hh, bias: `(4H, I)`, `(4H, H)`, `(4H,)`.
         dtype: of the products.
     """
-    packed: Weights = _Pack.apply(  # type: ignore[no-untyped-call]
-        weight_ih, weight_hh, bias, dtype
-    )
-    return packed
+    return LSTMWeights(*_Pack.apply(weight_ih, weight_hh, bias, dtype))  # type: ignore[no-untyped-call]
 
 
 class _Pack(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, weight_ih: Tensor, weight_hh: Tensor, bias: Tensor, dtype: torch.dtype
-    ) -> Weights:
+    ) -> tuple[Tensor, ...]:
         # An autograd function, and not `torch.cat`, because that would also copy all gradients
         # into one block and out of it again.
         parts = (weight_ih, weight_hh, bias)

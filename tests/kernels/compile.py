@@ -7,19 +7,21 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from sglm.kernels import boundary_triton, dropout_triton, recurrent_triton
+from sglm.kernels import boundary_triton, dropout_triton, lstm_triton, recurrent_triton
 
 INTEGERS = dict.fromkeys(["coordinates", "units", "row_length", "lanes", "size"], "i32")
-INTEGERS |= dict.fromkeys(["steps", "columns"], "i32")
+INTEGERS |= dict.fromkeys(["steps", "columns", "first", "last"], "i32")
 NUMBERS = dict.fromkeys(["activation", "temporal"], "fp32")
 ALWAYS_FLOAT32 = dict.fromkeys(["partial_ptr", "penalty_gradient_ptr"], "*fp32")
+ALWAYS_FLOAT32 |= dict.fromkeys(["cells_ptr", "to_cell_ptr"], "*fp32")
+COUNTERS = {"arrived_ptr": "*i32"}
 
 
 def compile_one(
     kernel: triton.JITFunction, warps: int, constants: dict[str, object], pointer: str = "*fp32"
 ) -> None:
     """Down to machine code; an error of any stage is raised."""
-    known = {**INTEGERS, **NUMBERS, **ALWAYS_FLOAT32, **dict.fromkeys(constants, "constexpr")}
+    known = INTEGERS | NUMBERS | ALWAYS_FLOAT32 | COUNTERS | dict.fromkeys(constants, "constexpr")
     signature = {name: known.get(name, pointer) for name in kernel.arg_names}
     source = ASTSource(kernel, signature, constexprs=constants)
     built = triton.compile(source, GPUTarget("cuda", 90, 32), {"num_warps": warps})
@@ -42,3 +44,10 @@ for pointer in ("*fp32", "*bf16"):
     sizes = {"STEPS": dropout_triton.STEPS, "COLUMNS": dropout_triton.COLUMNS}
     compile_one(dropout_triton._forward_kernel, 4, sizes, pointer)
     compile_one(dropout_triton._backward_kernel, 4, sizes, pointer)
+for lanes, units in ((80, 256), (20, lstm_triton.LARGEST)):
+    for kernel, summed in (
+        (lstm_triton._forward_kernel, units),
+        (lstm_triton._backward_kernel, 4 * units),
+    ):
+        sizes = lstm_triton._constants(lanes, units, summed, 132)
+        compile_one(kernel, lstm_triton.WARPS, sizes, "*bf16")

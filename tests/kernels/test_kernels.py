@@ -15,6 +15,7 @@ import torch
 from sglm import kernels
 from sglm.dni.synthesizer import RecurrentSynthesizer
 from sglm.errors import ConfigError
+from sglm.kernels.lstm import LSTMWeights
 from sglm.kernels.recurrent import RecurrentWeights
 
 HERE = Path(__file__).resolve().parent
@@ -61,7 +62,7 @@ def test_laws_on_the_device(tmp_path: Path) -> None:
 def test_they_compile_for_a_gpu_that_is_not_there(tmp_path: Path) -> None:
     """The interpreter takes things that the compiler refuses."""
     compiled = run_python([str(HERE / "compile.py")], tmp_path, TRITON_INTERPRET="0")
-    assert compiled.split() == ["compiled"] * 10
+    assert compiled.split() == ["compiled"] * 14
 
 
 def test_sglm_does_not_import_triton(tmp_path: Path) -> None:
@@ -103,6 +104,33 @@ def test_asked_for_without_triton(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not kernels.wanted(torch.zeros(2))  # nothing was lost
     with pytest.raises(ConfigError, match="unset SGLM_TRITON"):
         kernels.wanted(on_cuda(2))
+
+
+@needs_triton
+@pytest.mark.parametrize(
+    ("dtype", "fits", "chosen"),
+    [
+        (torch.bfloat16, True, "kernel"),
+        (torch.float16, True, "kernel"),
+        (torch.bfloat16, False, "reference"),
+        (torch.float32, True, "reference"),
+    ],
+)
+def test_a_layer_on_the_device_is_the_kernels_where_it_fits(
+    dtype: torch.dtype, fits: bool, chosen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sglm.kernels import lstm, lstm_triton
+
+    for name, module in (("kernel", lstm_triton), ("reference", lstm)):
+        monkeypatch.setattr(module, "lstm_layer", lambda *_, name=name: name)
+    monkeypatch.setattr(lstm_triton, "can_run", lambda lanes, units, device: fits)
+    monkeypatch.setenv("SGLM_TRITON", "1")
+    inputs_TBI, state_BH = on_cuda(3, 2, 5, dtype=dtype), on_cuda(2, 4, dtype=dtype)
+    shapes = [(16, 5), (16, 4), (16,), (16,)]
+    weights = LSTMWeights(*[on_cuda(*shape, dtype=dtype) for shape in shapes])
+    assert kernels.lstm_layer(inputs_TBI, state_BH, state_BH, weights, True) == chosen
+    monkeypatch.delenv("SGLM_TRITON")
+    assert kernels.lstm_layer(inputs_TBI, state_BH, state_BH, weights, True) == "reference"
 
 
 @pytest.mark.parametrize("auxiliary", [False, True])

@@ -1,0 +1,51 @@
+"""One LSTM layer over a window, by torch's own kernels: the reference of `lstm_triton`.
+
+Shapes: T time, B lanes, I inputs, H units. Gates are stacked in torch's order: input, forget, cell,
+output.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class LSTMWeights(NamedTuple):
+    """A layer's weights, all in the type of the products.
+
+    Attributes:
+        input_4HI, hidden_4HH, bias_4H: from the inputs, from the hidden state, and the bias.
+        zero_4H: the second bias that torch wants, a constant.
+    """
+
+    input_4HI: Tensor
+    hidden_4HH: Tensor
+    bias_4H: Tensor
+    zero_4H: Tensor
+
+
+def lstm_layer(
+    inputs_TBI: Tensor, hidden_BH: Tensor, cell_BH: Tensor, weights: LSTMWeights, training: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The layer, from a state to a state (Hochreiter & Schmidhuber 1997; Gers et al. 2000).
+
+    Args:
+        inputs_TBI, hidden_BH, cell_BH: in the type of the products.
+        weights: of the layer.
+        training: whether it may be differentiated (cuDNN asks).
+
+    Returns:
+        `(outputs_TBH, hidden_BH, cell_BH)`, in that type.
+    """
+    outputs_TBH, hidden_1BH, cell_1BH = torch.lstm(
+        inputs_TBI,
+        [hidden_BH.unsqueeze(0), cell_BH.unsqueeze(0)],
+        weights,
+        True,  # has biases
+        1,  # layers
+        0.0,  # torch's own dropout between layers: not ours
+        training,
+        False,  # bidirectional
+        False,  # batch first
+    )
+    return outputs_TBH, hidden_1BH.squeeze(0), cell_1BH.squeeze(0)
