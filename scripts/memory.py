@@ -120,7 +120,7 @@ def sglm(*arguments: str) -> subprocess.CompletedProcess[str]:
     return done
 
 
-def compare(name: str, precision: str) -> dict[str, object]:
+def compare(name: str, precision: str = "fp32") -> dict[str, object]:
     """The row of one case, in bytes."""
     vocab_size, settings = (CASES | HELD_OUT)[name]
     with tempfile.TemporaryDirectory() as temporary:

@@ -92,9 +92,10 @@ def test_without_being_told_quick_measures_the_size_of_the_contract(
     load: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench, asked = load("bench"), []
-    monkeypatch.setattr(bench, "quick", lambda size: asked.append(size) or {})
+    monkeypatch.setattr(bench, "quick", lambda *what: asked.append(what) or {})
     assert run(load, monkeypatch, "--quick", "--json") == 0
-    assert asked == [load("bench_case").Size()]
+    case = load("bench_case")
+    assert asked == [(case.Size(), case.Place("cpu", "fp32"))]
 
 
 @pytest.mark.parametrize(
