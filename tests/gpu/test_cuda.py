@@ -5,6 +5,7 @@ import io
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,21 @@ def test_learns_in_every_precision(precision: str) -> None:
     # log 50 = 3.9 nats is guessing; counting is learned within the 60 steps.
     assert losses[0] > 3.5
     assert losses[-1] < 1.0
+
+
+@pytest.mark.skipif(find_spec("triton") is None, reason="Triton is for Linux")
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_the_layer_that_stays_on_the_device_learns_as_cudnns(
+    precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = {}
+    for kernels in ("0", "1"):
+        monkeypatch.setenv("SGLM_TRITON", kernels)
+        losses[kernels] = run(make_learner(precision))
+    # A first loss has two digits of bfloat16; later ones have gone ways of their own.
+    assert losses["1"][0] == pytest.approx(losses["0"][0], rel=1e-2)
+    assert losses["1"][-1] < 1.0
+    assert losses["1"] != losses["0"]
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
