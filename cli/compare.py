@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from sglm.cli.train import Device, PrecisionName, StopRequest
+from sglm.cli.train import PRECISION_HELP, Device, PrecisionName, StopRequest
 from sglm.compare.variants import DEFAULT_HORIZON_WINDOWS, DEFAULT_VARIANTS, VARIANTS
 from sglm.process import ended_by_interrupts
 
@@ -41,9 +41,7 @@ def compare(
         ),
     ] = None,
     device: Annotated[Device, typer.Option(help="auto: cuda where there is one.")] = Device.AUTO,
-    precision: Annotated[
-        PrecisionName, typer.Option(help="auto: bf16 or fp16 on CUDA, fp32 on a CPU.")
-    ] = PrecisionName.AUTO,
+    precision: Annotated[PrecisionName, typer.Option(help=PRECISION_HELP)] = PrecisionName.AUTO,
     deterministic: Annotated[
         bool,
         typer.Option(

@@ -36,6 +36,9 @@ class PrecisionName(StrEnum):
     FP16 = "fp16"
 
 
+PRECISION_HELP = "auto: bf16 or fp16 on CUDA, fp32 on a CPU. With AMX a CPU is faster in bf16."
+
+
 def train(
     config: Annotated[
         str, typer.Argument(help="A TOML file, or the name of a shipped recipe: tiny, ptb-small, …")
@@ -48,9 +51,7 @@ def train(
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Short for --set train.seed=…")] = None,
     device: Annotated[Device, typer.Option(help="auto: cuda where there is one.")] = Device.AUTO,
-    precision: Annotated[
-        PrecisionName, typer.Option(help="auto: bf16 or fp16 on CUDA, fp32 on a CPU.")
-    ] = PrecisionName.AUTO,
+    precision: Annotated[PrecisionName, typer.Option(help=PRECISION_HELP)] = PrecisionName.AUTO,
     deterministic: Annotated[
         bool,
         typer.Option(
