@@ -111,7 +111,7 @@ CASES = {
         ["another corpus"],
     ),
     "start a run anew where one is": ((*TRAIN[:-1], "run", *SMALL, "--no-resume"), ["holds a run"]),
-    "half precision on a CPU": ((*TRAIN, "--device", "cpu", "--precision", "bf16"), ["fp32"]),
+    "half precision on a CPU": ((*TRAIN, "--device", "cpu", "--precision", "fp16"), ["fp32"]),
     "evaluate what is no run": (("eval", "occupied", "--data", "store"), ["occupied"]),
     "evaluate what is not there": (("eval", "nothing", "--data", "store"), ["nothing"]),
     "a store of another tokenizer": (

@@ -88,7 +88,7 @@ CASES: dict[str, tuple[tuple[str, ...], list[str]]] = {
         ["thesis.tex", "--out"],
     ),
     "no such recipe": (("tinny", "--data", "store", "--out", "new"), ["'tiny'"]),
-    "half precision on a CPU": ((*GOOD, "--device", "cpu", "--precision", "bf16"), ["fp32"]),
+    "half precision on a CPU": ((*GOOD, "--device", "cpu", "--precision", "fp16"), ["fp32"]),
 }
 
 
