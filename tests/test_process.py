@@ -2,13 +2,14 @@
 
 import os
 import platform
+import signal
 import subprocess
 import sys
 
 import pytest
 import torch
 
-from sglm.process import SPINS, denormals_as_zero
+from sglm.process import SPINS, denormals_as_zero, ended_by_interrupts
 
 ROUNDS, MEGABYTES = 20, 48
 FAULTS = f"""
@@ -101,3 +102,26 @@ def test_numbers_too_small_to_matter_are_zero_for_a_while() -> None:
             pass
         assert (small * 1e-10 == 0).all()
     assert (small * 1e-10 > 0).all()
+
+
+def test_an_interrupt_raises_again_after_the_imports() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        with ended_by_interrupts():
+            assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize("theirs", [signal.SIG_IGN, lambda number, frame: None])
+def test_whoever_handles_interrupts_goes_on_doing_so(theirs: object) -> None:
+    before = signal.signal(signal.SIGINT, theirs)  # type: ignore[arg-type]
+    try:
+        with ended_by_interrupts():
+            assert signal.getsignal(signal.SIGINT) is theirs
+        assert signal.getsignal(signal.SIGINT) is theirs
+    finally:
+        signal.signal(signal.SIGINT, before)

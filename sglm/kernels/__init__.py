@@ -86,7 +86,7 @@ def lstm_layer(
     inputs_TBI: Tensor, hidden_BH: Tensor, cell_BH: Tensor, weights: LSTMWeights, training: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See `sglm.kernels.lstm.lstm_layer`."""
-    # In float32 the recurrent matrix would not fit, and only evaluation runs in that on a GPU.
+    # In float32 the recurrent matrix of a large layer would not fit.
     if wanted(inputs_TBI, hidden_BH, cell_BH, *weights, dtypes=_HALF_DTYPES):
         from sglm.kernels import lstm_triton as kernel
 

@@ -148,6 +148,17 @@ def test_an_infinite_logit_is_not_hidden(infinite: float) -> None:
     assert not math.isfinite(nll.item())
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_large_products_on_a_cpu_come_with_their_gradients(dtype: torch.dtype) -> None:
+    """Even where one chunk is all there is: faster there, and with half of the memory."""
+    model = LSTMLanguageModel(ModelShape(2000, 1, 128, 128, True), compute_dtype=dtype)
+    for tokens, chunked in ((100, True), (10, False)):
+        assert (tokens * 2000 * 128 >= softmax_loss.WORTHWHILE_PRODUCTS) is chunked
+        features_TBH = torch.zeros(tokens, 1, 128, dtype=dtype)
+        nll = model.nll(features_TBH, torch.zeros(tokens, 1, dtype=torch.int64))
+        assert ("ChunkedNLL" in type(nll.grad_fn).__name__) is chunked
+
+
 def test_half_products_are_summed_in_float32() -> None:
     features_NH, weight_VH, bias_V, targets_N = inputs(torch.bfloat16)
     nll = chunked_nll(features_NH, weight_VH, bias_V, targets_N, 4)
