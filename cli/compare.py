@@ -8,7 +8,7 @@ import typer
 
 from sglm.cli.train import PRECISION_HELP, Device, PrecisionName, StopRequest
 from sglm.compare.variants import DEFAULT_HORIZON_WINDOWS, DEFAULT_VARIANTS, VARIANTS
-from sglm.process import ended_by_interrupts
+from sglm.runtime.process import ended_by_interrupts
 
 # \b: typer keeps the line breaks of such a paragraph.
 VARIANTS_HELP = "\b\nVariants:\n" + "\n".join(
@@ -80,8 +80,8 @@ def compare(
         from sglm.cli.score import print_text
         from sglm.compare.grid import compare as run_comparison
         from sglm.compare.table import table
-        from sglm.model.device import pick_device
         from sglm.optim.precision import make_precision
+        from sglm.runtime.device import pick_device
         from sglm.text.store import TokenStore
 
     store = TokenStore.open(data)

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from sglm.cli.train import Device
-from sglm.process import ended_by_interrupts
+from sglm.runtime.process import ended_by_interrupts
 
 
 class Split(StrEnum):
@@ -47,7 +47,7 @@ def evaluate(
 
     with ended_by_interrupts():
         from sglm.errors import InputError
-        from sglm.scoring import load
+        from sglm.lm import load
         from sglm.text.overlap import MOST_KEPT
         from sglm.text.store import TokenStore
 

@@ -7,7 +7,7 @@ import typer
 
 from sglm.cli.score import print_text
 from sglm.cli.train import Device
-from sglm.process import ended_by_interrupts
+from sglm.runtime.process import ended_by_interrupts
 
 
 def generate(
@@ -30,7 +30,7 @@ def generate(
     import json
 
     with ended_by_interrupts():
-        from sglm.scoring import load
+        from sglm.lm import load
 
     lm = load(run, device.value)
     text = lm.generate(prompt, tokens=tokens, temperature=temperature, top_p=top_p, seed=seed)

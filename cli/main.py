@@ -10,7 +10,7 @@ from typer.core import TyperGroup
 from sglm import __version__
 from sglm.cli import compare, generate, prep, score, train
 from sglm.cli import eval as eval_command
-from sglm.process import prepare_process
+from sglm.runtime.process import prepare_process
 
 
 class SglmGroup(TyperGroup):

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sglm.cli.train import Device
-from sglm.process import ended_by_interrupts
+from sglm.runtime.process import ended_by_interrupts
 
 if TYPE_CHECKING:
-    from sglm.score import Score
+    from sglm.scoring.results import Score
 
 # Lines scored, and printed, together. More would hardly be faster; memory does not grow with the
 # input.
@@ -41,7 +41,7 @@ def score(
     it.
     """
     with ended_by_interrupts():
-        from sglm.scoring import load
+        from sglm.lm import load
 
     lm = load(run, device.value)
     for number, texts in enumerate(_batches(_lines(file))):
@@ -73,7 +73,7 @@ def _batches(lines: Iterator[str]) -> Iterator[list[str]]:
 
 
 def _as_json(text: str, result: "Score", per_token: bool) -> str:
-    from sglm.evaluate import finite_or_none
+    from sglm.scoring.evaluate import finite_or_none
 
     line: dict[str, Any] = {
         "text": text,

@@ -14,7 +14,7 @@ import typer
 if TYPE_CHECKING:
     from sglm.config import Config
     from sglm.optim.precision import Precision
-    from sglm.ranks import Ranks
+    from sglm.runtime.ranks import Ranks
     from sglm.text.store import TokenStore
     from sglm.train.loop import Outcome
 
@@ -69,9 +69,9 @@ def train(
     # From here on, for what is imported below takes seconds.
     with StopRequest() as asked:
         from sglm.config import load_config
-        from sglm.model.device import make_deterministic, own_gpu, pick_device
         from sglm.optim.precision import make_precision
-        from sglm.ranks import expected_ranks, joined
+        from sglm.runtime.device import make_deterministic, own_gpu, pick_device
+        from sglm.runtime.ranks import expected_ranks, joined
         from sglm.text.store import TokenStore
 
         overrides = [*(set_ or []), *([] if seed is None else [f"train.seed={seed}"])]
@@ -119,8 +119,8 @@ def plan(
 ) -> str:
     """What a training would do and take, without training; memory is that of this process."""
     from sglm.train.build import build_batcher, build_schedule, model_shape
-    from sglm.train.memory import plan_memory
-    from sglm.train.plan import describe_plan, plan_as_json
+    from sglm.train.dry_run.memory import plan_memory
+    from sglm.train.dry_run.plan import describe_plan, plan_as_json
 
     batcher = build_batcher(config, store, ranks)
     schedule = build_schedule(config, batcher.steps_per_epoch)

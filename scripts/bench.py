@@ -10,7 +10,7 @@ moment of the machine hits all of them; medians count. Each has a process of its
 synthesizer costs is measured within its process, windows with and without it in turn. The arms:
 
 plain            nn.LSTM, tied cross_entropy, clipping, fused AdamW: the loop that everybody writes
-plain prepared   the same with what `sglm train` asks of the C libraries (sglm.process)
+plain prepared   the same with what `sglm train` asks of the C libraries (sglm.runtime.process)
 real             sglm's step, truncated backpropagation
 learning KIND    the same, while a synthesizer learns (the real cycles of an alternating run)
 synthetic KIND   the same, while what it says is injected (the synthetic cycles)
@@ -35,9 +35,9 @@ from bench_run import OWN, benchmark, measure
 from bench_table import table
 
 from sglm.errors import InputError, SglmError
-from sglm.model.device import pick_device
 from sglm.optim.precision import make_precision
-from sglm.process import prepare_process
+from sglm.runtime.device import pick_device
+from sglm.runtime.process import prepare_process
 
 SIZES = {"2x256": (2, 256, 7300), "2x650": (2, 650, 10_000), "3x1150": (3, 1150, 33_278)}
 WINDOWS, BATCHES = (5, 35, 70), (20, 80, 256)

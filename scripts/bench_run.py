@@ -16,8 +16,8 @@ from bench_floor import floor, flops, moved_bytes, rates
 from bench_memory import free_bytes, needed_bytes
 from bench_worker import Task, running
 
-from sglm.durable import replace_text
 from sglm.errors import InputError, SglmError
+from sglm.storage.durable import replace_text
 
 FEWEST_ROUNDS = 5
 

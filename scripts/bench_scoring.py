@@ -23,10 +23,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from sglm.likelihood import CHUNK_STEPS, LOGIT_ROWS, evaluating, read_on, token_nll
+from sglm.lm import LanguageModel
 from sglm.model.language_model import LSTMLanguageModel, ModelShape
 from sglm.model.linear import linear
-from sglm.scoring import LanguageModel
+from sglm.scoring.stream import CHUNK_STEPS, LOGIT_ROWS, evaluating, read_on, token_nll
 from sglm.text.tokenizer import WordTokenizer
 
 ROUNDS, QUICK_ROUNDS = 9, 3

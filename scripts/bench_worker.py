@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sglm.errors import SglmError
-from sglm.process import denormals_as_zero, prepare_process
+from sglm.runtime.process import denormals_as_zero, prepare_process
 
 if TYPE_CHECKING:
     from bench_case import Place, Size

@@ -10,9 +10,9 @@ from typing import Any
 
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from sglm.checkpoint import load_checkpoint
 from sglm.errors import SglmError
 from sglm.model.folder import load_weights
+from sglm.storage.checkpoint import load_checkpoint
 from sglm.text.store import TokenStore
 from sglm.text.tokenizer import load_tokenizer
 

@@ -23,7 +23,7 @@ import torch
 from bench_case import STRETCH, Place, Size
 from bench_worker import Task, running
 
-from sglm.durable import replace_text
+from sglm.storage.durable import replace_text
 
 BASE, BASE_TEXT = Size(), 1_000_000
 SMALLEST = Size(layers=1, hidden=8, vocab_size=16, batch=1)  # what Python and torch themselves take

@@ -17,14 +17,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from sglm.checkpoint import load_checkpoint, save_checkpoint
 from sglm.compare.grid import _horizon_before
 from sglm.compare.runs import Record
 from sglm.config import config_to_toml, load_config
 from sglm.errors import SglmError
+from sglm.lm import LanguageModel, load
 from sglm.model.folder import load_weights, save_model
 from sglm.model.language_model import LSTMLanguageModel, ModelShape
-from sglm.scoring import LanguageModel, load
+from sglm.storage.checkpoint import load_checkpoint, save_checkpoint
 from sglm.text.lines import READ_BYTES, read_text_lines
 from sglm.text.prepare import Recipe, prepare
 from sglm.text.records import read_jsonl, read_parquet
@@ -39,7 +39,7 @@ from sglm.text.tokenizer import (
     load_tokenizer,
 )
 from sglm.train.build import build_schedule
-from sglm.train.report import drop_later_lines
+from sglm.train.log.report import drop_later_lines
 from sglm.train.run_folder import RunFolder
 
 LINES = ["the cat sat on the mat .", "a dog saw the cat , and ran", "naïve cafés — 日本語 🙂"]

@@ -23,10 +23,10 @@ import torch
 from long_memory_tasks import NO_TARGET, TASKS, VOCAB_SIZE, RunningError, TaskStream
 
 from sglm.config import Config, parse_config, plain_values
-from sglm.durable import replace_text
 from sglm.errors import InputError, SglmError, did_you_mean
 from sglm.optim.precision import make_precision
 from sglm.optim.schedule import Mode, StepPlan
+from sglm.storage.durable import replace_text
 from sglm.text.batcher import Upcoming, Window
 from sglm.train.build import build_learner, lookahead_steps, stretch_windows
 from sglm.train.step import Learner, train_step

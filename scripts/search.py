@@ -22,16 +22,16 @@ from torch import Tensor
 import sglm.train.step
 from sglm.config import Config, load_config
 from sglm.dni.boundary import Boundary
-from sglm.durable import replace_text
+from sglm.dni.exact import future_gradients
 from sglm.errors import InputError, SglmError, did_you_mean
-from sglm.likelihood import evaluate_stream
 from sglm.model.language_model import LSTMLanguageModel
 from sglm.model.state import LSTMState
 from sglm.optim.precision import make_precision
+from sglm.scoring.stream import evaluate_stream
+from sglm.storage.durable import replace_text
 from sglm.text.batcher import Upcoming
 from sglm.text.store import TokenStore
 from sglm.train.build import build_batcher, build_learner, build_schedule, token_counts
-from sglm.train.exact import future_gradients
 from sglm.train.step import Learner, train_step
 
 EVALUATIONS = 4  # spread evenly over the run

@@ -11,19 +11,19 @@ if TYPE_CHECKING:
     from sglm.errors import ConfigError as ConfigError
     from sglm.errors import InputError as InputError
     from sglm.errors import SglmError as SglmError
-    from sglm.score import Score as Score
-    from sglm.scoring import LanguageModel as LanguageModel
-    from sglm.scoring import ScoringState as ScoringState
-    from sglm.scoring import load as load
+    from sglm.lm import LanguageModel as LanguageModel
+    from sglm.lm import ScoringState as ScoringState
+    from sglm.lm import load as load
+    from sglm.scoring.results import Score as Score
 
 __version__ = "0.1.0"
 
 # Resolved on first use, so that `import sglm` and `sglm --help` do not wait for torch.
 _HOMES = {
-    "load": "sglm.scoring",
-    "LanguageModel": "sglm.scoring",
-    "Score": "sglm.score",
-    "ScoringState": "sglm.scoring",
+    "load": "sglm.lm",
+    "LanguageModel": "sglm.lm",
+    "Score": "sglm.scoring.results",
+    "ScoringState": "sglm.lm",
     "SglmError": "sglm.errors",
     "InputError": "sglm.errors",
     "ConfigError": "sglm.errors",

@@ -10,11 +10,11 @@ from pathlib import Path
 PROGRAM = """
 import os, sys, threading
 from concurrent.futures import ThreadPoolExecutor
-from sglm.process import prepare_process
+from sglm.runtime.process import prepare_process
 prepare_process()  # threads that wait let others work, and here are many
 import torch
 from sglm.model.language_model import LSTMLanguageModel, ModelShape
-from sglm.scoring import LanguageModel
+from sglm.lm import LanguageModel
 from tests.tiny_models import LINES, make_tokenizer
 
 torch.set_num_threads(2)

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import torch
 
+from sglm.lm import LanguageModel
 from sglm.model.folder import save_model
 from sglm.model.language_model import LSTMLanguageModel, ModelShape
-from sglm.scoring import LanguageModel
 from sglm.text.sentencepiece_tokenizer import learn_sentencepiece
 from sglm.text.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer, WordTokenizer
 

@@ -7,7 +7,7 @@ from typing import TextIO
 
 from sglm.compare.runs import FinishedRun
 from sglm.compare.variants import VARIANTS
-from sglm.durable import replace_file
+from sglm.storage.durable import replace_file
 
 # The first fall from the vocabulary's size would flatten everything else.
 _SHARE_LEFT_OUT = 0.2

@@ -20,14 +20,14 @@ from sglm.compare.table import table
 from sglm.compare.variants import check_cycles, horizon_steps, prepare_base
 from sglm.compare.worker import Task
 from sglm.config import Config, plain_values
-from sglm.durable import replace_text
 from sglm.errors import ConfigError, InputError, SglmError, Stopped
 from sglm.optim.precision import Precision
+from sglm.storage.durable import replace_text
+from sglm.storage.untrusted import is_count, read_json
 from sglm.text.store import TokenStore
 from sglm.train.build import build_batcher, build_schedule
+from sglm.train.log.report import print_if_heard
 from sglm.train.record import versions
-from sglm.train.report import print_if_heard
-from sglm.untrusted import is_count, read_json
 
 _SECONDS_BETWEEN_POLLS = 0.1
 _LARGEST_RESULTS_BYTES = 1 << 26
@@ -63,7 +63,7 @@ def compare(
         horizon: of the variants with a long one, in steps; None: see `horizon_steps`.
         shard: `(i, n)`: the i-th of n parts of the grid, counted from 1.
         stop_signal: the number of the signal that asked to stop, or None.
-        deterministic: see `sglm.model.device.make_deterministic`.
+        deterministic: see `sglm.runtime.device.make_deterministic`.
 
     Returns:
         What is in `results.json`: of all finished runs in `out`, those of other calls too.

@@ -15,11 +15,11 @@ from typing import NamedTuple
 
 from sglm.compare.variants import VARIANTS, configure
 from sglm.config import Config
-from sglm.durable import replace_text
 from sglm.errors import InputError
+from sglm.storage.durable import replace_text
+from sglm.storage.untrusted import parse_json, read_bounded, read_json
 from sglm.text.store import TokenStore
 from sglm.train.run_folder import RunFolder
-from sglm.untrusted import parse_json, read_bounded, read_json
 
 _RUN_NAME = re.compile(r"(?P<variant>.+)-seed(?P<seed>0|[1-9][0-9]*)")
 

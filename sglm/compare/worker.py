@@ -18,9 +18,9 @@ import torch
 from sglm.compare.runs import Record
 from sglm.config import parse_config
 from sglm.errors import SglmError, refusal
-from sglm.model.device import make_deterministic
 from sglm.optim.precision import make_precision
-from sglm.process import prepare_process
+from sglm.runtime.device import make_deterministic
+from sglm.runtime.process import prepare_process
 from sglm.text.store import TokenStore
 from sglm.train.loop import Outcome, train
 

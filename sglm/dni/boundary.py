@@ -15,13 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sglm.dni.lessons import Lesson, Reading, regression_loss
 from sglm.dni.synthesizer import LookaheadSynthesizer, Prediction, Synthesizer
+from sglm.dni.teaching import Lesson, Reading, regression_loss
 from sglm.dni.trust import Agreement, Trust, agreement
 from sglm.kernels import injected_gradient
 from sglm.model.state import LSTMState
 from sglm.optim.optimizer import step_where_finite
-from sglm.ranks import ALONE, Ranks
+from sglm.runtime.ranks import ALONE, Ranks
 
 _ECHO_MEAN_OVER = 20  # windows; a runaway feeds on itself within about so many
 _CAPPED_MEAN_OVER = 20  # injections

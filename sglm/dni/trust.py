@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sglm.ranks import ALONE, Ranks
+from sglm.runtime.ranks import ALONE, Ranks
 
 _RUNNING_MEAN_OVER = 100  # observations; long against noise, short against a training run
 _LONGEST = 4.0  # mean lengths; lengths are spread widely, and the long ones carry the most

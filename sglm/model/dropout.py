@@ -6,7 +6,7 @@ draws from torch's global generator, so that a checkpoint of that generator resu
 
 from torch import Tensor
 
-from sglm.ranks import ALONE, Ranks
+from sglm.runtime.ranks import ALONE, Ranks
 
 
 def locked_mask(inputs_TBH: Tensor, rate: float, ranks: Ranks = ALONE) -> Tensor | None:

@@ -15,10 +15,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from sglm.durable import replace_file, replace_text, write_tensors
 from sglm.errors import InputError, did_you_mean, shown
 from sglm.model.language_model import LSTMLanguageModel, ModelShape
-from sglm.untrusted import read_json
+from sglm.storage.durable import replace_file, replace_text, write_tensors
+from sglm.storage.untrusted import read_json
 
 FORMAT_VERSION: Literal[1] = 1
 CONFIG_FILE = "config.json"

@@ -19,7 +19,7 @@ from sglm.model.linear import linear
 from sglm.model.packed_weights import packed_weights
 from sglm.model.softmax_loss import chunk_rows, chunked_nll, faster_chunked
 from sglm.model.state import LSTMState
-from sglm.ranks import ALONE, Ranks
+from sglm.runtime.ranks import ALONE, Ranks
 
 # oneDNN keeps a block of memory per call for the backward pass, sixteen times as large as the
 # outputs. Of long windows whose length varies, as it does while a horizon fills, no block fits

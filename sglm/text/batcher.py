@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sglm.errors import InputError
-from sglm.ranks import ALONE, Ranks
+from sglm.runtime.ranks import ALONE, Ranks
 
 
 class Upcoming(NamedTuple):

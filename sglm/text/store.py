@@ -14,9 +14,9 @@ from typing import Any, BinaryIO, NamedTuple, TypeGuard
 import numpy as np
 
 from sglm.errors import InputError, shown
+from sglm.storage.untrusted import is_count, is_sha256, read_json
 from sglm.text.overlap import LineHashes
 from sglm.text.tokenizer import Tokenizer, load_tokenizer
-from sglm.untrusted import is_count, is_sha256, read_json
 
 FORMAT_VERSION = 1
 SPLITS = ("train", "valid", "test")

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sglm.durable import sync
 from sglm.errors import InputError
+from sglm.storage.durable import sync
 from sglm.text.store import FORMAT_VERSION, ID_TYPES, SplitCounts, id_type_name, is_store
 from sglm.text.tokenizer import Tokenizer
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from sglm.errors import InputError, shown
+from sglm.storage.untrusted import parse_json, read_bounded, read_json
 from sglm.text.plain_tokenizers import ByteTokenizer as ByteTokenizer
 from sglm.text.plain_tokenizers import CharTokenizer as CharTokenizer
 from sglm.text.plain_tokenizers import WordTokenizer as WordTokenizer
@@ -11,7 +12,6 @@ from sglm.text.tokenizer_interface import FORMAT_VERSION, LARGEST_FILE_BYTES
 from sglm.text.tokenizer_interface import UNK as UNK
 from sglm.text.tokenizer_interface import Tokenizer as Tokenizer
 from sglm.text.tokenizer_interface import utf8 as utf8
-from sglm.untrusted import parse_json, read_bounded, read_json
 
 KINDS = ("sentencepiece", "word", "char", "byte")
 

@@ -15,7 +15,7 @@ from sglm.model.language_model import DropoutRates, LSTMLanguageModel, ModelShap
 from sglm.optim.optimizer import make_optimizer
 from sglm.optim.precision import Precision
 from sglm.optim.schedule import Schedule, make_schedule
-from sglm.ranks import ALONE, Ranks
+from sglm.runtime.ranks import ALONE, Ranks
 from sglm.text.batcher import Batcher
 from sglm.text.store import TokenStore
 from sglm.train.graph import GraphedPass

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from sglm.config import Config
 from sglm.errors import SglmError, Stopped
-from sglm.evaluate import Evaluation, perplexity
-from sglm.likelihood import evaluate_stream
 from sglm.optim.precision import Precision
-from sglm.process import denormals_as_zero
-from sglm.ranks import ALONE, Ranks
+from sglm.runtime.process import denormals_as_zero
+from sglm.runtime.ranks import ALONE, Ranks
+from sglm.scoring.evaluate import Evaluation, perplexity
+from sglm.scoring.stream import evaluate_stream
 from sglm.text.batcher import Upcoming, Window
 from sglm.text.store import TokenStore
 from sglm.train.build import build_batcher, build_learner, build_schedule, token_counts

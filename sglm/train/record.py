@@ -18,13 +18,13 @@ import torch
 
 import sglm
 from sglm.config import Config
-from sglm.durable import replace_file, replace_text
 from sglm.optim.precision import Precision
-from sglm.ranks import Ranks
+from sglm.runtime.ranks import Ranks
+from sglm.storage.durable import replace_file, replace_text
+from sglm.storage.untrusted import read_bounded
 from sglm.text.overlap import TRAINING_LINES
 from sglm.text.store import TokenStore
 from sglm.train.run_folder import RunFolder
-from sglm.untrusted import read_bounded
 
 # All that a run's numbers pass through; sentencepiece only where it cuts the text.
 _LARGEST_RECORD_BYTES = 1 << 26

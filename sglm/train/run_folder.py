@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from sglm import __version__
-from sglm.checkpoint import Checkpoint, clear_up, load_checkpoint, save_checkpoint
 from sglm.config import Config, config_to_toml, differences, parse_config, plain_values
-from sglm.durable import locked, remove, replace_text, sync
 from sglm.errors import ConfigError, InputError
 from sglm.model.folder import save_model
 from sglm.model.language_model import LSTMLanguageModel
+from sglm.storage.checkpoint import Checkpoint, clear_up, load_checkpoint, save_checkpoint
+from sglm.storage.durable import locked, remove, replace_text, sync
+from sglm.storage.untrusted import read_json
 from sglm.text.store import TokenStore
 from sglm.text.tokenizer import Tokenizer
-from sglm.untrusted import read_json
 
 FORMAT_VERSION = 1
 _LOCK = ".lock"

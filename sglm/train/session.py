@@ -9,16 +9,21 @@ from typing import TextIO
 import torch
 from torch import Tensor
 
-from sglm.checkpoint import Checkpoint, put_damaged_aside, random_state, restore_random_state
 from sglm.config import Config
 from sglm.errors import ConfigError, InputError, SglmError, refusal
 from sglm.optim.schedule import Schedule
-from sglm.ranks import Ranks
+from sglm.runtime.ranks import Ranks
+from sglm.storage.checkpoint import (
+    Checkpoint,
+    put_damaged_aside,
+    random_state,
+    restore_random_state,
+)
 from sglm.text.batcher import Batcher
 from sglm.text.store import TokenStore
 from sglm.train.diagnosis import Watch
+from sglm.train.log.report import Report, drop_later_lines
 from sglm.train.record import keep_training_lines, record_session
-from sglm.train.report import Report, drop_later_lines
 from sglm.train.run_folder import RunFolder
 from sglm.train.step import Learner, capture, restore
 

@@ -15,15 +15,15 @@ from torch import Tensor, nn
 
 from sglm.config import RegularizerConfig
 from sglm.dni.boundary import Boundary
+from sglm.dni.exact import future_gradients
 from sglm.dni.trust import Agreement
 from sglm.model.language_model import LSTMLanguageModel
 from sglm.model.state import LSTMState
 from sglm.optim.optimizer import set_learning_rate
 from sglm.optim.precision import Precision
 from sglm.optim.schedule import Mode, StepPlan
-from sglm.ranks import ALONE, Ranks
+from sglm.runtime.ranks import ALONE, Ranks
 from sglm.text.batcher import Window
-from sglm.train.exact import future_gradients
 from sglm.train.truncation import compensated_outputs
 
 RunsWindow = Callable[[Tensor, Tensor, LSTMState], tuple[Tensor, Tensor, LSTMState]]

@@ -14,7 +14,7 @@ from sglm.dni.boundary import Boundary
 from sglm.dni.synthesizer import LinearSynthesizer, Prediction, Synthesizer
 from sglm.dni.trust import Agreement
 from sglm.model.state import LSTMState
-from sglm.ranks import ALONE, Ranks
+from sglm.runtime.ranks import ALONE, Ranks
 
 B, H = 4, 3
 S = 2 * H

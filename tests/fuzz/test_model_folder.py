@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from sglm.errors import InputError, SglmError
+from sglm.lm import load
 from sglm.model.folder import find_model_folder, load_weights
-from sglm.scoring import load
 from tests.fuzz.examples import EXTREMES, altered, dumped, examples, one_of_these, spoilt
 
 Copies = Callable[[Path], Path]

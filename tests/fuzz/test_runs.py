@@ -11,13 +11,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sglm.checkpoint import load_checkpoint, save_checkpoint
 from sglm.compare import grid
 from sglm.compare.runs import Cell, Comparison, Record
 from sglm.config import Config
 from sglm.errors import InputError
+from sglm.storage.checkpoint import load_checkpoint, save_checkpoint
 from sglm.text.store import TokenStore
-from sglm.train.report import drop_later_lines
+from sglm.train.log.report import drop_later_lines
 from sglm.train.run_folder import RunFolder
 from tests.fuzz.examples import EXTREMES, altered, dumped, examples, one_of_these, spoilt
 

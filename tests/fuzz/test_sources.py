@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sglm.errors import InputError
-from sglm.evaluate import Context, evaluate_pieces
+from sglm.scoring.evaluate import Context, evaluate_pieces
 from sglm.text import lines as lines_module
 from sglm.text import records as records_module
 from sglm.text.lines import READ_BYTES, read_text_lines
@@ -292,7 +292,7 @@ def test_a_text_is_evaluated_by_lines_only_where_these_fit_into_memory(
 ) -> None:
     lm = make_lm("byte")
     pieces = [lines_module.Piece("x" * 40, False, unfinished=True)] * 3
-    monkeypatch.setattr("sglm.evaluate.LONGEST_TEXT", 100)
+    monkeypatch.setattr("sglm.scoring.evaluate.LONGEST_TEXT", 100)
     if context == "carried":
         assert evaluate_pieces(lm.model, lm.tokenizer, pieces, context=context).tokens == 120
     else:

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from sglm.cli.main import app
 from sglm.errors import InputError, printable, shown
-from sglm.untrusted import is_count, is_sha256, parse_json, read_bounded, read_json
+from sglm.storage.untrusted import is_count, is_sha256, parse_json, read_bounded, read_json
 from tests.fuzz.examples import EXTREMES, VALUES, dumped, examples, one_of_these, spoilt
 
 

@@ -15,10 +15,10 @@ from sglm.config import Config, RegularizerConfig
 from sglm.dni.boundary import Boundary
 from sglm.dni.synthesizer import MLPSynthesizer
 from sglm.errors import Stopped
+from sglm.lm import LanguageModel, load
 from sglm.model.language_model import DropoutRates, LSTMLanguageModel, ModelShape
 from sglm.optim.precision import make_precision
 from sglm.optim.schedule import Mode, StepPlan
-from sglm.scoring import LanguageModel, load
 from sglm.text.batcher import Window
 from sglm.text.store import TokenStore
 from sglm.text.tokenizer import ByteTokenizer
@@ -142,7 +142,7 @@ def test_a_recorded_pass_trains_as_launched_kernels_do() -> None:
 
 
 def test_scoring_uses_no_tf32_whatever_the_program_has_set() -> None:
-    """tests/model/test_device.py looks at the switches without a GPU."""
+    """tests/runtime/test_device.py looks at the switches without a GPU."""
     torch.manual_seed(0)
     # As wide as to make TF32's three digits show: some 1e-4 of a log-probability without the guard.
     network = LSTMLanguageModel(ModelShape(257, 2, 512, 512, True))

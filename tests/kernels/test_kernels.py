@@ -68,7 +68,7 @@ def test_they_compile_for_a_gpu_that_is_not_there(tmp_path: Path) -> None:
 def test_sglm_does_not_import_triton(tmp_path: Path) -> None:
     program = """
 import sys
-import sglm.scoring, sglm.train.loop, sglm.kernels
+import sglm.lm, sglm.train.loop, sglm.kernels
 print([name for name in sys.modules if name.split(".")[0] == "triton"])
 """
     # Nor where the kernels are asked for: there is no GPU's tensor yet.

@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sglm.errors import InputError
-from sglm.model.device import pick_device
 from sglm.model.folder import find_model_folder, load_weights, read_card, save_model
 from sglm.model.language_model import LSTMLanguageModel, ModelShape
+from sglm.runtime.device import pick_device
 
 SHAPES = [
     ModelShape(11, 1, 6, 6, tied=True),

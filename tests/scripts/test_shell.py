@@ -207,7 +207,7 @@ def test_the_oldest_versions_get_an_environment_of_their_own(checkout: Checkout)
     (pip,) = checkout.calls("-m pip")
     assert "--constraint constraints-oldest.txt torch==" in pip
     assert checkout.calls("-m venv") == ["python -m venv .venv-oldest"]
-    assert "<tests/test_scoring.py>" in checkout.calls("<-m>")[0]
+    assert "<tests/test_lm.py>" in checkout.calls("<-m>")[0]
     # It is used again, until something that it was made of has changed.
     checkout.run("test-oldest", "tests", "-k", "a or b")
     assert checkout.calls("-m pip") == []

@@ -12,11 +12,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from sglm.checkpoint import load_checkpoint
 from sglm.config import Config
 from sglm.errors import SglmError, Stopped
 from sglm.model.language_model import LSTMLanguageModel
 from sglm.optim.precision import precision_of
+from sglm.storage.checkpoint import load_checkpoint
 from sglm.text.store import TokenStore
 from sglm.train import loop, session
 from sglm.train.loop import Outcome, train

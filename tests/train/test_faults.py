@@ -14,9 +14,9 @@ import torch
 from safetensors.torch import load_file
 from typer.testing import CliRunner, Result
 
-from sglm import durable
-from sglm.checkpoint import load_checkpoint
 from sglm.cli.main import app
+from sglm.storage import durable
+from sglm.storage.checkpoint import load_checkpoint
 from sglm.text.store import TokenStore
 from sglm.train.run_folder import RunFolder
 

@@ -14,8 +14,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from sglm.config import Config
 from sglm.errors import ConfigError, InputError, Stopped
+from sglm.lm import load
 from sglm.optim.precision import precision_of
-from sglm.scoring import load
 from sglm.text.prepare import Recipe, prepare
 from sglm.text.store import TokenStore
 from sglm.train.loop import Outcome, train

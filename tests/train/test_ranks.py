@@ -12,10 +12,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from sglm import ranks
 from sglm.errors import InputError, SglmError
-from sglm.model.device import own_gpu
-from sglm.ranks import ALONE, joined
+from sglm.runtime import ranks
+from sglm.runtime.device import own_gpu
+from sglm.runtime.ranks import ALONE, joined
 from sglm.text.store import TokenStore
 
 COMMON = [

@@ -17,7 +17,7 @@ import hashlib, io, json, sys
 from pathlib import Path
 import torch
 from sglm.config import parse_config
-from sglm.model.device import make_deterministic
+from sglm.runtime.device import make_deterministic
 from sglm.optim.precision import precision_of
 from sglm.text.prepare import Recipe, prepare
 from sglm.train import loop

@@ -1,0 +1,174 @@
+"""From a TOML file and overrides to a checked configuration, and back."""
+
+import tomllib
+from collections.abc import Iterable, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from sglm.config.schema import Config
+from sglm.errors import ConfigError, InputError, did_you_mean, shown
+from sglm.storage.untrusted import read_bounded
+
+_LARGEST_FILE_BYTES = 1 << 20
+
+
+def shipped_configs() -> list[str]:
+    """Names of the recipes that come with sglm."""
+    folder = resources.files("sglm.configs")
+    return sorted(
+        entry.name.removesuffix(".toml")
+        for entry in folder.iterdir()
+        if entry.name.endswith(".toml")
+    )
+
+
+def load_config(source: str, overrides: Iterable[str] = ()) -> Config:
+    """Reads a configuration.
+
+    Args:
+        source: path of a TOML file, or the name of a shipped one.
+        overrides: `section.key=value` each, the value written as in TOML (quotes may be left out).
+
+    Raises:
+        ConfigError: no such file or recipe, not TOML, unknown key, wrong type, impossible value.
+    """
+    text = _read(source)
+    try:
+        values = _parse_toml(text)
+    except ValueError as error:
+        raise ConfigError(f"{source}: not valid TOML: {error}") from None
+    for override in overrides:
+        _apply(values, override)
+    return parse_config(values, source)
+
+
+def parse_config(values: Mapping[str, Any], source: str) -> Config:
+    """Checks plain values against the types above; `source` is what error messages call them."""
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        # What allows several types fails once for each: one line a key says it all.
+        by_key: dict[tuple[Any, ...], list[str]] = {}
+        for problem in error.errors():
+            by_key.setdefault(problem["loc"][:2], []).append(_explain(problem))
+        lines = [
+            " or ".join([first, *(line.partition(": ")[2] for line in others)])
+            for first, *others in list(by_key.values())[:2]
+        ]
+        raise ConfigError("\n".join(f"{source}: {line}" for line in lines)) from None
+
+
+def plain_values(config: Config) -> dict[str, dict[str, Any]]:
+    """The configuration as plain values; `parse_config` reads them back equal."""
+    values = config.model_dump()
+    if config.schedule.cycles is not None:
+        for key in ("first", "growth", "count"):
+            del values["schedule"][key]
+    return values
+
+
+def config_to_toml(config: Config) -> str:
+    """The configuration as TOML, every value spelled out; `load_config` reads it back equal."""
+    lines = []
+    for section, values in plain_values(config).items():
+        lines.append(f"[{section}]")
+        lines += [f"{key} = {_toml_value(value)}" for key, value in values.items()]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def differences(old: Config, new: Config) -> list[str]:
+    """`section.key: old → new` for every value that is not the same."""
+    old_values, new_values = old.model_dump(), new.model_dump()
+    return [
+        f"{section}.{key}: {value} → {new_values[section][key]}"
+        for section, values in old_values.items()
+        for key, value in values.items()
+        if new_values[section][key] != value
+    ]
+
+
+def _read(source: str) -> str:
+    path = Path(source)
+    # A recipe's name means the recipe, also beside a corpus folder of that name.
+    if path.suffix != ".toml" and not path.is_file():
+        if source not in shipped_configs():
+            raise ConfigError(
+                f"no configuration {source!r}{did_you_mean(source, shipped_configs())}"
+                " (or give the path of a .toml file)"
+            )
+        return (resources.files("sglm.configs") / f"{source}.toml").read_text(encoding="utf-8")
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "does not exist"
+        known = ", ".join(shipped_configs())
+        raise ConfigError(f"{source}: {what}; give a TOML file or one of: {known}")
+    try:
+        return read_bounded(path, _LARGEST_FILE_BYTES).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"{source}: not UTF-8 at byte {error.start}; is it a TOML file?"
+        ) from None
+    except InputError as error:
+        raise ConfigError(str(error)) from None
+
+
+def _parse_toml(text: str) -> dict[str, Any]:
+    """
+    Raises:
+        ValueError: not TOML, or nothing that a configuration could be: tables a thousand levels
+            deep, integers of thousands of digits.
+    """
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    name, equals, text = override.partition("=")
+    section, dot, key = name.strip().partition(".")
+    if not (equals and dot and key):
+        raise ConfigError(f"--set {override!r}: write it as section.key=value")
+    try:
+        value = _parse_toml(f"value = {text}")["value"]
+    except ValueError:
+        value = text.strip()
+    table = values.setdefault(section, {})
+    if not isinstance(table, dict):
+        raise ConfigError(f"--set {override!r}: {section} is not a section")
+    if section == "schedule":
+        # The last word wins: naming one way of giving cycles drops the other.
+        for other in ("first", "growth", "count") if key == "cycles" else ("cycles",):
+            if key in ("cycles", "first", "growth", "count"):
+                table.pop(other, None)
+    table[key] = value
+
+
+def _explain(problem: Any) -> str:
+    # Beyond the key only a place in a list: pydantic also names the types that it tried.
+    key, beyond = problem["loc"][:2], problem["loc"][2:]
+    place = ".".join(str(part) for part in (*key, *(i for i in beyond if isinstance(i, int))))
+    place = place.replace("\n", "\\n")  # a key may hold one, a message has its own
+    if problem["type"] == "extra_forbidden":
+        section: Any = Config
+        for part in problem["loc"][:-1]:
+            section = section.model_fields[part].annotation
+        return f"unknown key {place}{did_you_mean(str(problem['loc'][-1]), section.model_fields)}"
+    if problem["type"] == "value_error":
+        return f"{place}: {problem['ctx']['error']}".removeprefix(": ")
+    return f"{place} = {shown(problem['input'])}: {problem['msg'][0].lower()}{problem['msg'][1:]}"
+
+
+def _toml_value(value: Any) -> str:
+    if value is None:
+        return '"none"'
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return f'"{value}"'
+    if isinstance(value, list):
+        return "[" + ", ".join(_toml_value(item) for item in value) + "]"
+    return repr(value)

@@ -1,0 +1,234 @@
+"""The whole configuration of a training run: typed, strict, with a sentence about every field.
+
+Read from a TOML file with one table per section. A key that is not listed here is an error that
+names the nearest one. "Off" is None in Python and the string "none" in TOML, which has no null.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+
+def _none_from_text(value: Any) -> Any:
+    return None if value == "none" else value
+
+
+PositiveInt = Annotated[int, Field(gt=0, le=2**31)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Rate = Annotated[float, Field(ge=0, lt=1)]
+Off = BeforeValidator(_none_from_text)
+_LONGEST_SCHEDULE = 1e9
+
+
+class Section(BaseModel):
+    """One table of the file: unknown keys fail, types are not bent, values do not change later."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class ModelConfig(Section):
+    """The network."""
+
+    layers: Annotated[int, Field(ge=1, le=64)] = 2
+    """Number of LSTM layers."""
+    hidden: PositiveInt = 256
+    """Units of each layer (the last one has `embedding` units when tied)."""
+    embedding: Annotated[PositiveInt | None, Off] = None
+    """Size of the word vectors; none: as `hidden`."""
+    tied: bool = True
+    """The softmax uses the embedding as its weights."""
+
+
+class DropoutConfig(Section):
+    """Probabilities of dropping, all off by default; masks are locked for a whole window."""
+
+    input: Rate = 0.0
+    """On the word vectors that go into the first layer."""
+    between: Rate = 0.0
+    """Between layers."""
+    output: Rate = 0.0
+    """On what the softmax sees."""
+    embedding: Rate = 0.0
+    """Whole words of the embedding."""
+    weight: Rate = 0.0
+    """Entries of the recurrent matrices (DropConnect)."""
+
+
+class RegularizerConfig(Section):
+    """Penalties on the last layer's outputs, added to the loss in nats per token; off by default
+    (Merity, McCann & Socher 2017; AWD-LSTM trains with 2 and 1)."""
+
+    activation: NonNegative = 0.0
+    """Times the mean square of the outputs after dropout: keeps them small."""
+    temporal: NonNegative = 0.0
+    """Times the mean square of their change from one step to the next: keeps them slow."""
+
+
+class OptimizerConfig(Section):
+    """How the model's weights move."""
+
+    kind: Literal["adamw", "adam", "sgd"] = "adamw"
+    """adamw: decoupled weight decay; adam: weight decay as an L2 term; sgd: with momentum."""
+    learning_rate: Positive = 2e-3
+    """The peak at every restart."""
+    weight_decay: NonNegative = 0.0
+    """On matrices only, never on biases."""
+    beta1: Rate = 0.9
+    """Adam's decay of the mean gradient."""
+    beta2: Rate = 0.999
+    """Adam's decay of the mean squared gradient."""
+    momentum: Rate = 0.0
+    """For sgd."""
+    clip_norm: Annotated[Positive | None, Off] = 0.25
+    """Cap on the norm of the whole gradient (per-token units); none: no clipping."""
+
+
+class ScheduleConfig(Section):
+    """Learning rate and mode: cosine cycles with warm restarts (Loshchilov & Hutter 2017)."""
+
+    mode: Literal["alternating", "real", "synthetic"] = "alternating"
+    """alternating: the kind of gradient flips at every restart; or the same kind throughout."""
+    start: Literal["real", "synthetic"] = "real"
+    """The kind of the first cycle, when alternating."""
+    unit: Literal["epochs", "steps"] = "epochs"
+    """What the lengths of cycles are counted in."""
+    cycles: Annotated[list[Positive], Field(min_length=1)] | None = None
+    """Lengths of the cycles one by one; instead of the three keys below."""
+    first: Positive = 1.0
+    """Length of the first cycle."""
+    growth: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 2.0
+    """Each cycle is this many times as long as the one before."""
+    count: Annotated[int, Field(ge=1, le=10_000)] = 3
+    """Number of cycles."""
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    """Steps at the very start over which the rate rises linearly."""
+    final_rate: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """The rate at the end of a cycle, as a fraction of the peak."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_way_to_say_it(cls, values: Any) -> Any:
+        if isinstance(values, Mapping) and values.get("cycles") == "none":
+            values = {key: value for key, value in values.items() if key != "cycles"}
+        if isinstance(values, Mapping) and values.get("cycles") is not None:
+            geometric = {"first", "growth", "count"} & values.keys()
+            if geometric:
+                raise ValueError(f"give either cycles or {', '.join(sorted(geometric))}, not both")
+        return values
+
+    @model_validator(mode="after")
+    def _ends_some_day(self) -> "ScheduleConfig":
+        try:
+            total = sum(self.cycle_lengths())
+        except OverflowError:
+            total = float("inf")
+        if total > _LONGEST_SCHEDULE:
+            raise ValueError(f"its cycles add up to more than {_LONGEST_SCHEDULE:.0e} {self.unit}")
+        return self
+
+    def cycle_lengths(self) -> list[float]:
+        """Lengths of all cycles, in `unit`."""
+        if self.cycles is not None:
+            return list(self.cycles)
+        return [self.first * self.growth**index for index in range(self.count)]
+
+
+class SynthesizerConfig(Section):
+    """The network that predicts what the future would have sent back."""
+
+    kind: Literal["lookahead", "mlp", "recurrent", "linear"] = "lookahead"
+    """lookahead: reads the state and the tokens that come next; the others read the state alone.
+    mlp: one net over all of it (Jaderberg et al. 2017); recurrent: a small GRU applied to every
+    coordinate (Shang & Zhang 2019); linear: one matrix."""
+    hidden: Annotated[PositiveInt | None, Off] = None
+    """Units of its hidden layer; none: 64 for a lookahead, 128 for an mlp, 50 (the paper's) for a
+    recurrent one."""
+    learning_rate: Positive = 2e-3
+    """Of its own Adam; constant, restarts do not touch it."""
+    factor: Annotated[float, Field(ge=0, le=1)] | Literal["calibrated"] = "calibrated"
+    """What the synthetic gradient is multiplied with before it is injected; calibrated: the best
+    linear shrinkage, measured on probe windows: 0 while it explains nothing."""
+    trust_bound: bool = True
+    """No lane's synthetic gradient may be longer than four times the mean observed one."""
+    probe_every: Annotated[int, Field(ge=2)] = 10
+    """One window in so many injects nothing, whatever the cycle, and measures the synthesizer."""
+    auxiliary: bool = False
+    """Also predict the next window's gradient from this window's state."""
+    lookahead: PositiveInt = 10
+    """Tokens past a boundary that a lookahead synthesizer surely reads; more where it is cheap."""
+    teach_every: Annotated[PositiveInt | None, Off] = None
+    """Once in so many stretches of eight windows the exact gradient of the coming text is computed
+    at each of their boundaries, and the synthesizer learns from that alone; none: it learns from
+    what every next window sends back."""
+    teach_horizon: PositiveInt = 20
+    """Tokens of each boundary's future that an exact gradient covers at least."""
+    inject: Literal["prediction", "noise"] = "prediction"
+    """noise: random directions of the prediction's length instead: a control for experiments."""
+
+    @model_validator(mode="after")
+    def _teachable(self) -> "SynthesizerConfig":
+        if self.teach_every is not None and (self.auxiliary or self.kind == "recurrent"):
+            what = "the auxiliary task" if self.auxiliary else "a recurrent synthesizer"
+            raise ValueError(f"{what} learns from window to window; leave out teach_every")
+        return self
+
+
+class TrainConfig(Section):
+    """Windows, bookkeeping, seed."""
+
+    batch: PositiveInt = 20
+    """Lanes of contiguous text that are read in parallel."""
+    window: PositiveInt = 35
+    """Steps between truncations (on average, where they are random)."""
+    truncation: Literal["fixed", "random"] = "fixed"
+    """random: truncation points are drawn and gradients compensated for it, so that they are
+    unbiased (ARTBP: Tallec & Ollivier 2017)."""
+    horizon: Annotated[PositiveInt | None, Off] = None
+    """Steps through which the loss of each window is backpropagated, a multiple of `window`: the
+    past is read again for it (BPTT(h; T): Williams & Peng 1990); none: as far as the window."""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """Initial weights and dropout."""
+    evaluate_every_steps: Annotated[PositiveInt | None, Off] = None
+    """Validation runs this often, and at the end of every cycle; none: every epoch."""
+    checkpoint_every_steps: PositiveInt = 500
+    """How much work an unexpected end can cost."""
+    keep_checkpoints: PositiveInt = 2
+    """The newest ones; of the others, one can be gone back to where the newest is damaged."""
+    cuda_graph: bool = False
+    """Replay a window's kernels from a recorded graph (not measured yet); no effect on a CPU."""
+    log_every_steps: PositiveInt = 50
+    """TensorBoard and progress lines."""
+
+    @model_validator(mode="after")
+    def _horizon_in_windows(self) -> "TrainConfig":
+        if self.horizon is not None and self.horizon % self.window:
+            raise ValueError(f"horizon = {self.horizon} is no multiple of window = {self.window}")
+        if self.horizon is not None and self.truncation == "random":
+            raise ValueError("give either a horizon or random truncation, not both")
+        if self.cuda_graph and (self.truncation == "random" or self.horizon is not None):
+            raise ValueError(
+                'cuda_graph needs windows of one length: set truncation = "fixed", and no horizon'
+            )
+        return self
+
+
+class Config(Section):
+    """Everything that decides what a run does; equal configurations make equal runs."""
+
+    model: ModelConfig = ModelConfig()
+    dropout: DropoutConfig = DropoutConfig()
+    regularizer: RegularizerConfig = RegularizerConfig()
+    train: TrainConfig = TrainConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    synthesizer: SynthesizerConfig = SynthesizerConfig()
+
+    @model_validator(mode="after")
+    def _other_ways_past_the_window(self) -> "Config":
+        train = self.train
+        if self.schedule.mode != "real" and (train.horizon or train.truncation == "random"):
+            what = "train.horizon" if train.horizon else 'train.truncation = "random"'
+            raise ValueError(f'{what} is for real gradients; set schedule.mode = "real"')
+        return self

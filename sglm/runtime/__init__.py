@@ -1,0 +1,1 @@
+"""Where sglm runs: the process, its ranks, its device."""

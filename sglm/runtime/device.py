@@ -1,0 +1,166 @@
+"""Where the network runs, and how exactly: the one place for settings of devices.
+
+`auto`, `cpu` or `cuda` becomes a device; `--deterministic` becomes the switches that torch has for
+it; what must be float32 on a GPU is kept from being rounded to TF32. Nothing is set by importing.
+"""
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import torch
+
+from sglm.errors import InputError, did_you_mean
+from sglm.runtime.ranks import local_rank
+
+DEVICES = ("auto", "cpu", "cuda")
+
+# Those with which cuBLAS sums in the same order every time (CUDA's cuBLAS documentation, "Results
+# reproducibility"); torch refuses its products under any other.
+_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
+_WORKSPACES = (":4096:8", ":16:8")
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """The device that a user's word stands for.
+
+    Args:
+        name: `"cpu"`, `"cuda"`, or `"auto"`: the GPU where torch sees one, else the CPU.
+
+    Raises:
+        InputError: another word, or `"cuda"` where torch sees no CUDA device.
+    """
+    if name not in DEVICES:
+        raise InputError(f"unknown device {name!r}{did_you_mean(name, DEVICES)}")
+    if name == "cuda" and not torch.cuda.is_available():
+        reason = (
+            "torch sees no CUDA device (look at nvidia-smi and CUDA_VISIBLE_DEVICES)"
+            if torch.version.cuda
+            else "this torch was built without CUDA (install a CUDA build of it)"
+        )
+        raise InputError(f"device 'cuda' was asked for, but {reason}; or use --device cpu")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def own_gpu(device: torch.device) -> torch.device:
+    """This process's own GPU among those of its machine, where torchrun has started several.
+
+    Raises:
+        InputError: there are fewer GPUs than processes.
+    """
+    if device.type != "cuda":
+        return device
+    index = local_rank()
+    if index >= torch.cuda.device_count():
+        raise InputError(
+            f"process {index + 1} on this machine has no GPU of its own"
+            f" ({torch.cuda.device_count()} seen); lower --nproc-per-node, or use --device cpu"
+        )
+    chosen = torch.device("cuda", index)
+    torch.cuda.set_device(chosen)
+    return chosen
+
+
+def make_deterministic(device: torch.device) -> None:
+    """From here on the same work gives the same bits on this machine; some of it takes longer.
+
+    For the whole process, to be called before anything is computed on a GPU: cuBLAS and, through
+    it, cuDNN's recurrent nets read their environment variable once. On a CPU nothing is to be done:
+    a run is the same bit for bit anyway, with the same number of threads.
+
+    Source: "Reproducibility" in torch's documentation.
+
+    Raises:
+        InputError: the environment asks cuBLAS for something else.
+    """
+    if device.type != "cuda":
+        return
+    asked = os.environ.setdefault(_WORKSPACE, _WORKSPACES[0])
+    if asked not in _WORKSPACES:
+        raise InputError(
+            f"{_WORKSPACE}={asked} does not go with --deterministic; unset it, or set it to"
+            f" {_WORKSPACES[0]}"
+        )
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = False
+    _forbid_tf32()
+
+
+def _forbid_tf32() -> None:
+    # First by torch's older switches: set by the newer ones alone, the two families contradict each
+    # other, and torch then refuses to read either (`Context::allowTF32CuBLAS`).
+    backends: Any = torch.backends
+    torch.set_float32_matmul_precision("highest")
+    backends.cudnn.allow_tf32 = False
+    # Then by the newer ones: what cuDNN's older one says gives way to a setting for all backends.
+    backends.cudnn.rnn.fp32_precision = backends.cudnn.conv.fp32_precision = "ieee"
+
+
+def _allowances() -> Callable[[], None]:
+    """What is allowed now, as a function that allows it again."""
+    backends: Any = torch.backends  # torch has no types for the newer switches
+    cudnn, matmul = backends.cudnn, (backends.cuda.matmul, backends.mkldnn.matmul)
+    products = (*matmul, cudnn.rnn, cudnn.conv)
+    newer = [each.fp32_precision for each in products]
+    for_matmul = for_cudnn = None
+    with suppress(RuntimeError):  # the program uses the newer switches only
+        for_matmul = torch.get_float32_matmul_precision()
+    with suppress(RuntimeError):
+        for_cudnn = cudnn.allow_tf32
+
+    def allow_again() -> None:
+        if for_matmul is not None:
+            torch.set_float32_matmul_precision(for_matmul)
+        if for_cudnn is not None:
+            cudnn.allow_tf32 = for_cudnn
+        for each, precision in zip(products, newer, strict=True):
+            each.fp32_precision = precision
+
+    return allow_again
+
+
+class _Float32:
+    """The switches are the process's: the first thread that needs them sets them, the last one
+    that does puts them back."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.inside = 0
+
+    def enter(self) -> None:
+        with self.lock:
+            self.inside += 1
+            if self.inside == 1:
+                self.allow_again = _allowances()
+                _forbid_tf32()
+
+    def leave(self) -> None:
+        with self.lock:
+            self.inside -= 1
+            if self.inside == 0:
+                self.allow_again()
+
+
+_float32 = _Float32()
+
+
+@contextmanager
+def full_float32(device: torch.device) -> Iterator[None]:
+    """Inside, a GPU multiplies float32 as float32; any number of threads may be inside.
+
+    TF32 keeps three decimal digits, and torch's recurrent nets use it unless told otherwise: the
+    same text in another batch, or on a CPU, would score differently from the fourth digit on.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    _float32.enter()
+    try:
+        yield
+    finally:
+        _float32.leave()

@@ -1,0 +1,1 @@
+"""How probable a text is: predictors, and what reads texts through them."""

@@ -1,0 +1,1 @@
+"""What is on disk: durable writes, untrusted reads, checkpoints."""

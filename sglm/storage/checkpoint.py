@@ -1,0 +1,266 @@
+"""A run's state on disk: versioned, written aside and renamed, with checksums, never a pickle.
+
+A state is a tree of dicts and lists whose leaves are tensors and plain values. The tensors go to
+`state.safetensors`, the tree itself, with a reference in each tensor's place, to `state.json`, and
+the checksums of both to `SHA256SUMS` (`sha256sum -c` reads it too).
+`checkpoints/latest` is a link that always points to a complete checkpoint.
+"""
+
+import errno
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from sglm.errors import InputError
+from sglm.storage.durable import remove, sync, write_tensors
+from sglm.storage.untrusted import read_bounded
+
+# 2: stretches, trust and the watch are part of a run; 3: features of a stretch; 4: checksums.
+FORMAT_VERSION = 4
+_STATE, _TENSORS, _SUMS = "state.json", "state.safetensors", "SHA256SUMS"
+_REFERENCE = "tensor:"
+_DAMAGED = ".damaged"
+# Any other error of reading may pass.
+_SIGNS_OF_DAMAGE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EIO}
+
+
+class Checkpoint(NamedTuple):
+    """What was found.
+
+    Attributes:
+        step: steps done.
+        state: the tree, tensors on the CPU.
+        path: where it lies.
+        damaged: newer ones, and what is wrong with each.
+    """
+
+    step: int
+    state: Any
+    path: Path
+    damaged: Mapping[Path, str]
+
+
+class _Damaged(Exception):
+    """A checkpoint that cannot be used, and why."""
+
+
+def save_checkpoint(folder: Path, step: int, state: Any, keep: int = 2) -> None:
+    """Writes `folder/step-…`, then points `folder/latest` to it and drops all but `keep`.
+
+    At any moment of this, `latest` is the old checkpoint or the new one, whole. The one before the
+    newest is kept in case a disk fails under the newest.
+
+    Raises:
+        OSError: the disk refuses; what was there before is there still.
+    """
+    if not folder.exists():
+        folder.mkdir(parents=True)
+        sync(folder.parent)
+    clear_up(folder)
+    final = _free_name(folder, f"step-{step:09d}")
+    aside = folder / f"{final.name}.partial"
+    try:
+        aside.mkdir()
+        _write(aside, step, state)
+        aside.rename(final)
+        _point_to(final)
+        complete = complete_checkpoints(folder)
+        place = complete.index(final)
+        # Later ones are of a past that was gone back from, because they are damaged or diverged.
+        for old in complete[: max(0, place + 1 - keep)] + complete[place + 1 :]:
+            # Half removed, it must not look like a whole one.
+            old.rename(old.with_name(f"{old.name}.partial"))
+    finally:
+        clear_up(folder)
+
+
+def clear_up(folder: Path) -> None:
+    """Removes what is unfinished."""
+    for leftover in folder.glob("*.partial"):
+        remove(leftover)
+
+
+def put_damaged_aside(checkpoint: Checkpoint) -> None:
+    """Renames the damaged checkpoints in whose place another one is used, which is then `latest`:
+    otherwise they would be kept as those to go back to."""
+    if checkpoint.damaged:
+        _point_to(checkpoint.path)
+    for path in checkpoint.damaged:
+        aside = path.with_name(f"{path.name}{_DAMAGED}")
+        if aside.exists():
+            remove(aside)
+        path.rename(aside)
+
+
+def _point_to(checkpoint: Path) -> None:
+    """Makes it `latest`."""
+    folder = checkpoint.parent
+    # A copy made without links has a folder in the link's place.
+    if (folder / "latest").is_dir() and not (folder / "latest").is_symlink():
+        remove(folder / "latest")
+    link = folder / "latest.partial"
+    link.symlink_to(checkpoint.name)
+    link.replace(folder / "latest")
+    sync(folder)
+
+
+def _free_name(folder: Path, name: str) -> Path:
+    """Stopped twice at one step there are two checkpoints of it, so that neither is ever missing:
+    the second sorts behind the first."""
+    taken = [path.suffix for path in complete_checkpoints(folder) if path.stem == name]
+    again = max((int(suffix[1:] or 0) for suffix in taken), default=-1) + 1
+    return folder / (f"{name}.{again:02d}" if again else name)
+
+
+def _write(folder: Path, step: int, state: Any) -> None:
+    tensors: dict[str, Tensor] = {}
+    tree = _pack(state, "", tensors)
+    document = json.dumps({"format_version": FORMAT_VERSION, "step": step, "state": tree}).encode()
+    (folder / _STATE).write_bytes(document)
+    sums = {_STATE: hashlib.sha256(document).hexdigest()}
+    sums[_TENSORS] = write_tensors(folder / _TENSORS, tensors)
+    lines = "".join(f"{digest}  {name}\n" for name, digest in sums.items())
+    (folder / _SUMS).write_text(lines, encoding="utf-8")
+    for path in (*(folder / name for name in (*sums, _SUMS)), folder):
+        sync(path)
+
+
+def load_checkpoint(folder: Path) -> Checkpoint | None:
+    """The newest checkpoint that is whole; None when there is none at all.
+
+    That is `folder/latest`, or, where it is damaged or a copy of the folder has lost the link, the
+    newest of the others.
+
+    Raises:
+        InputError: it is damaged and there is none to go back to; of another format version.
+        OSError: it cannot be read for now.
+    """
+    damaged: dict[Path, str] = {}
+    for path in _candidates(folder):
+        try:
+            return Checkpoint(*_read(path), path, damaged)
+        except _Damaged as damage:
+            damaged[path] = f"{path}: damaged checkpoint ({damage})"
+    if not damaged:
+        return None
+    raise InputError(
+        f"{next(iter(damaged.values()))}, and none to go back to; remove {folder} to train from"
+        " the start, or give another --out"
+    )
+
+
+def _candidates(folder: Path) -> list[Path]:
+    """What `latest` says, those before it, the newest first, and then any others."""
+    complete = complete_checkpoints(folder)
+    latest = folder / "latest"
+    named = folder / latest.readlink().name if latest.is_symlink() else None
+    if named not in complete:
+        return complete[::-1]
+    place = complete.index(named)
+    return [*complete[: place + 1][::-1], *complete[place + 1 :]]
+
+
+def _read(folder: Path) -> tuple[int, Any]:
+    """
+    Raises:
+        _Damaged: not what was written.
+        InputError: of another format version.
+    """
+    try:
+        raw = _content(folder / _STATE)
+        document = json.loads(raw)
+        version = document["format_version"]
+        if version != FORMAT_VERSION:
+            raise InputError(
+                f"{folder}: checkpoint format {version}, this sglm reads {FORMAT_VERSION};"
+                " use the version that wrote it, or start in another --out"
+            )
+        sums = _read_sums(folder)
+        for name in (_STATE, _TENSORS):
+            _check(folder / name, sums[name])
+        tensors = load_file(folder / _TENSORS)
+        return int(document["step"]), _unpack(document["state"], tensors)
+    except OSError as error:
+        if error.errno not in _SIGNS_OF_DAMAGE:
+            raise
+        raise _Damaged(str(error)) from None
+    except (
+        *(ValueError, LookupError, TypeError, OverflowError, AttributeError),
+        *(SafetensorError, RecursionError),
+    ) as error:
+        raise _Damaged(str(error) or type(error).__name__) from None
+
+
+def _read_sums(folder: Path) -> dict[str, str]:
+    """Checksums by file name."""
+    lines = _content(folder / _SUMS).decode().splitlines()
+    return {name: digest for digest, name in (line.split("  ") for line in lines)}
+
+
+def _content(path: Path) -> bytes:
+    """Of an ordinary file, however large: no pipe or device, which might never end."""
+    try:
+        return read_bounded(path, path.stat().st_size)
+    except InputError as error:
+        raise ValueError(error) from None
+
+
+def _check(path: Path, expected: str) -> None:
+    if not path.is_file():
+        raise ValueError(f"{path.name} is not there, or not a file")
+    with open(path, "rb") as file:
+        if hashlib.file_digest(file, "sha256").hexdigest() != expected:
+            raise ValueError(f"{path.name} is not what was written")
+
+
+def complete_checkpoints(folder: Path) -> list[Path]:
+    """By step, the newest last: what was renamed into place is complete."""
+    names = re.compile(r"step-[0-9]{9,}(\.[0-9]{2,})?")
+    return sorted(path for path in folder.glob("step-*") if names.fullmatch(path.name))
+
+
+def _pack(tree: Any, place: str, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(tree, Tensor):
+        tensors[place] = tree
+        return _REFERENCE + place
+    if isinstance(tree, dict):
+        # Keys may be integers (optimizers number their parameters), so they are kept as pairs.
+        return {
+            "dict": [[key, _pack(value, f"{place}/{key}", tensors)] for key, value in tree.items()]
+        }
+    if isinstance(tree, list | tuple):
+        return [_pack(value, f"{place}/{index}", tensors) for index, value in enumerate(tree)]
+    return tree
+
+
+def _unpack(tree: Any, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(tree, str) and tree.startswith(_REFERENCE):
+        return tensors[tree.removeprefix(_REFERENCE)]
+    if isinstance(tree, dict):
+        return {key: _unpack(value, tensors) for key, value in tree["dict"]}
+    if isinstance(tree, list):
+        return [_unpack(value, tensors) for value in tree]
+    return tree
+
+
+def random_state() -> dict[str, Tensor]:
+    """The state of torch's global generators, from which dropout masks come."""
+    state = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def restore_random_state(state: dict[str, Tensor]) -> None:
+    """Puts `random_state` back."""
+    torch.set_rng_state(state["cpu"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])

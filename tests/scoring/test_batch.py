@@ -1,0 +1,144 @@
+"""Many sequences at once: the numbers of each alone, nothing read twice, bounded batches."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sglm.model.language_model import LSTMLanguageModel
+from sglm.scoring.batch import STEP_LANES, packed_nlls, sequence_nlls, texts_nll
+from sglm.scoring.stream import CHUNK_STEPS
+from tests.scoring.test_evaluate import plain_nlls
+from tests.tiny_models import make_network
+
+VOCABULARY, EOS = 23, 5
+# Single float32 numbers; how sequences are batched changes the order of their products.
+RELATIVE = 1e-5
+
+
+@pytest.fixture(scope="module")
+def model() -> LSTMLanguageModel:
+    return make_network(VOCABULARY)
+
+
+@contextmanager
+def recorded(model: LSTMLanguageModel) -> Iterator[tuple[list[tuple[int, int]], list[int]]]:
+    """The shapes `(steps, lanes)` that the network reads, and how many rows it predicts from."""
+    read: list[tuple[int, int]] = []
+    predicted: list[int] = []
+    features, logits = model.features, model.logits
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            model, "features", lambda ids, state: read.append(ids.shape) or features(ids, state)
+        )
+        patch.setattr(
+            model, "logits", lambda values: predicted.append(len(values)) or logits(values)
+        )
+        yield read, predicted
+
+
+def distinct_prefixes(sequences: list[list[int]]) -> int:
+    """From which something is predicted."""
+    return len({tuple(ids[:end]) for ids in sequences for end in range(1, len(ids))})
+
+
+def assert_as_defined(model: LSTMLanguageModel, sequences: list[list[int]]) -> None:
+    for ids, nlls in zip(sequences, sequence_nlls(model, sequences), strict=True):
+        np.testing.assert_allclose(nlls, plain_nlls(model, ids), rtol=RELATIVE)
+
+
+def test_the_tree_is_the_definition(model: LSTMLanguageModel) -> None:
+    """All words over two letters, with what shares nothing, is empty, or starts elsewhere."""
+    words = [[EOS, *word] for length in range(6) for word in product((1, 2), repeat=length)]
+    others = [[], [7], [8, 1, 2], [EOS, *range(20)], [EOS, 1, 2, 1, 2, 1, 2, 1, 2, 1, 3]]
+    assert_as_defined(model, [*others[:2], *words, *others[2:], *words[:40]])
+
+
+@given(
+    st.lists(st.lists(st.integers(0, 2), max_size=7), min_size=STEP_LANES, max_size=150),
+    st.integers(1, 3000),
+)
+@settings(max_examples=30, deadline=None)
+def test_equal_beginnings_do_not_matter(sequences: list[list[int]], batch_tokens: int) -> None:
+    """Three different ids only: most of these sequences begin alike, many are equal."""
+    model = make_network(VOCABULARY)
+    together = sequence_nlls(model, [[EOS, *ids] for ids in sequences], batch_tokens=batch_tokens)
+    assert len(together) == len(sequences)
+    for ids, nlls in zip(sequences, together, strict=True):
+        alone = sequence_nlls(model, [[EOS, *ids]])[0]
+        np.testing.assert_allclose(nlls, alone, rtol=RELATIVE)
+
+
+def test_the_same_is_not_read_twice(model: LSTMLanguageModel) -> None:
+    random = np.random.default_rng(0)
+    beginning = random.integers(0, VOCABULARY, 30).tolist()
+    # Hypotheses to rescore: what they have in common is read once, and their ends each.
+    sequences = [[EOS, *beginning, n % VOCABULARY, n // VOCABULARY, 4] for n in range(200)]
+    with recorded(model) as (read, predicted):
+        sequence_nlls(model, sequences * 3, batch_tokens=2**15)
+    # A few rows are spared sharing: less than STEP_LANES at each step.
+    needed = distinct_prefixes(sequences)
+    assert needed <= sum(predicted) <= needed + STEP_LANES * len(sequences[0])
+    alone = 3 * len(sequences) * (len(sequences[0]) - 1)
+    assert sum(steps * lanes for steps, lanes in read) < alone / 4, "kernels come in round sizes"
+
+
+def test_few_shapes_are_read(model: LSTMLanguageModel) -> None:
+    """Each shape costs a kernel that oneDNN makes and keeps."""
+    random = np.random.default_rng(2)
+    shapes = set()
+    for _ in range(30):
+        lengths = random.poisson(12, 700)
+        sequences = [[EOS, *random.integers(0, VOCABULARY, length)] for length in lengths]
+        with recorded(model) as (read, predicted):
+            sequence_nlls(model, sequences)
+        shapes |= {*read, *predicted}
+    # Lanes in steps of 32 and time in steps of 4, rows below 32 apart: not one for every batch.
+    assert len(shapes) < 120
+
+
+def test_batches_are_bounded_and_hardly_padded(model: LSTMLanguageModel) -> None:
+    random = np.random.default_rng(1)
+    lengths = [*random.integers(0, 60, 400), 900, 300, 1, 2]
+    sequences = [random.integers(0, VOCABULARY, length).tolist() for length in lengths]
+    for batch_tokens in (CHUNK_STEPS, 1000, 5000):
+        with recorded(model) as (read, predicted):
+            sequence_nlls(model, sequences, batch_tokens=batch_tokens)
+        assert max(steps * lanes for steps, lanes in read) <= batch_tokens
+        assert sum(predicted) <= sum(max(length - 1, 0) for length in lengths)
+        # At most a quarter of the lanes of a window have ended before it does; and lanes and steps
+        # come in round numbers, which weighs more in the small batches of this test.
+        assert sum(steps * lanes for steps, lanes in read) <= sum(predicted) * 3 / 2
+
+
+def test_a_stream_of_texts_needs_no_more_memory_than_a_few(model: LSTMLanguageModel) -> None:
+    taken = []
+    ahead = []
+
+    def texts() -> Iterator[list[int]]:
+        for number in range(3000):
+            taken.append(number)
+            yield [number % VOCABULARY, 3, 4]
+
+    features = model.features
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            model, "features", lambda *given: ahead.append(len(taken)) or features(*given)
+        )
+        texts_nll(model, texts(), EOS, batch_tokens=30)
+    assert ahead[0] == 16 * 30 // 3, "reading must begin long before all texts are there"
+
+
+def test_packed_tokens_stay_where_they_are(model: LSTMLanguageModel) -> None:
+    sequences = [[EOS, 1, 2], [], [EOS], [EOS, 9, 9, 9]]
+    ids_N = np.array([token for ids in sequences for token in ids])
+    nll_N = packed_nlls(model, ids_N, np.array([len(ids) for ids in sequences]))
+    expected = [nll for ids in sequences for nll in [0, *plain_nlls(model, ids)][: len(ids)]]
+    np.testing.assert_allclose(nll_N, expected, rtol=RELATIVE)
+    assert sequence_nlls(model, []) == []
+    assert torch.is_grad_enabled()

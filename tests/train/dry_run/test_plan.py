@@ -1,0 +1,58 @@
+"""What `--dry-run` says is what the run would do."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from sglm.config import Config
+from sglm.optim.precision import precision_of
+from sglm.text.batcher import Batcher
+from sglm.train.build import build_learner, build_schedule, model_shape
+from sglm.train.dry_run.memory import MemoryPlan, parameter_count
+from sglm.train.dry_run.plan import describe_plan, draw_schedule, plan_as_json
+
+CPU = torch.device("cpu")
+
+
+def test_parameters_are_counted_as_built(tiny_config: Callable[..., Config]) -> None:
+    for model in (
+        {"layers": 1, "hidden": 8},
+        {"layers": 3, "hidden": 8, "embedding": 5},
+        {"layers": 2, "hidden": 8, "embedding": 5, "tied": False},
+    ):
+        config = tiny_config(model=model)
+        learner = build_learner(config, np.ones(17, dtype=np.int64), precision_of("fp32", CPU), CPU)
+        built = sum(parameter.numel() for parameter in learner.model.parameters())
+        assert parameter_count(model_shape(config, 17)) == built
+
+
+def test_plan_names_cycles_modes_rates_and_memory(tiny_config: Callable[..., Config]) -> None:
+    config = tiny_config(
+        schedule={"unit": "epochs", "cycles": [1.0, 2.0], "warmup_steps": 3, "final_rate": 0.1},
+        optimizer={"learning_rate": 0.01},
+    )
+    batcher = Batcher(np.zeros(4 * 5 * 10, dtype=np.uint16), 4, 5, 0)
+    schedule = build_schedule(config, batcher.steps_per_epoch)
+    mib = 2**20
+    memory = MemoryPlan(300 * mib, 20 * mib, {"forward": mib, "saving": 5 * mib}, 2 * mib)
+    text = describe_plan(config, model_shape(config, 17), batcher, schedule, memory)
+    rows = [line.split() for line in text.splitlines()]
+    # Rates are 0.01·(0.1 + 0.9·½(1 + cos πi/N)); in cycle 0 a third of it first, the peak at i = 2.
+    assert rows[6] == ["0", "real", "10", "1.00", "0.00333", "0.00914", "0.00122"]
+    assert rows[7] == ["1", "synthetic", "20", "2.00", "0.01", "0.01", "0.00106"]
+    assert "30 steps, 600 tokens, 3.00 epochs" in text
+    assert "about 327 MiB: 300 for the libraries, 20 lasting, 5 for saving, 2 lost" in text
+    assert "lost between them" in text
+    as_json = plan_as_json(config, model_shape(config, 17), batcher, schedule, memory)
+    assert as_json["memory_bytes"] == 327 * mib
+    assert as_json["memory"]["worst"] == "saving"
+
+
+def test_chart_shows_the_restart_and_the_flip(tiny_config: Callable[..., Config]) -> None:
+    schedule = build_schedule(tiny_config(), 1)
+    rates, modes = draw_schedule(schedule)
+    chart, marks = rates.split(maxsplit=1)[1], modes.split()[1]
+    assert chart[0] == chart[20] == "█"
+    assert chart[19] in " ▁"
+    assert marks == "r" * 20 + "s" * 20
