@@ -157,8 +157,8 @@ def test_the_order_of_the_house() -> None:
         ),
         ({"sglm/optim/a.py": "from sglm import load"}, ["sglm.optim.a imports sglm"]),
         ({"sglm/optim/a.py": "from sglm import __version__"}, []),
-        ({"sglm/scoring.py": "import sglm.scoring.evaluate"}, []),
-        ({"sglm/evaluate.py": "import sglm.lm"}, ["sglm.scoring.evaluate imports sglm.lm"]),
+        ({"sglm/lm.py": "import sglm.scoring.batch"}, []),
+        ({"sglm/scoring/batch.py": "import sglm.lm"}, ["sglm.scoring.batch imports sglm.lm"]),
         ({"sglm/utils.py": ""}, ["sglm.utils is in no known room"]),
         (
             {"sglm/text/a.py": "from . import b", "sglm/text/b.py": "from .a import x"},
