@@ -99,12 +99,11 @@ def train(
                 settings,
                 store,
                 out,
-                chosen_device,
-                chosen_precision,
-                sys.stderr,
-                resume,
-                asked.signal_number,
-                ranks,
+                precision=chosen_precision,
+                console=sys.stderr,
+                resume=resume,
+                stop_signal=asked.signal_number,
+                ranks=ranks,
             )
     if not ranks.writes:
         return
@@ -122,7 +121,7 @@ def plan(
     from sglm.train.dry_run.memory import plan_memory
     from sglm.train.dry_run.plan import describe_plan, plan_as_json
 
-    batcher = build_batcher(config, store, ranks)
+    batcher = build_batcher(config, store, ranks=ranks)
     schedule = build_schedule(config, batcher.steps_per_epoch)
     shape = model_shape(config, store.tokenizer().vocab_size)
     valid_bytes = store.ids("valid").nbytes if "valid" in store.splits else 0

@@ -39,7 +39,7 @@ from sglm.text.tokenizer import (
     load_tokenizer,
 )
 from sglm.train.build import build_schedule
-from sglm.train.log.report import drop_later_lines
+from sglm.train.log.metrics import drop_later_lines
 from sglm.train.run_folder import RunFolder
 
 LINES = ["the cat sat on the mat .", "a dog saw the cat , and ran", "naïve cafés — 日本語 🙂"]

@@ -26,7 +26,7 @@ from sglm.storage.durable import replace_text
 from sglm.storage.untrusted import is_count, read_json
 from sglm.text.store import TokenStore
 from sglm.train.build import build_batcher, build_schedule
-from sglm.train.log.report import print_if_heard
+from sglm.train.log.console import print_while_open
 from sglm.train.record import versions
 
 _SECONDS_BETWEEN_POLLS = 0.1
@@ -308,4 +308,4 @@ def _tell_what_lacks(
 
 
 def _say(console: TextIO, text: str) -> None:
-    print_if_heard(f"{text}\n", console)
+    print_while_open(f"{text}\n", console)

@@ -75,9 +75,8 @@ def perform(task: Task, asked: Asked) -> None:
             parse_config(task.config, task.run),
             store,
             Path(task.run),
-            device,
-            make_precision(task.precision, device),
-            sys.stderr,
+            precision=make_precision(task.precision, device),
+            console=sys.stderr,
             stop_signal=asked.signal_number,
         )
     finally:

@@ -201,6 +201,11 @@ class TrainConfig(Section):
     log_every_steps: PositiveInt = 50
     """TensorBoard and progress lines."""
 
+    @property
+    def random_window(self) -> int | None:
+        """Mean length of randomly truncated windows; None where it is fixed."""
+        return self.window if self.truncation == "random" else None
+
     @model_validator(mode="after")
     def _horizon_in_windows(self) -> "TrainConfig":
         if self.horizon is not None and self.horizon % self.window:

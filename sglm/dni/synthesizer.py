@@ -12,33 +12,35 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from sglm.config import SynthesizerConfig
 from sglm.kernels import recurrent_synthesizer
 from sglm.kernels.recurrent import RecurrentWeights
+from sglm.model.language_model import ModelShape
 from sglm.model.linear import Linear
 
 
 class Prediction(NamedTuple):
-    """What a synthesizer says of the states that it read.
+    """What a synthesizer predicts at the states that it read, in its own unit.
 
     Attributes:
-        gradient_BS: the predicted state gradient.
-        next_gradient_BS: the auxiliary guess of the gradient one window later, or None.
-        memory: what it wants to be given with the lanes' next states, or None.
+        gradient_BS: the state gradient.
+        next_gradient_BS: the auxiliary prediction, of the gradient one window later, or None.
+        recurrent_state: what a recurrent synthesizer is to be given with the lanes' next states.
     """
 
     gradient_BS: Tensor
     next_gradient_BS: Tensor | None
-    memory: Tensor | None
+    recurrent_state: Tensor | None
 
 
 class Synthesizer(nn.Module, ABC):
     """Interface: `(state_BS, context) -> Prediction`.
 
-    `size` is S. An `auxiliary` one also foresees the next prediction; one that `remembers` has a
-    memory.
+    `size` is S. An `auxiliary` one also predicts its own next prediction; one that `is_recurrent`
+    carries a state of its own from boundary to boundary.
     """
 
-    remembers = False
+    is_recurrent = False
 
     def __init__(self, size: int, auxiliary: bool = False) -> None:
         super().__init__()
@@ -52,8 +54,8 @@ class Synthesizer(nn.Module, ABC):
         Args:
             state_BS: packed state, detached.
             context: for a recurrent net, what the previous call on these lanes returned as
-                `memory` (None at their start); for a lookahead net, its summary `(B, 2N)` of the
-                text that comes; otherwise None.
+                `recurrent_state` (None at their start); for a lookahead net, its summary `(B, 2N)`
+                of the text that comes; otherwise None.
         """
 
 
@@ -96,11 +98,10 @@ class RecurrentSynthesizer(Synthesizer):
 
     The element-wise synthesizer of Shang & Zhang (2019, sec. 3), after the learned optimizers of
     Andrychowicz et al. (2016): the number of weights does not depend on the size of the state, and
-    each coordinate carries N numbers of memory, `(B·S, N)`. The memory is truncated at every
-    window.
+    each coordinate carries N numbers, `(B·S, N)`, truncated at every window.
     """
 
-    remembers = True
+    is_recurrent = True
 
     def __init__(self, size: int, hidden: int, auxiliary: bool = False) -> None:
         super().__init__(size, auxiliary)
@@ -119,9 +120,11 @@ class RecurrentSynthesizer(Synthesizer):
             self.heads.weight,
             self.heads.bias,
         )
-        said_MK, memory_MN = recurrent_synthesizer(state_BS.reshape(-1), context, weights)
-        gradient_BS, *rest = (said_M.view_as(state_BS) for said_M in said_MK.unbind(dim=1))
-        return Prediction(gradient_BS, rest[0] if rest else None, memory_MN)
+        predicted_MK, carried_MN = recurrent_synthesizer(state_BS.reshape(-1), context, weights)
+        gradient_BS, *rest = (
+            predicted_M.view_as(state_BS) for predicted_M in predicted_MK.unbind(dim=1)
+        )
+        return Prediction(gradient_BS, rest[0] if rest else None, carried_MN)
 
 
 class LookaheadSynthesizer(Synthesizer):
@@ -153,8 +156,8 @@ class LookaheadSynthesizer(Synthesizer):
             starts: indices of those steps.
         """
         backwards_CKN, _ = self.reader(self.project(features_CKF).flip(0))
-        summed_up: Tensor = self.of_future(backwards_CKN[features_CKF.shape[0] - 1 - starts])
-        return summed_up
+        summaries: Tensor = self.of_future(backwards_CKN[features_CKF.shape[0] - 1 - starts])
+        return summaries
 
     def forward(self, state_BS: Tensor, context: Tensor | None = None) -> Prediction:
         assert context is not None, "a lookahead synthesizer needs a summary"
@@ -166,10 +169,17 @@ class LookaheadSynthesizer(Synthesizer):
 
 
 def make_synthesizer(
-    kind: str, size: int, hidden: int, auxiliary: bool, features: int = 0
+    kind: str, size: int, *, hidden: int, auxiliary: bool = False, features: int = 0
 ) -> Synthesizer:
-    """The synthesizer of that kind for states of `size` coordinates; one that looks ahead reads
-    `features` numbers a step."""
+    """A synthesizer with fresh weights.
+
+    Args:
+        kind: as `synthesizer.kind` in the configuration.
+        size: S, coordinates of the states that it reads.
+        hidden: N, units of its hidden layer.
+        auxiliary: whether it also predicts the next window's gradient.
+        features: F, numbers of a step, for one that reads ahead.
+    """
     if kind == "linear":
         return LinearSynthesizer(size, auxiliary)
     if kind == "mlp":
@@ -179,3 +189,22 @@ def make_synthesizer(
     if kind == "lookahead":
         return LookaheadSynthesizer(size, features, hidden, auxiliary)
     raise ValueError(f"unknown synthesizer kind {kind!r}")
+
+
+_HIDDEN_OF_KIND = {"lookahead": 64, "mlp": 128, "recurrent": 50, "linear": 0}
+
+
+def hidden_units(settings: SynthesizerConfig) -> int:
+    """Units of the hidden layer."""
+    return settings.hidden or _HIDDEN_OF_KIND[settings.kind]
+
+
+def build_synthesizer(settings: SynthesizerConfig, shape: ModelShape) -> Synthesizer:
+    """The synthesizer that the configuration asks for, for the states of such a model."""
+    return make_synthesizer(
+        settings.kind,
+        2 * sum(shape.widths),
+        hidden=hidden_units(settings),
+        auxiliary=settings.auxiliary,
+        features=shape.embedding + shape.widths[-1],
+    )

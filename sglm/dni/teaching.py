@@ -1,55 +1,119 @@
-"""What is read at a boundary, and what is learned from it once the gradient there is observed.
+"""How a synthesizer learns: predict what was observed, measure that on probes, regress onto it.
 
-Shapes: B lanes, S coordinates of a lane's state, P lessons, M = P·B states.
+Equation (9) of docs/algorithm.md. Shapes: B lanes, S coordinates of a lane's state, P lessons,
+M = P·B states.
 """
 
+import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sglm.dni.synthesizer import Prediction
+from sglm.dni.injection import Injection
+from sglm.dni.stretch import Lesson
+from sglm.dni.synthesizer import Prediction, Synthesizer
+from sglm.dni.trust import Agreement, Trust, agreement
+from sglm.optim.optimizer import step_where_finite
 from sglm.runtime.ranks import ALONE, Ranks
 
-
-class Reading(NamedTuple):
-    """What was read at one boundary, kept until the gradient there is observed.
-
-    Attributes:
-        state_BS: the packed state.
-        memory: what a recurrent synthesizer was given with it, or None.
-        place: the boundary's place in its stretch.
-    """
-
-    state_BS: Tensor
-    memory: Tensor | None
-    place: int
+_ECHO_MEAN_OVER = 20  # windows; a runaway feeds on itself within about so many
 
 
-class Lesson(NamedTuple):
-    """A reading and what should have been predicted.
+class Teaching:
+    """Measures a synthesizer on its probes, then moves its weights by one regression.
+
+    No method waits for a number from the device: what depends on one is decided there.
+
+    Args:
+        synthesizer: what learns.
+        learning_rate: of its own Adam, constant (Shang & Zhang 2019, sec. 4).
+        trust: what pure observations are told to.
+        injection: its bound is part of what is measured.
+        stretch: windows of a stretch.
+        ranks: the processes that share the lanes.
 
     Attributes:
-        state_BS, memory, place: of the reading.
-        observed_BS: the target; a lane with a number that is not finite teaches nothing.
-        next_BS: the auxiliary target, in the synthesizer's own unit, or None.
-        pure: nothing synthetic went into the target.
-        probe: the synthesizer is measured on it.
+        echo: running mean of the share that the synthesizer explains of the observations that
+            contain its own predictions.
     """
 
-    state_BS: Tensor
-    memory: Tensor | None
-    place: int
-    observed_BS: Tensor
-    next_BS: Tensor | None
-    pure: bool
-    probe: bool
+    def __init__(
+        self,
+        synthesizer: Synthesizer,
+        *,
+        learning_rate: float,
+        trust: Trust,
+        injection: Injection,
+        stretch: int = 1,
+        ranks: Ranks = ALONE,
+    ) -> None:
+        self.synthesizer = synthesizer
+        self.optimizer = torch.optim.Adam(synthesizer.parameters(), lr=learning_rate, fused=True)
+        self.trust = trust
+        self.injection = injection
+        self.ranks = ranks
+        self.echo = torch.zeros((), device=trust.unit.device)
+        self._weight = min(1.0, stretch / _ECHO_MEAN_OVER)
+
+    def predict(self, lessons: Sequence[Lesson], contexts: Tensor | None) -> Prediction:
+        """The synthesizer's prediction at the lessons' states, in its own unit."""
+        states_MS = torch.cat([lesson.state_BS for lesson in lessons])
+        prediction: Prediction = self.synthesizer(states_MS, contexts)
+        return prediction
+
+    @torch.no_grad()
+    def measure(
+        self, lessons: Sequence[Lesson], prediction: Prediction, *, update_trust: bool
+    ) -> Agreement | None:
+        """How good it was on the probes among the lessons; and how much of an echo there is.
+
+        Args:
+            lessons: that were not learned from yet.
+            prediction: at their states.
+            update_trust: whether probes are what the trust is made of.
+
+        Returns:
+            None without a probe; NaN where a probe was not finite.
+        """
+        predicted_PBS = (prediction.gradient_BS * self.trust.unit).chunk(len(lessons))
+        pairs = list(zip(predicted_PBS, lessons, strict=True))
+        probes = [(each_BS, lesson.observed_BS) for each_BS, lesson in pairs if lesson.probe]
+        on_probes = None
+        if probes:
+            predicted_MS, observed_MS = map(torch.cat, zip(*probes, strict=True))
+            observed_MS = observed_MS.where(torch.isfinite(observed_MS).all(), math.nan)
+            on_probes = agreement(predicted_MS, observed_MS, self.ranks)
+            if update_trust:
+                for predicted_BS, observed_BS in probes:
+                    self.update_trust(predicted_BS, observed_BS)
+        # Once in a stretch is enough: an echo does not come and go.
+        mixed = next(((each_BS, lesson) for each_BS, lesson in pairs if not lesson.pure), None)
+        if mixed is not None:
+            with_itself = agreement(mixed[0], mixed[1].observed_BS, self.ranks)
+            echo = 1 - with_itself.relative_mse.float()
+            self.echo.lerp_(echo.where(torch.isfinite(echo), self.echo), self._weight)
+        return on_probes
+
+    def update_trust(self, predicted_MS: Tensor, observed_MS: Tensor) -> None:
+        """One pure observation, of the prediction as it would be injected; both in nats."""
+        self.trust.observe(self.injection.bound(predicted_MS), observed_MS)
+
+    def regress(self, lessons: Sequence[Lesson], prediction: Prediction) -> None:
+        """One step of the synthesizer's optimizer on the mean squared error over all lanes."""
+        loss = regression_loss(lessons, prediction, self.trust.unit, ranks=self.ranks)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        mean_loss = loss.detach().clone()
+        gradients = [p.grad for p in self.synthesizer.parameters() if p.grad is not None]
+        self.ranks.average([*gradients, mean_loss])
+        # One that is not finite (or of which no lane teaches anything) leaves everything as it is.
+        step_where_finite(self.optimizer, torch.isfinite(mean_loss))
 
 
 def regression_loss(
-    lessons: Sequence[Lesson], said_MS: Prediction, unit: Tensor, ranks: Ranks = ALONE
+    lessons: Sequence[Lesson], prediction: Prediction, unit: Tensor, *, ranks: Ranks = ALONE
 ) -> Tensor:
     """The mean over lanes of the squared error, in units of what gradients are like: a scalar.
 
@@ -57,7 +121,7 @@ def regression_loss(
 
     Args:
         lessons: of one or several boundaries.
-        said_MS: what the synthesizer says of their states now, in that unit.
+        prediction: at their states, in that unit.
         unit: what observed gradients are divided by.
         ranks: the loss is this rank's; its mean over them is that of all lanes.
     """
@@ -66,13 +130,13 @@ def regression_loss(
     count = finite_M.sum().to(observed_MS.dtype)
     ranks.average([count])
 
-    def error(said_MS: Tensor, right_MS: Tensor) -> Tensor:
-        # Where there is nothing to learn, it was right to say what it said.
-        right_MS = right_MS.where(finite_M[:, None], said_MS.detach())
-        return F.mse_loss(said_MS, right_MS, reduction="sum") / count
+    def error(predicted_MS: Tensor, right_MS: Tensor) -> Tensor:
+        # Where there is nothing to learn, what was predicted counts as right.
+        right_MS = right_MS.where(finite_M[:, None], predicted_MS.detach())
+        return F.mse_loss(predicted_MS, right_MS, reduction="sum") / count
 
-    loss = error(said_MS.gradient_BS, observed_MS)
-    foreseen = [lesson.next_BS for lesson in lessons if lesson.next_BS is not None]
-    if said_MS.next_gradient_BS is not None and foreseen:
-        loss = loss + error(said_MS.next_gradient_BS, torch.cat(foreseen))
+    loss = error(prediction.gradient_BS, observed_MS)
+    targets = [lesson.next_BS for lesson in lessons if lesson.next_BS is not None]
+    if prediction.next_gradient_BS is not None and targets:
+        loss = loss + error(prediction.next_gradient_BS, torch.cat(targets))
     return loss

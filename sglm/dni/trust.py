@@ -1,4 +1,4 @@
-"""How far a synthesizer's word is to be believed, from what pure observations showed.
+"""How far a synthesizer's predictions are to be trusted, from what pure observations showed.
 
 A *pure* observation is a state gradient into which nothing synthetic went. Shapes: M states, S
 coordinates of a state. All of this is measured before the synthesizer learns from the observation,
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sglm.runtime.ranks import ALONE, Ranks
 
-_RUNNING_MEAN_OVER = 100  # observations; long against noise, short against a training run
+RUNNING_MEAN_OVER = 100  # observations; long against noise, short against a training run
 _LONGEST = 4.0  # mean lengths; lengths are spread widely, and the long ones carry the most
 _SMALLEST = 1e-12  # keeps ratios of a zero gradient finite
 
@@ -75,7 +75,7 @@ class Trust:
             to explain anything is not injected.
     """
 
-    def __init__(self, size: int, device: torch.device, ranks: Ranks = ALONE) -> None:
+    def __init__(self, size: int, *, device: torch.device, ranks: Ranks = ALONE) -> None:
         self.size = size
         self.ranks = ranks
         names = ("norm", "inner", "inner_squared", "predicted", "observed")
@@ -103,11 +103,11 @@ class Trust:
         ).float()
         self.ranks.average([means])
         norm, inner, predicted, observed = means
-        found = torch.stack((norm, inner, inner.square(), predicted, observed))
-        finite = torch.isfinite(found).all()
+        newest = torch.stack((norm, inner, inner.square(), predicted, observed))
+        finite = torch.isfinite(newest).all()
         self.count += finite
-        weight = finite / self.count.clamp(1, _RUNNING_MEAN_OVER)
-        self._means.lerp_(torch.where(finite, found, self._means), weight)
+        weight = finite / self.count.clamp(1, RUNNING_MEAN_OVER)
+        self._means.lerp_(torch.where(finite, newest, self._means), weight)
         self._conclude()
 
     def _conclude(self) -> None:
@@ -115,7 +115,7 @@ class Trust:
         mean_square = self.observed / self.size
         unit = torch.where(mean_square > 0, mean_square, 1.0).sqrt()
         variance = (self.inner_squared - self.inner.square()).clamp_min(0)
-        error = (variance / self.count.clamp(1, _RUNNING_MEAN_OVER)).sqrt()
+        error = (variance / self.count.clamp(1, RUNNING_MEAN_OVER)).sqrt()
         factor = ((self.inner - error) / self.predicted.clamp_min(_SMALLEST)).clamp(0, 1)
         self._consequences.copy_(torch.stack((unit, _LONGEST * self.norm, factor)))
 

@@ -40,6 +40,18 @@ class Window(NamedTuple):
     is_last: bool
     upcoming: Upcoming | None = None
 
+    def to(self, device: torch.device) -> "Window":
+        """The same window there; a GPU's copy may still be under way."""
+
+        def there(ids: Tensor) -> Tensor:
+            return ids.to(device, non_blocking=True)
+
+        return self._replace(
+            inputs_TB=there(self.inputs_TB),
+            targets_TB=there(self.targets_TB),
+            upcoming=self.upcoming and Upcoming(*map(there, self.upcoming)),
+        )
+
 
 class Batcher:
     """Window `step` of an endless training run over a stream; random access, no state of its own.

@@ -8,8 +8,10 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from sglm.config import Config
-from sglm.dni.boundary import Boundary
-from sglm.dni.synthesizer import make_synthesizer
+from sglm.dni.estimator import PlainTruncation, StateGradientEstimator
+from sglm.dni.learned import LearnedEstimator
+from sglm.dni.stretch import READ_AHEAD_STRETCH
+from sglm.dni.synthesizer import build_synthesizer
 from sglm.errors import ConfigError
 from sglm.model.language_model import DropoutRates, LSTMLanguageModel, ModelShape
 from sglm.optim.optimizer import make_optimizer
@@ -19,14 +21,12 @@ from sglm.runtime.ranks import ALONE, Ranks
 from sglm.text.batcher import Batcher
 from sglm.text.store import TokenStore
 from sglm.train.graph import GraphedPass
-from sglm.train.step import Learner, RunsWindow, WindowPass
+from sglm.train.learner import Learner
 from sglm.train.truncation import draw_lengths
+from sglm.train.window_decision import DecisionRule
+from sglm.train.window_pass import RunsWindow, WindowPass
 
 COUNTED_AT_ONCE = 2**24
-_HIDDEN_OF_KIND = {"lookahead": 64, "mlp": 128, "recurrent": 50, "linear": 0}
-# Windows whose lessons are learned together. Where windows are short, looking ahead reads some way
-# beyond a stretch, so that a short one would read most of the text twice.
-STRETCH = 8
 
 
 def model_shape(config: Config, vocab_size: int) -> ModelShape:
@@ -44,21 +44,23 @@ def build_learner(
     config: Config,
     token_counts_V: npt.NDArray[np.int64],
     precision: Precision,
-    device: torch.device,
+    *,
     ranks: Ranks = ALONE,
+    estimator: StateGradientEstimator | None = None,
 ) -> Learner:
-    """Model, optimizer and boundary with fresh weights drawn from `train.seed`.
+    """Model, optimizer and estimator with fresh weights drawn from `train.seed`.
 
     Args:
         config: sizes, rates, seed.
         token_counts_V: how often each token occurs in the training text.
-        precision, device: in what types, and where.
+        precision: in what types, and where.
         ranks: the processes that share the lanes.
+        estimator: of state gradients; None: the one that the configuration asks for.
 
     Raises:
         ConfigError: the lanes cannot be shared out evenly.
     """
-    train = config.train
+    train, device = config.train, precision.device
     _check_lanes(train.batch, ranks)
     torch.manual_seed(config.train.seed)
     model = LSTMLanguageModel(
@@ -69,18 +71,19 @@ def build_learner(
     model.start_from_unigram(torch.from_numpy(token_counts_V))
     model.to(device).train()
     model.ranks = ranks
+    if estimator is None:
+        estimator = build_estimator(config, model)
     return Learner(
         model=model,
-        window_pass=build_window_pass(config, model),
+        window_pass=build_window_pass(config, model, estimator.wants_feature_gradients),
         optimizer=make_optimizer(model, config.optimizer),
         precision=precision,
-        boundary=build_boundary(config, model),
+        estimator=estimator,
         state=model.start_state(train.batch // ranks.count),
         learning_rate=config.optimizer.learning_rate,
         clip_norm=config.optimizer.clip_norm,
         past=deque(maxlen=(train.horizon or train.window) // train.window - 1),
-        random_window=train.window if train.truncation == "random" else None,
-        taught_every=config.synthesizer.teach_every,
+        random_window=train.random_window,
         ranks=ranks,
     )
 
@@ -93,19 +96,27 @@ def _check_lanes(batch: int, ranks: Ranks) -> None:
         )
 
 
-def build_window_pass(config: Config, model: LSTMLanguageModel) -> RunsWindow:
+def build_window_pass(
+    config: Config, model: LSTMLanguageModel, keeps_features: bool = False
+) -> RunsWindow:
     """The model's pass over a window: as it is, averaged over ranks, or from a CUDA graph.
 
     Raises:
-        ConfigError: a graph for several ranks.
+        ConfigError: a graph for several ranks, or with features whose gradients are wanted.
     """
     train = config.train
-    random_window = train.window if train.truncation == "random" else None
-    window_pass = WindowPass(model, config.regularizer, random_window)
+    window_pass = WindowPass(
+        model,
+        regularizer=config.regularizer,
+        random_window=train.random_window,
+        keeps_features=keeps_features,
+    )
     if not train.cuda_graph or not model.embedding.is_cuda:
         return window_pass if model.ranks.count == 1 else DistributedDataParallel(window_pass)
     if model.ranks.count > 1:
         raise ConfigError("train.cuda_graph is for one process; leave it out under torchrun")
+    if keeps_features:  # they are made inside the graph, and nobody sees what comes back to them
+        raise ConfigError("train.cuda_graph does not go with this estimator; leave it out")
     return GraphedPass(window_pass)
 
 
@@ -122,7 +133,7 @@ def token_counts(store: TokenStore) -> npt.NDArray[np.int64]:
 def stretch_windows(config: Config) -> int:
     """Windows of a stretch: 1 where nothing is read ahead."""
     settings = config.synthesizer
-    return STRETCH if settings.kind == "lookahead" or settings.teach_every else 1
+    return READ_AHEAD_STRETCH if settings.kind == "lookahead" or settings.teach_every else 1
 
 
 def lookahead_steps(config: Config) -> int | None:
@@ -135,46 +146,42 @@ def lookahead_steps(config: Config) -> int | None:
     return max(reads, default=None)
 
 
-def synthesizer_hidden(config: Config) -> int:
-    """Units of the synthesizer's hidden layer."""
-    return config.synthesizer.hidden or _HIDDEN_OF_KIND[config.synthesizer.kind]
-
-
-def build_boundary(config: Config, model: LSTMLanguageModel) -> Boundary | None:
-    """The synthesizer at the model's boundaries; None where no cycle is synthetic."""
+def build_estimator(config: Config, model: LSTMLanguageModel) -> StateGradientEstimator:
+    """A synthesizer; or plain truncation where no cycle is synthetic."""
     if config.schedule.mode == "real":
-        return None
+        return PlainTruncation()
     settings, device = config.synthesizer, model.embedding.device
-    looks_ahead = settings.kind == "lookahead"
     # Forked, so that the model's dropout draws the same masks with and without a synthesizer.
     with torch.random.fork_rng(devices=[]):
-        synthesizer = make_synthesizer(
-            settings.kind,
-            2 * sum(model.shape.widths),
-            synthesizer_hidden(config),
-            settings.auxiliary,
-            model.shape.embedding + model.shape.widths[-1],
-        )
+        synthesizer = build_synthesizer(settings, model.shape)
     noise = None
     if settings.inject == "noise":
         # Other numbers than the weights were drawn from.
         noise = torch.Generator(device).manual_seed(config.train.seed + 1)
-    return Boundary(
+    return LearnedEstimator(
         synthesizer.to(device),
-        settings.learning_rate,
-        None if settings.factor == "calibrated" else settings.factor,
-        settings.trust_bound,
-        settings.probe_every,
-        stretch_windows(config),
-        model.token_features if looks_ahead else None,
-        settings.lookahead,
-        noise,
+        learning_rate=settings.learning_rate,
+        factor=None if settings.factor == "calibrated" else settings.factor,
+        trust_bound=settings.trust_bound,
+        stretch=stretch_windows(config),
+        lookahead=settings.lookahead,
+        noise=noise,
         bootstrapped=settings.teach_every is None,
         ranks=model.ranks,
     )
 
 
-def build_batcher(config: Config, store: TokenStore, ranks: Ranks = ALONE) -> Batcher:
+def build_decision_rule(config: Config) -> DecisionRule:
+    """How the run decides for its windows."""
+    settings = config.synthesizer
+    return DecisionRule(
+        probe_every=None if config.schedule.mode == "real" else settings.probe_every,
+        stretch=stretch_windows(config),
+        teach_every=settings.teach_every,
+    )
+
+
+def build_batcher(config: Config, store: TokenStore, *, ranks: Ranks = ALONE) -> Batcher:
     """Windows over the training split, of the lanes of this process.
 
     Raises:
@@ -184,8 +191,8 @@ def build_batcher(config: Config, store: TokenStore, ranks: Ranks = ALONE) -> Ba
     ids_N, train = store.ids("train"), config.train
     _check_lanes(train.batch, ranks)
     lengths = None
-    if train.truncation == "random":
-        lengths = draw_lengths(len(ids_N) // train.batch, train.window, train.seed)
+    if train.random_window is not None:
+        lengths = draw_lengths(len(ids_N) // train.batch, train.random_window, train.seed)
     return Batcher(
         ids_N,
         train.batch,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sglm.model.state import LSTMState
-from sglm.train.step import WindowPass
+from sglm.train.window_pass import WindowOutputs, WindowPass
 
 Shapes = tuple[torch.Size, torch.Size]
 
@@ -26,16 +26,14 @@ class GraphedPass:
         self.window_pass = window_pass
         self.recorded: dict[Shapes, Any] = {}
 
-    def __call__(
-        self, inputs_TB: Tensor, targets_TB: Tensor, incoming: LSTMState
-    ) -> tuple[Tensor, Tensor, LSTMState]:
+    def __call__(self, inputs_TB: Tensor, targets_TB: Tensor, incoming: LSTMState) -> WindowOutputs:
         tensors = (inputs_TB, targets_TB, *incoming.hidden, *incoming.cell)
         shapes = (inputs_TB.shape, targets_TB.shape)
         if shapes not in self.recorded:
             self.recorded[shapes] = _record(_Flat(self.window_pass), tensors)
         objective_nats, nll_nats, *parts = self.recorded[shapes](*tensors)
         # The next replay writes over what this one returned, and losses are read much later.
-        return objective_nats, nll_nats.clone(), _state(parts)
+        return WindowOutputs(objective_nats, nll_nats.clone(), _state(parts))
 
 
 class _Flat(nn.Module):
@@ -46,8 +44,9 @@ class _Flat(nn.Module):
         self.window_pass = window_pass
 
     def forward(self, inputs_TB: Tensor, targets_TB: Tensor, *parts: Tensor) -> tuple[Tensor, ...]:
-        objective_nats, nll_nats, outgoing = self.window_pass(inputs_TB, targets_TB, _state(parts))
-        return objective_nats, nll_nats, *outgoing.hidden, *outgoing.cell
+        outputs = self.window_pass(inputs_TB, targets_TB, _state(parts))
+        outgoing = outputs.outgoing
+        return outputs.objective_nats, outputs.nll_nats, *outgoing.hidden, *outgoing.cell
 
 
 def _state(parts: tuple[Tensor, ...] | list[Tensor]) -> LSTMState:

@@ -35,7 +35,7 @@ def record_session(
     run: RunFolder,
     config: Config,
     store: TokenStore,
-    device: torch.device,
+    *,
     precision: Precision,
     ranks: Ranks,
     step: int,
@@ -45,9 +45,10 @@ def record_session(
     Args:
         run: an opened one.
         config, store: of the run.
-        device, precision, ranks: where, in what types, by how many processes.
+        precision, ranks: where and in what types, by how many processes.
         step: steps done before.
     """
+    device = precision.device
     session = {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "from_step": step,
@@ -86,19 +87,19 @@ def versions(tokenizer_kind: str = "") -> dict[str, str | None]:
     as they are, with changes that nobody has committed.
     """
     packages = [*_PACKAGES, *(["sentencepiece"] if tokenizer_kind == "sentencepiece" else [])]
-    found: dict[str, str | None] = {"sglm": sglm.__version__, "python": platform.python_version()}
+    by_name: dict[str, str | None] = {"sglm": sglm.__version__, "python": platform.python_version()}
     for name in packages:
         try:
-            found[name] = importlib.metadata.version(name)
+            by_name[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            found[name] = None
-    found["cuda"] = torch.version.cuda
+            by_name[name] = None
+    by_name["cuda"] = torch.version.cuda
     cudnn: Any = torch.backends.cudnn
-    found["cudnn"] = str(cudnn.version()) if torch.version.cuda and cudnn.is_available() else None
+    by_name["cudnn"] = str(cudnn.version()) if torch.version.cuda and cudnn.is_available() else None
     package = Path(sglm.__file__).resolve().parent
-    found["git_commit"] = git_commit(package.parent)
-    found["code_sha256"] = code_sha256(package)
-    return found
+    by_name["git_commit"] = git_commit(package.parent)
+    by_name["code_sha256"] = code_sha256(package)
+    return by_name
 
 
 def machine(device: torch.device) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sglm.config import Config
 from sglm.errors import ConfigError, InputError, SglmError, refusal
+from sglm.optim.precision import Precision
 from sglm.optim.schedule import Schedule
 from sglm.runtime.ranks import Ranks
 from sglm.storage.checkpoint import (
@@ -21,11 +22,13 @@ from sglm.storage.checkpoint import (
 )
 from sglm.text.batcher import Batcher
 from sglm.text.store import TokenStore
-from sglm.train.diagnosis import Watch
-from sglm.train.log.report import Report, drop_later_lines
+from sglm.train.learner import Learner, capture, restore
+from sglm.train.log.metrics import drop_later_lines
+from sglm.train.log.run_log import RunLog
 from sglm.train.record import keep_training_lines, record_session
 from sglm.train.run_folder import RunFolder
-from sglm.train.step import Learner, capture, restore
+from sglm.train.runaway import RunawayWatch
+from sglm.train.window_decision import DecisionRule
 
 SKIPS_BEFORE_GOING_BACK = 100
 
@@ -34,7 +37,7 @@ class Diverged(Exception):
     """Step after step is not finite."""
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Progress:
     """Where a run is, beside what the learner holds; saved with every checkpoint.
 
@@ -78,7 +81,7 @@ class Progress:
                 raise Diverged
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Job:
     """What is to be done, from the first step to the last; see `sglm.train.loop.train`."""
 
@@ -87,7 +90,8 @@ class Job:
     run: RunFolder
     batcher: Batcher
     schedule: Schedule
-    device: torch.device
+    rule: DecisionRule
+    precision: Precision
     console: TextIO
     ranks: Ranks
     stop_signal: Callable[[], int | None]
@@ -98,7 +102,7 @@ class Job:
         return self.config.train.evaluate_every_steps or self.batcher.steps_per_epoch
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Session:
     """What goes on while one process trains, from a checkpoint or from the start.
 
@@ -111,8 +115,8 @@ class Session:
     job: Job
     learner: Learner
     progress: Progress
-    watch: Watch
-    report: Report
+    runaway: RunawayWatch
+    log: RunLog
     started: float
     first_step: int
     taken: list[Tensor] = field(default_factory=list)
@@ -129,7 +133,7 @@ class Session:
             self.progress.count_skips(taken)
 
     def save(self) -> None:
-        """A checkpoint; what was reported before it is on disk before it.
+        """A checkpoint; what was logged before it is on disk before it.
 
         To be called by all ranks.
 
@@ -139,14 +143,14 @@ class Session:
         self.count_skips()
         if not all_finite(self.learner.model):
             raise Diverged
-        self.report.flush()
+        self.log.flush()
         state = {
             "precision": self.learner.precision.name,
             "learner": capture(self.learner),
             "random": random_state(),
             "progress": asdict(self.progress),
-            "watch": asdict(self.watch),
-            "interval": self.report.interval_sums(),
+            "runaway": asdict(self.runaway),
+            "interval": self.log.interval_sums(),
         }
         if self.learner.ranks.writes:
             keep = self.job.config.train.keep_checkpoints
@@ -205,12 +209,12 @@ def progress_of(job: Job, checkpoint: Checkpoint | None) -> Progress:
     Raises:
         InputError: whole, but not a checkpoint of such a run.
     """
-    with _of_such_a_run(job.run, checkpoint):
+    with _belonging_to(job.run, checkpoint):
         return Progress() if checkpoint is None else Progress(**checkpoint.state["progress"])
 
 
 def begin(job: Job, learner: Learner, checkpoint: Checkpoint | None) -> Session:
-    """Puts the learner where the checkpoint was; what was reported after that is dropped.
+    """Puts the learner where the checkpoint was; what was logged after that is dropped.
 
     Args:
         job: whose run folder is open.
@@ -222,39 +226,51 @@ def begin(job: Job, learner: Learner, checkpoint: Checkpoint | None) -> Session:
         ConfigError: the run was in another precision.
     """
     run, ranks, progress = job.run, job.ranks, progress_of(job, checkpoint)
-    watch, interval = Watch(), dict[str, float]()
-    with _of_such_a_run(run, checkpoint):
+    runaway, interval = RunawayWatch(), dict[str, float]()
+    with _belonging_to(run, checkpoint):
         if checkpoint is not None:
             state = checkpoint.state
             _check_precision(run, state["precision"], learner.precision.name)
             restore(learner, state["learner"])
             restore_random_state(state["random"])
-            watch, interval = Watch(**state["watch"]), state["interval"]
+            runaway, interval = RunawayWatch(**state["runaway"]), state["interval"]
     if ranks.writes:
         drop_later_lines(run.metrics, progress.settled)
         keep_training_lines(run, job.store)
         record_session(
-            run, job.config, job.store, job.device, learner.precision, ranks, progress.step
+            run,
+            job.config,
+            job.store,
+            precision=learner.precision,
+            ranks=ranks,
+            step=progress.step,
         )
     ranks.wait()  # for what is in the folder now has been read by all
-    report = Report(
+    log = RunLog(
         run,
-        job.config,
-        job.schedule.total_steps,
-        progress.step,
-        interval,
-        progress.event_files,
-        job.console,
-        ranks,
+        config=job.config,
+        total_steps=job.schedule.total_steps,
+        first_step=progress.step,
+        interval=interval,
+        event_files=progress.event_files,
+        stream=job.console,
+        ranks=ranks,
     )
-    progress.event_files = report.event_files
+    progress.event_files = log.event_files
     if checkpoint is not None:
         for line in checkpoint.damaged.values():
-            report.say(f"{line}; put aside, the one before it is used")
+            log.line(f"{line}; put aside, the one before it is used")
         if ranks.writes:
             put_damaged_aside(checkpoint)
-    started = time.monotonic() - progress.seconds
-    return Session(job, learner, progress, watch, report, started, progress.step)
+    return Session(
+        job=job,
+        learner=learner,
+        progress=progress,
+        runaway=runaway,
+        log=log,
+        started=time.monotonic() - progress.seconds,
+        first_step=progress.step,
+    )
 
 
 def _check_precision(run: RunFolder, before: str, now: str) -> None:
@@ -266,7 +282,7 @@ def _check_precision(run: RunFolder, before: str, now: str) -> None:
 
 
 @contextmanager
-def _of_such_a_run(run: RunFolder, checkpoint: Checkpoint | None) -> Iterator[None]:
+def _belonging_to(run: RunFolder, checkpoint: Checkpoint | None) -> Iterator[None]:
     """A file that is whole can still be anything: what does not fit becomes one line."""
     try:
         yield

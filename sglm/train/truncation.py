@@ -52,7 +52,7 @@ def draw_lengths(lane_length: int, window: int, seed: int) -> list[int]:
 
 
 def compensated_outputs(
-    model: LSTMLanguageModel, embedded_TBE: Tensor, state: LSTMState, window: int
+    model: LSTMLanguageModel, embedded_TBE: Tensor, state: LSTMState, *, window: int
 ) -> tuple[Tensor, LSTMState]:
     """`model.outputs` of one random window, with the gradient compensated at every possible cut.
 

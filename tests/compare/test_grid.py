@@ -76,7 +76,13 @@ def test_every_run_is_one_of_sglm_train_with_equal_updates(
         }
         alone = tmp_path / variant
         precision = precision_of("fp32", CPU)
-        train(parse_config(values, "test"), word_store, alone, CPU, precision, io.StringIO())
+        train(
+            parse_config(values, "test"),
+            word_store,
+            alone,
+            precision=precision,
+            console=io.StringIO(),
+        )
         mine = metrics(out / "runs" / f"{variant}-seed1")
         # Bitwise on one thread; another number of threads may sum in another order.
         assert [line["step"] for line in mine] == [line["step"] for line in metrics(alone)]

@@ -11,7 +11,7 @@ from sglm.model.language_model import DropoutRates
 from sglm.model.state import LSTMState
 from sglm.optim.schedule import Mode, StepPlan
 from sglm.text.batcher import Upcoming, Window
-from sglm.train.step import Learner, train_step
+from sglm.train.learner import Learner
 from tests.train.test_step import (
     REAL,
     B,
@@ -20,6 +20,7 @@ from tests.train.test_step import (
     all_equal,
     gradients,
     make_learner,
+    take_step,
     weights,
     windows,
 )
@@ -42,7 +43,7 @@ def some_state(learner: Learner) -> LSTMState:
 def test_future_gradients_are_those_of_the_whole_coming_text_at_each_boundary() -> None:
     learner, upcoming = make_learner(), some_upcoming()
     model, state = learner.model, some_state(learner)
-    states_PBS, gradients_PBS = future_gradients(model, state, upcoming, T, P)
+    states_PBS, gradients_PBS = future_gradients(model, state, upcoming, window=T, boundaries=P)
     assert states_PBS.shape == gradients_PBS.shape == (P, B, 20)
     for boundary in range(P):
         leaf = state.as_leaf()
@@ -61,10 +62,12 @@ def test_future_gradients_of_a_lane_do_not_depend_on_the_others() -> None:
     """Neither on their number nor on what they read: nats are summed, not averaged."""
     learner, upcoming = make_learner(), some_upcoming()
     state = some_state(learner)
-    together = future_gradients(learner.model, state, upcoming, T, P)
+    together = future_gradients(learner.model, state, upcoming, window=T, boundaries=P)
     for lane in range(B):
         own = Upcoming(*(ids[:, [lane]] for ids in upcoming))
-        alone = future_gradients(learner.model, state.lanes(torch.tensor([lane])), own, T, P)
+        alone = future_gradients(
+            learner.model, state.lanes(torch.tensor([lane])), own, window=T, boundaries=P
+        )
         for left, right in zip(together, alone, strict=True):
             torch.testing.assert_close(left[:, [lane]], right, rtol=1e-10, atol=1e-12)  # as above
 
@@ -74,13 +77,13 @@ def test_future_gradients_leave_the_training_alone() -> None:
     rates = DropoutRates(0.2, 0.2, 0.2, 0.2, 0.2)
     learner, plain = make_learner(dropout=rates), make_learner()
     state, upcoming = some_state(plain), some_upcoming()
-    train_step(learner, windows(1)[0], STILL, 0)
+    take_step(learner, windows(1)[0], STILL, 0)
     random_before, gradients_before = torch.get_rng_state(), gradients(learner)
-    _, found_PBS = future_gradients(learner.model, state, upcoming, T, P)
+    _, found_PBS = future_gradients(learner.model, state, upcoming, window=T, boundaries=P)
     assert torch.equal(torch.get_rng_state(), random_before)
     assert all_equal(gradients(learner), gradients_before)
     assert not found_PBS.requires_grad
-    _, without_PBS = future_gradients(plain.model, state, upcoming, T, P)
+    _, without_PBS = future_gradients(plain.model, state, upcoming, window=T, boundaries=P)
     assert not torch.equal(found_PBS, without_PBS)
 
 
@@ -107,8 +110,8 @@ def test_a_horizon_is_the_newest_loss_through_exactly_so_many_windows(windows_ba
     states = []
     for step, window in enumerate(text):
         states.append(plain.state)  # before the window
-        result = train_step(learner, window, STILL, step)
-        expected_nll = train_step(plain, window, STILL, step).nll_nats
+        result = take_step(learner, window, STILL, step)
+        expected_nll = take_step(plain, window, STILL, step).nll_nats
         # float64 sums in another order, here and below
         torch.testing.assert_close(result.nll_nats, expected_nll, rtol=1e-12, atol=0)
         assert result.tokens == B * T  # the past is not counted again
@@ -129,11 +132,11 @@ def test_a_horizon_of_one_window_is_the_plain_step_bitwise() -> None:
     learner, plain = with_horizon(0), make_learner()
     for step, window in enumerate(windows(4)):
         for each in (learner, plain):
-            train_step(each, window, REAL, step)
+            take_step(each, window, REAL, step)
     assert all_equal(weights(learner.model), weights(plain.model))
     longer = with_horizon(1)
     for step, window in enumerate(windows(4)):
-        train_step(longer, window, REAL, step)
+        take_step(longer, window, REAL, step)
     assert not all_equal(weights(longer.model), weights(plain.model))
 
 
@@ -145,17 +148,17 @@ def test_no_epoch_begins_with_a_past() -> None:
         text = windows(3)  # the first one starts the lanes anew
         epochs.append([])
         for step, window in enumerate(text):
-            train_step(learner, window, STILL, 3 * epoch + step)
+            take_step(learner, window, STILL, 3 * epoch + step)
             epochs[-1] += gradients(learner)
     assert all_equal(*epochs)
 
 
 def test_with_a_horizon_the_past_is_read_with_the_weights_of_today() -> None:
     text, learner = windows(2), with_horizon(1)
-    train_step(learner, text[0], REAL, 0)
+    take_step(learner, text[0], REAL, 0)
     start = learner.model.start_state(B)
     today = make_learner()
     today.model.load_state_dict(learner.model.state_dict())
-    train_step(learner, text[1], STILL, 1)
+    take_step(learner, text[1], STILL, 1)
     for found, right in zip(gradients(learner), by_hand(today, text, start), strict=True):
         torch.testing.assert_close(found, right, rtol=1e-10, atol=1e-12)

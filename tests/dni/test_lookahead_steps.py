@@ -1,16 +1,18 @@
 """The laws of the training step where the synthesizer reads ahead and is taught."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from sglm.dni.boundary import Boundary
+from sglm.dni.learned import LearnedEstimator
 from sglm.dni.synthesizer import LookaheadSynthesizer, Prediction
 from sglm.model.language_model import DropoutRates
 from sglm.optim.schedule import Mode, StepPlan
 from sglm.text.batcher import Batcher
-from sglm.train.step import Learner, train_step
+from sglm.train.learner import Learner
 from tests.train.test_step import (
     REAL,
     SYNTHETIC,
@@ -18,7 +20,9 @@ from tests.train.test_step import (
     T,
     V,
     all_equal,
+    learned,
     make_learner,
+    take_step,
     weights,
 )
 
@@ -31,28 +35,15 @@ def batcher(stretch: int = STRETCH) -> Batcher:
     return Batcher(ids_N, B, T, 0, stretch=stretch, lookahead=5)
 
 
+def reading_ahead(net: LookaheadSynthesizer, **settings: Any) -> LearnedEstimator:
+    return learned(net.double(), **{"stretch": STRETCH, "lookahead": T + 1, **settings})
+
+
 def lookahead_learner(
-    net: LookaheadSynthesizer,
-    dropout: DropoutRates | None = None,
-    learning_rate: float = 1e-3,
-    taught_every: int | None = None,
-    noise: torch.Generator | None = None,
-    lookahead: int = T + 1,
+    net: LookaheadSynthesizer, dropout: DropoutRates | None = None, **settings: Any
 ) -> Learner:
     """A learner whose synthesizer reads ahead."""
-    boundary = Boundary(
-        net.double(),
-        learning_rate,
-        factor=1.0,
-        stretch=STRETCH,
-        lookahead=lookahead,
-        noise=noise,
-        bootstrapped=taught_every is None,
-    )
-    learner = make_learner(boundary, dropout)
-    boundary.token_features = learner.model.token_features
-    learner.taught_every = taught_every
-    return learner
+    return make_learner(reading_ahead(net, **settings), dropout)
 
 
 def loud() -> LookaheadSynthesizer:
@@ -63,23 +54,33 @@ def loud() -> LookaheadSynthesizer:
     return net
 
 
-@pytest.mark.parametrize("taught_every", [None, 1, 2])
-def test_a_silent_lookahead_is_plain_truncation_bitwise(taught_every: int | None) -> None:
+@pytest.mark.parametrize("teach_every", [None, 1, 2])
+def test_a_lookahead_that_predicts_zero_is_plain_truncation_bitwise(
+    teach_every: int | None,
+) -> None:
     rates = DropoutRates(0.2, 0.2, 0.2, 0.2, 0.2)
     net = LookaheadSynthesizer(20, 10, 6)
-    plain, augmented = make_learner(None, rates), lookahead_learner(net, rates, 0.0, taught_every)
+    plain = make_learner(None, rates)
+    bootstrapped = teach_every is None
+    augmented = lookahead_learner(net, rates, learning_rate=0.0, bootstrapped=bootstrapped)
     results = []
     for learner in (plain, augmented):
         torch.manual_seed(9)
-        steps = range(2 * EPOCH)
-        results.append([train_step(learner, batcher().at(k), SYNTHETIC, k).nll_nats for k in steps])
+        results.append(
+            [
+                take_step(
+                    learner, batcher().at(k), SYNTHETIC, k, probe_every=10, teach_every=teach_every
+                ).nll_nats
+                for k in range(2 * EPOCH)
+            ]
+        )
     assert all_equal(*results)
     assert all_equal(weights(plain.model), weights(augmented.model))
 
 
-@pytest.mark.parametrize("taught_every", [None, 1])
+@pytest.mark.parametrize("teach_every", [None, 1])
 def test_real_phases_are_plain_truncation_whatever_the_synthesizer_does(
-    taught_every: int | None,
+    teach_every: int | None,
 ) -> None:
     """It reads ahead, is taught, and would inject noise; its net is as loud as it likes."""
     rates = DropoutRates(0.2, 0.2, 0.2, 0.2, 0.2)
@@ -87,17 +88,17 @@ def test_real_phases_are_plain_truncation_whatever_the_synthesizer_does(
     before = noise.get_state()
     plain, augmented = (
         make_learner(None, rates),
-        lookahead_learner(loud(), rates, taught_every=taught_every, noise=noise),
+        lookahead_learner(loud(), rates, bootstrapped=teach_every is None, noise=noise),
     )
     for learner in (plain, augmented):
         torch.manual_seed(9)
         for step in range(2 * EPOCH):
-            train_step(learner, batcher().at(step), REAL, step)
+            take_step(learner, batcher().at(step), REAL, step, teach_every=teach_every)
     assert all_equal(weights(plain.model), weights(augmented.model))
     assert torch.equal(noise.get_state(), before)
     for learner in (plain, augmented):
         for step in range(EPOCH):
-            train_step(learner, batcher().at(step), SYNTHETIC, step)
+            take_step(learner, batcher().at(step), SYNTHETIC, step, teach_every=teach_every)
     assert not all_equal(weights(plain.model), weights(augmented.model))
 
 
@@ -122,16 +123,17 @@ def test_every_boundary_is_read_with_what_comes_after_it(lookahead: int) -> None
     """After a window, and where it is measured and learned; in short stretches too, over epochs."""
     net = ReadsOneStep()
     learner, text = lookahead_learner(net, lookahead=lookahead), batcher()
-    assert learner.boundary is not None
+    probe_every = 10
     stretch: list[Tensor] = []
     for step in range(1, 3 * EPOCH):  # of which some are probes
         window = text.at(step - 1)
         net.given.clear()
-        train_step(learner, window, StepPlan(0.0, Mode.SYNTHETIC, 0), step)
+        still = StepPlan(0.0, Mode.SYNTHETIC, 0)
+        take_step(learner, window, still, step, probe_every=probe_every)
         token_features = learner.model.token_features
         stretch.append(token_features(window.inputs_TB[0], window.targets_TB[0]))
         right = []
-        if not window.is_last and step % learner.boundary.probe_every:  # something is injected
+        if not window.is_last and step % probe_every:  # something is injected
             following = text.at(step)
             right = [token_features(following.inputs_TB[0], following.targets_TB[0])]
         if window.is_last or len(stretch) == STRETCH:  # its lessons are learned together
@@ -142,17 +144,22 @@ def test_every_boundary_is_read_with_what_comes_after_it(lookahead: int) -> None
 
 def test_teaching_comes_every_so_many_stretches_with_the_states_that_lanes_will_carry() -> None:
     """For a model that does not move, the taught states are those that its windows begin with."""
-    learner, taught, begun = lookahead_learner(loud(), taught_every=2), [], []
-    assert learner.boundary is not None
-    teach = learner.boundary.teach
+    taught, begun = [], []
 
-    def spy(states_PBS: Tensor, gradients_PBS: Tensor) -> None:
-        taught.append((step, states_PBS, gradients_PBS))
-        teach(states_PBS, gradients_PBS)
+    class Spy(LearnedEstimator):
+        """Takes notes of what it is taught."""
 
-    learner.boundary.teach = spy  # type: ignore[method-assign]
+        def teach(self, states_PBS: Tensor, gradients_PBS: Tensor) -> None:
+            taught.append((step, states_PBS, gradients_PBS))
+            super().teach(states_PBS, gradients_PBS)
+
+    estimator = Spy(
+        loud().double(), learning_rate=1e-3, factor=1.0, stretch=STRETCH, bootstrapped=False
+    )
+    learner = make_learner(estimator)
     for step in range(EPOCH):
-        train_step(learner, batcher().at(step), StepPlan(0.0, Mode.REAL, 0), step)
+        still = StepPlan(0.0, Mode.REAL, 0)
+        take_step(learner, batcher().at(step), still, step, teach_every=2)
         begun.append(learner.state.packed())  # with what the next window begins
     assert [step for step, _, _ in taught] == [0, 2 * STRETCH]
     (_, states_PBS, gradients_PBS), (_, last_PBS, _) = taught
@@ -164,13 +171,12 @@ def test_teaching_comes_every_so_many_stretches_with_the_states_that_lanes_will_
 
 
 def test_gradients_that_are_not_finite_teach_nothing() -> None:
-    learner = lookahead_learner(loud(), taught_every=1)
-    boundary = learner.boundary
-    assert boundary is not None
-    train_step(learner, batcher().at(0), REAL, 0)
+    estimator = reading_ahead(loud(), bootstrapped=False)
+    learner = make_learner(estimator)
+    take_step(learner, batcher().at(0), REAL, 0, teach_every=1)
     with torch.no_grad():
         learner.model.softmax_bias[0] = float("inf")
     for step in (1, 2, 3):  # 3 begins a stretch
-        train_step(learner, batcher().at(step), REAL, step)
-    assert all(bool(torch.isfinite(p).all()) for p in boundary.synthesizer.parameters())
-    assert bool(torch.isfinite(boundary.trust.norm))
+        take_step(learner, batcher().at(step), REAL, step, teach_every=1)
+    assert all(bool(torch.isfinite(p).all()) for p in estimator.synthesizer.parameters())
+    assert bool(torch.isfinite(estimator.trust.norm))

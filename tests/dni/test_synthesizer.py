@@ -12,12 +12,12 @@ KINDS = ["mlp", "recurrent", "linear"]
 
 def make(kind: str, auxiliary: bool = False) -> Synthesizer:
     torch.manual_seed(0)
-    return make_synthesizer(kind, S, 6, auxiliary)
+    return make_synthesizer(kind, S, hidden=6, auxiliary=auxiliary)
 
 
 @pytest.mark.parametrize("auxiliary", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
-def test_says_zero_before_it_has_learned(kind: str, auxiliary: bool) -> None:
+def test_predicts_zero_before_it_has_learned(kind: str, auxiliary: bool) -> None:
     prediction = make(kind, auxiliary)(torch.randn(B, S))
     assert torch.equal(prediction.gradient_BS, torch.zeros(B, S))
     if auxiliary:
@@ -44,10 +44,10 @@ def test_recurrent_treats_every_coordinate_alike_and_remembers() -> None:
     first = net(state_BS)
     shuffled = net(state_BS[:, order]).gradient_BS
     torch.testing.assert_close(shuffled, first.gradient_BS[:, order])
-    again = net(state_BS, first.memory)
+    again = net(state_BS, first.recurrent_state)
     assert not torch.equal(again.gradient_BS, first.gradient_BS)
-    assert first.memory is not None
-    assert not first.memory.requires_grad
+    assert first.recurrent_state is not None
+    assert not first.recurrent_state.requires_grad
 
 
 def test_unknown_kind_is_named() -> None:
@@ -94,7 +94,7 @@ def test_a_summary_does_not_depend_on_how_large_embeddings_are() -> None:
 
 
 @pytest.mark.parametrize("auxiliary", [False, True])
-def test_lookahead_says_zero_before_it_has_learned(auxiliary: bool) -> None:
+def test_lookahead_predicts_zero_before_it_has_learned(auxiliary: bool) -> None:
     net = lookahead(auxiliary)
     prediction = net(torch.randn(B, S), torch.randn(B, 12))
     assert torch.equal(prediction.gradient_BS, torch.zeros(B, S))
@@ -110,8 +110,8 @@ def test_lookahead_reads_state_and_text_of_its_own_lane_only() -> None:
     state_BS = torch.randn(B, S, requires_grad=True)
     features_CBF = torch.randn(C, B, F, requires_grad=True)
     for lane in range(B):
-        said_S = net(state_BS, summary_at(net, features_CBF, 0)).gradient_BS[lane]
-        of_state_BS, of_text_CBF = torch.autograd.grad(said_S.sum(), (state_BS, features_CBF))
+        predicted_S = net(state_BS, summary_at(net, features_CBF, 0)).gradient_BS[lane]
+        of_state_BS, of_text_CBF = torch.autograd.grad(predicted_S.sum(), (state_BS, features_CBF))
         own = [each == lane for each in range(B)]
         assert (of_state_BS.abs().amax(dim=1) > 0).tolist() == own
         assert (of_text_CBF.abs().amax(dim=(0, 2)) > 0).tolist() == own

@@ -17,7 +17,7 @@ def after(multiple: float, noise: float = 0.0, count: int = 20, seed: int = 0) -
     standard error is zero.
     """
     generator = torch.Generator().manual_seed(seed)
-    trust = Trust(S, torch.device("cpu"))
+    trust = Trust(S, device=torch.device("cpu"))
     for _ in range(count):
         truth_MS = torch.randn(M, S, generator=generator)
         truth_MS /= truth_MS.norm(dim=1, keepdim=True)
@@ -36,7 +36,7 @@ def test_the_factor_is_the_best_shrinkage_of_what_is_said(multiple: float, facto
 
 
 def test_nothing_is_injected_before_an_observation_nor_for_silence() -> None:
-    assert Trust(S, torch.device("cpu")).factor.item() == 0
+    assert Trust(S, device=torch.device("cpu")).factor.item() == 0
     assert after(0.0).factor.item() == 0
 
 
@@ -75,7 +75,7 @@ def test_what_is_explained_is_measured_against_saying_zero(
 
 def test_one_observation_of_many_states_counts_as_one() -> None:
     """All running means are means over states: twice the lanes, the same numbers."""
-    one, two = Trust(S, torch.device("cpu")), Trust(S, torch.device("cpu"))
+    one, two = Trust(S, device=torch.device("cpu")), Trust(S, device=torch.device("cpu"))
     said_MS, truth_MS = torch.randn(M, S), torch.randn(M, S)
     one.observe(said_MS, truth_MS)
     two.observe(said_MS.repeat(2, 1), truth_MS.repeat(2, 1))

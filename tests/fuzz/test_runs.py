@@ -17,7 +17,7 @@ from sglm.config import Config
 from sglm.errors import InputError
 from sglm.storage.checkpoint import load_checkpoint, save_checkpoint
 from sglm.text.store import TokenStore
-from sglm.train.log.report import drop_later_lines
+from sglm.train.log.metrics import drop_later_lines
 from sglm.train.run_folder import RunFolder
 from tests.fuzz.examples import EXTREMES, altered, dumped, examples, one_of_these, spoilt
 

@@ -108,7 +108,9 @@ def test_a_run_stops_resumes_and_scores_on_the_device(
     for stop in (lambda: next(polls), lambda: None):
         chosen = make_precision(precision, device)
         try:
-            train(config, word_store, out, device, chosen, io.StringIO(), stop_signal=stop)
+            train(
+                config, word_store, out, precision=chosen, console=io.StringIO(), stop_signal=stop
+            )
         except Stopped:
             continue
     texts = ["the cat sees the moon .", "all fish hear nothing ."]

@@ -41,7 +41,7 @@ def few_in_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(config: Config, store: TokenStore, out: Path, console: io.StringIO) -> Outcome:
-    return train(config, store, out, CPU, precision_of("fp32", CPU), console)
+    return train(config, store, out, precision=precision_of("fp32", CPU), console=console)
 
 
 def break_losses(
@@ -147,9 +147,13 @@ def test_a_stop_amidst_skipped_steps_waits_for_one_that_counts(
     calls = break_losses(monkeypatch, lambda number: 21 <= number < 25, math.nan)
     with pytest.raises(Stopped, match="at step 26 of 40"):
         train(
-            config, word_store, tmp_path / "run", CPU, precision_of("fp32", CPU), io.StringIO(),
+            config,
+            word_store,
+            tmp_path / "run",
+            precision=precision_of("fp32", CPU),
+            console=io.StringIO(),
             stop_signal=lambda: signal.SIGTERM if calls[0] >= 23 else None,
-        )  # fmt: skip
+        )
     found = load_checkpoint(tmp_path / "run" / "checkpoints")
     assert found is not None
     assert found.state["progress"]["skipped_in_row"] == 0
@@ -163,8 +167,8 @@ def test_weights_that_are_not_finite_are_never_saved(
     run(config, word_store, tmp_path / "whole", io.StringIO())
     plain, calls = loop.train_step, [0]
 
-    def step_that_errs(learner: Any, *args: Any) -> Any:
-        result = plain(learner, *args)
+    def step_that_errs(learner: Any, *args: Any, **named: Any) -> Any:
+        result = plain(learner, *args, **named)
         calls[0] += 1
         if calls[0] == 10:
             learner.model.embedding.data[0, 0] = math.inf

@@ -7,14 +7,21 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sglm.config import Config, RegularizerConfig
+from sglm.config import Config
 from sglm.errors import ConfigError
 from sglm.optim.precision import precision_of
 from sglm.train.build import build_learner
 from sglm.train.graph import GraphedPass
-from sglm.train.step import WindowPass, train_step
+from sglm.train.window_pass import WindowPass
 from tests.dni.test_lookahead_steps import batcher
-from tests.train.test_step import SYNTHETIC, all_equal, make_learner, random_boundary, weights
+from tests.train.test_step import (
+    SYNTHETIC,
+    all_equal,
+    make_learner,
+    random_estimator,
+    take_step,
+    weights,
+)
 
 
 @pytest.fixture
@@ -36,16 +43,16 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Tensor, ...]]:
 def test_steps_are_the_same_and_each_shape_is_recorded_once(
     recorded: list[tuple[Tensor, ...]],
 ) -> None:
-    plain, graphed = make_learner(random_boundary(1)), make_learner(random_boundary(1))
-    graphed.window_pass = GraphedPass(WindowPass(graphed.model, RegularizerConfig(), None))
+    plain, graphed = make_learner(random_estimator(1)), make_learner(random_estimator(1))
+    graphed.window_pass = GraphedPass(WindowPass(graphed.model))
     text = batcher()
     for learner in (plain, graphed):
         torch.manual_seed(0)
         for step in range(6):
-            train_step(learner, text.at(step), SYNTHETIC, step)
+            take_step(learner, text.at(step), SYNTHETIC, step)
         window = text.at(6)
         short = window._replace(inputs_TB=window.inputs_TB[:2], targets_TB=window.targets_TB[:2])
-        train_step(learner, short, SYNTHETIC, 6)
+        take_step(learner, short, SYNTHETIC, 6)
     assert all_equal(weights(plain.model), weights(graphed.model))
     assert len(recorded) == 2
     inputs_TB, _, *state = recorded[0]
@@ -62,5 +69,5 @@ def test_random_windows_cannot_be_recorded(tiny_config: Callable[..., Config]) -
 def test_on_a_cpu_it_makes_no_difference(tiny_config: Callable[..., Config]) -> None:
     config = tiny_config(train={"cuda_graph": True})
     cpu = torch.device("cpu")
-    learner = build_learner(config, np.ones(9, dtype=np.int64), precision_of("fp32", cpu), cpu)
+    learner = build_learner(config, np.ones(9, dtype=np.int64), precision_of("fp32", cpu))
     assert isinstance(learner.window_pass, WindowPass)

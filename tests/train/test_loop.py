@@ -26,7 +26,9 @@ DROPOUT: dict[str, object] = {"input": 0.1, "between": 0.1, "output": 0.1, "weig
 
 
 def run(config: Config, store: TokenStore, out: Path, **kwargs: Any) -> Outcome:
-    return train(config, store, out, CPU, precision_of("fp32", CPU), io.StringIO(), **kwargs)
+    return train(
+        config, store, out, precision=precision_of("fp32", CPU), console=io.StringIO(), **kwargs
+    )
 
 
 def stop_at(*polls: int) -> Callable[[], int | None]:
@@ -228,7 +230,7 @@ def test_validation_is_that_of_the_saved_model_whatever_the_precision(
 ) -> None:
     """A run in bfloat16 reports what its model scores when it is loaded, which is in float32."""
     precision = precision_of("bf16", CPU)
-    train(tiny_config(), word_store, tmp_path / "run", CPU, precision, io.StringIO())
+    train(tiny_config(), word_store, tmp_path / "run", precision=precision, console=io.StringIO())
     found = load(tmp_path / "run" / "last", "cpu").evaluate(word_store, "valid")
     # Sums of float32 likelihoods in chunks of one size: equal but for the last bits.
     assert metrics(tmp_path / "run")[-1]["nll_per_token"] == pytest.approx(
@@ -297,9 +299,8 @@ def test_a_run_is_continued_in_its_own_precision(
             tiny_config(),
             word_store,
             tmp_path / "run",
-            CPU,
-            precision_of("bf16", CPU),
-            io.StringIO(),
+            precision=precision_of("bf16", CPU),
+            console=io.StringIO(),
         )
 
 

@@ -6,12 +6,10 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sglm.dni.boundary import Boundary
 from sglm.optim.precision import precision_of
 from sglm.optim.schedule import Mode
-from sglm.train.step import train_step
 from tests.dni.test_lookahead_steps import EPOCH, batcher, lookahead_learner, loud
-from tests.train.test_step import REAL, SYNTHETIC, make_learner
+from tests.train.test_step import REAL, SYNTHETIC, make_learner, take_step
 
 
 class Waits(TorchDispatchMode):
@@ -39,22 +37,21 @@ def test_the_watchman_is_awake() -> None:
 @pytest.mark.parametrize("mode", list(Mode))
 def test_a_step_waits_for_nothing(mode: Mode, precision: str) -> None:
     plan = SYNTHETIC if mode is Mode.SYNTHETIC else REAL
-    for taught_every in (None, 1):
-        learner = lookahead_learner(loud(), taught_every=taught_every)
+    for teach_every in (None, 1):
+        learner = lookahead_learner(loud(), bootstrapped=teach_every is None)
         learner.precision = precision_of(precision, torch.device("cpu"))
         with Waits() as waits:
             for step in range(EPOCH):  # probes, whole stretches and a short one
-                train_step(learner, batcher().at(step), plan, step)
+                take_step(learner, batcher().at(step), plan, step, teach_every=teach_every)
         assert waits.asked == []
 
 
-@pytest.mark.parametrize("boundary", [None, "noise"])
-def test_nor_does_one_without_a_synthesizer_or_with_noise(boundary: str | None) -> None:
+@pytest.mark.parametrize("noise", [False, True])
+def test_nor_does_one_without_a_synthesizer_or_with_noise(noise: bool) -> None:
     learner = make_learner(None)
-    if boundary is not None:
+    if noise:
         learner = lookahead_learner(loud(), noise=torch.Generator().manual_seed(0))
-        assert isinstance(learner.boundary, Boundary)
     with Waits() as waits:
         for step in range(EPOCH):
-            train_step(learner, batcher().at(step), SYNTHETIC, step)
+            take_step(learner, batcher().at(step), SYNTHETIC, step)
     assert waits.asked == []

@@ -25,7 +25,7 @@ CPU = torch.device("cpu")
 
 
 def run(config: Config, store: TokenStore, out: Path, **kwargs: Any) -> None:
-    train(config, store, out, CPU, precision_of("fp32", CPU), io.StringIO(), **kwargs)
+    train(config, store, out, precision=precision_of("fp32", CPU), console=io.StringIO(), **kwargs)
 
 
 def sessions(out: Path) -> list[dict[str, Any]]:

@@ -41,13 +41,13 @@ config = parse_config(
 order = hashlib.sha256()
 step = loop.train_step
 
-def watched(learner, window, *rest):
+def watched(learner, window, *rest, **named):
     order.update(window.inputs_TB.numpy().tobytes() + window.targets_TB.numpy().tobytes())
-    return step(learner, window, *rest)
+    return step(learner, window, *rest, **named)
 
 loop.train_step = watched
 run = folder / "run"
-loop.train(config, store, run, cpu, precision_of("fp32", cpu), io.StringIO())
+loop.train(config, store, run, precision=precision_of("fp32", cpu), console=io.StringIO())
 lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 for line in lines:
     del line["seconds"]

@@ -8,13 +8,18 @@ import torch
 from torch import Tensor, nn
 
 from sglm.config import RegularizerConfig
-from sglm.dni.boundary import Boundary, Reading
+from sglm.dni.estimator import Observation, PlainTruncation, StateGradientEstimator
+from sglm.dni.learned import LearnedEstimator
 from sglm.dni.synthesizer import LinearSynthesizer, Prediction, Synthesizer, make_synthesizer
 from sglm.model.language_model import DropoutRates, LSTMLanguageModel, ModelShape
 from sglm.optim.precision import precision_of
 from sglm.optim.schedule import Mode, StepPlan
 from sglm.text.batcher import Window
-from sglm.train.step import Learner, WindowPass, train_step
+from sglm.train.learner import Learner
+from sglm.train.step import StepResult, train_step
+from sglm.train.window_decision import DecisionRule
+from sglm.train.window_pass import WindowPass
+from tests.dni.test_learned import observe
 
 B, T, V = 3, 4, 7
 CPU = torch.device("cpu")
@@ -48,7 +53,9 @@ def windows(count: int, steps: int = T, seed: int = 0) -> list[Window]:
 
 
 def make_learner(
-    boundary: Boundary | None = None, dropout: DropoutRates | None = None, dtype: str = "fp64"
+    estimator: StateGradientEstimator | None = None,
+    dropout: DropoutRates | None = None,
+    dtype: str = "fp64",
 ) -> Learner:
     torch.manual_seed(0)
     model = LSTMLanguageModel(ModelShape(V, 2, 5, 5, True), dropout)
@@ -58,10 +65,35 @@ def make_learner(
     else:
         precision = precision_of(dtype, CPU)
         model.compute_dtype = precision.compute_dtype
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, fused=True)
-    window_pass = WindowPass(model, RegularizerConfig(), None)
-    state = model.start_state(B)
-    return Learner(model, window_pass, optimizer, precision, boundary, state, 1e-2, None)
+    return Learner(
+        model=model,
+        window_pass=WindowPass(model),
+        optimizer=torch.optim.AdamW(model.parameters(), lr=1e-2, fused=True),
+        precision=precision,
+        estimator=estimator or PlainTruncation(),
+        state=model.start_state(B),
+        learning_rate=1e-2,
+    )
+
+
+def take_step(
+    learner: Learner,
+    window: Window,
+    plan: StepPlan,
+    step: int,
+    *,
+    probe_every: int = 2,
+    teach_every: int | None = None,
+) -> StepResult:
+    """A step as a run with such a rule takes it."""
+    estimator = learner.estimator
+    rule = DecisionRule(
+        probe_every=None if isinstance(estimator, PlainTruncation) else probe_every,
+        stretch=estimator.stretch.windows if isinstance(estimator, LearnedEstimator) else 1,
+        teach_every=teach_every,
+    )
+    decision = rule.decide(step, plan, window)
+    return train_step(learner, window, decision, learning_rate=learner.rate(plan))
 
 
 def gradients(learner: Learner) -> list[Tensor]:
@@ -78,11 +110,15 @@ def all_equal(left: list[Tensor], right: list[Tensor]) -> bool:
     )
 
 
-def random_boundary(seed: int, kind: str = "mlp", auxiliary: bool = False) -> Boundary:
+def learned(net: Synthesizer, learning_rate: float = 1e-3, **settings: Any) -> LearnedEstimator:
+    return LearnedEstimator(net, learning_rate=learning_rate, factor=1.0, **settings)
+
+
+def random_estimator(seed: int, kind: str = "mlp") -> LearnedEstimator:
     torch.manual_seed(seed)
-    net = make_synthesizer(kind, 20, 6, auxiliary).double()
+    net = make_synthesizer(kind, 20, hidden=6).double()
     nn.init.normal_(net.heads.weight)  # type: ignore[union-attr, arg-type]
-    return Boundary(net, 1e-3, factor=1.0, probe_every=2)
+    return learned(net)
 
 
 def test_an_exact_synthesizer_makes_two_windows_into_one() -> None:
@@ -90,7 +126,7 @@ def test_an_exact_synthesizer_makes_two_windows_into_one() -> None:
     still = StepPlan(0.0, Mode.SYNTHETIC, 0)  # rate zero: look at gradients, move nothing
     (whole,) = windows(1, 2 * T)
     learner = make_learner()
-    train_step(learner, whole, StepPlan(0.0, Mode.REAL, 0), step=0)
+    take_step(learner, whole, StepPlan(0.0, Mode.REAL, 0), 0)
     expected = [g * whole.targets_TB.numel() for g in gradients(learner)]
 
     first, second = windows(2)
@@ -101,20 +137,20 @@ def test_an_exact_synthesizer_makes_two_windows_into_one() -> None:
     learner.model.nll(features, second.targets_TB).backward()
     truth = leaf.packed_gradient()
 
-    learner = make_learner(Boundary(Oracle(truth), 1e-3, factor=1.0, trust_bound=False))
+    learner = make_learner(learned(Oracle(truth), trust_bound=False))
     tokens = first.targets_TB.numel()
-    train_step(learner, first, still, step=1)
+    take_step(learner, first, still, 1)
     total = [g * tokens for g in gradients(learner)]
-    train_step(learner, second, StepPlan(0.0, Mode.REAL, 0), step=2)
+    take_step(learner, second, StepPlan(0.0, Mode.REAL, 0), 2)
     total = [a + g * tokens for a, g in zip(total, gradients(learner), strict=True)]
     for found, right in zip(total, expected, strict=True):
         # float64: sums of a few hundred products, in another order
         torch.testing.assert_close(found, right, rtol=1e-10, atol=1e-12)
 
     learner = make_learner()  # and plain truncation does not have the law
-    train_step(learner, first, still, step=1)
+    take_step(learner, first, still, 1)
     missing = [g * tokens for g in gradients(learner)]
-    train_step(learner, second, still, step=2)
+    take_step(learner, second, still, 2)
     truncated = [a + g * tokens for a, g in zip(missing, gradients(learner), strict=True)]
     assert max((a - b).abs().max() for a, b in zip(truncated, expected, strict=True)) > 1e-3
 
@@ -123,18 +159,17 @@ def test_observed_gradient_is_that_of_summed_nats_per_lane() -> None:
     """Lane b's target is ∂(nats of lane b)/∂(its state): independent of batch and window."""
     first, second = windows(2)
     seen: list[Tensor] = []
-    learner = make_learner(random_boundary(1))
-    assert learner.boundary is not None
-    observe = learner.boundary.observe
 
-    def spy(reading: Reading, observed_BS: Tensor, *rest: object) -> object:
-        seen.append(observed_BS)
-        return observe(reading, observed_BS, *rest)  # type: ignore[arg-type]
+    class Spy(PlainTruncation):
+        """Takes notes of what it is handed."""
 
-    learner.boundary.observe = spy  # type: ignore[method-assign, assignment]
+        def end_window(self, observation: Observation) -> None:
+            seen.append(observation.gradient_BS)
+
+    learner = make_learner(Spy())
     still = StepPlan(0.0, Mode.REAL, 0)
-    train_step(learner, first, still, 0)
-    train_step(learner, second, still, 1)
+    take_step(learner, first, still, 0)
+    take_step(learner, second, still, 1)
     model = learner.model
     for lane in range(B):
         _, state = model.features(first.inputs_TB[:, [lane]], model.start_state(1))
@@ -147,55 +182,52 @@ def test_observed_gradient_is_that_of_summed_nats_per_lane() -> None:
 @pytest.mark.parametrize("kind", ["linear", "mlp", "recurrent"])
 def test_a_synthesizer_that_returns_zero_is_plain_truncation_bitwise(kind: str) -> None:
     torch.manual_seed(3)
-    zero = make_synthesizer(kind, 20, 6, auxiliary=False).double()
+    zero = make_synthesizer(kind, 20, hidden=6).double()
     rates = DropoutRates(0.2, 0.2, 0.2, 0.2, 0.2)
     plain = make_learner(None, rates)
-    augmented = make_learner(Boundary(zero, learning_rate=0.0, factor=1.0), rates)
+    augmented = make_learner(learned(zero, learning_rate=0.0), rates)
     results = []
     for learner in (plain, augmented):
         torch.manual_seed(9)
         results.append(
-            [train_step(learner, w, SYNTHETIC, k).nll_nats for k, w in enumerate(windows(15))]
+            [take_step(learner, w, SYNTHETIC, k).nll_nats for k, w in enumerate(windows(15))]
         )
     assert all_equal(*results)
     assert all_equal(weights(plain.model), weights(augmented.model))
 
 
 def test_real_phases_do_not_depend_on_the_synthesizer() -> None:
-    learners = [make_learner(random_boundary(seed)) for seed in (1, 2)]
+    learners = [make_learner(random_estimator(seed)) for seed in (1, 2)]
     for learner in learners:
         for k, window in enumerate(windows(6)):
-            train_step(learner, window, REAL, k)
+            take_step(learner, window, REAL, k)
     assert all_equal(weights(learners[0].model), weights(learners[1].model))
     for learner in learners:  # while in synthetic phases they do
         for k, window in enumerate(windows(6)):
-            train_step(learner, window, SYNTHETIC, k)
+            take_step(learner, window, SYNTHETIC, k)
     assert not all_equal(weights(learners[0].model), weights(learners[1].model))
 
 
 def test_regression_never_moves_the_model_nor_the_loss_the_synthesizer() -> None:
-    learner = make_learner(random_boundary(1))
-    boundary = learner.boundary
-    assert boundary is not None
+    estimator = random_estimator(1)
+    learner = make_learner(estimator)
     first, second = windows(2)
-    train_step(learner, first, REAL, 0)
+    take_step(learner, first, REAL, 0)
 
-    model_before, net_before = weights(learner.model), weights(boundary.synthesizer)
+    model_before, net_before = weights(learner.model), weights(estimator.synthesizer)
     gradients_before = gradients(learner)
-    reading = boundary.read(learner.state)
-    boundary.observe(reading, torch.randn(B, 20).double(), learner.state, pure=True)
-    boundary.end_window(is_last=False)
+    observe(estimator, torch.randn(B, 20).double(), learner.state)
     assert all_equal(weights(learner.model), model_before)
     assert all_equal(gradients(learner), gradients_before)
-    assert not all_equal(weights(boundary.synthesizer), net_before)
+    assert not all_equal(weights(estimator.synthesizer), net_before)
 
-    boundary.optimizer.zero_grad()
-    boundary.bootstrapped = False  # so that it learns nothing
-    net_before = weights(boundary.synthesizer)
-    train_step(learner, second, SYNTHETIC, step=1)
+    estimator.teaching.optimizer.zero_grad()
+    estimator.bootstrapped = False  # so that it learns nothing
+    net_before = weights(estimator.synthesizer)
+    take_step(learner, second, SYNTHETIC, 1)
     assert not all_equal(weights(learner.model), model_before)
-    assert all_equal(weights(boundary.synthesizer), net_before)
-    assert all(p.grad is None for p in boundary.synthesizer.parameters())
+    assert all_equal(weights(estimator.synthesizer), net_before)
+    assert all(p.grad is None for p in estimator.synthesizer.parameters())
 
 
 def test_the_loss_scale_is_that_of_what_is_injected_too() -> None:
@@ -206,8 +238,8 @@ def test_the_loss_scale_is_that_of_what_is_injected_too() -> None:
         torch.manual_seed(1)
         net = LinearSynthesizer(20)
         nn.init.normal_(net.heads.weight)
-        learner = make_learner(Boundary(net, 1e-3, 1.0, trust_bound=False), dtype=precision)
-        train_step(learner, window, StepPlan(0.0, Mode.SYNTHETIC, 0), step=1)
+        learner = make_learner(learned(net, trust_bound=False), dtype=precision)
+        take_step(learner, window, StepPlan(0.0, Mode.SYNTHETIC, 0), 1)
         found[precision] = torch.cat([g.flatten() for g in gradients(learner)])
     # fp16 has eleven binary digits; without the synthetic part the difference is about as large
     # as the gradient.
@@ -217,11 +249,11 @@ def test_the_loss_scale_is_that_of_what_is_injected_too() -> None:
 
 def test_what_is_injected_is_no_part_of_the_reported_loss() -> None:
     first, _ = windows(2)
-    with_it, without = make_learner(random_boundary(1)), make_learner()
-    assert with_it.boundary is not None
-    with_it.boundary.trust_bound = False
-    synthetic = train_step(with_it, first, SYNTHETIC, step=1)
-    real = train_step(without, first, REAL, step=1)
+    estimator = random_estimator(1)
+    estimator.injection.bounded = False
+    with_it, without = make_learner(estimator), make_learner()
+    synthetic = take_step(with_it, first, SYNTHETIC, 1)
+    real = take_step(without, first, REAL, 1)
     assert torch.equal(synthetic.nll_nats, real.nll_nats)
     assert not torch.equal(synthetic.grad_norm, real.grad_norm)
 
@@ -239,23 +271,23 @@ def test_what_is_injected_is_no_part_of_the_reported_loss() -> None:
 def test_only_probes_measure_the_synthesizer_and_they_are_pure(
     make: Callable[[Window], tuple[Window, StepPlan, int]], pure: bool, measured: bool
 ) -> None:
-    boundary = random_boundary(1)
-    boundary.trust_bound = False
-    learner, plain = make_learner(boundary), make_learner()
+    estimator = random_estimator(1)
+    estimator.injection.bounded = False
+    learner, plain = make_learner(estimator), make_learner()
     window, plan, step = make(windows(1)[0])
-    result = train_step(learner, window, plan, step)
+    result = take_step(learner, window, plan, step)
     assert (result.agreement is not None) == measured
-    train_step(plain, window, REAL, step)
+    take_step(plain, window, REAL, step)
     assert all_equal(gradients(learner), gradients(plain)) == pure
 
 
 def test_lanes_start_anew_at_the_first_window_of_an_epoch() -> None:
-    learner = make_learner(random_boundary(1, "recurrent"))
+    learner = make_learner(random_estimator(1, "recurrent"))
     first, second = windows(2)
-    train_step(learner, first, StepPlan(0.0, Mode.REAL, 0), 0)
+    take_step(learner, first, StepPlan(0.0, Mode.REAL, 0), 0)
     once = learner.state.packed()
-    train_step(learner, second, StepPlan(0.0, Mode.REAL, 0), 1)
-    train_step(learner, first, StepPlan(0.0, Mode.REAL, 0), 2)
+    take_step(learner, second, StepPlan(0.0, Mode.REAL, 0), 1)
+    take_step(learner, first, StepPlan(0.0, Mode.REAL, 0), 2)
     assert torch.equal(learner.state.packed(), once)
 
 
@@ -263,53 +295,53 @@ def test_clipping_caps_the_gradient_and_reports_what_it_was() -> None:
     window = windows(1)[0]
     free, capped = make_learner(), make_learner()
     capped.clip_norm = 1e-3
-    norm = train_step(free, window, REAL, 0).grad_norm
-    assert torch.equal(train_step(capped, window, REAL, 0).grad_norm, norm)
+    norm = take_step(free, window, REAL, 0).grad_norm
+    assert torch.equal(take_step(capped, window, REAL, 0).grad_norm, norm)
     total = torch.stack([g.norm() for g in gradients(capped)]).norm()
     assert total.item() == pytest.approx(1e-3, rel=1e-4)  # clip_grad_norm_ adds 1e-6 to the norm
 
 
 def test_a_gradient_that_is_not_finite_moves_nothing() -> None:
-    learner = make_learner(random_boundary(1))
-    assert learner.boundary is not None
+    estimator = random_estimator(1)
+    learner = make_learner(estimator)
     first, second = windows(2)
-    train_step(learner, first, REAL, 0)
+    take_step(learner, first, REAL, 0)
     with torch.no_grad():
         good = learner.model.softmax_bias.clone()
         learner.model.softmax_bias[0] = float("inf")
-    before = weights(learner.model), weights(learner.boundary.synthesizer)
-    result = train_step(learner, second, REAL, 1)
+    before = weights(learner.model), weights(estimator.synthesizer)
+    result = take_step(learner, second, REAL, 1)
     assert not result.taken
     assert all_equal(weights(learner.model), before[0])
-    assert all_equal(weights(learner.boundary.synthesizer), before[1])
+    assert all_equal(weights(estimator.synthesizer), before[1])
     assert torch.isfinite(learner.state.packed()).all()
     with torch.no_grad():
         learner.model.softmax_bias.copy_(good)
-    assert train_step(learner, second, REAL, 2).taken
+    assert take_step(learner, second, REAL, 2).taken
 
 
 def test_fp16_overflow_lowers_the_scale_and_skips_both_nets_then_recovers() -> None:
     torch.manual_seed(1)
-    boundary = Boundary(LinearSynthesizer(20), 1e-3, factor=1.0, probe_every=2)
-    learner = make_learner(boundary, dtype="fp16")
+    estimator = learned(LinearSynthesizer(20))
+    learner = make_learner(estimator, dtype="fp16")
     start = learner.precision.loss_scale()
     assert start > 1
     learner.precision.scaler.load_state_dict(
         {**learner.precision.scaler.state_dict(), "scale": 2.0**40}
     )
-    before = weights(learner.model), weights(boundary.synthesizer)
+    before = weights(learner.model), weights(estimator.synthesizer)
     scales, taken = [], []
     for k, window in enumerate(windows(40)):
-        taken.append(train_step(learner, window, SYNTHETIC, k).taken)
+        taken.append(take_step(learner, window, SYNTHETIC, k).taken)
         scales.append(learner.precision.loss_scale())
         if k == 0:
             assert not taken[0]
             assert scales[0] == 2.0**39
             assert all_equal(weights(learner.model), before[0])
-            assert all_equal(weights(boundary.synthesizer), before[1])
+            assert all_equal(weights(estimator.synthesizer), before[1])
     assert taken[-1]
     assert not all_equal(weights(learner.model), before[0])
-    assert not all_equal(weights(boundary.synthesizer), before[1])
+    assert not all_equal(weights(estimator.synthesizer), before[1])
 
 
 @pytest.mark.parametrize("dtype", ["fp16", "bf16"])
@@ -318,11 +350,11 @@ def test_half_types_observe_the_unscaled_gradient(dtype: str) -> None:
     first, second = windows(2)
     norms = {}
     for name in ("fp32", dtype):
-        boundary = Boundary(LinearSynthesizer(20), 1e-3, factor=1.0)
-        learner = make_learner(boundary, dtype=name)
-        train_step(learner, first, StepPlan(0.0, Mode.REAL, 0), 0)
-        train_step(learner, second, StepPlan(0.0, Mode.REAL, 0), 10)
-        norms[name] = boundary.trust.norm.item()
+        estimator = learned(LinearSynthesizer(20))
+        learner = make_learner(estimator, dtype=name)
+        take_step(learner, first, StepPlan(0.0, Mode.REAL, 0), 0)
+        take_step(learner, second, StepPlan(0.0, Mode.REAL, 0), 10)
+        norms[name] = estimator.trust.norm.item()
     # 8 bits of precision in bfloat16, over a handful of products in a row
     assert norms[dtype] == pytest.approx(norms["fp32"], rel=0.05)
 
@@ -334,8 +366,8 @@ def test_the_penalty_is_in_nats_per_token_and_reaches_every_layer() -> None:
     def after(activation: float, temporal: float) -> tuple[list[Tensor], Tensor]:
         learner = make_learner()
         weights = RegularizerConfig(activation=activation, temporal=temporal)
-        learner.window_pass = WindowPass(learner.model, weights, None)
-        result = train_step(learner, window, still, step=0)
+        learner.window_pass = WindowPass(learner.model, regularizer=weights)
+        result = take_step(learner, window, still, 0)
         return gradients(learner), result.nll_nats
 
     plain, plain_nll = after(0.0, 0.0)
@@ -352,11 +384,11 @@ def test_the_penalty_is_in_nats_per_token_and_reaches_every_layer() -> None:
 
 def test_without_coefficients_a_penalty_leaves_no_trace() -> None:
     def after(regularizer: RegularizerConfig | None) -> list[Tensor]:
-        learner = make_learner(random_boundary(1), DropoutRates(0.2, 0.2, 0.2, 0.2, 0.2))
+        learner = make_learner(random_estimator(1), DropoutRates(0.2, 0.2, 0.2, 0.2, 0.2))
         if regularizer is not None:
-            learner.window_pass = WindowPass(learner.model, regularizer, None)
+            learner.window_pass = WindowPass(learner.model, regularizer=regularizer)
         for step, window in enumerate(windows(4)):
-            train_step(learner, window, SYNTHETIC, step)
+            take_step(learner, window, SYNTHETIC, step)
         return weights(learner.model)
 
     off = RegularizerConfig(activation=0.0, temporal=0.0)
@@ -374,6 +406,6 @@ def test_both_uses_of_tied_weights_go_through_one_node(monkeypatch: pytest.Monke
         return plain(self, *args, **named)
 
     monkeypatch.setattr(LSTMLanguageModel, "nll", nll)
-    train_step(learner, windows(1)[0], REAL, 0)
+    take_step(learner, windows(1)[0], REAL, 0)
     assert learner.model.shape.tied
     assert "TiedEmbedding" in given[0].grad_fn.name()

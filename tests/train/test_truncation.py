@@ -8,17 +8,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from sglm.config import RegularizerConfig
 from sglm.model.state import LSTMState
 from sglm.optim.schedule import Mode, StepPlan
-from sglm.train.step import WindowPass, train_step
 from sglm.train.truncation import (
     compensated_outputs,
     draw_lengths,
     part_steps,
     truncation_probability,
 )
-from tests.train.test_step import B, gradients, make_learner, windows
+from sglm.train.window_pass import WindowPass
+from tests.train.test_step import B, gradients, make_learner, take_step, windows
 
 WINDOWS = [2, 4, 5, 9, 20, 35]
 STILL = StepPlan(0.0, Mode.REAL, 0)  # rate zero: look at gradients, move nothing
@@ -77,7 +76,7 @@ def test_compensation_changes_no_value() -> None:
     embedded_TBE, _ = model.embed(windows(1, 12)[0].inputs_TB)
     state = model.start_state(B)
     plain, _ = model.outputs(embedded_TBE, state)
-    outputs_TBH, outgoing = compensated_outputs(model, embedded_TBE, state, 12)
+    outputs_TBH, outgoing = compensated_outputs(model, embedded_TBE, state, window=12)
     parts = []
     for part in torch.split(embedded_TBE, part_steps(12)):
         part_TBH, state = model.outputs(part, state)
@@ -97,7 +96,7 @@ def test_each_distance_is_compensated_for_the_chance_to_be_cut_before() -> None:
     embedded_TBE, _ = model.embed(windows(1, unit * parts)[0].inputs_TB)
     leaf = model.start_state(B).as_leaf()
     full, _ = model.outputs(embedded_TBE, leaf)
-    compensated, _ = compensated_outputs(model, embedded_TBE, leaf, window)
+    compensated, _ = compensated_outputs(model, embedded_TBE, leaf, window=window)
     kept = survivals(window, parts)
     for part in range(parts):
         at = (part + 1) * unit - 1
@@ -124,7 +123,9 @@ def test_the_gradient_is_unbiased_over_all_truncations() -> None:
         bounds = [0, *(cut * unit for cut in cuts), parts * unit]
         for first, last in itertools.pairwise(bounds):
             embedded_TBE, _ = model.embed(inputs_TB[first:last])
-            outputs_TBH, state = compensated_outputs(model, embedded_TBE, state.detach(), window)
+            outputs_TBH, state = compensated_outputs(
+                model, embedded_TBE, state.detach(), window=window
+            )
             nll = nll + model.nll(outputs_TBH, targets_TB[first:last])
         return list(torch.autograd.grad(nll, parameters))
 
@@ -155,12 +156,12 @@ def test_every_token_weighs_the_same_however_long_its_window() -> None:
     for length in (1, 4, 7):
         (window,), learner = windows(1, length), make_learner()
         learner.random_window = mean
-        learner.window_pass = WindowPass(learner.model, RegularizerConfig(), mean)
-        result = train_step(learner, window, STILL, 0)
+        learner.window_pass = WindowPass(learner.model, random_window=mean)
+        result = take_step(learner, window, STILL, 0)
         assert result.tokens == length * B
         model = learner.model
         embedded_TBE, _ = model.embed(window.inputs_TB)
-        outputs_TBH, _ = compensated_outputs(model, embedded_TBE, model.start_state(B), mean)
+        outputs_TBH, _ = compensated_outputs(model, embedded_TBE, model.start_state(B), window=mean)
         nll = model.nll(outputs_TBH, window.targets_TB)
         assert torch.equal(result.nll_nats, nll.detach())
         right = torch.autograd.grad(nll / (mean * B), list(model.parameters()))

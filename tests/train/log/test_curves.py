@@ -15,7 +15,7 @@ from sglm.errors import Stopped
 from sglm.optim.precision import precision_of
 from sglm.text.store import TokenStore
 from sglm.train import loop
-from sglm.train.log import event_file
+from sglm.train.log import tensorboard
 from sglm.train.loop import train
 
 CPU = torch.device("cpu")
@@ -35,7 +35,14 @@ def session(config: Config, store: TokenStore, out: Path, killed_at_poll: int | 
             raise Killed
         return None
 
-    train(config, store, out, CPU, precision_of("fp32", CPU), io.StringIO(), stop_signal=asked)
+    train(
+        config,
+        store,
+        out,
+        precision=precision_of("fp32", CPU),
+        console=io.StringIO(),
+        stop_signal=asked,
+    )
 
 
 def steps(out: Path, tag: str) -> list[int]:
@@ -62,10 +69,10 @@ def test_curves_have_no_gaps_and_no_doubles_whatever_the_clock_does(
 ) -> None:
     config = tiny_config(train=EVERY_STEP)
     for second in seconds[:-1]:
-        monkeypatch.setattr(event_file, "time", SimpleNamespace(time=lambda now=second: now))
+        monkeypatch.setattr(tensorboard, "time", SimpleNamespace(time=lambda now=second: now))
         with pytest.raises(Killed):
             session(config, word_store, tmp_path / "run", killed_at_poll=5)
-    monkeypatch.setattr(event_file, "time", SimpleNamespace(time=lambda: seconds[-1]))
+    monkeypatch.setattr(tensorboard, "time", SimpleNamespace(time=lambda: seconds[-1]))
     session(config, word_store, tmp_path / "run", None)
     assert steps(tmp_path / "run", "train/loss") == list(range(1, 41))
     assert steps(tmp_path / "run", "valid/loss") == [20, 40]
@@ -80,9 +87,13 @@ def test_an_evaluation_cut_short_by_a_signal_and_then_by_a_kill_is_shown_once(
     polls = iter(range(1, 10**9))
     with pytest.raises(Stopped, match="at step 3 of 40"):
         train(
-            config, word_store, out, CPU, precision_of("fp32", CPU), io.StringIO(),
+            config,
+            word_store,
+            out,
+            precision=precision_of("fp32", CPU),
+            console=io.StringIO(),
             stop_signal=lambda: signal.SIGTERM if next(polls) >= 4 else None,
-        )  # fmt: skip
+        )
 
     def killed(*_: object) -> None:
         raise Killed

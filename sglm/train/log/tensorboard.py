@@ -13,8 +13,9 @@ from typing import Any
 
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.summary.writer.record_writer import RecordWriter
-from torch.utils.tensorboard.summary import scalar
+from torch.utils.tensorboard.summary import hparams, scalar
 
+from sglm.config import Config
 from sglm.storage.durable import sync
 
 _PREFIX = "events.out.tfevents."
@@ -36,7 +37,7 @@ class EventFile:
         OSError: here and in every method, the disk refuses.
     """
 
-    def __init__(self, folder: Path, first_step: int, files_before: int) -> None:
+    def __init__(self, folder: Path, *, first_step: int, files_before: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         # By name, as readers take them.
         files = sorted(folder.glob(f"{_PREFIX}*"))
@@ -66,6 +67,20 @@ class EventFile:
     def summary(self, summary: Any, step: int | None = None) -> None:
         """A record of TensorBoard's."""
         self._add(Event(summary=summary, step=step))
+
+    def hyper_parameters(self, config: Config, metrics: dict[str, float]) -> None:
+        """Every value of the configuration, for the HParams tab, beside those metrics.
+
+        torch's SummaryWriter would open a second run for them; the same three records go here.
+        """
+        values = {
+            f"{section}.{key}": value if isinstance(value, bool | int | float) else str(value)
+            for section, keys in config.model_dump().items()
+            for key, value in keys.items()
+        }
+        records: Any = hparams  # torch has no types for it
+        for record in records(values, metrics):
+            self.summary(record)
 
     def _add(self, event: Any) -> None:
         event.wall_time = time.time()

@@ -9,21 +9,22 @@ import pytest
 import torch
 
 from sglm.config import Config
-from sglm.dni.boundary import Boundary
-from sglm.dni.synthesizer import LinearSynthesizer
+from sglm.dni.estimator import EstimatorStatus
+from sglm.dni.learned import LearnedEstimator
+from sglm.dni.synthesizer import LinearSynthesizer, Synthesizer
 from sglm.optim.precision import precision_of
-from sglm.optim.schedule import Mode, StepPlan
+from sglm.optim.schedule import Mode
 from sglm.text.prepare import Recipe, prepare
 from sglm.text.store import TokenStore
 from sglm.train import loop
-from sglm.train.diagnosis import Watch, diagnosis
-from sglm.train.step import Learner
+from sglm.train.closing_sentence import closing_sentence
+from sglm.train.learner import Learner
+from sglm.train.runaway import RunawayWatch
 from tests.conftest import make_text
 from tests.train.test_loop import MakeConfig, stop_at
 
 CPU = torch.device("cpu")
 STEPS = 700
-SYNTHETIC, REAL = StepPlan(1.0, Mode.SYNTHETIC, 1), StepPlan(1.0, Mode.REAL, 1)
 UNTAMED = {"kind": "mlp", "factor": 1.0, "trust_bound": False, "probe_every": 10_000}
 TAMED = {"kind": "mlp", "learning_rate": 3e-3}
 
@@ -41,8 +42,8 @@ def long_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     a window undiminished, so that a bootstrapped error is not damped."""
     build_learner = loop.build_learner
 
-    def build(*arguments: Any) -> Learner:
-        learner = build_learner(*arguments)
+    def build(*arguments: Any, **named: Any) -> Learner:
+        learner = build_learner(*arguments, **named)
         with torch.no_grad():
             for layer in learner.model.layers:
                 units = layer.weight_hh.shape[1]
@@ -65,7 +66,9 @@ def provoking(tiny_config: MakeConfig, **synthesizer: object) -> Config:
 def run(config: Config, store: TokenStore, out: Path, **kwargs: Any) -> tuple[loop.Outcome, str]:
     console = io.StringIO()
     precision = precision_of("fp32", CPU)
-    return loop.train(config, store, out, CPU, precision, console, **kwargs), console.getvalue()
+    return loop.train(
+        config, store, out, precision=precision, console=console, **kwargs
+    ), console.getvalue()
 
 
 @pytest.mark.usefixtures("long_memory")
@@ -112,35 +115,41 @@ def test_an_ended_phase_stays_ended_when_the_run_is_continued(
     assert parts.best_token_ppl == whole.best_token_ppl
 
 
-def echoing(share: float) -> Boundary:
-    boundary = Boundary(LinearSynthesizer(4), 1e-3, factor=1.0)
-    boundary.echo.fill_(share)
-    return boundary
+STATUS = EstimatorStatus(
+    factor=1.0,
+    is_calibrated=False,
+    explained=0.5,
+    probes=20,
+    capped=None,
+    echo=0.0,
+    is_finite=True,
+)
 
 
-def test_watch_needs_both_an_echo_and_no_progress() -> None:
-    def ended(share: float, losses: list[float], plan: StepPlan = SYNTHETIC) -> list[bool]:
-        watch = Watch()
+def test_the_watch_needs_both_an_echo_and_no_progress() -> None:
+    def ended(share: float, losses: list[float], mode: Mode = Mode.SYNTHETIC) -> list[bool]:
+        watch, status = RunawayWatch(), STATUS._replace(echo=share)
         return [
-            watch.interval(step, loss, plan, echoing(share)) for step, loss in enumerate(losses)
+            watch.interval(step, loss, cycle=1, mode=mode, status=status)
+            for step, loss in enumerate(losses)
         ]
 
     assert ended(0.99, [3.0, 3.1, 3.2, 3.1]) == [False, False, False, True]
     assert not any(ended(0.99, [3.0, 2.9, 2.8, 2.7, 2.6]))  # a good synthesizer, and progress
     assert not any(ended(0.5, [3.0, 3.1, 3.2, 3.1, 3.2]))  # a bad patch, but no echo
     assert not any(ended(0.99, [3.0, 3.1, 2.9, 3.1, 3.2]))  # not three in a row
-    assert not any(ended(0.99, [3.0, 3.1, 3.2, 3.1, 3.2], REAL))
+    assert not any(ended(0.99, [3.0, 3.1, 3.2, 3.1, 3.2], Mode.REAL))
 
 
-def test_only_the_cycle_that_ran_away_is_ended() -> None:
-    watch = Watch(ended_cycle=1)
-    assert watch.plan(SYNTHETIC).mode is Mode.REAL
-    later = StepPlan(1.0, Mode.SYNTHETIC, 3)
-    assert watch.plan(later) == later
+def measured(synthesizer: Synthesizer, factor: float | None) -> LearnedEstimator:
+    """One that has seen a single observation."""
+    estimator = LearnedEstimator(synthesizer, learning_rate=1e-3, factor=factor)
+    estimator.trust.observe(torch.ones(2, 4), torch.ones(2, 4))
+    return estimator
 
 
 @pytest.mark.parametrize(
-    ("settings", "says", "truth", "advice"),
+    ("settings", "predicted", "truth", "advice"),
     [
         ({"kind": "mlp"}, 0.0, 1.0, 'kind = "lookahead"'),
         ({"kind": "lookahead"}, 0.0, 1.0, 'schedule.mode = "real"'),
@@ -149,35 +158,38 @@ def test_only_the_cycle_that_ran_away_is_ended() -> None:
     ],
 )
 def test_the_sentence_says_what_was_explained_and_what_to_try(
-    tiny_config: MakeConfig, settings: dict[str, object], says: float, truth: float, advice: str
+    tiny_config: MakeConfig,
+    settings: dict[str, object],
+    predicted: float,
+    truth: float,
+    advice: str,
 ) -> None:
     config = tiny_config(synthesizer=settings)
-    fixed = settings.get("factor")
-    boundary = Boundary(LinearSynthesizer(4), 1e-3, factor=fixed)  # type: ignore[arg-type]
-    assert "never measured" in diagnosis(config, boundary, Watch())
-    boundary.trust.observe(torch.full((2, 4), says), torch.full((2, 4), truth))
-    sentence = diagnosis(config, boundary, Watch())
+    fixed: Any = settings.get("factor")
+    estimator = LearnedEstimator(LinearSynthesizer(4), learning_rate=1e-3, factor=fixed)
+    unmeasured = closing_sentence(config, estimator.status(), RunawayWatch())
+    assert "never measured" in unmeasured
+    estimator.trust.observe(torch.full((2, 4), predicted), torch.full((2, 4), truth))
+    sentence = closing_sentence(config, estimator.status(), RunawayWatch())
     assert advice in sentence
-    assert f"explained {100.0 if says == truth else 0.0:.1f} %" in sentence
+    assert f"explained {100.0 if predicted == truth else 0.0:.1f} %" in sentence
     assert "\n" not in sentence
 
 
 def test_a_bound_that_cuts_often_is_said(tiny_config: MakeConfig) -> None:
-    boundary = Boundary(LinearSynthesizer(4), 1e-3, factor=None)
-    boundary.trust.observe(torch.ones(2, 4), torch.ones(2, 4))
-    boundary.capped.fill_(0.6)
-    sentence = diagnosis(tiny_config(), boundary, Watch())
+    estimator = measured(LinearSynthesizer(4), factor=None)
+    estimator.injection.capped.fill_(0.6)
+    sentence = closing_sentence(tiny_config(), estimator.status(), RunawayWatch())
     assert "cut 60 %" in sentence
     assert "lower synthesizer.learning_rate" in sentence
 
 
 def test_a_diverged_synthesizer_is_said(tiny_config: MakeConfig) -> None:
     net = LinearSynthesizer(4)
-    boundary = Boundary(net, 1e-3, factor=None)
-    boundary.trust.observe(torch.ones(2, 4), torch.ones(2, 4))
+    estimator = measured(net, factor=None)
     with torch.no_grad():
         net.heads.bias.fill_(float("nan"))
-    sentence = diagnosis(tiny_config(), boundary, Watch())
+    sentence = closing_sentence(tiny_config(), estimator.status(), RunawayWatch())
     assert "diverged" in sentence
     assert "lower synthesizer.learning_rate" in sentence
     assert "explained" not in sentence

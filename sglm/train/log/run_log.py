@@ -1,0 +1,163 @@
+"""What a run writes down of itself: to the console, TensorBoard and `metrics.jsonl` at once."""
+
+from typing import TextIO
+
+from sglm.config import Config
+from sglm.optim.schedule import Mode
+from sglm.runtime.ranks import ALONE, Ranks
+from sglm.scoring.metrics import finite_or_none
+from sglm.scoring.results import Evaluation
+from sglm.train.learner import Learner
+from sglm.train.log.console import ConsoleLog
+from sglm.train.log.meter import IntervalMeter
+from sglm.train.log.metrics import append_metrics
+from sglm.train.log.tensorboard import EventFile
+from sglm.train.run_folder import RunFolder
+from sglm.train.step import StepResult
+
+
+class RunLog:
+    """Writes down what happens in one session; decides nothing.
+
+    Args:
+        run: where to write.
+        config: for the HParams tab.
+        total_steps: of the whole run.
+        first_step: steps done before this session; curves that an interrupted session wrote after
+            them are hidden, so that they continue without overlap.
+        interval: `interval_sums` of the checkpoint that is continued.
+        event_files: how many there were at that checkpoint.
+        stream: where progress goes; a bar on a terminal, plain lines elsewhere.
+        ranks: their sums are added up; only rank 0 writes.
+    """
+
+    def __init__(
+        self,
+        run: RunFolder,
+        *,
+        config: Config,
+        total_steps: int,
+        first_step: int,
+        interval: dict[str, float],
+        event_files: int,
+        stream: TextIO,
+        ranks: Ranks = ALONE,
+    ) -> None:
+        self.metrics = run.metrics
+        self.meter = IntervalMeter(interval, ranks=ranks)
+        self.console = ConsoleLog(stream, total_steps=total_steps, first_step=first_step)
+        self.events: EventFile | None = None
+        if not ranks.writes:
+            return
+        self.events = EventFile(run.tensorboard, first_step=first_step, files_before=event_files)
+        if first_step:
+            self.line(f"continuing at step {first_step:,} of {total_steps:,}")
+        else:
+            self.events.hyper_parameters(config, {"valid/token_ppl": 0.0, "valid/loss": 0.0})
+
+    @property
+    def event_files(self) -> int:
+        """How many there are now, with this session's; 0 where another rank writes them."""
+        return 0 if self.events is None else self.events.number
+
+    def step(self, result: StepResult) -> None:
+        """Keeps one step for the next `interval`, without waiting for its numbers."""
+        self.meter.add(result)
+
+    def interval_sums(self) -> dict[str, float]:
+        """Sums over the steps since the last `interval`, for a checkpoint; all ranks call this."""
+        return self.meter.collect()
+
+    def interval(
+        self, step: int, learner: Learner, *, mode: Mode, cycle: int, rate: float, skipped: int = 0
+    ) -> float:
+        """Writes down the steps since the last call.
+
+        Args:
+            step: steps done.
+            learner: after the last one.
+            mode, cycle, rate: of the last one.
+            skipped: how many of all steps changed nothing.
+
+        Returns:
+            Their mean loss in nats per token.
+        """
+        means = self.meter.means()
+        values = {
+            "train/loss": means.loss,
+            "train/grad_norm": means.grad_norm,
+            "train/skipped_steps": float(skipped),
+            "sched/lr": rate,
+            "sched/mode": float(mode is Mode.SYNTHETIC),
+            "sched/cycle": float(cycle),
+            "perf/tokens_per_s": means.tokens_per_s,
+            "amp/scale": float(learner.precision.loss_scale()),
+        }
+        values |= {f"sg/{name}": mean for name, mean in means.agreement.items()}
+        status = learner.estimator.status()
+        if status is not None:
+            values["sg/factor"] = status.factor
+        if self.events is not None:
+            for tag, value in values.items():
+                self.events.scalar(tag, value, step)
+            self.events.flush()
+            self.console.progress(
+                step,
+                f"cycle {cycle} {mode.value}  loss {means.loss:.3f}  rate {rate:.2e}",
+                f"{means.tokens_per_s:,.0f} tokens/s",
+            )
+        self.meter.restart_clock()
+        return means.loss
+
+    def evaluation(
+        self,
+        step: int,
+        evaluation: Evaluation,
+        *,
+        tokens_seen: int,
+        mode: Mode,
+        cycle: int,
+        rate: float,
+        seconds: float,
+    ) -> None:
+        """Writes down a validation after `seconds` of training."""
+        if self.events is None:
+            return
+        nll = evaluation.nll_nats / evaluation.tokens
+        self.events.scalar("valid/loss", nll, step)
+        self.events.scalar("valid/token_ppl", evaluation.token_ppl, step)
+        if evaluation.bits_per_byte is not None:
+            self.events.scalar("valid/bits_per_byte", evaluation.bits_per_byte, step)
+        line = {
+            "step": step,
+            "tokens_seen": tokens_seen,
+            "split": "valid",
+            "nll_per_token": finite_or_none(nll),
+            "token_ppl": finite_or_none(evaluation.token_ppl),
+            "lr": rate,
+            "mode": mode.value,
+            "cycle": cycle,
+            "seconds": round(seconds, 3),
+        }
+        append_metrics(self.metrics, line)
+        self.line(
+            f"step {step:,}: validation perplexity {evaluation.token_ppl:.2f}"
+            f" ({nll:.4f} nats per token), cycle {cycle} {mode.value}"
+        )
+        self.meter.restart_clock()
+
+    def line(self, text: str) -> None:
+        """A line on the console."""
+        if self.events is not None:
+            self.console.line(text)
+
+    def flush(self) -> None:
+        """What was written down so far reaches the disk."""
+        if self.events is not None:
+            self.events.sync()
+
+    def close(self) -> None:
+        """Ends the session's log; everything is on disk after this."""
+        if self.events is not None:
+            self.console.close()
+            self.events.close()

@@ -1,0 +1,33 @@
+"""The validation split during training, by the very function of `sglm eval`."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from sglm.scoring.evaluate import evaluate_split
+from sglm.scoring.predictor import NetworkPredictor
+from sglm.scoring.results import Evaluation
+from sglm.text.store import TokenStore
+from sglm.train.learner import Learner
+
+
+def validate(
+    learner: Learner, store: TokenStore, *, should_stop: Callable[[], bool]
+) -> Evaluation | None:
+    """How well the model predicts the validation split; in float32, whatever the training runs in.
+
+    Every rank reads all of it, and scores its share of the tokens: the softmax is the larger part.
+
+    Returns:
+        The same on every rank; None where `should_stop` said so meanwhile.
+    """
+    ranks = learner.ranks
+    share = evaluate_split(
+        NetworkPredictor(learner.model),
+        store,
+        "valid",
+        should_stop=should_stop,
+        share=(ranks.rank, ranks.count),
+    )
+    if share is None:
+        return None
+    return replace(share, nll_nats=ranks.totals([share.nll_nats])[0])

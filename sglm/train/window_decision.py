@@ -1,0 +1,84 @@
+"""What happens at a window's end: the one decision, from all that bears on it.
+
+Whether a synthetic gradient is injected depends on the schedule's mode, on whether this cycle's
+synthetic phase was ended as a runaway, on whether the window is a probe, and on whether the text
+ends with it.
+"""
+
+import math
+from dataclasses import dataclass
+
+from sglm.optim.schedule import Mode, StepPlan
+from sglm.text.batcher import Window
+from sglm.train.runaway import RunawayWatch
+
+
+@dataclass(frozen=True, kw_only=True)
+class WindowDecision:
+    """What a training step is to do with its estimator of state gradients.
+
+    Attributes:
+        mode: the kind of gradient of the cycle, as it is followed: real after a runaway.
+        inject: the estimate enters the backward pass at the window's end.
+        probe: nothing is injected, whatever the mode, and the estimator is measured.
+        teach: the estimator is to learn from exact gradients of the stretch that begins.
+    """
+
+    mode: Mode
+    inject: bool = False
+    probe: bool = False
+    teach: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecisionRule:
+    """How a run decides for its windows.
+
+    Attributes:
+        probe_every: one window in so many is a probe; None: there is no estimator to inject from.
+        stretch: windows that the estimator reads and learns together.
+        teach_every: stretches from one exact gradient to the next; None: none are computed.
+    """
+
+    probe_every: int | None
+    stretch: int = 1
+    teach_every: int | None = None
+
+    def decide(
+        self, step: int, plan: StepPlan, window: Window, *, runaway: RunawayWatch | None = None
+    ) -> WindowDecision:
+        """The decision for one window: a pure function of its arguments.
+
+        Args:
+            step: number of the step, from 0.
+            plan: of the step, by the schedule.
+            window: that is trained on.
+            runaway: what is known of runaways; None: there was none.
+        """
+        mode = followed_mode(plan, runaway)
+        if self.probe_every is None:
+            return WindowDecision(mode=mode)
+        # Past the last window the state is dropped, so the true future gradient there is zero.
+        probe = window.is_last or self._is_probe(step, self.probe_every)
+        return WindowDecision(
+            mode=mode,
+            inject=mode is Mode.SYNTHETIC and not probe,
+            probe=probe,
+            teach=window.upcoming is not None and self._teaches(step),
+        )
+
+    def _is_probe(self, step: int, probe_every: int) -> bool:
+        """Regularly; where probes and stretches would fall into step, so that some boundaries of a
+        stretch are never measured, they move on by one each time the pattern comes round."""
+        if math.gcd(self.stretch, probe_every) > 1:
+            step += step // math.lcm(self.stretch, probe_every)
+        return step % probe_every == 0
+
+    def _teaches(self, step: int) -> bool:
+        return self.teach_every is not None and step // self.stretch % self.teach_every == 0
+
+
+def followed_mode(plan: StepPlan, runaway: RunawayWatch | None) -> Mode:
+    """The mode that is followed: real for the rest of a cycle that was ended as a runaway."""
+    ended = runaway is not None and plan.cycle == runaway.ended_cycle
+    return Mode.REAL if ended else plan.mode
