@@ -1,0 +1,62 @@
+"""The targets of fuzzing run on what they start from; fuzzing itself needs atheris."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from scripts import ROOT
+from scripts.stress import fuzz
+from scripts.stress import fuzz_targets as targets
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> targets.Bench:
+    return targets.Bench(tmp_path_factory.mktemp("fuzz") / "bench")
+
+
+@pytest.mark.parametrize("name", fuzz.target_names())
+def test_a_target_takes_what_it_starts_from_and_damages_of_it(
+    bench: targets.Bench, name: str
+) -> None:
+    run: Callable[[bytes], None] = targets.target(name, bench)
+    whole = targets.seeds(name, bench)
+    assert len(whole) > 2
+    for seed in whole:
+        run(seed)
+    for seed in whole[:2]:
+        middle = len(seed) // 2
+        run(seed[:middle])
+        run(seed[:middle] + b"\xff\0" + seed[middle + 2 :])
+
+
+def test_the_names_of_the_targets_are_those_of_its_functions() -> None:
+    functions = [name[7:] for name in vars(targets) if name.startswith("target_")]
+    assert fuzz.target_names() == functions
+    assert len(functions) > 15
+
+
+def test_a_fault_is_not_taken_for_a_refusal(bench: targets.Bench) -> None:
+    def run(bench: targets.Bench, data: bytes) -> None:
+        raise {b"e": ValueError, b"i": targets.SglmError}[data]("said")
+
+    targets._guarded(run, bench, b"i")
+    with pytest.raises(ValueError, match="said"):
+        targets._guarded(run, bench, b"e")
+
+
+def test_without_atheris_it_says_how_to_get_it(tmp_path: Path) -> None:
+    (tmp_path / "atheris.py").write_text("raise ImportError")
+    done = subprocess.run(
+        [sys.executable, "-m", "scripts.stress.fuzz", "config"],
+        cwd=ROOT,
+        env={"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "pip install atheris" in done.stderr
+    assert done.stdout == ""
