@@ -22,11 +22,11 @@ from sglm.text.prepare import Recipe, prepare
 RUN = """
 import atexit, sys
 
-def tell():
+def report_peak():
     [line] = [line for line in open("/proc/self/status") if line.startswith("VmHWM")]
     print("peak", int(line.split()[1]) * 1024, file=sys.stderr)
 
-atexit.register(tell)
+atexit.register(report_peak)
 from sglm.cli.main import app
 app()
 """
@@ -171,9 +171,9 @@ def main() -> None:
                 f"{row[key] / 2**20:,.0f}"  # type: ignore[operator]
                 for key in ("predicted", "measured", "base")
             )
-            said = f"{name} (held out)" if row["held_out"] else name
+            label = f"{name} (held out)" if row["held_out"] else name
             print(
-                f"| {said} | {predicted} | {measured} | {row['ratio']:.2f} | {base}"
+                f"| {label} | {predicted} | {measured} | {row['ratio']:.2f} | {base}"
                 f" | {row['worst']} |",
                 flush=True,
             )

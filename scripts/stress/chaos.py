@@ -79,8 +79,8 @@ class Chaos:
     problems: list[str] = field(default_factory=list)
     folders: int = 0
 
-    def object(self, problem: str) -> None:
-        """Notes what is wrong, and says so at once."""
+    def report(self, problem: str) -> None:
+        """Notes what is wrong, and prints it at once."""
         self.problems.append(problem)
         say(problem)
 
@@ -101,7 +101,7 @@ class Chaos:
         arguments = case.arguments(folder)
         ending = (fresh(arguments) if as_process else forked(arguments, counting)).wait()
         if ending.code != 0:
-            raise RuntimeError(f"{case.what} fails undisturbed:\n{ending.said}")
+            raise RuntimeError(f"{case.what} fails undisturbed:\n{ending.output}")
         return Whole(folder / "out", counting.done(), time.monotonic() - started)
 
     def run(self, case: Case, way: str, at: int, whole: Whole, row: Row) -> None:
@@ -114,23 +114,23 @@ class Chaos:
             row.starts += 1
             finished = continues_at == invariants.latest_step(whole.out)
             left_alone = not was_killed(ending, start) and not finished
-            self._listen(ending, folder, continues_at, left_alone, row)
+            self._check_output(ending, folder, continues_at, left_alone, row)
             if not was_killed(ending, start):
                 break
             row.kills += 1
             continues_at = invariants.latest_step(folder / "out")
             for found in case.damage(folder / "out"):
                 row.differences += 1
-                self.object(f"{folder}: after a kill: {found}")
+                self.report(f"{folder}: after a kill: {found}")
         again = forked(case.arguments(folder), Saboteur()).wait()
         # A prep that was killed after its last rename has done all that it was asked for.
         if ending.code not in (0, case.again) or again.code != case.again:
             row.failed_starts += 1
-            self.object(f"{folder}: a start failed\n{ending}\n{again}")
+            self.report(f"{folder}: a start failed\n{ending}\n{again}")
         else:
             for found in case.differences(whole.out, folder / "out"):
                 row.differences += 1
-                self.object(f"{folder}: {found}")
+                self.report(f"{folder}: {found}")
         row.seconds += time.monotonic() - started
         if len(self.problems) == before:
             shutil.rmtree(folder)
@@ -156,24 +156,24 @@ class Chaos:
                 yield Start(forked(arguments, saboteur), None, saboteur)
         yield Start(forked(arguments, Saboteur()))
 
-    def _listen(
+    def _check_output(
         self, ending: Ending, folder: Path, continues_at: int, left_alone: bool, row: Row
     ) -> None:
-        if "Traceback" in ending.said:
+        if "Traceback" in ending.output:
             row.tracebacks += 1
-            self.object(f"{folder}: a traceback\n{ending.said}")
-        told = "continuing at step" in ending.said
-        right = f"continuing at step {continues_at:,} " in ending.said
+            self.report(f"{folder}: a traceback\n{ending.output}")
+        announced = "continuing at step" in ending.output
+        right = f"continuing at step {continues_at:,} " in ending.output
         # One that was killed again may have died before it could say so.
-        if continues_at and not right and (told or left_alone):
+        if continues_at and not right and (announced or left_alone):
             row.failed_starts += 1
-            self.object(f"{folder}: not at step {continues_at}\n{ending.said}")
+            self.report(f"{folder}: not at step {continues_at}\n{ending.output}")
 
 
 def was_killed(ending: Ending, start: Start) -> bool:
     """It, or the process that it waited for: then it says so and fails."""
     of_its_own = start.saboteur is not None and start.saboteur.struck and ending.code == 1
-    return ending.killed or (of_its_own and "ended by SIG" in ending.said)
+    return ending.killed or (of_its_own and "ended by SIG" in ending.output)
 
 
 def moments(way: str, kills: int, whole: Whole, dice: random.Random) -> Iterator[int]:
@@ -199,7 +199,7 @@ def kill(chaos: Chaos, cases: Sequence[Case], kills: int, every_operation: bool)
             if way == "process":
                 as_process = chaos.undisturbed(case, as_process=True)
                 for found in case.differences(whole.out, as_process.out):
-                    chaos.object(f"a fork and a process: {found}")
+                    chaos.report(f"a fork and a process: {found}")
                 whole = as_process
             wanted = row.kills + max(1, round(kills * WAYS[way] / len(cases)))
             operations = moments(way, wanted - row.kills, whole, chaos.dice)
@@ -222,7 +222,7 @@ def make_cases(folder: Path, what: str) -> list[Case]:
                 ["prep", str(source), "--out", str(out), "--tokenizer", "word"], Saboteur()
             ).wait()
             if ending.code != 0:
-                raise RuntimeError(ending.said)
+                raise RuntimeError(ending.output)
     if what == "prep":
         return [
             prep_case(longer, old, tokenizer, force)

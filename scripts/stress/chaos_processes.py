@@ -67,9 +67,9 @@ class Saboteur:
             synced(descriptor)
 
         os.fsync = fsync  # type: ignore[assignment]
-        sys.addaudithook(self._hear)
+        sys.addaudithook(self._on_audit_event)
 
-    def _hear(self, event: str, details: tuple[Any, ...]) -> None:
+    def _on_audit_event(self, event: str, details: tuple[Any, ...]) -> None:
         if event == "open":
             path, _, flags = details
             if not isinstance(path, int) and flags & _WRITING and _counts(path):
@@ -102,11 +102,11 @@ class Ending:
 
     Attributes:
         code: its exit status, or minus the signal that ended it.
-        said: what it wrote to stdout and stderr.
+        output: what it wrote to stdout and stderr.
     """
 
     code: int
-    said: str
+    output: str
 
     @property
     def killed(self) -> bool:
@@ -115,7 +115,7 @@ class Ending:
 
 @dataclass
 class Victim:
-    """A process in a group of its own, and the pipe with what it says."""
+    """A process in a group of its own, and the pipe with its output."""
 
     pid: int
     output: int
@@ -126,14 +126,14 @@ class Victim:
         Raises:
             TimeoutError: it hangs.
         """
-        said = b""
+        received = b""
         started = time.monotonic()
         deadline = started + (_SECONDS_TO_HANG if seconds is None else seconds)
         while True:
             left = deadline - time.monotonic()
             if select.select([self.output], [], [], max(left, 0.0))[0]:
                 if chunk := os.read(self.output, 1 << 16):
-                    said += chunk
+                    received += chunk
                     continue
                 break
             if left <= 0:
@@ -141,9 +141,9 @@ class Victim:
                     os.killpg(self.pid, signal.SIGKILL)
                 deadline = time.monotonic() + 10.0
                 if seconds is None:
-                    raise TimeoutError(f"hangs after:\n{said.decode(errors='replace')}")
+                    raise TimeoutError(f"hangs after:\n{received.decode(errors='replace')}")
         os.close(self.output)
-        return Ending(_code(os.waitpid(self.pid, 0)[1]), said.decode(errors="replace"))
+        return Ending(_code(os.waitpid(self.pid, 0)[1]), received.decode(errors="replace"))
 
 
 def _code(status: int) -> int:
@@ -241,7 +241,7 @@ class ForkedWorker:
         theirs_in, self._stdin = os.pipe()
         self._stdout, theirs_out = os.pipe()
         self.returncode: int | None = None
-        self._said = b""
+        self._received = b""
 
         def run() -> int:
             os.close(self._stdin)
@@ -264,8 +264,8 @@ class ForkedWorker:
             if not (chunk := os.read(self._stdout, 1 << 16)):
                 os.close(self._stdout)
                 self.returncode = _code(os.waitpid(self.pid, 0)[1])
-                return self._said.decode(), None
-            self._said += chunk
+                return self._received.decode(), None
+            self._received += chunk
         raise subprocess.TimeoutExpired("sglm.compare.worker", timeout)
 
     def terminate(self) -> None:

@@ -66,16 +66,16 @@ def fuzz(name: str, seconds: int, keep: Path, folder: Path) -> None:
     import torch
 
     with atheris.instrument_imports(include=["sglm", "tomllib", "json", "gzip"]):
-        from scripts.stress import fuzz_targets
+        from scripts.stress import fuzz_seeds, fuzz_targets
 
     torch.set_num_threads(1)
-    bench = fuzz_targets.Bench(folder / "bench")
+    originals = fuzz_targets.Originals(folder / "originals")
     corpus, found = folder / "corpus", keep / name
     corpus.mkdir()
     found.mkdir(parents=True, exist_ok=True)
-    for number, seed in enumerate(fuzz_targets.seeds(name, bench)):
+    for number, seed in enumerate(fuzz_seeds.seeds(name, originals)):
         (corpus / f"seed-{number}").write_bytes(seed)
-    run: Callable[[bytes], None] = fuzz_targets.target(name, bench)
+    run: Callable[[bytes], None] = fuzz_targets.target(name, originals)
     atheris.Setup(
         [
             sys.argv[0],

@@ -1,20 +1,16 @@
-"""What `scripts.stress.fuzz` fuzzes: a function for each kind of input, and inputs to start from.
+"""What `scripts.stress.fuzz` fuzzes: a function for each kind of input.
 
 A target writes the bytes that it is given where sglm will read them, and reads them. It returns
 where sglm made something of them or refused them with an SglmError; what else comes out is a fault.
 """
 
-import gzip
 import hashlib
-import io
 import json
 import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
 from sglm.compare.grid import _horizon_before
@@ -46,7 +42,7 @@ LINES = ["the cat sat on the mat .", "a dog saw the cat , and ran", "naÃ¯ve cafÃ
 SAMPLE = "\n".join([*LINES, "  two  spaces\tand\ttabs", "\u202eright to left", "\0 \ufeff\r\n"])
 
 
-class Bench:
+class Originals:
     """A folder of whole things, for the targets to spoil copies of."""
 
     def __init__(self, folder: Path) -> None:
@@ -75,27 +71,27 @@ class Bench:
         save_checkpoint(folder / "run" / "checkpoints", 7, state)
 
     def copy(self, name: str) -> Path:
-        """A fresh copy of a folder of the bench."""
+        """A fresh copy of a folder of the originals."""
         target = self.folder / "spoilt"
         shutil.rmtree(target, ignore_errors=True)
         return Path(shutil.copytree(self.folder / name, target, symlinks=True))
 
 
-def target(name: str, bench: Bench) -> Callable[[bytes], None]:
+def target(name: str, originals: Originals) -> Callable[[bytes], None]:
     """What is run with each input."""
-    return partial(_guarded, globals()[f"target_{name}"], bench)
+    return partial(_guarded, globals()[f"target_{name}"], originals)
 
 
-def _guarded(run: Callable[[Bench, bytes], None], bench: Bench, data: bytes) -> None:
+def _guarded(run: Callable[[Originals, bytes], None], originals: Originals, data: bytes) -> None:
     try:
-        run(bench, data)
+        run(originals, data)
     except SglmError as error:
         if len(str(error)) > 4000:
             raise AssertionError("a message that nobody reads") from error
 
 
-def target_config(bench: Bench, data: bytes) -> None:
-    path = bench.folder / "config.toml"
+def target_config(originals: Originals, data: bytes) -> None:
+    path = originals.folder / "config.toml"
     path.write_bytes(data)
     config = load_config(str(path))
     path.write_text(config_to_toml(config), encoding="utf-8")
@@ -103,19 +99,19 @@ def target_config(bench: Bench, data: bytes) -> None:
     build_schedule(config, 100)
 
 
-def target_override(bench: Bench, data: bytes) -> None:
+def target_override(originals: Originals, data: bytes) -> None:
     load_config("tiny", [data.decode("utf-8", "surrogateescape")])
 
 
-def target_meta(bench: Bench, data: bytes) -> None:
-    folder = bench.copy("store")
+def target_meta(originals: Originals, data: bytes) -> None:
+    folder = originals.copy("store")
     (folder / "meta.json").write_bytes(data)
     _use_store(folder)
 
 
-def target_ids(bench: Bench, data: bytes) -> None:
+def target_ids(originals: Originals, data: bytes) -> None:
     """The ids themselves, with everything else made to fit."""
-    folder = bench.copy("store")
+    folder = originals.copy("store")
     data = data[: len(data) // 2 * 2]
     (folder / "train.bin").write_bytes(data)
     meta = json.loads((folder / "meta.json").read_text())
@@ -134,13 +130,13 @@ def _use_store(folder: Path) -> None:
         assert int(ids.max()) < store.tokenizer().vocab_size
 
 
-def target_tokenizer(bench: Bench, data: bytes) -> None:
-    folder = bench.copy("word")
+def target_tokenizer(originals: Originals, data: bytes) -> None:
+    folder = originals.copy("word")
     (folder / "tokenizer.json").write_bytes(data)
     _use_tokenizer(load_tokenizer(folder))
 
 
-def target_vocabulary(bench: Bench, data: bytes) -> None:
+def target_vocabulary(originals: Originals, data: bytes) -> None:
     """A list of words or characters, with the fingerprint that belongs to it."""
     kind, content = ("char" if data[:1] == b"c" else "word"), data[1:]
     try:
@@ -148,20 +144,22 @@ def target_vocabulary(bench: Bench, data: bytes) -> None:
         fingerprint = _fingerprint(kind, canonical.encode())
     except (ValueError, RecursionError):
         fingerprint = "0" * 64
-    _load_tokenizer(bench, kind, "vocab.json", content, fingerprint)
+    _load_tokenizer(originals, kind, "vocab.json", content, fingerprint)
 
 
-def target_sentencepiece(bench: Bench, data: bytes) -> None:
+def target_sentencepiece(originals: Originals, data: bytes) -> None:
     fingerprint = _fingerprint("sentencepiece", data)
-    _load_tokenizer(bench, "sentencepiece", "sentencepiece.model", data, fingerprint)
+    _load_tokenizer(originals, "sentencepiece", "sentencepiece.model", data, fingerprint)
 
 
 def _fingerprint(kind: str, content: bytes) -> str:
     return hashlib.sha256(kind.encode() + b"\0" + content).hexdigest()
 
 
-def _load_tokenizer(bench: Bench, kind: str, file: str, content: bytes, fingerprint: str) -> None:
-    folder = bench.copy(kind)
+def _load_tokenizer(
+    originals: Originals, kind: str, file: str, content: bytes, fingerprint: str
+) -> None:
+    folder = originals.copy(kind)
     (folder / file).write_bytes(content)
     facts = json.loads((folder / "tokenizer.json").read_text())
     (folder / "tokenizer.json").write_text(json.dumps({**facts, "fingerprint": fingerprint}))
@@ -180,21 +178,21 @@ def _use_tokenizer(tokenizer: Tokenizer, text: str = SAMPLE) -> None:
         assert isinstance(tokenizer.token(token_id), str)
 
 
-def target_card(bench: Bench, data: bytes) -> None:
-    folder = bench.copy("char")
+def target_card(originals: Originals, data: bytes) -> None:
+    folder = originals.copy("char")
     (folder / "config.json").write_bytes(data)
     _use_model(folder)
 
 
-def target_weights(bench: Bench, data: bytes) -> None:
-    folder = bench.copy("char")
+def target_weights(originals: Originals, data: bytes) -> None:
+    folder = originals.copy("char")
     (folder / "model.safetensors").write_bytes(data)
     _use_model(folder)
 
 
-def target_header(bench: Bench, data: bytes) -> None:
+def target_header(originals: Originals, data: bytes) -> None:
     """The header of a safetensors file; its length is made to fit, the data stay."""
-    folder = bench.copy("char")
+    folder = originals.copy("char")
     raw = (folder / "model.safetensors").read_bytes()
     rest = raw[8 + int.from_bytes(raw[:8], "little") :]
     (folder / "model.safetensors").write_bytes(len(data).to_bytes(8, "little") + data + rest)
@@ -208,22 +206,22 @@ def _use_model(folder: Path) -> None:
     lm.generate("the", tokens=3, seed=0)
 
 
-def target_state(bench: Bench, data: bytes) -> None:
-    _use_checkpoint(bench, "state.json", data)
+def target_state(originals: Originals, data: bytes) -> None:
+    _use_checkpoint(originals, "state.json", data)
 
 
-def target_tensors(bench: Bench, data: bytes) -> None:
-    _use_checkpoint(bench, _tensor_file(bench), data)
+def target_tensors(originals: Originals, data: bytes) -> None:
+    _use_checkpoint(originals, tensor_file(originals), data)
 
 
-def _tensor_file(bench: Bench) -> str:
-    [path] = (bench.run.path / "checkpoints" / "latest").glob("*.safetensors")
+def tensor_file(originals: Originals) -> str:
+    [path] = (originals.run.path / "checkpoints" / "latest").glob("*.safetensors")
     return path.name
 
 
-def _use_checkpoint(bench: Bench, name: str, data: bytes) -> None:
+def _use_checkpoint(originals: Originals, name: str, data: bytes) -> None:
     """With the checksum that belongs to it, where there are checksums."""
-    folder = bench.copy("run/checkpoints")
+    folder = originals.copy("run/checkpoints")
     latest = folder / "latest"
     before = hashlib.sha256((latest / name).read_bytes()).hexdigest()
     (latest / name).write_bytes(data)
@@ -233,41 +231,43 @@ def _use_checkpoint(bench: Bench, name: str, data: bytes) -> None:
     load_checkpoint(folder)
 
 
-def target_run(bench: Bench, data: bytes) -> None:
-    folder = bench.copy("run")
+def target_run(originals: Originals, data: bytes) -> None:
+    folder = originals.copy("run")
     (folder / "run.json").write_bytes(data)
-    with RunFolder(folder).opened(load_config("tiny"), TokenStore.open(bench.store), resume=True):
+    with RunFolder(folder).opened(
+        load_config("tiny"), TokenStore.open(originals.store), resume=True
+    ):
         pass
 
 
-def target_metrics(bench: Bench, data: bytes) -> None:
-    path = bench.folder / "metrics.jsonl"
+def target_metrics(originals: Originals, data: bytes) -> None:
+    path = originals.folder / "metrics.jsonl"
     path.write_bytes(data)
     drop_later_lines(path, 5)
 
 
-def target_results(bench: Bench, data: bytes) -> None:
-    (bench.folder / "results.json").write_bytes(data)
-    horizon = _horizon_before(bench.folder)
+def target_results(originals: Originals, data: bytes) -> None:
+    (originals.folder / "results.json").write_bytes(data)
+    horizon = _horizon_before(originals.folder)
     assert horizon is None or horizon >= 0
 
 
-def target_record(bench: Bench, data: bytes) -> None:
-    path = bench.folder / "record.json"
+def target_record(originals: Originals, data: bytes) -> None:
+    path = originals.folder / "record.json"
     path.write_bytes(data)
     record = Record.read(path)
     assert record is not None
     assert record.seconds >= 0
 
 
-def target_text(bench: Bench, data: bytes) -> None:
-    path = bench.folder / "fuzzed.txt"
+def target_text(originals: Originals, data: bytes) -> None:
+    path = originals.folder / "fuzzed.txt"
     path.write_bytes(data)
     _use_lines(path, data)
 
 
-def target_gzip(bench: Bench, data: bytes) -> None:
-    path = bench.folder / "fuzzed.txt.gz"
+def target_gzip(originals: Originals, data: bytes) -> None:
+    path = originals.folder / "fuzzed.txt.gz"
     path.write_bytes(data)
     _use_lines(path, None)
 
@@ -281,22 +281,22 @@ def _use_lines(path: Path, data: bytes | None) -> None:
         assert all(piece.unfinished or piece.text.endswith("\n") for piece in pieces[:-1])
 
 
-def target_jsonl(bench: Bench, data: bytes) -> None:
-    path = bench.folder / "fuzzed.jsonl"
+def target_jsonl(originals: Originals, data: bytes) -> None:
+    path = originals.folder / "fuzzed.jsonl"
     path.write_bytes(data)
     for piece in read_jsonl(path, "text"):
         piece.text.encode("utf-8")
 
 
-def target_parquet(bench: Bench, data: bytes) -> None:
-    path = bench.folder / "fuzzed.parquet"
+def target_parquet(originals: Originals, data: bytes) -> None:
+    path = originals.folder / "fuzzed.parquet"
     path.write_bytes(data)
     for piece in read_parquet(path, "text"):
         piece.text.encode("utf-8")
 
 
-def target_score(bench: Bench, data: bytes) -> None:
-    lm = bench.lms[KINDS[data[0] % len(KINDS) if data else 0]]
+def target_score(originals: Originals, data: bytes) -> None:
+    lm = originals.lms[KINDS[data[0] % len(KINDS) if data else 0]]
     text = data[1:200].decode("utf-8", "surrogateescape")
     score = lm.score(text)
     assert score.n_tokens == len(score.tokens) == len(score.token_logprobs)
@@ -308,80 +308,11 @@ def target_score(bench: Bench, data: bytes) -> None:
     _use_tokenizer(lm.tokenizer, text)
 
 
-def target_prep(bench: Bench, data: bytes) -> None:
+def target_prep(originals: Originals, data: bytes) -> None:
     kind = KINDS[data[0] % len(KINDS) if data else 0]
     ending = "jsonl" if data[1:2] == b"j" else "txt"
-    path, out = bench.folder / f"prep.{ending}", bench.folder / "prepared"
+    path, out = originals.folder / f"prep.{ending}", originals.folder / "prepared"
     path.write_bytes(data[2:])
     shutil.rmtree(out, ignore_errors=True)
     prepare([str(path)], out, Recipe(kind, valid=0.2, test=0.0))
     _use_store(out)
-
-
-def seeds(name: str, bench: Bench) -> list[bytes]:
-    """Whole inputs of that kind, and some that are known to be hard."""
-    files = {
-        "meta": "store/meta.json",
-        "ids": "store/train.bin",
-        "tokenizer": "word/tokenizer.json",
-        "sentencepiece": "sentencepiece/sentencepiece.model",
-        "card": "char/config.json",
-        "weights": "char/model.safetensors",
-        "state": "run/checkpoints/latest/state.json",
-        "tensors": f"run/checkpoints/latest/{_tensor_file(bench)}",
-        "run": "run/run.json",
-    }
-    found = [(bench.folder / files[name]).read_bytes()] if name in files else []
-    found += [seed if isinstance(seed, bytes) else seed.encode() for seed in _MORE.get(name, [])]
-    if name == "config":
-        found.append(config_to_toml(load_config("tiny")).encode())
-    if name == "vocabulary":
-        for kind in ("char", "word"):
-            found.append(kind[:1].encode() + (bench.folder / kind / "vocab.json").read_bytes())
-    if name == "header":
-        raw = (bench.folder / "char" / "model.safetensors").read_bytes()
-        found.append(raw[8 : 8 + int.from_bytes(raw[:8], "little")])
-    if name == "parquet":
-        for compression in ("none", "snappy", "gzip"):
-            file = io.BytesIO()
-            pq.write_table(pa.table({"text": LINES, "n": [1, 2, 3]}), file, compression=compression)
-            found.append(file.getvalue())
-    if name in _JSON_TARGETS:
-        found += [b"[" * 5000, b"9" * 5000, b"1e999", b"NaN", b'{"a":1,"a":2}', b'"\\ud800"']
-    return [*found, b"", SAMPLE.encode()]
-
-
-_JSON_TARGETS = ("meta", "tokenizer", "card", "state", "run", "record", "results", "header")
-_MORE: dict[str, list[str | bytes]] = {
-    "config": [
-        "[model]\nhidden = 1979-05-27\n[schedule]\nfirst = inf\ngrowth = nan\n",
-        "a = " + "[" * 3000,
-        "[train]\nseed = " + "9" * 5000,
-        'schedule.unit = "steps"\nschedule.cycles = [1.0, 2.0]\n\ufeff',
-    ],
-    "override": ["train.batch=4", "schedule.cycles=[1, 2]", "a.b=" + "[" * 3000, "model.x=1\n[b]"],
-    "metrics": ['{"step": 3}\n{"step": 9}\n', "[" * 3000 + '\n{"step": 1e999}\n', "9" * 5000],
-    "record": [
-        '{"finished": true, "seconds": 1.0, "peak_memory_mb": null, "device": "cpu",'
-        ' "precision": "fp32"}',
-    ],
-    "results": ['{"horizon": 20}', '{"horizon": 1e999}'],
-    "text": ["one\r\ntwo\rthree\n\nfour", b"\xff\xfea\0", b"\xed\xa0\x80", "\ufeff\ufeffa\n"],
-    "gzip": [
-        gzip.compress(b"one\ntwo\n") * 3,
-        gzip.compress(b"a" * 2_000_000),
-        gzip.compress(b"text\n")[:-6],
-    ],
-    "jsonl": [
-        '{"text": "one"}\n\n{"text": "two", "x": [NaN, 1e999]}\r\n',
-        '{"text": "\\ud800"}',
-        "[" * 5000,
-        '{"text": ' + "9" * 5000 + "}",
-    ],
-    "vocabulary": ['w["a", "a"]', 'w["a b"]', 'c["ab"]', 'c["\\ud800"]', "w[1]", "w" + "[" * 5000],
-    "score": [*(bytes([number]) + SAMPLE.encode() for number in range(4))],
-    "prep": [
-        *(bytes([number]) + b"t" + SAMPLE.encode() * 3 for number in range(4)),
-        b"\1j" + b'{"text": "one two three"}\n' * 5,
-    ],
-}

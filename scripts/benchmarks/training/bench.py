@@ -13,7 +13,7 @@ plain            nn.LSTM, tied cross_entropy, clipping, fused AdamW: the loop th
 plain prepared   the same with what `sglm train` asks of the C libraries (sglm.runtime.process)
 real             sglm's step, truncated backpropagation
 learning KIND    the same, while a synthesizer learns (the real cycles of an alternating run)
-synthetic KIND   the same, while what it says is injected (the synthetic cycles)
+synthetic KIND   the same, while what it predicts is injected (the synthetic cycles)
 alternating KIND eight windows of each in turn
 
 The floor is the time of a step's matrix products, and nothing else. With --out, cases that are in

@@ -10,19 +10,20 @@ import pytest
 from scripts import ROOT
 from scripts.stress import fuzz
 from scripts.stress import fuzz_targets as targets
+from scripts.stress.fuzz_seeds import seeds
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> targets.Bench:
-    return targets.Bench(tmp_path_factory.mktemp("fuzz") / "bench")
+def originals(tmp_path_factory: pytest.TempPathFactory) -> targets.Originals:
+    return targets.Originals(tmp_path_factory.mktemp("fuzz") / "originals")
 
 
 @pytest.mark.parametrize("name", fuzz.target_names())
 def test_a_target_takes_what_it_starts_from_and_damages_of_it(
-    bench: targets.Bench, name: str
+    originals: targets.Originals, name: str
 ) -> None:
-    run: Callable[[bytes], None] = targets.target(name, bench)
-    whole = targets.seeds(name, bench)
+    run: Callable[[bytes], None] = targets.target(name, originals)
+    whole = seeds(name, originals)
     assert len(whole) > 2
     for seed in whole:
         run(seed)
@@ -38,13 +39,13 @@ def test_the_names_of_the_targets_are_those_of_its_functions() -> None:
     assert len(functions) > 15
 
 
-def test_a_fault_is_not_taken_for_a_refusal(bench: targets.Bench) -> None:
-    def run(bench: targets.Bench, data: bytes) -> None:
+def test_a_fault_is_not_taken_for_a_refusal(originals: targets.Originals) -> None:
+    def run(originals: targets.Originals, data: bytes) -> None:
         raise {b"e": ValueError, b"i": targets.SglmError}[data]("said")
 
-    targets._guarded(run, bench, b"i")
+    targets._guarded(run, originals, b"i")
     with pytest.raises(ValueError, match="said"):
-        targets._guarded(run, bench, b"e")
+        targets._guarded(run, originals, b"e")
 
 
 def test_without_atheris_it_says_how_to_get_it(tmp_path: Path) -> None:
