@@ -1,9 +1,6 @@
 # make checks is what a change must pass. Everything runs in the environment of scripts/environment.
 
 BIN := .venv/bin
-# Scripts that run from the command line, with what they import.
-SCRIPTS := bench.py bench_kernels.py bench_scoring.py chaos.py cost_curves.py fuzz_targets.py memory.py scaling.py search.py soak.py long_memory.py
-MYPY := ../../$(BIN)/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache
 
 .NOTPARALLEL:
 .PHONY: checks format lint types test test-oldest quickstart clean
@@ -15,14 +12,15 @@ lint:
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 
-# The type checker reads a package where it lies, and sglm.cli lies in cli/ (see package-dir in
-# pyproject.toml): it gets a folder of links that looks like the installed package.
+# The type checker reads packages where they lie, and sglm.cli lies in cli/ (see package-dir in
+# pyproject.toml): it gets a folder of links that looks like what is imported. Which packages,
+# pyproject.toml says.
 types:
 	scripts/environment dev
 	rm -rf build/types && mkdir -p build/types/sglm
 	cd build/types/sglm && ln -s ../../../sglm/* ../../../cli ../../../configs .
-	cd build/types && $(MYPY)
-	cd build/types && $(MYPY) $(addprefix ../../scripts/,$(SCRIPTS))
+	ln -s ../../scripts build/types
+	cd build/types && ../../$(BIN)/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache
 
 # Warnings are errors: filterwarnings in pyproject.toml.
 test:

@@ -24,7 +24,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Built from a copy: setuptools leaves its workings beside the sources."""
     source = tmp_path_factory.mktemp("source")
-    for name in ("sglm", "cli", "configs"):
+    for name in ("sglm", "cli", "configs", "scripts"):  # not all of which belongs into it
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)

@@ -4,7 +4,7 @@ Every function has a plain PyTorch reference, which is what runs. Where the envi
 `SGLM_TRITON` is 1, Triton kernels compute the same on CUDA tensors of a size and type that they
 know. They are off by default because nobody has measured them yet: they are tested under Triton's
 interpreter and compile for a GPU, and whether they are faster there is unknown
-(`scripts/bench_kernels.py` measures it).
+(`scripts.benchmarks.kernels` measures it).
 
 Triton is only imported when a kernel is asked for. Shapes: as in the references.
 """

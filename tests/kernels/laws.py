@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from triton.runtime import interpreter
 
+from scripts.benchmarks import kernels as benchmark
 from sglm.kernels import (
     boundary,
     boundary_triton,
@@ -30,7 +31,6 @@ from sglm.kernels import (
 )
 from sglm.kernels.lstm import LSTMWeights
 from sglm.kernels.recurrent import RecurrentWeights
-from tests.loading import load_script
 
 DEVICE = os.environ.get("SGLM_LAWS_ON", "cpu")
 ROOT = Path(__file__).resolve().parents[2]
@@ -349,15 +349,10 @@ def test_a_layer_runs_where_its_programs_run_at_once() -> None:
     assert not lstm_triton.can_run(1, 1153, here)
 
 
-@pytest.fixture(scope="module")
-def bench() -> ModuleType:
-    return load_script("bench_kernels")
-
-
 @pytest.mark.parametrize("make", ["recurrent_cases", "boundary_case", "dropout_case", "lstm_case"])
-def test_what_the_benchmark_compares_is_the_same(bench: ModuleType, make: str) -> None:
+def test_what_the_benchmark_compares_is_the_same(make: str) -> None:
     torch.manual_seed(0)
-    build: Callable[..., object] = getattr(bench, make)
+    build: Callable[..., object] = getattr(benchmark, make)
     made = {
         "recurrent_cases": lambda: list(build(2, 30, 5, DEVICE)),  # type: ignore[call-overload]
         "boundary_case": lambda: [build(3, 40, DEVICE)],
@@ -367,4 +362,4 @@ def test_what_the_benchmark_compares_is_the_same(bench: ModuleType, make: str) -
     for case in made:
         # Half types have three decimal digits, and the interpreter does not round bfloat16.
         exact = make in {"recurrent_cases", "boundary_case"}
-        assert bench.difference(case) < (1e-5 if exact else 3e-2)
+        assert benchmark.difference(case) < (1e-5 if exact else 3e-2)

@@ -2,7 +2,7 @@
 
 A run goes through a few situations, and its peak is that of the hungriest: counting the words,
 the end of a step's forward pass, its backward pass, the synthesizer learning, an evaluation,
-saving. `scripts/memory.py` compares the prediction with measured peaks (docs/results.md).
+saving. `scripts.benchmarks.memory` compares the prediction with measured peaks (docs/results.md).
 
 Numbers are counted in units of float32's; one that is half as large counts half. Shapes: B lanes of
 this process, R steps read in one pass (the window, the horizon, or the longest random window),

@@ -1,0 +1,268 @@
+"""Are the Triton kernels worth having on this GPU? Each against its plain PyTorch reference.
+
+    python -m scripts.benchmarks.kernels           a table
+    python -m scripts.benchmarks.kernels --json    one JSON object
+
+Both are captured in CUDA graphs, as a training step would be, so that what is compared is the
+device's work and not Python's; they are replayed in turn, and the median over the rounds counts.
+The floor is the bytes that a call must read and write over the bandwidth of a large copy, measured
+in the same run; what fits into the cache can be faster than that.
+
+Shapes: B lanes, S coordinates of a lane's state, M coordinates of all, N units, T time, H features.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor
+
+from sglm.kernels import boundary, dropout, lstm, recurrent
+from sglm.kernels.lstm import LSTMWeights
+from sglm.kernels.recurrent import RecurrentWeights
+
+Call = Callable[[], tuple[Tensor, ...]]
+
+BATCHES = (20, 80)
+LAYERS_HIDDEN = ((2, 256), (3, 1150))
+STEPS = 70
+LSTMS = ((20, 256), (80, 256), (20, 650), (80, 650), (20, 1150))  # what `lstm_triton` can run
+UNITS = 50  # of the recurrent synthesizer, unless told otherwise
+CALLS_IN_GRAPH, ROUNDS = 10, 50
+COPIED_BYTES = 2**30
+
+
+@dataclass(frozen=True)
+class Case:
+    """One function at one size: what it must move, and the two ways to compute it."""
+
+    name: str
+    size: dict[str, int]
+    moved_bytes: int
+    reference: Call
+    kernel: Call
+
+
+def recurrent_cases(lanes: int, state: int, units: int, device: str) -> Iterator[Case]:
+    """Reading at a boundary (no gradient), and a lesson (forward and backward)."""
+    from sglm.kernels import recurrent_triton
+
+    coordinates = lanes * state
+    shapes = [(units, 1), (units,), (3 * units, units), (3 * units,)]
+    shapes += [(3 * units, units), (3 * units,), (1, units), (1,)]
+    weights = RecurrentWeights(
+        *[torch.randn(shape, device=device).div(4).requires_grad_() for shape in shapes]
+    )
+    x_M = torch.randn(coordinates, device=device)
+    memory_MN = torch.randn(coordinates, units, device=device)
+    upwards_MK = torch.randn(coordinates, 1, device=device)
+
+    def read(of: Callable[..., tuple[Tensor, Tensor]]) -> Call:
+        return torch.no_grad()(lambda: of(x_M, memory_MN, weights))
+
+    def learn(of: Callable[..., tuple[Tensor, Tensor]]) -> Call:
+        return lambda: torch.autograd.grad(of(x_M, memory_MN, weights)[0], weights, upwards_MK)
+
+    forward_bytes = 4 * coordinates * (2 * units + 2)
+    backward_bytes = 4 * coordinates * (units + 2)
+    ways = recurrent.recurrent_synthesizer, recurrent_triton.recurrent_synthesizer
+    size = {"B": lanes, "S": state, "N": units}
+    yield Case("recurrent read", size, forward_bytes, *map(read, ways))
+    yield Case("recurrent learn", size, forward_bytes + backward_bytes, *map(learn, ways))
+
+
+def boundary_case(lanes: int, state: int, device: str) -> Case:
+    """What is injected."""
+    from sglm.kernels import boundary_triton
+
+    said_BS = torch.randn(lanes, state, device=device)
+    unit, factor = torch.tensor(2.0, device=device), torch.tensor(0.5, device=device)
+    longest = torch.tensor(2.0 * state**0.5, device=device)  # about half of the lanes are cut
+
+    def inject(of: Callable[..., tuple[Tensor, Tensor]]) -> Call:
+        return lambda: of(said_BS, unit, longest, factor)
+
+    ways = boundary.injected_gradient, boundary_triton.injected_gradient
+    size = {"B": lanes, "S": state}
+    return Case("boundary", size, 2 * said_BS.nbytes, *map(inject, ways))
+
+
+def dropout_case(steps: int, lanes: int, features: int, device: str) -> Case:
+    """Dropped outputs and penalty, and the gradient in the outputs, in bfloat16."""
+    from sglm.kernels import dropout_triton
+
+    shape, dtype = (steps, lanes, features), torch.bfloat16
+    outputs_TBH = torch.randn(shape, device=device, dtype=dtype).requires_grad_()
+    mask_BH = torch.full(shape[1:], 0.5, device=device, dtype=dtype).bernoulli_().mul_(2)
+    upwards = torch.randn(shape, device=device, dtype=dtype), torch.ones((), device=device)
+
+    def both(of: Callable[..., tuple[Tensor, Tensor]]) -> Call:
+        def call() -> tuple[Tensor, ...]:
+            found = of(outputs_TBH, mask_BH, 2.0, 1.0)
+            return (*found, *torch.autograd.grad(found, outputs_TBH, upwards))
+
+        return call
+
+    ways = dropout.regularized_dropout, dropout_triton.regularized_dropout
+    size = {"T": steps, "B": lanes, "H": features}
+    return Case("dropout", size, 5 * outputs_TBH.nbytes, *map(both, ways))
+
+
+def lstm_case(
+    steps: int, lanes: int, units: int, device: str, dtype: torch.dtype = torch.bfloat16
+) -> Case:
+    """A layer over a window, and all its gradients."""
+    from sglm.kernels import lstm_triton
+
+    def random(*shape: int) -> Tensor:
+        scale = 1 / units**0.5 if shape[0] == 4 * units else 1.0
+        return torch.randn(shape, device=device).mul_(scale).to(dtype)
+
+    # In one block of memory, as cuDNN wants them.
+    sizes = [4 * units**2, 4 * units**2, 4 * units, 4 * units]
+    input_W, hidden_W, bias_4H, zero_4H = torch.split(random(sum(sizes)).div_(units**0.5), sizes)
+    matrices = (input_W.view(-1, units), hidden_W.view(-1, units))
+    weights = LSTMWeights(*matrices, bias_4H, zero_4H.zero_())
+    into = (random(steps, lanes, units), random(lanes, units), random(lanes, units))
+    wanted = [each.requires_grad_() for each in (*into, *weights[:3])]
+    upwards = [random(steps, lanes, units), random(lanes, units), random(lanes, units)]
+
+    def both(of: Callable[[], tuple[Tensor, ...]]) -> Call:
+        def call() -> tuple[Tensor, ...]:
+            found = of()
+            return (*found, *torch.autograd.grad(found, wanted, upwards))
+
+        return call
+
+    # Each of inputs, outputs and their gradients once; matrices read, and their gradients written.
+    moved_bytes = 4 * into[0].nbytes + 2 * sum(each.nbytes for each in matrices)
+    return Case(
+        "lstm",
+        {"T": steps, "B": lanes, "H": units},
+        moved_bytes,
+        both(lambda: lstm.lstm_layer(*into, weights, training=True)),
+        both(lambda: lstm_triton.lstm_layer(*into, weights)),
+    )
+
+
+def all_cases(device: str) -> Iterator[Case]:
+    """Every function at every size, made when its turn comes."""
+    for lanes in BATCHES:
+        for layers, hidden in LAYERS_HIDDEN:
+            state = 2 * layers * hidden
+            yield from recurrent_cases(lanes, state, UNITS, device)
+            yield boundary_case(lanes, state, device)
+            yield dropout_case(STEPS, lanes, hidden, device)
+    for lanes, hidden in LSTMS:
+        yield lstm_case(STEPS, lanes, hidden, device)
+
+
+def difference(case: Case) -> float:
+    """The largest deviation of the kernel from its reference, relative to each array's largest."""
+    largest = 0.0
+    for found, expected in zip(case.kernel(), case.reference(), strict=True):
+        found, expected = found.detach(), expected.detach()
+        scale = expected.abs().max().clamp_min(1e-30)
+        largest = max(largest, float((found - expected).abs().max() / scale))
+    return largest
+
+
+def captured(call: Call) -> Callable[[], float]:
+    """A clock of one call in microseconds, after warming up."""
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):  # a kernel is compiled and its memory found before capture
+        for _ in range(3):
+            call()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for _ in range(CALLS_IN_GRAPH):
+            call()
+    start = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+    end = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+
+    def measure_us() -> float:
+        start.record()
+        graph.replay()
+        end.record()
+        end.synchronize()
+        return float(start.elapsed_time(end)) * 1000 / CALLS_IN_GRAPH
+
+    return measure_us
+
+
+def bandwidth_bytes_per_us() -> float:
+    """Of a large copy, which reads and writes."""
+    source = torch.empty(COPIED_BYTES, dtype=torch.uint8, device="cuda")
+    target = torch.empty_like(source)
+    measure_us = captured(lambda: (target.copy_(source),))
+    return 2 * COPIED_BYTES / statistics.median(measure_us() for _ in range(ROUNDS // 5))
+
+
+def measure() -> dict[str, object]:
+    """Times everything, the two ways in turn."""
+    bandwidth = bandwidth_bytes_per_us()
+    rows = []
+    for case in all_cases("cuda"):
+        clocks = captured(case.reference), captured(case.kernel)
+        rounds = [[clock() for clock in clocks] for _ in range(ROUNDS)]
+        reference_us, kernel_us = map(statistics.median, zip(*rounds, strict=True))
+        rows.append(
+            {
+                "name": case.name,
+                **case.size,
+                "floor_us": case.moved_bytes / bandwidth,
+                "reference_us": reference_us,
+                "kernel_us": kernel_us,
+                "speedup": reference_us / kernel_us,
+                "difference": difference(case),
+            }
+        )
+        print(f"{case.name} {case.size}", file=sys.stderr)
+    return {
+        "device": torch.cuda.get_device_name(),
+        "bandwidth_gb_per_s": bandwidth / 1000,
+        "cases": rows,
+    }
+
+
+def table(found: dict[str, object]) -> str:
+    """The same for people."""
+    rows = found["cases"]
+    assert isinstance(rows, list)
+    lines = [f"{found['device']}, {found['bandwidth_gb_per_s']:.0f} GB/s; microseconds a call"]
+    lines.append(f"{'':46}{'floor':>9}{'PyTorch':>9}{'kernel':>9}{'speedup':>9}{'difference':>12}")
+    for row in rows:
+        size = " ".join(f"{name}={row[name]}" for name in "TBSHN" if name in row)
+        lines.append(
+            f"{row['name']:18}{size:28}{row['floor_us']:9.1f}{row['reference_us']:9.1f}"
+            f"{row['kernel_us']:9.1f}{row['speedup']:9.2f}{row['difference']:12.1e}"
+        )
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """Measures and prints; 2 where there is nothing to measure on."""
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.benchmarks.kernels", description=(__doc__ or "").partition("\n")[0]
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    arguments = parser.parse_args()
+    if not torch.cuda.is_available() or find_spec("triton") is None:
+        print(
+            "scripts.benchmarks.kernels: needs a CUDA GPU, and the package triton", file=sys.stderr
+        )
+        return 2
+    found = measure()
+    print(json.dumps(found) if arguments.json else table(found))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,198 @@
+"""How fast is scoring, and how fast could it be?
+
+    python -m scripts.benchmarks.scoring [--quick] [--json]
+
+Random text (words as frequent as Zipf's law has them) and random weights. Everything is timed in
+turn, round after round, so that a busy moment of the machine hits all of it; medians count.
+
+many short lines   all at once; one by one; the floor
+one long text      as it is scored; its LSTM alone; its softmax alone; the floor
+
+floor: the matrix products alone, each as large as it can be: of short lines one row for every
+distinct prefix (equal beginnings need no second reading); of the long text the recurrent products
+one row at a time, for the state must pass through every token.
+
+Shapes: N rows, V vocabulary, H units.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from sglm.lm import LanguageModel
+from sglm.model.language_model import LSTMLanguageModel, ModelShape
+from sglm.model.linear import linear
+from sglm.scoring.stream import CHUNK_STEPS, LOGIT_ROWS, evaluating, read_on, token_nll
+from sglm.text.tokenizer import WordTokenizer
+
+ROUNDS, QUICK_ROUNDS = 9, 3
+Step = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Size:
+    """Embedding and layers are equally wide, the embedding is tied."""
+
+    layers: int
+    hidden: int
+    vocab_size: int
+
+
+SIZES = {"tiny": Size(1, 32, 500), "small": Size(2, 256, 7300)}
+
+
+def make_lm(size: Size) -> LanguageModel:
+    torch.manual_seed(0)
+    tokenizer = WordTokenizer([f"w{rank}" for rank in range(2, size.vocab_size)])
+    shape = ModelShape(size.vocab_size, size.layers, size.hidden, size.hidden, tied=True)
+    return LanguageModel(LSTMLanguageModel(shape), tokenizer)
+
+
+def zipf_words(size: Size, words: int) -> list[str]:
+    weights = 1 / np.arange(1, size.vocab_size - 1)
+    random = np.random.default_rng(0)
+    ranks = random.choice(len(weights), size=words, p=weights / weights.sum())
+    return [f"w{rank + 2}" for rank in ranks]
+
+
+def products(
+    size: Size, rows: int, recurrent_rows: int | None = None, logit_rows: int = LOGIT_ROWS
+) -> Step:
+    """The matrix products of reading and predicting so many tokens.
+
+    recurrent_rows: of the products that wait for each other; None: as many as in the others.
+    logit_rows: whose logits are made at once.
+    """
+    H, V = size.hidden, size.vocab_size
+    most = max(CHUNK_STEPS, LOGIT_ROWS)
+    values, table, bias = torch.randn(most, H), torch.randn(V, H), torch.zeros(V)
+    gates, gates_bias = torch.randn(4 * H, H), torch.zeros(4 * H)
+
+    def all_of(weight: torch.Tensor, bias: torch.Tensor, chunk: int) -> None:
+        for start in range(0, rows, chunk):
+            linear(values[: min(chunk, rows - start)], weight, bias)
+
+    def step() -> None:
+        with torch.inference_mode():
+            all_of(table, bias, logit_rows)
+            for _ in range(size.layers):
+                all_of(gates, gates_bias, CHUNK_STEPS)
+                all_of(gates, gates_bias, recurrent_rows or CHUNK_STEPS)
+
+    return step
+
+
+def medians(steps: dict[str, Step], rounds: int) -> dict[str, float]:
+    """Seconds of each, timed in turn; the first round does not count."""
+    taken: dict[str, list[float]] = {name: [] for name in steps}
+    for number in range(rounds + 1):
+        for name, step in steps.items():
+            start = time.perf_counter()
+            step()
+            if number > 0:
+                taken[name].append(time.perf_counter() - start)
+    return {name: statistics.median(seconds) for name, seconds in taken.items()}
+
+
+def short_lines(size: Size, lines: int, words: int, rounds: int) -> dict[str, float]:
+    lm, drawn = make_lm(size), zipf_words(size, lines * words)
+    rows = [drawn[start : start + words] for start in range(0, len(drawn), words)]
+    texts = [" ".join(row) for row in rows]
+    prefixes = {tuple(row[:length]) for row in rows for length in range(words)}
+    seconds = medians(
+        {
+            "many": lambda: lm.score(texts),
+            "one_by_one": lambda: [lm.score(text) for text in texts],
+            "floor": products(size, len(prefixes)),
+        },
+        rounds,
+    )
+    return {
+        "lines": lines,
+        "tokens": len(drawn),
+        "distinct_prefixes": len(prefixes),
+        **{f"{name}_s": value for name, value in seconds.items()},
+        "times_faster": seconds["one_by_one"] / seconds["many"],
+        # What "many" could be at most, if it were its matrix products and nothing else.
+        "times_faster_of_floor": seconds["one_by_one"] / seconds["floor"],
+        "share_of_floor": seconds["floor"] / seconds["many"],
+    }
+
+
+def long_text(size: Size, words: int, rounds: int) -> dict[str, float]:
+    lm = make_lm(size)
+    text = " ".join(zipf_words(size, words))
+    model, eos = lm.model, lm.tokenizer.eos_id
+    ids = np.array([eos, *lm.tokenizer.encode(text)])
+    inputs_NT = torch.split(torch.from_numpy(ids[:-1]), CHUNK_STEPS)
+    targets_NT = torch.split(torch.from_numpy(ids[1:]), CHUNK_STEPS)
+    features_TH = torch.randn(CHUNK_STEPS, size.hidden)
+
+    def lstm() -> None:
+        state = model.start_state(1)
+        with evaluating(model):
+            for inputs_T in inputs_NT:
+                _, state = model.features(inputs_T[:, None], state)
+
+    def softmax() -> None:
+        with evaluating(model):
+            for targets_T in targets_NT:
+                token_nll(model, features_TH[: len(targets_T)], targets_T)
+
+    seconds = medians(
+        {
+            "score": lambda: lm.score(text),
+            "read": lambda: read_on(model, ids, model.start_state(1)),
+            "lstm": lstm,
+            "softmax": softmax,
+            "floor": products(size, words, 1, min(LOGIT_ROWS, CHUNK_STEPS)),
+        },
+        rounds,
+    )
+    return {
+        "tokens": words,
+        **{f"{name}_tokens_per_s": words / value for name, value in seconds.items()},
+        "lstm_share": seconds["lstm"] / seconds["score"],
+        "softmax_share": seconds["softmax"] / seconds["score"],
+        "rest_share": 1 - (seconds["lstm"] + seconds["softmax"]) / seconds["score"],
+        "share_of_floor": seconds["floor"] / seconds["score"],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.benchmarks.scoring", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument("--quick", action="store_true", help="fewer rounds")
+    parser.add_argument("--json", action="store_true", help="one JSON object instead of lines")
+    parser.add_argument("--lines", type=int, default=1000, help="short lines to score")
+    parser.add_argument("--words", type=int, default=5, help="words of each")
+    parser.add_argument("--long", type=int, default=20_000, help="words of the long text")
+    arguments = parser.parse_args()
+    rounds = QUICK_ROUNDS if arguments.quick else ROUNDS
+    result = {
+        name: {
+            "short_lines": short_lines(size, arguments.lines, arguments.words, rounds),
+            "long_text": long_text(size, arguments.long, rounds),
+        }
+        for name, size in SIZES.items()
+    }
+    if arguments.json:
+        print(json.dumps(result))
+        return
+    print(f"CPU, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    for name, parts in result.items():
+        for part, numbers in parts.items():
+            print(f"\n{part.replace('_', ' ')}, {name}: {SIZES[name]}")
+            for key, value in numbers.items():
+                print(f"  {key:24}{value:14,.4g}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""`scripts/bench`: speed and memory of training steps, arm by arm."""

@@ -1,0 +1,170 @@
+"""The arms of scripts/bench: the ordinary PyTorch loop, and sglm with and without a synthesizer.
+
+An arm steps over windows of one and the same random text, and says which of the functions that it
+calls belong to which part of a step (`parts` times them from outside).
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import sglm.train.step
+from scripts.benchmarks.training.case import STRETCH, Arm, Ids, Patch, Place, Size, random_text
+from scripts.benchmarks.training.plain import PlainArm
+from sglm.config import Config, parse_config
+from sglm.optim.precision import make_precision
+from sglm.optim.schedule import Mode, StepPlan
+from sglm.text.batcher import Batcher, Upcoming, Window
+from sglm.train.build import build_learner, lookahead_steps, stretch_windows
+
+# What a stretch of windows is: without a synthesizer, while it learns, while it injects.
+TURNS = {"real": Mode.REAL, "learning": Mode.REAL, "synthetic": Mode.SYNTHETIC}
+
+
+class SglmArm:
+    """sglm's own step, its parts built as `sglm train` builds them.
+
+    Args:
+        size, place: what and where.
+        ids_N: the text.
+        kind: of the synthesizer, or None for plain truncation.
+        turns: one of `TURNS` or more, which take turns, stretch by stretch.
+        horizon: steps through which every window is backpropagated, or None.
+    """
+
+    def __init__(
+        self,
+        size: Size,
+        place: Place,
+        ids_N: Ids,
+        kind: str | None,
+        *turns: str,
+        horizon: int | None = None,
+    ) -> None:
+        device = torch.device(place.device)
+        config = sglm_config(size, kind, horizon)
+        counts_V = np.bincount(ids_N[: 2**20], minlength=size.vocab_size)
+        self.learner = build_learner(
+            config, counts_V, make_precision(place.precision, device), device
+        )
+        self.batcher = Batcher(
+            ids_N,
+            size.batch,
+            size.window,
+            0,
+            stretch=stretch_windows(config),
+            lookahead=lookahead_steps(config),
+        )
+        self.boundary = self.learner.boundary
+        self.device, self.number, self.turns = device, 0, turns
+        if horizon is not None:  # as if it had run for long
+            learner, inputs_TB = self.learner, self.read().inputs_TB
+            learner.past.extend([(learner.state, inputs_TB)] * (learner.past.maxlen or 0))
+            self.number = 1
+
+    def read(self) -> Window:
+        """The next window, where the model is."""
+
+        def there(ids: Tensor) -> Tensor:
+            return ids.to(self.device, non_blocking=True)
+
+        window = self.batcher.at(self.number)
+        upcoming = window.upcoming and Upcoming(*map(there, window.upcoming))
+        return window._replace(
+            inputs_TB=there(window.inputs_TB),
+            targets_TB=there(window.targets_TB),
+            upcoming=upcoming,
+        )
+
+    def step(self, turn: str | None = None) -> None:
+        """Goes on by a window; a given turn, of `TURNS`, must be that of the whole stretch."""
+        turn = turn or self.turns[self.number // STRETCH % len(self.turns)]
+        self.learner.boundary = None if turn == "real" else self.boundary
+        plan = StepPlan(lr_factor=1.0, mode=TURNS[turn], cycle=0)
+        sglm.train.step.train_step(self.learner, self.read(), plan, self.number)
+        self.number += 1
+
+    def patches(self) -> list[Patch]:
+        learner, boundary = self.learner, self.boundary
+        patches = [
+            Patch(self, "read", "data"),
+            Patch(learner.model, "embed", "forward"),
+            Patch(learner.model, "outputs", "forward"),
+            Patch(learner.model, "drop_and_penalize", "forward"),
+            Patch(learner.model, "nll", "loss"),
+            Patch(torch.autograd, "backward", "backward"),
+            Patch(sglm.train.step, "future_gradients", "synthesizer"),
+            Patch(learner.precision, "measure", "clip"),
+            Patch(learner.precision, "update", "optimizer"),
+            Patch(learner.optimizer, "zero_grad", "optimizer"),
+        ]
+        if boundary is not None:
+            public = [name for name in vars(type(boundary)) if not name.startswith("_")]
+            methods = [name for name in public if callable(getattr(boundary, name))]
+            patches += [Patch(boundary, name, "synthesizer") for name in methods]
+        return patches
+
+
+def sglm_config(size: Size, kind: str | None, horizon: int | None = None) -> Config:
+    """The shipped defaults at that size."""
+    values: dict[str, dict[str, Any]] = {
+        "model": {"layers": size.layers, "hidden": size.hidden},
+        "train": {"batch": size.batch, "window": size.window},
+        "schedule": {"mode": "real" if kind is None else "alternating"},
+    }
+    if kind is not None:
+        values["synthesizer"] = {"kind": kind}
+    if horizon is not None:
+        values["train"]["horizon"] = horizon
+    return parse_config(values, "bench")
+
+
+KINDS = ("lookahead", "mlp", "recurrent", "linear")
+
+Build = Callable[[Size, Place, Ids, int | None], Arm]
+
+
+def _plain(size: Size, place: Place, ids_N: Ids, horizon: int | None) -> Arm:
+    return PlainArm(size, place, ids_N)
+
+
+def _sglm(kind: str | None, *turns: str) -> Build:
+    return lambda size, place, ids_N, horizon: SglmArm(
+        size, place, ids_N, kind, *turns, horizon=horizon
+    )
+
+
+ARMS: dict[str, Build] = {
+    "plain": _plain,
+    "plain prepared": _plain,  # in a process that was prepared as sglm's is
+    "real": _sglm(None, "real"),
+    **{f"learning {kind}": _sglm(kind, "learning") for kind in KINDS},
+    **{f"synthetic {kind}": _sglm(kind, "synthetic") for kind in KINDS},
+    **{f"alternating {kind}": _sglm(kind, "learning", "synthetic") for kind in KINDS},
+}
+
+
+def has_synthesizer(name: str) -> bool:
+    """Whether that arm has one, and so can take every turn."""
+    return name.split()[-1] in KINDS
+
+
+def build_arm(
+    name: str, size: Size, place: Place, text_tokens: int | None = None, horizon: int | None = None
+) -> Arm:
+    """A fresh arm; all of one size read the same text.
+
+    Args:
+        name: one of `ARMS`.
+        size, place: what and where.
+        text_tokens: length of the text; None: as `random_text` has it.
+        horizon: steps of an exact gradient, for the arm `real`; None: the window's.
+    """
+    with TemporaryDirectory() as folder:  # a mapped file stays readable when its name is gone
+        ids_N = random_text(size, Path(folder), text_tokens)
+        return ARMS[name](size, place, ids_N, horizon)

@@ -1,0 +1,183 @@
+"""How fast is a training step, how fast could it be, where does its time go, what does it hold?
+
+    scripts/bench                             cases that suit this machine: ten minutes, a table
+    scripts/bench --sizes 2x650 --windows 5,35,70 --batches 20,80 --out bench.json
+    scripts/bench --all --out bench.json      every size × window × batch
+    scripts/bench --quick --json              one size, rates only, in under two minutes
+
+In each case the arms are timed in turn, round after round, eight windows at a time, so that a busy
+moment of the machine hits all of them; medians count. Each has a process of its own; what a
+synthesizer costs is measured within its process, windows with and without it in turn. The arms:
+
+plain            nn.LSTM, tied cross_entropy, clipping, fused AdamW: the loop that everybody writes
+plain prepared   the same with what `sglm train` asks of the C libraries (sglm.runtime.process)
+real             sglm's step, truncated backpropagation
+learning KIND    the same, while a synthesizer learns (the real cycles of an alternating run)
+synthetic KIND   the same, while what it predicts is injected (the synthetic cycles)
+alternating KIND eight windows of each in turn
+
+The floor is the time of a step's matrix products, and nothing else. With --out, cases that are in
+the file already are not measured again, so a run that was cut short goes on.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from scripts.benchmarks.training.arms import ARMS, KINDS
+from scripts.benchmarks.training.case import Place, Size
+from scripts.benchmarks.training.measure import OWN, benchmark, measure
+from scripts.benchmarks.training.table import table
+from sglm.errors import InputError, SglmError
+from sglm.optim.precision import make_precision
+from sglm.runtime.device import pick_device
+from sglm.runtime.process import prepare_process
+
+SIZES = {"2x256": (2, 256, 7300), "2x650": (2, 650, 10_000), "3x1150": (3, 1150, 33_278)}
+WINDOWS, BATCHES = (5, 35, 70), (20, 80, 256)
+# What two cores do in some minutes: (size, window, batch).
+CPU_CASES = [("2x256", 5, 20), ("2x256", 35, 20), ("2x256", 70, 20), ("2x650", 35, 20)]
+DEFAULT_ARMS = [
+    "plain",
+    "plain prepared",
+    "real",
+    "learning lookahead",
+    *[f"synthetic {kind}" for kind in KINDS],
+]
+# The arms and turns of --quick, and what others call their rates.
+QUICK = {
+    ("plain", OWN): "plain",
+    ("alternating lookahead", "real"): "real",
+    ("alternating lookahead", "learning"): "real_learning",
+    ("alternating lookahead", "synthetic"): "synthetic",
+}
+QUICK_REPEATS = 3  # of sglm's turns in a round: what differs little needs many rounds
+QUICK_SECONDS, CASE_SECONDS = 70.0, 120.0
+
+
+def quick(size: Size, place: Place) -> dict[str, float]:
+    """Tokens per second on the CPU, medians, by the names that others rely on."""
+    asked: dict[str, list[str | None]] = {}
+    for name, turn in QUICK:
+        asked.setdefault(name, []).append(turn)
+    asked["alternating lookahead"] *= QUICK_REPEATS
+    floor, taken, _ = measure(asked, size, place, QUICK_SECONDS, details=False)
+    named = {"floor": floor} | {QUICK[which]: times for which, times in taken.items()}
+    return {
+        f"{name}_tokens_per_s": round(size.tokens / statistics.median(times), 1)
+        for name, times in named.items()
+    }
+
+
+def chosen_cases(arguments: argparse.Namespace, on_cuda: bool) -> list[Size]:
+    """The product of what was asked for; what this machine can do when nothing was."""
+    asked = (arguments.sizes, arguments.windows, arguments.batches)
+    if arguments.all or (on_cuda and asked == (None, None, None) and not arguments.quick):
+        triples = list(product(SIZES, WINDOWS, BATCHES))
+    elif asked == (None, None, None) and not arguments.quick:
+        triples = CPU_CASES
+    else:
+        sizes = (arguments.sizes or "2x256").split(",")
+        windows, batches = (
+            whole_numbers(given or default)
+            for given, default in ((arguments.windows, "35"), (arguments.batches, "20"))
+        )
+        triples = list(product(sizes, windows, batches))
+    return [Size(*shape(name), batch=B, window=T) for name, T, B in triples]
+
+
+def shape(name: str) -> tuple[int, int, int]:
+    """Layers, units and vocabulary of `2x256` or `2x256x7300`.
+
+    Raises:
+        InputError: it is neither.
+    """
+    if name in SIZES:
+        return SIZES[name]
+    numbers = whole_numbers(name.replace("x", ","))
+    if len(numbers) != 3:
+        known = ", ".join(SIZES)
+        raise InputError(f"--sizes {name}: write LAYERSxUNITSxVOCABULARY, or one of {known}")
+    return numbers[0], numbers[1], numbers[2]
+
+
+def whole_numbers(text: str) -> list[int]:
+    """Of `5,35,70`.
+
+    Raises:
+        InputError: one of them is no number above 0.
+    """
+    parts = text.split(",")
+    if not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
+        raise InputError(f"{text!r}: write whole numbers above 0, such as 5,35,70")
+    return [int(part) for part in parts]
+
+
+def read_arguments() -> argparse.Namespace:
+    described = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        prog="scripts/bench", description=__doc__, formatter_class=described
+    )
+    parser.add_argument("--quick", action="store_true", help="tokens per second only, CPU")
+    parser.add_argument("--all", action="store_true", help="every size × window × batch")
+    parser.add_argument("--sizes", help=f"of {','.join(SIZES)}, or LAYERSxUNITSxVOCABULARY")
+    parser.add_argument("--windows", help="T: 5,35,70")
+    parser.add_argument("--batches", help="B: 20,80,256")
+    parser.add_argument("--arms", default=",".join(DEFAULT_ARMS), help="as listed above")
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "bf16", "fp16"))
+    parser.add_argument("--seconds", type=float, default=CASE_SECONDS, help="of timing, a case")
+    parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
+    parser.add_argument("--out", type=Path, help="JSON file to write to, and to go on from")
+    return parser.parse_args()
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """
+    Raises:
+        SglmError: what was asked for cannot be had.
+    """
+    names = arguments.arms.split(",")
+    for name in names:
+        if name not in ARMS:
+            raise InputError(f"--arms {name}: no such arm; there are {', '.join(ARMS)}")
+    device = torch.device("cpu") if arguments.quick else pick_device(arguments.device)
+    place = Place(device.type, make_precision(arguments.precision, device).name)
+    cases = chosen_cases(arguments, device.type == "cuda")
+    if arguments.quick:
+        if len(cases) != 1:
+            raise InputError("--quick measures one case: give one size, window and batch")
+        size = cases[0]
+        result: dict[str, Any] = quick(size, place)
+        if not arguments.json:
+            threads = f"CPU, {torch.get_num_threads()} threads"
+            print(f"{size}, {threads}, {place.precision}, torch {torch.__version__}\n")
+            for name, rate in result.items():
+                share = rate / result["floor_tokens_per_s"]
+                label = name.removesuffix("_tokens_per_s").replace("_", " ")
+                print(f"{label:16}{rate:10,.0f} tokens/s{share:10.0%} of the floor")
+            return
+    else:
+        result = benchmark(cases, names, place, arguments.seconds, arguments.out)
+    print(json.dumps(result) if arguments.json else table(result))
+
+
+def main() -> int:
+    """Exit code: 2 when what was asked for cannot be had."""
+    prepare_process()
+    try:
+        run(read_arguments())
+    except SglmError as error:
+        print(f"scripts/bench: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

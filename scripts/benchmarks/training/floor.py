@@ -1,0 +1,159 @@
+"""The least that a step can take here: its matrix products alone, and on the memory's side the
+bytes that it must move, both at rates measured in the same run.
+
+Shapes: T time, B lanes, V vocabulary, H units, L layers.
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+
+from scripts.benchmarks.training.case import Place, Size
+from sglm.model.linear import has_onednn, onednn_matmul
+
+Step = Callable[[], object]
+Timer = Callable[[], float]  # does something and says how many seconds it took
+
+
+def synchronize(device: torch.device) -> None:
+    """Waits until the device has done all that it was told to."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def flops(size: Size) -> int:
+    """Of a step's matrix products: a multiply-add is two operations, each product comes back twice
+    in the backward pass."""
+    return 6 * size.tokens * size.parameters
+
+
+def floor(size: Size, place: Place | None = None) -> Timer:
+    """A step's matrix products on tensors at hand: each forward one with its two backward ones.
+
+    The recurrent products and their gradients in the state must wait for each other, step by step,
+    B rows each; the gradients in the recurrent weights need not. Each product is run as often as a
+    step needs it, by the faster of the libraries at hand, and counts with its median.
+    """
+    H, V, B, T, L = size.hidden, size.vocab_size, size.batch, size.window, size.layers
+    place = place or Place()
+    device, dtype = torch.device(place.device), place.compute_dtype
+
+    def products(rows: int, inputs: int, outputs: int) -> tuple[Step, Step, Step]:
+        def random(*shape: int) -> torch.Tensor:
+            return torch.randn(shape, device=device, dtype=dtype)
+
+        values, gradients, weight = (
+            random(rows, inputs),
+            random(rows, outputs),
+            random(outputs, inputs),
+        )
+        out_values, out_gradients = torch.empty_like(values), torch.empty_like(gradients)
+        out_weight = torch.empty_like(weight)
+        return (
+            _fastest(values, weight.t(), out_gradients),
+            _fastest(gradients, weight, out_values),
+            _fastest(gradients.t(), values, out_weight),
+        )
+
+    forward, to_inputs, to_weights = products(T * B, H, 4 * H)
+    recurrent_forward, to_state, _ = products(B, H, 4 * H)
+    times_in_a_step = {forward: L, to_inputs: L, to_weights: 2 * L}
+    times_in_a_step |= {recurrent_forward: T * L, to_state: T * L}
+    times_in_a_step |= dict.fromkeys(products(T * B, H, V), 1)
+    if device.type == "cuda":
+        graphs = [_recorded(product, times) for product, times in times_in_a_step.items()]
+        return lambda: sum(_event_seconds(graph.replay) for graph in graphs)
+
+    def measure_seconds() -> float:
+        return sum(
+            times * statistics.median(_clock_seconds(product) for _ in range(times))
+            for product, times in times_in_a_step.items()
+        )
+
+    return measure_seconds
+
+
+def _fastest(left: torch.Tensor, right: torch.Tensor, out: torch.Tensor) -> Step:
+    """The product by torch's own library, or by oneDNN."""
+
+    def own() -> object:
+        return torch.mm(left, right, out=out)
+
+    def other() -> object:
+        return onednn_matmul(left, right)
+
+    if left.is_cuda or not has_onednn():
+        return own
+
+    def median_seconds(step: Step) -> float:
+        return statistics.median([_clock_seconds(step) for _ in range(7)][2:])
+
+    return min((own, other), key=median_seconds)
+
+
+def _recorded(product: Step, times: int) -> torch.cuda.CUDAGraph:
+    """So many runs one after the other as one graph: launching them is not part of the floor."""
+    aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    aside.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(aside):
+        product()  # once outside: cuBLAS allocates its workspace and picks its kernel
+    torch.cuda.current_stream().wait_stream(aside)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for _ in range(times):
+            product()
+    return graph
+
+
+def _clock_seconds(step: Step) -> float:
+    start = time.perf_counter()
+    step()
+    return time.perf_counter() - start
+
+
+def _event_seconds(step: Step) -> float:
+    start = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+    end = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+    start.record()
+    step()
+    end.record()
+    end.synchronize()
+    return float(start.elapsed_time(end)) / 1000
+
+
+def moved_bytes(size: Size, compute_bytes: int) -> int:
+    """What an ordinary step without fused kernels moves to and from memory at least.
+
+    For each parameter, in float32: its gradient is written, and read for the norm; AdamW reads
+    weight, gradient and two moments and writes all but the gradient; in the compute type it is read
+    forwards and backwards. For each token and layer, in the compute type and in vectors of H:
+    forwards the input is read, and gates, cell and hidden state are written (1 + 6); backwards all
+    of that is read again (7), the gates' gradient is written (4) and read for two products (8), the
+    input's gradient is written (1). For each logit: written, read by the softmax; its gradient
+    written, and read for two products.
+    """
+    weights = size.parameters * (9 * 4 + 2 * compute_bytes)
+    layers = size.tokens * size.layers * size.hidden * 27 * compute_bytes
+    return weights + layers + size.tokens * size.vocab_size * 5 * compute_bytes
+
+
+def rates(place: Place) -> dict[str, float]:
+    """The machine's best: operations per second of large square products, bytes per second copied
+    (read and written both count)."""
+    device, dtype = torch.device(place.device), place.compute_dtype
+    on_cuda = device.type == "cuda"
+    side, length = (8192, 2**29) if on_cuda else (1024, 2**26)
+    left, right = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+    product = torch.empty_like(left)
+    source = torch.zeros(length, dtype=torch.uint8, device=device)
+    target = torch.zeros_like(source)
+    clock = _event_seconds if on_cuda else _clock_seconds
+
+    def median_seconds(step: Step) -> float:
+        return statistics.median([clock(step) for _ in range(12)][2:])
+
+    multiply = median_seconds(_fastest(left, right, product))
+    copy = median_seconds(lambda: target.copy_(source))
+    return {"gemm_flops_per_s": 2 * side**3 / multiply, "copy_bytes_per_s": 2 * length / copy}

@@ -1,0 +1,98 @@
+"""Where a step's time goes, seen from outside: the functions that it calls are timed, the product
+is not touched.
+
+A function that is called by another one of them counts for the outermost, so that no moment counts
+twice; what none of them takes is *other*, and all shares add up to 1.
+"""
+
+import functools
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from scripts.benchmarks.training.case import STRETCH, Arm, Patch
+
+PARTS = ("data", "forward", "loss", "backward", "synthesizer", "clip", "optimizer")
+
+Moment = Any  # seconds on a CPU, a recorded event on a GPU
+
+
+class Stopwatch:
+    """Spans of time by name: by the clock on a CPU, by events on the stream of a GPU.
+
+    A GPU works behind the program's back, so there the clock would only see how long launching
+    takes. Events see when the work begins and ends; waiting for launches counts where it occurs.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.on_cuda = device.type == "cuda"
+        self.spans: list[tuple[str, Moment, Moment]] = []
+        self.inside = False
+
+    def now(self) -> Moment:
+        """This moment, on the stream."""
+        if not self.on_cuda:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        event.record()
+        return event
+
+    def seconds(self) -> dict[str, float]:
+        """Sums over all spans so far; waits for them to be over."""
+        if self.on_cuda:
+            torch.cuda.synchronize()
+        sums: dict[str, float] = {}
+        for name, start, end in self.spans:
+            took = start.elapsed_time(end) / 1000 if self.on_cuda else end - start
+            sums[name] = sums.get(name, 0.0) + took
+        return sums
+
+    @contextmanager
+    def watching(self, patches: list[Patch]) -> Iterator[None]:
+        """Times the functions while it lasts; afterwards everything is as it was."""
+        before = []
+        try:
+            for owner, name, part in patches:
+                members, function = vars(owner), getattr(owner, name)
+                before.append((members, name, members.get(name)))
+                members[name] = self._timed(function, part)
+            yield
+        finally:
+            for members, name, old in reversed(before):
+                if old is None:
+                    del members[name]  # a method: the class still has it
+                else:
+                    members[name] = old
+
+    def _timed(self, function: Callable[..., Any], part: str) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def measured(*arguments: Any, **named: Any) -> Any:
+            if self.inside:
+                return function(*arguments, **named)
+            self.inside = True
+            start = self.now()
+            try:
+                return function(*arguments, **named)
+            finally:
+                self.spans.append((part, start, self.now()))
+                self.inside = False
+
+        return measured
+
+
+def shares(arm: Arm, device: torch.device, stretches: int = 2) -> dict[str, float]:
+    """Each part's share of a step, and what is left as *other*: means over whole stretches."""
+    watch = Stopwatch(device)
+    with watch.watching(arm.patches()):
+        for _ in range(stretches):
+            start = watch.now()
+            for _ in range(STRETCH):
+                arm.step()
+            watch.spans.append(("whole", start, watch.now()))
+    seconds = watch.seconds()
+    whole = seconds.pop("whole")
+    found = {part: seconds.get(part, 0.0) / whole for part in PARTS}
+    return found | {"other": 1 - sum(found.values())}

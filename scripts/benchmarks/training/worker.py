@@ -1,0 +1,179 @@
+"""One arm in a process of its own, which goes on when it is told to.
+
+So every arm runs as its users get it: sglm with what `sglm train` asks of the C libraries under
+torch, the ordinary loop without; and its peak memory is its own.
+
+`python -m scripts.benchmarks.training.worker` reads a `Task` as JSON from the first line of stdin,
+then one request a line: `["seconds", n]`, `["seconds", n, turn]`, `["shares"]` or `["memory_mb"]`.
+It answers in JSON, a line each.
+"""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from scripts import ROOT
+from sglm.errors import SglmError
+from sglm.runtime.process import denormals_as_zero, prepare_process
+
+if TYPE_CHECKING:
+    from scripts.benchmarks.training.case import Place, Size
+
+# torch is imported in functions only: a process is prepared before it is.
+
+
+@dataclass(frozen=True)
+class Task:
+    """Which arm, on what, where; `text_tokens` and `horizon` as in `arms`."""
+
+    name: str
+    size: "Size"
+    place: "Place"
+    threads: int
+    text_tokens: int | None = None
+    horizon: int | None = None
+
+
+class Worker:
+    """The arm, and what can be asked of it."""
+
+    def __init__(self, task: Task) -> None:
+        import torch
+
+        from scripts.benchmarks.training.arms import build_arm
+
+        torch.set_num_threads(task.threads)
+        self.device = torch.device(task.place.device)
+        self.arm = build_arm(task.name, task.size, task.place, task.text_tokens, task.horizon)
+
+    def ask(self, what: str, *arguments: Any) -> Any:
+        """What is asked for: see the methods."""
+        answers: dict[str, Callable[..., Any]] = {
+            "seconds": self.seconds,
+            "shares": self.shares,
+            "memory_mb": self.memory_mb,
+        }
+        return answers[what](*arguments)
+
+    def seconds(self, windows: int, turn: str | None = None) -> float:
+        """Seconds a window, over so many windows.
+
+        Args:
+            windows: whole stretches.
+            turn: what they are, of `arms.TURNS`; None: as the arm has it. So what a
+                synthesizer costs is seen on one learner, whose memory lies where it lies: two
+                processes that do the same differ by several per cent.
+        """
+        from scripts.benchmarks.training.floor import synchronize
+
+        synchronize(self.device)
+        start = time.perf_counter()
+        for _ in range(windows):
+            self.arm.step(turn)
+        synchronize(self.device)
+        return (time.perf_counter() - start) / windows
+
+    def shares(self) -> dict[str, float]:
+        """See `parts`."""
+        from scripts.benchmarks.training.parts import shares
+
+        return shares(self.arm, self.device)
+
+    def memory_mb(self) -> float:
+        """The most so far, in 10⁶ bytes: on a CPU the resident memory of the process, Python and
+        torch included (some 350 MB); on a GPU what torch allocated there."""
+        from sglm.compare.worker import peak_memory_mb
+
+        return peak_memory_mb(self.device)
+
+
+class Process:
+    """A `Worker` in a process of its own."""
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "scripts.benchmarks.training.worker"],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def start(self) -> None:
+        """Says which arm it is; it is built at the first question."""
+        self._send(asdict(self.task))
+
+    def ask(self, what: str, *arguments: Any) -> Any:
+        """See `Worker.ask`.
+
+        Raises:
+            SglmError: the arm ran out of memory, or its process has ended.
+        """
+        self._send([what, *arguments])
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            code = self.process.wait()
+            raise SglmError(f"the process of {self.task.name!r} ended with {code}: out of memory?")
+        answer = json.loads(line)
+        if "error" in answer:
+            raise SglmError(f"{self.task.name}: {answer['error']}")
+        return answer["value"]
+
+    def close(self) -> None:
+        """Ends the process."""
+        self.process.kill()
+        self.process.communicate()
+
+    def _send(self, message: Any) -> None:
+        assert self.process.stdin is not None
+        try:
+            self.process.stdin.write(json.dumps(message) + "\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            code = self.process.wait()
+            raise SglmError(f"the process of {self.task.name!r} ended with {code}") from None
+
+
+@contextmanager
+def running(tasks: list[Task]) -> Iterator[list[Process]]:
+    """A process for each task, all started at once; they end with the context."""
+    with ExitStack() as stack:
+        processes = []
+        for task in tasks:
+            process = Process(task)
+            stack.callback(process.close)
+            process.start()
+            processes.append(process)
+        yield processes
+
+
+def main() -> None:
+    values = json.loads(sys.stdin.readline())
+    prepared = values["name"] != "plain"
+    if prepared:
+        prepare_process()
+    import torch
+
+    from scripts.benchmarks.training.case import Place, Size
+
+    values |= {"size": Size(**values["size"]), "place": Place(**values["place"])}
+    worker = None
+    with denormals_as_zero() if prepared else nullcontext():
+        for line in sys.stdin:
+            try:
+                worker = worker or Worker(Task(**values))
+                answer = {"value": worker.ask(*json.loads(line))}
+            except torch.OutOfMemoryError as error:
+                answer = {"error": str(error).splitlines()[0]}
+            print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    main()

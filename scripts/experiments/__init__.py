@@ -1,0 +1,1 @@
+"""What synthetic gradients are good for: trainings that docs/results.md tells of, and pictures."""
