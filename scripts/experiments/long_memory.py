@@ -34,8 +34,14 @@ from sglm.optim.precision import make_precision
 from sglm.optim.schedule import Mode, StepPlan
 from sglm.storage.durable import replace_text
 from sglm.text.batcher import Upcoming, Window
-from sglm.train.build import build_learner, lookahead_steps, stretch_windows
-from sglm.train.step import Learner, train_step
+from sglm.train.build import (
+    build_decision_rule,
+    build_learner,
+    lookahead_steps,
+    stretch_windows,
+)
+from sglm.train.learner import Learner
+from sglm.train.step import train_step
 
 Values = Mapping[str, Mapping[str, Any]]
 Result = dict[str, Any]
@@ -106,7 +112,7 @@ def train(run: Run, updates: int) -> Result:
         updates; the error at the length it was on at the end (None while too new), and seconds.
     """
     config = parse_config(run.values(), run.arm)
-    learner = make_learner(config)
+    learner, rule = make_learner(config), build_decision_rule(config)
     stream = TaskStream(run.task, config.train.batch, run.seed)
     mode = Mode.REAL if config.schedule.mode == "real" else Mode.SYNTHETIC
     plan = StepPlan(lr_factor=1.0, mode=mode, cycle=0)
@@ -116,7 +122,8 @@ def train(run: Run, updates: int) -> Result:
     for update in range(1, updates + 1):
         settled = stream.settled
         window = next_window(stream, config, update - 1)
-        result = train_step(learner, window, plan, update - 1)
+        decision = rule.decide(update - 1, plan, window)
+        result = train_step(learner, window, decision, learning_rate=learner.rate(plan))
         if not settled:
             continue  # some lanes still have shorter episodes, which would flatter
         targets = int((window.targets_TB != NO_TARGET).sum())
@@ -141,9 +148,8 @@ def train(run: Run, updates: int) -> Result:
 
 def make_learner(config: Config) -> Learner:
     """Built like one for text, of which no token is known to be frequent."""
-    device = torch.device("cpu")
     counts_V = np.zeros(VOCAB_SIZE, dtype=np.int64)
-    return build_learner(config, counts_V, make_precision("fp32", device), device)
+    return build_learner(config, counts_V, make_precision("fp32", torch.device("cpu")))
 
 
 def next_window(stream: TaskStream, config: Config, update: int) -> Window:

@@ -12,18 +12,18 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
-import sglm.train.step
 from sglm.config import Config, load_config
-from sglm.dni.boundary import Boundary
-from sglm.dni.exact import future_gradients
+from sglm.dni.estimator import StateGradientEstimator
+from sglm.dni.learned import LearnedEstimator
 from sglm.errors import InputError, SglmError, did_you_mean
 from sglm.model.language_model import LSTMLanguageModel
 from sglm.model.state import LSTMState
@@ -32,90 +32,98 @@ from sglm.scoring.stream import evaluate_stream
 from sglm.storage.durable import replace_text
 from sglm.text.batcher import Upcoming
 from sglm.text.store import TokenStore
-from sglm.train.build import build_batcher, build_learner, build_schedule, token_counts
-from sglm.train.step import Learner, train_step
+from sglm.train.build import (
+    build_batcher,
+    build_decision_rule,
+    build_estimator,
+    build_learner,
+    build_schedule,
+    token_counts,
+)
+from sglm.train.step import train_step
 
 EVALUATIONS = 4  # spread evenly over the run
 CYCLES = (1 / 8, 7 / 8)  # shares of the run: real gradients first, then synthetic ones to the end
 DOUBLING = (1 / 16, 1 / 16, 1 / 8, 1 / 4, 1 / 2)
 
-Change = Callable[[Learner, int, int], None]  # learner, step, first step of the synthetic cycle
 
-
-def only(part: str) -> Change:
+class PartOnly(LearnedEstimator):
     """Injects into the hidden or the cell states alone."""
 
-    def change(learner: Learner, step: int, restart: int) -> None:
-        boundary = learner.boundary
-        if step > 0 or boundary is None:
-            return
+    part: ClassVar[str]
 
-        synthesize = boundary.synthesize
-
-        def masked(outgoing: LSTMState) -> Tensor:
-            hidden_BH, cell_BH = synthesize(outgoing).chunk(2, dim=1)
-            kept = (hidden_BH, 0 * cell_BH) if part == "hidden" else (0 * hidden_BH, cell_BH)
-            return torch.cat(kept, dim=1)
-
-        boundary.synthesize = masked  # type: ignore[method-assign]
-
-    return change
+    def estimate(self, outgoing: LSTMState) -> Tensor:
+        hidden_BH, cell_BH = super().estimate(outgoing).chunk(2, dim=1)
+        kept = (hidden_BH, 0 * cell_BH) if self.part == "hidden" else (0 * hidden_BH, cell_BH)
+        return torch.cat(kept, dim=1)
 
 
-def forget_moments(learner: Learner, step: int, restart: int) -> None:
-    """The model's optimizer starts afresh when the rate restarts."""
-    if step == restart:
-        learner.optimizer.state.clear()
+class HiddenOnly(PartOnly):
+    part = "hidden"
 
 
-def mixed_returns(share: float) -> Change:
+class CellOnly(PartOnly):
+    part = "cell"
+
+
+class MixedReturns(LearnedEstimator):
     """Teaches λ-returns instead of exact gradients: at every boundary of the stretch, λ of what the
-    later windows really send back and 1 − λ of what the synthesizer says, in one backward pass
+    later windows really send back and 1 − λ of what the synthesizer predicts, in one backward pass
     (λ-mixtures: Pemberton & Costa 2024)."""
 
-    def change(learner: Learner, step: int, restart: int) -> None:
-        boundary = learner.boundary
-        if step > 0 or boundary is None:
-            return
-        predict = boundary.synthesizer
-        unit = boundary.trust.unit
+    share: ClassVar[float]
 
-        def gradients(
-            model: LSTMLanguageModel, state: LSTMState, text: Upcoming, window: int, count: int
-        ) -> tuple[Tensor, Tensor]:
-            summaries, states_PBS = boundary.summaries, [state.packed().requires_grad_()]
-            widths, said = list(model.shape.widths) * 2, torch.zeros(())
-            features = []
-            for place in range(count):
-                packed_BS = states_PBS[-1]
-                if place > 0:
-                    with torch.no_grad():
-                        context = None if summaries is None else summaries[place]
-                        s_BS = predict(packed_BS, context).gradient_BS * unit
-                    said = said + (1 - share) * (packed_BS * s_BS).sum()
-                    packed_BS = packed_BS.detach() + share * (packed_BS - packed_BS.detach())
-                parts = torch.split(packed_BS, widths, dim=1)
-                half = len(parts) // 2
-                end = (place + 1) * window if place + 1 < count else len(text.inputs_CB)
-                outputs, left = model.features(
-                    text.inputs_CB[place * window : end], LSTMState(parts[:half], parts[half:])
-                )
-                features.append(outputs)
-                states_PBS.append(left.packed())
-            objective = model.nll(torch.cat(features), text.targets_CB) + said
-            found = torch.autograd.grad(objective, states_PBS[:-1])
-            return torch.stack([each.detach() for each in states_PBS[:-1]]), torch.stack(found)
+    def exact_gradients(
+        self,
+        model: LSTMLanguageModel,
+        state: LSTMState,
+        coming: Upcoming,
+        *,
+        window: int,
+        boundaries: int,
+    ) -> tuple[Tensor, Tensor]:
+        summaries, states_PBS = self.stretch.summaries, [state.packed().requires_grad_()]
+        widths, injected = list(model.shape.widths) * 2, torch.zeros(())
+        features = []
+        for index in range(boundaries):
+            packed_BS = states_PBS[-1]
+            if index > 0:
+                with torch.no_grad():
+                    context = None if summaries is None else summaries[index]
+                    s_BS = self.synthesizer(packed_BS, context).gradient_BS * self.trust.unit
+                injected = injected + (1 - self.share) * (packed_BS * s_BS).sum()
+                packed_BS = packed_BS.detach() + self.share * (packed_BS - packed_BS.detach())
+            parts = torch.split(packed_BS, widths, dim=1)
+            half = len(parts) // 2
+            end = (index + 1) * window if index + 1 < boundaries else len(coming.inputs_CB)
+            outputs, left = model.features(
+                coming.inputs_CB[index * window : end], LSTMState(parts[:half], parts[half:])
+            )
+            features.append(outputs)
+            states_PBS.append(left.packed())
+        objective = model.nll(torch.cat(features), coming.targets_CB) + injected
+        gradients = torch.autograd.grad(objective, states_PBS[:-1])
+        return torch.stack([each.detach() for each in states_PBS[:-1]]), torch.stack(gradients)
 
-        vars(sglm.train.step)["future_gradients"] = gradients
 
-    return change
+class HalfReturns(MixedReturns):
+    share = 0.5
+
+
+class MostlyReturns(MixedReturns):
+    share = 0.9
 
 
 class Arm(NamedTuple):
-    """What is changed: settings, what the learner does, or the cycles."""
+    """What is changed: settings, the estimator, the optimizer at the restart, or the cycles.
+
+    Attributes:
+        forgets_moments: the model's optimizer starts afresh when the rate restarts.
+    """
 
     settings: tuple[str, ...] = ()
-    change: Change | None = None
+    estimator: type[LearnedEstimator] = LearnedEstimator
+    forgets_moments: bool = False
     cycles: tuple[float, ...] = CYCLES
 
 
@@ -143,11 +151,11 @@ ARMS: dict[str, Arm] = {
     "auxiliary": Arm(("synthesizer.auxiliary=true",)),
     "taught 1 in 2": Arm(("synthesizer.teach_every=2",)),
     "taught 1 in 8": Arm(("synthesizer.teach_every=8",)),
-    "taught λ-returns, λ = 0.5": Arm(("synthesizer.teach_every=2",), mixed_returns(0.5)),
-    "taught λ-returns, λ = 0.9": Arm(("synthesizer.teach_every=2",), mixed_returns(0.9)),
-    "hidden only": Arm(change=only("hidden")),
-    "cell only": Arm(change=only("cell")),
-    "moments reset": Arm(change=forget_moments),
+    "taught λ-returns, λ = 0.5": Arm(("synthesizer.teach_every=2",), HalfReturns),
+    "taught λ-returns, λ = 0.9": Arm(("synthesizer.teach_every=2",), MostlyReturns),
+    "hidden only": Arm(estimator=HiddenOnly),
+    "cell only": Arm(estimator=CellOnly),
+    "moments reset": Arm(forgets_moments=True),
     "synthetic throughout": Arm(('schedule.mode="synthetic"',), cycles=(1.0,)),
     "bptt, one cycle": Arm(("schedule.mode=real",), cycles=(1.0,)),
     "halves": Arm(cycles=(1 / 2, 1 / 2)),
@@ -182,24 +190,29 @@ def configure(arm: Arm, window: int, updates: int, seed: int) -> Config:
 def train(store: TokenStore, name: str, window: int, updates: int, seed: int) -> dict[str, Any]:
     """One run: losses in nats per token over updates, and what the synthesizer was like."""
     arm = ARMS[name]
-    vars(sglm.train.step)["future_gradients"] = (
-        future_gradients  # an arm may have put its own there
-    )
     config = configure(arm, window, updates, seed)
     device = torch.device("cpu")
     batcher = build_batcher(config, store)
     schedule = build_schedule(config, batcher.steps_per_epoch)
-    learner = build_learner(config, token_counts(store), make_precision("fp32", device), device)
+    rule = build_decision_rule(config)
+    learner = build_learner(
+        config,
+        token_counts(store),
+        make_precision("fp32", device),
+        make_estimator=partial(build_estimator, learned=arm.estimator),
+    )
     valid_N, eos_id = store.ids("valid"), store.tokenizer().eos_id
     curve, seconds, begin = [], 0.0, time.perf_counter()
     for step in range(schedule.total_steps):
-        if arm.change is not None:
-            arm.change(learner, step, schedule.cycle_ends[0])
-        train_step(learner, batcher.at(step), schedule.at(step), step)
+        if arm.forgets_moments and step == schedule.cycle_ends[0]:
+            learner.optimizer.state.clear()
+        plan, window = schedule.at(step), batcher.at(step)
+        decision = rule.decide(step, plan, window)
+        train_step(learner, window, decision, learning_rate=learner.rate(plan))
         if (step + 1) % max(1, schedule.total_steps // EVALUATIONS) == 0:
             seconds += time.perf_counter() - begin
             nll = evaluate_stream(learner.model, valid_N, eos_id) / len(valid_N)
-            curve.append([step + 1, nll, *measures(learner.boundary)])
+            curve.append([step + 1, nll, *measures(learner.estimator)])
             begin = time.perf_counter()
     return {"arm": name, "seed": seed, "updates": updates, "window": window} | {
         "corpus": store.fingerprint,
@@ -209,11 +222,10 @@ def train(store: TokenStore, name: str, window: int, updates: int, seed: int) ->
     }
 
 
-def measures(boundary: Boundary | None) -> list[float]:
+def measures(estimator: StateGradientEstimator) -> list[float]:
     """Share explained, and the factor used."""
-    if boundary is None:
-        return []
-    return [boundary.trust.explained(boundary.factor), float(boundary.factor)]
+    status = estimator.status()
+    return [] if status is None else [status.explained, status.factor]
 
 
 def table(results: Iterable[dict[str, Any]]) -> str:

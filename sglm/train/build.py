@@ -1,6 +1,7 @@
 """From a configuration to objects: the only place that names concrete classes and sets the seed."""
 
 from collections import deque
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +27,8 @@ from sglm.train.truncation import draw_lengths
 from sglm.train.window_decision import DecisionRule
 from sglm.train.window_pass import RunsWindow, WindowPass
 
+MakeEstimator = Callable[[Config, LSTMLanguageModel], StateGradientEstimator]
+
 COUNTED_AT_ONCE = 2**24
 
 
@@ -46,7 +49,7 @@ def build_learner(
     precision: Precision,
     *,
     ranks: Ranks = ALONE,
-    estimator: StateGradientEstimator | None = None,
+    make_estimator: MakeEstimator | None = None,
 ) -> Learner:
     """Model, optimizer and estimator with fresh weights drawn from `train.seed`.
 
@@ -55,7 +58,8 @@ def build_learner(
         token_counts_V: how often each token occurs in the training text.
         precision: in what types, and where.
         ranks: the processes that share the lanes.
-        estimator: of state gradients; None: the one that the configuration asks for.
+        make_estimator: of state gradients, for a configuration and its model; None: what the
+            configuration asks for.
 
     Raises:
         ConfigError: the lanes cannot be shared out evenly.
@@ -71,8 +75,7 @@ def build_learner(
     model.start_from_unigram(torch.from_numpy(token_counts_V))
     model.to(device).train()
     model.ranks = ranks
-    if estimator is None:
-        estimator = build_estimator(config, model)
+    estimator = (make_estimator or build_estimator)(config, model)
     return Learner(
         model=model,
         window_pass=build_window_pass(config, model, estimator.wants_feature_gradients),
@@ -146,8 +149,15 @@ def lookahead_steps(config: Config) -> int | None:
     return max(reads, default=None)
 
 
-def build_estimator(config: Config, model: LSTMLanguageModel) -> StateGradientEstimator:
-    """A synthesizer; or plain truncation where no cycle is synthetic."""
+def build_estimator(
+    config: Config, model: LSTMLanguageModel, *, learned: type[LearnedEstimator] = LearnedEstimator
+) -> StateGradientEstimator:
+    """A synthesizer; or plain truncation where no cycle is synthetic.
+
+    Args:
+        config, model: for whose states.
+        learned: the class; an experiment may have one that differs in something.
+    """
     if config.schedule.mode == "real":
         return PlainTruncation()
     settings, device = config.synthesizer, model.embedding.device
@@ -158,7 +168,7 @@ def build_estimator(config: Config, model: LSTMLanguageModel) -> StateGradientEs
     if settings.inject == "noise":
         # Other numbers than the weights were drawn from.
         noise = torch.Generator(device).manual_seed(config.train.seed + 1)
-    return LearnedEstimator(
+    return learned(
         synthesizer.to(device),
         learning_rate=settings.learning_rate,
         factor=None if settings.factor == "calibrated" else settings.factor,

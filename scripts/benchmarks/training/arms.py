@@ -11,16 +11,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-import sglm.train.step
 from scripts.benchmarks.training.case import STRETCH, Arm, Ids, Patch, Place, Size, random_text
 from scripts.benchmarks.training.plain import PlainArm
 from sglm.config import Config, parse_config
+from sglm.dni.estimator import PlainTruncation
 from sglm.optim.precision import make_precision
 from sglm.optim.schedule import Mode, StepPlan
-from sglm.text.batcher import Batcher, Upcoming, Window
-from sglm.train.build import build_learner, lookahead_steps, stretch_windows
+from sglm.text.batcher import Batcher, Window
+from sglm.train.build import (
+    build_decision_rule,
+    build_learner,
+    lookahead_steps,
+    stretch_windows,
+)
+from sglm.train.step import train_step
 
 # What a stretch of windows is: without a synthesizer, while it learns, while it injects.
 TURNS = {"real": Mode.REAL, "learning": Mode.REAL, "synthetic": Mode.SYNTHETIC}
@@ -49,9 +54,8 @@ class SglmArm:
         device = torch.device(place.device)
         config = sglm_config(size, kind, horizon)
         counts_V = np.bincount(ids_N[: 2**20], minlength=size.vocab_size)
-        self.learner = build_learner(
-            config, counts_V, make_precision(place.precision, device), device
-        )
+        self.learner = build_learner(config, counts_V, make_precision(place.precision, device))
+        self.rule = build_decision_rule(config)
         self.batcher = Batcher(
             ids_N,
             size.batch,
@@ -60,7 +64,7 @@ class SglmArm:
             stretch=stretch_windows(config),
             lookahead=lookahead_steps(config),
         )
-        self.boundary = self.learner.boundary
+        self.estimator = self.learner.estimator
         self.device, self.number, self.turns = device, 0, turns
         if horizon is not None:  # as if it had run for long
             learner, inputs_TB = self.learner, self.read().inputs_TB
@@ -69,28 +73,20 @@ class SglmArm:
 
     def read(self) -> Window:
         """The next window, where the model is."""
-
-        def there(ids: Tensor) -> Tensor:
-            return ids.to(self.device, non_blocking=True)
-
-        window = self.batcher.at(self.number)
-        upcoming = window.upcoming and Upcoming(*map(there, window.upcoming))
-        return window._replace(
-            inputs_TB=there(window.inputs_TB),
-            targets_TB=there(window.targets_TB),
-            upcoming=upcoming,
-        )
+        return self.batcher.at(self.number).to(self.device)
 
     def step(self, turn: str | None = None) -> None:
         """Goes on by a window; a given turn, of `TURNS`, must be that of the whole stretch."""
         turn = turn or self.turns[self.number // STRETCH % len(self.turns)]
-        self.learner.boundary = None if turn == "real" else self.boundary
+        learner, window = self.learner, self.read()
+        learner.estimator = PlainTruncation() if turn == "real" else self.estimator
         plan = StepPlan(lr_factor=1.0, mode=TURNS[turn], cycle=0)
-        sglm.train.step.train_step(self.learner, self.read(), plan, self.number)
+        decision = self.rule.decide(self.number, plan, window)
+        train_step(learner, window, decision, learning_rate=learner.rate(plan))
         self.number += 1
 
     def patches(self) -> list[Patch]:
-        learner, boundary = self.learner, self.boundary
+        learner, estimator = self.learner, self.estimator
         patches = [
             Patch(self, "read", "data"),
             Patch(learner.model, "embed", "forward"),
@@ -98,15 +94,14 @@ class SglmArm:
             Patch(learner.model, "drop_and_penalize", "forward"),
             Patch(learner.model, "nll", "loss"),
             Patch(torch.autograd, "backward", "backward"),
-            Patch(sglm.train.step, "future_gradients", "synthesizer"),
             Patch(learner.precision, "measure", "clip"),
             Patch(learner.precision, "update", "optimizer"),
             Patch(learner.optimizer, "zero_grad", "optimizer"),
         ]
-        if boundary is not None:
-            public = [name for name in vars(type(boundary)) if not name.startswith("_")]
-            methods = [name for name in public if callable(getattr(boundary, name))]
-            patches += [Patch(boundary, name, "synthesizer") for name in methods]
+        if not isinstance(estimator, PlainTruncation):
+            public = [name for name in vars(type(estimator)) if not name.startswith("_")]
+            methods = [name for name in public if callable(getattr(estimator, name))]
+            patches += [Patch(estimator, name, "synthesizer") for name in methods]
         return patches
 
 

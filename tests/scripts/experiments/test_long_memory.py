@@ -56,9 +56,13 @@ def test_a_solved_lesson_is_noted_and_the_next_one_begins(monkeypatch: pytest.Mo
 def pretended_error(tiny: None, monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     """Steps that learn nothing and say that each target cost so many bits, or later 0.2."""
     error = {"bits": 0.1, "updates": math.inf}
+    done = {"updates": 0}
 
-    def step(learner: Any, window: Any, plan: Any, update: int) -> SimpleNamespace:
-        bits = error["bits"] if update <= error["updates"] else 0.2
+    def step(learner: Any, window: Any, *_: Any, **__: Any) -> SimpleNamespace:
+        if window.is_first:
+            done["updates"] = 0
+        bits = error["bits"] if done["updates"] <= error["updates"] else 0.2
+        done["updates"] += 1
         targets = int((window.targets_TB != tasks.NO_TARGET).sum())
         return SimpleNamespace(nll_nats=torch.tensor(bits * math.log(2) * targets))
 

@@ -20,6 +20,7 @@ from scripts.benchmarks.training import bench, floor, measure, parts, worker
 from scripts.benchmarks.training.arms import build_arm
 from scripts.benchmarks.training.case import Patch, Place, Size, random_text
 from scripts.benchmarks.training.worker import Task, Worker, running
+from sglm.dni.learned import LearnedEstimator
 
 
 @pytest.fixture(scope="module")
@@ -138,9 +139,8 @@ def test_all_arms_read_the_same_text(arms: Callable[..., dict[str, Any]]) -> Non
 def test_learning_injects_nothing_and_synthetic_does(arms: Callable[..., dict[str, Any]]) -> None:
     built = arms("real", "learning mlp", "synthetic mlp")
     for arm in built.values():
-        boundary = arm.learner.boundary
-        if boundary is not None:
-            boundary.fixed_factor = torch.ones(())  # a calibrated one is zero at first
+        if isinstance(arm.estimator, LearnedEstimator):  # a calibrated factor is zero at first
+            arm.estimator.injection.fixed_factor = torch.ones(())
         for _ in range(6):
             arm.step()
     real, learning, synthetic = (
@@ -162,12 +162,12 @@ def test_without_its_synthesizer_an_arm_is_the_real_one(
         models.append(list(arm.learner.model.parameters()))
     assert all(torch.equal(one, other) for one, other in zip(*models, strict=True))
     arm.learner.model.zero_grad()
-    boundary = arm.boundary
-    boundary.fixed_factor = torch.ones(())
-    net = [parameter.clone() for parameter in boundary.synthesizer.parameters()]
+    estimator = arm.estimator
+    estimator.injection.fixed_factor = torch.ones(())
+    net = [parameter.clone() for parameter in estimator.synthesizer.parameters()]
     for _ in range(8):
         arm.step("learning")
-    learned = zip(net, boundary.synthesizer.parameters(), strict=True)
+    learned = zip(net, estimator.synthesizer.parameters(), strict=True)
     assert any(not torch.equal(one, other) for one, other in learned)
 
 
