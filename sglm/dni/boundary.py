@@ -15,10 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sglm.dni.injection import injected_gradient
 from sglm.dni.synthesizer import LookaheadSynthesizer, Prediction, Synthesizer
 from sglm.dni.teaching import Lesson, Reading, regression_loss
 from sglm.dni.trust import Agreement, Trust, agreement
-from sglm.kernels import injected_gradient
+from sglm.kernels.choice import chosen
 from sglm.model.state import LSTMState
 from sglm.optim.optimizer import step_where_finite
 from sglm.runtime.ranks import ALONE, Ranks
@@ -84,6 +85,7 @@ class Boundary:
         self.noise = noise
         self.bootstrapped = bootstrapped
         self.ranks = ranks
+        self._injected_gradient = chosen(injected_gradient)
         device = next(synthesizer.parameters()).device
         self.trust = Trust(synthesizer.size, device, ranks)
         self._one = torch.ones((), device=device)
@@ -154,8 +156,8 @@ class Boundary:
         """
         said: Prediction = self.synthesizer(outgoing.packed(), self._context())
         # A synthesizer that has diverged injects nothing, and the model goes on.
-        gradient_BS, kept_B1 = injected_gradient(
-            said.gradient_BS, self.trust.unit, self._longest, self.factor
+        gradient_BS, kept_B1 = self._injected_gradient(
+            said.gradient_BS, unit=self.trust.unit, longest=self._longest, factor=self.factor
         )
         if self.trust_bound and self.index == 1:  # once a stretch
             weight = min(1.0, self.stretch / _CAPPED_MEAN_OVER)
@@ -276,7 +278,9 @@ class Boundary:
 
     def _update_trust(self, predicted_MS: Tensor, observed_MS: Tensor) -> None:
         """One pure observation, of the prediction as it would be injected."""
-        bounded_MS, _ = injected_gradient(predicted_MS, self._one, self._longest, self._one)
+        bounded_MS, _ = self._injected_gradient(
+            predicted_MS, unit=self._one, longest=self._longest, factor=self._one
+        )
         self.trust.observe(bounded_MS, observed_MS)
 
     def _context(self) -> Tensor | None:

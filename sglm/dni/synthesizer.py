@@ -12,8 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from sglm.kernels import recurrent_synthesizer
-from sglm.kernels.recurrent import RecurrentWeights
+from sglm.kernels.choice import chosen
+from sglm.kernels.recurrent import RecurrentWeights, recurrent_synthesizer
 from sglm.model.linear import Linear
 
 
@@ -107,6 +107,7 @@ class RecurrentSynthesizer(Synthesizer):
         self.encoder = nn.Linear(1, hidden)
         self.cell = nn.GRUCell(hidden, hidden)
         self.heads = zero_linear(hidden, 2 if auxiliary else 1)
+        self._step = chosen(recurrent_synthesizer)
 
     def forward(self, state_BS: Tensor, context: Tensor | None = None) -> Prediction:
         weights = RecurrentWeights(
@@ -119,7 +120,7 @@ class RecurrentSynthesizer(Synthesizer):
             self.heads.weight,
             self.heads.bias,
         )
-        said_MK, memory_MN = recurrent_synthesizer(state_BS.reshape(-1), context, weights)
+        said_MK, memory_MN = self._step(state_BS.reshape(-1), context, weights)
         gradient_BS, *rest = (said_M.view_as(state_BS) for said_M in said_MK.unbind(dim=1))
         return Prediction(gradient_BS, rest[0] if rest else None, memory_MN)
 

@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sglm.kernels import lstm_layer, regularized_dropout
-from sglm.kernels.lstm import LSTMWeights
+from sglm.kernels.choice import chosen
+from sglm.kernels.dropout import regularized_dropout
+from sglm.kernels.lstm import LSTMWeights, lstm_layer
 from sglm.model.dropout import locked_dropout, locked_mask, weight_dropout, word_dropout
 from sglm.model.embedding import tied_embedding
 from sglm.model.linear import linear
@@ -75,6 +76,7 @@ class LSTMLayer(nn.Module):
             nn.init.orthogonal_(gate_hh)  # Saxe et al. 2014: norms survive many steps
         # Remember at first: forget gates start open (Jozefowicz et al. 2015).
         self.bias.data[units : 2 * units] = 1.0
+        self._lstm_layer = chosen(lstm_layer)
 
     def forward(
         self,
@@ -113,8 +115,8 @@ class LSTMLayer(nn.Module):
         hidden_BH, cell_BH = hidden_BH.to(compute_dtype), cell_BH.to(compute_dtype)
         outputs = []
         for piece_TBI in _pieces(inputs_TBI.to(compute_dtype)):
-            piece_TBH, hidden_BH, cell_BH = lstm_layer(
-                piece_TBI, hidden_BH, cell_BH, weights, training
+            piece_TBH, hidden_BH, cell_BH = self._lstm_layer(
+                piece_TBI, hidden_BH, cell_BH, weights=weights, training=training
             )
             outputs.append(piece_TBH)
         outputs_TBH = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
@@ -161,6 +163,7 @@ class LSTMLanguageModel(nn.Module):
             self.softmax_weight = nn.Parameter(torch.empty(shape.vocab_size, shape.widths[-1]))
             nn.init.uniform_(self.softmax_weight, -0.1, 0.1)
         self.softmax_bias = nn.Parameter(torch.zeros(shape.vocab_size))
+        self._regularized_dropout = chosen(regularized_dropout)
 
     @torch.no_grad()
     def start_from_unigram(self, counts_V: Tensor) -> None:
@@ -233,7 +236,9 @@ class LSTMLanguageModel(nn.Module):
         """
         rate = self.dropout.output if self.training else 0.0
         mask_BH = locked_mask(outputs_TBH, rate, self.ranks)
-        return regularized_dropout(outputs_TBH, mask_BH, activation, temporal)
+        return self._regularized_dropout(
+            outputs_TBH, mask_BH, activation=activation, temporal=temporal
+        )
 
     def outputs(self, embedded_TBE: Tensor, state: LSTMState) -> tuple[Tensor, LSTMState]:
         """The last layer's outputs before dropout, and the state after the window.
