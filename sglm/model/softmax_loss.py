@@ -60,7 +60,7 @@ def faster_chunked(features_NH: Tensor, weight_VH: Tensor) -> bool:
 
 
 def chunked_nll(
-    features_NH: Tensor, weight_VH: Tensor, bias_V: Tensor, targets_N: Tensor, rows: int
+    features_NH: Tensor, weight_VH: Tensor, bias_V: Tensor, *, targets_N: Tensor, rows: int
 ) -> Tensor:
     """Summed negative log-likelihood of the targets under softmax(features · weightᵀ + bias).
 
@@ -127,7 +127,7 @@ class _ChunkedNLL(torch.autograd.Function):
             counts_R1 = (targets_R != IGNORED).unsqueeze(1)
             index_R1 = targets_R.unsqueeze(1) * counts_R1  # 0 for what counts nothing
             into = None if logits_RV is None else logits_RV[: len(targets_R)]
-            logits = matmul(features_RH, cast_VH.t(), cast_V, into)
+            logits = matmul(features_RH, cast_VH.t(), cast_V, out_RC=into)
             p = logits if p_RV is None else p_RV[: len(targets_R)]
             nll -= (_softmax(logits, index_R1, p) * counts_R1).sum()
             # ∂nll/∂logits = p − [target].

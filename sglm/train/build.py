@@ -150,7 +150,7 @@ def build_boundary(config: Config, model: LSTMLanguageModel) -> Boundary | None:
     with torch.random.fork_rng(devices=[]):
         synthesizer = make_synthesizer(
             settings.kind,
-            2 * sum(model.shape.widths),
+            model.shape.state_size,
             synthesizer_hidden(config),
             settings.auxiliary,
             model.shape.embedding + model.shape.widths[-1],

@@ -65,7 +65,7 @@ def loud() -> LookaheadSynthesizer:
 
 @pytest.mark.parametrize("taught_every", [None, 1, 2])
 def test_a_silent_lookahead_is_plain_truncation_bitwise(taught_every: int | None) -> None:
-    rates = DropoutRates(0.2, 0.2, 0.2, 0.2, 0.2)
+    rates = DropoutRates(input=0.2, between=0.2, output=0.2, embedding=0.2, weight=0.2)
     net = LookaheadSynthesizer(20, 10, 6)
     plain, augmented = make_learner(None, rates), lookahead_learner(net, rates, 0.0, taught_every)
     results = []
@@ -82,7 +82,7 @@ def test_real_phases_are_plain_truncation_whatever_the_synthesizer_does(
     taught_every: int | None,
 ) -> None:
     """It reads ahead, is taught, and would inject noise; its net is as loud as it likes."""
-    rates = DropoutRates(0.2, 0.2, 0.2, 0.2, 0.2)
+    rates = DropoutRates(input=0.2, between=0.2, output=0.2, embedding=0.2, weight=0.2)
     noise = torch.Generator().manual_seed(0)
     before = noise.get_state()
     plain, augmented = (
