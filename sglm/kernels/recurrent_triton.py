@@ -128,8 +128,7 @@ def _backward_kernel(
     reset_w, update_w, new_w = zeros_IJ, zeros_IJ, zeros_IJ
     reset_x, update_x, new_x = zeros_I, zeros_I, zeros_I
     reset_1, update_1, new_1, new_h = zeros_I, zeros_I, zeros_I, zeros_I
-    first_w, second_w = zeros_I, zeros_I
-    first_1, second_1 = 0.0, 0.0
+    first_w, second_w, first_1, second_1 = zeros_I, zeros_I, 0.0, 0.0
     for block in range(BLOCKS):
         row_R = (tl.program_id(0) * BLOCKS + block) * ROWS + tl.arange(0, ROWS)
         there_R = row_R < coordinates
