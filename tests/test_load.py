@@ -20,7 +20,10 @@ from tests.tiny_models import LINES, make_tokenizer
 torch.set_num_threads(2)
 torch.manual_seed(0)
 tokenizer = make_tokenizer("sentencepiece")
-network = LSTMLanguageModel(ModelShape(tokenizer.vocab_size, 1, 128, 64, True))
+shape = ModelShape(
+    vocab_size=tokenizer.vocab_size, layers=1, hidden=128, embedding=64, tied=True
+)
+network = LSTMLanguageModel(shape)
 lm = LanguageModel(network, tokenizer)
 
 jobs = [

@@ -46,7 +46,9 @@ def make_network(
     """A network whose predictions differ from step to step, and whose state lives long."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = LSTMLanguageModel(ModelShape(vocab_size, layers, 12, 8, tied))
+        model = LSTMLanguageModel(
+            ModelShape(vocab_size=vocab_size, layers=layers, hidden=12, embedding=8, tied=tied)
+        )
         with torch.no_grad():
             model.embedding.normal_(std=0.7)
             model.softmax_bias.normal_(std=0.5)

@@ -22,7 +22,8 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-from sglm.kernels import boundary, dropout, lstm, recurrent
+from sglm.dni import injection
+from sglm.kernels import dropout, lstm, recurrent
 from sglm.kernels.lstm import LSTMWeights
 from sglm.kernels.recurrent import RecurrentWeights
 
@@ -76,20 +77,20 @@ def recurrent_cases(lanes: int, state: int, units: int, device: str) -> Iterator
     yield Case("recurrent learn", size, forward_bytes + backward_bytes, *map(learn, ways))
 
 
-def boundary_case(lanes: int, state: int, device: str) -> Case:
+def injection_case(lanes: int, state: int, device: str) -> Case:
     """What is injected."""
-    from sglm.kernels import boundary_triton
+    from sglm.dni import injection_triton
 
-    said_BS = torch.randn(lanes, state, device=device)
+    predicted_BS = torch.randn(lanes, state, device=device)
     unit, factor = torch.tensor(2.0, device=device), torch.tensor(0.5, device=device)
     longest = torch.tensor(2.0 * state**0.5, device=device)  # about half of the lanes are cut
 
     def inject(of: Callable[..., tuple[Tensor, Tensor]]) -> Call:
-        return lambda: of(said_BS, unit, longest, factor)
+        return lambda: of(predicted_BS, unit=unit, longest=longest, factor=factor)
 
-    ways = boundary.injected_gradient, boundary_triton.injected_gradient
+    ways = injection.injected_gradient, injection_triton.injected_gradient
     size = {"B": lanes, "S": state}
-    return Case("boundary", size, 2 * said_BS.nbytes, *map(inject, ways))
+    return Case("injection", size, 2 * predicted_BS.nbytes, *map(inject, ways))
 
 
 def dropout_case(steps: int, lanes: int, features: int, device: str) -> Case:
@@ -103,7 +104,7 @@ def dropout_case(steps: int, lanes: int, features: int, device: str) -> Case:
 
     def both(of: Callable[..., tuple[Tensor, Tensor]]) -> Call:
         def call() -> tuple[Tensor, ...]:
-            found = of(outputs_TBH, mask_BH, 2.0, 1.0)
+            found = of(outputs_TBH, mask_BH, activation=2.0, temporal=1.0)
             return (*found, *torch.autograd.grad(found, outputs_TBH, upwards))
 
         return call
@@ -132,9 +133,9 @@ def lstm_case(
     wanted = [each.requires_grad_() for each in (*into, *weights[:3])]
     upwards = [random(steps, lanes, units), random(lanes, units), random(lanes, units)]
 
-    def both(of: Callable[[], tuple[Tensor, ...]]) -> Call:
+    def both(of: Callable[..., tuple[Tensor, ...]]) -> Call:
         def call() -> tuple[Tensor, ...]:
-            found = of()
+            found = of(*into, weights=weights, training=True)
             return (*found, *torch.autograd.grad(found, wanted, upwards))
 
         return call
@@ -145,8 +146,7 @@ def lstm_case(
         "lstm",
         {"T": steps, "B": lanes, "H": units},
         moved_bytes,
-        both(lambda: lstm.lstm_layer(*into, weights, training=True)),
-        both(lambda: lstm_triton.lstm_layer(*into, weights)),
+        *map(both, (lstm.lstm_layer, lstm_triton.lstm_layer)),
     )
 
 
@@ -156,7 +156,7 @@ def all_cases(device: str) -> Iterator[Case]:
         for layers, hidden in LAYERS_HIDDEN:
             state = 2 * layers * hidden
             yield from recurrent_cases(lanes, state, UNITS, device)
-            yield boundary_case(lanes, state, device)
+            yield injection_case(lanes, state, device)
             yield dropout_case(STEPS, lanes, hidden, device)
     for lanes, hidden in LSTMS:
         yield lstm_case(STEPS, lanes, hidden, device)

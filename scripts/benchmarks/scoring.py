@@ -50,7 +50,13 @@ SIZES = {"tiny": Size(1, 32, 500), "small": Size(2, 256, 7300)}
 def make_lm(size: Size) -> LanguageModel:
     torch.manual_seed(0)
     tokenizer = WordTokenizer([f"w{rank}" for rank in range(2, size.vocab_size)])
-    shape = ModelShape(size.vocab_size, size.layers, size.hidden, size.hidden, tied=True)
+    shape = ModelShape(
+        vocab_size=size.vocab_size,
+        layers=size.layers,
+        hidden=size.hidden,
+        embedding=size.hidden,
+        tied=True,
+    )
     return LanguageModel(LSTMLanguageModel(shape), tokenizer)
 
 

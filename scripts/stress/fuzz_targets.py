@@ -60,7 +60,11 @@ class Originals:
         for kind, tokenizer in self.tokenizers.items():
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)
-                model = LSTMLanguageModel(ModelShape(tokenizer.vocab_size, 1, 4, 4, True))
+                model = LSTMLanguageModel(
+                    ModelShape(
+                        vocab_size=tokenizer.vocab_size, layers=1, hidden=4, embedding=4, tied=True
+                    )
+                )
             save_model(model, folder / kind, tokenizer.fingerprint)
             tokenizer.save(folder / kind)
         self.lms: dict[str, LanguageModel] = {kind: load(folder / kind, "cpu") for kind in KINDS}

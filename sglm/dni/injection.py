@@ -1,7 +1,7 @@
 """What is injected at a boundary: the prediction in its unit, bounded, times the factor.
 
-Equation (7) of docs/algorithm.md and the factor of (8). Shapes: B lanes, S coordinates of a lane's
-state.
+Equation (7) of docs/algorithm.md and the factor of (8); `injection_triton` has a kernel for a GPU.
+Shapes: B lanes, S coordinates of a lane's state.
 """
 
 import math
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from sglm.dni.trust import Trust
+from sglm.kernels.choice import chosen
 from sglm.runtime.ranks import ALONE, Ranks
 
 SMALLEST = 1e-12  # keeps the scale of a zero gradient finite
@@ -19,7 +20,7 @@ _CAPPED_MEAN_OVER = 20  # injections
 
 @torch.no_grad()
 def injected_gradient(
-    predicted_BS: Tensor, unit: Tensor, longest: Tensor | None, factor: Tensor
+    predicted_BS: Tensor, *, unit: Tensor, longest: Tensor | None, factor: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Scales and bounds a predicted state gradient.
 
@@ -79,6 +80,7 @@ class Injection:
         self.capped = torch.zeros((), device=device)
         self._weight = min(1.0, stretch / _CAPPED_MEAN_OVER)
         self._one = torch.ones((), device=device)
+        self._injected_gradient = chosen(injected_gradient)
 
     @property
     def factor(self) -> Tensor:
@@ -99,8 +101,8 @@ class Injection:
                 nothing, and the model goes on.
             count_cuts: whether this counts for `capped`.
         """
-        gradient_BS, kept_B1 = injected_gradient(
-            predicted_BS, self.trust.unit, self.longest, self.factor
+        gradient_BS, kept_B1 = self._injected_gradient(
+            predicted_BS, unit=self.trust.unit, longest=self.longest, factor=self.factor
         )
         if self.bounded and count_cuts:
             self.capped.lerp_((kept_B1 < 1).float().mean(), self._weight)
@@ -108,7 +110,9 @@ class Injection:
 
     def bound(self, predicted_MS: Tensor) -> Tensor:
         """A prediction in nats as it would be injected with factor 1."""
-        bounded_MS, _ = injected_gradient(predicted_MS, self._one, self.longest, self._one)
+        bounded_MS, _ = self._injected_gradient(
+            predicted_MS, unit=self._one, longest=self.longest, factor=self._one
+        )
         return bounded_MS
 
     def _noise_like(self, gradient_BS: Tensor) -> Tensor:

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from sglm.config import SynthesizerConfig
-from sglm.kernels import recurrent_synthesizer
-from sglm.kernels.recurrent import RecurrentWeights
+from sglm.kernels.choice import chosen
+from sglm.kernels.recurrent import RecurrentWeights, recurrent_synthesizer
 from sglm.model.language_model import ModelShape
 from sglm.model.linear import Linear
 
@@ -108,6 +108,7 @@ class RecurrentSynthesizer(Synthesizer):
         self.encoder = nn.Linear(1, hidden)
         self.cell = nn.GRUCell(hidden, hidden)
         self.heads = zero_linear(hidden, 2 if auxiliary else 1)
+        self._step = chosen(recurrent_synthesizer)
 
     def forward(self, state_BS: Tensor, context: Tensor | None = None) -> Prediction:
         weights = RecurrentWeights(
@@ -120,7 +121,7 @@ class RecurrentSynthesizer(Synthesizer):
             self.heads.weight,
             self.heads.bias,
         )
-        predicted_MK, carried_MN = recurrent_synthesizer(state_BS.reshape(-1), context, weights)
+        predicted_MK, carried_MN = self._step(state_BS.reshape(-1), context, weights)
         gradient_BS, *rest = (
             predicted_M.view_as(state_BS) for predicted_M in predicted_MK.unbind(dim=1)
         )
@@ -203,7 +204,7 @@ def build_synthesizer(settings: SynthesizerConfig, shape: ModelShape) -> Synthes
     """The synthesizer that the configuration asks for, for the states of such a model."""
     return make_synthesizer(
         settings.kind,
-        2 * sum(shape.widths),
+        shape.state_size,
         hidden=hidden_units(settings),
         auxiliary=settings.auxiliary,
         features=shape.embedding + shape.widths[-1],

@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 def activation_penalty(
-    outputs_TBH: Tensor, features_TBH: Tensor, activation: float, temporal: float
+    outputs_TBH: Tensor, features_TBH: Tensor, *, activation: float, temporal: float
 ) -> Tensor:
     """What to add to the nats per token of a window: a scalar, float32 at least.
 
@@ -40,7 +40,7 @@ def activation_penalty(
 
 
 def regularized_dropout(
-    outputs_TBH: Tensor, mask_BH: Tensor | None, activation: float, temporal: float
+    outputs_TBH: Tensor, mask_BH: Tensor | None, *, activation: float, temporal: float
 ) -> tuple[Tensor, Tensor]:
     """Applies a mask to every step of the window, and penalises size and change.
 
@@ -53,4 +53,7 @@ def regularized_dropout(
         `(features_TBH, penalty)`.
     """
     features_TBH = outputs_TBH if mask_BH is None else outputs_TBH * mask_BH
-    return features_TBH, activation_penalty(outputs_TBH, features_TBH, activation, temporal)
+    penalty = activation_penalty(
+        outputs_TBH, features_TBH, activation=activation, temporal=temporal
+    )
+    return features_TBH, penalty

@@ -12,6 +12,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from sglm.kernels.choice import HALF_DTYPES, suitable
+
 COLUMNS = 256  # of a program
 STEPS = 8  # of a program; the step before and the step after come from a cache
 
@@ -20,19 +22,19 @@ STEPS = 8  # of a program; the step before and the step after come from a cache
 def _tile(
     outputs_ptr, mask_ptr, steps, columns, STEPS: tl.constexpr, COLUMNS: tl.constexpr
 ):  # fmt: skip
-    """A program's steps S and columns C of the outputs: places, which of them exist, numbers."""
+    """A program's steps S and columns C of the outputs: offsets, which of them exist, numbers."""
     column_1C = (tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS))[None, :]
     step_S1 = (tl.program_id(1) * STEPS + tl.arange(0, STEPS))[:, None]
     there_SC = (step_S1 < steps) & (column_1C < columns)
-    place_SC = step_S1 * columns + column_1C
-    output_SC = tl.load(outputs_ptr + place_SC, mask=there_SC, other=0.0).to(tl.float32)
+    offset_SC = step_S1 * columns + column_1C
+    output_SC = tl.load(outputs_ptr + offset_SC, mask=there_SC, other=0.0).to(tl.float32)
     mask_1C = tl.load(mask_ptr + column_1C, mask=column_1C < columns, other=0.0).to(tl.float32)
     since_there_SC = there_SC & (step_S1 > 0)
-    before_SC = tl.load(outputs_ptr + place_SC - columns, mask=since_there_SC, other=0.0)
+    before_SC = tl.load(outputs_ptr + offset_SC - columns, mask=since_there_SC, other=0.0)
     since_SC = tl.where(since_there_SC, output_SC - before_SC.to(tl.float32), 0.0)
     # Rounded as it is stored, because the penalty is that of the stored number.
     feature_SC = (output_SC * mask_1C).to(outputs_ptr.dtype.element_ty)
-    return step_S1, place_SC, there_SC, output_SC, since_SC, feature_SC, mask_1C
+    return step_S1, offset_SC, there_SC, output_SC, since_SC, feature_SC, mask_1C
 
 
 @triton.jit
@@ -40,10 +42,10 @@ def _forward_kernel(
     outputs_ptr, mask_ptr, features_ptr, partial_ptr, steps, columns, activation, temporal,
     STEPS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    _, place_SC, there_SC, _, since_SC, feature_SC, _ = _tile(
+    _, offset_SC, there_SC, _, since_SC, feature_SC, _ = _tile(
         outputs_ptr, mask_ptr, steps, columns, STEPS, COLUMNS
     )
-    tl.store(features_ptr + place_SC, feature_SC, mask=there_SC)
+    tl.store(features_ptr + offset_SC, feature_SC, mask=there_SC)
     feature_SC = feature_SC.to(tl.float32)
     penalty_SC = activation * feature_SC * feature_SC + temporal * since_SC * since_SC
     penalty = tl.sum(tl.sum(penalty_SC, axis=0), axis=0)
@@ -55,19 +57,19 @@ def _backward_kernel(
     outputs_ptr, mask_ptr, features_gradient_ptr, penalty_gradient_ptr, outputs_gradient_ptr,
     steps, columns, activation, temporal, STEPS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    step_S1, place_SC, there_SC, output_SC, since_SC, feature_SC, mask_1C = _tile(
+    step_S1, offset_SC, there_SC, output_SC, since_SC, feature_SC, mask_1C = _tile(
         outputs_ptr, mask_ptr, steps, columns, STEPS, COLUMNS
     )
     until_there_SC = there_SC & (step_S1 + 1 < steps)
-    after_SC = tl.load(outputs_ptr + place_SC + columns, mask=until_there_SC, other=0.0)
+    after_SC = tl.load(outputs_ptr + offset_SC + columns, mask=until_there_SC, other=0.0)
     until_SC = tl.where(until_there_SC, after_SC.to(tl.float32) - output_SC, 0.0)
     of_penalty = 2 * tl.load(penalty_gradient_ptr)
-    gradient_SC = tl.load(features_gradient_ptr + place_SC, mask=there_SC, other=0.0)
+    gradient_SC = tl.load(features_gradient_ptr + offset_SC, mask=there_SC, other=0.0)
     gradient_SC = gradient_SC.to(tl.float32)
     gradient_SC += of_penalty * activation * feature_SC.to(tl.float32)
     gradient_SC = gradient_SC * mask_1C + of_penalty * temporal * (since_SC - until_SC)
     out_type = outputs_gradient_ptr.dtype.element_ty
-    tl.store(outputs_gradient_ptr + place_SC, gradient_SC.to(out_type), mask=there_SC)
+    tl.store(outputs_gradient_ptr + offset_SC, gradient_SC.to(out_type), mask=there_SC)
 
 
 class _RegularizedDropout(torch.autograd.Function):
@@ -105,10 +107,23 @@ class _RegularizedDropout(torch.autograd.Function):
         return outputs_gradient_TBH, None, None, None
 
 
+def can_run(
+    outputs_TBH: Tensor, mask_BH: Tensor | None, *, activation: float, temporal: float
+) -> bool:
+    """Whether the kernels compute this: in float32 and half types, with a mask and a penalty.
+
+    Without either there is little to fuse.
+    """
+    if mask_BH is None or not (activation or temporal):
+        return False
+    return suitable(outputs_TBH, mask_BH, dtypes=(torch.float32, *HALF_DTYPES))
+
+
 def regularized_dropout(
-    outputs_TBH: Tensor, mask_BH: Tensor, activation: float, temporal: float
+    outputs_TBH: Tensor, mask_BH: Tensor | None, *, activation: float, temporal: float
 ) -> tuple[Tensor, Tensor]:
-    """As `sglm.kernels.dropout.regularized_dropout`, for float32 and half types."""
+    """As `sglm.kernels.dropout.regularized_dropout`, where it `can_run`."""
+    assert mask_BH is not None
     steps, columns = outputs_TBH.shape[0], mask_BH.numel()
     features_TBH, penalty = _RegularizedDropout.apply(
         outputs_TBH.contiguous(),

@@ -25,7 +25,12 @@ class LSTMWeights(NamedTuple):
 
 
 def lstm_layer(
-    inputs_TBI: Tensor, hidden_BH: Tensor, cell_BH: Tensor, weights: LSTMWeights, training: bool
+    inputs_TBI: Tensor,
+    hidden_BH: Tensor,
+    cell_BH: Tensor,
+    *,
+    weights: LSTMWeights,
+    training: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The layer, from a state to a state (Hochreiter & Schmidhuber 1997; Gers et al. 2000).
 

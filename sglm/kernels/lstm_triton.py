@@ -10,7 +10,7 @@ wait, of the inputs and of the weights' gradients, are one each, outside.
 Sums, cells and gradients within the layer are float32; what goes into a product is of its type.
 
 Shapes: T time, B lanes, I inputs, H units; inside a kernel B lanes of its group, U units of
-a program, N = 4U of its gates, K numbers of a piece of what is summed over: powers of two.
+a program, N = 4U of its gates, K numbers of a block of what is summed over: powers of two.
 """
 
 from typing import Any
@@ -20,19 +20,20 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from sglm.kernels.choice import HALF_DTYPES, suitable
 from sglm.kernels.lstm import LSTMWeights
 
 OWNED = 16  # units of a program: a matrix product wants as many columns at least
 LARGEST = 1152  # units: their rows take 147 KB of the 227 that a Hopper's multiprocessor has
-PIECE = 128  # of K
+BLOCK = 128  # numbers of K
 WARPS = 8
 
 
 @triton.jit
 def _wait_for_group(arrived_ptr, arrivals):
-    """Goes on when so many have come: what each has stored before, all of the group can see."""
+    """Returns when so many have arrived: what each stored before is then visible to all."""
     arrived_ptr += tl.program_id(1)
-    tl.debug_barrier()  # all threads of this one have come
+    tl.debug_barrier()  # all threads of this program are here
     seen = tl.atomic_add(arrived_ptr, 1, sem="acq_rel") + 1
     while seen < arrivals:
         seen = tl.atomic_add(arrived_ptr, 0, sem="acquire")
@@ -47,7 +48,7 @@ def _tanh(x):
 @triton.jit
 def _forward_kernel(
     gates_ptr, weight_ptr, hidden_ptr, cells_ptr, arrived_ptr, first, last, lanes, units,
-    LANES: tl.constexpr, OWNED: tl.constexpr, PIECE: tl.constexpr, PIECES: tl.constexpr,
+    LANES: tl.constexpr, OWNED: tl.constexpr, BLOCK: tl.constexpr, BLOCKS: tl.constexpr,
 ):  # fmt: skip
     """Steps `first` to `last`. What the inputs put into the gates, T·B·4H, becomes the gates."""
     b = tl.program_id(1) * LANES + tl.arange(0, LANES)
@@ -58,26 +59,26 @@ def _forward_kernel(
     there_B1 = (b < lanes)[:, None]
     there_BU = there_B1 & (u < units)[None, :]
     weights = ()
-    for piece in tl.static_range(PIECES):
-        k = piece * PIECE + tl.arange(0, PIECE)
+    for block in tl.static_range(BLOCKS):
+        k = block * BLOCK + tl.arange(0, BLOCK)
         there_KN = (k < units)[:, None] & (unit_N < units)[None, :]
         weight_KN = weight_ptr + row_N[None, :] * units + k[:, None]
         weights += (tl.load(weight_KN, mask=there_KN, other=0.0),)  # type: ignore[assignment]
-    place_BU = b[:, None] * units + u[None, :]
-    c_BU = tl.load(cells_ptr + first * lanes * units + place_BU, mask=there_BU, other=0.0)
+    offset_BU = b[:, None] * units + u[None, :]
+    c_BU = tl.load(cells_ptr + first * lanes * units + offset_BU, mask=there_BU, other=0.0)
     for t in range(first, last):
         gates_BN = gates_ptr + (t * lanes + b[:, None]) * 4 * units + row_N[None, :]
         there_BN = there_B1 & (unit_N < units)[None, :]
         sums_BN = tl.load(gates_BN, mask=there_BN, other=0.0).to(tl.float32)
-        for piece in tl.static_range(PIECES):
-            k = piece * PIECE + tl.arange(0, PIECE)
+        for block in tl.static_range(BLOCKS):
+            k = block * BLOCK + tl.arange(0, BLOCK)
             h_BK = tl.load(
                 hidden_ptr + (t * lanes + b[:, None]) * units + k[None, :],
                 mask=there_B1 & (k < units)[None, :],
                 other=0.0,
                 cache_modifier=".cg",  # written by others: not from this multiprocessor's cache
             )
-            sums_BN = tl.dot(h_BK, weights[piece], sums_BN, input_precision="ieee")
+            sums_BN = tl.dot(h_BK, weights[block], sums_BN, input_precision="ieee")
         # N is (2, 2, U): input, forget; cell, output.
         sums_BU22 = tl.permute(tl.reshape(sums_BN, [LANES, 2, 2, OWNED]), [0, 3, 1, 2])
         sums_of_0_2, sums_of_1_3 = tl.split(sums_BU22)
@@ -88,8 +89,8 @@ def _forward_kernel(
         c_BU = f_BU * c_BU + i_BU * g_BU
         h_BU = o_BU * _tanh(c_BU)
         after = (t + 1) * lanes * units
-        tl.store(hidden_ptr + after + place_BU, h_BU, mask=there_BU)
-        tl.store(cells_ptr + after + place_BU, c_BU, mask=there_BU)
+        tl.store(hidden_ptr + after + offset_BU, h_BU, mask=there_BU)
+        tl.store(cells_ptr + after + offset_BU, c_BU, mask=there_BU)
         gates_BU = gates_ptr + (t * lanes + b[:, None]) * 4 * units + u[None, :]
         tl.store(gates_BU, i_BU, mask=there_BU)
         tl.store(gates_BU + units, f_BU, mask=there_BU)
@@ -103,7 +104,7 @@ def _forward_kernel(
 def _backward_kernel(
     gates_ptr, weight_ptr, cells_ptr, to_hidden_ptr, to_cell_ptr, to_gates_ptr, arrived_ptr, first,
     last, steps, lanes, units,
-    LANES: tl.constexpr, OWNED: tl.constexpr, PIECE: tl.constexpr, PIECES: tl.constexpr,
+    LANES: tl.constexpr, OWNED: tl.constexpr, BLOCK: tl.constexpr, BLOCKS: tl.constexpr,
 ):  # fmt: skip
     """Steps `last` − 1 down to `first`: gradients in what went into the gates, and in the cells."""
     b = tl.program_id(1) * LANES + tl.arange(0, LANES)
@@ -111,35 +112,35 @@ def _backward_kernel(
     there_B1 = (b < lanes)[:, None]
     there_BU = there_B1 & (u < units)[None, :]
     weights = ()
-    for piece in tl.static_range(PIECES):
-        k = piece * PIECE + tl.arange(0, PIECE)
+    for block in tl.static_range(BLOCKS):
+        k = block * BLOCK + tl.arange(0, BLOCK)
         there_KU = (k < 4 * units)[:, None] & (u < units)[None, :]
         weight_KU = weight_ptr + k[:, None] * units + u[None, :]
         weights += (tl.load(weight_KU, mask=there_KU, other=0.0),)  # type: ignore[assignment]
-    place_BU = b[:, None] * units + u[None, :]
-    to_c_BU = tl.load(to_cell_ptr + place_BU, mask=there_BU, other=0.0)
+    offset_BU = b[:, None] * units + u[None, :]
+    to_c_BU = tl.load(to_cell_ptr + offset_BU, mask=there_BU, other=0.0)
     for back in range(first, last):
         t = last - 1 - (back - first)
         before = t * lanes * units
-        to_h_BU = tl.load(to_hidden_ptr + before + place_BU, mask=there_BU, other=0.0)
+        to_h_BU = tl.load(to_hidden_ptr + before + offset_BU, mask=there_BU, other=0.0)
         to_h_BU = to_h_BU.to(tl.float32)
         if t + 1 < steps:
-            for piece in tl.static_range(PIECES):
-                k = piece * PIECE + tl.arange(0, PIECE)
+            for block in tl.static_range(BLOCKS):
+                k = block * BLOCK + tl.arange(0, BLOCK)
                 to_gates_BK = tl.load(
                     to_gates_ptr + ((t + 1) * lanes + b[:, None]) * 4 * units + k[None, :],
                     mask=there_B1 & (k < 4 * units)[None, :],
                     other=0.0,
                     cache_modifier=".cg",
                 )
-                to_h_BU = tl.dot(to_gates_BK, weights[piece], to_h_BU, input_precision="ieee")
+                to_h_BU = tl.dot(to_gates_BK, weights[block], to_h_BU, input_precision="ieee")
         gates_BU = (t * lanes + b[:, None]) * 4 * units + u[None, :]
         i_BU = tl.load(gates_ptr + gates_BU, mask=there_BU, other=0.0).to(tl.float32)
         f_BU = tl.load(gates_ptr + gates_BU + units, mask=there_BU, other=0.0).to(tl.float32)
         g_BU = tl.load(gates_ptr + gates_BU + 2 * units, mask=there_BU, other=0.0).to(tl.float32)
         o_BU = tl.load(gates_ptr + gates_BU + 3 * units, mask=there_BU, other=0.0).to(tl.float32)
-        c_before_BU = tl.load(cells_ptr + before + place_BU, mask=there_BU, other=0.0)
-        c_BU = tl.load(cells_ptr + before + lanes * units + place_BU, mask=there_BU, other=0.0)
+        c_before_BU = tl.load(cells_ptr + before + offset_BU, mask=there_BU, other=0.0)
+        c_BU = tl.load(cells_ptr + before + lanes * units + offset_BU, mask=there_BU, other=0.0)
         tanh_BU = _tanh(c_BU)
         to_c_BU += to_h_BU * o_BU * (1 - tanh_BU * tanh_BU)
         tl.store(to_gates_ptr + gates_BU, to_c_BU * g_BU * i_BU * (1 - i_BU), mask=there_BU)
@@ -157,7 +158,7 @@ def _backward_kernel(
         to_c_BU = to_c_BU * f_BU
         if t > first:
             _wait_for_group(arrived_ptr, (last - t) * tl.num_programs(0))
-    tl.store(to_cell_ptr + place_BU, to_c_BU, mask=there_BU)
+    tl.store(to_cell_ptr + offset_BU, to_c_BU, mask=there_BU)
 
 
 def _split(lanes: int, units: int, programs: int) -> tuple[int, int] | None:
@@ -172,13 +173,13 @@ def _split(lanes: int, units: int, programs: int) -> tuple[int, int] | None:
     return None
 
 
-def _constants(lanes: int, units: int, summed: int, programs: int) -> dict[str, int]:
+def _constants(lanes: int, units: int, *, summed: int, programs: int) -> dict[str, int]:
     """A kernel's constants, for products that sum over so many numbers."""
     split = _split(lanes, units, programs)
     assert split is not None
-    piece = min(PIECE, max(16, triton.next_power_of_2(units)))
-    pieces = triton.cdiv(summed, piece)
-    return {"LANES": split[1], "OWNED": OWNED, "PIECE": piece, "PIECES": pieces}
+    block = min(BLOCK, max(16, triton.next_power_of_2(units)))
+    blocks = triton.cdiv(summed, block)
+    return {"LANES": split[1], "OWNED": OWNED, "BLOCK": block, "BLOCKS": blocks}
 
 
 def _run(kernel: Any, *tensors: Tensor, steps: int, numbers: tuple[int, ...], summed: int) -> None:
@@ -193,7 +194,7 @@ def _run(kernel: Any, *tensors: Tensor, steps: int, numbers: tuple[int, ...], su
     """
     lanes, units = numbers[-2:]
     device = tensors[0].device
-    constants = _constants(lanes, units, summed, _programs(device))
+    constants = _constants(lanes, units, summed=summed, programs=_programs(device))
     grid = triton.cdiv(units, OWNED), triton.cdiv(lanes, constants["LANES"])
     launches = [(0, steps)]
     if grid[0] > 1 and _one_by_one():  # then they cannot wait for each other
@@ -218,7 +219,7 @@ def _programs(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count
 
 
-def can_run(lanes: int, units: int, device: torch.device) -> bool:
+def fits(lanes: int, units: int, device: torch.device) -> bool:
     """Whether a layer of that size fits on the device."""
     return units <= LARGEST and _split(lanes, units, _programs(device)) is not None
 
@@ -262,20 +263,44 @@ class _Layer(torch.autograd.Function):
             _backward_kernel, gates_MG, hidden_4HH.contiguous(), cells, to_hiddens, to_cell,
             to_gates_MG, steps=steps, numbers=(steps, lanes, units), summed=4 * units,
         )  # fmt: skip
-        turned_GM = to_gates_MG.t()
+        transposed_GM = to_gates_MG.t()
         return (
             (to_gates_MG @ input_4HI).view(steps, lanes, -1),
             to_gates_MG[:lanes] @ hidden_4HH,
             to_cell.to(to_cell_BH.dtype),
-            turned_GM @ inputs_MI,
-            turned_GM @ hiddens[:-1].flatten(0, 1),
+            transposed_GM @ inputs_MI,
+            transposed_GM @ hiddens[:-1].flatten(0, 1),
             to_gates_MG.sum(dim=0, dtype=torch.float32).to(to_gates_MG.dtype),
         )
 
 
+def can_run(
+    inputs_TBI: Tensor,
+    hidden_BH: Tensor,
+    cell_BH: Tensor,
+    *,
+    weights: LSTMWeights,
+    training: bool,
+) -> bool:
+    """Whether the kernels compute this: in half types, of a size that `fits`.
+
+    In float32 the recurrent matrix of a large layer would not fit.
+    """
+    if not suitable(inputs_TBI, hidden_BH, cell_BH, *weights, dtypes=HALF_DTYPES):
+        return False
+    steps, (lanes, units) = len(inputs_TBI), hidden_BH.shape
+    gates = 4 * steps * lanes * units
+    return gates < 2**31 and fits(lanes, units, inputs_TBI.device)
+
+
 def lstm_layer(
-    inputs_TBI: Tensor, hidden_BH: Tensor, cell_BH: Tensor, weights: LSTMWeights
+    inputs_TBI: Tensor,
+    hidden_BH: Tensor,
+    cell_BH: Tensor,
+    *,
+    weights: LSTMWeights,
+    training: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """As `sglm.kernels.lstm.lstm_layer`, where it `can_run`."""
+    """As `sglm.kernels.lstm.lstm_layer`, where it `can_run`; differentiable in either mode."""
     outputs_TBH, hidden_BH, cell_BH = _Layer.apply(inputs_TBI, hidden_BH, cell_BH, *weights[:3])
     return outputs_TBH, hidden_BH, cell_BH

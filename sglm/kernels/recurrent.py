@@ -17,7 +17,7 @@ class RecurrentWeights(NamedTuple):
         encoder_N1, encoder_bias_N: from a coordinate to the cell's input.
         input_3NN, input_bias_3N: from the cell's input to its gates.
         hidden_3NN, hidden_bias_3N: from the memory to the gates.
-        heads_KN, heads_bias_K: from the memory to what is said.
+        heads_KN, heads_bias_K: from the memory to the predictions.
     """
 
     encoder_N1: Tensor
@@ -41,7 +41,7 @@ def recurrent_synthesizer(
         weights: shared by all coordinates.
 
     Returns:
-        `(said_MK, memory_MN)`; the memory is detached, because it is truncated at every call.
+        `(predicted_MK, memory_MN)`; the memory is detached, because it is truncated at every call.
     """
     inputs_MN = F.linear(coordinates_M[:, None], weights.encoder_N1, weights.encoder_bias_N)
     if memory_MN is None:
@@ -54,5 +54,5 @@ def recurrent_synthesizer(
         weights.input_bias_3N,
         weights.hidden_bias_3N,
     )
-    said_MK = F.linear(memory_MN, weights.heads_KN, weights.heads_bias_K)
-    return said_MK, memory_MN.detach()
+    predicted_MK = F.linear(memory_MN, weights.heads_KN, weights.heads_bias_K)
+    return predicted_MK, memory_MN.detach()

@@ -1,7 +1,7 @@
 """The element-wise recurrent synthesizer as two Triton kernels, forward and backward.
 
 In PyTorch one call writes and reads some ten arrays of N or 3N numbers for each coordinate. Here a
-coordinate's own number and memory are read, its new memory and what it says are written, and the
+coordinate's own number and memory are read, its new memory and its predictions are written, and the
 backward pass computes the gates again from the same inputs.
 
 The cell's input is affine in one number, so its share of the gates is too: W(ax + b) + c =
@@ -18,6 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from sglm.kernels.choice import suitable
 from sglm.kernels.recurrent import RecurrentWeights
 
 LARGEST = 64  # units; the backward pass holds three N×N sums in registers
@@ -73,32 +74,32 @@ def _cell(
 @triton.jit
 def _forward_kernel(
     x_ptr, memory_ptr, folded_ptr, input_bias_ptr, hidden_ptr, hidden_bias_ptr, heads_ptr,
-    heads_bias_ptr, said_ptr, out_ptr, coordinates, units,
+    heads_bias_ptr, predicted_ptr, out_ptr, coordinates, units,
     HEADS: tl.constexpr, UNITS: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
     row_R = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     i = tl.arange(0, UNITS)
     there_R = row_R < coordinates
     there_RI = there_R[:, None] & (i < units)[None, :]
-    place_RI = row_R[:, None] * units + i[None, :]
+    offset_RI = row_R[:, None] * units + i[None, :]
     x_R = tl.load(x_ptr + row_R, mask=there_R, other=0.0)
-    h_RI = tl.load(memory_ptr + place_RI, mask=there_RI, other=0.0)
+    h_RI = tl.load(memory_ptr + offset_RI, mask=there_RI, other=0.0)
     _, update_RI, new_RI, _ = _cell(
         x_R, h_RI, folded_ptr, input_bias_ptr, hidden_ptr, hidden_bias_ptr, units, UNITS
     )
     h_RI = new_RI + update_RI * (h_RI - new_RI)
-    tl.store(out_ptr + place_RI, h_RI, mask=there_RI)
+    tl.store(out_ptr + offset_RI, h_RI, mask=there_RI)
     for head in tl.static_range(HEADS):
         weight_I = tl.load(heads_ptr + head * units + i, mask=i < units, other=0.0)
-        said_R = tl.sum(h_RI * weight_I[None, :], axis=1) + tl.load(heads_bias_ptr + head)
-        tl.store(said_ptr + row_R * HEADS + head, said_R, mask=there_R)
+        predicted_R = tl.sum(h_RI * weight_I[None, :], axis=1) + tl.load(heads_bias_ptr + head)
+        tl.store(predicted_ptr + row_R * HEADS + head, predicted_R, mask=there_R)
 
 
 @triton.jit
 def _store_gate(
     out_ptr, units, slope_I, offset_I, weight_IJ, bias_I, GATE: tl.constexpr, UNITS: tl.constexpr
 ):  # fmt: skip
-    """A program's share of the gradients in one gate's weights; see `_split` for the places."""
+    """A program's share of the gradients in one gate's weights; see `_split` for their order."""
     i = tl.arange(0, UNITS)
     j = tl.arange(0, UNITS)
     row_I = GATE * units + i
@@ -116,27 +117,18 @@ def _store_gate(
 @triton.jit
 def _backward_kernel(
     x_ptr, memory_ptr, folded_ptr, input_bias_ptr, hidden_ptr, hidden_bias_ptr, heads_ptr,
-    said_gradient_ptr, partial_ptr, coordinates, units, row_length,
+    predicted_gradient_ptr, partial_ptr, coordinates, units, row_length,
     HEADS: tl.constexpr, UNITS: tl.constexpr, ROWS: tl.constexpr, BLOCKS: tl.constexpr,
 ):  # fmt: skip
     i = tl.arange(0, UNITS)
     there_I = i < units
     first_I = tl.load(heads_ptr + i, mask=there_I, other=0.0)
     second_I = tl.load(heads_ptr + (HEADS - 1) * units + i, mask=there_I, other=0.0)
-    reset_w = tl.zeros([UNITS, UNITS], tl.float32)
-    update_w = tl.zeros([UNITS, UNITS], tl.float32)
-    new_w = tl.zeros([UNITS, UNITS], tl.float32)
-    reset_x = tl.zeros([UNITS], tl.float32)
-    reset_1 = tl.zeros([UNITS], tl.float32)
-    update_x = tl.zeros([UNITS], tl.float32)
-    update_1 = tl.zeros([UNITS], tl.float32)
-    new_x = tl.zeros([UNITS], tl.float32)
-    new_1 = tl.zeros([UNITS], tl.float32)
-    new_h = tl.zeros([UNITS], tl.float32)
-    first_w = tl.zeros([UNITS], tl.float32)
-    second_w = tl.zeros([UNITS], tl.float32)
-    first_1 = 0.0
-    second_1 = 0.0
+    zeros_IJ, zeros_I = tl.zeros([UNITS, UNITS], tl.float32), tl.zeros([UNITS], tl.float32)
+    reset_w, update_w, new_w = zeros_IJ, zeros_IJ, zeros_IJ
+    reset_x, update_x, new_x = zeros_I, zeros_I, zeros_I
+    reset_1, update_1, new_1, new_h = zeros_I, zeros_I, zeros_I, zeros_I
+    first_w, second_w, first_1, second_1 = zeros_I, zeros_I, 0.0, 0.0
     for block in range(BLOCKS):
         row_R = (tl.program_id(0) * BLOCKS + block) * ROWS + tl.arange(0, ROWS)
         there_R = row_R < coordinates
@@ -148,12 +140,14 @@ def _backward_kernel(
         )
         out_RI = new + update * (h_RI - new)
         # Rows that are not there have no gradient, so they add nothing to any sum below.
-        d_first_R = tl.load(said_gradient_ptr + row_R * HEADS, mask=there_R, other=0.0)
+        d_first_R = tl.load(predicted_gradient_ptr + row_R * HEADS, mask=there_R, other=0.0)
         d_out = d_first_R[:, None] * first_I[None, :]
         first_w += tl.sum(d_first_R[:, None] * out_RI, axis=0)
         first_1 += tl.sum(d_first_R, axis=0)
         if HEADS == 2:
-            d_second_R = tl.load(said_gradient_ptr + row_R * HEADS + 1, mask=there_R, other=0.0)
+            d_second_R = tl.load(
+                predicted_gradient_ptr + row_R * HEADS + 1, mask=there_R, other=0.0
+            )
             d_out += d_second_R[:, None] * second_I[None, :]
             second_w += tl.sum(d_second_R[:, None] * out_RI, axis=0)
             second_1 += tl.sum(d_second_R, axis=0)
@@ -217,19 +211,19 @@ class _Recurrent(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         (coordinates,), units = coordinates_M.shape, memory_MN.shape[1]
         heads = weights[-1].shape[0]
-        said_MK = coordinates_M.new_empty(coordinates, heads)
+        predicted_MK = coordinates_M.new_empty(coordinates, heads)
         out_MN = torch.empty_like(memory_MN)
         padded, rows = _blocks(units)
         _forward_kernel[(triton.cdiv(coordinates, rows),)](
-            coordinates_M, memory_MN, *weights, said_MK, out_MN, coordinates, units,
+            coordinates_M, memory_MN, *weights, predicted_MK, out_MN, coordinates, units,
             HEADS=heads, UNITS=padded, ROWS=rows, num_warps=WARPS,
         )  # fmt: skip
         ctx.save_for_backward(coordinates_M, memory_MN, *weights)
         ctx.mark_non_differentiable(out_MN)
-        return said_MK, out_MN
+        return predicted_MK, out_MN
 
     @staticmethod
-    def backward(ctx: Any, said_gradient_MK: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, predicted_gradient_MK: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         coordinates_M, memory_MN, *weights, heads_bias_K = ctx.saved_tensors
         (coordinates,), units = coordinates_M.shape, memory_MN.shape[1]
         heads = heads_bias_K.shape[0]
@@ -240,23 +234,38 @@ class _Recurrent(torch.autograd.Function):
         # Each program has a row of its own, so that the sum's order is always the same.
         partial_PW = coordinates_M.new_empty(programs, row_length)
         _backward_kernel[(programs,)](
-            coordinates_M, memory_MN, *weights, said_gradient_MK.contiguous(), partial_PW,
+            coordinates_M, memory_MN, *weights, predicted_gradient_MK.contiguous(), partial_PW,
             coordinates, units, row_length,
             HEADS=heads, UNITS=padded, ROWS=rows, BLOCKS=blocks, num_warps=WARPS,
         )  # fmt: skip
         return None, None, *_split(partial_PW.sum(dim=0), units, heads)
 
 
+def can_run(coordinates_M: Tensor, memory_MN: Tensor | None, weights: RecurrentWeights) -> bool:
+    """Whether the kernels compute this: in float32, for at most `LARGEST` units and two heads.
+
+    They have no gradient in coordinates and memory, which are detached wherever sglm calls them.
+    """
+    inputs = (coordinates_M,) if memory_MN is None else (coordinates_M, memory_MN)
+    heads, units = weights.heads_KN.shape
+    return (
+        not any(each.requires_grad for each in inputs)
+        and suitable(*inputs, *weights)
+        and units <= LARGEST
+        and heads <= 2
+        and coordinates_M.numel() * units < 2**31
+    )
+
+
 def recurrent_synthesizer(
     coordinates_M: Tensor, memory_MN: Tensor | None, weights: RecurrentWeights
 ) -> tuple[Tensor, Tensor]:
-    """As `sglm.kernels.recurrent.recurrent_synthesizer`, in float32, for at most `LARGEST` units
-    and two heads; there is no gradient in the coordinates."""
+    """As `sglm.kernels.recurrent.recurrent_synthesizer`, where it `can_run`."""
     units = weights.hidden_3NN.shape[1]
     if memory_MN is None:
         memory_MN = coordinates_M.new_zeros(coordinates_M.shape[0], units)
     affine_N2 = torch.cat((weights.encoder_N1, weights.encoder_bias_N[:, None]), dim=1)
-    said_MK, memory_MN = _Recurrent.apply(
+    predicted_MK, memory_MN = _Recurrent.apply(
         coordinates_M.contiguous(),
         memory_MN.contiguous(),
         weights.input_3NN @ affine_N2,
@@ -266,4 +275,4 @@ def recurrent_synthesizer(
         weights.heads_KN,
         weights.heads_bias_K,
     )
-    return said_MK, memory_MN
+    return predicted_MK, memory_MN

@@ -27,12 +27,13 @@ def locked_dropout(inputs_TBH: Tensor, rate: float, ranks: Ranks = ALONE) -> Ten
     return inputs_TBH if mask_BH is None else inputs_TBH * mask_BH
 
 
-def word_dropout(embedded: Tensor, ids: Tensor, words: int, rate: float) -> Tensor:
+def word_dropout(embedded: Tensor, ids: Tensor, *, words: int, rate: float) -> Tensor:
     """Drops whole words for the length of the window (Gal & Ghahramani 2016, sec. 4.2).
 
     Args:
         embedded: `(…, E)`, the vectors of the words `ids`, `(…)`.
         words: V.
+        rate: the probability of dropping a word.
     """
     if rate == 0:
         return embedded

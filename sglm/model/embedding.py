@@ -18,7 +18,7 @@ from torch import Tensor
 def tied_embedding(ids: Tensor, weight_VE: Tensor) -> tuple[Tensor, Tensor]:
     """`(embedded (…, E), weight_VE)`; the softmax is to use the latter, which is the same matrix.
 
-    What flows back through both is the gradient that autograd would have found, up to rounding.
+    What flows back through both is the gradient that autograd would compute, up to rounding.
     The gradient of the returned matrix is added to in place: it must be nobody else's, as that of a
     matrix product is and that of a sum with another tensor is not.
 

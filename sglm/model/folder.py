@@ -31,7 +31,7 @@ _Size = Annotated[int, Field(ge=1, le=2**24)]
 
 
 class _Shape(BaseModel):
-    """`ModelShape` as it stands in a file: typed, bounded, nothing unknown."""
+    """`ModelShape` in a file: typed, bounded, nothing unknown."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -43,7 +43,7 @@ class _Shape(BaseModel):
 
 
 class ModelCard(BaseModel):
-    """What `config.json` says about the model beside it."""
+    """The content of `config.json`."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -51,7 +51,7 @@ class ModelCard(BaseModel):
     shape: _Shape
     tokenizer_fingerprint: str
     extra: dict[str, Any] = {}
-    """Whatever the writer wants to remember; reading a model does not depend on it."""
+    """Anything else that the writer adds; reading a model does not depend on it."""
 
     def model_shape(self) -> ModelShape:
         """The sizes, as the network wants them."""
@@ -62,6 +62,7 @@ def save_model(
     model: LSTMLanguageModel,
     folder: Path,
     tokenizer_fingerprint: str,
+    *,
     extra: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes `config.json` and `model.safetensors` (float32) into `folder`, made if needed.
@@ -73,8 +74,8 @@ def save_model(
     Args:
         model: on any device, in any mode; not changed.
         folder: where to.
-        tokenizer_fingerprint: of the tokenizer whose ids the model speaks.
-        extra: anything JSON can say.
+        tokenizer_fingerprint: of the tokenizer whose ids the model reads.
+        extra: anything JSON can hold.
 
     Raises:
         OSError: the disk refuses.
@@ -99,7 +100,7 @@ def read_card(folder: Path) -> ModelCard:
     """Reads and checks `config.json`.
 
     Raises:
-        InputError: the folder holds no model, or `config.json` says something impossible.
+        InputError: the folder holds no model, or `config.json` holds an impossible value.
     """
     path = folder / CONFIG_FILE
     if not path.is_file():
@@ -170,7 +171,7 @@ def find_model_folder(path: Path) -> Path:
 
 
 def _is_model_folder(path: Path) -> bool:
-    # A config.json alone makes one too: what is missing is then said by the one who loads it.
+    # A config.json alone makes one too: whoever loads it reports what is missing.
     return (path / CONFIG_FILE).is_file()
 
 
@@ -209,10 +210,10 @@ def _read_tensors(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tenso
             )
         for name, tensor in expected.items():
             entry = file.get_slice(name)
-            found = tuple(entry.get_shape())
-            if found != tuple(tensor.shape) or entry.get_dtype() != "F32":
+            shape = tuple(entry.get_shape())
+            if shape != tuple(tensor.shape) or entry.get_dtype() != "F32":
                 raise InputError(
-                    f"{path}: {name!r} is {entry.get_dtype()} {found}, but {CONFIG_FILE} wants "
+                    f"{path}: {name!r} is {entry.get_dtype()} {shape}, but {CONFIG_FILE} wants "
                     f"F32 {tuple(tensor.shape)}: the two files are of different models"
                 )
         # Copied, for the file may be replaced while the model is in use.

@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sglm.kernels import lstm_layer, regularized_dropout
-from sglm.kernels.lstm import LSTMWeights
+from sglm.kernels.choice import chosen
+from sglm.kernels.dropout import regularized_dropout
+from sglm.kernels.lstm import LSTMWeights, lstm_layer
 from sglm.model.dropout import locked_dropout, locked_mask, weight_dropout, word_dropout
 from sglm.model.embedding import tied_embedding
 from sglm.model.linear import linear
@@ -23,11 +24,11 @@ from sglm.runtime.ranks import ALONE, Ranks
 
 # oneDNN keeps a block of memory per call for the backward pass, sixteen times as large as the
 # outputs. Of long windows whose length varies, as it does while a horizon fills, no block fits
-# where the one before it lay; of pieces they do.
-PIECE_STEPS = 70
+# where the one before it lay; of segments of equal length they do.
+SEGMENT_STEPS = 70
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ModelShape:
     """What must be known to build the network again: written to a model's `config.json`."""
 
@@ -44,8 +45,13 @@ class ModelShape:
         last = self.embedding if self.tied else self.hidden
         return (*[self.hidden] * (self.layers - 1), last)
 
+    @property
+    def state_size(self) -> int:
+        """S, the coordinates of a lane's state: hidden and cell of every layer."""
+        return 2 * sum(self.widths)
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, kw_only=True)
 class DropoutRates:
     """Probabilities of dropping: what comes in, what passes between layers, what goes out,
     whole words of the embedding, entries of the recurrent matrices."""
@@ -75,12 +81,14 @@ class LSTMLayer(nn.Module):
             nn.init.orthogonal_(gate_hh)  # Saxe et al. 2014: norms survive many steps
         # Remember at first: forget gates start open (Jozefowicz et al. 2015).
         self.bias.data[units : 2 * units] = 1.0
+        self._lstm_layer = chosen(lstm_layer)
 
     def forward(
         self,
         inputs_TBI: Tensor,
         hidden_BH: Tensor,
         cell_BH: Tensor,
+        *,
         weight_drop_rate: float,
         compute_dtype: torch.dtype,
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -97,7 +105,7 @@ class LSTMLayer(nn.Module):
         """
         weight_hh = weight_dropout(self.weight_hh, weight_drop_rate)
         if weight_hh.is_cuda:
-            weights = packed_weights(self.weight_ih, weight_hh, self.bias, compute_dtype)
+            weights = packed_weights(self.weight_ih, weight_hh, self.bias, dtype=compute_dtype)
         else:
             bias = self.bias.to(compute_dtype)
             # torch wants two biases; the second adds nothing, so it is a constant zero.
@@ -112,24 +120,24 @@ class LSTMLayer(nn.Module):
         state_dtype = hidden_BH.dtype
         hidden_BH, cell_BH = hidden_BH.to(compute_dtype), cell_BH.to(compute_dtype)
         outputs = []
-        for piece_TBI in _pieces(inputs_TBI.to(compute_dtype)):
-            piece_TBH, hidden_BH, cell_BH = lstm_layer(
-                piece_TBI, hidden_BH, cell_BH, weights, training
+        for segment_TBI in _segments(inputs_TBI.to(compute_dtype)):
+            segment_TBH, hidden_BH, cell_BH = self._lstm_layer(
+                segment_TBI, hidden_BH, cell_BH, weights=weights, training=training
             )
-            outputs.append(piece_TBH)
+            outputs.append(segment_TBH)
         outputs_TBH = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
         return outputs_TBH, hidden_BH.to(state_dtype), cell_BH.to(state_dtype)
 
 
-def _pieces(inputs_TBI: Tensor) -> tuple[Tensor, ...]:
+def _segments(inputs_TBI: Tensor) -> tuple[Tensor, ...]:
     """The steps that one call of torch's LSTM gets: all of them, or some, where it keeps much."""
     if inputs_TBI.is_cuda or not torch.is_grad_enabled():
         return (inputs_TBI,)
-    return torch.split(inputs_TBI, PIECE_STEPS)
+    return torch.split(inputs_TBI, SEGMENT_STEPS)
 
 
 class LSTMLanguageModel(nn.Module):
-    """The network. `features` and `nll` are apart, so that the loss can be computed in pieces."""
+    """The network. `features` and `nll` are apart, so that the loss can be computed in chunks."""
 
     def __init__(
         self,
@@ -161,6 +169,7 @@ class LSTMLanguageModel(nn.Module):
             self.softmax_weight = nn.Parameter(torch.empty(shape.vocab_size, shape.widths[-1]))
             nn.init.uniform_(self.softmax_weight, -0.1, 0.1)
         self.softmax_bias = nn.Parameter(torch.zeros(shape.vocab_size))
+        self._regularized_dropout = chosen(regularized_dropout)
 
     @torch.no_grad()
     def start_from_unigram(self, counts_V: Tensor) -> None:
@@ -180,9 +189,8 @@ class LSTMLanguageModel(nn.Module):
 
     def start_state(self, batch: int) -> LSTMState:
         """Zeros for `batch` lanes, where and as the parameters are."""
-        return LSTMState.zeros(
-            batch, self.shape.widths, self.embedding.device, self.embedding.dtype
-        )
+        weight = self.embedding
+        return LSTMState.zeros(batch, self.shape.widths, device=weight.device, dtype=weight.dtype)
 
     def features(self, inputs_TB: Tensor, state: LSTMState) -> tuple[Tensor, LSTMState]:
         """What the softmax sees at every step, and the state after the window.
@@ -210,7 +218,9 @@ class LSTMLanguageModel(nn.Module):
             embedded_TBE, output_weight = tied_embedding(inputs_TB, weight_VE)
         else:
             embedded_TBE = F.embedding(inputs_TB, weight_VE)
-        embedded_TBE = word_dropout(embedded_TBE, inputs_TB, len(weight_VE), rates.embedding)
+        embedded_TBE = word_dropout(
+            embedded_TBE, inputs_TB, words=len(weight_VE), rate=rates.embedding
+        )
         return locked_dropout(embedded_TBE, rates.input, self.ranks), output_weight
 
     def drop_outputs(self, outputs_TBH: Tensor) -> Tensor:
@@ -233,7 +243,9 @@ class LSTMLanguageModel(nn.Module):
         """
         rate = self.dropout.output if self.training else 0.0
         mask_BH = locked_mask(outputs_TBH, rate, self.ranks)
-        return regularized_dropout(outputs_TBH, mask_BH, activation, temporal)
+        return self._regularized_dropout(
+            outputs_TBH, mask_BH, activation=activation, temporal=temporal
+        )
 
     def outputs(self, embedded_TBE: Tensor, state: LSTMState) -> tuple[Tensor, LSTMState]:
         """The last layer's outputs before dropout, and the state after the window.
@@ -252,7 +264,11 @@ class LSTMLanguageModel(nn.Module):
             if index > 0:
                 outputs_TBH = locked_dropout(outputs_TBH, rates.between, self.ranks)
             outputs_TBH, hidden_BH, cell_BH = layer(
-                outputs_TBH, state.hidden[index], state.cell[index], rates.weight, compute_dtype
+                outputs_TBH,
+                state.hidden[index],
+                state.cell[index],
+                weight_drop_rate=rates.weight,
+                compute_dtype=compute_dtype,
             )
             hidden.append(hidden_BH)
             cell.append(cell_BH)
@@ -284,6 +300,7 @@ class LSTMLanguageModel(nn.Module):
         self,
         features_TBH: Tensor,
         targets_TB: Tensor,
+        *,
         reduction: str = "sum",
         output_weight: Tensor | None = None,
     ) -> Tensor:
@@ -304,7 +321,9 @@ class LSTMLanguageModel(nn.Module):
         rows = chunk_rows(self.shape.vocab_size, features_NH.device.type)
         chunked = len(targets_N) > rows or faster_chunked(features_NH, weight_VH)
         if chunked and reduction == "sum" and torch.is_grad_enabled():
-            return chunked_nll(features_NH, weight_VH, self.softmax_bias, targets_N, rows)
+            return chunked_nll(
+                features_NH, weight_VH, self.softmax_bias, targets_N=targets_N, rows=rows
+            )
         logits_NV = self.logits(features_NH, weight_VH)
         # Sums of exponentials over thousands of words need float32 (the logits may be half).
         if logits_NV.dtype in (torch.float16, torch.bfloat16):

@@ -65,12 +65,13 @@ def matmul(
     left_RK: Tensor,
     right_KC: Tensor,
     bias_C: Tensor | None = None,
+    *,
     out_RC: Tensor | None = None,
 ) -> Tensor:
     """left · right + bias, through oneDNN where that pays; not to be differentiated.
 
-    Either factor may be a transposed view. The result goes into `out_RC`, if one is given, but for
-    oneDNN's, which cannot be told where.
+    Either factor may be a transposed view. The result goes into `out_RC`, if one is given, except
+    oneDNN's, which allocates its own.
     """
     if onednn_pays(left_RK, right_KC):
         return onednn_matmul(left_RK, right_KC, bias_C)
@@ -88,7 +89,7 @@ def onednn_matmul(left_RK: Tensor, right_KC: Tensor, bias_C: Tensor | None = Non
     torch offers this product only as an operator made for its compiler.
     """
     if bias_C is not None:
-        bias_C = bias_C.contiguous()  # the operator takes no notice of strides here
+        bias_C = bias_C.contiguous()  # the operator ignores strides here
     product: Tensor = torch.ops.mkldnn._linear_pointwise(
         left_RK, right_KC.t(), bias_C, "none", [], ""
     )
@@ -107,29 +108,29 @@ def onednn_pays(left_RK: Tensor, right_KC: Tensor) -> bool:
 
 def onednn_is_better() -> bool:
     """Whether large float32 products are better left to oneDNN on this machine."""
-    return not mkl_is_at_home() and has_onednn()
+    return not mkl_on_intel() and has_onednn()
 
 
 @cache
-def mkl_is_at_home() -> bool:
+def mkl_on_intel() -> bool:
     """Whether torch's float32 products go to MKL, on a processor of the same maker.
 
     There it is as fast as oneDNN or faster, by up to three times; on other makers' processors it
     takes twice oneDNN's time (docs/results.md). Decided by the maker's name, and not by a trial:
     the same run must take the same way each time, or its last digits would change.
     """
-    return bool(torch.backends.mkl.is_available()) and "GenuineIntel" in _about_the_cpu()  # type: ignore[no-untyped-call]
+    return bool(torch.backends.mkl.is_available()) and "GenuineIntel" in _cpu_description()  # type: ignore[no-untyped-call]
 
 
 @cache
 def cpu_multiplies_bfloat16() -> bool:
     """Whether products of bfloat16 are faster than those of float32 here: by AMX, which Intel's
     server CPUs have from Sapphire Rapids on. Other CPUs can be many times slower with them."""
-    return has_onednn() and "amx_bf16" in _about_the_cpu()
+    return has_onednn() and "amx_bf16" in _cpu_description()
 
 
-def _about_the_cpu() -> str:
-    """Its maker and what it can do, as the system says it."""
+def _cpu_description() -> str:
+    """The processor's maker and its features, in the system's words."""
     try:
         return Path("/proc/cpuinfo").read_text("utf-8", "replace")
     except OSError:  # not Linux

@@ -18,7 +18,7 @@ from sglm.kernels.lstm import LSTMWeights
 
 
 def packed_weights(
-    weight_ih: Tensor, weight_hh: Tensor, bias: Tensor, dtype: torch.dtype
+    weight_ih: Tensor, weight_hh: Tensor, bias: Tensor, *, dtype: torch.dtype
 ) -> LSTMWeights:
     """`(weight_ih, weight_hh, bias, zero bias)` in `dtype`, views of one block, in this order.
 

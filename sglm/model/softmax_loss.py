@@ -60,7 +60,7 @@ def faster_chunked(features_NH: Tensor, weight_VH: Tensor) -> bool:
 
 
 def chunked_nll(
-    features_NH: Tensor, weight_VH: Tensor, bias_V: Tensor, targets_N: Tensor, rows: int
+    features_NH: Tensor, weight_VH: Tensor, bias_V: Tensor, *, targets_N: Tensor, rows: int
 ) -> Tensor:
     """Summed negative log-likelihood of the targets under softmax(features · weightᵀ + bias).
 
@@ -95,30 +95,18 @@ class _ChunkedNLL(torch.autograd.Function):
         targets_N: Tensor,
         rows: int,
     ) -> Tensor:
-        product_type = features_NH.dtype
         # Sums over thousands of words, and of gradients over chunks, need float32.
-        sum_type = torch.promote_types(product_type, torch.float32)
+        sum_type = torch.promote_types(features_NH.dtype, torch.float32)
         weight_type = torch.promote_types(weight_VH.dtype, torch.float32)
-        cast_VH, cast_V = weight_VH.to(product_type), bias_V.to(product_type)
+        cast_VH, cast_V = weight_VH.to(features_NH.dtype), bias_V.to(features_NH.dtype)
         nll = torch.zeros((), dtype=sum_type, device=features_NH.device)
         to_features_NH = torch.empty_like(features_NH)
-        to_weight: Tensor | None = None  # (V, H), or (H, V)
-        by_onednn = onednn_pays(features_NH, cast_VH.t())
-        in_place = product_type == weight_type and (
-            weight_VH.numel() >= ADDED_IN_PLACE or not by_onednn
-        )
+        to_weight = None
+        if ctx.needs_input_grad[1]:
+            to_weight = _WeightGradient(features_NH, cast_VH=cast_VH, dtype=weight_type)
         rows = even_rows(len(features_NH), rows)
-        # oneDNN first makes a copy of a transposed left factor. Better not of the logits', N·V
-        # numbers, but of the features; the sum, H·V numbers, is then turned over in the end.
-        wide = len(features_NH) > features_NH.shape[1]
-        transposed = ctx.needs_input_grad[1] and by_onednn and not in_place and wide
         to_bias_V = torch.zeros_like(bias_V, dtype=weight_type)
-        # Allocated once, where that can be said: to get and return such blocks for every chunk
-        # tears the heap. Probabilities go into the memory of the logits where that can hold them.
-        logits_RV = None if by_onednn else features_NH.new_empty(rows, len(bias_V))
-        p_RV = None
-        if product_type != sum_type:
-            p_RV = features_NH.new_empty(rows, len(bias_V), dtype=sum_type)
+        logits_RV, p_RV = _buffers(features_NH, cast_VH, rows)
         chunks = zip(
             *(torch.split(each, rows) for each in (features_NH, targets_N, to_features_NH)),
             strict=True,
@@ -127,7 +115,7 @@ class _ChunkedNLL(torch.autograd.Function):
             counts_R1 = (targets_R != IGNORED).unsqueeze(1)
             index_R1 = targets_R.unsqueeze(1) * counts_R1  # 0 for what counts nothing
             into = None if logits_RV is None else logits_RV[: len(targets_R)]
-            logits = matmul(features_RH, cast_VH.t(), cast_V, into)
+            logits = matmul(features_RH, cast_VH.t(), cast_V, out_RC=into)
             p = logits if p_RV is None else p_RV[: len(targets_R)]
             nll -= (_softmax(logits, index_R1, p) * counts_R1).sum()
             # ∂nll/∂logits = p − [target].
@@ -138,21 +126,13 @@ class _ChunkedNLL(torch.autograd.Function):
                 to_logits = logits.copy_(to_logits)
             torch.mul(matmul(to_logits, cast_VH), counts_R1, out=to_features_RH)
             counted_RH = features_RH * counts_R1
-            if ctx.needs_input_grad[1]:
-                factors = (counted_RH, to_logits) if transposed else (to_logits, counted_RH)
-                if not in_place:
-                    product = matmul(factors[0].t(), factors[1]).to(weight_type)
-                    to_weight = product if to_weight is None else to_weight.add_(product)
-                    del product  # not held while the next one is made
-                elif to_weight is None:
-                    to_weight = torch.mm(factors[0].t(), factors[1])
-                else:
-                    to_weight.addmm_(factors[0].t(), factors[1])
-                del factors
-            del logits, p, to_logits  # not held either
+            if to_weight is not None:
+                to_weight.add(to_logits, counted_RH)
+            del logits, p, to_logits  # not held while the next ones are made
         if to_weight is None:
-            to_weight = torch.zeros_like(weight_VH, dtype=weight_type)
-        to_weight_VH = to_weight.t().contiguous() if transposed else to_weight
+            to_weight_VH = torch.zeros_like(weight_VH, dtype=weight_type)
+        else:
+            to_weight_VH = to_weight.total()
         ctx.save_for_backward(to_features_NH, to_weight_VH, to_bias_V)
         ctx.types = (weight_VH.dtype, bias_V.dtype)
         return nll
@@ -176,6 +156,63 @@ class _ChunkedNLL(torch.autograd.Function):
             None,
             None,
         )
+
+
+def _buffers(
+    features_NH: Tensor, cast_VH: Tensor, rows: int
+) -> tuple[Tensor | None, Tensor | None]:
+    """Memory for a chunk's logits and for its probabilities, in the type of their sums.
+
+    Allocated once where possible: to get and return such blocks for every chunk fragments the heap.
+    None for the logits where oneDNN makes them, in memory of its own; None for the probabilities
+    where they are of the logits' type, whose memory they then take.
+    """
+    words, sum_type = len(cast_VH), torch.promote_types(features_NH.dtype, torch.float32)
+    logits_RV, p_RV = None, None
+    if not onednn_pays(features_NH, cast_VH.t()):
+        logits_RV = features_NH.new_empty(rows, words)
+    if features_NH.dtype != sum_type:
+        p_RV = features_NH.new_empty(rows, words, dtype=sum_type)
+    return logits_RV, p_RV
+
+
+class _WeightGradient:
+    """The gradient of the softmax matrix: a product for each chunk, added up.
+
+    Args:
+        features_NH: of all chunks.
+        cast_VH: the matrix in the type of the products.
+        dtype: of the sum.
+    """
+
+    def __init__(self, features_NH: Tensor, *, cast_VH: Tensor, dtype: torch.dtype) -> None:
+        self.dtype = dtype
+        by_onednn = onednn_pays(features_NH, cast_VH.t())
+        large = cast_VH.numel() >= ADDED_IN_PLACE
+        self.in_place = cast_VH.dtype == dtype and (large or not by_onednn)
+        # oneDNN first makes a copy of a transposed left factor. Better not of the logits', N·V
+        # numbers, but of the features; the sum, H·V numbers, is transposed once at the end.
+        wide = len(features_NH) > features_NH.shape[1]
+        self.transposed = by_onednn and not self.in_place and wide
+        self.sum: Tensor | None = None  # (V, H), or (H, V) where transposed
+
+    def add(self, to_logits_RV: Tensor, features_RH: Tensor) -> None:
+        """A chunk's share; rows of `features_RH` that count nothing are zero."""
+        left, right = to_logits_RV, features_RH
+        if self.transposed:
+            left, right = right, left
+        if not self.in_place:
+            product = matmul(left.t(), right).to(self.dtype)
+            self.sum = product if self.sum is None else self.sum.add_(product)
+        elif self.sum is None:
+            self.sum = torch.mm(left.t(), right)
+        else:
+            self.sum.addmm_(left.t(), right)
+
+    def total(self) -> Tensor:
+        """`(V, H)`."""
+        assert self.sum is not None
+        return self.sum.t().contiguous() if self.transposed else self.sum
 
 
 def _softmax(logits_RV: Tensor, targets_R1: Tensor, out_RV: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ class LSTMState(NamedTuple):
         cls,
         batch: int,
         widths: Sequence[int],
+        *,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> "LSTMState":
@@ -48,7 +49,7 @@ class LSTMState(NamedTuple):
         )
 
     def as_leaf(self) -> "LSTMState":
-        """The same numbers as leaves of a new graph, so that `.grad` of each will be observed."""
+        """The same numbers as leaves of a new graph: a backward pass fills `.grad` of each."""
         return LSTMState(
             tuple(part.detach().requires_grad_() for part in self.hidden),
             tuple(part.detach().requires_grad_() for part in self.cell),

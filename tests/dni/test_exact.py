@@ -74,7 +74,7 @@ def test_future_gradients_of_a_lane_do_not_depend_on_the_others() -> None:
 
 def test_future_gradients_leave_the_training_alone() -> None:
     """Not a random number, not a parameter's gradient; yet they see dropout, as the training."""
-    rates = DropoutRates(0.2, 0.2, 0.2, 0.2, 0.2)
+    rates = DropoutRates(input=0.2, between=0.2, output=0.2, embedding=0.2, weight=0.2)
     learner, plain = make_learner(dropout=rates), make_learner()
     state, upcoming = some_state(plain), some_upcoming()
     take_step(learner, windows(1)[0], STILL, 0)

@@ -58,7 +58,7 @@ def loud() -> LookaheadSynthesizer:
 def test_a_lookahead_that_predicts_zero_is_plain_truncation_bitwise(
     teach_every: int | None,
 ) -> None:
-    rates = DropoutRates(0.2, 0.2, 0.2, 0.2, 0.2)
+    rates = DropoutRates(input=0.2, between=0.2, output=0.2, embedding=0.2, weight=0.2)
     net = LookaheadSynthesizer(20, 10, 6)
     plain = make_learner(None, rates)
     bootstrapped = teach_every is None
@@ -83,7 +83,7 @@ def test_real_phases_are_plain_truncation_whatever_the_synthesizer_does(
     teach_every: int | None,
 ) -> None:
     """It reads ahead, is taught, and would inject noise; its net is as loud as it likes."""
-    rates = DropoutRates(0.2, 0.2, 0.2, 0.2, 0.2)
+    rates = DropoutRates(input=0.2, between=0.2, output=0.2, embedding=0.2, weight=0.2)
     noise = torch.Generator().manual_seed(0)
     before = noise.get_state()
     plain, augmented = (

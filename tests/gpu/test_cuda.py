@@ -39,7 +39,11 @@ def make_learner(precision: str, dropout: DropoutRates | None = None) -> Learner
     device = torch.device("cuda")
     torch.manual_seed(0)
     chosen = make_precision(precision, device)
-    model = LSTMLanguageModel(ModelShape(V, 2, H, H, True), dropout, chosen.compute_dtype)
+    model = LSTMLanguageModel(
+        ModelShape(vocab_size=V, layers=2, hidden=H, embedding=H, tied=True),
+        dropout,
+        chosen.compute_dtype,
+    )
     model.to(device).train()
     boundary = Boundary(MLPSynthesizer(4 * H, 32).to(device), 1e-3, factor=0.5, probe_every=2)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, fused=True)
@@ -131,9 +135,9 @@ def test_first_steps_agree_with_the_cpu() -> None:
     ids = (torch.arange(T)[:, None] + torch.arange(B)) % V
     expected = cpu.nll(cpu.features(ids, cpu.start_state(B))[0], ids)
     ids = ids.to("cuda")
-    found = gpu.model.nll(gpu.model.features(ids, gpu.state)[0], ids)
+    actual = gpu.model.nll(gpu.model.features(ids, gpu.state)[0], ids)
     # float32, or TF32 where the device uses it: three decimal digits
-    torch.testing.assert_close(found.cpu(), expected, rtol=1e-3, atol=0)
+    torch.testing.assert_close(actual.cpu(), expected, rtol=1e-3, atol=0)
 
 
 def test_a_recorded_pass_trains_as_launched_kernels_do() -> None:
@@ -147,7 +151,9 @@ def test_scoring_uses_no_tf32_whatever_the_program_has_set() -> None:
     """tests/runtime/test_device.py looks at the switches without a GPU."""
     torch.manual_seed(0)
     # As wide as to make TF32's three digits show: some 1e-4 of a log-probability without the guard.
-    network = LSTMLanguageModel(ModelShape(257, 2, 512, 512, True))
+    network = LSTMLanguageModel(
+        ModelShape(vocab_size=257, layers=2, hidden=512, embedding=512, tied=True)
+    )
     torch.nn.init.normal_(network.embedding, std=0.5)
     on_cpu = LanguageModel(copy.deepcopy(network), ByteTokenizer())
     on_gpu = LanguageModel(network.to("cuda"), ByteTokenizer())

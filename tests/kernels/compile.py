@@ -7,7 +7,8 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from sglm.kernels import boundary_triton, dropout_triton, lstm_triton, recurrent_triton
+from sglm.dni import injection_triton
+from sglm.kernels import dropout_triton, lstm_triton, recurrent_triton
 
 INTEGERS = dict.fromkeys(["coordinates", "units", "row_length", "lanes", "size"], "i32")
 INTEGERS |= dict.fromkeys(["steps", "columns", "first", "last"], "i32")
@@ -39,7 +40,7 @@ for units, heads in ((20, 1), (50, 2)):
     compile_one(recurrent_triton._backward_kernel, recurrent_triton.WARPS, sizes)
 for capped in (True, False):
     sizes = {"CAPPED": capped, "SMALLEST": 1e-12, "BLOCK": 8192}
-    compile_one(boundary_triton._injected_kernel, 8, sizes)
+    compile_one(injection_triton._injected_kernel, 8, sizes)
 for pointer in ("*fp32", "*bf16"):
     sizes = {"STEPS": dropout_triton.STEPS, "COLUMNS": dropout_triton.COLUMNS}
     compile_one(dropout_triton._forward_kernel, 4, sizes, pointer)
@@ -49,5 +50,5 @@ for lanes, units in ((80, 256), (20, lstm_triton.LARGEST)):
         (lstm_triton._forward_kernel, units),
         (lstm_triton._backward_kernel, 4 * units),
     ):
-        sizes = lstm_triton._constants(lanes, units, summed, 132)
+        sizes = lstm_triton._constants(lanes, units, summed=summed, programs=132)
         compile_one(kernel, lstm_triton.WARPS, sizes, "*bf16")

@@ -22,8 +22,8 @@ def gradient(used: str, tied: bool) -> Tensor:
     embedded, weight = uses(ids, weight_VE, tied)
     sums = {"embedding": embedded.square().sum(), "softmax": (weight**3).sum()}
     sums["both"] = sums["embedding"] * sums["softmax"]
-    (found,) = torch.autograd.grad(sums[used], weight_VE)
-    return found
+    (actual,) = torch.autograd.grad(sums[used], weight_VE)
+    return actual
 
 
 @pytest.mark.parametrize("used", ["embedding", "softmax", "both"])
@@ -39,8 +39,8 @@ def test_second_derivatives_are_those_of_two_separate_uses() -> None:
         embedded, weight = uses(torch.tensor([1, 1, 4]), weight_VE, tied)
         loss = (embedded @ weight.t()).square().sum()
         (first,) = torch.autograd.grad(loss, weight_VE, create_graph=True)
-        (found,) = torch.autograd.grad(first.square().sum(), weight_VE)
-        return found
+        (actual,) = torch.autograd.grad(first.square().sum(), weight_VE)
+        return actual
 
     torch.testing.assert_close(second(True), second(False), rtol=1e-12, atol=0)
 
@@ -59,7 +59,8 @@ def test_a_model_learns_the_same_through_either(
     def run(together: bool) -> Tensor:
         torch.manual_seed(0)
         model = LSTMLanguageModel(
-            ModelShape(V, 1, 5, 4, True), DropoutRates(embedding=0.4)
+            ModelShape(vocab_size=V, layers=1, hidden=5, embedding=4, tied=True),
+            DropoutRates(embedding=0.4),
         ).double()
         ids = torch.randint(V, (7, 3))
         embedded_TBE, output_weight = model.embed(ids[:-1])
@@ -73,6 +74,6 @@ def test_a_model_learns_the_same_through_either(
 
 
 def test_without_gradients_the_matrix_is_the_parameter() -> None:
-    model = LSTMLanguageModel(ModelShape(V, 1, 5, 4, True))
+    model = LSTMLanguageModel(ModelShape(vocab_size=V, layers=1, hidden=5, embedding=4, tied=True))
     with torch.no_grad():
         assert model.embed(torch.zeros(1, 1).long())[1] is model.embedding

@@ -17,9 +17,9 @@ from sglm.model.language_model import LSTMLanguageModel, ModelShape
 from sglm.runtime.device import pick_device
 
 SHAPES = [
-    ModelShape(11, 1, 6, 6, tied=True),
-    ModelShape(11, 3, 7, 5, tied=True),
-    ModelShape(11, 2, 7, 5, tied=False),
+    ModelShape(vocab_size=11, layers=1, hidden=6, embedding=6, tied=True),
+    ModelShape(vocab_size=11, layers=3, hidden=7, embedding=5, tied=True),
+    ModelShape(vocab_size=11, layers=2, hidden=7, embedding=5, tied=False),
 ]
 
 
@@ -27,7 +27,12 @@ SHAPES = [
 def folder(tmp_path: Path) -> Path:
     """A tied model of two layers."""
     path = tmp_path / "model"
-    save_model(LSTMLanguageModel(ModelShape(11, 2, 7, 5, tied=True)), path, "f" * 64, {"note": "ü"})
+    save_model(
+        LSTMLanguageModel(ModelShape(vocab_size=11, layers=2, hidden=7, embedding=5, tied=True)),
+        path,
+        "f" * 64,
+        extra={"note": "ü"},
+    )
     return path
 
 
@@ -36,20 +41,22 @@ class TestRoundTrip:
     def test_bitwise(self, shape: ModelShape, tmp_path: Path) -> None:
         model = LSTMLanguageModel(shape)
         save_model(model, tmp_path / "new" / "model", "abc")
-        found = load_weights(tmp_path / "new" / "model")
-        assert found.shape == shape
-        assert not found.training
-        assert all(p.requires_grad and p.is_leaf for p in found.parameters())
-        assert found.state_dict().keys() == model.state_dict().keys()
+        loaded = load_weights(tmp_path / "new" / "model")
+        assert loaded.shape == shape
+        assert not loaded.training
+        assert all(p.requires_grad and p.is_leaf for p in loaded.parameters())
+        assert loaded.state_dict().keys() == model.state_dict().keys()
         for name, tensor in model.state_dict().items():
-            assert torch.equal(found.state_dict()[name], tensor), name
-        assert (found.output_weight is found.embedding) == shape.tied
+            assert torch.equal(loaded.state_dict()[name], tensor), name
+        assert (loaded.output_weight is loaded.embedding) == shape.tied
 
     def test_what_else_is_remembered(self, folder: Path) -> None:
         card = read_card(folder)
         assert card.tokenizer_fingerprint == "f" * 64
         assert card.extra == {"note": "ü"}
-        assert card.model_shape() == ModelShape(11, 2, 7, 5, tied=True)
+        assert card.model_shape() == ModelShape(
+            vocab_size=11, layers=2, hidden=7, embedding=5, tied=True
+        )
 
     def test_always_float32(self, tmp_path: Path) -> None:
         model = LSTMLanguageModel(SHAPES[0]).double().train()
@@ -75,7 +82,9 @@ class TestRoundTrip:
         assert all(torch.equal(model.state_dict()[name], before[name]) for name in before)
 
     def test_writing_again_replaces_and_leaves_nothing_aside(self, folder: Path) -> None:
-        model = LSTMLanguageModel(ModelShape(11, 2, 7, 5, tied=True))
+        model = LSTMLanguageModel(
+            ModelShape(vocab_size=11, layers=2, hidden=7, embedding=5, tied=True)
+        )
         save_model(model, folder, "new")
         assert torch.equal(load_weights(folder).embedding, model.embedding)
         assert sorted(os.listdir(folder)) == ["config.json", "model.safetensors"]
@@ -91,7 +100,13 @@ class TestRoundTrip:
 
         monkeypatch.setattr("sglm.model.folder.write_tensors", fails)
         with pytest.raises(OSError, match="No space"):
-            save_model(LSTMLanguageModel(ModelShape(11, 2, 7, 5, tied=True)), folder, "new")
+            save_model(
+                LSTMLanguageModel(
+                    ModelShape(vocab_size=11, layers=2, hidden=7, embedding=5, tied=True)
+                ),
+                folder,
+                "new",
+            )
         assert torch.equal(load_weights(folder).embedding, old)
         assert sorted(os.listdir(folder)) == ["config.json", "model.safetensors"]
 

@@ -33,8 +33,9 @@ def test_shapes(tied: bool) -> None:
     assert features_TBH.shape == (T, B, last)
     assert [part.shape for part in state.hidden] == [(B, 5), (B, last)]
     assert state.packed().shape == (B, state.size) == (B, 2 * (5 + last))
+    assert model.shape.state_size == state.size
     assert model.nll(features_TBH, targets_TB).shape == ()
-    assert model.nll(features_TBH, targets_TB, "none").shape == (T, B)
+    assert model.nll(features_TBH, targets_TB, reduction="none").shape == (T, B)
     assert model.logits(features_TBH).shape == (T, B, V)
 
 
@@ -73,21 +74,21 @@ def test_two_windows_are_one_long_one() -> None:
     torch.testing.assert_close(last.packed(), end.packed(), rtol=1e-12, atol=1e-12)
 
 
-def test_a_long_window_is_the_same_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_window_is_the_same_in_segments(monkeypatch: pytest.MonkeyPatch) -> None:
     shape = ModelShape(vocab_size=9, layers=2, hidden=6, embedding=5, tied=False)
     torch.manual_seed(0)
     model = LSTMLanguageModel(shape).double()
     inputs_TB = torch.randint(9, (11, 3))
-    found = []
+    actual = []
     for steps in (1000, 4):  # 4 + 4 + 3
-        monkeypatch.setattr(language_model, "PIECE_STEPS", steps)
+        monkeypatch.setattr(language_model, "SEGMENT_STEPS", steps)
         model.zero_grad()
         features_TBH, state = model.features(inputs_TB, model.start_state(3))
         (features_TBH.square().sum() + sum(each.sum() for each in state.cell)).backward()
         grads = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
-        found.append([features_TBH, *state.hidden, *state.cell, *grads])
-    for whole, pieces in zip(*found, strict=True):
-        torch.testing.assert_close(whole, pieces)
+        actual.append([features_TBH, *state.hidden, *state.cell, *grads])
+    for whole, segments in zip(*actual, strict=True):
+        torch.testing.assert_close(whole, segments)
 
 
 def test_tied_weights_are_one_parameter() -> None:
@@ -131,7 +132,9 @@ def test_half_types_reach_every_product_and_the_state_stays_float32(dtype: torch
 
 
 def test_dropout_only_while_training_and_reproducible() -> None:
-    model = make_model(dropout=DropoutRates(0.3, 0.3, 0.3, 0.3, 0.3))
+    model = make_model(
+        dropout=DropoutRates(input=0.3, between=0.3, output=0.3, embedding=0.3, weight=0.3)
+    )
     inputs_TB, targets_TB = window()
 
     def run() -> Tensor:
@@ -159,14 +162,14 @@ def test_locked_dropout_keeps_one_mask_through_the_window() -> None:
 def test_word_dropout_drops_whole_words_wherever_they_stand() -> None:
     torch.manual_seed(0)
     ids = torch.arange(200).repeat(2)
-    dropped = word_dropout(torch.ones(400, 7), ids, 200, 0.5)
+    dropped = word_dropout(torch.ones(400, 7), ids, words=200, rate=0.5)
     assert (dropped == dropped[:, :1]).all()
     assert torch.equal(dropped[:200], dropped[200:])
     assert 0 < (dropped[:200, 0] == 0).sum() < 200
 
 
 def drop_words(inputs: torch.Tensor, rate: float) -> torch.Tensor:
-    return word_dropout(inputs, torch.arange(len(inputs)), len(inputs), rate)
+    return word_dropout(inputs, torch.arange(len(inputs)), words=len(inputs), rate=rate)
 
 
 @pytest.mark.parametrize("drop", [locked_dropout, weight_dropout, drop_words])

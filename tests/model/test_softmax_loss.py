@@ -41,11 +41,11 @@ def test_the_numbers_are_those_of_plain_logits(rows: int, ignored: list[int]) ->
     targets_N[list(ignored)] = IGNORED
     # A factor that the loss is multiplied with reaches every gradient.
     expected = plain_nll(*parameters, targets_N)
-    found = chunked_nll(*parameters, targets_N, rows)
+    actual = chunked_nll(*parameters, targets_N=targets_N, rows=rows)
     # float64 rounding of sums over a dozen rows
-    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
     for left, right in zip(
-        torch.autograd.grad(0.3 * found, parameters),
+        torch.autograd.grad(0.3 * actual, parameters),
         torch.autograd.grad(0.3 * expected, parameters),
         strict=True,
     ):
@@ -54,7 +54,7 @@ def test_the_numbers_are_those_of_plain_logits(rows: int, ignored: list[int]) ->
 
 def test_nothing_to_predict_costs_nothing() -> None:
     *parameters, targets_N = inputs(tokens=0)
-    nll = chunked_nll(*parameters, targets_N, 4)
+    nll = chunked_nll(*parameters, targets_N=targets_N, rows=4)
     nll.backward()
     assert nll.item() == 0
     assert all((parameter.grad == 0).all() for parameter in parameters)
@@ -66,7 +66,9 @@ def test_the_model_trains_the_same_with_chunks(tied: bool, monkeypatch: pytest.M
 
     def run() -> tuple[Tensor, dict[str, Tensor | None]]:
         torch.manual_seed(0)
-        model = LSTMLanguageModel(ModelShape(V, 2, 5, 4, tied)).double()
+        model = LSTMLanguageModel(
+            ModelShape(vocab_size=V, layers=2, hidden=5, embedding=4, tied=tied)
+        ).double()
         ids = torch.randint(V, (7, 3))
         nll = model.nll(model.features(ids[:-1], model.start_state(3))[0], ids[1:])
         (nll / 18).backward()
@@ -76,10 +78,10 @@ def test_the_model_trains_the_same_with_chunks(tied: bool, monkeypatch: pytest.M
     monkeypatch.setattr(softmax_loss, "FEWEST_ROWS", 1)
     monkeypatch.setattr(softmax_loss, "CHUNK_ENTRIES", {"cpu": 4 * V})
     assert chunk_rows(V, "cpu") == 4  # of 18 tokens: the last chunk is uneven
-    found = run()
-    assert "ChunkedNLL" in type(found[0].grad_fn).__name__
+    actual = run()
+    assert "ChunkedNLL" in type(actual[0].grad_fn).__name__
     # float64 rounding
-    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("rows", [128, 1000])
@@ -89,7 +91,7 @@ def test_large_products_in_float32_are_those_of_plain_logits(
     library: str, features: int, rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whichever library does them, in several chunks or in one."""
-    monkeypatch.setattr(linear, "mkl_is_at_home", lambda: library == "MKL")
+    monkeypatch.setattr(linear, "mkl_on_intel", lambda: library == "MKL")
     if library.endswith("in place"):
         monkeypatch.setattr(softmax_loss, "ADDED_IN_PLACE", 0)
     generator = torch.Generator().manual_seed(0)
@@ -103,12 +105,12 @@ def test_large_products_in_float32_are_those_of_plain_logits(
     parameters = [value.requires_grad_() for value in values]
     targets_N = torch.randint(words, (tokens,), generator=generator)
     targets_N[7] = IGNORED
-    found = chunked_nll(*parameters, targets_N, rows)
+    actual = chunked_nll(*parameters, targets_N=targets_N, rows=rows)
     exact = [each.detach().double().requires_grad_() for each in parameters]
     expected = plain_nll(*exact, targets_N)
-    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=0)
+    torch.testing.assert_close(actual.double(), expected, rtol=1e-5, atol=0)
     for left, right in zip(
-        torch.autograd.grad(found, parameters), torch.autograd.grad(expected, exact), strict=True
+        torch.autograd.grad(actual, parameters), torch.autograd.grad(expected, exact), strict=True
     ):
         # float32 sums over thousands of products of size one
         torch.testing.assert_close(left.double(), right, rtol=1e-4, atol=1e-4)
@@ -118,7 +120,7 @@ def test_an_impossible_word_has_its_gradient_and_a_bounded_loss() -> None:
     """Its probability is below float32's least one, e⁻⁸⁷; plain logits say 200 nats."""
     logits_V = torch.tensor([0.0, -200.0, -1.0])
     features_NH, bias_V = torch.zeros(1, 2), logits_V.requires_grad_()
-    nll = chunked_nll(features_NH, torch.zeros(3, 2), bias_V, torch.tensor([1]), 1)
+    nll = chunked_nll(features_NH, torch.zeros(3, 2), bias_V, targets_N=torch.tensor([1]), rows=1)
     nll.backward()
     assert 87 < nll.item() < 88
     right = torch.softmax(logits_V.detach(), 0) - torch.tensor([0.0, 1.0, 0.0])
@@ -144,14 +146,19 @@ def test_no_tokens_are_no_chunk_of_any_size() -> None:
 def test_an_infinite_logit_is_not_hidden(infinite: float) -> None:
     """A step whose loss is not finite is not taken."""
     bias_V = torch.tensor([0.0, infinite, -1.0], requires_grad=True)
-    nll = chunked_nll(torch.zeros(1, 2), torch.zeros(3, 2), bias_V, torch.tensor([1]), 1)
+    nll = chunked_nll(
+        torch.zeros(1, 2), torch.zeros(3, 2), bias_V, targets_N=torch.tensor([1]), rows=1
+    )
     assert not math.isfinite(nll.item())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_large_products_on_a_cpu_come_with_their_gradients(dtype: torch.dtype) -> None:
     """Even where one chunk is all there is: faster there, and with half of the memory."""
-    model = LSTMLanguageModel(ModelShape(2000, 1, 128, 128, True), compute_dtype=dtype)
+    model = LSTMLanguageModel(
+        ModelShape(vocab_size=2000, layers=1, hidden=128, embedding=128, tied=True),
+        compute_dtype=dtype,
+    )
     for tokens, chunked in ((100, True), (10, False)):
         assert (tokens * 2000 * 128 >= softmax_loss.WORTHWHILE_PRODUCTS) is chunked
         features_TBH = torch.zeros(tokens, 1, 128, dtype=dtype)
@@ -161,7 +168,7 @@ def test_large_products_on_a_cpu_come_with_their_gradients(dtype: torch.dtype) -
 
 def test_half_products_are_summed_in_float32() -> None:
     features_NH, weight_VH, bias_V, targets_N = inputs(torch.bfloat16)
-    nll = chunked_nll(features_NH, weight_VH, bias_V, targets_N, 4)
+    nll = chunked_nll(features_NH, weight_VH, bias_V, targets_N=targets_N, rows=4)
     nll.backward()
     assert nll.dtype == weight_VH.grad.dtype == bias_V.grad.dtype == torch.float32
     assert features_NH.grad.dtype == torch.bfloat16
@@ -181,20 +188,22 @@ def test_many_small_gradients_add_up_where_half_would_drop_them() -> None:
     features_NH = torch.ones(tokens, 1, dtype=torch.bfloat16, requires_grad=True)
     weight_VH = torch.zeros(2, 1, requires_grad=True)
     bias_V = torch.zeros(2, requires_grad=True)
-    chunked_nll(features_NH, weight_VH, bias_V, torch.zeros(tokens).long(), 1).backward()
+    chunked_nll(
+        features_NH, weight_VH, bias_V, targets_N=torch.zeros(tokens).long(), rows=1
+    ).backward()
     assert weight_VH.grad.flatten().tolist() == [-tokens / 2, tokens / 2]
 
 
 def test_a_second_derivative_is_refused_not_wrong() -> None:
     *parameters, targets_N = inputs()
-    nll = chunked_nll(*parameters, targets_N, 4)
+    nll = chunked_nll(*parameters, targets_N=targets_N, rows=4)
     with pytest.raises(RuntimeError, match="differentiated only once"):
         torch.autograd.grad(nll, parameters, create_graph=True)
 
 
 def test_a_second_backward_pass_is_refused_not_wrong() -> None:
     *parameters, targets_N = inputs()
-    nll = chunked_nll(*parameters, targets_N, 4)
+    nll = chunked_nll(*parameters, targets_N=targets_N, rows=4)
     nll.backward(retain_graph=True)
     with pytest.raises(RuntimeError):
         nll.backward()
@@ -212,7 +221,8 @@ def peak():
 
 torch.set_num_threads(1)
 def run(tokens, vocab_size):
-    model = LSTMLanguageModel(ModelShape(vocab_size, 1, 32, 32, True))
+    shape = ModelShape(vocab_size=vocab_size, layers=1, hidden=32, embedding=32, tied=True)
+    model = LSTMLanguageModel(shape)
     features = torch.randn(tokens, 1, 32, requires_grad=True)
     targets = torch.randint(vocab_size, (tokens, 1))
     before = peak()
@@ -246,12 +256,12 @@ def test_probabilities_on_the_device_may_take_the_place_of_logits(words: int) ->
     targets_N = torch.randint(words, (300,), generator=generator)
     there = [value.to("cuda").requires_grad_() for value in values]
     exact = [value.double().requires_grad_() for value in values]
-    found = chunked_nll(*there, targets_N.to("cuda"), 128)
+    actual = chunked_nll(*there, targets_N=targets_N.to("cuda"), rows=128)
     expected = plain_nll(*exact, targets_N)
     # float32 sums over thousands of products of size one, TF32 off as torch has it
-    torch.testing.assert_close(found.cpu().double(), expected, rtol=1e-5, atol=0)
+    torch.testing.assert_close(actual.cpu().double(), expected, rtol=1e-5, atol=0)
     for left, right in zip(
-        torch.autograd.grad(found, there), torch.autograd.grad(expected, exact), strict=True
+        torch.autograd.grad(actual, there), torch.autograd.grad(expected, exact), strict=True
     ):
         torch.testing.assert_close(left.cpu().double(), right, rtol=1e-4, atol=1e-4)
 
@@ -262,7 +272,10 @@ def test_probabilities_on_the_device_may_take_the_place_of_logits(words: int) ->
 def test_a_large_vocabulary_fits_on_the_device(dtype: torch.dtype) -> None:
     """80 lanes × 70 steps over 33,000 words: the peak stays below the float32 logits alone."""
     vocab_size, steps, lanes = 33_000, 70, 80
-    model = LSTMLanguageModel(ModelShape(vocab_size, 1, 256, 256, True), compute_dtype=dtype)
+    model = LSTMLanguageModel(
+        ModelShape(vocab_size=vocab_size, layers=1, hidden=256, embedding=256, tied=True),
+        compute_dtype=dtype,
+    )
     model.to("cuda")
     features = torch.randn(steps, lanes, 256, device="cuda", dtype=dtype, requires_grad=True)
     targets = torch.randint(vocab_size, (steps, lanes), device="cuda")

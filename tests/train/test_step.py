@@ -58,7 +58,9 @@ def make_learner(
     dtype: str = "fp64",
 ) -> Learner:
     torch.manual_seed(0)
-    model = LSTMLanguageModel(ModelShape(V, 2, 5, 5, True), dropout)
+    model = LSTMLanguageModel(
+        ModelShape(vocab_size=V, layers=2, hidden=5, embedding=5, tied=True), dropout
+    )
     if dtype == "fp64":
         model = model.double()
         precision = precision_of("fp32", CPU)
@@ -183,7 +185,7 @@ def test_observed_gradient_is_that_of_summed_nats_per_lane() -> None:
 def test_a_synthesizer_that_returns_zero_is_plain_truncation_bitwise(kind: str) -> None:
     torch.manual_seed(3)
     zero = make_synthesizer(kind, 20, hidden=6).double()
-    rates = DropoutRates(0.2, 0.2, 0.2, 0.2, 0.2)
+    rates = DropoutRates(input=0.2, between=0.2, output=0.2, embedding=0.2, weight=0.2)
     plain = make_learner(None, rates)
     augmented = make_learner(learned(zero, learning_rate=0.0), rates)
     results = []
@@ -384,7 +386,10 @@ def test_the_penalty_is_in_nats_per_token_and_reaches_every_layer() -> None:
 
 def test_without_coefficients_a_penalty_leaves_no_trace() -> None:
     def after(regularizer: RegularizerConfig | None) -> list[Tensor]:
-        learner = make_learner(random_estimator(1), DropoutRates(0.2, 0.2, 0.2, 0.2, 0.2))
+        learner = make_learner(
+            random_estimator(1),
+            DropoutRates(input=0.2, between=0.2, output=0.2, embedding=0.2, weight=0.2),
+        )
         if regularizer is not None:
             learner.window_pass = WindowPass(learner.model, regularizer=regularizer)
         for step, window in enumerate(windows(4)):

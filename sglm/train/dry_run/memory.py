@@ -22,7 +22,7 @@ import torch
 from sglm.config import Config
 from sglm.dni.boundary import reads_side_by_side
 from sglm.dni.synthesizer import make_synthesizer
-from sglm.model.language_model import PIECE_STEPS, ModelShape
+from sglm.model.language_model import SEGMENT_STEPS, ModelShape
 from sglm.model.linear import onednn_is_better
 from sglm.model.softmax_loss import ADDED_IN_PLACE, WORTHWHILE_PRODUCTS, chunk_rows, even_rows
 from sglm.scoring.stream import CHUNK_STEPS, LOGIT_ENTRIES, LOGIT_ROWS
@@ -119,7 +119,7 @@ def plan_memory(
     weights = parameter_count(shape)
     moments = (config.optimizer.momentum > 0) if config.optimizer.kind == "sgd" else 2
     synthesizer = synthesizer_parameters(config, shape)
-    state = config.train.batch * 2 * sum(shape.widths)
+    state = config.train.batch * shape.state_size
     features, stretch = _stretch(config, shape, place)
     memory = _memory(config, shape)
     # One memory is carried, the one before it waits to be learned from.
@@ -165,7 +165,7 @@ def synthesizer_parameters(config: Config, shape: ModelShape) -> int:
     with torch.device("meta"):
         built = make_synthesizer(
             settings.kind,
-            2 * sum(shape.widths),
+            shape.state_size,
             synthesizer_hidden(config),
             settings.auxiliary,
             shape.embedding + shape.widths[-1],
@@ -200,7 +200,7 @@ def _read_steps(config: Config, batcher: Batcher) -> int:
 def _pieces(config: Config, steps: int) -> int:
     """In how many calls of torch's LSTM a layer reads so many steps."""
     train = config.train
-    most = part_steps(train.window) if train.truncation == "random" else PIECE_STEPS
+    most = part_steps(train.window) if train.truncation == "random" else SEGMENT_STEPS
     return -(-steps // most)
 
 
@@ -327,13 +327,13 @@ def _memory(config: Config, shape: ModelShape) -> int:
     """What a recurrent synthesizer remembers of the lanes: of every coordinate of their states."""
     if config.schedule.mode == "real" or config.synthesizer.kind != "recurrent":
         return 0
-    return config.train.batch * 2 * sum(shape.widths) * synthesizer_hidden(config)
+    return config.train.batch * shape.state_size * synthesizer_hidden(config)
 
 
 def _learning(config: Config, shape: ModelShape, place: Place) -> float:
     """One regression of the synthesizer, while the model's gradients wait for its own update."""
     settings, train = config.synthesizer, config.train
-    size, hidden = 2 * sum(shape.widths), synthesizer_hidden(config)
+    size, hidden = shape.state_size, synthesizer_hidden(config)
     if settings.kind == "recurrent":
         return _GRU_LEARNS * _memory(config, shape)
     lessons = train.batch * (1 if lookahead_steps(config) is None else STRETCH)

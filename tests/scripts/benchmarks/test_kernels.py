@@ -32,12 +32,12 @@ def test_without_a_gpu_it_says_so_in_one_line() -> None:
 
 def test_the_table_shows_every_number() -> None:
     times = {"floor_us": 1.0, "reference_us": 30.0, "kernel_us": 10.0, "speedup": 3.0}
-    row = {"name": "boundary", "B": 20, "S": 1024, **times, "difference": 1e-7}
+    row = {"name": "injection", "B": 20, "S": 1024, **times, "difference": 1e-7}
     found = {"device": "some GPU", "bandwidth_gb_per_s": 4000.0, "cases": [row]}
     first, header, line = kernels.table(found).splitlines()
     assert first.startswith("some GPU, 4000 GB/s")
     assert len(header) == len(line)
-    assert line.split() == ["boundary", "B=20", "S=1024", "1.0", "30.0", "10.0", "3.00", "1.0e-07"]
+    assert line.split() == ["injection", "B=20", "S=1024", "1.0", "30.0", "10.0", "3.00", "1.0e-07"]
 
 
 @pytest.mark.gpu

@@ -168,7 +168,7 @@ def test_what_a_pass_allocates_was_foretold(
     tiny_config: Callable[..., Config],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(linear, "mkl_is_at_home", lambda: library == "MKL")
+    monkeypatch.setattr(linear, "mkl_on_intel", lambda: library == "MKL")
     if library.endswith("in place"):
         for module in (softmax_loss, memory):
             monkeypatch.setattr(module, "ADDED_IN_PLACE", 0)

@@ -1,0 +1,299 @@
+"""Reference or kernel: off by default, chosen while something is built, and kept from then on."""
+
+import copy
+import inspect
+import pickle
+from collections.abc import Callable
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sglm.dni.injection import injected_gradient
+from sglm.dni.learned import LearnedEstimator
+from sglm.dni.synthesizer import MLPSynthesizer, RecurrentSynthesizer
+from sglm.errors import ConfigError
+from sglm.kernels import choice
+from sglm.kernels.choice import chosen, suitable
+from sglm.kernels.dropout import regularized_dropout
+from sglm.kernels.lstm import LSTMWeights, lstm_layer
+from sglm.kernels.recurrent import RecurrentWeights, recurrent_synthesizer
+from sglm.model.language_model import LSTMLanguageModel, ModelShape
+from sglm.model.state import LSTMState
+
+needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="Triton is for Linux")
+every_function = pytest.mark.parametrize(
+    "reference",
+    [lstm_layer, regularized_dropout, recurrent_synthesizer, injected_gradient],
+    ids=lambda function: function.__name__,
+)
+
+
+def make_model() -> LSTMLanguageModel:
+    torch.manual_seed(0)
+    return LSTMLanguageModel(
+        ModelShape(vocab_size=7, layers=2, hidden=5, embedding=4, tied=True)
+    ).eval()
+
+
+def make_recurrent() -> RecurrentSynthesizer:
+    torch.manual_seed(0)
+    return RecurrentSynthesizer(8, 6)
+
+
+def build(reference: Callable[..., object]) -> Callable[[], object]:
+    """Something that calls the function, just built; to be called to call it once or more."""
+    if reference is recurrent_synthesizer:
+        net = make_recurrent()
+        return lambda: net(torch.ones(2, 8))
+    if reference is injected_gradient:
+        estimator = LearnedEstimator(MLPSynthesizer(8, 6), learning_rate=1e-3, factor=0.5)
+        return lambda: estimator.estimate(LSTMState.zeros(2, (4,)))
+    model = make_model()
+    if reference is regularized_dropout:
+        return lambda: model.drop_and_penalize(torch.ones(3, 2, 4), 2.0, 1.0)
+    return lambda: model.features(torch.zeros(3, 2, dtype=torch.long), model.start_state(2))
+
+
+def kernel_module(reference: Callable[..., object]) -> Any:
+    return import_module(f"{reference.__module__}_triton")
+
+
+@pytest.fixture
+def kernel_calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The kernels' names as they are called. They take everything, and do what references do."""
+    calls: list[str] = []
+
+    def noting(reference: Callable[..., object]) -> Callable[..., object]:
+        def kernel(*args: object, **kwargs: object) -> object:
+            calls.append(reference.__name__)
+            return reference(*args, **kwargs)
+
+        return kernel
+
+    for each in (lstm_layer, regularized_dropout, recurrent_synthesizer, injected_gradient):
+        monkeypatch.setattr(kernel_module(each), each.__name__, noting(each))
+        monkeypatch.setattr(kernel_module(each), "can_run", lambda *_, **__: True)
+    return calls
+
+
+@every_function
+@pytest.mark.parametrize("setting", [None, "0", ""])
+def test_the_reference_itself_by_default(
+    reference: Callable[..., object], setting: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SGLM_TRITON", raising=False)
+    if setting is not None:
+        monkeypatch.setenv("SGLM_TRITON", setting)
+    assert chosen(reference) is reference
+
+
+@needs_triton
+@every_function
+def test_what_was_built_with_a_kernel_keeps_it(
+    reference: Callable[..., object], kernel_calls: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SGLM_TRITON", "1")
+    call = build(reference)
+    monkeypatch.delenv("SGLM_TRITON")
+    call()
+    assert reference.__name__ in kernel_calls
+
+
+@needs_triton
+@every_function
+def test_what_was_built_without_a_kernel_never_asks_again(
+    reference: Callable[..., object], kernel_calls: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SGLM_TRITON", raising=False)
+    call = build(reference)
+    monkeypatch.setenv("SGLM_TRITON", "1")
+    call()
+    assert not kernel_calls
+
+
+@every_function
+def test_asked_for_without_triton(
+    reference: Callable[..., object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SGLM_TRITON", raising=False)
+    call = build(reference)
+    monkeypatch.setattr(choice, "find_spec", lambda name: None)
+    monkeypatch.setenv("SGLM_TRITON", "1")
+    call()  # was built before
+    with pytest.raises(ConfigError, match="unset SGLM_TRITON"):
+        build(reference)
+
+
+@needs_triton
+@every_function
+def test_a_kernel_leaves_the_rest_to_the_reference(
+    reference: Callable[..., object], kernel_calls: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernel_module(reference), "can_run", lambda *_, **__: False)
+    monkeypatch.setenv("SGLM_TRITON", "1")
+    build(reference)()
+    assert reference.__name__ not in kernel_calls
+
+
+@needs_triton
+@every_function
+def test_no_kernel_runs_on_a_cpu(
+    reference: Callable[..., object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernel_module(reference), reference.__name__, None)
+    monkeypatch.setenv("SGLM_TRITON", "1")
+    build(reference)()
+
+
+@needs_triton
+@every_function
+def test_a_kernel_takes_what_its_reference_takes(reference: Callable[..., object]) -> None:
+    parameters = inspect.signature(reference).parameters
+    module = kernel_module(reference)
+    for function in (module.can_run, getattr(module, reference.__name__)):
+        assert inspect.signature(function).parameters == parameters
+
+
+@pytest.mark.parametrize("setting", ["0", pytest.param("1", marks=needs_triton)])
+@pytest.mark.parametrize("make", [make_model, make_recurrent])
+def test_a_choice_is_copied_and_pickled_and_no_part_of_the_weights(
+    make: Callable[[], nn.Module], setting: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SGLM_TRITON", raising=False)
+    names = make().state_dict().keys()
+    monkeypatch.setenv("SGLM_TRITON", setting)
+    net = make()
+    assert net.state_dict().keys() == names
+    inputs = (torch.ones(2, 8),)
+    if isinstance(net, LSTMLanguageModel):
+        net, inputs = net.layers[0], (torch.ones(3, 2, 4), torch.ones(2, 5), torch.ones(2, 5))
+    more = {} if len(inputs) == 1 else {"weight_drop_rate": 0.0, "compute_dtype": torch.float32}
+    for other in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
+        assert torch.equal(other(*inputs, **more)[0], net(*inputs, **more)[0])
+
+
+class OnCuda(torch.Tensor):
+    """Says that it lies on a GPU."""
+
+    is_cuda = True  # type: ignore[assignment]
+
+
+def on_cuda(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.zeros(*shape, dtype=dtype).as_subclass(OnCuda)
+
+
+def test_kernels_are_for_arrays_on_a_gpu_of_their_types() -> None:
+    assert suitable(on_cuda(2), on_cuda(3))
+    assert not suitable(on_cuda(2), torch.zeros(2))
+    assert not suitable(on_cuda(2, dtype=torch.float64))
+    assert not suitable(on_cuda(2, dtype=torch.float16))
+    assert suitable(on_cuda(2, dtype=torch.float16), dtypes=(torch.float16,))
+    assert not suitable(on_cuda(0))
+
+
+@needs_triton
+@pytest.mark.parametrize(
+    ("dtype", "fits", "runs"),
+    [
+        (torch.bfloat16, True, True),
+        (torch.float16, True, True),
+        (torch.bfloat16, False, False),
+        (torch.float32, True, False),
+    ],
+)
+def test_a_layer_on_the_device_is_the_kernels_where_it_fits(
+    dtype: torch.dtype, fits: bool, runs: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sglm.kernels import lstm_triton
+
+    monkeypatch.setattr(lstm_triton, "fits", lambda lanes, units, device: fits)
+    inputs_TBI, state_BH = on_cuda(3, 2, 5, dtype=dtype), on_cuda(2, 4, dtype=dtype)
+    shapes = [(16, 5), (16, 4), (16,), (16,)]
+    weights = LSTMWeights(*[on_cuda(*shape, dtype=dtype) for shape in shapes])
+    for training in (True, False):
+        answer = lstm_triton.can_run(
+            inputs_TBI, state_BH, state_BH, weights=weights, training=training
+        )
+        assert answer is runs
+    on_cpu = torch.zeros(2, 4, dtype=dtype)
+    assert not lstm_triton.can_run(inputs_TBI, state_BH, on_cpu, weights=weights, training=True)
+
+
+@needs_triton
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_dropout_is_the_kernels_with_a_mask_and_a_penalty(dtype: torch.dtype) -> None:
+    from sglm.kernels.dropout_triton import can_run
+
+    outputs_TBH, mask_BH = on_cuda(3, 2, 4, dtype=dtype), on_cuda(2, 4, dtype=dtype)
+    assert can_run(outputs_TBH, mask_BH, activation=2.0, temporal=0.0)
+    assert can_run(outputs_TBH, mask_BH, activation=0.0, temporal=1.0)
+    assert not can_run(outputs_TBH, mask_BH, activation=0.0, temporal=0.0)
+    assert not can_run(outputs_TBH, None, activation=2.0, temporal=1.0)
+    assert not can_run(outputs_TBH.double(), mask_BH, activation=2.0, temporal=1.0)
+    assert not can_run(torch.zeros(3, 2, 4), mask_BH, activation=2.0, temporal=1.0)
+
+
+@needs_triton
+@pytest.mark.parametrize(
+    ("units", "heads", "fits"), [(64, 2, True), (65, 1, False), (50, 3, False)]
+)
+def test_the_recurrent_synthesizer_is_the_kernels_up_to_their_size(
+    units: int, heads: int, fits: bool
+) -> None:
+    from sglm.kernels.recurrent_triton import can_run
+
+    gates = [(3 * units, units), (3 * units,)]
+    shapes = [(units, 1), (units,), *gates, *gates, (heads, units), (heads,)]
+    weights = RecurrentWeights(*[on_cuda(*shape) for shape in shapes])
+    assert can_run(on_cuda(6), None, weights) is fits
+    assert can_run(on_cuda(6), on_cuda(6, units), weights) is fits
+    assert not can_run(on_cuda(6).requires_grad_(), None, weights)
+    assert not can_run(on_cuda(6), on_cuda(6, units).requires_grad_(), weights)
+    assert not can_run(torch.zeros(6), None, weights)
+
+
+@needs_triton
+def test_an_injected_gradient_is_the_kernels_up_to_its_size() -> None:
+    from sglm.dni.injection_triton import LARGEST, can_run
+
+    one = on_cuda(1)[0]
+    assert can_run(on_cuda(2, LARGEST), unit=one, longest=None, factor=one)
+    assert can_run(on_cuda(2, LARGEST), unit=one, longest=one, factor=one)
+    assert not can_run(on_cuda(2, LARGEST + 1), unit=one, longest=one, factor=one)
+    assert not can_run(on_cuda(2, 8), unit=one, longest=torch.ones(()), factor=one)
+    assert not can_run(torch.zeros(2, 8), unit=one, longest=one, factor=one)
+
+
+@needs_triton
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_chosen_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    from sglm.kernels import recurrent_triton
+
+    calls = []
+    kernel = recurrent_triton.recurrent_synthesizer
+
+    def noted(
+        x_M: Tensor, memory_MN: Tensor | None, weights: RecurrentWeights
+    ) -> tuple[Tensor, Tensor]:
+        calls.append(x_M)
+        return kernel(x_M, memory_MN, weights)
+
+    monkeypatch.setattr(recurrent_triton, "recurrent_synthesizer", noted)
+    monkeypatch.setenv("SGLM_TRITON", "0")
+    net = RecurrentSynthesizer(100, 50).cuda()
+    torch.nn.init.normal_(net.heads.weight)
+    monkeypatch.setenv("SGLM_TRITON", "1")
+    net_of_kernels = RecurrentSynthesizer(100, 50).cuda()
+    net_of_kernels.load_state_dict(net.state_dict())
+    state_BS = torch.randn(3, 100, device="cuda")
+    expected = net(state_BS)
+    assert not calls
+    actual = net_of_kernels(state_BS)
+    assert len(calls) == 1
+    # float32 sums over 50 units, or TF32 in the reference where it is allowed
+    torch.testing.assert_close(actual.gradient_BS, expected.gradient_BS, rtol=1e-2, atol=1e-2)
