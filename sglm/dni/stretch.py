@@ -10,8 +10,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from sglm.dni.synthesizer import LookaheadSynthesizer
-from sglm.model.language_model import LSTMLanguageModel
+from sglm.config import SynthesizerConfig
+from sglm.dni.synthesizer import LookaheadSynthesizer, hidden_units
+from sglm.model.language_model import LSTMLanguageModel, ModelShape
+from sglm.model.lstm_layer import layer_floats
+from sglm.runtime.memory_basis import MemoryBasis
 from sglm.runtime.ranks import Ranks
 from sglm.text.batcher import Upcoming
 
@@ -154,3 +157,36 @@ def own_lanes(ranks: Ranks, every: Any, device: torch.device, *, dim: int = 0) -
     if not isinstance(every, Tensor):
         return every
     return (ranks.own(every, dim) if every.dim() else every).to(device)
+
+
+def stretch_floats(
+    settings: SynthesizerConfig,
+    shape: ModelShape,
+    basis: MemoryBasis,
+    *,
+    window: int,
+    lookahead: int,
+) -> tuple[float, float]:
+    """What a lookahead synthesizer holds from a stretch's start to its end.
+
+    Args:
+        settings, shape: of the synthesizer and the model.
+        basis: for which lanes, where.
+        window: T.
+        lookahead: steps past the stretch that are shown.
+
+    Returns:
+        `(features of its tokens, which are saved too; all of it)`.
+    """
+    if settings.kind != "lookahead":
+        return 0, 0
+    lanes, steps = basis.lanes, settings.lookahead
+    if reads_side_by_side(window, steps):
+        lanes *= READ_AHEAD_STRETCH + 1
+    else:
+        steps = READ_AHEAD_STRETCH * window + lookahead
+    read, units = lanes * steps, hidden_units(settings)
+    features = read * (shape.embedding + shape.widths[-1])
+    reader = layer_floats(units, units, basis._replace(lanes=lanes, product_size=1.0), steps=steps)
+    # The features, the same normalised; their projection; the reader's own.
+    return features, 2 * features + 2 * read * units + reader

@@ -17,6 +17,7 @@ from sglm.kernels.choice import chosen
 from sglm.kernels.recurrent import RecurrentWeights, recurrent_synthesizer
 from sglm.model.language_model import ModelShape
 from sglm.model.linear import Linear
+from sglm.runtime.memory_basis import MemoryBasis
 
 
 class Prediction(NamedTuple):
@@ -209,3 +210,24 @@ def build_synthesizer(settings: SynthesizerConfig, shape: ModelShape) -> Synthes
         auxiliary=settings.auxiliary,
         features=shape.embedding + shape.widths[-1],
     )
+
+
+def parameter_count(settings: SynthesizerConfig, shape: ModelShape) -> int:
+    """Weights of that synthesizer."""
+    with torch.device("meta"):
+        synthesizer = build_synthesizer(settings, shape)
+    return sum(parameter.numel() for parameter in synthesizer.parameters())
+
+
+# A GRU cell made of small operations, per number of its state: at most while it predicts, and while
+# it learns.
+GRU_PREDICTS, GRU_LEARNS = 9, 12
+
+
+def recurrent_state_floats(
+    settings: SynthesizerConfig, shape: ModelShape, basis: MemoryBasis
+) -> int:
+    """What a recurrent synthesizer carries: its units for every coordinate of the lanes' states."""
+    if settings.kind != "recurrent":
+        return 0
+    return basis.lanes * shape.state_size * hidden_units(settings)

@@ -11,11 +11,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sglm.config import SynthesizerConfig
 from sglm.dni.injection import Injection
 from sglm.dni.stretch import Lesson
-from sglm.dni.synthesizer import Prediction, Synthesizer
+from sglm.dni.synthesizer import (
+    GRU_LEARNS,
+    Prediction,
+    Synthesizer,
+    hidden_units,
+    recurrent_state_floats,
+)
 from sglm.dni.trust import Agreement, Trust, agreement
+from sglm.model.language_model import ModelShape
 from sglm.optim.optimizer import step_where_finite
+from sglm.runtime.memory_basis import MemoryBasis
 from sglm.runtime.ranks import ALONE, Ranks
 
 _ECHO_MEAN_OVER = 20  # windows; a runaway feeds on itself within about so many
@@ -140,3 +149,13 @@ def regression_loss(
     if prediction.next_gradient_BS is not None and targets:
         loss = loss + error(prediction.next_gradient_BS, torch.cat(targets))
     return loss
+
+
+def regression_floats(
+    settings: SynthesizerConfig, shape: ModelShape, basis: MemoryBasis, *, boundaries: int
+) -> float:
+    """What one regression holds besides the stretch, over the lessons of so many boundaries."""
+    if settings.kind == "recurrent":
+        return GRU_LEARNS * recurrent_state_floats(settings, shape, basis)
+    # States, gradients, predictions, errors and their gradients.
+    return basis.lanes * boundaries * (8 * shape.state_size + 24 * hidden_units(settings))

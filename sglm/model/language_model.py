@@ -13,19 +13,14 @@ from torch import Tensor, nn
 
 from sglm.kernels.choice import chosen
 from sglm.kernels.dropout import regularized_dropout
-from sglm.kernels.lstm import LSTMWeights, lstm_layer
-from sglm.model.dropout import locked_dropout, locked_mask, weight_dropout, word_dropout
+from sglm.model.dropout import locked_dropout, locked_mask, word_dropout
 from sglm.model.embedding import tied_embedding
 from sglm.model.linear import linear
-from sglm.model.packed_weights import packed_weights
+from sglm.model.lstm_layer import LSTMLayer, layer_floats, layer_weights
 from sglm.model.softmax_loss import chunk_rows, chunked_nll, faster_chunked
 from sglm.model.state import LSTMState
+from sglm.runtime.memory_basis import MemoryBasis
 from sglm.runtime.ranks import ALONE, Ranks
-
-# oneDNN keeps a block of memory per call for the backward pass, sixteen times as large as the
-# outputs. Of long windows whose length varies, as it does while a horizon fills, no block fits
-# where the one before it lay; of segments of equal length they do.
-SEGMENT_STEPS = 70
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +41,23 @@ class ModelShape:
         return (*[self.hidden] * (self.layers - 1), last)
 
     @property
+    def input_widths(self) -> tuple[int, ...]:
+        """What goes into each layer."""
+        return (self.embedding, *self.widths[:-1])
+
+    @property
+    def layer_weights(self) -> list[int]:
+        """How many weights each layer has."""
+        pairs = zip(self.input_widths, self.widths, strict=True)
+        return [layer_weights(inputs, units) for inputs, units in pairs]
+
+    @property
+    def parameters(self) -> int:
+        """How many weights the whole network has."""
+        softmax = self.vocab_size * (1 + (0 if self.tied else self.widths[-1]))
+        return self.vocab_size * self.embedding + sum(self.layer_weights) + softmax
+
+    @property
     def state_size(self) -> int:
         """S, the coordinates of a lane's state: hidden and cell of every layer."""
         return 2 * sum(self.widths)
@@ -61,79 +73,6 @@ class DropoutRates:
     output: float = 0.0
     embedding: float = 0.0
     weight: float = 0.0
-
-
-class LSTMLayer(nn.Module):
-    """One LSTM layer (Hochreiter & Schmidhuber 1997, with forget gates: Gers et al. 2000).
-
-    Gates are stacked in torch's order: input, forget, cell, output.
-    """
-
-    def __init__(self, inputs: int, units: int) -> None:
-        super().__init__()
-        self.weight_ih = nn.Parameter(torch.empty(4 * units, inputs))
-        self.weight_hh = nn.Parameter(torch.empty(4 * units, units))
-        self.bias = nn.Parameter(torch.zeros(4 * units))
-        for gate_ih, gate_hh in zip(
-            self.weight_ih.data.chunk(4), self.weight_hh.data.chunk(4), strict=True
-        ):
-            nn.init.xavier_uniform_(gate_ih)  # Glorot & Bengio 2010, eq. 16
-            nn.init.orthogonal_(gate_hh)  # Saxe et al. 2014: norms survive many steps
-        # Remember at first: forget gates start open (Jozefowicz et al. 2015).
-        self.bias.data[units : 2 * units] = 1.0
-        self._lstm_layer = chosen(lstm_layer)
-
-    def forward(
-        self,
-        inputs_TBI: Tensor,
-        hidden_BH: Tensor,
-        cell_BH: Tensor,
-        *,
-        weight_drop_rate: float,
-        compute_dtype: torch.dtype,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Runs the layer over the window.
-
-        Args:
-            inputs_TBI: in any floating type; cast to `compute_dtype`.
-            hidden_BH, cell_BH: the state before the window.
-            weight_drop_rate: see `weight_dropout`.
-            compute_dtype: the type of the products.
-
-        Returns:
-            `(outputs_TBH in compute_dtype, hidden_BH, cell_BH)`, the state in the type it came in.
-        """
-        weight_hh = weight_dropout(self.weight_hh, weight_drop_rate)
-        if weight_hh.is_cuda:
-            weights = packed_weights(self.weight_ih, weight_hh, self.bias, dtype=compute_dtype)
-        else:
-            bias = self.bias.to(compute_dtype)
-            # torch wants two biases; the second adds nothing, so it is a constant zero.
-            weights = LSTMWeights(
-                self.weight_ih.to(compute_dtype),
-                weight_hh.to(compute_dtype),
-                bias,
-                torch.zeros_like(bias),
-            )
-        # cuDNN can differentiate only what ran in training mode, also when ours is evaluation.
-        training = self.training or torch.is_grad_enabled()
-        state_dtype = hidden_BH.dtype
-        hidden_BH, cell_BH = hidden_BH.to(compute_dtype), cell_BH.to(compute_dtype)
-        outputs = []
-        for segment_TBI in _segments(inputs_TBI.to(compute_dtype)):
-            segment_TBH, hidden_BH, cell_BH = self._lstm_layer(
-                segment_TBI, hidden_BH, cell_BH, weights=weights, training=training
-            )
-            outputs.append(segment_TBH)
-        outputs_TBH = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
-        return outputs_TBH, hidden_BH.to(state_dtype), cell_BH.to(state_dtype)
-
-
-def _segments(inputs_TBI: Tensor) -> tuple[Tensor, ...]:
-    """The steps that one call of torch's LSTM gets: all of them, or some, where it keeps much."""
-    if inputs_TBI.is_cuda or not torch.is_grad_enabled():
-        return (inputs_TBI,)
-    return torch.split(inputs_TBI, SEGMENT_STEPS)
 
 
 class LSTMLanguageModel(nn.Module):
@@ -159,9 +98,9 @@ class LSTMLanguageModel(nn.Module):
         self.ranks: Ranks = ALONE  # whose masks to draw beside one's own
         self.embedding = nn.Parameter(torch.empty(shape.vocab_size, shape.embedding))
         nn.init.uniform_(self.embedding, -0.1, 0.1)  # Merity et al. 2018, sec. 5
-        inputs = (shape.embedding, *shape.widths[:-1])
         self.layers = nn.ModuleList(
-            LSTMLayer(size, units) for size, units in zip(inputs, shape.widths, strict=True)
+            LSTMLayer(inputs, units)
+            for inputs, units in zip(shape.input_widths, shape.widths, strict=True)
         )
         if shape.tied:
             self.softmax_weight = None
@@ -330,3 +269,40 @@ class LSTMLanguageModel(nn.Module):
             logits_NV = logits_NV.float()
         nll = F.cross_entropy(logits_NV, targets_N, reduction=reduction)
         return nll.view_as(targets_TB) if reduction == "none" else nll
+
+
+def activation_floats(
+    shape: ModelShape,
+    rates: DropoutRates,
+    basis: MemoryBasis,
+    *,
+    steps: int,
+    calls: int,
+    random: bool,
+) -> float:
+    """What the network keeps of a pass over so many steps for its backward pass.
+
+    Args:
+        shape, rates: of the network.
+        basis: for which lanes, where.
+        steps: that are read in one pass.
+        calls: of torch's LSTM, in which a layer reads them.
+        random: whether the window is cut at random, so that every call goes through all layers.
+    """
+    rows, units, last = basis.lanes * steps, sum(shape.widths), shape.widths[-1]
+    product = basis.product_size
+    kept: float = rows * shape.embedding * ((1 if rates.input else 0) + product)
+    kept += sum(
+        layer_floats(inputs, width, basis, steps=steps, calls=calls)
+        for inputs, width in zip(shape.input_widths, shape.widths, strict=True)
+    )
+    if basis.on_cpu:
+        # Outputs of several calls are put together: of every layer, or of the last.
+        kept += product * rows * (last if random else units) * (calls > 1)
+        if product < 1:  # the matrices, cast for every pass over the layers
+            kept += product * sum(shape.layer_weights) * (calls if random else 1)
+    kept += product * rows * (units - last) * (rates.between > 0)
+    kept += product * rows * last * (rates.output > 0)
+    # The masks, and what they made of the matrices.
+    kept += 2 * 4 * sum(width**2 for width in shape.widths) * (rates.weight > 0)
+    return kept + rows * (rates.embedding > 0)

@@ -13,12 +13,14 @@ is also slower, by a half and more.
 Shapes: N = T·B tokens, R rows of one chunk, V vocabulary, H features. Losses are in nats.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from sglm.model.linear import ROWS_STEP, matmul, onednn_pays
+from sglm.model.linear import ROWS_STEP, matmul, onednn_is_better, onednn_pays
+from sglm.runtime.memory_basis import MemoryBasis
 
 IGNORED = -100  # the target that stands for none, as in torch's cross_entropy
 # Logits of one chunk, in numbers: on a CPU 32 MiB, on a GPU enough rows to keep it busy
@@ -32,6 +34,8 @@ WORTHWHILE_PRODUCTS = 2**24
 # A gradient of so many numbers is bound by memory: to add to it in place is as fast as oneDNN's
 # product, which would need as much again for the result.
 ADDED_IN_PLACE = 2**24
+# A kernel that oneDNN made for a number of rows, and keeps: one for each of a chunk's products.
+_KERNEL_BYTES, _KERNELS_OF_A_CHUNK = 2**18, 3
 
 
 def chunk_rows(vocab_size: int, device_type: str) -> int:
@@ -228,3 +232,41 @@ def _softmax(logits_RV: Tensor, targets_R1: Tensor, out_RV: Tensor) -> Tensor:
     torch.softmax(logits_RV, 1, dtype=out_RV.dtype, out=out_RV)
     least = torch.finfo(out_RV.dtype).tiny
     return out_RV.gather(1, targets_R1).clamp_min(least).log() + zero_R1
+
+
+def loss_floats(
+    tokens: int, basis: MemoryBasis, *, vocab_size: int, features: int
+) -> tuple[float, float]:
+    """What the loss of so many tokens holds: `(at most in the forward pass, in the backward one)`."""
+    rows = chunk_rows(vocab_size, "cpu" if basis.on_cpu else "cuda")
+    weight, product = vocab_size * features, basis.product_size
+    if tokens <= rows and (not basis.on_cpu or tokens * weight < WORTHWHILE_PRODUCTS):
+        # Logits and their log-softmax; backwards that, its gradient and that of the logits.
+        return 2 * tokens * vocab_size, 3 * tokens * vocab_size
+    # A chunk's logits, which become their own gradient. oneDNN makes a transpose: of the chunk, or
+    # of the weights' gradient in the end; and that of a later chunk before it is added. All
+    # gradients are there already when the backward pass begins.
+    later = tokens > rows
+    gradients = weight + product * tokens * features + vocab_size
+    chunk = even_rows(tokens, rows) * vocab_size
+    if not basis.on_cpu:  # half logits beside float32 ones: as two of float32 at most
+        return 2 * chunk + later * weight + gradients, gradients
+    if product < 1:  # half ones beside them, the weights cast, and a chunk's gradient of them
+        half = product * (chunk + 2 * weight)
+        return chunk + half + later * weight + gradients, gradients
+    if not onednn_is_better() or weight >= ADDED_IN_PLACE:
+        return chunk + gradients, gradients
+    transposed = weight if tokens > features else chunk + later * weight
+    return chunk + transposed + gradients, gradients
+
+
+def kept_kernel_bytes(tokens: Iterable[int], vocab_size: int) -> int:
+    """What oneDNN keeps for the losses of windows of so many tokens: a kernel for every number of
+    rows beyond the first."""
+    if not onednn_is_better():
+        return 0
+    most, sizes = chunk_rows(vocab_size, "cpu"), set[int]()
+    for each in tokens:
+        rows = even_rows(each, most)
+        sizes |= {rows, each % rows or rows}
+    return _KERNEL_BYTES * _KERNELS_OF_A_CHUNK * (len(sizes) - 1)

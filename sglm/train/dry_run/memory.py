@@ -2,71 +2,40 @@
 
 A run goes through a few situations, and its peak is that of the hungriest: counting the words,
 the end of a step's forward pass, its backward pass, the synthesizer learning, an evaluation,
-saving. `scripts.benchmarks.memory` compares the prediction with measured peaks (docs/results.md).
+saving. Each part's share is stated beside its code; here they are added up.
+`scripts.benchmarks.memory` compares the prediction with measured peaks (docs/results.md).
 
-Numbers are counted in units of float32's; one that is half as large counts half. Shapes: B lanes of
-this process, R steps read in one pass (the window, the horizon, or the longest random window),
-N = B·T predicted tokens, V vocabulary, E embedding, H units of a layer, S coordinates of a state,
-C steps read ahead.
+Numbers are counted in units of float32's (`sglm.runtime.memory_basis`). Shapes: R steps read in one
+pass (the window, the horizon, or the longest random window), V vocabulary, E embedding.
 """
 
 import resource
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from sglm.config import Config
-from sglm.dni.boundary import reads_side_by_side
-from sglm.dni.synthesizer import make_synthesizer
-from sglm.model.language_model import SEGMENT_STEPS, ModelShape
-from sglm.model.linear import onednn_is_better
-from sglm.model.softmax_loss import ADDED_IN_PLACE, WORTHWHILE_PRODUCTS, chunk_rows, even_rows
-from sglm.scoring.stream import CHUNK_STEPS, LOGIT_ENTRIES, LOGIT_ROWS
+from sglm.dni.stretch import READ_AHEAD_STRETCH, stretch_floats
+from sglm.dni.synthesizer import GRU_PREDICTS, parameter_count, recurrent_state_floats
+from sglm.dni.teaching import regression_floats
+from sglm.model.language_model import DropoutRates, ModelShape, activation_floats
+from sglm.model.lstm_layer import SEGMENT_STEPS, layer_backward_floats
+from sglm.model.softmax_loss import kept_kernel_bytes, loss_floats
+from sglm.runtime.memory_basis import FLOAT_BYTES, MemoryBasis
+from sglm.scoring.predictor import evaluation_floats
 from sglm.text.batcher import Batcher
-from sglm.train.build import COUNTED_AT_ONCE, STRETCH, lookahead_steps, synthesizer_hidden
+from sglm.train.build import COUNTED_AT_ONCE, lookahead_steps
 from sglm.train.truncation import part_steps
 
-_FLOAT = 4
-
-# What cuDNN's LSTM keeps for its backward pass, per step, lane and unit: gates, cell, tanh of it,
-# output. Unmeasured.
-_CUDNN_KEEPS = 8.0
-# oneDNN's (CPU, float32) keeps gates and output; and of states and their gradients so many vectors
-# as wide as the wider of input and output, and so many of the output's width, at every step and
-# once before the first. Read off the workspace that torch's `mkldnn_rnn_layer` returns (2.13) for
-# twenty shapes, where it is right within 5 %.
-_ONEDNN_WIDE, _ONEDNN_NARROW = 6.5, 4.9
-# The same in bfloat16, which keeps cells and gradients in float32: 0.70 to 0.75 of its bytes.
-_ONEDNN_HALF = 0.71
-# What it needs besides while it runs backwards, per step, lane and unit; and per weight (oneDNN
-# reorders the matrices, and makes their gradients in an order of its own).
-_LSTM_WORKS, _LSTM_REORDERS = 6.0, 3.0
-# A kernel that oneDNN made for a number of rows, and keeps: one for each of the loss's products.
-_KERNEL_BYTES, _HEAD_KERNELS = 2**18, 3
-# A GRU cell made of small operations, per unit: at most while it predicts, and while it learns.
-_GRU_PREDICTS, _GRU_LEARNS = 9, 12
 # Memory that was freed does not always fit what is asked for next: the share of what is held that
 # lies in holes of a CPU's heap, 5 to 14 % where it was read from the allocator's own books.
 _HOLES = 0.09
 
 
-class Place(NamedTuple):
-    """Where a run computes.
-
-    Attributes:
-        on_cpu: or else on a GPU.
-        product: the size of a number that goes into a matrix product or comes out of one.
-    """
-
-    on_cpu: bool
-    product: float
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class MemoryPlan:
     """Bytes at the peak.
 
@@ -98,6 +67,7 @@ def plan_memory(
     config: Config,
     shape: ModelShape,
     batcher: Batcher,
+    *,
     valid_bytes: int,
     device_type: str,
     precision: str = "fp32",
@@ -112,241 +82,133 @@ def plan_memory(
         precision: name of the products' type.
     """
     on_cpu, lanes = device_type == "cpu", len(batcher.lanes)
-    place = Place(on_cpu, 0.5 if on_cpu and precision != "fp32" else 1.0)
+    half = on_cpu and precision != "fp32"
+    basis = MemoryBasis(lanes, on_cpu, 0.5 if half else 1.0)
     processes = config.train.batch // lanes
-    # From here on these lanes are all there is.
-    config = config.model_copy(update={"train": config.train.model_copy(update={"batch": lanes})})
-    weights = parameter_count(shape)
-    moments = (config.optimizer.momentum > 0) if config.optimizer.kind == "sgd" else 2
-    synthesizer = synthesizer_parameters(config, shape)
-    state = config.train.batch * shape.state_size
-    features, stretch = _stretch(config, shape, place)
-    memory = _memory(config, shape)
-    # One memory is carried, the one before it waits to be learned from.
-    lasting = (2 + moments) * weights + 4 * synthesizer + state + stretch + 2 * memory
+    lasting, of_lanes = _lasting(config, shape, basis)
     # DistributedDataParallel keeps a second copy of the gradients, for what is sent.
-    lasting += weights * (processes > 1)
-    outside = batcher.ids_N.nbytes + valid_bytes + _kernels(shape, batcher)
-    situations = {
-        # What is injected is predicted while the forward pass still waits.
-        "forward": _forward(config, shape, batcher, place) + _GRU_PREDICTS * memory,
-        "backward": _backward(config, shape, batcher, place),
-        "evaluation": _evaluation(shape),
-    }
-    if synthesizer:
-        situations["synthesizer"] = _learning(config, shape, place)
-        if config.synthesizer.teach_every:
-            situations["exact gradient"] = _teaching(config, shape, place)
+    lasting += shape.parameters * (processes > 1)
+    situations = _situations(config, shape, basis, longest=max(batcher.lengths))
+    outside = 0
     if on_cpu:
         if processes > 1:  # what belongs to lanes is gathered; saving takes nothing else
-            situations["saving"] = processes * (state + features + memory)
+            situations["saving"] = processes * of_lanes
         # Before there is anything else; it is seldom the peak.
-        counting = 8 * min(len(batcher.ids_N), COUNTED_AT_ONCE) // _FLOAT
+        counting = 8 * min(len(batcher.ids_N), COUNTED_AT_ONCE) // FLOAT_BYTES
         situations["counting"] = max(0, counting - lasting)
+        tokens = (lanes * length for length in set(batcher.lengths))
+        outside = batcher.ids_N.nbytes + valid_bytes + kept_kernel_bytes(tokens, shape.vocab_size)
+    worst = lasting + max(situations.values())
     return MemoryPlan(
         base=loaded_bytes(config, precision) if on_cpu else 0,
-        lasting=_FLOAT * int(lasting) + (outside if on_cpu else 0),
-        situations={name: _FLOAT * int(floats) for name, floats in situations.items()},
-        holes=int(_HOLES * _FLOAT * (lasting + max(situations.values()))) if on_cpu else 0,
+        lasting=FLOAT_BYTES * int(lasting) + outside,
+        situations={name: FLOAT_BYTES * int(floats) for name, floats in situations.items()},
+        holes=int(_HOLES * FLOAT_BYTES * worst) if on_cpu else 0,
     )
 
 
-def parameter_count(shape: ModelShape) -> int:
-    """Weights of the language model."""
-    softmax = shape.vocab_size * (1 + (0 if shape.tied else shape.widths[-1]))
-    return shape.vocab_size * shape.embedding + sum(_lstm_weights(shape)) + softmax
-
-
-def synthesizer_parameters(config: Config, shape: ModelShape) -> int:
-    """Weights of the synthesizer; 0 without one."""
+def _lasting(config: Config, shape: ModelShape, basis: MemoryBasis) -> tuple[float, float]:
+    """`(what is held throughout, what of it belongs to lanes and is saved)`."""
+    optimizer, settings = config.optimizer, config.synthesizer
+    moments = (optimizer.momentum > 0) if optimizer.kind == "sgd" else 2
+    model, state = (2 + moments) * shape.parameters, basis.lanes * shape.state_size
     if config.schedule.mode == "real":
-        return 0
+        return model + state, state
+    features, stretch = _stretch(config, shape, basis)
+    recurrent = recurrent_state_floats(settings, shape, basis)
+    synthesizer = 4 * parameter_count(settings, shape)
+    # One state of a recurrent synthesizer is carried, the one before it waits to be learned from.
+    return model + synthesizer + state + stretch + 2 * recurrent, state + features + recurrent
+
+
+def _situations(
+    config: Config, shape: ModelShape, basis: MemoryBasis, *, longest: int
+) -> dict[str, float]:
+    """What is needed on top of what lasts, by situation; `longest` is that of the windows."""
+    situations = {
+        "forward": _forward(config, shape, basis, longest=longest),
+        "backward": _backward(config, shape, basis, longest=longest),
+        "evaluation": evaluation_floats(shape),
+    }
     settings = config.synthesizer
-    with torch.device("meta"):
-        built = make_synthesizer(
-            settings.kind,
-            shape.state_size,
-            synthesizer_hidden(config),
-            settings.auxiliary,
-            shape.embedding + shape.widths[-1],
-        )
-    return sum(parameter.numel() for parameter in built.parameters())
+    if config.schedule.mode == "real":
+        return situations
+    # What is injected is predicted while the forward pass still waits.
+    situations["forward"] += GRU_PREDICTS * recurrent_state_floats(settings, shape, basis)
+    boundaries = 1 if lookahead_steps(config) is None else READ_AHEAD_STRETCH
+    # One regression, while the model's gradients wait for its own update.
+    regression = regression_floats(settings, shape, basis, boundaries=boundaries)
+    situations["synthesizer"] = regression + 2 * _stretch(config, shape, basis)[0]
+    if settings.teach_every:
+        situations["exact gradient"] = _exact_gradient(config, shape, basis)
+    return situations
 
 
-def _kernels(shape: ModelShape, batcher: Batcher) -> int:
-    """Bytes of what oneDNN keeps for the loss of chunks of more than one size."""
-    if not onednn_is_better():
-        return 0
-    most, sizes = chunk_rows(shape.vocab_size, "cpu"), set[int]()
-    for length in set(batcher.lengths):
-        tokens = len(batcher.lanes) * length
-        rows = even_rows(tokens, most)
-        sizes |= {rows, tokens % rows or rows}
-    return _KERNEL_BYTES * _HEAD_KERNELS * (len(sizes) - 1)
+def _stretch(config: Config, shape: ModelShape, basis: MemoryBasis) -> tuple[float, float]:
+    """See `stretch_floats`."""
+    ahead = lookahead_steps(config) or 0
+    window = config.train.window
+    return stretch_floats(config.synthesizer, shape, basis, window=window, lookahead=ahead)
 
 
-def _lstm_weights(shape: ModelShape) -> list[int]:
-    inputs = (shape.embedding, *shape.widths[:-1])
-    return [
-        4 * units * (size + units + 1) for size, units in zip(inputs, shape.widths, strict=True)
-    ]
-
-
-def _read_steps(config: Config, batcher: Batcher) -> int:
+def _read_steps(config: Config, longest: int) -> int:
     """R."""
-    return config.train.horizon or max(batcher.lengths)
+    return config.train.horizon or longest
 
 
-def _pieces(config: Config, steps: int) -> int:
+def _calls(config: Config, steps: int) -> int:
     """In how many calls of torch's LSTM a layer reads so many steps."""
-    train = config.train
-    most = part_steps(train.window) if train.truncation == "random" else SEGMENT_STEPS
-    return -(-steps // most)
+    random = config.train.random_window
+    return -(-steps // (SEGMENT_STEPS if random is None else part_steps(random)))
 
 
-def _lstm_keeps(
-    batch: int, steps: int, pieces: int, inputs: int, units: int, product: float = 1.0
-) -> float:
-    """What an LSTM layer on the CPU keeps for its backward pass, its output included."""
-    vectors = _ONEDNN_WIDE * max(inputs, units) + _ONEDNN_NARROW * units
-    workspace = batch * ((steps + pieces) * vectors + steps * 4 * units)
-    return workspace * (1.0 if product == 1 else _ONEDNN_HALF) + batch * steps * units * product
+def _activations(config: Config, shape: ModelShape, basis: MemoryBasis, *, steps: int) -> float:
+    """See `activation_floats`."""
+    return activation_floats(
+        shape,
+        DropoutRates(**config.dropout.model_dump()),
+        basis,
+        steps=steps,
+        calls=_calls(config, steps),
+        random=config.train.random_window is not None,
+    )
 
 
-def _activations(config: Config, shape: ModelShape, steps: int, place: Place) -> float:
-    """What the network keeps of so many steps for its backward pass."""
-    rates, batch = config.dropout, config.train.batch
-    rows, units, pieces = batch * steps, sum(shape.widths), _pieces(config, steps)
-    kept: float = rows * shape.embedding * ((1 if rates.input else 0) + place.product)
-    if place.on_cpu:
-        inputs = (shape.embedding, *shape.widths[:-1])
-        kept += sum(
-            _lstm_keeps(batch, steps, pieces, size, width, place.product)
-            for size, width in zip(inputs, shape.widths, strict=True)
-        )
-        # Outputs of pieces are put together: of every layer, or of the last.
-        random = config.train.truncation == "random"
-        together = shape.widths[-1] if random else units
-        kept += place.product * rows * together * (pieces > 1)
-        if place.product < 1:  # the matrices, cast for every pass over the layers
-            kept += place.product * sum(_lstm_weights(shape)) * (pieces if random else 1)
-    else:
-        kept += _CUDNN_KEEPS * rows * units
-    kept += place.product * rows * (units - shape.widths[-1]) * (rates.between > 0)
-    kept += place.product * rows * shape.widths[-1] * (rates.output > 0)
-    # The masks, and what they made of the matrices.
-    kept += 2 * 4 * sum(width**2 for width in shape.widths) * (rates.weight > 0)
-    kept += rows * (rates.embedding > 0)
-    return kept
+def _loss(shape: ModelShape, tokens: int, basis: MemoryBasis) -> tuple[float, float]:
+    """See `loss_floats`."""
+    return loss_floats(tokens, basis, vocab_size=shape.vocab_size, features=shape.widths[-1])
 
 
-def _head(shape: ModelShape, tokens: int, place: Place) -> tuple[float, float]:
-    """The loss: `(most at once in the forward pass, in the backward pass)`."""
-    rows = chunk_rows(shape.vocab_size, "cpu" if place.on_cpu else "cuda")
-    products = tokens * shape.vocab_size * shape.widths[-1]
-    if tokens <= rows and (not place.on_cpu or products < WORTHWHILE_PRODUCTS):
-        # Logits and their log-softmax; backwards that, its gradient and that of the logits.
-        return 2 * tokens * shape.vocab_size, 3 * tokens * shape.vocab_size
-    # A chunk's logits, which become their own gradient. oneDNN makes a transpose: of the chunk, or
-    # of the weights' gradient in the end; and that of a later chunk before it is added. All
-    # gradients are there already when the backward pass begins.
-    weight, later = shape.vocab_size * shape.widths[-1], tokens > rows
-    gradients = weight + place.product * tokens * shape.widths[-1] + shape.vocab_size
-    chunk = even_rows(tokens, rows) * shape.vocab_size
-    if not place.on_cpu:  # half logits beside float32 ones: as two of float32 at most
-        return 2 * chunk + later * weight + gradients, gradients
-    if place.product < 1:  # half ones beside them, the weights cast, and a chunk's gradient of them
-        half = place.product * (chunk + 2 * weight)
-        return chunk + half + later * weight + gradients, gradients
-    if not onednn_is_better() or weight >= ADDED_IN_PLACE:
-        return chunk + gradients, gradients
-    transposed = weight if tokens > shape.widths[-1] else chunk + later * weight
-    return chunk + transposed + gradients, gradients
-
-
-def _forward(config: Config, shape: ModelShape, batcher: Batcher, place: Place) -> float:
+def _forward(config: Config, shape: ModelShape, basis: MemoryBasis, *, longest: int) -> float:
     """At the end of the forward pass.
 
     Weights have no gradients then: they are counted in what lasts, and come off.
     """
-    tokens = config.train.batch * max(batcher.lengths)
-    kept = _activations(config, shape, _read_steps(config, batcher), place)
-    return kept + _head(shape, tokens, place)[0] - parameter_count(shape)
+    kept = _activations(config, shape, basis, steps=_read_steps(config, longest))
+    return kept + _loss(shape, basis.lanes * longest, basis)[0] - shape.parameters
 
 
-def _backward(config: Config, shape: ModelShape, batcher: Batcher, place: Place) -> float:
+def _backward(config: Config, shape: ModelShape, basis: MemoryBasis, *, longest: int) -> float:
     """The last layer goes first, while all others wait; or the embedding, when all is over.
 
     Weights have no gradients yet when it begins, as in the forward pass.
     """
-    steps = _read_steps(config, batcher)
-    tokens = config.train.batch * max(batcher.lengths)
-    kept = _activations(config, shape, steps, place)
-    last = shape.widths[-1]
-    at_once = -(-steps // _pieces(config, steps)) if place.on_cpu else steps
-    works = _LSTM_WORKS * config.train.batch * at_once * last
-    works += _LSTM_REORDERS * _lstm_weights(shape)[-1]
-    head = _head(shape, tokens, place)[1]
-    begins = kept - parameter_count(shape) + max(head, works + min(head, shape.vocab_size * last))
+    steps, last = _read_steps(config, longest), shape.widths[-1]
+    kept = _activations(config, shape, basis, steps=steps)
+    at_once = -(-steps // _calls(config, steps)) if basis.on_cpu else steps
+    works = layer_backward_floats(shape.input_widths[-1], last, basis, steps=at_once)
+    loss = _loss(shape, basis.lanes * longest, basis)[1]
+    begins = kept - shape.parameters + max(loss, works + min(loss, shape.vocab_size * last))
     # The embedding's gradient; on a GPU from the words read, from the softmax, and their sum.
-    apart = shape.tied and not place.on_cpu
+    apart = shape.tied and not basis.on_cpu
     return max(begins, (1 + apart) * shape.vocab_size * shape.embedding)
 
 
-def _evaluation(shape: ModelShape) -> float:
-    rows = max(1, min(LOGIT_ROWS, CHUNK_STEPS, LOGIT_ENTRIES // shape.vocab_size))
-    return (
-        2 * rows * shape.vocab_size
-        + CHUNK_STEPS * 8 * max(shape.widths)
-        + max(_lstm_weights(shape))
-    )
-
-
-def _stretch(config: Config, shape: ModelShape, place: Place) -> tuple[float, float]:
-    """What a lookahead synthesizer holds of a stretch from its start to its end: `(features of its
-    tokens, which are saved too; all)`."""
-    ahead, lanes = lookahead_steps(config), config.train.batch
-    if ahead is None or config.synthesizer.kind != "lookahead":
-        return 0, 0
-    steps, window = config.synthesizer.lookahead, config.train.window
-    if reads_side_by_side(window, steps):
-        lanes *= STRETCH + 1
-    else:
-        steps = STRETCH * window + ahead
-    read = lanes * steps
-    features = read * (shape.embedding + shape.widths[-1])
-    units = synthesizer_hidden(config)
-    reader = _CUDNN_KEEPS * read * units
-    if place.on_cpu:
-        reader = _lstm_keeps(lanes, steps, 1, units, units)
-    # The features, the same normalised; their projection; the reader's own.
-    return features, 2 * features + 2 * read * units + reader
-
-
-def _memory(config: Config, shape: ModelShape) -> int:
-    """What a recurrent synthesizer remembers of the lanes: of every coordinate of their states."""
-    if config.schedule.mode == "real" or config.synthesizer.kind != "recurrent":
-        return 0
-    return config.train.batch * shape.state_size * synthesizer_hidden(config)
-
-
-def _learning(config: Config, shape: ModelShape, place: Place) -> float:
-    """One regression of the synthesizer, while the model's gradients wait for its own update."""
-    settings, train = config.synthesizer, config.train
-    size, hidden = shape.state_size, synthesizer_hidden(config)
-    if settings.kind == "recurrent":
-        return _GRU_LEARNS * _memory(config, shape)
-    lessons = train.batch * (1 if lookahead_steps(config) is None else STRETCH)
-    # States, gradients, predictions, errors and their gradients.
-    regression = lessons * (8 * size + 24 * hidden)
-    return regression + 2 * _stretch(config, shape, place)[0]
-
-
-def _teaching(config: Config, shape: ModelShape, place: Place) -> float:
+def _exact_gradient(config: Config, shape: ModelShape, basis: MemoryBasis) -> float:
     """The exact gradient of a stretch and what follows it; weights have none then."""
-    steps = STRETCH * config.train.window + (lookahead_steps(config) or 0)
-    held = _activations(config, shape, steps, place) - parameter_count(shape)
-    return held + max(_head(shape, config.train.batch * steps, place))
+    steps = READ_AHEAD_STRETCH * config.train.window + (lookahead_steps(config) or 0)
+    kept = _activations(config, shape, basis, steps=steps) - shape.parameters
+    return kept + max(_loss(shape, basis.lanes * steps, basis))
 
 
 def loaded_bytes(config: Config, precision: str = "fp32") -> int:
@@ -358,11 +220,11 @@ def loaded_bytes(config: Config, precision: str = "fp32") -> int:
     import sglm.train.loop  # noqa: F401
     from sglm.optim.precision import precision_of
     from sglm.optim.schedule import Mode, StepPlan
-    from sglm.scoring.stream import evaluate_stream
-    from sglm.train.build import build_learner
+    from sglm.scoring.predictor import NetworkPredictor
+    from sglm.scoring.stream import stream_nll
+    from sglm.train.build import build_decision_rule, build_learner
     from sglm.train.step import train_step
 
-    device = torch.device("cpu")
     small = {"hidden": 16, "embedding": 16}
     miniature = config.model_copy(
         update={
@@ -372,12 +234,16 @@ def loaded_bytes(config: Config, precision: str = "fp32") -> int:
     )
     ids_N = np.arange(100, dtype=np.uint16) % 32
     learner = build_learner(
-        miniature, np.ones(32, dtype=np.int64), precision_of(precision, device), device
+        miniature, np.ones(32, dtype=np.int64), precision_of(precision, torch.device("cpu"))
     )
-    batcher = Batcher(ids_N, 2, 2, 0, stretch=STRETCH, lookahead=lookahead_steps(config))
-    for step in range(STRETCH + 1):
-        train_step(learner, batcher.at(step), StepPlan(1.0, Mode.REAL, 0), step)
-    evaluate_stream(learner.model, ids_N, 0)
+    rule, stretch = build_decision_rule(miniature), READ_AHEAD_STRETCH
+    plan = StepPlan(lr_factor=1.0, mode=Mode.REAL, cycle=0)
+    batcher = Batcher(ids_N, 2, 2, 0, stretch=stretch, lookahead=lookahead_steps(config))
+    for step in range(stretch + 1):
+        window = batcher.at(step)
+        decision = rule.decide(step, plan, window)
+        train_step(learner, window, decision, learning_rate=learner.rate(plan))
+    stream_nll(NetworkPredictor(learner.model), ids_N, 0)
     return resident_bytes()
 
 

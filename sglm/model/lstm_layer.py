@@ -1,0 +1,135 @@
+"""One LSTM layer, and what it holds for its backward pass.
+
+Shapes: T time, B lanes, I inputs, H units.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from sglm.kernels.choice import chosen
+from sglm.kernels.lstm import LSTMWeights, lstm_layer
+from sglm.model.dropout import weight_dropout
+from sglm.model.packed_weights import packed_weights
+from sglm.runtime.memory_basis import MemoryBasis
+
+# oneDNN keeps a block of memory per call for the backward pass, sixteen times as large as the
+# outputs. Of long windows whose length varies, as it does while a horizon fills, no block fits
+# where the one before it lay; of segments of equal length they do.
+SEGMENT_STEPS = 70
+
+# What cuDNN's LSTM keeps for its backward pass, per step, lane and unit: gates, cell, tanh of it,
+# output. Unmeasured.
+_CUDNN_KEEPS = 8.0
+# oneDNN's (CPU, float32) keeps gates and output; and of states and their gradients so many vectors
+# as wide as the wider of input and output, and so many of the output's width, at every step and
+# once before the first. Read off the workspace that torch's `mkldnn_rnn_layer` returns (2.13) for
+# twenty shapes, where it is right within 5 %.
+_ONEDNN_WIDE, _ONEDNN_NARROW = 6.5, 4.9
+# The same in bfloat16, which keeps cells and gradients in float32: 0.70 to 0.75 of its bytes.
+_ONEDNN_HALF = 0.71
+# What it needs besides while it runs backwards, per step, lane and unit; and per weight (oneDNN
+# reorders the matrices, and makes their gradients in an order of its own).
+_BACKWARD_PER_UNIT, _BACKWARD_PER_WEIGHT = 6.0, 3.0
+
+
+class LSTMLayer(nn.Module):
+    """One LSTM layer (Hochreiter & Schmidhuber 1997, with forget gates: Gers et al. 2000).
+
+    Gates are stacked in torch's order: input, forget, cell, output.
+    """
+
+    def __init__(self, inputs: int, units: int) -> None:
+        super().__init__()
+        self.weight_ih = nn.Parameter(torch.empty(4 * units, inputs))
+        self.weight_hh = nn.Parameter(torch.empty(4 * units, units))
+        self.bias = nn.Parameter(torch.zeros(4 * units))
+        for gate_ih, gate_hh in zip(
+            self.weight_ih.data.chunk(4), self.weight_hh.data.chunk(4), strict=True
+        ):
+            nn.init.xavier_uniform_(gate_ih)  # Glorot & Bengio 2010, eq. 16
+            nn.init.orthogonal_(gate_hh)  # Saxe et al. 2014: norms survive many steps
+        # Remember at first: forget gates start open (Jozefowicz et al. 2015).
+        self.bias.data[units : 2 * units] = 1.0
+        self._lstm_layer = chosen(lstm_layer)
+
+    def forward(
+        self,
+        inputs_TBI: Tensor,
+        hidden_BH: Tensor,
+        cell_BH: Tensor,
+        *,
+        weight_drop_rate: float,
+        compute_dtype: torch.dtype,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Runs the layer over the window.
+
+        Args:
+            inputs_TBI: in any floating type; cast to `compute_dtype`.
+            hidden_BH, cell_BH: the state before the window.
+            weight_drop_rate: see `weight_dropout`.
+            compute_dtype: the type of the products.
+
+        Returns:
+            `(outputs_TBH in compute_dtype, hidden_BH, cell_BH)`, the state in the type it came in.
+        """
+        weight_hh = weight_dropout(self.weight_hh, weight_drop_rate)
+        if weight_hh.is_cuda:
+            weights = packed_weights(self.weight_ih, weight_hh, self.bias, dtype=compute_dtype)
+        else:
+            bias = self.bias.to(compute_dtype)
+            # torch wants two biases; the second adds nothing, so it is a constant zero.
+            weights = LSTMWeights(
+                self.weight_ih.to(compute_dtype),
+                weight_hh.to(compute_dtype),
+                bias,
+                torch.zeros_like(bias),
+            )
+        # cuDNN can differentiate only what ran in training mode, also when ours is evaluation.
+        training = self.training or torch.is_grad_enabled()
+        state_dtype = hidden_BH.dtype
+        hidden_BH, cell_BH = hidden_BH.to(compute_dtype), cell_BH.to(compute_dtype)
+        outputs = []
+        for segment_TBI in _segments(inputs_TBI.to(compute_dtype)):
+            segment_TBH, hidden_BH, cell_BH = self._lstm_layer(
+                segment_TBI, hidden_BH, cell_BH, weights=weights, training=training
+            )
+            outputs.append(segment_TBH)
+        outputs_TBH = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+        return outputs_TBH, hidden_BH.to(state_dtype), cell_BH.to(state_dtype)
+
+
+def _segments(inputs_TBI: Tensor) -> tuple[Tensor, ...]:
+    """The steps that one call of torch's LSTM gets: all of them, or some, where it keeps much."""
+    if inputs_TBI.is_cuda or not torch.is_grad_enabled():
+        return (inputs_TBI,)
+    return torch.split(inputs_TBI, SEGMENT_STEPS)
+
+
+def layer_weights(inputs: int, units: int) -> int:
+    """How many weights a layer has."""
+    return 4 * units * (inputs + units + 1)
+
+
+def layer_floats(
+    inputs: int, units: int, basis: MemoryBasis, *, steps: int, calls: int = 1
+) -> float:
+    """What a layer keeps of so many steps for its backward pass, its output included on a CPU.
+
+    Args:
+        inputs, units: I and H.
+        basis: for which lanes, where.
+        steps: that are read.
+        calls: of torch's LSTM, in which they are read.
+    """
+    if not basis.on_cpu:
+        return _CUDNN_KEEPS * basis.lanes * steps * units
+    vectors = _ONEDNN_WIDE * max(inputs, units) + _ONEDNN_NARROW * units
+    workspace = basis.lanes * ((steps + calls) * vectors + steps * 4 * units)
+    outputs = basis.lanes * steps * units * basis.product_size
+    return workspace * (1.0 if basis.product_size == 1 else _ONEDNN_HALF) + outputs
+
+
+def layer_backward_floats(inputs: int, units: int, basis: MemoryBasis, *, steps: int) -> float:
+    """What a layer needs besides while it runs backwards over so many steps."""
+    works = _BACKWARD_PER_UNIT * basis.lanes * steps * units
+    return works + _BACKWARD_PER_WEIGHT * layer_weights(inputs, units)
