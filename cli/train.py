@@ -12,10 +12,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from sglm.config import Config
-    from sglm.optim.precision import Precision
-    from sglm.runtime.ranks import Ranks
-    from sglm.text.store import TokenStore
     from sglm.train.loop import Outcome
 
 
@@ -84,9 +80,12 @@ def train(
         chosen_precision = make_precision(precision.value, chosen_device)
 
         if dry_run:
+            from sglm.train.dry_run.plan import plan_run
+
             expected = expected_ranks()
             if expected.writes:
-                typer.echo(plan(settings, store, chosen_precision, as_json, expected))
+                plan = plan_run(settings, store, chosen_precision, ranks=expected)
+                typer.echo(json.dumps(plan.as_json()) if as_json else plan.describe())
             return
 
         from sglm.train.loop import train as run_training
@@ -111,24 +110,6 @@ def train(
         typer.echo(json.dumps({"run": str(out), **vars(outcome)}))
     else:
         typer.echo(told(outcome, out, data))
-
-
-def plan(
-    config: "Config", store: "TokenStore", precision: "Precision", as_json: bool, ranks: "Ranks"
-) -> str:
-    """What a training would do and take, without training; memory is that of this process."""
-    from sglm.train.build import build_batcher, build_schedule, model_shape
-    from sglm.train.dry_run.memory import plan_memory
-    from sglm.train.dry_run.plan import describe_plan, plan_as_json
-
-    batcher = build_batcher(config, store, ranks=ranks)
-    schedule = build_schedule(config, batcher.steps_per_epoch)
-    shape = model_shape(config, store.tokenizer().vocab_size)
-    valid_bytes = store.ids("valid").nbytes if "valid" in store.splits else 0
-    memory = plan_memory(config, shape, batcher, valid_bytes, precision.device.type, precision.name)
-    if as_json:
-        return json.dumps(plan_as_json(config, shape, batcher, schedule, memory))
-    return describe_plan(config, shape, batcher, schedule, memory)
 
 
 def told(outcome: "Outcome", out: Path, data: Path) -> str:

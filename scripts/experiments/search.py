@@ -206,9 +206,9 @@ def train(store: TokenStore, name: str, window: int, updates: int, seed: int) ->
     for step in range(schedule.total_steps):
         if arm.forgets_moments and step == schedule.cycle_ends[0]:
             learner.optimizer.state.clear()
-        plan, window = schedule.at(step), batcher.at(step)
-        decision = rule.decide(step, plan, window)
-        train_step(learner, window, decision, learning_rate=learner.rate(plan))
+        plan, ids = schedule.at(step), batcher.at(step)
+        decision = rule.decide(step, plan, ids)
+        train_step(learner, ids, decision, learning_rate=learner.rate(plan))
         if (step + 1) % max(1, schedule.total_steps // EVALUATIONS) == 0:
             seconds += time.perf_counter() - begin
             nll = evaluate_stream(learner.model, valid_N, eos_id) / len(valid_N)

@@ -29,7 +29,7 @@ class Lesson(NamedTuple):
     Attributes:
         state_BS: the packed state.
         recurrent_state: what a recurrent synthesizer was given with it, or None.
-        index: of the boundary in its stretch, from 0.
+        boundary: its number in the stretch, from 0.
         observed_BS: the target; a lane with a number that is not finite teaches nothing.
         next_BS: the auxiliary target, in the synthesizer's own unit, or None.
         pure: nothing synthetic went into the target.
@@ -38,7 +38,7 @@ class Lesson(NamedTuple):
 
     state_BS: Tensor
     recurrent_state: Tensor | None
-    index: int
+    boundary: int
     observed_BS: Tensor
     next_BS: Tensor | None
     pure: bool
@@ -123,7 +123,7 @@ class Stretch:
     def contexts(self, lessons: list[Lesson]) -> Tensor | None:
         """What the synthesizer is given beside the states of these lessons, end to end."""
         if self.summaries is not None:
-            return torch.cat([self.summaries[lesson.index] for lesson in lessons])
+            return torch.cat([self.summaries[lesson.boundary] for lesson in lessons])
         states = [each.recurrent_state for each in lessons if each.recurrent_state is not None]
         return torch.cat(states) if states else None  # a recurrent net has one lesson
 

@@ -237,7 +237,7 @@ def _softmax(logits_RV: Tensor, targets_R1: Tensor, out_RV: Tensor) -> Tensor:
 def loss_floats(
     tokens: int, basis: MemoryBasis, *, vocab_size: int, features: int
 ) -> tuple[float, float]:
-    """What the loss of so many tokens holds: `(at most in the forward pass, in the backward one)`."""
+    """What the loss of so many tokens holds: `(in the forward pass, in the backward one)`."""
     rows = chunk_rows(vocab_size, "cpu" if basis.on_cpu else "cuda")
     weight, product = vocab_size * features, basis.product_size
     if tokens <= rows and (not basis.on_cpu or tokens * weight < WORTHWHILE_PRODUCTS):

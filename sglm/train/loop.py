@@ -82,6 +82,7 @@ def train(
         console: for progress.
         resume: continue what is in `out`; otherwise a run there is an error.
         stop_signal: the number of the signal that asked to stop, or None; polled at every step.
+            If one of the ranks is asked, all of them stop.
         ranks: the processes that train together; each calls this with its own, rank 0 writes.
 
     Raises:
@@ -103,7 +104,6 @@ def train(
         precision=precision,
         console=console,
         ranks=ranks,
-        # If one of the ranks was asked to stop, all of them were.
         stop_signal=lambda: ranks.most(stop_signal() or 0) or None,
     )
     with denormals_as_zero(), opened(job, resume):
@@ -121,9 +121,7 @@ def train(
             learner = build_learner(config, token_counts(store), precision, ranks=ranks)
             session = begin(job, learner, newest_checkpoint(job))
             session.progress.went_back_to = session.progress.step
-    status = learner.estimator.status()
-    diagnosis = None if status is None else closing_sentence(config, status, session.runaway)
-    return _outcome(session.progress, diagnosis, already_finished=False)
+    return _outcome(session.progress, _diagnosis(session), already_finished=False)
 
 
 def _reaches_end(session: Session) -> bool:
@@ -174,12 +172,21 @@ def _train_on(session: Session) -> None:
         log.step(result)
         if progress.step % config.log_every_steps == 0:
             session.count_skips()
-            cycle = {"mode": decision.mode, "cycle": plan.cycle}
-            status = learner.estimator.status()
             loss = log.interval(
-                progress.step, learner, rate=rate, skipped=progress.skipped, **cycle
+                progress.step,
+                learner,
+                mode=decision.mode,
+                cycle=plan.cycle,
+                rate=rate,
+                skipped=progress.skipped,
             )
-            if session.runaway.interval(progress.step, loss, status=status, **cycle):
+            if session.runaway.interval(
+                progress.step,
+                loss,
+                cycle=plan.cycle,
+                mode=decision.mode,
+                status=learner.estimator.status(),
+            ):
                 log.line(RAN_AWAY.format(step=progress.step))
 
 
@@ -257,6 +264,13 @@ def _outcome(progress: Progress, diagnosis: str | None, *, already_finished: boo
         already_finished=already_finished,
         diagnosis=diagnosis,
     )
+
+
+def _diagnosis(session: Session) -> str | None:
+    status = session.learner.estimator.status()
+    if status is None:
+        return None
+    return closing_sentence(session.job.config, status, session.runaway)
 
 
 def _going_back(progress: Progress) -> str:

@@ -241,9 +241,9 @@ def test_the_logits_are_never_all_there() -> None:
     )
     assert done.returncode == 0, done.stderr
     grown, logits = map(int, done.stdout.split())
-    # Measured: 17 MB (a chunk, 20 MB, and the gradients, 5 MB, less what the first run left free)
-    # of the logits' 164; plain logits: 490 MB.
-    assert grown < logits / 3
+    # Measured: 17 to 65 MB (a chunk, 33 MB, of which the C library may hold one that was freed, and
+    # the gradients, 5 MB, less what the first run left free) of the logits' 164; plain logits: 490.
+    assert grown < logits / 2
 
 
 @pytest.mark.gpu

@@ -1,96 +1,136 @@
 """What a run is going to do, before it does it: the text of `sglm train --dry-run`."""
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from sglm.config import Config
 from sglm.model.language_model import ModelShape
+from sglm.optim.precision import Precision
 from sglm.optim.schedule import Mode, Schedule
+from sglm.runtime.ranks import ALONE, Ranks
 from sglm.text.batcher import Batcher
-from sglm.train.dry_run.memory import MemoryPlan, parameter_count
+from sglm.text.store import TokenStore
+from sglm.train.build import build_batcher, build_schedule, model_shape
+from sglm.train.dry_run.memory import MemoryPlan, plan_memory
 
 _BARS = " ▁▂▃▄▅▆▇█"
 _CHART_COLUMNS = 64
 
 
-def plan_as_json(
-    config: Config,
-    shape: ModelShape,
-    batcher: Batcher,
-    schedule: Schedule,
-    memory: MemoryPlan,
-) -> dict[str, Any]:
-    """The plan as plain values: totals, and mode, steps and peak rate of every cycle."""
-    return {
-        "steps": schedule.total_steps,
-        "steps_per_epoch": batcher.steps_per_epoch,
-        "parameters": parameter_count(shape),
-        "processes": config.train.batch // len(batcher.lanes),
-        "memory_bytes": memory.peak,
-        "memory": {**asdict(memory), "worst": memory.worst},
-        "cycles": [
-            {"mode": mode.value, "steps": steps, "peak_rate": rate}
-            for mode, steps, rate in zip(
-                schedule.cycle_modes,
-                schedule.cycle_steps,
-                peak_rates(config, schedule),
-                strict=True,
-            )
-        ],
-    }
+@dataclass(frozen=True, kw_only=True)
+class RunPlan:
+    """What a run is made of, and the memory that it will take in this process."""
 
+    config: Config
+    shape: ModelShape
+    batcher: Batcher
+    schedule: Schedule
+    memory: MemoryPlan
 
-def peak_rates(config: Config, schedule: Schedule) -> list[float]:
-    """The highest learning rate of each cycle: at its start, or somewhere in the warm-up."""
-    rates, start = [], 0
-    for steps in schedule.cycle_steps:
-        rising = range(start, min(max(schedule.warmup_steps, start + 1), start + steps))
-        factor = max(schedule.at(step).lr_factor for step in rising)
-        rates.append(config.optimizer.learning_rate * factor)
-        start += steps
-    return rates
+    @property
+    def processes(self) -> int:
+        """That share the lanes."""
+        return self.config.train.batch // len(self.batcher.lanes)
 
+    def peak_rates(self) -> list[float]:
+        """The highest learning rate of each cycle: at its start, or somewhere in the warm-up."""
+        schedule, rates, start = self.schedule, list[float](), 0
+        for steps in schedule.cycle_steps:
+            rising = range(start, min(max(schedule.warmup_steps, start + 1), start + steps))
+            factor = max(schedule.at(step).lr_factor for step in rising)
+            rates.append(self.config.optimizer.learning_rate * factor)
+            start += steps
+        return rates
 
-def describe_plan(
-    config: Config,
-    shape: ModelShape,
-    batcher: Batcher,
-    schedule: Schedule,
-    memory: MemoryPlan,
-) -> str:
-    """Cycles, modes, rates, sizes and a chart, as lines for people."""
-    peak = config.optimizer.learning_rate
-    tokens_per_step = config.train.batch * config.train.window
-    processes = config.train.batch // len(batcher.lanes)
-    shared = f"; each of {processes} processes" if processes > 1 else ""
-    lines = [
-        f"model    {shape.layers} layers × {shape.hidden}, vocabulary {shape.vocab_size:,},"
-        f" {parameter_count(shape):,} parameters",
-        f"data     {len(batcher.ids_N):,} tokens, {batcher.steps_per_epoch:,} steps an epoch"
-        f" of {config.train.batch} lanes × {config.train.window}",
-        f"memory   {_memory(memory)}{shared}",
-        f"length   {schedule.total_steps:,} steps,"
-        f" {schedule.total_steps * tokens_per_step:,} tokens,"
-        f" {schedule.total_steps / batcher.steps_per_epoch:.2f} epochs",
-        "",
-        f"{'cycle':>5}  {'mode':<9}  {'steps':>9}  {'epochs':>7}  {'first rate':>10}"
-        f"  {'peak rate':>10}  {'last rate':>10}",
-    ]
-    start = 0
-    rows = zip(
-        schedule.cycle_steps, schedule.cycle_modes, peak_rates(config, schedule), strict=True
-    )
-    for cycle, (steps, mode, top) in enumerate(rows):
-        first, last = (peak * schedule.at(s).lr_factor for s in (start, start + steps - 1))
-        lines.append(
-            f"{cycle:>5}  {mode.value:<9}  {steps:>9,}  {steps / batcher.steps_per_epoch:>7.2f}"
-            f"  {first:>10.3g}  {top:>10.3g}  {last:>10.3g}"
+    def as_json(self) -> dict[str, Any]:
+        """Plain values: totals, and mode, steps and peak rate of every cycle."""
+        schedule = self.schedule
+        cycles = zip(schedule.cycle_modes, schedule.cycle_steps, self.peak_rates(), strict=True)
+        return {
+            "steps": schedule.total_steps,
+            "steps_per_epoch": self.batcher.steps_per_epoch,
+            "parameters": self.shape.parameters,
+            "processes": self.processes,
+            "memory_bytes": self.memory.peak,
+            "memory": {**asdict(self.memory), "worst": self.memory.worst},
+            "cycles": [
+                {"mode": mode.value, "steps": steps, "peak_rate": rate}
+                for mode, steps, rate in cycles
+            ],
+        }
+
+    def describe(self) -> str:
+        """Cycles, modes, rates, sizes and a chart, as lines for people."""
+        train, shape, schedule, batcher = (
+            self.config.train,
+            self.shape,
+            self.schedule,
+            self.batcher,
         )
-        start += steps
-    return "\n".join([*lines, "", *draw_schedule(schedule)])
+        shared = f"; each of {self.processes} processes" if self.processes > 1 else ""
+        lines = [
+            f"model    {shape.layers} layers × {shape.hidden}, vocabulary {shape.vocab_size:,},"
+            f" {shape.parameters:,} parameters",
+            f"data     {len(batcher.ids_N):,} tokens, {batcher.steps_per_epoch:,} steps an epoch"
+            f" of {train.batch} lanes × {train.window}",
+            f"memory   {_describe_memory(self.memory)}{shared}",
+            f"length   {schedule.total_steps:,} steps,"
+            f" {schedule.total_steps * train.batch * train.window:,} tokens,"
+            f" {schedule.total_steps / batcher.steps_per_epoch:.2f} epochs",
+            "",
+            *self._cycles(),
+            "",
+            *draw_schedule(schedule),
+        ]
+        return "\n".join(lines)
+
+    def _cycles(self) -> list[str]:
+        """A heading, and a line for every cycle."""
+        schedule, peak = self.schedule, self.config.optimizer.learning_rate
+        lines = [
+            f"{'cycle':>5}  {'mode':<9}  {'steps':>9}  {'epochs':>7}  {'first rate':>10}"
+            f"  {'peak rate':>10}  {'last rate':>10}"
+        ]
+        start = 0
+        rows = zip(schedule.cycle_steps, schedule.cycle_modes, self.peak_rates(), strict=True)
+        for cycle, (steps, mode, top) in enumerate(rows):
+            first, last = (peak * schedule.at(s).lr_factor for s in (start, start + steps - 1))
+            epochs = steps / self.batcher.steps_per_epoch
+            lines.append(
+                f"{cycle:>5}  {mode.value:<9}  {steps:>9,}  {epochs:>7.2f}"
+                f"  {first:>10.3g}  {top:>10.3g}  {last:>10.3g}"
+            )
+            start += steps
+        return lines
 
 
-def _memory(memory: MemoryPlan) -> str:
+def plan_run(
+    config: Config, store: TokenStore, precision: Precision, *, ranks: Ranks = ALONE
+) -> RunPlan:
+    """What a training would do and take, without training.
+
+    Raises:
+        InputError, ConfigError: it could not begin.
+    """
+    batcher = build_batcher(config, store, ranks=ranks)
+    shape = model_shape(config, store.tokenizer().vocab_size)
+    return RunPlan(
+        config=config,
+        shape=shape,
+        batcher=batcher,
+        schedule=build_schedule(config, batcher.steps_per_epoch),
+        memory=plan_memory(
+            config,
+            shape,
+            batcher,
+            valid_bytes=store.ids("valid").nbytes if "valid" in store.splits else 0,
+            device_type=precision.device.type,
+            precision=precision.name,
+        ),
+    )
+
+
+def _describe_memory(memory: MemoryPlan) -> str:
     worst_size = memory.situations[memory.worst]
     total, base, lasting, worst, holes = (
         f"{size / 2**20:,.0f}"

@@ -9,8 +9,8 @@ from sglm.config import Config
 from sglm.optim.precision import precision_of
 from sglm.text.batcher import Batcher
 from sglm.train.build import build_learner, build_schedule, model_shape
-from sglm.train.dry_run.memory import MemoryPlan, parameter_count
-from sglm.train.dry_run.plan import describe_plan, draw_schedule, plan_as_json
+from sglm.train.dry_run.memory import MemoryPlan
+from sglm.train.dry_run.plan import RunPlan, draw_schedule
 
 CPU = torch.device("cpu")
 
@@ -22,9 +22,9 @@ def test_parameters_are_counted_as_built(tiny_config: Callable[..., Config]) -> 
         {"layers": 2, "hidden": 8, "embedding": 5, "tied": False},
     ):
         config = tiny_config(model=model)
-        learner = build_learner(config, np.ones(17, dtype=np.int64), precision_of("fp32", CPU), CPU)
+        learner = build_learner(config, np.ones(17, dtype=np.int64), precision_of("fp32", CPU))
         built = sum(parameter.numel() for parameter in learner.model.parameters())
-        assert parameter_count(model_shape(config, 17)) == built
+        assert model_shape(config, 17).parameters == built
 
 
 def test_plan_names_cycles_modes_rates_and_memory(tiny_config: Callable[..., Config]) -> None:
@@ -33,10 +33,20 @@ def test_plan_names_cycles_modes_rates_and_memory(tiny_config: Callable[..., Con
         optimizer={"learning_rate": 0.01},
     )
     batcher = Batcher(np.zeros(4 * 5 * 10, dtype=np.uint16), 4, 5, 0)
-    schedule = build_schedule(config, batcher.steps_per_epoch)
     mib = 2**20
-    memory = MemoryPlan(300 * mib, 20 * mib, {"forward": mib, "saving": 5 * mib}, 2 * mib)
-    text = describe_plan(config, model_shape(config, 17), batcher, schedule, memory)
+    plan = RunPlan(
+        config=config,
+        shape=model_shape(config, 17),
+        batcher=batcher,
+        schedule=build_schedule(config, batcher.steps_per_epoch),
+        memory=MemoryPlan(
+            base=300 * mib,
+            lasting=20 * mib,
+            situations={"forward": mib, "saving": 5 * mib},
+            holes=2 * mib,
+        ),
+    )
+    text = plan.describe()
     rows = [line.split() for line in text.splitlines()]
     # Rates are 0.01·(0.1 + 0.9·½(1 + cos πi/N)); in cycle 0 a third of it first, the peak at i = 2.
     assert rows[6] == ["0", "real", "10", "1.00", "0.00333", "0.00914", "0.00122"]
@@ -44,7 +54,7 @@ def test_plan_names_cycles_modes_rates_and_memory(tiny_config: Callable[..., Con
     assert "30 steps, 600 tokens, 3.00 epochs" in text
     assert "about 327 MiB: 300 for the libraries, 20 lasting, 5 for saving, 2 lost" in text
     assert "lost between them" in text
-    as_json = plan_as_json(config, model_shape(config, 17), batcher, schedule, memory)
+    as_json = plan.as_json()
     assert as_json["memory_bytes"] == 327 * mib
     assert as_json["memory"]["worst"] == "saving"
 
