@@ -21,20 +21,14 @@ from sglm.model.language_model import LSTMLanguageModel
 from sglm.model.state import LSTMState
 from sglm.runtime.device import pick_device
 from sglm.scoring.batch import packed_nlls
-from sglm.scoring.evaluate import (
-    Context,
-    Evaluation,
-    evaluate_pieces,
-    evaluate_split,
-    pieces_of,
-    with_overlap,
-)
+from sglm.scoring.evaluate import evaluate_pieces, evaluate_split, with_overlap
 from sglm.scoring.generate import generate_ids
-from sglm.scoring.results import Score, make_score
+from sglm.scoring.results import Context, Evaluation, Score, make_score
 from sglm.scoring.stream import Ids, read_on
 from sglm.text.overlap import LineHasher, LineHashes, find_training_lines
 from sglm.text.store import TokenStore
 from sglm.text.tokenizer import UNK, Tokenizer, load_tokenizer, utf8
+from sglm.text.user_text import pieces_of
 
 
 @dataclass(frozen=True)

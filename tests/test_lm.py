@@ -17,8 +17,16 @@ from sglm.errors import InputError
 from sglm.lm import LanguageModel, load
 from sglm.scoring.results import Score
 from sglm.text.store import TokenStore
-from tests.scoring.test_evaluate import make_store, plain_nlls
-from tests.tiny_models import KINDS, LINES, make_lm, make_network, make_tokenizer, save_lm
+from tests.tiny_models import (
+    KINDS,
+    LINES,
+    make_lm,
+    make_network,
+    make_store,
+    make_tokenizer,
+    plain_nlls,
+    save_lm,
+)
 
 # Single float32 log-probabilities; how texts are batched changes the order of their products.
 RELATIVE = 1e-5

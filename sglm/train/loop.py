@@ -15,7 +15,8 @@ from sglm.errors import SglmError, Stopped
 from sglm.optim.precision import Precision
 from sglm.runtime.process import denormals_as_zero
 from sglm.runtime.ranks import ALONE, Ranks
-from sglm.scoring.evaluate import Evaluation, perplexity
+from sglm.scoring.metrics import perplexity
+from sglm.scoring.results import Evaluation
 from sglm.scoring.stream import evaluate_stream
 from sglm.text.batcher import Upcoming, Window
 from sglm.text.store import TokenStore
@@ -238,7 +239,7 @@ def _evaluate(session: Session) -> Evaluation | None:
     if nll_nats is None:
         return None
     return Evaluation(
-        ranks.totals([nll_nats])[0],
+        nll_nats=ranks.totals([nll_nats])[0],
         **store.counts("valid")._asdict(),
         context="carried",
         model="",

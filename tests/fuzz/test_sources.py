@@ -17,7 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sglm.errors import InputError
-from sglm.scoring.evaluate import Context, evaluate_pieces
+from sglm.scoring.evaluate import evaluate_pieces
+from sglm.scoring.results import Context
 from sglm.text import lines as lines_module
 from sglm.text import records as records_module
 from sglm.text.lines import READ_BYTES, read_text_lines

@@ -12,18 +12,17 @@ from hypothesis import strategies as st
 
 from sglm.model.language_model import LSTMLanguageModel
 from sglm.scoring.batch import STEP_LANES, packed_nlls, sequence_nlls, texts_nll
-from sglm.scoring.stream import CHUNK_STEPS
-from tests.scoring.test_evaluate import plain_nlls
-from tests.tiny_models import make_network
+from sglm.scoring.stream import CHUNK_STEPS, evaluate_stream
+from tests.tiny_models import make_network, plain_nlls
 
 VOCABULARY, EOS = 23, 5
 # Single float32 numbers; how sequences are batched changes the order of their products.
 RELATIVE = 1e-5
 
 
-@pytest.fixture(scope="module")
-def model() -> LSTMLanguageModel:
-    return make_network(VOCABULARY)
+@pytest.fixture(scope="module", params=[True, False], ids=["tied", "untied"])
+def model(request: pytest.FixtureRequest) -> LSTMLanguageModel:
+    return make_network(VOCABULARY, tied=request.param)
 
 
 @contextmanager
@@ -50,6 +49,38 @@ def distinct_prefixes(sequences: list[list[int]]) -> int:
 def assert_as_defined(model: LSTMLanguageModel, sequences: list[list[int]]) -> None:
     for ids, nlls in zip(sequences, sequence_nlls(model, sequences), strict=True):
         np.testing.assert_allclose(nlls, plain_nlls(model, ids), rtol=RELATIVE)
+
+
+def test_each_starts_anew(model: LSTMLanguageModel) -> None:
+    rng = np.random.default_rng(2)
+    # Longer and shorter than a chunk, equal lengths, single tokens, none at all.
+    sequences = [rng.integers(0, VOCABULARY, n) for n in (3, 600, 1, 0, 3, 257, 256, 2, 40)]
+    found = sequence_nlls(model, sequences)
+    for ids, nlls in zip(sequences, found, strict=True):
+        # 1e-5: single float32 numbers here, not sums.
+        np.testing.assert_allclose(nlls, plain_nlls(model, ids.tolist()), rtol=1e-5)
+
+
+@given(st.lists(st.integers(0, 30), max_size=12), st.integers(1, 60))
+@settings(max_examples=25, deadline=None)
+def test_neighbours_and_batches_do_not_matter(lengths: list[int], batch_tokens: int) -> None:
+    model = make_network(VOCABULARY)
+    rng = np.random.default_rng(3)
+    sequences = [rng.integers(0, VOCABULARY, n) for n in lengths]
+    together = sequence_nlls(model, sequences, batch_tokens=batch_tokens)
+    for ids, nlls in zip(sequences, together, strict=True):
+        np.testing.assert_allclose(nlls, sequence_nlls(model, [ids])[0], rtol=1e-5)
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 50, 10_000])
+def test_the_sum_over_texts_is_that_of_each_alone(
+    model: LSTMLanguageModel, batch_tokens: int
+) -> None:
+    rng = np.random.default_rng(4)
+    texts = [rng.integers(0, VOCABULARY, n).tolist() for n in rng.integers(0, 20, 100)]
+    expected = sum(evaluate_stream(model, [text], EOS) for text in texts)
+    found = texts_nll(model, iter(texts), EOS, batch_tokens=batch_tokens)
+    assert found == pytest.approx(expected, rel=1e-6)  # a sum: float64
 
 
 def test_the_tree_is_the_definition(model: LSTMLanguageModel) -> None:

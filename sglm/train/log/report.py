@@ -14,7 +14,8 @@ from torch.utils.tensorboard.summary import hparams
 from sglm.config import Config
 from sglm.optim.schedule import Mode, StepPlan
 from sglm.runtime.ranks import ALONE, Ranks
-from sglm.scoring.evaluate import Evaluation, finite_or_none
+from sglm.scoring.metrics import finite_or_none
+from sglm.scoring.results import Evaluation
 from sglm.storage.durable import replace_text, sync
 from sglm.storage.untrusted import read_bounded
 from sglm.train.log.event_file import EventFile
