@@ -15,13 +15,14 @@ prepare_process()  # threads that wait let others work, and here are many
 import torch
 from sglm.model.language_model import LSTMLanguageModel, ModelShape
 from sglm.lm import LanguageModel
+from sglm.scoring.predictor import NetworkPredictor
 from tests.tiny_models import LINES, make_tokenizer
 
 torch.set_num_threads(2)
 torch.manual_seed(0)
 tokenizer = make_tokenizer("sentencepiece")
-network = LSTMLanguageModel(ModelShape(tokenizer.vocab_size, 1, 128, 64, True))
-lm = LanguageModel(network, tokenizer)
+network = LSTMLanguageModel(ModelShape(tokenizer.vocab_size, 1, 128, 64, True)).eval()
+lm = LanguageModel(NetworkPredictor(network), tokenizer=tokenizer)
 
 jobs = [
     [f"{LINES[(n + m) % len(LINES)]} the cat {n}" * (1 + m % 2) for m in range(34)]

@@ -13,6 +13,7 @@ import torch
 from sglm.lm import LanguageModel
 from sglm.model.folder import save_model
 from sglm.model.language_model import LSTMLanguageModel, ModelShape
+from sglm.scoring.predictor import NetworkPredictor
 from sglm.text.prepare import Recipe, prepare
 from sglm.text.sentencepiece_tokenizer import learn_sentencepiece
 from sglm.text.store import TokenStore
@@ -60,7 +61,8 @@ def make_network(
 def make_lm(kind: str) -> LanguageModel:
     """One of each kind, shared: scoring changes nothing on it."""
     tokenizer = make_tokenizer(kind)
-    return LanguageModel(make_network(tokenizer.vocab_size), tokenizer, kind)
+    predictor = NetworkPredictor(make_network(tokenizer.vocab_size))
+    return LanguageModel(predictor, tokenizer=tokenizer, name=kind)
 
 
 def save_lm(kind: str, folder: Path) -> Path:

@@ -3,19 +3,19 @@
 Token ids become nats in `sglm.scoring.stream` and `sglm.scoring.batch`.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from time import perf_counter
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from sglm.errors import InputError
-from sglm.model.language_model import LSTMLanguageModel
 from sglm.scoring.batch import Tokens, texts_nll
+from sglm.scoring.predictor import Predictor
 from sglm.scoring.results import Context, Evaluation
-from sglm.scoring.stream import evaluate_stream
+from sglm.scoring.stream import stream_nll
 from sglm.text.lines import Piece
 from sglm.text.overlap import LineHashes
 from sglm.text.prepare import stretches
@@ -36,23 +36,56 @@ def with_overlap(
     return replace(evaluation, lines=lines.lines, lines_in_training=known)
 
 
+@overload
 def evaluate_split(
-    model: LSTMLanguageModel,
+    predictor: Predictor[Any],
     store: TokenStore,
     split: str,
     *,
     context: Context = "carried",
     name: str = "",
-) -> Evaluation:
+    should_stop: None = None,
+    share: tuple[int, int] = (0, 1),
+) -> Evaluation: ...
+@overload
+def evaluate_split(
+    predictor: Predictor[Any],
+    store: TokenStore,
+    split: str,
+    *,
+    context: Context = "carried",
+    name: str = "",
+    should_stop: Callable[[], bool] | None,
+    share: tuple[int, int] = (0, 1),
+) -> Evaluation | None: ...
+def evaluate_split(
+    predictor: Predictor[Any],
+    store: TokenStore,
+    split: str,
+    *,
+    context: Context = "carried",
+    name: str = "",
+    should_stop: Callable[[], bool] | None = None,
+    share: tuple[int, int] = (0, 1),
+) -> Evaluation | None:
     """Evaluates a model on a split of a store that its own tokenizer wrote.
 
+    Validation during a training and `sglm eval` are this function.
+
     Args:
-        model: in any mode; left as it is.
+        predictor: the model.
         store: see `TokenStore.open`.
         split: one of its splits.
         context: carried: the state runs through the split. reset: each text on its own, where a
             text ends in `<eos>`: a line at word level, else a document.
         name: what to call the model in the result.
+        should_stop: asked every so often.
+        share: `(which, of how many)` of the tokens to score, so that several processes can
+            evaluate together.
+
+    Returns:
+        The evaluation, whose `nll_nats` is that of this share only: the sum over all shares is the
+        split's. All other counts are the whole split's. None if `should_stop` said so.
 
     Raises:
         InputError: no such split, or context `reset` without any `<eos>` in it.
@@ -60,7 +93,7 @@ def evaluate_split(
     started = perf_counter()
     ids, eos_id = store.ids(split), store.tokenizer().eos_id
     if context == "carried":
-        nll_nats = evaluate_stream(model, ids, eos_id)
+        nll_nats = stream_nll(predictor, ids, eos_id, should_stop=should_stop, share=share)
     else:
         ends = np.flatnonzero(ids == eos_id) + 1
         if len(ends) == 0:
@@ -68,13 +101,22 @@ def evaluate_split(
                 f"{store.folder}: the split {split!r} is running text, its ids do not show where "
                 "lines end; use --text FILE --context reset"
             )
-        nll_nats = texts_nll(model, _cut(ids, ends), eos_id)
-    seconds = perf_counter() - started
-    return _evaluation(nll_nats, store.counts(split), context, name, split, seconds)
+        texts = _cut(ids, ends)
+        nll_nats = texts_nll(predictor, texts, eos_id, should_stop=should_stop, share=share)
+    if nll_nats is None:
+        return None
+    return Evaluation(
+        nll_nats=nll_nats,
+        **store.counts(split)._asdict(),
+        context=context,
+        model=name,
+        split=split,
+        seconds=perf_counter() - started,
+    )
 
 
 def evaluate_pieces(
-    model: LSTMLanguageModel,
+    predictor: Predictor[Any],
     tokenizer: Tokenizer,
     pieces: Iterable[Piece],
     *,
@@ -95,13 +137,19 @@ def evaluate_pieces(
     counted = _Counted(tokenizer)
     if context == "carried":
         ids = (counted.encode(stretch) for stretch in stretches(pieces))
-        nll_nats = evaluate_stream(model, ids, tokenizer.eos_id)
+        nll_nats = stream_nll(predictor, ids, tokenizer.eos_id)
     else:
-        nll_nats = texts_nll(model, counted.texts(pieces), tokenizer.eos_id)
+        nll_nats = texts_nll(predictor, counted.texts(pieces), tokenizer.eos_id)
     if counted.counts.tokens == 0:
         raise InputError(f"{split}: no text to evaluate; give a file that holds some")
-    seconds = perf_counter() - started
-    return _evaluation(nll_nats, counted.counts, context, name, split, seconds)
+    return Evaluation(
+        nll_nats=nll_nats,
+        **counted.counts._asdict(),
+        context=context,
+        model=name,
+        split=split,
+        seconds=perf_counter() - started,
+    )
 
 
 class _Counted:
@@ -153,19 +201,3 @@ def _cut(ids: npt.NDArray[np.integer[Any]], ends: npt.NDArray[np.intp]) -> Itera
         if end > start:
             yield ids[start:end]
         start = end
-
-
-def _evaluation(
-    nll_nats: float, counts: SplitCounts, context: Context, name: str, split: str, seconds: float
-) -> Evaluation:
-    return Evaluation(
-        nll_nats=nll_nats,
-        tokens=counts.tokens,
-        words=counts.words,
-        bytes=counts.bytes,
-        unknown=counts.unknown,
-        context=context,
-        model=name,
-        split=split,
-        seconds=seconds,
-    )

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from sglm.errors import InputError
 from sglm.text.lines import READ_BYTES, Piece, read_text_lines
 from sglm.text.sources import RECORD_ENDINGS, find_sources
+from sglm.text.tokenizer import utf8
 
 
 def pieces_of(
@@ -57,3 +58,22 @@ def _line_pieces(lines: Iterable[str | bytes], name: str) -> Iterator[Piece]:
         raise InputError(
             f"{name}: not UTF-8 text, line {number} or later ({error.reason})"
         ) from error
+
+
+def checked_bytes(text: str, number: int | None = None) -> int:
+    """How many bytes of UTF-8 a text has.
+
+    Args:
+        text: must be one.
+        number: which of many it is, counted from 1; None: the only one.
+
+    Raises:
+        InputError: not a str, or half a surrogate pair.
+    """
+    which = "" if number is None else f"text {number}: "
+    if not isinstance(text, str):
+        raise InputError(f"{which}a text must be a str, but this is {type(text).__name__}")
+    try:
+        return len(utf8(text))
+    except InputError as error:
+        raise InputError(f"{which}{error}") from error

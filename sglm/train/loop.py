@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TextIO
 
@@ -15,9 +15,10 @@ from sglm.errors import SglmError, Stopped
 from sglm.optim.precision import Precision
 from sglm.runtime.process import denormals_as_zero
 from sglm.runtime.ranks import ALONE, Ranks
+from sglm.scoring.evaluate import evaluate_split
 from sglm.scoring.metrics import perplexity
+from sglm.scoring.predictor import NetworkPredictor
 from sglm.scoring.results import Evaluation
-from sglm.scoring.stream import evaluate_stream
 from sglm.text.batcher import Upcoming, Window
 from sglm.text.store import TokenStore
 from sglm.train.build import build_batcher, build_learner, build_schedule, token_counts
@@ -222,30 +223,17 @@ def _evaluate(session: Session) -> Evaluation | None:
 
     Every rank reads all of it, and scores its share of the tokens: the softmax is the larger part.
     """
-    started = time.monotonic()
-    store, model, ranks = session.job.store, session.learner.model, session.learner.ranks
-    # In float32, whatever the training runs in: a loaded model does so too.
-    compute_dtype, model.compute_dtype = model.compute_dtype, None
-    try:
-        nll_nats = evaluate_stream(
-            model,
-            store.ids("valid"),
-            store.tokenizer().eos_id,
-            should_stop=lambda: session.job.stop_signal() is not None,
-            share=(ranks.rank, ranks.count),
-        )
-    finally:
-        model.compute_dtype = compute_dtype
-    if nll_nats is None:
-        return None
-    return Evaluation(
-        nll_nats=ranks.totals([nll_nats])[0],
-        **store.counts("valid")._asdict(),
-        context="carried",
-        model="",
-        split="valid",
-        seconds=time.monotonic() - started,
+    ranks = session.learner.ranks
+    evaluation = evaluate_split(
+        NetworkPredictor(session.learner.model),
+        session.job.store,
+        "valid",
+        should_stop=lambda: session.job.stop_signal() is not None,
+        share=(ranks.rank, ranks.count),
     )
+    if evaluation is None:
+        return None
+    return replace(evaluation, nll_nats=ranks.totals([evaluation.nll_nats])[0])
 
 
 def _keep_best(session: Session, found: Evaluation) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from sglm.errors import InputError
 from sglm.scoring.evaluate import evaluate_pieces, evaluate_split
+from sglm.scoring.predictor import NetworkPredictor
 from sglm.scoring.results import Evaluation
 from sglm.text.sources import Piece
 from sglm.text.user_text import pieces_of
@@ -30,12 +31,12 @@ class TestSplitsAndPieces:
         (tmp_path / "test.txt").write_bytes(text.encode())
         store = make_store(tmp_path, kind, tmp_path / "test.txt")
         tokenizer = store.tokenizer()
-        network = make_network(tokenizer.vocab_size)
-        from_store = evaluate_split(network, store, "test")
+        predictor = NetworkPredictor(make_network(tokenizer.vocab_size))
+        from_store = evaluate_split(predictor, store, "test")
         with (tmp_path / "test.txt").open(encoding="utf-8") as file:
             for source in (tmp_path / "test.txt", file, text, text.splitlines(keepends=True)):
-                assert_same(from_store, evaluate_pieces(network, tokenizer, pieces_of(source)[0]))
-        expected = sum(plain_nlls(network, [tokenizer.eos_id, *store.ids("test").tolist()]))
+                assert_same(from_store, evaluate_pieces(predictor, tokenizer, pieces_of(source)[0]))
+        expected = sum(plain_nlls(predictor.model, [tokenizer.eos_id, *store.ids("test").tolist()]))
         assert from_store.nll_nats == pytest.approx(expected, rel=RELATIVE)
         assert from_store.tokens == len(store.ids("test"))
         assert from_store.bytes == len(text.encode())
@@ -47,49 +48,49 @@ class TestSplitsAndPieces:
         file.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
         store = make_store(tmp_path, kind, file)
         tokenizer = store.tokenizer()
-        network = make_network(tokenizer.vocab_size)
-        from_store = evaluate_split(network, store, "test", context="reset")
-        from_file = evaluate_pieces(network, tokenizer, pieces_of(file)[0], context="reset")
+        predictor = NetworkPredictor(make_network(tokenizer.vocab_size))
+        from_store = evaluate_split(predictor, store, "test", context="reset")
+        from_file = evaluate_pieces(predictor, tokenizer, pieces_of(file)[0], context="reset")
         assert_same(from_store, from_file)
         # At word level the unit is the line, else the document.
         units = [line for text in texts for line in text.split("\n")] if kind == "word" else texts
-        alone = [evaluate_pieces(network, tokenizer, [Piece(unit, True)]) for unit in units]
+        alone = [evaluate_pieces(predictor, tokenizer, [Piece(unit, True)]) for unit in units]
         assert from_store.nll_nats == pytest.approx(
-            sum(found.nll_nats for found in alone), rel=RELATIVE
+            sum(each.nll_nats for each in alone), rel=RELATIVE
         )
-        carried = evaluate_split(network, store, "test")
-        assert_same(carried, evaluate_pieces(network, tokenizer, pieces_of(file)[0]))
+        carried = evaluate_split(predictor, store, "test")
+        assert_same(carried, evaluate_pieces(predictor, tokenizer, pieces_of(file)[0]))
         assert abs(carried.nll_nats - from_store.nll_nats) > 1e-3, "the context should matter"
 
     def test_lines_on_their_own(self, kind: str) -> None:
         tokenizer = make_tokenizer(kind)
-        network = make_network(tokenizer.vocab_size)
+        predictor = NetworkPredictor(make_network(tokenizer.vocab_size))
         pieces = [Piece(line + "\n", False) for line in LINES]
-        found = evaluate_pieces(network, tokenizer, pieces, context="reset")
-        alone = sum(evaluate_pieces(network, tokenizer, [piece]).nll_nats for piece in pieces)
-        assert found.nll_nats == pytest.approx(alone, rel=RELATIVE)
+        evaluation = evaluate_pieces(predictor, tokenizer, pieces, context="reset")
+        alone = sum(evaluate_pieces(predictor, tokenizer, [piece]).nll_nats for piece in pieces)
+        assert evaluation.nll_nats == pytest.approx(alone, rel=RELATIVE)
 
     def test_a_line_cut_for_its_length_is_one_text(self, kind: str) -> None:
         tokenizer = make_tokenizer(kind)
-        network = make_network(tokenizer.vocab_size)
+        predictor = NetworkPredictor(make_network(tokenizer.vocab_size))
         whole = [Piece("the cat sat on the mat\n", False)] * 2
         cut = [Piece("the cat", False, True), Piece(" sat on the mat\n", False)] * 2
         for context in ("carried", "reset"):
             assert_same(
-                evaluate_pieces(network, tokenizer, cut, context=context),
-                evaluate_pieces(network, tokenizer, whole, context=context),
+                evaluate_pieces(predictor, tokenizer, cut, context=context),
+                evaluate_pieces(predictor, tokenizer, whole, context=context),
             )
 
     def test_no_text_is_an_error(self, kind: str) -> None:
         tokenizer = make_tokenizer(kind)
-        network = make_network(tokenizer.vocab_size)
+        predictor = NetworkPredictor(make_network(tokenizer.vocab_size))
         for context in ("carried", "reset"):
             with pytest.raises(InputError, match=r"empty\.txt: no text"):
-                evaluate_pieces(network, tokenizer, [], context=context, split="empty.txt")
+                evaluate_pieces(predictor, tokenizer, [], context=context, split="empty.txt")
 
 
 def test_running_text_in_a_store_has_no_lines_to_reset_at(tmp_path: Path) -> None:
     (tmp_path / "test.txt").write_text("one\ntwo\n")
     store = make_store(tmp_path, "byte", tmp_path / "test.txt")
     with pytest.raises(InputError, match="--text FILE --context reset"):
-        evaluate_split(make_network(257), store, "test", context="reset")
+        evaluate_split(NetworkPredictor(make_network(257)), store, "test", context="reset")

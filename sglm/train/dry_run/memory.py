@@ -25,7 +25,8 @@ from sglm.dni.synthesizer import make_synthesizer
 from sglm.model.language_model import PIECE_STEPS, ModelShape
 from sglm.model.linear import onednn_is_better
 from sglm.model.softmax_loss import ADDED_IN_PLACE, WORTHWHILE_PRODUCTS, chunk_rows, even_rows
-from sglm.scoring.stream import CHUNK_STEPS, LOGIT_ENTRIES, LOGIT_ROWS
+from sglm.scoring.predictor import LOGIT_ENTRIES, LOGIT_ROWS, NetworkPredictor
+from sglm.scoring.stream import CHUNK_STEPS, stream_nll
 from sglm.text.batcher import Batcher
 from sglm.train.build import COUNTED_AT_ONCE, STRETCH, lookahead_steps, synthesizer_hidden
 from sglm.train.truncation import part_steps
@@ -358,7 +359,6 @@ def loaded_bytes(config: Config, precision: str = "fp32") -> int:
     import sglm.train.loop  # noqa: F401
     from sglm.optim.precision import precision_of
     from sglm.optim.schedule import Mode, StepPlan
-    from sglm.scoring.stream import evaluate_stream
     from sglm.train.build import build_learner
     from sglm.train.step import train_step
 
@@ -377,7 +377,7 @@ def loaded_bytes(config: Config, precision: str = "fp32") -> int:
     batcher = Batcher(ids_N, 2, 2, 0, stretch=STRETCH, lookahead=lookahead_steps(config))
     for step in range(STRETCH + 1):
         train_step(learner, batcher.at(step), StepPlan(1.0, Mode.REAL, 0), step)
-    evaluate_stream(learner.model, ids_N, 0)
+    stream_nll(NetworkPredictor(learner.model), ids_N, 0)
     return resident_bytes()
 
 
