@@ -1,7 +1,10 @@
 """Evaluations: measures with their units, and what JSON shows of them."""
 
+import ast
 import json
 import math
+import subprocess
+import sys
 
 import pytest
 
@@ -57,3 +60,10 @@ def test_no_number_breaks_the_json(nll_nats: float) -> None:
     assert not math.isfinite(evaluation.token_ppl)
     shown = json.loads(json.dumps(evaluation.to_json(), allow_nan=False))
     assert shown["token_ppl"] is shown["word_ppl"] is shown["bits_per_byte"] is None
+
+
+def test_results_need_nothing_that_reads_a_file_or_a_model() -> None:
+    code = "import sys, sglm.scoring.results; print([m for m in sys.modules if 'sglm.' in m])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    names = ["sglm.scoring", "sglm.scoring.metrics", "sglm.scoring.results"]
+    assert sorted(ast.literal_eval(done.stdout)) == names
