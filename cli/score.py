@@ -73,7 +73,7 @@ def _batches(lines: Iterator[str]) -> Iterator[list[str]]:
 
 
 def _as_json(text: str, result: "Score", per_token: bool) -> str:
-    from sglm.scoring.evaluate import finite_or_none
+    from sglm.scoring.metrics import finite_or_none
 
     line: dict[str, Any] = {
         "text": text,

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from sglm.errors import InputError as InputError
     from sglm.errors import SglmError as SglmError
     from sglm.lm import LanguageModel as LanguageModel
-    from sglm.lm import ScoringState as ScoringState
     from sglm.lm import load as load
+    from sglm.scoring.incremental import ScoringState as ScoringState
     from sglm.scoring.results import Score as Score
 
 __version__ = "0.1.0"
@@ -23,7 +23,7 @@ _HOMES = {
     "load": "sglm.lm",
     "LanguageModel": "sglm.lm",
     "Score": "sglm.scoring.results",
-    "ScoringState": "sglm.lm",
+    "ScoringState": "sglm.scoring.incremental",
     "SglmError": "sglm.errors",
     "InputError": "sglm.errors",
     "ConfigError": "sglm.errors",

@@ -9,86 +9,71 @@ the object and draws no random number: the same text always scores the same, fro
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 
 from sglm.errors import InputError
 from sglm.model.folder import find_model_folder, load_weights, read_card
 from sglm.model.language_model import LSTMLanguageModel
-from sglm.model.state import LSTMState
 from sglm.runtime.device import pick_device
 from sglm.scoring.batch import packed_nlls
-from sglm.scoring.evaluate import (
-    Context,
-    Evaluation,
-    evaluate_pieces,
-    evaluate_split,
-    pieces_of,
-    with_overlap,
-)
+from sglm.scoring.evaluate import evaluate_pieces, evaluate_split, with_overlap
 from sglm.scoring.generate import generate_ids
-from sglm.scoring.results import Score, make_score
-from sglm.scoring.stream import Ids, read_on
+from sglm.scoring.incremental import ScoringState, extend_text, start_text
+from sglm.scoring.predictor import NetworkPredictor, Predictor
+from sglm.scoring.results import Context, Evaluation, Score, make_score
 from sglm.text.overlap import LineHasher, LineHashes, find_training_lines
 from sglm.text.store import TokenStore
-from sglm.text.tokenizer import UNK, Tokenizer, load_tokenizer, utf8
-
-
-@dataclass(frozen=True)
-class ScoringState:
-    """What `LanguageModel.extend` knows of the text so far. Immutable: one state can be extended
-    in several ways.
-
-    A tokenizer may cut the end of a text differently once more text follows. Hence only the text
-    up to the last safe boundary is behind us; the tail after it is read again with what follows.
-    """
-
-    lstm: LSTMState
-    """Before `previous_id` is read."""
-    previous_id: int
-    """The last token before the tail; `<eos>` at the start."""
-    tail: str
-    tail_ids: tuple[int, ...]
-    tail_logprobs: tuple[float, ...]
-    """What has been counted for the tail."""
-    in_word: bool
-    """The text ends in a word that may go on."""
+from sglm.text.tokenizer import UNK, Tokenizer, load_tokenizer
+from sglm.text.user_text import checked_bytes, pieces_of
 
 
 class LanguageModel:
-    """A network and the tokenizer whose ids it speaks."""
+    """What predicts tokens, and the tokenizer that makes tokens of text."""
 
     def __init__(
         self,
-        model: LSTMLanguageModel,
+        predictor: Predictor[Any],
+        *,
         tokenizer: Tokenizer,
         name: str = "",
         training_lines: Path | None = None,
     ) -> None:
-        """Takes over `model`, which must not be trained while it scores.
+        """Takes over `predictor`, which must not change while it scores.
 
         Args:
-            model: put into evaluation mode here, once.
-            tokenizer: its vocabulary must be the model's.
+            predictor: threads can share it where its calls do not disturb each other: a
+                `NetworkPredictor` where its network is in evaluation mode.
+            tokenizer: its vocabulary must be the predictor's.
             name: what results call the model.
             training_lines: the file of what is remembered of the text that it was trained on.
 
         Raises:
             InputError: the vocabularies differ in size.
         """
-        if model.shape.vocab_size != tokenizer.vocab_size:
+        if predictor.vocab_size != tokenizer.vocab_size:
             raise InputError(
-                f"{name}: the model knows {model.shape.vocab_size} tokens, its tokenizer "
+                f"{name}: the model knows {predictor.vocab_size} tokens, its tokenizer "
                 f"{tokenizer.vocab_size}: they do not belong together; copy the folder again"
             )
-        self.model = model.eval()
+        self.predictor = predictor
         self.tokenizer = tokenizer
         self.name = name
         self.training_lines = training_lines
         self._names = [tokenizer.token(token_id) for token_id in range(tokenizer.vocab_size)]
+
+    @property
+    def model(self) -> LSTMLanguageModel:
+        """The network.
+
+        Raises:
+            AttributeError: something else than one network predicts.
+        """
+        if not isinstance(self.predictor, NetworkPredictor):
+            raise AttributeError(f"{type(self.predictor).__name__} is not one network")
+        return self.predictor.model
 
     @overload
     def score(self, text: str, *, bos: bool = True, eos: bool = False) -> Score: ...
@@ -123,7 +108,7 @@ class LanguageModel:
         return self._score(list(text), bos, eos)
 
     def _score(self, texts: Sequence[str], bos: bool, eos: bool) -> list[Score]:
-        sizes = [_checked_size(text, number) for number, text in enumerate(texts, start=1)]
+        sizes = [checked_bytes(text, number) for number, text in enumerate(texts, start=1)]
         eos_id, unk_id = self.tokenizer.eos_id, self.tokenizer.unk_id
         first, last = [eos_id] * bos, [eos_id] * eos
         ids: list[int] = []
@@ -135,7 +120,7 @@ class LanguageModel:
             ids += last
         ids_N = np.array(ids, dtype=np.int64)
         lengths_S = np.array(lengths, dtype=np.int64)
-        logprobs = (-packed_nlls(self.model, ids_N, lengths_S)).tolist()
+        logprobs = (-packed_nlls(self.predictor, ids_N, lengths_S)).tolist()
         # Of all texts at once, because there may be many short ones.
         tokens = list(map(self._names.__getitem__, ids))
         unk = (ids_N == unk_id).tolist()
@@ -176,15 +161,15 @@ class LanguageModel:
         """
         pieces, name = pieces_of(source)
         lines = LineHasher()
-        found = evaluate_pieces(
-            self.model,
+        evaluation = evaluate_pieces(
+            self.predictor,
             self.tokenizer,
             lines.watch(pieces),
             context=context,
             name=self.name,
             split=name,
         )
-        return with_overlap(found, lines.finish(), self._trained_on())
+        return with_overlap(evaluation, lines.finish(), self._trained_on())
 
     def evaluate(self, store: TokenStore, split: str, context: Context = "carried") -> Evaluation:
         """Evaluates a split of a token store.
@@ -198,17 +183,15 @@ class LanguageModel:
                 f"{store.folder} was made by another tokenizer ({_describe(theirs)}) than "
                 f"{self.name} ({_describe(ours)}); use the store it was trained on, or --text FILE"
             )
-        found = evaluate_split(self.model, store, split, context=context, name=self.name)
-        return with_overlap(found, store.lines(split), self._trained_on())
+        evaluation = evaluate_split(self.predictor, store, split, context=context, name=self.name)
+        return with_overlap(evaluation, store.lines(split), self._trained_on())
 
     def _trained_on(self) -> LineHashes | None:
         return LineHashes.read(self.training_lines) if self.training_lines else None
 
     def start(self) -> ScoringState:
         """The state before any text: the zero state, about to read `<eos>`."""
-        return ScoringState(
-            self.model.start_state(1), self.tokenizer.eos_id, "", (), (), in_word=False
-        )
+        return start_text(self.predictor, self.tokenizer.eos_id)
 
     def extend(self, state: ScoringState, text: str) -> tuple[Score, ScoringState]:
         """Scores what `text` adds to the text so far.
@@ -233,31 +216,7 @@ class LanguageModel:
         Raises:
             InputError: not a str, or half a surrogate pair.
         """
-        n_bytes = _checked_size(text)
-        tail = state.tail + text
-        cut = self.tokenizer.safe_prefix(tail)
-        settled, rest = self.tokenizer.encode(tail[:cut]), self.tokenizer.encode(tail[cut:])
-        lstm, previous_id = state.lstm, state.previous_id
-        nll_settled_T, lstm = read_on(self.model, _array(previous_id, settled), lstm)
-        previous_id = settled[-1] if settled else previous_id
-        nll_rest_T, _ = read_on(self.model, _array(previous_id, rest), lstm)
-
-        ids = settled + rest
-        logprobs = [*(-nll_settled_T).tolist(), *(-nll_rest_T).tolist()]
-        kept = _common_length(state.tail_ids, ids)
-        score = make_score(
-            [self._names[token_id] for token_id in ids[kept:]],
-            logprobs[kept:],
-            [token_id == self.tokenizer.unk_id for token_id in ids[kept:]],
-            n_words=len(text.split()) - (state.in_word and _starts_in_word(text)),
-            n_bytes=n_bytes,
-            withdrawn=state.tail_logprobs[kept:],
-        )
-        in_word = not text[-1].isspace() if text else state.in_word
-        tail_logprobs = tuple(logprobs[len(settled) :])
-        return score, ScoringState(
-            lstm, previous_id, tail[cut:], tuple(rest), tail_logprobs, in_word
-        )
+        return extend_text(self.predictor, self.tokenizer, state, text=text)
 
     def generate(
         self,
@@ -285,11 +244,11 @@ class LanguageModel:
         Raises:
             InputError: a number out of range, or half a surrogate pair in the prompt.
         """
-        _checked_size(prompt)
+        checked_bytes(prompt)
         tokenizer = self.tokenizer
         ids = tokenizer.encode(prompt)
         added = generate_ids(
-            self.model,
+            self.predictor,
             ids,
             eos_id=tokenizer.eos_id,
             tokens=tokens,
@@ -325,36 +284,13 @@ def load(path: str | os.PathLike[str], device: str = "auto") -> LanguageModel:
             f"{folder}: its tokenizer is not the one the model was trained with "
             f"({_describe(tokenizer)}, not {card.tokenizer_fingerprint[:12]}); copy it again"
         )
-    weights, training_lines = load_weights(folder, where), find_training_lines(folder)
-    return LanguageModel(weights, tokenizer, os.fspath(path), training_lines)
-
-
-def _checked_size(text: str, number: int | None = None) -> int:
-    """The UTF-8 bytes of a text that must be one; `number` says which of many it is."""
-    which = "" if number is None else f"text {number}: "
-    if not isinstance(text, str):
-        raise InputError(f"{which}a text must be a str, but this is {type(text).__name__}")
-    try:
-        return len(utf8(text))
-    except InputError as error:
-        raise InputError(f"{which}{error}") from error
+    return LanguageModel(
+        NetworkPredictor(load_weights(folder, where)),
+        tokenizer=tokenizer,
+        name=os.fspath(path),
+        training_lines=find_training_lines(folder),
+    )
 
 
 def _describe(tokenizer: Tokenizer) -> str:
     return f"{tokenizer.kind}, {tokenizer.vocab_size} tokens, {tokenizer.fingerprint[:12]}"
-
-
-def _array(first: int, ids: Sequence[int]) -> Ids:
-    return np.array([first, *ids], dtype=np.int64)
-
-
-def _common_length(first: Sequence[int], second: Sequence[int]) -> int:
-    """How many leading ids agree."""
-    for index, (one, other) in enumerate(zip(first, second, strict=False)):
-        if one != other:
-            return index
-    return min(len(first), len(second))
-
-
-def _starts_in_word(text: str) -> bool:
-    return bool(text) and not text[0].isspace()

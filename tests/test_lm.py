@@ -15,10 +15,19 @@ from hypothesis import strategies as st
 import sglm
 from sglm.errors import InputError
 from sglm.lm import LanguageModel, load
+from sglm.scoring.predictor import NetworkPredictor
 from sglm.scoring.results import Score
 from sglm.text.store import TokenStore
-from tests.scoring.test_evaluate import make_store, plain_nlls
-from tests.tiny_models import KINDS, LINES, make_lm, make_network, make_tokenizer, save_lm
+from tests.tiny_models import (
+    KINDS,
+    LINES,
+    make_lm,
+    make_network,
+    make_store,
+    make_tokenizer,
+    plain_nlls,
+    save_lm,
+)
 
 # Single float32 log-probabilities; how texts are batched changes the order of their products.
 RELATIVE = 1e-5
@@ -223,7 +232,7 @@ class TestPerplexity:
         path.write_bytes("\n".join([*LINES, "", "CRLF\r", "end\n"]).encode())
         store = make_store(tmp_path, kind, path)
         network = make_network(store.tokenizer().vocab_size)
-        lm = LanguageModel(network, store.tokenizer(), "mine")
+        lm = LanguageModel(NetworkPredictor(network), tokenizer=store.tokenizer(), name="mine")
         from_store = lm.evaluate(store, "test")
         with path.open(encoding="utf-8") as file:
             for source in (path, file, path.read_bytes().decode()):
@@ -272,7 +281,7 @@ class TestLoad:
 
     def test_another_vocabulary_is_refused(self) -> None:
         with pytest.raises(InputError, match="knows 100 tokens, its tokenizer 257"):
-            LanguageModel(make_network(100), make_tokenizer("byte"))
+            LanguageModel(NetworkPredictor(make_network(100)), tokenizer=make_tokenizer("byte"))
 
     def test_no_tokenizer(self, tmp_path: Path) -> None:
         folder = save_lm("byte", tmp_path / "model")

@@ -15,6 +15,7 @@ prepare_process()  # threads that wait let others work, and here are many
 import torch
 from sglm.model.language_model import LSTMLanguageModel, ModelShape
 from sglm.lm import LanguageModel
+from sglm.scoring.predictor import NetworkPredictor
 from tests.tiny_models import LINES, make_tokenizer
 
 torch.set_num_threads(2)
@@ -23,8 +24,8 @@ tokenizer = make_tokenizer("sentencepiece")
 shape = ModelShape(
     vocab_size=tokenizer.vocab_size, layers=1, hidden=128, embedding=64, tied=True
 )
-network = LSTMLanguageModel(shape)
-lm = LanguageModel(network, tokenizer)
+network = LSTMLanguageModel(shape).eval()
+lm = LanguageModel(NetworkPredictor(network), tokenizer=tokenizer)
 
 jobs = [
     [f"{LINES[(n + m) % len(LINES)]} the cat {n}" * (1 + m % 2) for m in range(34)]

@@ -5,6 +5,7 @@ state matters and a mistake in it shows.
 """
 
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -12,7 +13,10 @@ import torch
 from sglm.lm import LanguageModel
 from sglm.model.folder import save_model
 from sglm.model.language_model import LSTMLanguageModel, ModelShape
+from sglm.scoring.predictor import NetworkPredictor
+from sglm.text.prepare import Recipe, prepare
 from sglm.text.sentencepiece_tokenizer import learn_sentencepiece
+from sglm.text.store import TokenStore
 from sglm.text.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer, WordTokenizer
 
 KINDS = ("sentencepiece", "word", "char", "byte")
@@ -59,7 +63,8 @@ def make_network(
 def make_lm(kind: str) -> LanguageModel:
     """One of each kind, shared: scoring changes nothing on it."""
     tokenizer = make_tokenizer(kind)
-    return LanguageModel(make_network(tokenizer.vocab_size), tokenizer, kind)
+    predictor = NetworkPredictor(make_network(tokenizer.vocab_size))
+    return LanguageModel(predictor, tokenizer=tokenizer, name=kind)
 
 
 def save_lm(kind: str, folder: Path) -> Path:
@@ -68,3 +73,37 @@ def save_lm(kind: str, folder: Path) -> Path:
     save_model(lm.model, folder, lm.tokenizer.fingerprint)
     lm.tokenizer.save(folder)
     return folder
+
+
+def plain_nlls(model: LSTMLanguageModel, ids: list[int]) -> list[float]:
+    """The definition, step by step in float64 with the gates written out: the first id is only
+    read, each later one is scored from the state before it."""
+    weights = {name: tensor.double() for name, tensor in model.state_dict().items()}
+    output_VH = weights.get("softmax_weight", weights["embedding"])
+    layers = range(len(model.layers))
+    hidden = [torch.zeros(width, dtype=torch.float64) for width in model.shape.widths]
+    cell = [torch.zeros(width, dtype=torch.float64) for width in model.shape.widths]
+    nlls = []
+    for current, following in pairwise(ids):
+        below = weights["embedding"][current]
+        for n in layers:
+            gates = (
+                weights[f"layers.{n}.weight_ih"] @ below
+                + weights[f"layers.{n}.weight_hh"] @ hidden[n]
+                + weights[f"layers.{n}.bias"]
+            )
+            enter, forget, new, leave = gates.chunk(4)
+            cell[n] = forget.sigmoid() * cell[n] + enter.sigmoid() * new.tanh()
+            hidden[n] = leave.sigmoid() * cell[n].tanh()
+            below = hidden[n]
+        log_probabilities_V = (output_VH @ below + weights["softmax_bias"]).log_softmax(0)
+        nlls.append(-log_probabilities_V[following].item())
+    return nlls
+
+
+def make_store(folder: Path, kind: str, held_out: Path) -> TokenStore:
+    """A store whose test split is the file `held_out`, made the way users make it."""
+    train = folder / "train.txt"
+    train.write_text(("\n".join(LINES[:-1]) + "\n") * 20, encoding="utf-8")
+    recipe = Recipe(tokenizer=kind, valid=0.1, test=str(held_out))
+    return prepare([str(train)], folder / "store", recipe)

@@ -28,7 +28,8 @@ import torch
 from sglm.lm import LanguageModel
 from sglm.model.language_model import LSTMLanguageModel, ModelShape
 from sglm.model.linear import linear
-from sglm.scoring.stream import CHUNK_STEPS, LOGIT_ROWS, evaluating, read_on, token_nll
+from sglm.scoring.predictor import LOGIT_ROWS, NetworkPredictor, evaluating, target_logprobs
+from sglm.scoring.stream import CHUNK_STEPS, read_on
 from sglm.text.tokenizer import WordTokenizer
 
 ROUNDS, QUICK_ROUNDS = 9, 3
@@ -57,7 +58,8 @@ def make_lm(size: Size) -> LanguageModel:
         embedding=size.hidden,
         tied=True,
     )
-    return LanguageModel(LSTMLanguageModel(shape), tokenizer)
+    network = LSTMLanguageModel(shape).eval()
+    return LanguageModel(NetworkPredictor(network), tokenizer=tokenizer)
 
 
 def zipf_words(size: Size, words: int) -> list[str]:
@@ -134,27 +136,26 @@ def short_lines(size: Size, lines: int, words: int, rounds: int) -> dict[str, fl
 def long_text(size: Size, words: int, rounds: int) -> dict[str, float]:
     lm = make_lm(size)
     text = " ".join(zipf_words(size, words))
-    model, eos = lm.model, lm.tokenizer.eos_id
+    model, predictor, eos = lm.model, lm.predictor, lm.tokenizer.eos_id
     ids = np.array([eos, *lm.tokenizer.encode(text)])
     inputs_NT = torch.split(torch.from_numpy(ids[:-1]), CHUNK_STEPS)
     targets_NT = torch.split(torch.from_numpy(ids[1:]), CHUNK_STEPS)
     features_TH = torch.randn(CHUNK_STEPS, size.hidden)
 
     def lstm() -> None:
-        state = model.start_state(1)
-        with evaluating(model):
-            for inputs_T in inputs_NT:
-                _, state = model.features(inputs_T[:, None], state)
+        state = predictor.start(1)
+        for inputs_T in inputs_NT:
+            _, state = predictor.read(inputs_T[:, None], None, state)
 
     def softmax() -> None:
         with evaluating(model):
             for targets_T in targets_NT:
-                token_nll(model, features_TH[: len(targets_T)], targets_T)
+                target_logprobs(model, features_TH[: len(targets_T)], targets_T)
 
     seconds = medians(
         {
             "score": lambda: lm.score(text),
-            "read": lambda: read_on(model, ids, model.start_state(1)),
+            "read": lambda: read_on(predictor, ids, predictor.start(1)),
             "lstm": lstm,
             "softmax": softmax,
             "floor": products(size, words, 1, min(LOGIT_ROWS, CHUNK_STEPS)),

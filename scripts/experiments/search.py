@@ -28,7 +28,8 @@ from sglm.errors import InputError, SglmError, did_you_mean
 from sglm.model.language_model import LSTMLanguageModel
 from sglm.model.state import LSTMState
 from sglm.optim.precision import make_precision
-from sglm.scoring.stream import evaluate_stream
+from sglm.scoring.predictor import NetworkPredictor
+from sglm.scoring.stream import stream_nll
 from sglm.storage.durable import replace_text
 from sglm.text.batcher import Upcoming
 from sglm.text.store import TokenStore
@@ -211,8 +212,8 @@ def train(store: TokenStore, name: str, window: int, updates: int, seed: int) ->
         train_step(learner, ids, decision, learning_rate=learner.rate(plan))
         if (step + 1) % max(1, schedule.total_steps // EVALUATIONS) == 0:
             seconds += time.perf_counter() - begin
-            nll = evaluate_stream(learner.model, valid_N, eos_id) / len(valid_N)
-            curve.append([step + 1, nll, *measures(learner.estimator)])
+            nats = stream_nll(NetworkPredictor(learner.model), valid_N, eos_id)
+            curve.append([step + 1, nats / len(valid_N), *measures(learner.estimator)])
             begin = time.perf_counter()
     return {"arm": name, "seed": seed, "updates": updates, "window": window} | {
         "corpus": store.fingerprint,

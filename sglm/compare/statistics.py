@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from sglm.compare.runs import FinishedRun
 from sglm.compare.variants import BASELINE, CEILING, VARIANTS
-from sglm.scoring.evaluate import finite_or_none
+from sglm.scoring.metrics import finite_or_none
 
 _CONFIDENCE = 0.95
 _BISECTIONS = 60  # down to the last bit of a float64 angle

@@ -1,27 +1,25 @@
-"""Many separate sequences at once: each from the zero state, whatever company it is read in.
+"""Many separate texts at once: each from the start state, whatever company it is read in.
 
 What sequences begin with in common is read once: they are the branches of a tree of prefixes, and
-the network runs once for each of its nodes. Where they have parted, each goes on in a lane of its
+the predictor reads each of its nodes once. Where they have parted, each goes on in a lane of its
 own. No result depends on the company beyond rounding.
 
 Shapes: N tokens of all sequences end to end, S sequences, B lanes, T time, U distinct prefixes,
-V vocabulary, H features, M and C some of the tokens.
+V vocabulary, M and C some of the tokens.
 Likelihoods are in nats, float64.
 """
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from sglm.model.language_model import LSTMLanguageModel
-from sglm.model.state import LSTMState
-from sglm.scoring.stream import CHUNK_STEPS, Ids, evaluating, predictions, read_on, token_nll
+from sglm.scoring.predictor import IGNORED, Predictor, State
+from sglm.scoring.stream import CHUNK_STEPS, Ids, Nats, read_on
 
 Tokens = npt.NDArray[np.integer[Any]] | Sequence[int]
-Nats = npt.NDArray[np.float64]
 
 # Steps times lanes of separate sequences in one pass.
 BATCH_TOKENS = 2**13
@@ -34,50 +32,84 @@ STEP_LANES = 32
 FEWEST_STEPS = 4
 
 
+@overload
 def texts_nll(
-    model: LSTMLanguageModel,
+    predictor: Predictor[Any],
     texts: Iterable[Tokens],
     eos_id: int,
     *,
     batch_tokens: int = BATCH_TOKENS,
-) -> float:
-    """The negative log-likelihood of many texts, each from the zero state after `<eos>`.
+    should_stop: None = None,
+    share: tuple[int, int] = (0, 1),
+) -> float: ...
+@overload
+def texts_nll(
+    predictor: Predictor[Any],
+    texts: Iterable[Tokens],
+    eos_id: int,
+    *,
+    batch_tokens: int = BATCH_TOKENS,
+    should_stop: Callable[[], bool] | None,
+    share: tuple[int, int] = (0, 1),
+) -> float | None: ...
+def texts_nll(
+    predictor: Predictor[Any],
+    texts: Iterable[Tokens],
+    eos_id: int,
+    *,
+    batch_tokens: int = BATCH_TOKENS,
+    should_stop: Callable[[], bool] | None = None,
+    share: tuple[int, int] = (0, 1),
+) -> float | None:
+    """The negative log-likelihood of many texts, each from the start state after `<eos>`.
 
     Texts are taken from the iterable as they are needed: memory is bounded by the longest one.
 
+    Args:
+        predictor: reads them.
+        texts: the ids of each.
+        eos_id: what the first token of each is predicted from.
+        batch_tokens: about how many tokens are read in one pass.
+        should_stop: asked before every group of texts, of sixteen passes.
+        share: `(which, of how many)`: only every so manieth group is read, so that several
+            processes can do it together; their results add up to the whole.
+
     Returns:
-        The float64 sum over all tokens of all texts in nats.
+        The float64 sum over all tokens of all texts read in nats; None if `should_stop` said so.
     """
     nll_nats = 0.0
+    for number, group in enumerate(_groups(texts, eos_id, 16 * batch_tokens)):
+        if should_stop is not None and should_stop():
+            return None
+        if number % share[1] == share[0]:
+            nll_nats += float(packed_nlls(predictor, *group, batch_tokens=batch_tokens).sum())
+    return nll_nats
+
+
+def _groups(texts: Iterable[Tokens], eos_id: int, tokens: int) -> Iterator[tuple[Ids, Ids]]:
+    """`(ids_N, lengths_S)` of about so many tokens: enough for many passes, so that sorting by
+    length leaves little padding."""
     waiting: list[Tokens] = []
     lengths: list[int] = []
     size = 0
-
-    def read_waiting() -> float:
-        lengths_S = np.array(lengths, dtype=np.int64)
-        ids_N = _end_to_end(waiting)
-        return float(packed_nlls(model, ids_N, lengths_S, batch_tokens=batch_tokens).sum())
-
     for text in texts:
         waiting += [[eos_id], text]
         lengths.append(1 + len(text))
         size += len(text)
-        # Many batches at once, so that sorting by length leaves little padding.
-        if size >= 16 * batch_tokens:
-            nll_nats += read_waiting()
-            waiting.clear()
-            lengths.clear()
-            size = 0
-    return nll_nats + read_waiting()
+        if size >= tokens:
+            yield _end_to_end(waiting), np.array(lengths, dtype=np.int64)
+            waiting, lengths, size = [], [], 0
+    if waiting:
+        yield _end_to_end(waiting), np.array(lengths, dtype=np.int64)
 
 
 def sequence_nlls(
-    model: LSTMLanguageModel, sequences: Sequence[Tokens], *, batch_tokens: int = BATCH_TOKENS
+    predictor: Predictor[Any], sequences: Sequence[Tokens], *, batch_tokens: int = BATCH_TOKENS
 ) -> list[Nats]:
-    """Reads each sequence from the zero state; scores all of its tokens but the first.
+    """Reads each sequence from the start state; scores all of its tokens but the first.
 
     Args:
-        model: in any mode; it is evaluated without dropout and left in the mode it was in.
+        predictor: reads them.
         sequences: ids; what the first token is (`<eos>`, say) is the caller's choice.
         batch_tokens: about how many tokens are read in one pass.
 
@@ -87,7 +119,7 @@ def sequence_nlls(
     """
     lengths_S = np.array([len(ids) for ids in sequences], dtype=np.int64)
     ids_N = _end_to_end(sequences)
-    nll_N = packed_nlls(model, ids_N, lengths_S, batch_tokens=batch_tokens)
+    nll_N = packed_nlls(predictor, ids_N, lengths_S, batch_tokens=batch_tokens)
     ends = np.cumsum(lengths_S).tolist()
     return [nll_N[end - len(ids) :][1 : len(ids)] for ids, end in zip(sequences, ends, strict=True)]
 
@@ -98,12 +130,12 @@ def _end_to_end(parts: Sequence[Tokens]) -> Ids:
 
 
 def packed_nlls(
-    model: LSTMLanguageModel, ids_N: Ids, lengths_S: Ids, *, batch_tokens: int = BATCH_TOKENS
+    predictor: Predictor[Any], ids_N: Ids, lengths_S: Ids, *, batch_tokens: int = BATCH_TOKENS
 ) -> Nats:
     """`sequence_nlls` for sequences that lie end to end in one array.
 
     Args:
-        model, batch_tokens: see there.
+        predictor, batch_tokens: see there.
         ids_N: all ids, one sequence after the other.
         lengths_S: how many belong to each.
 
@@ -112,49 +144,45 @@ def packed_nlls(
     """
     nll_N = np.zeros(len(ids_N))
     if len(lengths_S) == 1 and len(ids_N) > 0:  # no company: the direct way
-        nll_N[1:], _ = read_on(model, ids_N, model.start_state(1))
+        nll_N[1:], _ = read_on(predictor, ids_N, predictor.start(1))
         return nll_N
     starts_S = np.cumsum(lengths_S) - lengths_S
     # Longest first: at every step the lanes still running are the first ones of the batch.
     order = np.argsort(-lengths_S, kind="stable")[: np.count_nonzero(lengths_S > 1)]
-    with evaluating(model):
-        while len(order):
-            steps = min(_rounded_up(int(lengths_S[order[0]]) - 1, FEWEST_STEPS), CHUNK_STEPS)
-            lanes, order = np.split(order, [max(1, batch_tokens // steps)])
-            _read_batch(model, ids_N, starts_S[lanes], lengths_S[lanes], nll_N)
+    while len(order):
+        steps = min(_rounded_up(int(lengths_S[order[0]]) - 1, FEWEST_STEPS), CHUNK_STEPS)
+        lanes, order = np.split(order, [max(1, batch_tokens // steps)])
+        _read_batch(predictor, ids_N, nll_N, starts_B=starts_S[lanes], lengths_B=lengths_S[lanes])
     return nll_N
 
 
 def _read_batch(
-    model: LSTMLanguageModel, ids_N: Ids, starts_B: Ids, lengths_B: Ids, nll_N: Nats
+    predictor: Predictor[Any], ids_N: Ids, nll_N: Nats, *, starts_B: Ids, lengths_B: Ids
 ) -> None:
     """Fills in the nats of sequences that are sorted by length, longest first."""
-    device = model.embedding.device
     last = int(lengths_B[0]) - 1
     # How many lanes, the first ones, have something to predict at each step.
     lanes_T = np.searchsorted(-lengths_B, -np.arange(1, last + 1))
-    step, state = _read_shared(model, ids_N, starts_B, lanes_T, nll_N)
+    step, state, lanes = _read_shared(predictor, ids_N, nll_N, starts_B=starts_B, lanes_T=lanes_T)
     while step < last:
         running = int(lanes_T[step])
-        lanes = running
-        if running > STEP_LANES:
-            lanes = min(_rounded_up(running, STEP_LANES), state.batch)
-        state = state.lanes(torch.arange(lanes, device=device))
+        kept = running if running <= STEP_LANES else _rounded_up(running, STEP_LANES)
+        lanes = min(kept, lanes)
+        state = predictor.select(state, torch.arange(lanes))
         # Until a quarter of the lanes has ended: little is then computed for nothing.
         quarter = int(lengths_B[3 * running // 4]) - 1
         steps = quarter - step if quarter - step <= 2 else _rounded_up(quarter - step, FEWEST_STEPS)
         end = step + min(steps, CHUNK_STEPS)
         places_TB = starts_B[:lanes] + np.arange(step, end)[:, None]
         # A lane that ends early reads on in what lies behind it: no real step ever sees that.
-        inputs_TB = torch.from_numpy(ids_N.take(places_TB, mode="clip")).to(device)
-        features_TBH, state = model.features(inputs_TB, state)
+        inputs_TB = ids_N.take(places_TB, mode="clip")
         real_TB = np.arange(step, end)[:, None] < lengths_B[:lanes] - 1
-        features_MH = features_TBH.flatten(0, 1)
-        if not real_TB.all():
-            features_MH = features_MH[torch.from_numpy(np.flatnonzero(real_TB)).to(device)]
-        places_M = places_TB[real_TB] + 1
-        targets_M = torch.from_numpy(ids_N[places_M]).to(device)
-        nll_N[places_M] = token_nll(model, features_MH, targets_M).cpu().numpy()
+        targets_TB = np.where(real_TB, ids_N.take(places_TB + 1, mode="clip"), IGNORED)
+        logprobs_TB, state = predictor.read(
+            torch.from_numpy(inputs_TB), torch.from_numpy(targets_TB), state
+        )
+        assert logprobs_TB is not None  # there are targets
+        nll_N[places_TB[real_TB] + 1] = -logprobs_TB.cpu().numpy()[real_TB]
         step = end
 
 
@@ -163,34 +191,32 @@ def _rounded_up(number: int, step: int) -> int:
 
 
 def _read_shared(
-    model: LSTMLanguageModel, ids_N: Ids, starts_B: Ids, lanes_T: Ids, nll_N: Nats
-) -> tuple[int, LSTMState]:
+    predictor: Predictor[State], ids_N: Ids, nll_N: Nats, *, starts_B: Ids, lanes_T: Ids
+) -> tuple[int, State, int]:
     """Reads step by step, each distinct prefix once, as long as enough lanes share theirs.
 
     Returns:
-        How many steps that were, and the state of the lanes that go on.
+        How many steps that were, the state of the lanes that go on, and how many these are.
     """
-    device = model.embedding.device
-    state = model.start_state(1)
-    if len(starts_B) < STEP_LANES:  # too few to save anything
-        return 0, state.lanes(torch.zeros(len(starts_B), dtype=torch.int64, device=device))
-    prefix_B = np.zeros(len(starts_B), dtype=np.int64)
+    state, lanes, vocab_size = predictor.start(1), len(starts_B), predictor.vocab_size
+    prefix_B = np.zeros(lanes, dtype=np.int64)
+    if lanes < STEP_LANES:  # too few to save anything
+        return 0, predictor.select(state, torch.from_numpy(prefix_B)), lanes
     for step, lanes in enumerate(lanes_T.tolist()):
         places_B = starts_B[:lanes] + step
-        longer_B = prefix_B[:lanes] * model.shape.vocab_size + ids_N[places_B]
+        longer_B = prefix_B[:lanes] * vocab_size + ids_N[places_B]
         distinct_U, longer_B = np.unique(longer_B, return_inverse=True)
         if lanes - len(distinct_U) < STEP_LANES:
-            return step, state.lanes(torch.from_numpy(prefix_B[:lanes]).to(device))
+            return step, predictor.select(state, torch.from_numpy(prefix_B[:lanes])), lanes
         padded_U = np.resize(distinct_U, _rounded_up(len(distinct_U), STEP_LANES))
-        parents_U, inputs_U = np.divmod(padded_U, model.shape.vocab_size)
-        state = state.lanes(torch.from_numpy(parents_U).to(device))
-        inputs_1U = torch.from_numpy(inputs_U).to(device)[None]
-        features_1UH, state = model.features(inputs_1U, state)
+        parents_U, inputs_U = np.divmod(padded_U, vocab_size)
+        state = predictor.select(state, torch.from_numpy(parents_U))
+        blocks, state = predictor.distributions(torch.from_numpy(inputs_U)[None], state)
         prefix_B = longer_B
-        for rows, logprobs_MV in predictions(model, features_1UH[0]):
+        for rows, logprobs_MV in blocks:
             lanes_C = np.flatnonzero((rows.start <= prefix_B) & (prefix_B < rows.stop))
-            targets_C = ids_N[places_B[lanes_C] + 1]
-            rows_C = torch.from_numpy(prefix_B[lanes_C] - rows.start).to(device)
-            logprobs_C = logprobs_MV[rows_C, torch.from_numpy(targets_C).to(device)]
-            nll_N[places_B[lanes_C] + 1] = -logprobs_C.double().cpu().numpy()
-    return len(lanes_T), state
+            targets_C = torch.from_numpy(ids_N[places_B[lanes_C] + 1]).to(predictor.device)
+            rows_C = torch.from_numpy(prefix_B[lanes_C] - rows.start).to(predictor.device)
+            logprobs_C = logprobs_MV[rows_C, targets_C].double()
+            nll_N[places_B[lanes_C] + 1] = -logprobs_C.cpu().numpy()
+    return len(lanes_T), state, lanes

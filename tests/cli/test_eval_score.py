@@ -19,8 +19,7 @@ from sglm.cli.main import app
 from sglm.model.folder import save_model
 from sglm.text.overlap import LineHasher
 from sglm.text.store import TokenStore
-from tests.scoring.test_evaluate import make_store
-from tests.tiny_models import LINES, make_network, save_lm
+from tests.tiny_models import LINES, make_network, make_store, save_lm
 
 EVAL_KEYS = [
     *("model", "split", "tokens", "words", "bytes", "nll_nats", "token_ppl", "word_ppl"),

@@ -17,7 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sglm.errors import InputError
-from sglm.scoring.evaluate import Context, evaluate_pieces
+from sglm.scoring.evaluate import evaluate_pieces
+from sglm.scoring.results import Context
 from sglm.text import lines as lines_module
 from sglm.text import records as records_module
 from sglm.text.lines import READ_BYTES, read_text_lines
@@ -294,7 +295,7 @@ def test_a_text_is_evaluated_by_lines_only_where_these_fit_into_memory(
     pieces = [lines_module.Piece("x" * 40, False, unfinished=True)] * 3
     monkeypatch.setattr("sglm.scoring.evaluate.LONGEST_TEXT", 100)
     if context == "carried":
-        assert evaluate_pieces(lm.model, lm.tokenizer, pieces, context=context).tokens == 120
+        assert evaluate_pieces(lm.predictor, lm.tokenizer, pieces, context=context).tokens == 120
     else:
         with pytest.raises(InputError, match="more than 100 tokens"):
-            evaluate_pieces(lm.model, lm.tokenizer, pieces, context=context)
+            evaluate_pieces(lm.predictor, lm.tokenizer, pieces, context=context)

@@ -19,6 +19,7 @@ from sglm.lm import LanguageModel, load
 from sglm.model.language_model import DropoutRates, LSTMLanguageModel, ModelShape
 from sglm.optim.precision import make_precision
 from sglm.optim.schedule import Mode, StepPlan
+from sglm.scoring.predictor import NetworkPredictor
 from sglm.text.batcher import Window
 from sglm.text.store import TokenStore
 from sglm.text.tokenizer import ByteTokenizer
@@ -151,12 +152,11 @@ def test_scoring_uses_no_tf32_whatever_the_program_has_set() -> None:
     """tests/runtime/test_device.py looks at the switches without a GPU."""
     torch.manual_seed(0)
     # As wide as to make TF32's three digits show: some 1e-4 of a log-probability without the guard.
-    network = LSTMLanguageModel(
-        ModelShape(vocab_size=257, layers=2, hidden=512, embedding=512, tied=True)
-    )
+    shape = ModelShape(vocab_size=257, layers=2, hidden=512, embedding=512, tied=True)
+    network = LSTMLanguageModel(shape).eval()
     torch.nn.init.normal_(network.embedding, std=0.5)
-    on_cpu = LanguageModel(copy.deepcopy(network), ByteTokenizer())
-    on_gpu = LanguageModel(network.to("cuda"), ByteTokenizer())
+    on_cpu = LanguageModel(NetworkPredictor(copy.deepcopy(network)), tokenizer=ByteTokenizer())
+    on_gpu = LanguageModel(NetworkPredictor(network.to("cuda")), tokenizer=ByteTokenizer())
     texts = [f"{number} bottles of beer on the wall" * (1 + number % 9) for number in range(100)]
     before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     torch.set_float32_matmul_precision("high")

@@ -13,7 +13,7 @@ import torch
 
 from sglm.errors import InputError
 from sglm.runtime.device import full_float32, make_deterministic
-from sglm.scoring.stream import evaluating
+from sglm.scoring.predictor import evaluating
 from tests.tiny_models import make_network
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -102,7 +102,7 @@ def test_evaluation_is_in_full_float32(monkeypatch: pytest.MonkeyPatch) -> None:
         devices.append(device)
         return full_float32(CUDA)
 
-    monkeypatch.setattr("sglm.scoring.stream.full_float32", spy)
+    monkeypatch.setattr("sglm.scoring.predictor.full_float32", spy)
     with evaluating(make_network(5)):
         assert tf32_is_off()
     assert devices == [CPU]

@@ -12,18 +12,18 @@ from hypothesis import strategies as st
 
 from sglm.model.language_model import LSTMLanguageModel
 from sglm.scoring.batch import STEP_LANES, packed_nlls, sequence_nlls, texts_nll
-from sglm.scoring.stream import CHUNK_STEPS
-from tests.scoring.test_evaluate import plain_nlls
-from tests.tiny_models import make_network
+from sglm.scoring.predictor import NetworkPredictor
+from sglm.scoring.stream import CHUNK_STEPS, stream_nll
+from tests.tiny_models import make_network, plain_nlls
 
 VOCABULARY, EOS = 23, 5
 # Single float32 numbers; how sequences are batched changes the order of their products.
 RELATIVE = 1e-5
 
 
-@pytest.fixture(scope="module")
-def model() -> LSTMLanguageModel:
-    return make_network(VOCABULARY)
+@pytest.fixture(scope="module", params=[True, False], ids=["tied", "untied"])
+def predictor(request: pytest.FixtureRequest) -> NetworkPredictor:
+    return NetworkPredictor(make_network(VOCABULARY, tied=request.param))
 
 
 @contextmanager
@@ -47,16 +47,48 @@ def distinct_prefixes(sequences: list[list[int]]) -> int:
     return len({tuple(ids[:end]) for ids in sequences for end in range(1, len(ids))})
 
 
-def assert_as_defined(model: LSTMLanguageModel, sequences: list[list[int]]) -> None:
-    for ids, nlls in zip(sequences, sequence_nlls(model, sequences), strict=True):
-        np.testing.assert_allclose(nlls, plain_nlls(model, ids), rtol=RELATIVE)
+def assert_as_defined(predictor: NetworkPredictor, sequences: list[list[int]]) -> None:
+    for ids, nlls in zip(sequences, sequence_nlls(predictor, sequences), strict=True):
+        np.testing.assert_allclose(nlls, plain_nlls(predictor.model, ids), rtol=RELATIVE)
 
 
-def test_the_tree_is_the_definition(model: LSTMLanguageModel) -> None:
+def test_each_starts_anew(predictor: NetworkPredictor) -> None:
+    rng = np.random.default_rng(2)
+    # Longer and shorter than a chunk, equal lengths, single tokens, none at all.
+    sequences = [rng.integers(0, VOCABULARY, n) for n in (3, 600, 1, 0, 3, 257, 256, 2, 40)]
+    together = sequence_nlls(predictor, sequences)
+    for ids, nlls in zip(sequences, together, strict=True):
+        # 1e-5: single float32 numbers here, not sums.
+        np.testing.assert_allclose(nlls, plain_nlls(predictor.model, ids.tolist()), rtol=1e-5)
+
+
+@given(st.lists(st.integers(0, 30), max_size=12), st.integers(1, 60))
+@settings(max_examples=25, deadline=None)
+def test_neighbours_and_batches_do_not_matter(lengths: list[int], batch_tokens: int) -> None:
+    predictor = NetworkPredictor(make_network(VOCABULARY))
+    rng = np.random.default_rng(3)
+    sequences = [rng.integers(0, VOCABULARY, n) for n in lengths]
+    together = sequence_nlls(predictor, sequences, batch_tokens=batch_tokens)
+    for ids, nlls in zip(sequences, together, strict=True):
+        np.testing.assert_allclose(nlls, sequence_nlls(predictor, [ids])[0], rtol=1e-5)
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 50, 10_000])
+def test_the_sum_over_texts_is_that_of_each_alone(
+    predictor: NetworkPredictor, batch_tokens: int
+) -> None:
+    rng = np.random.default_rng(4)
+    texts = [rng.integers(0, VOCABULARY, n).tolist() for n in rng.integers(0, 20, 100)]
+    expected = sum(stream_nll(predictor, [text], EOS) for text in texts)
+    nll = texts_nll(predictor, iter(texts), EOS, batch_tokens=batch_tokens)
+    assert nll == pytest.approx(expected, rel=1e-6)  # a sum: float64
+
+
+def test_the_tree_is_the_definition(predictor: NetworkPredictor) -> None:
     """All words over two letters, with what shares nothing, is empty, or starts elsewhere."""
     words = [[EOS, *word] for length in range(6) for word in product((1, 2), repeat=length)]
     others = [[], [7], [8, 1, 2], [EOS, *range(20)], [EOS, 1, 2, 1, 2, 1, 2, 1, 2, 1, 3]]
-    assert_as_defined(model, [*others[:2], *words, *others[2:], *words[:40]])
+    assert_as_defined(predictor, [*others[:2], *words, *others[2:], *words[:40]])
 
 
 @given(
@@ -66,21 +98,23 @@ def test_the_tree_is_the_definition(model: LSTMLanguageModel) -> None:
 @settings(max_examples=30, deadline=None)
 def test_equal_beginnings_do_not_matter(sequences: list[list[int]], batch_tokens: int) -> None:
     """Three different ids only: most of these sequences begin alike, many are equal."""
-    model = make_network(VOCABULARY)
-    together = sequence_nlls(model, [[EOS, *ids] for ids in sequences], batch_tokens=batch_tokens)
+    predictor = NetworkPredictor(make_network(VOCABULARY))
+    together = sequence_nlls(
+        predictor, [[EOS, *ids] for ids in sequences], batch_tokens=batch_tokens
+    )
     assert len(together) == len(sequences)
     for ids, nlls in zip(sequences, together, strict=True):
-        alone = sequence_nlls(model, [[EOS, *ids]])[0]
+        alone = sequence_nlls(predictor, [[EOS, *ids]])[0]
         np.testing.assert_allclose(nlls, alone, rtol=RELATIVE)
 
 
-def test_the_same_is_not_read_twice(model: LSTMLanguageModel) -> None:
+def test_the_same_is_not_read_twice(predictor: NetworkPredictor) -> None:
     random = np.random.default_rng(0)
     beginning = random.integers(0, VOCABULARY, 30).tolist()
     # Hypotheses to rescore: what they have in common is read once, and their ends each.
     sequences = [[EOS, *beginning, n % VOCABULARY, n // VOCABULARY, 4] for n in range(200)]
-    with recorded(model) as (read, predicted):
-        sequence_nlls(model, sequences * 3, batch_tokens=2**15)
+    with recorded(predictor.model) as (read, predicted):
+        sequence_nlls(predictor, sequences * 3, batch_tokens=2**15)
     # A few rows are spared sharing: less than STEP_LANES at each step.
     needed = distinct_prefixes(sequences)
     assert needed <= sum(predicted) <= needed + STEP_LANES * len(sequences[0])
@@ -88,27 +122,27 @@ def test_the_same_is_not_read_twice(model: LSTMLanguageModel) -> None:
     assert sum(steps * lanes for steps, lanes in read) < alone / 4, "kernels come in round sizes"
 
 
-def test_few_shapes_are_read(model: LSTMLanguageModel) -> None:
+def test_few_shapes_are_read(predictor: NetworkPredictor) -> None:
     """Each shape costs a kernel that oneDNN makes and keeps."""
     random = np.random.default_rng(2)
     shapes = set()
     for _ in range(30):
         lengths = random.poisson(12, 700)
         sequences = [[EOS, *random.integers(0, VOCABULARY, length)] for length in lengths]
-        with recorded(model) as (read, predicted):
-            sequence_nlls(model, sequences)
+        with recorded(predictor.model) as (read, predicted):
+            sequence_nlls(predictor, sequences)
         shapes |= {*read, *predicted}
     # Lanes in steps of 32 and time in steps of 4, rows below 32 apart: not one for every batch.
     assert len(shapes) < 120
 
 
-def test_batches_are_bounded_and_hardly_padded(model: LSTMLanguageModel) -> None:
+def test_batches_are_bounded_and_hardly_padded(predictor: NetworkPredictor) -> None:
     random = np.random.default_rng(1)
     lengths = [*random.integers(0, 60, 400), 900, 300, 1, 2]
     sequences = [random.integers(0, VOCABULARY, length).tolist() for length in lengths]
     for batch_tokens in (CHUNK_STEPS, 1000, 5000):
-        with recorded(model) as (read, predicted):
-            sequence_nlls(model, sequences, batch_tokens=batch_tokens)
+        with recorded(predictor.model) as (read, predicted):
+            sequence_nlls(predictor, sequences, batch_tokens=batch_tokens)
         assert max(steps * lanes for steps, lanes in read) <= batch_tokens
         assert sum(predicted) <= sum(max(length - 1, 0) for length in lengths)
         # At most a quarter of the lanes of a window have ended before it does; and lanes and steps
@@ -116,7 +150,7 @@ def test_batches_are_bounded_and_hardly_padded(model: LSTMLanguageModel) -> None
         assert sum(steps * lanes for steps, lanes in read) <= sum(predicted) * 3 / 2
 
 
-def test_a_stream_of_texts_needs_no_more_memory_than_a_few(model: LSTMLanguageModel) -> None:
+def test_a_stream_of_texts_needs_no_more_memory_than_a_few(predictor: NetworkPredictor) -> None:
     taken = []
     ahead = []
 
@@ -125,20 +159,22 @@ def test_a_stream_of_texts_needs_no_more_memory_than_a_few(model: LSTMLanguageMo
             taken.append(number)
             yield [number % VOCABULARY, 3, 4]
 
-    features = model.features
+    features = predictor.model.features
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            model, "features", lambda *given: ahead.append(len(taken)) or features(*given)
+            predictor.model, "features", lambda *given: ahead.append(len(taken)) or features(*given)
         )
-        texts_nll(model, texts(), EOS, batch_tokens=30)
+        texts_nll(predictor, texts(), EOS, batch_tokens=30)
     assert ahead[0] == 16 * 30 // 3, "reading must begin long before all texts are there"
 
 
-def test_packed_tokens_stay_where_they_are(model: LSTMLanguageModel) -> None:
+def test_packed_tokens_stay_where_they_are(predictor: NetworkPredictor) -> None:
     sequences = [[EOS, 1, 2], [], [EOS], [EOS, 9, 9, 9]]
     ids_N = np.array([token for ids in sequences for token in ids])
-    nll_N = packed_nlls(model, ids_N, np.array([len(ids) for ids in sequences]))
-    expected = [nll for ids in sequences for nll in [0, *plain_nlls(model, ids)][: len(ids)]]
+    nll_N = packed_nlls(predictor, ids_N, np.array([len(ids) for ids in sequences]))
+    expected = [
+        nll for ids in sequences for nll in [0, *plain_nlls(predictor.model, ids)][: len(ids)]
+    ]
     np.testing.assert_allclose(nll_N, expected, rtol=RELATIVE)
-    assert sequence_nlls(model, []) == []
+    assert sequence_nlls(predictor, []) == []
     assert torch.is_grad_enabled()

@@ -10,6 +10,7 @@ from sglm.errors import InputError
 from sglm.lm import LanguageModel
 from sglm.scoring.batch import sequence_nlls
 from sglm.scoring.generate import _draw, generate_ids
+from sglm.scoring.predictor import NetworkPredictor
 from tests.tiny_models import KINDS, make_lm, make_network, make_tokenizer
 
 
@@ -38,7 +39,7 @@ def test_greedy_takes_the_likeliest(lm: LanguageModel) -> None:
     for _ in range(10):
         start = [tokenizer.eos_id, *ids, *greedy]
         ends = [np.array([*start, i]) for i in range(tokenizer.vocab_size)]
-        scores = [nlls[-1] for nlls in sequence_nlls(lm.model, ends)]
+        scores = [nlls[-1] for nlls in sequence_nlls(lm.predictor, ends)]
         if tokenizer.unk_id is not None:
             scores[tokenizer.unk_id] = math.inf
         best = int(np.argmin(scores))
@@ -52,24 +53,26 @@ def test_greedy_takes_the_likeliest(lm: LanguageModel) -> None:
 
 def test_draws_follow_the_prediction() -> None:
     """10,000 first words against the model's own probabilities, at two temperatures."""
-    logits_V = torch.tensor([0.0, 1.0, 2.0, -1.0], dtype=torch.float64)
+    logprobs_V = torch.tensor([0.0, 1.0, 2.0, -1.0], dtype=torch.float64)
     random = torch.Generator().manual_seed(0)
     for temperature in (1.0, 0.5):
-        expected = (logits_V / temperature).softmax(0)
-        draws = [_draw(logits_V, temperature, None, random) for _ in range(10_000)]
-        found = torch.bincount(torch.tensor(draws), minlength=4) / len(draws)
+        expected = (logprobs_V / temperature).softmax(0)
+        draws = [_draw(logprobs_V, temperature, top_p=None, random=random) for _ in range(10_000)]
+        frequencies = torch.bincount(torch.tensor(draws), minlength=4) / len(draws)
         # Four standard deviations of a frequency out of 10,000 draws: 4 · √(¼ / 10,000).
-        assert (found - expected).abs().max() < 0.02
+        assert (frequencies - expected).abs().max() < 0.02
 
 
 def test_the_nucleus_is_the_smallest_that_has_the_mass() -> None:
-    logits_V = torch.tensor([0.2, 0.5, 0.3], dtype=torch.float64).log()
+    logprobs_V = torch.tensor([0.2, 0.5, 0.3], dtype=torch.float64).log()
     random = torch.Generator().manual_seed(0)
     for top_p, nucleus in ((0.4, {1}), (0.6, {1, 2}), (0.79, {1, 2}), (0.9, {0, 1, 2})):
-        drawn = {_draw(logits_V, 1.0, top_p, random) for _ in range(300)}
+        drawn = {_draw(logprobs_V, 1.0, top_p=top_p, random=random) for _ in range(300)}
         assert drawn == nucleus, top_p
     equal_V = torch.zeros(4, dtype=torch.float64)
-    assert len({_draw(equal_V, 1.0, 0.5, random) for _ in range(300)}) == 2, "½ is reached"
+    assert len({_draw(equal_V, 1.0, top_p=0.5, random=random) for _ in range(300)}) == 2, (
+        "½ is reached"
+    )
 
 
 @pytest.mark.parametrize("kind", ["sentencepiece", "word", "char"])
@@ -79,7 +82,9 @@ def test_unknown_tokens_are_never_drawn(kind: str) -> None:
     unknown = [i for i in range(tokenizer.vocab_size) if tokenizer.token(i) == "<unk>"]
     with torch.no_grad():
         network.softmax_bias[unknown] = 50.0  # the model wants nothing else
-    text = LanguageModel(network, tokenizer).generate("", tokens=30, seed=0)
+    text = LanguageModel(NetworkPredictor(network), tokenizer=tokenizer).generate(
+        "", tokens=30, seed=0
+    )
     assert text
     assert "<unk>" not in text
     assert "\ufffd" not in text or kind == "sentencepiece"
@@ -91,7 +96,9 @@ def test_eos_ends_documents_but_only_lines_of_words() -> None:
         network = make_network(tokenizer.vocab_size)
         with torch.no_grad():
             network.softmax_bias[tokenizer.eos_id] = 50.0
-        text = LanguageModel(network, tokenizer).generate("the", tokens=3, seed=0)
+        text = LanguageModel(NetworkPredictor(network), tokenizer=tokenizer).generate(
+            "the", tokens=3, seed=0
+        )
         assert text == ("the\n\n\n" if kind == "word" else "the")
 
 
@@ -101,7 +108,7 @@ def test_nothing_is_drawn_after_the_end() -> None:
         network.softmax_bias[256] = 50.0
     for stop_at_eos, expected in ((True, []), (False, [256] * 3)):
         drawn = generate_ids(
-            network,
+            NetworkPredictor(network),
             [65],
             eos_id=256,
             tokens=3,

@@ -25,7 +25,8 @@ from sglm.model.language_model import DropoutRates, ModelShape, activation_float
 from sglm.model.lstm_layer import SEGMENT_STEPS, layer_backward_floats
 from sglm.model.softmax_loss import kept_kernel_bytes, loss_floats
 from sglm.runtime.memory_basis import FLOAT_BYTES, MemoryBasis
-from sglm.scoring.predictor import evaluation_floats
+from sglm.scoring.predictor import NetworkPredictor, reading_floats
+from sglm.scoring.stream import CHUNK_STEPS, stream_nll
 from sglm.text.batcher import Batcher
 from sglm.train.build import COUNTED_AT_ONCE, lookahead_steps
 from sglm.train.truncation import part_steps
@@ -128,7 +129,7 @@ def _situations(
     situations = {
         "forward": _forward(config, shape, basis, longest=longest),
         "backward": _backward(config, shape, basis, longest=longest),
-        "evaluation": evaluation_floats(shape),
+        "evaluation": reading_floats(shape, steps=CHUNK_STEPS),
     }
     settings = config.synthesizer
     if config.schedule.mode == "real":
@@ -220,8 +221,6 @@ def loaded_bytes(config: Config, precision: str = "fp32") -> int:
     import sglm.train.loop  # noqa: F401
     from sglm.optim.precision import precision_of
     from sglm.optim.schedule import Mode, StepPlan
-    from sglm.scoring.predictor import NetworkPredictor
-    from sglm.scoring.stream import stream_nll
     from sglm.train.build import build_decision_rule, build_learner
     from sglm.train.step import train_step
 

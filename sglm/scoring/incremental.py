@@ -1,0 +1,100 @@
+"""A text that grows piece by piece: what each piece adds to its log-probability.
+
+A tokenizer may cut the end of a text differently once more text follows. Hence only the text up to
+the last safe boundary is settled; the tail after it is read again together with what follows.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from sglm.scoring.predictor import Predictor
+from sglm.scoring.results import Score, make_score
+from sglm.scoring.stream import Ids, read_on
+from sglm.text.tokenizer import Tokenizer
+from sglm.text.user_text import checked_bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoringState:
+    """What is known of the text so far. Immutable: one state can be extended in several ways."""
+
+    predictor_state: Any
+    """The predictor's own, before `previous_id` is read."""
+    previous_id: int
+    """The last token before the tail; `<eos>` at the start."""
+    tail: str
+    tail_ids: tuple[int, ...]
+    tail_logprobs: tuple[float, ...]
+    """What has been counted for the tail."""
+    in_word: bool
+    """The text ends in a word that may go on."""
+
+
+def start_text(predictor: Predictor[Any], eos_id: int) -> ScoringState:
+    """The state before any text: about to read `<eos>`."""
+    return ScoringState(
+        predictor_state=predictor.start(1),
+        previous_id=eos_id,
+        tail="",
+        tail_ids=(),
+        tail_logprobs=(),
+        in_word=False,
+    )
+
+
+def extend_text(
+    predictor: Predictor[Any], tokenizer: Tokenizer, state: ScoringState, *, text: str
+) -> tuple[Score, ScoringState]:
+    """Scores what `text` adds to the text so far: see `LanguageModel.extend`.
+
+    Raises:
+        InputError: not a str, or half a surrogate pair.
+    """
+    n_bytes = checked_bytes(text)
+    tail = state.tail + text
+    cut = tokenizer.safe_prefix(tail)
+    settled, rest = tokenizer.encode(tail[:cut]), tokenizer.encode(tail[cut:])
+    nll_settled_T, predictor_state = read_on(
+        predictor, _array(state.previous_id, settled), state.predictor_state
+    )
+    previous_id = settled[-1] if settled else state.previous_id
+    nll_rest_T, _ = read_on(predictor, _array(previous_id, rest), predictor_state)
+
+    ids = settled + rest
+    logprobs = [*(-nll_settled_T).tolist(), *(-nll_rest_T).tolist()]
+    kept = _common_length(state.tail_ids, ids)
+    score = make_score(
+        [tokenizer.token(token_id) for token_id in ids[kept:]],
+        logprobs[kept:],
+        [token_id == tokenizer.unk_id for token_id in ids[kept:]],
+        n_words=len(text.split()) - (state.in_word and _starts_in_word(text)),
+        n_bytes=n_bytes,
+        withdrawn=state.tail_logprobs[kept:],
+    )
+    return score, ScoringState(
+        predictor_state=predictor_state,
+        previous_id=previous_id,
+        tail=tail[cut:],
+        tail_ids=tuple(rest),
+        tail_logprobs=tuple(logprobs[len(settled) :]),
+        in_word=not text[-1].isspace() if text else state.in_word,
+    )
+
+
+def _array(first: int, ids: Sequence[int]) -> Ids:
+    return np.array([first, *ids], dtype=np.int64)
+
+
+def _common_length(first: Sequence[int], second: Sequence[int]) -> int:
+    """How many leading ids agree."""
+    for index, (one, other) in enumerate(zip(first, second, strict=False)):
+        if one != other:
+            return index
+    return min(len(first), len(second))
+
+
+def _starts_in_word(text: str) -> bool:
+    return bool(text) and not text[0].isspace()

@@ -1,0 +1,23 @@
+"""Measures of a likelihood, from its nats."""
+
+import math
+
+
+def perplexity(nll_nats: float, units: int) -> float:
+    """exp(nll_nats / units); inf where that leaves the range of floats, nan for no units at all."""
+    if units <= 0:
+        return math.nan
+    try:
+        return math.exp(nll_nats / units)
+    except OverflowError:
+        return math.inf
+
+
+def bits_per_byte(nll_nats: float, text_bytes: int, unknown: int) -> float | None:
+    """nll_nats / (bytes · ln 2); None where an unknown token hides bytes, or there are none."""
+    return None if unknown or text_bytes <= 0 else nll_nats / (text_bytes * math.log(2))
+
+
+def finite_or_none(value: float | None) -> float | None:
+    """JSON has neither inf nor nan."""
+    return value if value is not None and math.isfinite(value) else None

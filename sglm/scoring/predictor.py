@@ -1,0 +1,253 @@
+"""What predicts text: one interface, and the LSTM behind it.
+
+All of `sglm.scoring` reads text through a `Predictor` and knows nothing else of a model, so that
+whatever implements it can be scored, evaluated, extended and made to generate.
+
+Shapes: T time, B lanes, V vocabulary, H features, N = T·B tokens in time-major order, M some of
+them. Log-probabilities are natural (nats).
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sglm.model.language_model import LSTMLanguageModel, ModelShape
+from sglm.model.linear import ROWS_STEP
+from sglm.model.softmax_loss import IGNORED as IGNORED
+from sglm.model.state import LSTMState
+from sglm.runtime.device import full_float32
+from sglm.runtime.process import settle_after_fork
+
+State = TypeVar("State")
+# Rows over all tokens at a time: which of those asked for, and their log-probabilities `(M, V)`.
+Blocks = Iterator[tuple[slice, Tensor]]
+
+# Rows whose logits are held at a time, and the most entries these may have (16 MB). Fewer rows
+# make slower products, more no faster ones.
+LOGIT_ROWS = 512
+LOGIT_ENTRIES = 2**22
+
+
+class Predictor(Protocol[State]):
+    """Reads token ids in lanes side by side and gives log-probabilities of what comes next.
+
+    **States** are the predictor's own and opaque to everybody else. A state is never changed: each
+    method returns a new one, and the one handed in stays valid, for a text may go on in several
+    ways. Lanes do not influence each other beyond rounding.
+
+    **Modes** are the predictor's own, too. It decides whether gradients are recorded, whether torch
+    is in inference mode, whether dropout is off and which precision products have; callers set
+    nothing. Whatever it needs it enters and leaves within each call, and within each block of
+    `distributions`: while a caller holds a block, its own modes are as they were. The tensors
+    that come back are constants, to be read but not to be changed in place.
+
+    **Devices**: ids, targets and lanes may lie anywhere (callers leave them in the host's memory)
+    and are moved; log-probabilities come back on `device`.
+
+    **Text** is cut into calls for the sake of memory only: two calls, the second from the state
+    that the first returned, read what one call reads.
+
+    How others than one network fit in:
+
+    - An ensemble: its state is a tuple of its members' states. A mixture's log-probability of a
+      target is the logarithm of the mean of the members' probabilities of it, so that `read` needs
+      no more of a member than its `read`; `distributions` mixes blocks of equal rows.
+    - An ONNX session: its state is the session's arrays; ids come as it wants them, in the host's
+      memory. `None` for targets is a run that fetches the state only.
+    - A model that adapts while it reads (a cache, dynamic evaluation): what it has learned is part
+      of the state, so that `start` is the model as it was and every text is scored from there.
+      Within one call it predicts each token before it learns from it. It turns on the gradients
+      that it needs, and it also learns where `targets_TB` is None, from the ids.
+    """
+
+    @property
+    def vocab_size(self) -> int:
+        """V: ids run from 0 to V − 1, and so do the columns of a distribution."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where log-probabilities come back."""
+
+    def start(self, lanes: int) -> State:
+        """The state before any text, in so many lanes; texts begin by reading `<eos>`."""
+
+    def read(
+        self, ids_TB: Tensor, targets_TB: Tensor | None, state: State
+    ) -> tuple[Tensor | None, State]:
+        """Reads on from a state.
+
+        Args:
+            ids_TB: int64, T and B at least 1; B is the number of lanes of `state`.
+            targets_TB: which token comes after each of `ids_TB`, int64. `IGNORED` (−100): nothing
+                is to be predicted there, and no row of the softmax is made for it. None: nothing
+                at all is; the predictor advances without a softmax.
+            state: before the first of `ids_TB`.
+
+        Returns:
+            `(logprobs_TB, state)`: the log-probability of each target, float64, 0 where it is
+            `IGNORED`, None without targets; the state after the last of `ids_TB`.
+        """
+
+    def distributions(
+        self, ids_TB: Tensor, state: State, *, last_steps: int | None = None
+    ) -> tuple[Blocks, State]:
+        """Reads on from a state, and predicts every token that may come next.
+
+        Args:
+            ids_TB, state: as for `read`.
+            last_steps: predict only after the last so many steps, 1 to T; None: after each one.
+
+        Returns:
+            `(blocks, state)`. The blocks together are the N = T·B (or `last_steps`·B) rows in
+            time-major order, a bounded number at a time, each made when it is asked for: which
+            rows these are, and their log-probabilities `(M, V)`, float32 at least. A block is only
+            valid until the next one is asked for.
+        """
+
+    def select(self, state: State, lanes: Tensor) -> State:
+        """The state of the lanes that `lanes` names (int64), in its order; repeats are allowed."""
+
+
+class NetworkPredictor:
+    """An LSTM as a `Predictor[LSTMState]`: without dropout, gradients or TF32.
+
+    The network may be in the midst of its training: it is in evaluation mode while a call lasts and
+    then in the mode that it was in. One that is in evaluation mode already is not touched, so that
+    threads can share it.
+    """
+
+    def __init__(
+        self, model: LSTMLanguageModel, *, compute_dtype: torch.dtype | None = None
+    ) -> None:
+        """Predicts with whatever weights `model` has when it is asked.
+
+        Args:
+            model: in any mode.
+            compute_dtype: type of the matrix products while it reads, in whatever type the network
+                trains; None is the parameters' own.
+        """
+        self.model = model
+        self.compute_dtype = compute_dtype
+
+    @property
+    def vocab_size(self) -> int:
+        return self.model.shape.vocab_size
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.embedding.device
+
+    def start(self, lanes: int) -> LSTMState:
+        with evaluating(self.model, self.compute_dtype):
+            return self.model.start_state(lanes)
+
+    def read(
+        self, ids_TB: Tensor, targets_TB: Tensor | None, state: LSTMState
+    ) -> tuple[Tensor | None, LSTMState]:
+        with evaluating(self.model, self.compute_dtype):
+            features_TBH, state = self.model.features(ids_TB.to(self.device), state)
+            if targets_TB is None:
+                return None, state
+            features_NH, targets_N = features_TBH.flatten(0, 1), targets_TB.flatten()
+            predicted_N = targets_N != IGNORED
+            if bool(predicted_N.all()):
+                logprobs_N = target_logprobs(self.model, features_NH, targets_N.to(self.device))
+            else:
+                rows_M = predicted_N.nonzero()[:, 0].to(self.device)
+                targets_M = targets_N[predicted_N].to(self.device)
+                logprobs_N = features_NH.new_zeros(len(targets_N), dtype=torch.float64)
+                logprobs_N[rows_M] = target_logprobs(self.model, features_NH[rows_M], targets_M)
+            return logprobs_N.view(targets_TB.shape), state
+
+    def distributions(
+        self, ids_TB: Tensor, state: LSTMState, *, last_steps: int | None = None
+    ) -> tuple[Blocks, LSTMState]:
+        with evaluating(self.model, self.compute_dtype):
+            features_TBH, state = self.model.features(ids_TB.to(self.device), state)
+            if last_steps is not None:
+                features_TBH = features_TBH[-last_steps:]
+            return self._blocks(features_TBH.flatten(0, 1)), state
+
+    def _blocks(self, features_NH: Tensor) -> Blocks:
+        for rows in block_rows(len(features_NH), self.vocab_size):
+            # Not around the yield, which would put the caller into these modes as well.
+            with evaluating(self.model, self.compute_dtype):
+                logprobs_MV = block_logprobs(self.model, features_NH[rows])
+            yield rows, logprobs_MV
+
+    def select(self, state: LSTMState, lanes: Tensor) -> LSTMState:
+        with evaluating(self.model, self.compute_dtype):
+            return state.lanes(lanes.to(self.device))
+
+
+@contextmanager
+def evaluating(
+    model: LSTMLanguageModel, compute_dtype: torch.dtype | None = None
+) -> Iterator[None]:
+    """No dropout, no graph, no TF32 inside, and products in `compute_dtype`; afterwards the model
+    is in the mode it was in.
+
+    A model that is so already is not touched, so that threads can share it.
+    """
+    settle_after_fork()
+    was_training, training_dtype = model.training, model.compute_dtype
+    if was_training:
+        model.eval()
+    if training_dtype is not compute_dtype:
+        model.compute_dtype = compute_dtype
+    try:
+        with torch.inference_mode(), full_float32(model.embedding.device):
+            yield
+    finally:
+        if was_training:
+            model.train()
+        if training_dtype is not compute_dtype:
+            model.compute_dtype = training_dtype
+
+
+def target_logprobs(model: LSTMLanguageModel, features_NH: Tensor, targets_N: Tensor) -> Tensor:
+    """Of each target, float64 `(N,)`; logits exist for a bounded number of rows at a time."""
+    parts = [
+        block_logprobs(model, features_NH[rows]).gather(1, targets_N[rows, None])[:, 0].double()
+        for rows in block_rows(len(features_NH), model.shape.vocab_size)
+    ]
+    return torch.cat(parts) if parts else targets_N.new_empty(0, dtype=torch.float64)
+
+
+def block_rows(total: int, vocab_size: int) -> Iterator[slice]:
+    """Which of `total` rows have their logits in memory together, from the first to the last."""
+    size = max(1, min(LOGIT_ROWS, LOGIT_ENTRIES // vocab_size))
+    if size > ROWS_STEP:
+        size -= size % ROWS_STEP
+    start = 0
+    while start < total:
+        left = total - start
+        # The last rows in two parts, so that the larger one goes the faster way.
+        count = size if left >= size else left - left % ROWS_STEP or left
+        yield slice(start, start + count)
+        start += count
+
+
+def block_logprobs(model: LSTMLanguageModel, features_MH: Tensor) -> Tensor:
+    """Log-probabilities `(M, V)` of all tokens after each row. Not to be differentiated.
+
+    Float32 at least: sums of exponentials over thousands of words need it (logits may be half).
+    """
+    logits_MV = model.logits(features_MH)
+    if logits_MV.dtype in (torch.float16, torch.bfloat16):
+        return F.log_softmax(logits_MV, dim=-1, dtype=torch.float32)
+    # In their own memory, which is at hand: reading and writing it is what takes time.
+    return torch.log_softmax(logits_MV, -1, out=logits_MV)
+
+
+def reading_floats(shape: ModelShape, *, steps: int) -> float:
+    """What a network needs besides its weights to read and score so many steps of one lane.
+
+    In units of float32's (`sglm.runtime.memory_basis`).
+    """
+    rows = max(1, min(LOGIT_ROWS, steps, LOGIT_ENTRIES // shape.vocab_size))
+    return 2 * rows * shape.vocab_size + steps * 8 * max(shape.widths) + max(shape.layer_weights)
