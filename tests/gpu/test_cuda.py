@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from sglm.config import Config, RegularizerConfig
-from sglm.dni.boundary import Boundary
+from sglm.config import Config
+from sglm.dni.learned import LearnedEstimator
 from sglm.dni.synthesizer import MLPSynthesizer
 from sglm.errors import Stopped
 from sglm.lm import LanguageModel, load
@@ -24,8 +24,10 @@ from sglm.text.batcher import Window
 from sglm.text.store import TokenStore
 from sglm.text.tokenizer import ByteTokenizer
 from sglm.train.graph import GraphedPass
+from sglm.train.learner import Learner
 from sglm.train.loop import train
-from sglm.train.step import Learner, WindowPass, train_step
+from sglm.train.window_pass import WindowPass
+from tests.train.test_step import take_step
 
 pytestmark = [
     pytest.mark.gpu,
@@ -46,11 +48,17 @@ def make_learner(precision: str, dropout: DropoutRates | None = None) -> Learner
         chosen.compute_dtype,
     )
     model.to(device).train()
-    boundary = Boundary(MLPSynthesizer(4 * H, 32).to(device), 1e-3, factor=0.5, probe_every=2)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, fused=True)
-    window_pass = WindowPass(model, RegularizerConfig(), None)
-    state = model.start_state(B)
-    return Learner(model, window_pass, optimizer, chosen, boundary, state, 1e-2, 1.0)
+    synthesizer = MLPSynthesizer(4 * H, 32).to(device)
+    return Learner(
+        model=model,
+        window_pass=WindowPass(model),
+        optimizer=torch.optim.AdamW(model.parameters(), lr=1e-2, fused=True),
+        precision=chosen,
+        estimator=LearnedEstimator(synthesizer, learning_rate=1e-3, factor=0.5),
+        state=model.start_state(B),
+        learning_rate=1e-2,
+        clip_norm=1.0,
+    )
 
 
 def run(learner: Learner, steps: int = 60) -> list[float]:
@@ -61,7 +69,7 @@ def run(learner: Learner, steps: int = 60) -> list[float]:
         ids = ids.to("cuda")
         window = Window(ids[:-1], ids[1:], is_first=step == 0, is_last=False)
         mode = Mode.SYNTHETIC if step >= steps // 2 else Mode.REAL
-        result = train_step(learner, window, StepPlan(1.0, mode, 0), step)
+        result = take_step(learner, window, StepPlan(1.0, mode, 0), step)
         losses.append(float(result.nll_nats) / result.tokens)
     return losses
 
@@ -144,7 +152,7 @@ def test_first_steps_agree_with_the_cpu() -> None:
 def test_a_recorded_pass_trains_as_launched_kernels_do() -> None:
     """The same kernels in the same order; only rounding of sums may differ (atomics)."""
     launched, replayed = make_learner("fp32"), make_learner("fp32")
-    replayed.window_pass = GraphedPass(WindowPass(replayed.model, RegularizerConfig(), None))
+    replayed.window_pass = GraphedPass(WindowPass(replayed.model))
     assert run(replayed) == pytest.approx(run(launched), rel=1e-3)
 
 
