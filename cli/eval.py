@@ -2,12 +2,15 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from sglm.cli.train import Device
 from sglm.runtime.process import ended_by_interrupts
+
+if TYPE_CHECKING:
+    from sglm.scoring.results import Evaluation
 
 
 class Split(StrEnum):
@@ -25,6 +28,7 @@ class Context(StrEnum):
 
 
 def evaluate(
+    *,
     run: Annotated[Path, typer.Argument(help="A run, or a model folder.")],
     data: Annotated[
         Path | None, typer.Option(help="Token store that the model's tokenizer made.")
@@ -48,7 +52,6 @@ def evaluate(
     with ended_by_interrupts():
         from sglm.errors import InputError
         from sglm.lm import load
-        from sglm.text.overlap import MOST_KEPT
         from sglm.text.store import TokenStore
 
     if (data is None) == (text is None):
@@ -63,6 +66,16 @@ def evaluate(
         store = TokenStore.open(data)
         chosen = split.value if split else "test" if "test" in store.splits else "valid"
         result = load(run, device.value).evaluate(store, chosen, how)
+    _warn_of_lines_trained_on(result)
+    if as_json:
+        typer.echo(json.dumps(result.to_json()))
+    else:
+        _print_table(result)
+
+
+def _warn_of_lines_trained_on(result: "Evaluation") -> None:
+    from sglm.text.overlap import MOST_KEPT
+
     known = result.lines_in_training
     if known and result.lines:
         share = 100 * known / result.lines
@@ -72,9 +85,10 @@ def evaluate(
             " training text (lines of fewer than 5 words aside)",
             err=True,
         )
-    if as_json:
-        typer.echo(json.dumps(result.to_json()))
-        return
+
+
+def _print_table(result: "Evaluation") -> None:
+    known = result.lines_in_training
     bits = (
         "- (<unk> hides bytes)" if result.bits_per_byte is None else f"{result.bits_per_byte:.4f}"
     )

@@ -11,6 +11,7 @@ from sglm.runtime.process import ended_by_interrupts
 
 
 def generate(
+    *,
     run: Annotated[Path, typer.Argument(help="A run, or a model folder.")],
     prompt: Annotated[str, typer.Option(help="How the text begins.")] = "",
     tokens: Annotated[int, typer.Option(help="How many tokens to add at most.")] = 50,

@@ -23,6 +23,7 @@ LONGEST_LINE_BYTES = 1 << 22
 
 
 def score(
+    *,
     run: Annotated[Path, typer.Argument(help="A run, or a model folder.")],
     file: Annotated[Path, typer.Argument(help="One text per line; - is stdin.")] = Path("-"),
     per_token: Annotated[bool, typer.Option("--per-token", help="Each token as well.")] = False,
