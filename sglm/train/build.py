@@ -203,9 +203,9 @@ def build_schedule(config: Config, steps_per_epoch: int) -> Schedule:
     schedule = config.schedule
     return make_schedule(
         schedule.cycle_lengths(),
-        steps_per_epoch if schedule.unit == "epochs" else 1,
-        schedule.mode,
-        schedule.start,
-        schedule.warmup_steps,
-        schedule.final_rate,
+        unit_steps=steps_per_epoch if schedule.unit == "epochs" else 1,
+        mode=schedule.mode,
+        start=schedule.start,
+        warmup_steps=schedule.warmup_steps,
+        final_factor=schedule.final_rate,
     )

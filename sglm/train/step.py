@@ -189,7 +189,7 @@ def train_step(learner: Learner, window: Window, plan: StepPlan, step: int) -> S
 
     # 5. Update, and carry the detached state on.
     set_learning_rate(learner.optimizer, learner.rate(plan))
-    precision.update(learner.optimizer, grad_norm, finite, learner.clip_norm)
+    precision.update(learner.optimizer, grad_norm, finite, clip_norm=learner.clip_norm)
     learner.state = outgoing.detach().finite_or_zero()
     return StepResult(nll_nats.detach(), tokens, grad_norm, finite, agreement)
 
