@@ -114,7 +114,7 @@ def _termination_raises() -> Iterator[None]:
     from sglm.errors import Stopped
 
     def stop(number: int, frame: FrameType | None) -> None:
-        raise Stopped("terminated; no store was written", number)
+        raise Stopped("terminated; no store was written", signal_number=number)
 
     before = signal.signal(signal.SIGTERM, stop)
     try:

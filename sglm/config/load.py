@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from sglm.config.schema import Config
-from sglm.errors import ConfigError, InputError, did_you_mean, shown
+from sglm.errors import ConfigError, InputError, did_you_mean, short_repr
 from sglm.storage.untrusted import read_bounded
 
 _LARGEST_FILE_BYTES = 1 << 20
@@ -159,7 +159,9 @@ def _explain(problem: Any) -> str:
         return f"unknown key {place}{did_you_mean(str(problem['loc'][-1]), section.model_fields)}"
     if problem["type"] == "value_error":
         return f"{place}: {problem['ctx']['error']}".removeprefix(": ")
-    return f"{place} = {shown(problem['input'])}: {problem['msg'][0].lower()}{problem['msg'][1:]}"
+    return (
+        f"{place} = {short_repr(problem['input'])}: {problem['msg'][0].lower()}{problem['msg'][1:]}"
+    )
 
 
 def _toml_value(value: Any) -> str:

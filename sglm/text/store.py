@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, NamedTuple, TypeGuard
 
 import numpy as np
 
-from sglm.errors import InputError, shown
+from sglm.errors import InputError, short_repr
 from sglm.storage.untrusted import is_count, is_sha256, read_json
 from sglm.text.overlap import LineHashes
 from sglm.text.tokenizer import Tokenizer, load_tokenizer
@@ -189,8 +189,8 @@ def _read_meta(folder: Path) -> dict[str, Any]:
         )
     if meta["format_version"] != FORMAT_VERSION:
         raise InputError(
-            f"{folder}: a store of format {shown(meta['format_version'])}, this version of sglm "
-            f"reads {FORMAT_VERSION}; make it again with sglm prep --force, or update sglm"
+            f"{folder}: a store of format {short_repr(meta['format_version'])}, this version of"
+            f" sglm reads {FORMAT_VERSION}; make it again with sglm prep --force, or update sglm"
         )
     if (wrong := _what_is_wrong(meta)) is not None:
         raise _damaged(folder, f"meta.json is damaged ({wrong})")
@@ -203,7 +203,7 @@ def _what_is_wrong(meta: dict[str, Any]) -> str | None:
     if not isinstance(tokenizer, dict) or not is_sha256(tokenizer.get("fingerprint")):
         return "tokenizer"
     if not isinstance(dtype := meta.get("dtype"), str) or dtype not in ID_TYPES:
-        return f"dtype {shown(dtype)}"
+        return f"dtype {short_repr(dtype)}"
     if not isinstance(splits, dict) or not splits.keys() <= set(SPLITS):
         return "splits"
     for split, facts in splits.items():

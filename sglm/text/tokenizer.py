@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from sglm.errors import InputError, shown
+from sglm.errors import InputError, short_repr
 from sglm.storage.untrusted import parse_json, read_bounded, read_json
 from sglm.text.plain_tokenizers import ByteTokenizer as ByteTokenizer
 from sglm.text.plain_tokenizers import CharTokenizer as CharTokenizer
@@ -34,8 +34,8 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         raise InputError(f"{path}: damaged; make the folder again") from error
     if version != FORMAT_VERSION or kind not in KINDS:
         raise InputError(
-            f"{path}: tokenizer {shown(kind)}, format {shown(version)}, is not known to this "
-            "version of sglm"
+            f"{path}: tokenizer {short_repr(kind)}, format {short_repr(version)}, is not known to"
+            " this version of sglm"
         )
     try:
         tokenizer = _restore(kind, folder)

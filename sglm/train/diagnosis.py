@@ -5,7 +5,7 @@ text sends back, it ends up predicting itself, perfectly, while the model drowns
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
@@ -42,7 +42,7 @@ class Watch:
 
     def plan(self, plan: StepPlan) -> StepPlan:
         """The plan as it is to be followed: real for the rest of a cycle that was ended."""
-        return replace(plan, mode=Mode.REAL) if plan.cycle == self.ended_cycle else plan
+        return plan._replace(mode=Mode.REAL) if plan.cycle == self.ended_cycle else plan
 
     def interval(self, step: int, loss: float, plan: StepPlan, boundary: Boundary | None) -> bool:
         """Takes in one reporting interval.

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from sglm.cli.main import app
-from sglm.errors import InputError, printable, shown
+from sglm.errors import InputError, printable, short_repr
 from sglm.storage.untrusted import is_count, is_sha256, parse_json, read_bounded, read_json
 from tests.fuzz.examples import EXTREMES, VALUES, dumped, examples, one_of_these, spoilt
 
@@ -81,7 +81,7 @@ def test_a_large_file_is_refused_without_reading_it(tmp_path: Path) -> None:
 def test_what_a_value_is_called_in_a_message_is_short(value: object) -> None:
     for _ in range(50):
         value = [value, value]
-    assert len(shown(value)) < 1000
+    assert len(short_repr(value)) < 1000
     assert is_count(value) is False
     assert is_sha256(value) is False
 

@@ -199,7 +199,7 @@ def test_processes_hold_their_own_lanes(tiny_config: Callable[..., Config]) -> N
     config = tiny_config(train={"batch": 80, "window": 40}, schedule={"mode": "real"})
     shape = model_shape(config, 50)
     alone, shared = (
-        plan_memory(config, shape, make_batcher(config, Ranks(0, count)), 0, "cuda")
+        plan_memory(config, shape, make_batcher(config, Ranks(rank=0, count=count)), 0, "cuda")
         for count in (1, 2)
     )
     assert shared.situations["forward"] == pytest.approx(alone.situations["forward"] / 2, rel=0.05)
