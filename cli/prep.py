@@ -73,7 +73,7 @@ def prep(
         seed=seed,
     )
     with _termination_raises(), _progress() as report:
-        store = prepare(sources, out, recipe, force, report)
+        store = prepare(sources, out, recipe, force=force, on_progress=report)
     seconds = time.monotonic() - started
     if as_json:
         facts = {

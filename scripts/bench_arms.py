@@ -54,9 +54,9 @@ class SglmArm:
         )
         self.batcher = Batcher(
             ids_N,
-            size.batch,
-            size.window,
-            0,
+            batch=size.batch,
+            window=size.window,
+            eos_id=0,
             stretch=stretch_windows(config),
             lookahead=lookahead_steps(config),
         )

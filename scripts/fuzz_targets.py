@@ -60,7 +60,7 @@ class Bench:
             "char": CharTokenizer(sorted(set("\n".join(LINES)))),
             "byte": ByteTokenizer(),
         }
-        self.store = prepare([str(self.text)], folder / "store", Recipe("word")).folder
+        self.store = prepare([str(self.text)], folder / "store", Recipe(tokenizer="word")).folder
         for kind, tokenizer in self.tokenizers.items():
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)
@@ -314,7 +314,7 @@ def target_prep(bench: Bench, data: bytes) -> None:
     path, out = bench.folder / f"prep.{ending}", bench.folder / "prepared"
     path.write_bytes(data[2:])
     shutil.rmtree(out, ignore_errors=True)
-    prepare([str(path)], out, Recipe(kind, valid=0.2, test=0.0))
+    prepare([str(path)], out, Recipe(tokenizer=kind, valid=0.2, test=0.0))
     _use_store(out)
 
 

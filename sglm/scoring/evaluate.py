@@ -22,7 +22,7 @@ from sglm.scoring.batch import Tokens, texts_nll
 from sglm.scoring.stream import evaluate_stream as evaluate_stream
 from sglm.text.lines import READ_BYTES, Piece, read_text_lines
 from sglm.text.overlap import LineHashes
-from sglm.text.prepare import stretches
+from sglm.text.regroup import regroup
 from sglm.text.sources import RECORD_ENDINGS, find_sources
 from sglm.text.store import SplitCounts, TokenStore
 from sglm.text.tokenizer import Tokenizer, utf8
@@ -185,7 +185,7 @@ def evaluate_pieces(
     started = perf_counter()
     counted = _Counted(tokenizer)
     if context == "carried":
-        ids = (counted.encode(stretch) for stretch in stretches(pieces))
+        ids = (counted.encode(piece) for piece in regroup(pieces))
         nll_nats = evaluate_stream(model, ids, tokenizer.eos_id)
     else:
         nll_nats = texts_nll(model, counted.texts(pieces), tokenizer.eos_id)

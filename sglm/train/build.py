@@ -188,9 +188,9 @@ def build_batcher(config: Config, store: TokenStore, ranks: Ranks = ALONE) -> Ba
         lengths = draw_lengths(len(ids_N) // train.batch, train.window, train.seed)
     return Batcher(
         ids_N,
-        train.batch,
-        train.window,
-        store.tokenizer().eos_id,
+        batch=train.batch,
+        window=train.window,
+        eos_id=store.tokenizer().eos_id,
         lengths=lengths,
         stretch=stretch_windows(config),
         lookahead=lookahead_steps(config),

@@ -181,7 +181,7 @@ def test_whatever_is_prepared_opens(
         raw = b"\n".join(dumped({"text": text}) for text in texts)
     (folder / f"a.{ending}").write_bytes(raw)
     try:
-        store = prepare([str(folder / f"a.{ending}")], folder / "store", Recipe(kind))
+        store = prepare([str(folder / f"a.{ending}")], folder / "store", Recipe(tokenizer=kind))
     except InputError as error:
         assert len(str(error)) < 1000
         assert not (folder / "store").exists()

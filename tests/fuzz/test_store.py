@@ -142,13 +142,13 @@ def test_force_deletes_no_folder_that_has_the_name_of_a_file(
     (folder / "test.bin").mkdir()
     (folder / "test.bin" / "thesis.tex").write_text("years of work")
     with pytest.raises(InputError, match=r"holds test\.bin besides the store"):
-        prepare([str(text_file)], folder, Recipe("byte"), force=True)
+        prepare([str(text_file)], folder, Recipe(tokenizer="byte"), force=True)
     assert (folder / "test.bin" / "thesis.tex").exists()
 
 
 def test_an_endless_file_of_ids_is_not_read_to_its_end(tmp_path: Path) -> None:
     tokenizer = WordTokenizer(["a"])
-    with SplitWriter(tmp_path / "train.bin", tokenizer) as writer:
+    with SplitWriter(tmp_path / "train.bin", tokenizer=tokenizer) as writer:
         writer.add([2, 2], words=2, text_bytes=3)
         facts: dict[str, Any] = writer.finish()
     tokenizer.save(tmp_path)

@@ -126,7 +126,7 @@ def test_a_store_remembers_the_lines_of_its_splits(tmp_path: Path, tokenizer: st
     store = prepare(
         [str(tmp_path / "train.txt")],
         tmp_path / "store",
-        Recipe(tokenizer, valid=str(tmp_path / "valid.txt"), test=0.0),
+        Recipe(tokenizer=tokenizer, valid=str(tmp_path / "valid.txt"), test=0.0),
     )
     training, valid = store.lines("train"), store.lines("valid")
     assert training is not None

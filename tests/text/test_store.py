@@ -60,7 +60,7 @@ def test_large_vocabularies_take_four_bytes(tmp_path: Path) -> None:
     tokenizer = WordTokenizer([f"w{i}" for i in range(65_534)])
     assert id_type_name(WordTokenizer([f"w{i}" for i in range(65_533)])) == "uint16"
     assert id_type_name(tokenizer) == "uint32"
-    with SplitWriter(tmp_path / "train.bin", tokenizer) as writer:
+    with SplitWriter(tmp_path / "train.bin", tokenizer=tokenizer) as writer:
         writer.add([65_535, 1, 1], words=3, text_bytes=12)
         facts = writer.finish()
     tokenizer.save(tmp_path)

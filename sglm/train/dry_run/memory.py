@@ -374,7 +374,9 @@ def loaded_bytes(config: Config, precision: str = "fp32") -> int:
     learner = build_learner(
         miniature, np.ones(32, dtype=np.int64), precision_of(precision, device), device
     )
-    batcher = Batcher(ids_N, 2, 2, 0, stretch=STRETCH, lookahead=lookahead_steps(config))
+    batcher = Batcher(
+        ids_N, batch=2, window=2, eos_id=0, stretch=STRETCH, lookahead=lookahead_steps(config)
+    )
     for step in range(STRETCH + 1):
         train_step(learner, batcher.at(step), StepPlan(1.0, Mode.REAL, 0), step)
     evaluate_stream(learner.model, ids_N, 0)

@@ -48,9 +48,9 @@ def make_batcher(config: Config, ranks: Ranks = ALONE, tokens: int = TOKENS) -> 
         lengths = draw_lengths(tokens // train.batch, train.window, train.seed)
     return Batcher(
         ids_N,
-        train.batch,
-        train.window,
-        0,
+        batch=train.batch,
+        window=train.window,
+        eos_id=0,
         lengths=lengths,
         stretch=stretch_windows(config),
         lookahead=lookahead_steps(config),
