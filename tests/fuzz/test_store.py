@@ -16,7 +16,7 @@ from sglm.text.prepare import Recipe, prepare
 from sglm.text.store import SPLITS, SplitCounts, TokenStore, is_store
 from sglm.text.store_writer import SplitWriter, write_meta
 from sglm.text.tokenizer import WordTokenizer
-from tests.fuzz.examples import EXTREMES, altered, dumped, examples, one_of_these, spoilt
+from tests.fuzz.examples import damage, examples, spoilt
 
 StoreCopy = Callable[[], Path]
 
@@ -48,11 +48,7 @@ def open_or_refuse(folder: Path) -> bool:
 @examples(60)
 def test_any_meta_is_read_or_refused(store_copy: StoreCopy, data: st.DataObject) -> None:
     folder = store_copy()
-    meta = (folder / "meta.json").read_bytes()
-    changed = altered(json.loads(meta)).map(dumped)
-    (folder / "meta.json").write_bytes(
-        data.draw(st.one_of(changed, changed, spoilt(meta), one_of_these(EXTREMES)))
-    )
+    damage(folder / "meta.json", data)
     open_or_refuse(folder)
 
 

@@ -96,7 +96,7 @@ def test_given_lengths_come_in_another_order_each_epoch_and_the_same_for_everyon
 @pytest.mark.parametrize("lengths", [None, LENGTHS])
 @pytest.mark.parametrize("stretch", [1, 4, 8])
 @pytest.mark.parametrize("lookahead", [1, 3, 100])
-def test_a_stretch_begins_with_what_lies_ahead(
+def test_a_stretch_begins_with_the_coming_tokens(
     lengths: list[int] | None, stretch: int, lookahead: int
 ) -> None:
     """Exactly its windows and `lookahead` tokens more, cut where the lane ends."""
