@@ -34,7 +34,7 @@ class SglmGroup(TyperGroup):
     def invoke(self, ctx: typer.Context) -> object:  # type: ignore[override]
         if os.environ.get("SGLM_DEBUG"):
             return super().invoke(ctx)
-        from sglm.errors import SglmError, printable, refusal
+        from sglm.errors import SglmError, as_sglm_error, printable
 
         try:
             return super().invoke(ctx)
@@ -47,10 +47,10 @@ class SglmGroup(TyperGroup):
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115
             raise typer.Exit(0) from None
         except (OSError, MemoryError, RuntimeError) as error:
-            refused = refusal(error)
-            if refused is None:
+            translated = as_sglm_error(error)
+            if translated is None:
                 raise
-            message, code = str(refused), refused.exit_code
+            message, code = str(translated), translated.exit_code
         typer.echo(f"sglm: {printable(message)}", err=True)
         raise typer.Exit(code)
 

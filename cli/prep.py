@@ -73,7 +73,7 @@ def prep(
         seed=seed,
     )
     with _termination_raises(), _progress() as report:
-        store = prepare(sources, out, recipe, force, report)
+        store = prepare(sources, out, recipe, force=force, on_progress=report)
     seconds = time.monotonic() - started
     if as_json:
         facts = {
@@ -114,7 +114,7 @@ def _termination_raises() -> Iterator[None]:
     from sglm.errors import Stopped
 
     def stop(number: int, frame: FrameType | None) -> None:
-        raise Stopped("terminated; no store was written", number)
+        raise Stopped("terminated; no store was written", signal_number=number)
 
     before = signal.signal(signal.SIGTERM, stop)
     try:

@@ -5,6 +5,9 @@ import errno
 import reprlib
 from collections.abc import Iterable
 
+# The end of messages about what is left half done.
+THEN_AGAIN = "then run the same command again"
+
 
 class SglmError(Exception):
     """Something failed while running. The command line prints the message and leaves with 1."""
@@ -28,18 +31,18 @@ class Stopped(SglmError):
     The exit code is 128 + the signal's number, as shells have it: 130 for SIGINT, 143 for SIGTERM.
     """
 
-    def __init__(self, message: str, signal_number: int) -> None:
+    def __init__(self, message: str, *, signal_number: int) -> None:
         super().__init__(message)
         self.exit_code = 128 + signal_number
 
 
-def refusal(error: Exception) -> SglmError | None:
-    """What the machine refused as an error of ours, with the cure where there is one; None for
-    any other error."""
+def as_sglm_error(error: Exception) -> SglmError | None:
+    """An error of memory or of the file system in the user's terms, with its cure where there is
+    one; None for any other error."""
     # torch has no class of its own for a CPU that is out of memory.
-    signs = ("out of memory", "DefaultCPUAllocator")
+    messages = ("out of memory", "DefaultCPUAllocator")
     if isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs)
+        isinstance(error, RuntimeError) and any(message in str(error) for message in messages)
     ):
         return SglmError(
             "out of memory; a training takes less with a lower train.batch, train.window or"
@@ -49,9 +52,7 @@ def refusal(error: Exception) -> SglmError | None:
         return None
     where = f" ({error.filename})" if error.filename else ""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return SglmError(
-            f"no space left on the device{where}; free some, then run the same command again"
-        )
+        return SglmError(f"no space left on the device{where}; free some, {THEN_AGAIN}")
     cures = {errno.EROFS: "; give another --out", errno.EACCES: "; give one that this user may use"}
     return SglmError(f"{error.strerror or error}{where}{cures.get(error.errno or 0, '')}")
 
@@ -63,7 +64,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {nearest[0]!r}?" if nearest else f"; known: {', '.join(known)}"
 
 
-def shown(value: object) -> str:
+def short_repr(value: object) -> str:
     """A value from a file, for a message: its repr, short however large or deep the value is."""
     return _SHORT.repr(value)
 

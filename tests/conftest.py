@@ -45,7 +45,7 @@ def word_store(tmp_path_factory: pytest.TempPathFactory) -> TokenStore:
     folder = tmp_path_factory.mktemp("corpus")
     text = folder / "text.txt"
     text.write_text(make_text(800), encoding="utf-8")
-    return prepare([str(text)], folder / "store", Recipe("word"))
+    return prepare([str(text)], folder / "store", Recipe(tokenizer="word"))
 
 
 @pytest.fixture

@@ -103,7 +103,7 @@ def make_store(vocab_size: int, tokens: int, folder: Path) -> Path:
     train, valid = folder / "train.txt", folder / "valid.txt"
     train.write_text("\n".join(lines) + "\n", encoding="utf-8")
     valid.write_text("\n".join(lines[-12:]) + "\n", encoding="utf-8")
-    prepare([str(train)], folder / "store", Recipe("word", valid=str(valid), test=0.0))
+    prepare([str(train)], folder / "store", Recipe(tokenizer="word", valid=str(valid), test=0.0))
     return folder / "store"
 
 

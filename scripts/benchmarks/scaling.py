@@ -27,7 +27,7 @@ def store(folder: Path, vocab_size: int, tokens: int) -> Path:
     text = folder / "text.txt"
     lines = np.array([f"w{word}" for word in words]).reshape(-1, 20)
     text.write_text("\n".join(map(" ".join, lines)) + "\n", encoding="utf-8")
-    prepare([str(text)], folder / "store", Recipe("word", valid=0, test=0))
+    prepare([str(text)], folder / "store", Recipe(tokenizer="word", valid=0, test=0))
     return folder / "store"
 
 

@@ -56,7 +56,7 @@ class Originals:
             "char": CharTokenizer(sorted(set("\n".join(LINES)))),
             "byte": ByteTokenizer(),
         }
-        self.store = prepare([str(self.text)], folder / "store", Recipe("word")).folder
+        self.store = prepare([str(self.text)], folder / "store", Recipe(tokenizer="word")).folder
         for kind, tokenizer in self.tokenizers.items():
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)
@@ -318,5 +318,5 @@ def target_prep(originals: Originals, data: bytes) -> None:
     path, out = originals.folder / f"prep.{ending}", originals.folder / "prepared"
     path.write_bytes(data[2:])
     shutil.rmtree(out, ignore_errors=True)
-    prepare([str(path)], out, Recipe(kind, valid=0.2, test=0.0))
+    prepare([str(path)], out, Recipe(tokenizer=kind, valid=0.2, test=0.0))
     _use_store(out)

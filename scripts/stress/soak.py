@@ -101,7 +101,7 @@ def make_store(folder: Path) -> Path:
     text = folder / "text.txt"
     lines = words(seed=0)
     text.write_text("".join(next(lines) for _ in range(500)), encoding="utf-8")
-    prepare([str(text)], folder / "store", Recipe("sentencepiece", 300))
+    prepare([str(text)], folder / "store", Recipe(tokenizer="sentencepiece", vocab_size=300))
     return folder / "store"
 
 

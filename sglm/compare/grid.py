@@ -92,7 +92,7 @@ def compare(
         how = f"while {failures[0]} failed" if failures else "with everything saved"
         raise Stopped(
             f"stopped {how}, {len(finished)} runs finished; the same command continues",
-            stopped_by,
+            signal_number=stopped_by,
         )
     draw(list(finished.values()), out / "curves.png", console)
     if failures:

@@ -109,6 +109,7 @@ def prepare_base(config: "Config", cycle_steps: tuple[int, ...], steps_per_epoch
         ConfigError: it sets what the variants are there to set.
     """
     from sglm.config import parse_config, plain_values
+    from sglm.config.schema import GEOMETRIC_CYCLES
 
     taken = {
         "train.horizon": (config.train.horizon is not None, "bptt-long (with --horizon)"),
@@ -119,7 +120,7 @@ def prepare_base(config: "Config", cycle_steps: tuple[int, ...], steps_per_epoch
         if is_set:
             raise ConfigError(f"{key} is what the variant {variant} sets; leave it out")
     values = plain_values(config)
-    for key in ("first", "growth", "count"):
+    for key in GEOMETRIC_CYCLES:
         values["schedule"].pop(key, None)
     values["schedule"] |= {"unit": "steps", "cycles": [float(steps) for steps in cycle_steps]}
     values["train"]["evaluate_every_steps"] = config.train.evaluate_every_steps or steps_per_epoch

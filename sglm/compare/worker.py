@@ -17,7 +17,7 @@ import torch
 
 from sglm.compare.runs import Record
 from sglm.config import parse_config
-from sglm.errors import SglmError, refusal
+from sglm.errors import SglmError, as_sglm_error
 from sglm.optim.precision import make_precision
 from sglm.runtime.device import make_deterministic
 from sglm.runtime.process import prepare_process
@@ -122,7 +122,7 @@ def main() -> int:
     try:
         perform(task, Asked(task.parent))
     except (SglmError, OSError, MemoryError, RuntimeError) as error:
-        refused = error if isinstance(error, SglmError) else refusal(error)
+        refused = error if isinstance(error, SglmError) else as_sglm_error(error)
         if refused is None:
             raise
         try:

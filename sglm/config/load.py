@@ -8,8 +8,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from sglm.config.schema import Config
-from sglm.errors import ConfigError, InputError, did_you_mean, shown
+from sglm.config.schema import GEOMETRIC_CYCLES, Config
+from sglm.errors import ConfigError, InputError, did_you_mean, short_repr
 from sglm.storage.untrusted import read_bounded
 
 _LARGEST_FILE_BYTES = 1 << 20
@@ -46,11 +46,11 @@ def load_config(source: str, overrides: Iterable[str] = ()) -> Config:
 
 
 def parse_config(values: Mapping[str, Any], source: str) -> Config:
-    """Checks plain values against the types above; `source` is what error messages call them."""
+    """Checks plain values against the types of `schema`; error messages name them `source`."""
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        # What allows several types fails once for each: one line a key says it all.
+        # A value that may be of several types fails once for each: they share a line.
         by_key: dict[tuple[Any, ...], list[str]] = {}
         for problem in error.errors():
             by_key.setdefault(problem["loc"][:2], []).append(_explain(problem))
@@ -65,13 +65,13 @@ def plain_values(config: Config) -> dict[str, dict[str, Any]]:
     """The configuration as plain values; `parse_config` reads them back equal."""
     values = config.model_dump()
     if config.schedule.cycles is not None:
-        for key in ("first", "growth", "count"):
+        for key in GEOMETRIC_CYCLES:
             del values["schedule"][key]
     return values
 
 
 def config_to_toml(config: Config) -> str:
-    """The configuration as TOML, every value spelled out; `load_config` reads it back equal."""
+    """The configuration as TOML, with every value; `load_config` reads it back equal."""
     lines = []
     for section, values in plain_values(config).items():
         lines.append(f"[{section}]")
@@ -140,26 +140,28 @@ def _apply(values: dict[str, Any], override: str) -> None:
     if not isinstance(table, dict):
         raise ConfigError(f"--set {override!r}: {section} is not a section")
     if section == "schedule":
-        # The last word wins: naming one way of giving cycles drops the other.
-        for other in ("first", "growth", "count") if key == "cycles" else ("cycles",):
-            if key in ("cycles", "first", "growth", "count"):
+        # The last override wins: giving cycles in one way drops the other.
+        for other in GEOMETRIC_CYCLES if key == "cycles" else ("cycles",):
+            if key in ("cycles", *GEOMETRIC_CYCLES):
                 table.pop(other, None)
     table[key] = value
 
 
 def _explain(problem: Any) -> str:
-    # Beyond the key only a place in a list: pydantic also names the types that it tried.
-    key, beyond = problem["loc"][:2], problem["loc"][2:]
-    place = ".".join(str(part) for part in (*key, *(i for i in beyond if isinstance(i, int))))
-    place = place.replace("\n", "\\n")  # a key may hold one, a message has its own
+    # Of what follows the key only an index in a list: pydantic also names the types that it tried.
+    path, rest = problem["loc"][:2], problem["loc"][2:]
+    key = ".".join(str(part) for part in (*path, *(i for i in rest if isinstance(i, int))))
+    key = key.replace("\n", "\\n")  # a line break of the file is none of the message
     if problem["type"] == "extra_forbidden":
         section: Any = Config
         for part in problem["loc"][:-1]:
             section = section.model_fields[part].annotation
-        return f"unknown key {place}{did_you_mean(str(problem['loc'][-1]), section.model_fields)}"
+        return f"unknown key {key}{did_you_mean(str(problem['loc'][-1]), section.model_fields)}"
     if problem["type"] == "value_error":
-        return f"{place}: {problem['ctx']['error']}".removeprefix(": ")
-    return f"{place} = {shown(problem['input'])}: {problem['msg'][0].lower()}{problem['msg'][1:]}"
+        return f"{key}: {problem['ctx']['error']}".removeprefix(": ")
+    return (
+        f"{key} = {short_repr(problem['input'])}: {problem['msg'][0].lower()}{problem['msg'][1:]}"
+    )
 
 
 def _toml_value(value: Any) -> str:

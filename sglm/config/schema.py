@@ -20,10 +20,12 @@ NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Rate = Annotated[float, Field(ge=0, lt=1)]
 Off = BeforeValidator(_none_from_text)
 _LONGEST_SCHEDULE = 1e9
+# One way to give the lengths of cycles; `cycles`, a list of them, is the other.
+GEOMETRIC_CYCLES = ("first", "growth", "count")
 
 
 class Section(BaseModel):
-    """One table of the file: unknown keys fail, types are not bent, values do not change later."""
+    """One table of the file: unknown keys fail, no value is converted or changed later."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -49,7 +51,7 @@ class DropoutConfig(Section):
     between: Rate = 0.0
     """Between layers."""
     output: Rate = 0.0
-    """On what the softmax sees."""
+    """On the inputs of the softmax."""
     embedding: Rate = 0.0
     """Whole words of the embedding."""
     weight: Rate = 0.0
@@ -109,17 +111,17 @@ class ScheduleConfig(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _one_way_to_say_it(cls, values: Any) -> Any:
+    def _cycles_are_given_in_one_way(cls, values: Any) -> Any:
         if isinstance(values, Mapping) and values.get("cycles") == "none":
             values = {key: value for key, value in values.items() if key != "cycles"}
         if isinstance(values, Mapping) and values.get("cycles") is not None:
-            geometric = {"first", "growth", "count"} & values.keys()
+            geometric = set(GEOMETRIC_CYCLES) & values.keys()
             if geometric:
                 raise ValueError(f"give either cycles or {', '.join(sorted(geometric))}, not both")
         return values
 
     @model_validator(mode="after")
-    def _ends_some_day(self) -> "ScheduleConfig":
+    def _length_is_bounded(self) -> "ScheduleConfig":
         try:
             total = sum(self.cycle_lengths())
         except OverflowError:
@@ -136,7 +138,7 @@ class ScheduleConfig(Section):
 
 
 class SynthesizerConfig(Section):
-    """The network that predicts what the future would have sent back."""
+    """The network that predicts the state gradient of the future."""
 
     kind: Literal["lookahead", "mlp", "recurrent", "linear"] = "lookahead"
     """lookahead: reads the state and the tokens that come next; the others read the state alone.
@@ -161,14 +163,14 @@ class SynthesizerConfig(Section):
     teach_every: Annotated[PositiveInt | None, Off] = None
     """Once in so many stretches of eight windows the exact gradient of the coming text is computed
     at each of their boundaries, and the synthesizer learns from that alone; none: it learns from
-    what every next window sends back."""
+    the gradient that every next window sends back."""
     teach_horizon: PositiveInt = 20
     """Tokens of each boundary's future that an exact gradient covers at least."""
     inject: Literal["prediction", "noise"] = "prediction"
     """noise: random directions of the prediction's length instead: a control for experiments."""
 
     @model_validator(mode="after")
-    def _teachable(self) -> "SynthesizerConfig":
+    def _can_be_taught(self) -> "SynthesizerConfig":
         if self.teach_every is not None and (self.auxiliary or self.kind == "recurrent"):
             what = "the auxiliary task" if self.auxiliary else "a recurrent synthesizer"
             raise ValueError(f"{what} learns from window to window; leave out teach_every")
@@ -231,7 +233,7 @@ class Config(Section):
     synthesizer: SynthesizerConfig = SynthesizerConfig()
 
     @model_validator(mode="after")
-    def _other_ways_past_the_window(self) -> "Config":
+    def _long_horizons_are_for_real_gradients(self) -> "Config":
         train = self.train
         if self.schedule.mode != "real" and (train.horizon or train.truncation == "random"):
             what = "train.horizon" if train.horizon else 'train.truncation = "random"'

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from sglm.errors import InputError, did_you_mean, shown
+from sglm.errors import InputError, did_you_mean, short_repr
 from sglm.model.language_model import LSTMLanguageModel, ModelShape
 from sglm.storage.durable import replace_file, replace_text, write_tensors
 from sglm.storage.untrusted import read_json
@@ -117,7 +117,7 @@ def read_card(folder: Path) -> ModelCard:
         raise InputError(f"{path} is not the {CONFIG_FILE} of an sglm model: no format_version")
     if version != FORMAT_VERSION:
         raise InputError(
-            f"{path} has format version {shown(version)}, this sglm reads {FORMAT_VERSION}; "
+            f"{path} has format version {short_repr(version)}, this sglm reads {FORMAT_VERSION}; "
             "use the version of sglm that wrote it"
         )
     try:
@@ -205,7 +205,7 @@ def _read_tensors(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tenso
             raise InputError(f"{path} lacks {missing[0]!r}: it is not the model of {CONFIG_FILE}")
         if unknown := sorted(names - expected.keys()):
             raise InputError(
-                f"{path} holds {shown(unknown[0])}, which {CONFIG_FILE} does not speak of: "
+                f"{path} holds {short_repr(unknown[0])}, which {CONFIG_FILE} does not speak of: "
                 "the two files are of different models"
             )
         for name, tensor in expected.items():

@@ -1,4 +1,4 @@
-"""Numbers: which type the matrix products run in, loss scaling, and whether a step may be taken.
+"""Precision: which type the matrix products run in, loss scaling, and whether a step may be taken.
 
 Weights, optimizer, carried state, synthesizer and losses stay in float32; the model casts around
 its products (no autocast: it would pick a type of its own for cuDNN's LSTMs).
@@ -16,7 +16,7 @@ from sglm.optim.optimizer import step_where_finite
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Precision:
     """The type of the products, and the loss scale, which only fp16 needs.
 
@@ -57,6 +57,7 @@ class Precision:
         optimizer: torch.optim.Optimizer,
         norm: Tensor,
         finite: Tensor,
+        *,
         clip_norm: float | None = None,
     ) -> None:
         """Takes the optimizer's step, or leaves everything as it is where it would do harm.
@@ -105,4 +106,4 @@ def make_precision(name: str, device: torch.device) -> Precision:
 def precision_of(name: str, device: torch.device) -> Precision:
     """The precision of that name, wherever it may run: the tests use half types on a CPU too."""
     scaler = torch.amp.GradScaler(device.type, enabled=name == "fp16")
-    return Precision(name, _DTYPES[name], scaler, device)
+    return Precision(name=name, compute_dtype=_DTYPES[name], scaler=scaler, device=device)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
 from itertools import accumulate
+from typing import NamedTuple
 
 
 class Mode(Enum):
@@ -25,8 +26,7 @@ class Mode(Enum):
         return Mode.SYNTHETIC if self is Mode.REAL else Mode.REAL
 
 
-@dataclass(frozen=True)
-class StepPlan:
+class StepPlan(NamedTuple):
     """What one step does. `lr_factor` multiplies the peak rate; `cycle` counts from 0."""
 
     lr_factor: float
@@ -34,7 +34,7 @@ class StepPlan:
     cycle: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Schedule:
     """Cycle lengths in steps, the mode of each, and how the rate moves within them.
 
@@ -74,11 +74,12 @@ class Schedule:
         factor = self.final_factor + (1 - self.final_factor) * cosine
         if step < self.warmup_steps:
             factor *= (step + 1) / self.warmup_steps
-        return StepPlan(factor, self.cycle_modes[cycle], cycle)
+        return StepPlan(lr_factor=factor, mode=self.cycle_modes[cycle], cycle=cycle)
 
 
 def make_schedule(
     cycle_lengths: Sequence[float],
+    *,
     unit_steps: int,
     mode: str,
     start: str = "real",
@@ -101,4 +102,9 @@ def make_schedule(
     modes = tuple(
         first.other if mode == "alternating" and index % 2 else first for index in range(len(steps))
     )
-    return Schedule(steps, modes, warmup_steps, final_factor)
+    return Schedule(
+        cycle_steps=steps,
+        cycle_modes=modes,
+        warmup_steps=warmup_steps,
+        final_factor=final_factor,
+    )

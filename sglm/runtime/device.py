@@ -1,4 +1,4 @@
-"""Where the network runs, and how exactly: the one place for settings of devices.
+"""Where the network runs, and how exactly: all settings of devices.
 
 `auto`, `cpu` or `cuda` becomes a device; `--deterministic` becomes the switches that torch has for
 it; what must be float32 on a GPU is kept from being rounded to TF32. Nothing is set by importing.
@@ -17,20 +17,20 @@ from sglm.runtime.ranks import local_rank
 
 DEVICES = ("auto", "cpu", "cuda")
 
-# Those with which cuBLAS sums in the same order every time (CUDA's cuBLAS documentation, "Results
-# reproducibility"); torch refuses its products under any other.
 _WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
+# With these cuBLAS sums in the same order every time (CUDA's cuBLAS documentation, "Results
+# reproducibility"); torch refuses its products under any other.
 _WORKSPACES = (":4096:8", ":16:8")
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """The device that a user's word stands for.
+    """The device of that name.
 
     Args:
         name: `"cpu"`, `"cuda"`, or `"auto"`: the GPU where torch sees one, else the CPU.
 
     Raises:
-        InputError: another word, or `"cuda"` where torch sees no CUDA device.
+        InputError: another name, or `"cuda"` where torch sees no CUDA device.
     """
     if name not in DEVICES:
         raise InputError(f"unknown device {name!r}{did_you_mean(name, DEVICES)}")
@@ -79,10 +79,10 @@ def make_deterministic(device: torch.device) -> None:
     """
     if device.type != "cuda":
         return
-    asked = os.environ.setdefault(_WORKSPACE, _WORKSPACES[0])
-    if asked not in _WORKSPACES:
+    workspace = os.environ.setdefault(_WORKSPACE, _WORKSPACES[0])
+    if workspace not in _WORKSPACES:
         raise InputError(
-            f"{_WORKSPACE}={asked} does not go with --deterministic; unset it, or set it to"
+            f"{_WORKSPACE}={workspace} does not go with --deterministic; unset it, or set it to"
             f" {_WORKSPACES[0]}"
         )
     torch.use_deterministic_algorithms(True)
@@ -97,12 +97,12 @@ def _forbid_tf32() -> None:
     backends: Any = torch.backends
     torch.set_float32_matmul_precision("highest")
     backends.cudnn.allow_tf32 = False
-    # Then by the newer ones: what cuDNN's older one says gives way to a setting for all backends.
+    # Then by the newer ones: a setting for all backends would override cuDNN's older one.
     backends.cudnn.rnn.fp32_precision = backends.cudnn.conv.fp32_precision = "ieee"
 
 
-def _allowances() -> Callable[[], None]:
-    """What is allowed now, as a function that allows it again."""
+def _tf32_restorer() -> Callable[[], None]:
+    """A function that puts the settings of TF32 back to what they are now."""
     backends: Any = torch.backends  # torch has no types for the newer switches
     cudnn, matmul = backends.cudnn, (backends.cuda.matmul, backends.mkldnn.matmul)
     products = (*matmul, cudnn.rnn, cudnn.conv)
@@ -113,7 +113,7 @@ def _allowances() -> Callable[[], None]:
     with suppress(RuntimeError):
         for_cudnn = cudnn.allow_tf32
 
-    def allow_again() -> None:
+    def restore() -> None:
         if for_matmul is not None:
             torch.set_float32_matmul_precision(for_matmul)
         if for_cudnn is not None:
@@ -121,12 +121,12 @@ def _allowances() -> Callable[[], None]:
         for each, precision in zip(products, newer, strict=True):
             each.fp32_precision = precision
 
-    return allow_again
+    return restore
 
 
-class _Float32:
-    """The switches are the process's: the first thread that needs them sets them, the last one
-    that does puts them back."""
+class _SharedFloat32:
+    """The switches belong to the process: the first thread that enters sets them, the last one
+    that leaves puts them back."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -136,24 +136,24 @@ class _Float32:
         with self.lock:
             self.inside += 1
             if self.inside == 1:
-                self.allow_again = _allowances()
+                self.restore = _tf32_restorer()
                 _forbid_tf32()
 
     def leave(self) -> None:
         with self.lock:
             self.inside -= 1
             if self.inside == 0:
-                self.allow_again()
+                self.restore()
 
 
-_float32 = _Float32()
+_float32 = _SharedFloat32()
 
 
 @contextmanager
 def full_float32(device: torch.device) -> Iterator[None]:
     """Inside, a GPU multiplies float32 as float32; any number of threads may be inside.
 
-    TF32 keeps three decimal digits, and torch's recurrent nets use it unless told otherwise: the
+    TF32 keeps three decimal digits, and torch's recurrent nets use it by default: the
     same text in another batch, or on a CPU, would score differently from the fourth digit on.
     """
     if device.type != "cuda":

@@ -1,13 +1,16 @@
-"""What a process that computes asks of the C libraries under torch: as it starts, or as a fork.
+"""Settings of a process that computes: of the C libraries under torch, and of its signals.
 
-Not done by `import sglm`: somebody else's program decides for itself.
+Not made by `import sglm`: somebody else's program decides for itself.
 """
 
 import ctypes
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
+
+SignalHandler = Callable[[int, FrameType | None], object] | signal.Handlers
 
 _process = os.getpid()
 
@@ -20,19 +23,20 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 
 
 def prepare_process() -> None:
-    """Keeps memory once it was had, and waits for the other threads without burning a core.
+    """Keeps freed memory for the next step, and lets waiting threads sleep after a short spin.
 
     - A training step allocates its logits and gradients anew each time. glibc hands large blocks
       back to the system when they are freed, and gets them back empty, page by page, at the next
       step: a third of a step's time on two cores at 2×256, V=7,300 (docs/results.md).
     - OpenMP's threads spin while they wait. If another process takes one of the cores, they spin
       through its whole time slice, at every single operation; after a short spin they sleep. Not
-      too short a one: to be woken takes longer than the next operation is away (docs/results.md).
+      too short a spin: waking up takes longer than the wait for the next operation
+      (docs/results.md).
     - oneDNN makes a kernel for every shape, a quarter to half a megabyte, and keeps a thousand of
       them: with texts of all lengths, memory would grow for millions of lines.
 
-    Call it before torch is imported: the libraries read their variables only then. What the
-    environment already says, and other C libraries, are left alone.
+    Call it before torch is imported: the libraries read their variables only then. Variables that
+    are set already are kept, and other C libraries than glibc are left alone.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", str(SPINS))
@@ -49,20 +53,28 @@ def prepare_process() -> None:
 
 
 @contextmanager
+def signals_handled(handler: SignalHandler, *numbers: int) -> Iterator[None]:
+    """Inside, this handler gets these signals; afterwards those who had them before."""
+    before = {number: signal.signal(number, handler) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, previous in before.items():
+            signal.signal(number, previous)
+
+
+@contextmanager
 def ended_by_interrupts() -> Iterator[None]:
     """Inside, Ctrl-C ends the process by its signal, and raises nothing.
 
     For imports of torch, whose C++ aborts on an exception from the Python that it calls. Where
     somebody else handles the signal, or it is ignored, that is left as it is.
     """
-    raises = signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    if raises:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-    try:
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield
-    finally:
-        if raises:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+        return
+    with signals_handled(signal.SIG_DFL, signal.SIGINT):
+        yield
 
 
 def settle_after_fork() -> None:

@@ -1,6 +1,6 @@
 """Several processes that train one model together, each on its share of the lanes.
 
-torchrun starts them and tells each its rank. What is common to all (weights, trust, the random
+torchrun starts them and gives each its rank. What is common to all (weights, trust, the random
 generators' states) is kept equal by averaging gradients and measurements; what belongs to a lane
 (states, dropout masks) is drawn or gathered for all lanes in the order of ranks, so that a run does
 not depend on how many processes there are, up to rounding. Without torchrun there is one rank, and
@@ -20,23 +20,25 @@ from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
 
 from sglm.errors import SglmError
+from sglm.runtime.process import signals_handled
 
-# What torch's backends say when another process is gone; they have no class of their own for it.
-_SIGNS_OF_A_LOSS = (
+# Parts of the messages of torch's backends when another process is gone; they have no class of
+# their own for it.
+_LOST_PROCESS_MESSAGES = (
     *("gloo", "Gloo", "Connection closed by peer", "Connection reset by peer", "Broken pipe"),
     *("NCCL communicator was aborted", "ncclRemoteError", "ncclSystemError", "timed out"),
 )
-_SILENT_FOR = timedelta(minutes=30)  # rank 0 saves and reports meanwhile
+_TIMEOUT = timedelta(minutes=30)  # the others wait while rank 0 saves and reports
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Ranks:
     """This process among `count`; the collective calls below must be made by all of them alike.
 
     Attributes:
         rank: from 0; rank 0 is the one that writes.
         count: how many there are.
-        control: a group for decisions of the CPU's, which do not wait for a GPU's work.
+        control: a group for decisions made on the CPU, which do not wait for a GPU's work.
     """
 
     rank: int = 0
@@ -45,7 +47,7 @@ class Ranks:
 
     @property
     def writes(self) -> bool:
-        """Whether this is the process that writes files and speaks."""
+        """Whether this is the process that writes files and prints."""
         return self.rank == 0
 
     def own(self, every: Tensor, dim: int = 0) -> Tensor:
@@ -104,10 +106,10 @@ ALONE = Ranks()
 
 
 def expected_ranks() -> Ranks:
-    """Which process this is, before any of the others has been met: it cannot speak with them."""
+    """Which process this is, before it has joined the others: without collective calls."""
     if not _launched_together():
         return ALONE
-    return Ranks(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
+    return Ranks(rank=int(os.environ["RANK"]), count=int(os.environ["WORLD_SIZE"]))
 
 
 def _launched_together() -> bool:
@@ -126,7 +128,7 @@ def joined(device: torch.device) -> Iterator[Ranks]:
     """Joins the processes that torchrun has started, and leaves them in the end.
 
     Args:
-        device: GPUs talk through NCCL, CPUs through gloo.
+        device: GPUs communicate through NCCL, CPUs through gloo.
 
     Raises:
         SglmError: another one was lost.
@@ -136,7 +138,8 @@ def joined(device: torch.device) -> Iterator[Ranks]:
         return
     backend = "nccl" if device.type == "cuda" else "gloo"
     try:
-        with _deaf_to_nothing():
+        # A signal ends the process at once while it waits for others, who may never come.
+        with signals_handled(signal.SIG_DFL, signal.SIGINT, signal.SIGTERM):
             store, rank, count = next(rendezvous("env://"))
             # After a restart torchrun's store still has the addresses of those who were there
             # before. (Where agents of several machines count their restarts differently, the first
@@ -144,12 +147,12 @@ def joined(device: torch.device) -> Iterator[Ranks]:
             attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
             store = dist.PrefixStore(f"attempt {attempt}", store)  # type: ignore[attr-defined]
             dist.init_process_group(
-                backend, store=store, rank=rank, world_size=count, timeout=_SILENT_FOR
+                backend, store=store, rank=rank, world_size=count, timeout=_TIMEOUT
             )
-            control = dist.new_group(backend="gloo", timeout=_SILENT_FOR)
-        yield Ranks(rank, count, control)
+            control = dist.new_group(backend="gloo", timeout=_TIMEOUT)
+        yield Ranks(rank=rank, count=count, control=control)
     except RuntimeError as error:
-        if not any(sign in str(error) for sign in _SIGNS_OF_A_LOSS):
+        if not any(message in str(error) for message in _LOST_PROCESS_MESSAGES):
             raise
         raise SglmError(
             "another process of this training has ended or cannot be reached; the same command"
@@ -158,15 +161,3 @@ def joined(device: torch.device) -> Iterator[Ranks]:
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
-
-
-@contextmanager
-def _deaf_to_nothing() -> Iterator[None]:
-    """Signals end the process at once while it waits for others, who may never come."""
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.signal(number, signal.SIG_DFL) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

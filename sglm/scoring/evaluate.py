@@ -18,7 +18,7 @@ from sglm.scoring.results import Context, Evaluation
 from sglm.scoring.stream import stream_nll
 from sglm.text.lines import Piece
 from sglm.text.overlap import LineHashes
-from sglm.text.prepare import stretches
+from sglm.text.regroup import regroup
 from sglm.text.store import SplitCounts, TokenStore
 from sglm.text.tokenizer import Tokenizer, utf8
 
@@ -136,7 +136,7 @@ def evaluate_pieces(
     started = perf_counter()
     counted = _Counted(tokenizer)
     if context == "carried":
-        ids = (counted.encode(stretch) for stretch in stretches(pieces))
+        ids = (counted.encode(piece) for piece in regroup(pieces))
         nll_nats = stream_nll(predictor, ids, tokenizer.eos_id)
     else:
         nll_nats = texts_nll(predictor, counted.texts(pieces), tokenizer.eos_id)

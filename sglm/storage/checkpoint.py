@@ -29,17 +29,17 @@ _STATE, _TENSORS, _SUMS = "state.json", "state.safetensors", "SHA256SUMS"
 _REFERENCE = "tensor:"
 _DAMAGED = ".damaged"
 # Any other error of reading may pass.
-_SIGNS_OF_DAMAGE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EIO}
+_ERRORS_OF_DAMAGE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EIO}
 
 
 class Checkpoint(NamedTuple):
-    """What was found.
+    """A checkpoint that was read.
 
     Attributes:
         step: steps done.
         state: the tree, tensors on the CPU.
-        path: where it lies.
-        damaged: newer ones, and what is wrong with each.
+        path: its folder.
+        damaged: newer ones, which cannot be used, and why not.
     """
 
     step: int
@@ -49,10 +49,10 @@ class Checkpoint(NamedTuple):
 
 
 class _Damaged(Exception):
-    """A checkpoint that cannot be used, and why."""
+    """A checkpoint cannot be used; the message is why."""
 
 
-def save_checkpoint(folder: Path, step: int, state: Any, keep: int = 2) -> None:
+def save_checkpoint(folder: Path, step: int, state: Any, *, keep: int = 2) -> None:
     """Writes `folder/step-…`, then points `folder/latest` to it and drops all but `keep`.
 
     At any moment of this, `latest` is the old checkpoint or the new one, whole. The one before the
@@ -73,9 +73,10 @@ def save_checkpoint(folder: Path, step: int, state: Any, keep: int = 2) -> None:
         aside.rename(final)
         _point_to(final)
         complete = complete_checkpoints(folder)
-        place = complete.index(final)
-        # Later ones are of a past that was gone back from, because they are damaged or diverged.
-        for old in complete[: max(0, place + 1 - keep)] + complete[place + 1 :]:
+        newest = complete.index(final)
+        # Those of later steps are from before the run went back, because one was damaged or the
+        # training diverged.
+        for old in complete[: max(0, newest + 1 - keep)] + complete[newest + 1 :]:
             # Half removed, it must not look like a whole one.
             old.rename(old.with_name(f"{old.name}.partial"))
     finally:
@@ -89,8 +90,8 @@ def clear_up(folder: Path) -> None:
 
 
 def put_damaged_aside(checkpoint: Checkpoint) -> None:
-    """Renames the damaged checkpoints in whose place another one is used, which is then `latest`:
-    otherwise they would be kept as those to go back to."""
+    """Renames the damaged checkpoints and makes the one that is used instead `latest`: otherwise
+    they would be kept as those to go back to."""
     if checkpoint.damaged:
         _point_to(checkpoint.path)
     for path in checkpoint.damaged:
@@ -103,7 +104,7 @@ def put_damaged_aside(checkpoint: Checkpoint) -> None:
 def _point_to(checkpoint: Path) -> None:
     """Makes it `latest`."""
     folder = checkpoint.parent
-    # A copy made without links has a folder in the link's place.
+    # A copy made without links has a folder where the link was.
     if (folder / "latest").is_dir() and not (folder / "latest").is_symlink():
         remove(folder / "latest")
     link = folder / "latest.partial"
@@ -113,8 +114,8 @@ def _point_to(checkpoint: Path) -> None:
 
 
 def _free_name(folder: Path, name: str) -> Path:
-    """Stopped twice at one step there are two checkpoints of it, so that neither is ever missing:
-    the second sorts behind the first."""
+    """A path that no checkpoint has. A run that stops twice at one step makes two checkpoints of
+    it, so that one of them is always there: the second sorts behind the first."""
     taken = [path.suffix for path in complete_checkpoints(folder) if path.stem == name]
     again = max((int(suffix[1:] or 0) for suffix in taken), default=-1) + 1
     return folder / (f"{name}.{again:02d}" if again else name)
@@ -158,14 +159,14 @@ def load_checkpoint(folder: Path) -> Checkpoint | None:
 
 
 def _candidates(folder: Path) -> list[Path]:
-    """What `latest` says, those before it, the newest first, and then any others."""
+    """The one that `latest` points to, those before it, the newest first, and then any others."""
     complete = complete_checkpoints(folder)
     latest = folder / "latest"
     named = folder / latest.readlink().name if latest.is_symlink() else None
     if named not in complete:
         return complete[::-1]
-    place = complete.index(named)
-    return [*complete[: place + 1][::-1], *complete[place + 1 :]]
+    latest_index = complete.index(named)
+    return [*complete[: latest_index + 1][::-1], *complete[latest_index + 1 :]]
 
 
 def _read(folder: Path) -> tuple[int, Any]:
@@ -189,7 +190,7 @@ def _read(folder: Path) -> tuple[int, Any]:
         tensors = load_file(folder / _TENSORS)
         return int(document["step"]), _unpack(document["state"], tensors)
     except OSError as error:
-        if error.errno not in _SIGNS_OF_DAMAGE:
+        if error.errno not in _ERRORS_OF_DAMAGE:
             raise
         raise _Damaged(str(error)) from None
     except (
@@ -206,7 +207,7 @@ def _read_sums(folder: Path) -> dict[str, str]:
 
 
 def _content(path: Path) -> bytes:
-    """Of an ordinary file, however large: no pipe or device, which might never end."""
+    """All bytes of an ordinary file, however large: no pipe or device, which might never end."""
     try:
         return read_bounded(path, path.stat().st_size)
     except InputError as error:
@@ -227,17 +228,19 @@ def complete_checkpoints(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("step-*") if names.fullmatch(path.name))
 
 
-def _pack(tree: Any, place: str, tensors: dict[str, Tensor]) -> Any:
+def _pack(tree: Any, name: str, tensors: dict[str, Tensor]) -> Any:
+    """The tree with a reference for every tensor, which is added to `tensors` by its name: the way
+    from the root to it."""
     if isinstance(tree, Tensor):
-        tensors[place] = tree
-        return _REFERENCE + place
+        tensors[name] = tree
+        return _REFERENCE + name
     if isinstance(tree, dict):
         # Keys may be integers (optimizers number their parameters), so they are kept as pairs.
         return {
-            "dict": [[key, _pack(value, f"{place}/{key}", tensors)] for key, value in tree.items()]
+            "dict": [[key, _pack(value, f"{name}/{key}", tensors)] for key, value in tree.items()]
         }
     if isinstance(tree, list | tuple):
-        return [_pack(value, f"{place}/{index}", tensors) for index, value in enumerate(tree)]
+        return [_pack(value, f"{name}/{index}", tensors) for index, value in enumerate(tree)]
     return tree
 
 

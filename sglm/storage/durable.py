@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import IO, TYPE_CHECKING, Any, TextIO
 
 from sglm.errors import InputError
 
@@ -31,7 +31,7 @@ _TENSOR_TYPES = {
     "U8": "uint8",
     "BOOL": "bool",
 }
-_WAIT_SECONDS = 5.0  # for one who is about to leave
+_WAIT_SECONDS = 5.0  # for a process that is about to end
 
 
 def sync(path: Path) -> None:
@@ -44,12 +44,12 @@ def sync(path: Path) -> None:
 
 
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Lets `write` fill a file aside, which then takes the place of `path`.
+    """Lets `write` fill a file aside, which is then renamed to `path`.
 
     Whenever the machine stops, `path` is the old file or the new one, whole.
     """
     aside = path.with_name(f".{path.name}.aside")
-    # What a killed process left there, or a link that somebody planted to have it written through.
+    # What a killed process left there, or a link that would have the content written elsewhere.
     aside.unlink(missing_ok=True)
     try:
         write(aside)
@@ -64,8 +64,8 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
 def write_tensors(path: Path, tensors: "Mapping[str, Tensor]") -> str:
     """Writes a safetensors file; on a GPU or shared with others, each tensor by itself.
 
-    By the format's own description, because the library first copies all tensors into one block of
-    memory, or leaves a file of its own beside this one when it is killed.
+    Follows the format's own description, because the library first copies all tensors into one
+    block of memory, or leaves a file of its own beside this one when it is killed.
 
     Returns:
         The file's SHA-256 in hexadecimal.
@@ -86,8 +86,8 @@ def write_tensors(path: Path, tensors: "Mapping[str, Tensor]") -> str:
             "shape": list(tensor.shape),
             "data_offsets": [begin, end],
         }
-    described = json.dumps(header).encode()
-    described += b" " * (-len(described) % 8)
+    header_bytes = json.dumps(header).encode()
+    header_bytes += b" " * (-len(header_bytes) % 8)
     digest = hashlib.sha256()
     with open(path, "wb") as file:
 
@@ -95,8 +95,8 @@ def write_tensors(path: Path, tensors: "Mapping[str, Tensor]") -> str:
             file.write(content)
             digest.update(content)
 
-        write(len(described).to_bytes(8, "little"))
-        write(described)
+        write(len(header_bytes).to_bytes(8, "little"))
+        write(header_bytes)
         for _, tensor in ordered:
             numbers = tensor.detach().cpu().contiguous().reshape(-1)
             write(numbers.view(torch.uint8).numpy())
@@ -120,7 +120,7 @@ def remove(path: Path) -> None:
 def locked(path: Path) -> Iterator[None]:
     """Holds a lock file while the block runs.
 
-    The system lets go of it when a process ends, however it ends. On a file system without such
+    The system releases it when a process ends, however it ends. On a file system without such
     locks, the process that is named in the file holds it as long as it is alive.
 
     Raises:
@@ -130,8 +130,9 @@ def locked(path: Path) -> Iterator[None]:
         raise InputError(f"{path}: not an ordinary file; remove it")
     with open(path, "a+", encoding="utf-8", errors="replace") as file:
         deadline = time.monotonic() + _WAIT_SECONDS
-        while (cure := _refused(file, path)) is not None:
+        while not _acquired(lock := try_lock(file), file):
             if time.monotonic() > deadline:
+                cure = f" (if it is long gone: rm {path})" if lock is None else ""
                 raise InputError(
                     f"{path.parent}: in use by {_holder(file) or 'another process'}; stop that or"
                     f" wait for its end, or give another --out{cure}"
@@ -144,15 +145,21 @@ def locked(path: Path) -> Iterator[None]:
             _name_holder(file, "")
 
 
-def _refused(file: TextIO, path: Path) -> str | None:
-    """None when the lock is ours; otherwise what else could be done."""
+def try_lock(file: IO[Any]) -> bool | None:
+    """Locks an open file for this process without waiting: whether it could; None where the file
+    system has no locks."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        return ""
-    except OSError:  # this file system has no locks
-        return f" (if it is long gone: rm {path})" if _seems_alive(_holder(file)) else None
-    return None
+        return False
+    except OSError:
+        return None
+    return True
+
+
+def _acquired(lock: bool | None, file: TextIO) -> bool:
+    """Whether this process holds the lock, by what `try_lock` returned."""
+    return not _seems_alive(_holder(file)) if lock is None else lock
 
 
 def _holder(file: TextIO) -> str:
@@ -161,7 +168,7 @@ def _holder(file: TextIO) -> str:
 
 
 def _seems_alive(holder: str) -> bool:
-    """Whether the named process is there; of another machine's we cannot know, and believe it."""
+    """Whether the named process is there; one of another machine is assumed to be."""
     named = re.fullmatch(r"process ([0-9]{1,9}) on (.*)", holder)
     if named is None or int(named[1]) == os.getpid():
         return False

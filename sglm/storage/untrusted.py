@@ -2,8 +2,8 @@
 
 A folder of a stranger may hold anything under the names that sglm looks for: a pipe that never
 ends, a link to a device, a gigabyte of brackets. What is read here is an ordinary file of a size
-that sglm itself could have written, and JSON as the standard has it (RFC 8259), which Python's
-reader alone does not insist on.
+that sglm itself could have written, and JSON as the standard defines it (RFC 8259), of which
+Python's own reader accepts more.
 """
 
 import errno
@@ -60,7 +60,7 @@ def parse_json(raw: bytes | str) -> Any:
             text,
             parse_float=_finite,
             parse_constant=_finite,
-            object_pairs_hook=_distinct,
+            object_pairs_hook=_with_distinct_keys,
         )
     except RecursionError:
         raise ValueError("nested too deeply") from None
@@ -81,6 +81,11 @@ def is_count(value: object) -> bool:
     return type(value) is int and 0 <= value < 2**63
 
 
+def is_amount(value: object) -> bool:
+    """Whether a value is a number that is not below zero (a bool is none)."""
+    return type(value) in (int, float) and value >= 0  # type: ignore[operator]
+
+
 def is_sha256(value: object) -> bool:
     """Whether a value is the hexadecimal form of a SHA-256 sum."""
     return isinstance(value, str) and len(value) == 64 and set(value) <= set("0123456789abcdef")
@@ -93,8 +98,8 @@ def _finite(text: str) -> float:
     return value
 
 
-def _distinct(pairs: list[tuple[Hashable, Any]]) -> dict[Hashable, Any]:
-    made = dict(pairs)
-    if len(made) < len(pairs):
+def _with_distinct_keys(pairs: list[tuple[Hashable, Any]]) -> dict[Hashable, Any]:
+    members = dict(pairs)
+    if len(members) < len(pairs):
         raise ValueError("a key stands twice in one object")
-    return made
+    return members

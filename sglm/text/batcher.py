@@ -17,7 +17,7 @@ from sglm.runtime.ranks import ALONE, Ranks
 
 
 class Upcoming(NamedTuple):
-    """What lies ahead of a stretch's first boundary: token ids `(C, B)`, the nearest first."""
+    """The tokens after a stretch's first boundary: ids `(C, B)`, the nearest first."""
 
     inputs_CB: Tensor
     targets_CB: Tensor
@@ -68,7 +68,7 @@ class Batcher:
         eos_id: what comes before the first token.
         lengths: of the windows of an epoch, if they vary; each epoch takes them in another order.
         stretch: windows of a stretch.
-        lookahead: steps past the end of a stretch that are shown at its start; None: no stretches.
+        lookahead: steps past the end of a stretch that `upcoming` reaches; None: no stretches.
         ranks: the windows are of this rank's lanes alone.
 
     Raises:
@@ -78,10 +78,10 @@ class Batcher:
     def __init__(
         self,
         ids_N: npt.NDArray[np.unsignedinteger],
+        *,
         batch: int,
         window: int,
         eos_id: int,
-        *,
         lengths: Sequence[int] | None = None,
         stretch: int = 1,
         lookahead: int | None = None,

@@ -1,9 +1,10 @@
 """Which text is held out for validation and test, decided before anything is learned from it.
 
 Text is divided into units: a record is one; running text is cut into blocks of consecutive lines,
-because a language model carries its state from line to line and should be measured on text that
-hangs together. A seeded hash ranks the units; validation takes the lowest ranks, test the highest.
-Held-out text thus comes from everywhere in the corpus, and the same sources give the same splits.
+because a language model carries its state from line to line and should be measured on connected
+text. Each unit draws a number by a seeded hash; validation takes the lowest numbers, test the
+highest. Held-out text thus comes from everywhere in the corpus, and the same sources give the same
+splits.
 """
 
 import hashlib
@@ -14,34 +15,37 @@ from sglm.errors import InputError
 from sglm.text.lines import Piece
 from sglm.text.sources import Source
 
-RANKS = 1 << 16
+DRAWS = 1 << 16  # the numbers that are drawn are below this
 LARGEST_BLOCK_BYTES = 1 << 16
-REPORT_BYTES = 1 << 20
+COUNTED_BYTES = 1 << 20  # between two calls of `OnBytes`
 TRAIN, VALID, TEST = 0, 1, 2
 
-# Called now and then with the number of bytes of text read since the last call.
+# Called every so often with the number of bytes of text read since the last call.
 OnBytes = Callable[[int], None]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Division:
     """Every unit's split.
 
-    split_of_rank: `RANKS` entries, `TRAIN`, `VALID` or `TEST`.
+    split_of_draw: `DRAWS` entries, `TRAIN`, `VALID` or `TEST`.
     total_bytes, train_bytes: of text, in all sources.
     """
 
     sources: Sequence[Source]
     block_bytes: int
     seed: int
-    split_of_rank: bytes
+    split_of_draw: bytes
     total_bytes: int
     train_bytes: int
 
     def pieces(self, on_bytes: OnBytes) -> Iterator[tuple[int, Piece]]:
         """All pieces in order, each with its split."""
-        for rank, piece in _ranked(self.sources, self.block_bytes, self.seed, on_bytes):
-            yield self.split_of_rank[rank], piece
+        drawn = _drawn_pieces(
+            self.sources, block_bytes=self.block_bytes, seed=self.seed, on_bytes=on_bytes
+        )
+        for draw, piece in drawn:
+            yield self.split_of_draw[draw], piece
 
     def train_pieces(self, on_bytes: OnBytes) -> Iterator[Piece]:
         """The training text: all that may be learned from."""
@@ -49,16 +53,16 @@ class Division:
 
 
 def divide(
-    sources: Sequence[Source], valid: float, test: float, seed: int, on_bytes: OnBytes
+    sources: Sequence[Source], *, valid: float, test: float, seed: int, on_bytes: OnBytes
 ) -> Division:
-    """Reads everything once (which also finds what is wrong with it) and holds text out.
+    """Reads everything once, which also meets all that is wrong with it, and holds text out.
 
     Args:
         sources: read in order.
         valid, test: fractions of the bytes; 0 holds nothing out. Met up to the size of a unit, and
             by one unit at least.
-        seed: another one holds other text out.
-        on_bytes: reports progress.
+        seed: of the draws.
+        on_bytes: called with progress.
 
     Raises:
         InputError: too little text to hold anything out; an empty source; see `Source.read`.
@@ -68,79 +72,94 @@ def divide(
         for source in sources
         if not source.documents
     )
-    # Twenty blocks or more for each split: a few long stretches would not be typical of the whole.
+    # Twenty blocks or more for each split: a few long blocks would not be typical of the whole.
     smallest_share = min((share for share in (valid, test) if share > 0), default=1.0)
     block_bytes = min(LARGEST_BLOCK_BYTES, int(running_bytes * smallest_share / 20))
-    bytes_of_rank = [0] * RANKS
-    for rank, piece in _ranked(sources, block_bytes, seed, on_bytes):
-        bytes_of_rank[rank] += byte_length(piece.text)
-    total = sum(bytes_of_rank)
-    split_of_rank = bytearray(RANKS)
-    for split, share, ranks in (
-        (VALID, valid, range(RANKS)),
-        (TEST, test, range(RANKS - 1, -1, -1)),
+    bytes_of_draw = [0] * DRAWS
+    drawn = _drawn_pieces(sources, block_bytes=block_bytes, seed=seed, on_bytes=on_bytes)
+    for draw, piece in drawn:
+        bytes_of_draw[draw] += byte_length(piece.text)
+    total = sum(bytes_of_draw)
+    split_of_draw = bytearray(DRAWS)
+    for split, share, draws in (
+        (VALID, valid, range(DRAWS)),
+        (TEST, test, range(DRAWS - 1, -1, -1)),
     ):
-        _hold_out(split, share * total, ranks, bytes_of_rank, split_of_rank)
+        _hold_out(
+            split,
+            wanted_bytes=share * total,
+            draws=draws,
+            bytes_of_draw=bytes_of_draw,
+            split_of_draw=split_of_draw,
+        )
     train = sum(
-        size for size, split in zip(bytes_of_rank, split_of_rank, strict=True) if split == TRAIN
+        size for size, split in zip(bytes_of_draw, split_of_draw, strict=True) if split == TRAIN
     )
     if train == 0:
         raise InputError(
             "too few lines or documents to hold some out for validation and test and train on the "
             "rest; give more text, or a file or 0 for --valid and --test"
         )
-    return Division(sources, block_bytes, seed, bytes(split_of_rank), total, train)
+    return Division(
+        sources=sources,
+        block_bytes=block_bytes,
+        seed=seed,
+        split_of_draw=bytes(split_of_draw),
+        total_bytes=total,
+        train_bytes=train,
+    )
 
 
 def _hold_out(
     split: int,
-    wanted: float,
-    ranks: Iterable[int],
-    bytes_of_rank: Sequence[int],
-    split_of_rank: bytearray,
+    *,
+    wanted_bytes: float,
+    draws: Iterable[int],
+    bytes_of_draw: Sequence[int],
+    split_of_draw: bytearray,
 ) -> None:
-    """Takes what fits, in the order of `ranks`; if nothing fits, the smallest there is."""
-    if wanted == 0:
+    """Takes what fits, in the order of `draws`; if nothing fits, the smallest there is."""
+    if wanted_bytes == 0:
         return
-    free = [rank for rank in ranks if bytes_of_rank[rank] > 0 and split_of_rank[rank] == TRAIN]
-    taken = 0
-    for rank in free:
-        if taken + bytes_of_rank[rank] <= wanted:
-            split_of_rank[rank] = split
-            taken += bytes_of_rank[rank]
-    if taken == 0 and free:
-        split_of_rank[min(free, key=lambda rank: bytes_of_rank[rank])] = split
+    free = [draw for draw in draws if bytes_of_draw[draw] > 0 and split_of_draw[draw] == TRAIN]
+    taken_bytes = 0
+    for draw in free:
+        if taken_bytes + bytes_of_draw[draw] <= wanted_bytes:
+            split_of_draw[draw] = split
+            taken_bytes += bytes_of_draw[draw]
+    if taken_bytes == 0 and free:
+        split_of_draw[min(free, key=lambda draw: bytes_of_draw[draw])] = split
 
 
-def _ranked(
-    sources: Iterable[Source], block_bytes: int, seed: int, on_bytes: OnBytes
+def _drawn_pieces(
+    sources: Iterable[Source], *, block_bytes: int, seed: int, on_bytes: OnBytes
 ) -> Iterator[tuple[int, Piece]]:
-    """Every piece with its unit's rank, drawn evenly from `range(RANKS)` by unit and seed."""
+    """Every piece with the number that its unit drew, evenly from `range(DRAWS)`."""
     unit = 0
-    unreported = 0
+    uncounted_bytes = 0
     for source in sources:
         source_bytes = 0
         left_in_unit = 0
-        rank = 0
+        draw = 0
         within = False  # a line or record that the last piece did not finish
         for piece in source.read():
             if left_in_unit <= 0 and not within:
                 digest = hashlib.blake2b(b"%d %d" % (seed, unit), digest_size=2).digest()
-                rank = int.from_bytes(digest, "little")
+                draw = int.from_bytes(digest, "little")
                 unit += 1
                 left_in_unit = block_bytes
             size = byte_length(piece.text)
             left_in_unit = 0 if source.documents else left_in_unit - size
             within = piece.unfinished
             source_bytes += size
-            unreported += size
-            if unreported >= REPORT_BYTES:
-                on_bytes(unreported)
-                unreported = 0
-            yield rank, piece
+            uncounted_bytes += size
+            if uncounted_bytes >= COUNTED_BYTES:
+                on_bytes(uncounted_bytes)
+                uncounted_bytes = 0
+            yield draw, piece
         if source_bytes == 0:
             raise InputError(f"{source.name}: empty, there is no text in it")
-    on_bytes(unreported)
+    on_bytes(uncounted_bytes)
 
 
 def byte_length(text: str) -> int:

@@ -12,12 +12,13 @@ from typing import NamedTuple, cast
 from sglm.errors import InputError
 
 READ_BYTES = 1 << 20
-# What is held in memory as one: a line that is a text or a record by itself.
+# Of a line that is a text or a record by itself, and so is in memory as a whole.
 LONGEST_LINE_BYTES = 1 << 25
+LONE_SURROGATE = "is half a surrogate pair, not a character"
 
 
 class Piece(NamedTuple):
-    """A stretch of text that is read, held out and encoded as one.
+    """A part of a text that is read, held out and encoded as one.
 
     text: a line of running text with its newline, or a whole record.
     ends_document: true for a record; running text has no documents.
@@ -51,7 +52,9 @@ def read_text_lines(
     """
     with _open(path) as file:
         name = "stdin" if str(path) == "-" else str(path)
-        lines = _lines(file, name, longest_bytes, most_bytes or LONGEST_LINE_BYTES)
+        lines = _lines(
+            file, name, longest_bytes=longest_bytes, most_bytes=most_bytes or LONGEST_LINE_BYTES
+        )
         for first in lines:
             yield first._replace(text=first.text.removeprefix("\ufeff"))
             break
@@ -65,10 +68,10 @@ def _open(path: Path | str) -> AbstractContextManager[BufferedIOBase]:
         return nullcontext(cast(BufferedIOBase, sys.stdin.buffer))
     path = Path(path)
     if not path.is_file():
-        what = "a folder, not a text file" if path.is_dir() else "no such file"
+        problem = "a folder, not a text file" if path.is_dir() else "no such file"
         if path.is_fifo():
-            what = "a pipe; give - and redirect it to stdin (… - < pipe)"
-        raise InputError(f"{path}: {what}")
+            problem = "a pipe; give - and redirect it to stdin (… - < pipe)"
+        raise InputError(f"{path}: {problem}")
     if path.name.lower().endswith(".gz"):
         return gzip.open(path, "rb")
     return path.open("rb")
@@ -83,7 +86,7 @@ def _blocks(file: BufferedIOBase, name: str) -> Iterator[bytes]:
 
 
 def _lines(
-    file: BufferedIOBase, name: str, longest_bytes: int | None, most_bytes: int
+    file: BufferedIOBase, name: str, *, longest_bytes: int | None, most_bytes: int
 ) -> Iterator[Piece]:
     offset = 0  # of the first byte in `waiting`
     waiting: list[bytes] = []  # a line not yet ended, in parts: adding to it must not copy it
@@ -97,7 +100,7 @@ def _lines(
         end = block.rfind(b"\n") + 1
         if end:
             raw = b"".join((*waiting, block[:end]))
-            for line in _decode(raw, name, offset, head).split("\n")[:-1]:
+            for line in _decode(raw, name=name, offset=offset, head=head).split("\n")[:-1]:
                 yield Piece(line + "\n", False)
             offset += len(raw)
             lines_read += raw.count(b"\n")
@@ -105,24 +108,30 @@ def _lines(
         waiting.append(block)
         waiting_bytes += len(block)
         if longest_bytes is None and waiting_bytes > most_bytes:
-            raise InputError(
-                f"{name}, line {lines_read + 1}: longer than {most_bytes >> 20} MiB, which"
-                " is too much for one text; break it into several"
-            )
+            raise too_long(f"{name}, line {lines_read + 1}", most_bytes)
         if longest_bytes is not None and waiting_bytes > max(longest_bytes, READ_BYTES):
             raw = b"".join(waiting)
-            cut = _place_to_cut(raw)
-            yield Piece(_decode(raw[:cut], name, offset, head), False, unfinished=True)
+            cut = _cut_index(raw)
+            text = _decode(raw[:cut], name=name, offset=offset, head=head)
+            yield Piece(text, False, unfinished=True)
             offset += cut
             waiting, waiting_bytes = [raw[cut:]], len(raw) - cut
     if waiting_bytes:
-        yield Piece(_decode(b"".join(waiting), name, offset, head), False)
+        yield Piece(_decode(b"".join(waiting), name=name, offset=offset, head=head), False)
 
 
-def _place_to_cut(raw: bytes) -> int:
-    """In front of the last run of spaces: no tokenizer joins what comes before a space to it.
+def too_long(where: str, most_bytes: int) -> InputError:
+    """The error about a line or record that is more than may be in memory as a whole."""
+    return InputError(
+        f"{where}: longer than {most_bytes >> 20} MiB, which is too much for one text; break it"
+        " into several"
+    )
 
-    Without a space, in front of the last character (one word of 1 MiB is none worth keeping).
+
+def _cut_index(raw: bytes) -> int:
+    """Where to cut a line: in front of the last run of spaces, over which no tokenizer joins text.
+
+    Without a space, in front of the last character (a word of 1 MiB need not stay whole).
     """
     space = raw.rfind(b" ")
     if space > 0 and (cut := len(raw[:space].rstrip(b" "))) > 0:
@@ -133,7 +142,7 @@ def _place_to_cut(raw: bytes) -> int:
     return cut
 
 
-# What files that are no text begin with: makes the message about them helpful.
+# How files that are no text begin, and what to do about them.
 KNOWN_BEGINNINGS = {
     b"\x1f\x8b": "gzip data: give the file an ending in .gz",
     b"\xff\xfe": "UTF-16: convert it with iconv -f UTF-16 -t UTF-8",
@@ -150,9 +159,8 @@ CONTROL_BYTES = bytes(set(range(32)) - set(b"\b\t\n\v\f\r\x1b")) + b"\x7f"
 
 
 def _refuse_binary(head: bytes, name: str) -> None:
-    """NUL and its like are legal UTF-8, and text may hold some; a third of a file is no text.
-
-    (The measure that `perl -T` uses.)
+    """Refuses a file of which a third or more is control characters; a few are legal UTF-8, and
+    text may hold them. (The measure that `perl -T` uses.)
     """
     head = head[:8192]
     if 3 * (len(head) - len(head.translate(None, CONTROL_BYTES))) > len(head):
@@ -161,16 +169,16 @@ def _refuse_binary(head: bytes, name: str) -> None:
 
 
 def _looks_like(head: bytes) -> str:
-    for beginning, what in KNOWN_BEGINNINGS.items():
+    for beginning, kind in KNOWN_BEGINNINGS.items():
         if head.startswith(beginning):
-            return f"; it looks like {what}"
+            return f"; it looks like {kind}"
     return ""
 
 
-def _decode(raw: bytes, name: str, offset: int, head: bytes) -> str:
+def _decode(raw: bytes, *, name: str, offset: int, head: bytes) -> str:
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:
         hint = _looks_like(head) or "; sglm reads UTF-8: convert it, for example with iconv"
-        at = offset + error.start
-        raise InputError(f"{name}: not UTF-8 text (byte offset {at}){hint}") from error
+        first = offset + error.start
+        raise InputError(f"{name}: not UTF-8 text (byte offset {first}){hint}") from error

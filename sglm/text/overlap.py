@@ -1,4 +1,4 @@
-"""Which lines of one text also occur in another: what `sglm eval` warns of.
+"""Which lines of one text also occur in another: `sglm eval` warns of such lines.
 
 `sglm prep` keeps, of each split, the 64-bit hashes of its lines, in `SPLIT.lines` beside the ids.
 At most 2²⁰ different ones: of a larger text only the hashes below a threshold are kept, the same
@@ -25,7 +25,6 @@ from sglm.text.lines import Piece
 
 FEWEST_WORDS = 5
 MOST_KEPT = 1 << 20
-TRAINING_LINES = "train.lines"
 _MERGED_AT_ONCE = 1 << 16
 _MAGIC = b"sglmlns1"
 _HEADER_BYTES = 24
@@ -35,7 +34,15 @@ Hashes = npt.NDArray[np.uint64]
 Counts = npt.NDArray[np.uint32]
 
 
-@dataclass(frozen=True)
+def lines_file(split: str) -> str:
+    """The name of the file with the lines of a split."""
+    return f"{split}.lines"
+
+
+TRAINING_LINES = lines_file("train")  # in a run too
+
+
+@dataclass(frozen=True, kw_only=True)
 class LineHashes:
     """The lines of a text.
 
@@ -54,7 +61,7 @@ class LineHashes:
         """How many of these lines occur in the other text; rounded where lines were left out."""
         shift = max(self.shift, other.shift)
         here = _below(self.hashes, shift)
-        # Sorted: numpy 2.0 overflows where it looks small sets of such numbers up in a table.
+        # By sorting: where numpy 2.0 looks small sets of such numbers up in a table, it overflows.
         known_here = np.isin(self.hashes[:here], other.hashes, assume_unique=True, kind="sort")
         known = int(self.counts[:here][known_here].sum(dtype=np.int64)) << shift
         return min(known, self.lines)
@@ -88,13 +95,13 @@ class LineHashes:
         in_order = bool((hashes[1:] > hashes[:-1]).all())
         if shift > 63 or lines > sys.maxsize or not in_order or _below(hashes, shift) < kept:
             raise _damaged(path)
-        return cls(lines, shift, hashes, counts.astype(np.uint32))
+        return cls(lines=lines, shift=shift, hashes=hashes, counts=counts.astype(np.uint32))
 
 
 def find_training_lines(model_folder: Path) -> Path | None:
-    """Where the run that a model folder lies in keeps the lines that it was trained on.
+    """The file of the lines that a model was trained on, in the run that its folder is part of.
 
-    None where it lies in no run any more, or in one that does not know.
+    None where it is part of no run any more, or of one without such a file.
     """
     for run in model_folder.resolve().parents[:2]:  # RUN/model, RUN/snapshots/cycle-000
         if (run / "run.json").is_file() and (run / TRAINING_LINES).exists():
@@ -110,7 +117,7 @@ def _damaged(path: Path) -> InputError:
 
 
 class LineHasher:
-    """Takes in a text as it comes, in bounded memory."""
+    """Makes the `LineHashes` of a text that comes in parts, in bounded memory."""
 
     def __init__(self) -> None:
         self._lines = self._shift = 0
@@ -119,15 +126,15 @@ class LineHasher:
         self._waiting = bytearray()
 
     def add(self, text: str) -> None:
-        """The lines of a stretch of text that begins and ends where lines do.
+        """Adds a part of the text that begins and ends where lines do.
 
-        (Of a line so enormous that it comes in parts, each part is taken for a line.)
+        (Of a line so enormous that it comes in parts, each part counts as a line.)
         """
         for line in text.split("\n"):
             words = line.split()
             if len(words) < FEWEST_WORDS:
                 continue
-            # Half a surrogate pair is refused elsewhere, with better words.
+            # Half a surrogate pair is refused elsewhere, with a message of its own.
             raw = " ".join(words).encode(errors="surrogatepass")
             self._waiting += blake2b(raw, digest_size=8).digest()
             self._lines += 1
@@ -135,24 +142,26 @@ class LineHasher:
             self._merge()
 
     def watch(self, pieces: Iterable[Piece]) -> Iterator[Piece]:
-        """The same pieces, whose lines are taken in as they pass."""
+        """The same pieces, whose lines are added as they pass."""
         for piece in pieces:
             self.add(piece.text)
             yield piece
 
     def finish(self) -> LineHashes:
-        """What was taken in."""
+        """The lines of all that was added."""
         self._merge()
-        return LineHashes(self._lines, self._shift, self._hashes, self._counts)
+        return LineHashes(
+            lines=self._lines, shift=self._shift, hashes=self._hashes, counts=self._counts
+        )
 
     def _merge(self) -> None:
         added = np.frombuffer(bytes(self._waiting), "<u8").astype(np.uint64)
         self._waiting.clear()
         both = np.concatenate([self._hashes, added])
-        hashes, places = np.unique(both, return_inverse=True)
+        hashes, indices = np.unique(both, return_inverse=True)
         weights = np.ones(len(both))
         weights[: len(self._counts)] = self._counts
-        counts = np.bincount(places, weights, minlength=len(hashes))
+        counts = np.bincount(indices, weights, minlength=len(hashes))
         kept = _below(hashes, self._shift)
         while kept > MOST_KEPT:
             self._shift += 1
@@ -162,5 +171,5 @@ class LineHasher:
 
 
 def _below(hashes: Hashes, shift: int) -> int:
-    """How many, of ascending ones, begin with `shift` zero bits."""
+    """How many of ascending hashes begin with `shift` zero bits."""
     return int(np.searchsorted(hashes, np.uint64((1 << (64 - shift)) - 1), side="right"))

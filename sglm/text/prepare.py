@@ -2,7 +2,7 @@
 
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import groupby
@@ -11,10 +11,11 @@ from pathlib import Path
 
 from sglm.errors import InputError, SglmError, did_you_mean
 from sglm.text.heldout import Division, OnBytes, byte_length, divide
-from sglm.text.lines import READ_BYTES, Piece
-from sglm.text.overlap import LineHasher
+from sglm.text.lines import READ_BYTES
+from sglm.text.overlap import LineHasher, lines_file
+from sglm.text.regroup import regroup
 from sglm.text.sources import Source, find_sources, spooled
-from sglm.text.store import SPLITS, TokenStore
+from sglm.text.store import SPLITS, TokenStore, ids_file
 from sglm.text.store_writer import SplitWriter, new_store, refuse_occupied, write_meta
 from sglm.text.tokenizer import (
     EOS,
@@ -25,21 +26,18 @@ from sglm.text.tokenizer import (
     Tokenizer,
     WordTokenizer,
 )
+from sglm.text.tokenizer_interface import vocabulary_too_large
 
-# Text goes through the tokenizer in stretches: lines are joined up to the first length, enormous
-# records are cut at the second.
-JOINED_CHARACTERS = 1 << 16
-LONGEST_CHARACTERS = 1 << 20
 # More word types than this are not kept in memory while counting (about 150 MB).
 MOST_WORD_TYPES = 1_000_000
 # Nor longer ones than this: a word of a megabyte is none.
 LONGEST_WORD_CHARACTERS = 256
 
 # Called with what is being done, the bytes of text done so far, and all there are (if known).
-Report = Callable[[str, int, int | None], None]
+OnProgress = Callable[[str, int, int | None], None]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """What to make of the text.
 
@@ -59,8 +57,9 @@ def prepare(
     sources: Sequence[str],
     out: Path,
     recipe: Recipe,
+    *,
     force: bool = False,
-    report: Report = lambda doing, done, total: None,
+    on_progress: OnProgress = lambda doing, done, total: None,
 ) -> TokenStore:
     """Makes a token store of text.
 
@@ -69,32 +68,32 @@ def prepare(
         out: where the store goes. It appears there complete, or not at all.
         recipe: tokenizer and held-out text.
         force: replaces a store that is there already.
-        report: told about progress.
+        on_progress: called with progress.
 
     Raises:
         InputError: text, recipe or `out` cannot be used.
-        SglmError: the tokenizer did not give the text back: an error of sglm.
+        SglmError: the tokenizer did not decode to the text: an error of sglm.
     """
     check_recipe(recipe)
     refuse_occupied(out, force)
-    named = {"train": list(sources)}
-    for split, wanted in (("valid", recipe.valid), ("test", recipe.test)):
-        if isinstance(wanted, str):
-            named[split] = [wanted]
-    if [name for names in named.values() for name in names].count("-") > 1:
+    names_of_split = {"train": list(sources)}
+    for split, held_out in (("valid", recipe.valid), ("test", recipe.test)):
+        if isinstance(held_out, str):
+            names_of_split[split] = [held_out]
+    if [name for names in names_of_split.values() for name in names].count("-") > 1:
         raise InputError("stdin (-) can be read only once")
-    found = {
+    sources_of_split = {
         split: [
             source for name in names for source in find_sources(name, recipe.text_field, READ_BYTES)
         ]
-        for split, names in named.items()
+        for split, names in names_of_split.items()
     }
     with new_store(out, force) as folder:
         spool = folder / "spool"
         spool.mkdir()
-        divisions = _divide(found, recipe, spool, report)
-        tokenizer = _learn(divisions["train"], recipe, report)
-        splits = _encode(divisions, tokenizer, folder, report)
+        divisions = _divide(sources_of_split, recipe, spool=spool, on_progress=on_progress)
+        tokenizer = _learn(divisions["train"], recipe, on_progress)
+        splits = _encode(divisions, tokenizer, folder=folder, on_progress=on_progress)
         shutil.rmtree(spool)
         tokenizer.save(folder)
         write_meta(folder, tokenizer, splits)
@@ -125,30 +124,38 @@ def check_recipe(recipe: Recipe) -> None:
 
 
 def _divide(
-    found: dict[str, list[Source]], recipe: Recipe, spool: Path, report: Report
+    sources_of_split: dict[str, list[Source]],
+    recipe: Recipe,
+    *,
+    spool: Path,
+    on_progress: OnProgress,
 ) -> dict[str, Division]:
-    """The sources of each split, made readable again and again, and read once."""
+    """The sources of each split, made readable more than once, and read once."""
     divisions = {}
-    for split, sources in found.items():
+    for split, sources in sources_of_split.items():
         sources = [
             spooled(source, spool, READ_BYTES) if source.once else source for source in sources
         ]
         sizes = [source.bytes_on_disk for source in sources if not source.documents]
         total = sum(size or 0 for size in sizes) if len(sizes) == len(sources) else None
-        own = {"train": (recipe.valid, recipe.test)}.get(split, (0.0, 0.0))
-        valid, test = (0.0 if isinstance(share, str) else share for share in own)
+        held_out = {"train": (recipe.valid, recipe.test)}.get(split, (0.0, 0.0))
+        valid, test = (0.0 if isinstance(share, str) else share for share in held_out)
         divisions[split] = divide(
-            sources, valid, test, recipe.seed, _meter(report, f"reading {split}", total)
+            sources,
+            valid=valid,
+            test=test,
+            seed=recipe.seed,
+            on_bytes=_summed(on_progress, f"reading {split}", total),
         )
     return divisions
 
 
-def _learn(division: Division, recipe: Recipe, report: Report) -> Tokenizer:
+def _learn(division: Division, recipe: Recipe, on_progress: OnProgress) -> Tokenizer:
     """The tokenizer, from training text only."""
     if recipe.tokenizer == "byte":
         return ByteTokenizer()
-    meter = _meter(report, "learning the vocabulary", division.total_bytes)
-    texts = (stretch.text for stretch in stretches(division.train_pieces(meter)))
+    on_bytes = _summed(on_progress, "learning the vocabulary", division.total_bytes)
+    texts = (piece.text for piece in regroup(division.train_pieces(on_bytes)))
     if recipe.tokenizer == "char":
         characters: set[str] = set()
         for text in texts:
@@ -165,7 +172,7 @@ def _learn(division: Division, recipe: Recipe, report: Report) -> Tokenizer:
 def learn_words(texts: Iterable[str], vocab_size: int | None) -> WordTokenizer:
     """The words of `texts`, most frequent first, equally frequent ones alphabetically.
 
-    Memory is bounded: whenever there are more than a million types, the rarest are forgotten, as in
+    Memory is bounded: whenever there are more than a million types, the rarest are dropped, as in
     lossy counting (Manku & Motwani 2002). A corpus with fewer is counted exactly. What is longer
     than 256 characters is not counted as a word.
 
@@ -177,15 +184,15 @@ def learn_words(texts: Iterable[str], vocab_size: int | None) -> WordTokenizer:
         InputError: there are fewer, or none.
     """
     counts: Counter[str] = Counter()
-    forgotten_count = 0
+    dropped_count = 0
     for text in texts:
         words = text.split()
         if max(map(len, words), default=0) > LONGEST_WORD_CHARACTERS:
             words = [word for word in words if len(word) <= LONGEST_WORD_CHARACTERS]
         counts.update(words)
         while len(counts) > MOST_WORD_TYPES:
-            forgotten_count += 1
-            counts = Counter({w: count for w, count in counts.items() if count > forgotten_count})
+            dropped_count += 1
+            counts = Counter({w: count for w, count in counts.items() if count > dropped_count})
     counts.pop(EOS, None)
     counts.pop(UNK, None)
     if not counts:
@@ -193,37 +200,35 @@ def learn_words(texts: Iterable[str], vocab_size: int | None) -> WordTokenizer:
     words = sorted(counts, key=lambda word: (-counts[word], word))
     if vocab_size is not None:
         if vocab_size > len(words) + 2:
-            raise InputError(
-                f"--vocab-size {vocab_size} is more than the training text supports; "
-                f"the largest possible is {len(words) + 2}"
-            )
+            raise vocabulary_too_large(vocab_size, largest=len(words) + 2)
         words = words[: vocab_size - 2]
     return WordTokenizer(words)
 
 
 def _encode(
-    divisions: dict[str, Division], tokenizer: Tokenizer, folder: Path, report: Report
+    divisions: dict[str, Division], tokenizer: Tokenizer, *, folder: Path, on_progress: OnProgress
 ) -> dict[str, dict[str, int | str]]:
     """Writes every split's ids; returns the splits' entries for `meta.json`."""
-    meter = _meter(report, "encoding", sum(d.total_bytes for d in divisions.values()))
+    total_bytes = sum(division.total_bytes for division in divisions.values())
+    on_bytes = _summed(on_progress, "encoding", total_bytes)
     with ExitStack() as open_files:
         writers, lines = {}, {split: LineHasher() for split in SPLITS}
         for name, division in divisions.items():
-            for split, run in groupby(division.pieces(meter), key=itemgetter(0)):
+            for split, group in groupby(division.pieces(on_bytes), key=itemgetter(0)):
                 target = SPLITS[split] if name == "train" else name
                 if target not in writers:
-                    writer = SplitWriter(folder / f"{target}.bin", tokenizer)
+                    writer = SplitWriter(folder / ids_file(target), tokenizer=tokenizer)
                     writers[target] = open_files.enter_context(writer)
-                for stretch in stretches(piece for _, piece in run):
-                    ids = tokenizer.encode_piece(stretch)
-                    _check_round_trip(tokenizer, stretch.text, ids)
-                    lines[target].add(stretch.text)
+                for piece in regroup(piece for _, piece in group):
+                    ids = tokenizer.encode_piece(piece)
+                    _check_round_trip(tokenizer, piece.text, ids)
+                    lines[target].add(piece.text)
                     writers[target].add(
-                        ids, words=len(stretch.text.split()), text_bytes=byte_length(stretch.text)
+                        ids, words=len(piece.text.split()), text_bytes=byte_length(piece.text)
                     )
         written = [split for split in SPLITS if split in writers]
         for split in written:
-            lines[split].finish().write(folder / f"{split}.lines")
+            lines[split].finish().write(folder / lines_file(split))
         return {split: writers[split].finish() for split in written}
 
 
@@ -237,49 +242,13 @@ def _check_round_trip(tokenizer: Tokenizer, text: str, ids: list[int]) -> None:
         )
 
 
-def stretches(pieces: Iterable[Piece]) -> Iterator[Piece]:
-    """The same stream of text in pieces of a handier size, with the same ids in the end.
-
-    Consecutive whole lines are joined; enormous records are cut, after a newline or else in front
-    of a space, where no tokenizer joins anything.
-    """
-    lines: list[str] = []
-    characters = 0
-    for piece in pieces:
-        whole_line = piece.text.endswith("\n") and not piece.ends_document
-        if whole_line:
-            lines.append(piece.text)
-            characters += len(piece.text)
-        if lines and (characters >= JOINED_CHARACTERS or not whole_line):
-            yield Piece("".join(lines), False)
-            lines, characters = [], 0
-        if not whole_line:
-            yield from _cut(piece)
-    if lines:
-        yield Piece("".join(lines), False)
-
-
-def _cut(piece: Piece) -> Iterator[Piece]:
-    text, start = piece.text, 0
-    while len(text) - start > LONGEST_CHARACTERS:
-        end = start + LONGEST_CHARACTERS
-        newline, space = text.rfind("\n", start, end), text.rfind(" ", start, end)
-        if newline >= 0:
-            end = newline + 1
-        elif before_space := len(text[start : max(space, start)].rstrip(" ")):
-            end = start + before_space
-        yield Piece(text[start:end], piece.ends_document, unfinished=True)
-        start = end
-    yield Piece(text[start:], piece.ends_document, piece.unfinished)
-
-
-def _meter(report: Report, doing: str, total: int | None) -> OnBytes:
-    """Adds up what it is told and reports the sum."""
+def _summed(on_progress: OnProgress, doing: str, total: int | None) -> OnBytes:
+    """Calls `on_progress` with the sum of the bytes so far."""
     done = 0
 
     def add(count: int) -> None:
         nonlocal done
         done += count
-        report(doing, done, total)
+        on_progress(doing, done, total)
 
     return add

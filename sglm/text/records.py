@@ -8,12 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from sglm.errors import InputError, SglmError, did_you_mean
-from sglm.text.lines import LONGEST_LINE_BYTES, READ_BYTES, Piece, read_text_lines
+from sglm.text.lines import (
+    LONE_SURROGATE,
+    LONGEST_LINE_BYTES,
+    READ_BYTES,
+    Piece,
+    read_text_lines,
+    too_long,
+)
 
 _PARQUET_ROWS = 64
 
 
-def _text_of(record: object, field: str, where: str) -> Piece:
+def _piece_of(record: object, field: str, where: str) -> Piece:
     if not isinstance(record, dict):
         raise InputError(f"{where}: not an object with a field {field!r}")
     if field not in record:
@@ -24,7 +31,7 @@ def _text_of(record: object, field: str, where: str) -> Piece:
         kind = "null" if text is None else type(text).__name__
         raise InputError(f"{where}: the field {field!r} is not text but {kind}")
     if not text.isascii() and (lone := re.search("[\ud800-\udfff]", text)):
-        raise InputError(f"{where}: {lone.group()!a} is half a surrogate pair, not a character")
+        raise InputError(f"{where}: {lone.group()!a} {LONE_SURROGATE}")
     return Piece(text, True)
 
 
@@ -43,9 +50,9 @@ def read_jsonl(path: Path, field: str) -> Iterator[Piece]:
             record = json.loads(line.text.strip())
         except json.JSONDecodeError as error:
             raise InputError(f"{where}: not JSON ({error.msg}, column {error.colno})") from error
-        except (ValueError, RecursionError) as error:  # absurdly long numbers, absurdly deep nests
+        except (ValueError, RecursionError) as error:  # numbers too long, or nested too deeply
             raise InputError(f"{where}: not JSON that can be read ({error})") from error
-        yield _text_of(record, field, where)
+        yield _piece_of(record, field, where)
 
 
 def read_parquet(path: Path, field: str) -> Iterator[Piece]:
@@ -63,8 +70,8 @@ def read_parquet(path: Path, field: str) -> Iterator[Piece]:
             raise InputError(
                 f"{path}: no column {field!r}{did_you_mean(field, columns)} (--text-field names it)"
             )
-        # Buffered and not ahead: otherwise a whole row group would be in memory. As a dictionary:
-        # a text that a small file repeats thousands of times would be there thousands of times.
+        # Buffered and not read ahead, or a whole row group would be in memory. As a dictionary, or
+        # a text that a small file repeats thousands of times would be in memory as often.
         with pq.ParquetFile(
             path, buffer_size=READ_BYTES, pre_buffer=False, read_dictionary=[field]
         ) as file:
@@ -73,8 +80,8 @@ def read_parquet(path: Path, field: str) -> Iterator[Piece]:
                 for value in batch.column(0):
                     row += 1
                     where = f"{path}, row {row}"
-                    yield _text_of({field: _plain(value, where)}, field, where)
-    # Arrow says OSError of a file that it cannot make sense of, and MemoryError of one that
+                    yield _piece_of({field: _plain(value, where)}, field, where)
+    # Arrow raises OSError for a file that it cannot read, and ArrowMemoryError for one that
     # declares impossible sizes.
     except (pa.ArrowException, OSError, LookupError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not a readable parquet file ({_first_line(error)})") from error
@@ -89,10 +96,7 @@ def _plain(value: Any, where: str) -> object:
     if pa.types.is_string(value.type) or pa.types.is_large_string(value.type):
         size = 0 if (raw := value.as_buffer()) is None else raw.size
         if size > LONGEST_LINE_BYTES:
-            raise InputError(
-                f"{where}: longer than {LONGEST_LINE_BYTES >> 20} MiB, which is too much for one "
-                "text; break it into several"
-            )
+            raise too_long(where, LONGEST_LINE_BYTES)
     plain: object = value.as_py()
     return plain
 
@@ -125,28 +129,27 @@ def read_data_set(source: str, field: str) -> Iterator[Piece]:
     if not name:
         raise InputError("hf: needs a name, hf:NAME or hf:NAME:CONFIG")
     for number, record in enumerate(_stream(source, name, config or None), start=1):
-        yield _text_of(record, field, f"{source}, record {number}")
+        yield _piece_of(record, field, f"{source}, record {number}")
 
 
 def _stream(source: str, name: str, config: str | None) -> Iterator[object]:
     import datasets
 
     datasets.disable_progress_bars()
-    # It retries for half a minute and says so each time; the error at the end says it once.
+    # It logs each of its retries for half a minute; the error at the end is enough.
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     try:
         records: Iterable[object] = datasets.load_dataset(
-            # Said aloud, or older versions ask a person at the terminal whether to run it.
             name,
             config,
             split="train",
             streaming=True,
-            trust_remote_code=False,
+            trust_remote_code=False,  # left out, older versions ask at the terminal
         )
         yield from records
     except SglmError:  # a signal arrived
         raise
-    except Exception as error:  # whatever the library, the network or the data set comes up with
+    except Exception as error:  # whatever the library, the network or the data set raises
         raise InputError(f"{source}: cannot be read ({_first_line(error)})") from error
 
 

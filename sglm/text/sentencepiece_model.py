@@ -36,9 +36,9 @@ def check_model(model: bytes) -> None:
             if kind == _BYTE:
                 byte_pieces.add(text)
         elif field == _TRAINER:
-            if any(key == _MODEL_TYPE and found != _BPE for key, found in _fields(value)):
+            if any(key == _MODEL_TYPE and model_type != _BPE for key, model_type in _fields(value)):
                 raise ValueError("not a byte pair encoding")
-        elif any(key == _CHARSMAP and found != b"" for key, found in _fields(value)):
+        elif any(key == _CHARSMAP and table != b"" for key, table in _fields(value)):
             raise ValueError("it rewrites text (precompiled_charsmap)")
     if unknown != 1 or byte_pieces != {f"<0x{byte:02X}>".encode() for byte in range(256)}:
         raise ValueError("it lacks the unknown piece or some of the 256 bytes")
@@ -61,7 +61,7 @@ def _piece(message: bytes) -> tuple[bytes, int]:
 
 
 def _fields(message: bytes) -> Iterator[tuple[int, int | float | bytes]]:
-    """Number and value of each field of a message, in the order in which they stand."""
+    """Number and value of each field of a message, in their order."""
     at, end = 0, len(message)
     while at < end:
         key, at = _varint(message, at)

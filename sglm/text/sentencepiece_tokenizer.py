@@ -3,7 +3,7 @@
 SentencePiece by itself drops or rewrites some text. Here it only ever sees a *chunk*: the spaces
 before a word and the word. A chunk that it does not give back exactly (a literal U+2581, which it
 uses for the space, or a NUL) is written as UTF-8 bytes instead, and so is every newline. Chunks
-also make encoding local: what is settled stays settled, whatever text follows.
+also make encoding local: the ids of all but the last chunk stay, whatever text follows.
 
 Pieces are byte pair encodings (Sennrich et al. 2016): on these texts as compact as unigram pieces
 (Kudo 2018) and learned many times faster.
@@ -20,10 +20,17 @@ import sentencepiece
 
 from sglm.errors import InputError
 from sglm.text.sentencepiece_model import check_model
-from sglm.text.tokenizer_interface import EOS, UNK, Tokenizer, utf8
+from sglm.text.tokenizer_interface import (
+    EOS,
+    SENTENCEPIECE_FILE,
+    UNK,
+    Tokenizer,
+    utf8,
+    vocabulary_too_large,
+)
 
 DEFAULT_VOCAB_SIZE = 8000
-# <unk>, <eos>, the 256 bytes, and one character with one merge to make it worth its while.
+# <unk>, <eos>, the 256 bytes, and one character with one merge.
 SMALLEST_VOCAB_SIZE = 260
 SPACE = "\u2581"
 
@@ -36,7 +43,9 @@ CACHED_CHUNKS = 1 << 17
 class _ChunkCache(dict[str, list[int]]):
     """chunk → ids. Text repeats its words: most chunks are looked up, not encoded."""
 
-    def __init__(self, processor: sentencepiece.SentencePieceProcessor, byte_ids: list[int]):
+    def __init__(
+        self, processor: sentencepiece.SentencePieceProcessor, *, byte_ids: list[int]
+    ) -> None:
         super().__init__()
         self._processor, self._byte_ids = processor, byte_ids
         self.bytes_of = _bytes_of_each_id(processor)
@@ -68,7 +77,7 @@ class SentencePieceTokenizer(Tokenizer):
     """A learned model. `unk_id` is None: what has no piece is written as bytes."""
 
     kind = "sentencepiece"
-    content_file = "sentencepiece.model"
+    content_file = SENTENCEPIECE_FILE
     unk_id = None
 
     def __init__(self, model: bytes) -> None:
@@ -87,7 +96,7 @@ class SentencePieceTokenizer(Tokenizer):
         if self.eos_id < 0:
             raise ValueError("it has no end of text")
         byte_ids = [self._processor.piece_to_id(f"<0x{byte:02X}>") for byte in range(256)]
-        self._ids_of = _ChunkCache(self._processor, byte_ids)
+        self._ids_of = _ChunkCache(self._processor, byte_ids=byte_ids)
 
     def encode(self, text: str) -> list[int]:
         return list(chain.from_iterable(map(self._ids_of.__getitem__, CHUNKS.findall(text))))
@@ -124,7 +133,7 @@ def learn_sentencepiece(segments: list[str], vocab_size: int | None) -> Sentence
     """Learns pieces from text.
 
     Args:
-        segments: stretches of text without newlines, of a few kB at most (SentencePiece skips
+        segments: parts of the text without newlines, of a few kB at most (SentencePiece skips
             long ones); see `sample_segments`.
         vocab_size: exactly so many pieces; None takes 8000, fewer for a short text.
 
@@ -133,7 +142,7 @@ def learn_sentencepiece(segments: list[str], vocab_size: int | None) -> Sentence
     """
     wanted = vocab_size
     if wanted is None:
-        # A piece should be seen dozens of times before it earns a row of its own.
+        # A piece should occur dozens of times, or its row is hardly trained.
         characters = sum(map(len, segments))
         wanted = min(DEFAULT_VOCAB_SIZE, SMALLEST_VOCAB_SIZE + characters // 100)
     if wanted < SMALLEST_VOCAB_SIZE:
@@ -143,13 +152,10 @@ def learn_sentencepiece(segments: list[str], vocab_size: int | None) -> Sentence
         )
     room = wanted - 258
     tokenizer = _train(_without_rare_characters(segments, at_most=room // 2), wanted)
-    if tokenizer.vocab_size < wanted:  # few merges to be found: then every character is welcome
+    if tokenizer.vocab_size < wanted:  # too few merges: then with more of the characters
         tokenizer = _train(_without_rare_characters(segments, at_most=room), wanted)
     if vocab_size is not None and tokenizer.vocab_size != vocab_size:
-        raise InputError(
-            f"--vocab-size {vocab_size} is more than the training text supports; "
-            f"the largest possible is {tokenizer.vocab_size}"
-        )
+        raise vocabulary_too_large(vocab_size, largest=tokenizer.vocab_size)
     return tokenizer
 
 
@@ -163,8 +169,8 @@ def _train(segments: list[str], vocab_size: int) -> SentencePieceTokenizer:
             model_writer=model,
             model_type="bpe",
             vocab_size=vocab_size,
-            hard_vocab_limit=False,  # as many as there are: we say it better than its error does
-            # What comes in must come out.
+            hard_vocab_limit=False,  # as many as there are; `learn_sentencepiece` compares
+            # The text must survive the round trip.
             normalization_rule_name="identity",
             remove_extra_whitespaces=False,
             add_dummy_prefix=False,
@@ -173,7 +179,7 @@ def _train(segments: list[str], vocab_size: int) -> SentencePieceTokenizer:
             # No piece goes from a word over a space into the next: `CHUNKS` relies on it.
             split_by_whitespace=True,
             allow_whitespace_only_pieces=True,
-            # A text is not taught the spelling of these, so they must not be common ones.
+            # Their spelling is never learned from a text, so it must not be a common one.
             unk_piece="<sglm:unk>",
             eos_piece="<sglm:eos>",
             unk_id=0,

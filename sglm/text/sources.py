@@ -19,7 +19,7 @@ TEXT_ENDINGS = (".txt", ".txt.gz")
 RECORD_ENDINGS = (".jsonl", ".jsonl.gz", ".parquet")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Source:
     """One file or stream: what to call it in messages, and how to read it.
 
@@ -50,35 +50,49 @@ def find_sources(
         InputError: nothing there, or nothing that can be read. Reading may raise it too.
     """
     if source == "-":
-        return [Source("stdin", lambda: read_text_lines("-", longest_bytes), False, once=True)]
+        return [
+            Source(
+                name="stdin",
+                read=lambda: read_text_lines("-", longest_bytes),
+                documents=False,
+                once=True,
+            )
+        ]
     if source.startswith("builtin:"):
-        builtin_topics(source)  # an unknown name is best told now
-        return [Source(source, lambda: builtin_topics(source), True)]
+        builtin_topics(source)  # an unknown name is refused before anything is read
+        return [Source(name=source, read=lambda: builtin_topics(source), documents=True)]
     if source.startswith("hf:"):
-        return [Source(source, lambda: read_data_set(source, text_field), True, once=True)]
+        return [
+            Source(
+                name=source,
+                read=lambda: read_data_set(source, text_field),
+                documents=True,
+                once=True,
+            )
+        ]
     if not source:  # an unset variable of the shell, not the folder one stands in
         raise InputError("the name of a source is empty; give a file or folder")
     path = Path(source)
     if path.is_dir():
-        found = [
+        files = [
             child
             for child in sorted(_files_below(path))
             if child.name.lower().endswith(TEXT_ENDINGS + RECORD_ENDINGS)
             and child.is_file()
             and child.stat().st_size > 0
         ]
-        if not found:
+        if not files:
             endings = ", ".join(TEXT_ENDINGS + RECORD_ENDINGS)
             raise InputError(f"{source}: no text in this folder; usable files end in {endings}")
-        return [_file(child, text_field, longest_bytes) for child in found]
+        return [_file(child, text_field, longest_bytes) for child in files]
     if not path.exists():
         raise InputError(f"{source}: no such file or folder")
     return [_file(path, text_field, longest_bytes)]
 
 
 def _files_below(folder: Path) -> Iterator[Path]:
-    """Whatever is no folder, at any depth, hidden names left out. Links to folders are not
-    followed: they may go around in circles."""
+    """All that are not folders, at any depth, hidden names left out. Links to folders are not
+    followed: they may lead in a circle."""
     waiting = [folder]
     while waiting:
         below = waiting.pop()
@@ -99,29 +113,35 @@ def _files_below(folder: Path) -> Iterator[Path]:
 
 
 def _file(path: Path, text_field: str, longest_bytes: int | None) -> Source:
-    name, ending = str(path), path.name.lower()
-    size = path.stat().st_size
-    if ending.endswith(TEXT_ENDINGS):
-        return Source(name, lambda: read_text_lines(path, longest_bytes), False, False, size)
-    if ending.endswith(".parquet"):
-        return Source(name, lambda: read_parquet(path, text_field), True, False, size)
-    if ending.endswith(RECORD_ENDINGS):
-        return Source(name, lambda: read_jsonl(path, text_field), True, False, size)
-    raise InputError(
-        f"{name}: unknown kind of file; known endings: {', '.join(TEXT_ENDINGS + RECORD_ENDINGS)}. "
-        "Plain text under another name can come through stdin: sglm prep - < FILE"
+    name = path.name.lower()
+    if not name.endswith(TEXT_ENDINGS + RECORD_ENDINGS):
+        known = ", ".join(TEXT_ENDINGS + RECORD_ENDINGS)
+        raise InputError(
+            f"{path}: unknown kind of file; known endings: {known}. "
+            "Plain text under another name can come through stdin: sglm prep - < FILE"
+        )
+    read_records = read_parquet if name.endswith(".parquet") else read_jsonl
+    documents = not name.endswith(TEXT_ENDINGS)
+    return Source(
+        name=str(path),
+        read=lambda: (
+            read_records(path, text_field) if documents else read_text_lines(path, longest_bytes)
+        ),
+        documents=documents,
+        bytes_on_disk=path.stat().st_size,
     )
 
 
 def spooled(source: Source, folder: Path, longest_bytes: int | None) -> Source:
     """The same text from a file in `folder`, where it can be read as often as needed."""
+    name = f"spool-{len(list(folder.glob('spool-*')))}"
     if source.documents:
-        path = folder / f"spool-{len(list(folder.glob('spool-*')))}.jsonl"
+        path = folder / f"{name}.jsonl"
         with path.open("w", encoding="ascii") as file:
             file.writelines(json.dumps({"text": piece.text}) + "\n" for piece in source.read())
         copy = _file(path, "text", None)
     else:
-        path = folder / f"spool-{len(list(folder.glob('spool-*')))}.txt"
+        path = folder / f"{name}.txt"
         with path.open("w", encoding="utf-8", newline="") as file:
             file.writelines(piece.text for piece in source.read())
         copy = _file(path, "text", longest_bytes)

@@ -1,8 +1,8 @@
 """Token ids on disk, opened for reading; `store_writer.py` makes them.
 
 `meta.json` describes the folder; `train.bin`, `valid.bin` and `test.bin` hold little-endian ids and
-nothing else; the tokenizer's own files lie beside them, and what is remembered of each split's
-lines (`overlap.py`).
+nothing else; the tokenizer's own files lie beside them, and the hashes of each split's lines
+(`overlap.py`).
 """
 
 import hashlib
@@ -13,16 +13,23 @@ from typing import Any, BinaryIO, NamedTuple, TypeGuard
 
 import numpy as np
 
-from sglm.errors import InputError, shown
+from sglm.errors import InputError, short_repr
 from sglm.storage.untrusted import is_count, is_sha256, read_json
-from sglm.text.overlap import LineHashes
+from sglm.text.overlap import LineHashes, lines_file
 from sglm.text.tokenizer import Tokenizer, load_tokenizer
 
 FORMAT_VERSION = 1
+META_FILE = "meta.json"
 SPLITS = ("train", "valid", "test")
 CHECKED_BYTES = 1 << 22
 # By their names in `meta.json`.
 ID_TYPES = {"uint16": "<u2", "uint32": "<u4"}
+_HOW_TO_MAKE = "sglm prep SOURCE --out"
+
+
+def ids_file(split: str) -> str:
+    """The name of the file with the ids of a split."""
+    return f"{split}.bin"
 
 
 class SplitCounts(NamedTuple):
@@ -35,7 +42,7 @@ class SplitCounts(NamedTuple):
     unknown: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TokenStore:
     """An opened store. Nothing is read into memory: `ids` are mapped from disk."""
 
@@ -43,12 +50,12 @@ class TokenStore:
     meta: dict[str, Any]
     _tokenizer: Tokenizer
     _checked: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    """Which file each split was, when its ids were checked."""
+    """The identity of each split's file, when its ids were checked."""
 
     @classmethod
     def open(cls, folder: Path | str) -> "TokenStore":
         """Opens what `sglm prep` wrote. Reads all ids once: none is outside the vocabulary, and
-        they are those that `meta.json` speaks of.
+        their checksum is that of `meta.json`.
 
         Raises:
             InputError: not a store, of a later format, incomplete, mixed up or damaged.
@@ -56,9 +63,9 @@ class TokenStore:
         folder = Path(folder)
         meta = _read_meta(folder)
         tokenizer = load_tokenizer(folder)
-        store = cls(folder, meta, tokenizer)
+        store = cls(folder=folder, meta=meta, _tokenizer=tokenizer)
         if tokenizer.fingerprint != meta["tokenizer"]["fingerprint"]:
-            raise _damaged(folder, "its ids were written with another tokenizer than lies beside")
+            raise _damaged(folder, "its ids were written with another tokenizer than the one in it")
         for split, facts in meta["splits"].items():
             store._checked[split] = store._check(split, facts["tokens"], facts["sha256"])
         return store
@@ -70,9 +77,9 @@ class TokenStore:
 
     @property
     def fingerprint(self) -> str:
-        """Tells this corpus from others: equal when tokenizer and all ids are equal."""
-        facts = [f"{split} {self.meta['splits'][split]['sha256']}" for split in self.splits]
-        parts = [self.meta["tokenizer"]["fingerprint"], *sorted(facts)]
+        """Identifies the corpus: equal when tokenizer and all ids are equal."""
+        sums = [f"{split} {self.meta['splits'][split]['sha256']}" for split in self.splits]
+        parts = [self.meta["tokenizer"]["fingerprint"], *sorted(sums)]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     def tokenizer(self) -> Tokenizer:
@@ -86,9 +93,9 @@ class TokenStore:
             InputError: there is no such split, or its file has changed since the store was opened.
         """
         self._facts(split)
-        path = self.folder / f"{split}.bin"
+        path = self.folder / ids_file(split)
         with path.open("rb") as file:
-            if _which(file) != self._checked[split]:
+            if _identity(file) != self._checked[split]:
                 raise InputError(f"{path}: has changed since the store was opened; start again")
             return np.memmap(file, dtype=ID_TYPES[self.meta["dtype"]], mode="r")
 
@@ -102,13 +109,13 @@ class TokenStore:
         return SplitCounts(*(facts[name] for name in SplitCounts._fields))
 
     def lines(self, split: str) -> LineHashes | None:
-        """What is remembered of the split's lines; None in stores that remember none.
+        """The hashes of the split's lines; None in stores without them.
 
         Raises:
             InputError: there is no such split, or it is damaged.
         """
         self._facts(split)
-        return LineHashes.read(self.folder / f"{split}.lines")
+        return LineHashes.read(self.folder / lines_file(split))
 
     def _facts(self, split: str) -> dict[str, Any]:
         if split not in self.meta["splits"]:
@@ -120,19 +127,23 @@ class TokenStore:
         return facts
 
     def _check(self, split: str, tokens: int, sha256: str) -> tuple[int, ...]:
-        """Which file it is that was found to be right."""
-        path = self.folder / f"{split}.bin"
+        """The identity of the split's file, whose content is what `meta.json` describes.
+
+        Raises:
+            InputError: it is another, or holds ids that the vocabulary does not have.
+        """
+        path = self.folder / ids_file(split)
         id_type = np.dtype(ID_TYPES[self.meta["dtype"]])
         expected = tokens * id_type.itemsize
         size = path.stat().st_size if path.is_file() else 0
         if size != expected or tokens == 0:
             raise _damaged(self.folder, f"{path.name} holds {size} bytes, not {expected}")
-        found, highest, left = hashlib.sha256(), 0, expected
+        digest, highest, left = hashlib.sha256(), 0, expected
         # Read, not mapped: mapped pages would count as this process's memory.
         with path.open("rb") as file:
-            which = _which(file)
+            identity = _identity(file)
             while left and (raw := file.read(min(CHECKED_BYTES, left))):
-                found.update(raw)
+                digest.update(raw)
                 left -= len(raw)
                 whole = len(raw) - len(raw) % id_type.itemsize
                 highest = max(highest, int(np.frombuffer(raw[:whole], id_type).max(initial=0)))
@@ -142,68 +153,71 @@ class TokenStore:
                 f"{path.name} holds the id {highest}, beyond the {self._tokenizer.vocab_size} "
                 "of the vocabulary",
             )
-        if found.hexdigest() != sha256:
+        if digest.hexdigest() != sha256:
             raise _damaged(self.folder, f"{path.name} is not the file that meta.json speaks of")
-        return which
+        return identity
 
 
-def _which(file: BinaryIO) -> tuple[int, ...]:
-    """Tells a file from one that took its place, or that was written to."""
-    facts = os.fstat(file.fileno())
-    return facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns
+def _identity(file: BinaryIO) -> tuple[int, ...]:
+    """Equal as long as it is the same file and has not been written to."""
+    status = os.fstat(file.fileno())
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def _damaged(folder: Path, what: str) -> InputError:
-    return InputError(f"{folder}: {what}; make the store again with sglm prep --force")
+def _damaged(folder: Path, problem: str) -> InputError:
+    return InputError(f"{folder}: {problem}; make the store again with sglm prep --force")
 
 
 def is_store(folder: Path) -> bool:
     """Whether `folder` is a token store, whole or damaged."""
     try:
-        facts = read_json(folder / "meta.json")
+        meta = read_json(folder / META_FILE)
     except (OSError, ValueError, InputError):
         return False
-    return _looks_like_meta(facts)
+    return _looks_like_meta(meta)
 
 
-def _looks_like_meta(facts: object) -> TypeGuard[dict[str, Any]]:
-    return isinstance(facts, dict) and {"format_version", "tokenizer", "splits"} <= facts.keys()
+def _looks_like_meta(meta: object) -> TypeGuard[dict[str, Any]]:
+    return isinstance(meta, dict) and {"format_version", "tokenizer", "splits"} <= meta.keys()
 
 
 def _read_meta(folder: Path) -> dict[str, Any]:
     if not folder.is_dir():
-        what = "is a file, not a token store" if folder.exists() else "no such folder"
-        raise InputError(f"{folder}: {what}; make a store with sglm prep SOURCE --out {folder}")
-    if not (folder / "meta.json").is_file():
+        problem = "is a file, not a token store" if folder.exists() else "no such folder"
+        raise InputError(f"{folder}: {problem}; make a store with {_HOW_TO_MAKE} {folder}")
+    if not (folder / META_FILE).is_file():
         raise InputError(
-            f"{folder}: not a token store (no meta.json); make one with sglm prep SOURCE --out DIR"
+            f"{folder}: not a token store (no meta.json); make one with {_HOW_TO_MAKE} DIR"
         )
     try:
-        meta = read_json(folder / "meta.json")
+        meta = read_json(folder / META_FILE)
     except ValueError:
         meta = None
     if not _looks_like_meta(meta):
         raise InputError(
             f"{folder}: its meta.json is damaged, or not that of a token store; "
-            "make a store elsewhere with sglm prep SOURCE --out DIR"
+            f"make a store elsewhere with {_HOW_TO_MAKE} DIR"
         )
     if meta["format_version"] != FORMAT_VERSION:
         raise InputError(
-            f"{folder}: a store of format {shown(meta['format_version'])}, this version of sglm "
-            f"reads {FORMAT_VERSION}; make it again with sglm prep --force, or update sglm"
+            f"{folder}: a store of format {short_repr(meta['format_version'])}, this version of"
+            f" sglm reads {FORMAT_VERSION}; make it again with sglm prep --force, or update sglm"
         )
-    if (wrong := _what_is_wrong(meta)) is not None:
-        raise _damaged(folder, f"meta.json is damaged ({wrong})")
+    if (entry := _wrong_entry(meta)) is not None:
+        raise _damaged(folder, f"meta.json is damaged ({entry})")
     return meta
 
 
-def _what_is_wrong(meta: dict[str, Any]) -> str | None:
-    """The names of splits are those of files: no others than we give them, nowhere else."""
+def _wrong_entry(meta: dict[str, Any]) -> str | None:
+    """The first entry that `sglm prep` would not have written, or None.
+
+    The names of splits become names of files, so only known ones are allowed.
+    """
     tokenizer, splits = meta["tokenizer"], meta["splits"]
     if not isinstance(tokenizer, dict) or not is_sha256(tokenizer.get("fingerprint")):
         return "tokenizer"
     if not isinstance(dtype := meta.get("dtype"), str) or dtype not in ID_TYPES:
-        return f"dtype {shown(dtype)}"
+        return f"dtype {short_repr(dtype)}"
     if not isinstance(splits, dict) or not splits.keys() <= set(SPLITS):
         return "splits"
     for split, facts in splits.items():

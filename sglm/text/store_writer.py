@@ -16,22 +16,36 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sglm.errors import InputError
-from sglm.storage.durable import sync
-from sglm.text.store import FORMAT_VERSION, ID_TYPES, SplitCounts, id_type_name, is_store
-from sglm.text.tokenizer import Tokenizer
+from sglm.storage.durable import sync, try_lock
+from sglm.text.overlap import lines_file
+from sglm.text.store import (
+    FORMAT_VERSION,
+    ID_TYPES,
+    META_FILE,
+    SPLITS,
+    SplitCounts,
+    id_type_name,
+    ids_file,
+    is_store,
+)
+from sglm.text.tokenizer_interface import (
+    CARD_FILE,
+    SENTENCEPIECE_FILE,
+    VOCABULARY_FILE,
+    Tokenizer,
+)
 
 WRITTEN_AT_ONCE = 1 << 16
 OWN_FILES = {
-    *("meta.json", "train.bin", "valid.bin", "test.bin"),
-    *("train.lines", "valid.lines", "test.lines"),
-    *("tokenizer.json", "vocab.json", "sentencepiece.model"),
+    *(META_FILE, *map(ids_file, SPLITS), *map(lines_file, SPLITS)),
+    *(CARD_FILE, VOCABULARY_FILE, SENTENCEPIECE_FILE),
 }
 
 
 class SplitWriter:
-    """Appends ids to one split's file and keeps its books. Closes the file as a context manager."""
+    """Appends ids to one split's file and counts them. Closes the file as a context manager."""
 
-    def __init__(self, path: Path, tokenizer: Tokenizer) -> None:
+    def __init__(self, path: Path, *, tokenizer: Tokenizer) -> None:
         self._file = path.open("wb")
         self._id_type = ID_TYPES[id_type_name(tokenizer)]
         self._unknown_id = tokenizer.unk_id
@@ -46,7 +60,7 @@ class SplitWriter:
         self._file.close()
 
     def add(self, ids: Sequence[int], words: int, text_bytes: int) -> None:
-        """Appends the ids of a stretch of text with so many words and bytes."""
+        """Appends the ids of a part of the text with so many words and bytes."""
         self._waiting.extend(ids)
         self._words += words
         self._bytes += text_bytes
@@ -84,7 +98,7 @@ def write_meta(folder: Path, tokenizer: Tokenizer, splits: dict[str, dict[str, i
         "dtype": id_type_name(tokenizer),
         "splits": splits,
     }
-    (folder / "meta.json").write_text(json.dumps(meta, indent=2) + "\n")
+    (folder / META_FILE).write_text(json.dumps(meta, indent=2) + "\n")
 
 
 def refuse_occupied(out: Path, force: bool) -> None:
@@ -113,7 +127,7 @@ def refuse_occupied(out: Path, force: bool) -> None:
 
 @contextlib.contextmanager
 def new_store(out: Path, force: bool) -> Iterator[Path]:
-    """A temporary folder beside `out` that takes its place when the block ends without an error.
+    """A temporary folder beside `out` that is renamed to it when the block ends without an error.
 
     Whatever ends the block, the temporary folder is gone afterwards; one that a killed process
     left behind is removed by the next call for the same `out`.
@@ -127,7 +141,7 @@ def new_store(out: Path, force: bool) -> Iterator[Path]:
     prefix = f".{out.name}.prep-"
     _clear_up(out, prefix)
     refuse_occupied(out, force)
-    with _locked_place(out.parent, prefix) as folder:
+    with _locked_path(out.parent, prefix) as folder:
         try:
             folder.mkdir()
             yield folder
@@ -140,13 +154,13 @@ def new_store(out: Path, force: bool) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _locked_place(parent: Path, prefix: str) -> Iterator[Path]:
-    """A path for a folder that nobody else takes for a stale one while this process lives: beside
-    it lies a file of the same name and `.lock`, which the process holds."""
+def _locked_path(parent: Path, prefix: str) -> Iterator[Path]:
+    """A path for a folder that no other process takes for a leftover while this one runs: beside
+    it lies a file of the same name and `.lock`, which this process has locked."""
     while True:
         descriptor, name = tempfile.mkstemp(prefix=prefix, suffix=".lock", dir=parent)
         fcntl.flock(descriptor, fcntl.LOCK_EX)
-        if os.path.exists(name):  # not cleared up in between
+        if os.path.exists(name):  # not cleared up before it was locked
             break
         os.close(descriptor)
     try:
@@ -165,10 +179,10 @@ def _clear_up(out: Path, prefix: str) -> None:
             else:
                 path.rename(out)
         elif path.suffix == ".lock":
-            with contextlib.suppress(OSError), path.open("r+") as lock:  # or its process is alive
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(path.with_suffix(""), ignore_errors=True)
-                path.unlink()
+            with contextlib.suppress(OSError), path.open("r+") as lock:
+                if try_lock(lock):  # otherwise its process is alive
+                    shutil.rmtree(path.with_suffix(""), ignore_errors=True)
+                    path.unlink()
         elif not Path(f"{path}.lock").exists():
             shutil.rmtree(path, ignore_errors=True)
 

@@ -2,13 +2,19 @@
 
 from pathlib import Path
 
-from sglm.errors import InputError, shown
+from sglm.errors import InputError, short_repr
 from sglm.storage.untrusted import parse_json, read_bounded, read_json
 from sglm.text.plain_tokenizers import ByteTokenizer as ByteTokenizer
 from sglm.text.plain_tokenizers import CharTokenizer as CharTokenizer
 from sglm.text.plain_tokenizers import WordTokenizer as WordTokenizer
+from sglm.text.tokenizer_interface import (
+    CARD_FILE,
+    FORMAT_VERSION,
+    LARGEST_FILE_BYTES,
+    SENTENCEPIECE_FILE,
+    VOCABULARY_FILE,
+)
 from sglm.text.tokenizer_interface import EOS as EOS
-from sglm.text.tokenizer_interface import FORMAT_VERSION, LARGEST_FILE_BYTES
 from sglm.text.tokenizer_interface import UNK as UNK
 from sglm.text.tokenizer_interface import Tokenizer as Tokenizer
 from sglm.text.tokenizer_interface import utf8 as utf8
@@ -22,20 +28,20 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     Raises:
         InputError: there is none, it was written by a later version, or its files were changed.
     """
-    path = folder / "tokenizer.json"
+    path = folder / CARD_FILE
     try:
         facts = read_json(path)
         kind, version, fingerprint = (
             facts[key] for key in ("kind", "format_version", "fingerprint")
         )
     except (FileNotFoundError, NotADirectoryError):
-        raise InputError(f"{folder}: holds no tokenizer (tokenizer.json is missing)") from None
+        raise InputError(f"{folder}: holds no tokenizer ({CARD_FILE} is missing)") from None
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: damaged; make the folder again") from error
     if version != FORMAT_VERSION or kind not in KINDS:
         raise InputError(
-            f"{path}: tokenizer {shown(kind)}, format {shown(version)}, is not known to this "
-            "version of sglm"
+            f"{path}: tokenizer {short_repr(kind)}, format {short_repr(version)}, is not known to"
+            " this version of sglm"
         )
     try:
         tokenizer = _restore(kind, folder)
@@ -55,9 +61,9 @@ def _restore(kind: str, folder: Path) -> Tokenizer:
     if kind == "sentencepiece":
         from sglm.text.sentencepiece_tokenizer import SentencePieceTokenizer
 
-        content = read_bounded(folder / SentencePieceTokenizer.content_file, LARGEST_FILE_BYTES)
+        content = read_bounded(folder / SENTENCEPIECE_FILE, LARGEST_FILE_BYTES)
         return SentencePieceTokenizer(content)
-    content = read_bounded(folder / "vocab.json", LARGEST_FILE_BYTES)
+    content = read_bounded(folder / VOCABULARY_FILE, LARGEST_FILE_BYTES)
     entries = parse_json(content)
     if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):
         raise ValueError("not a list of texts")

@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import ClassVar
 
 from sglm.errors import InputError
-from sglm.text.lines import Piece
+from sglm.text.lines import LONE_SURROGATE, Piece
 
 EOS, UNK = "<eos>", "<unk>"
 FORMAT_VERSION = 1
+# Of a tokenizer's folder: what it is, and beside it the content, if its kind has any.
+CARD_FILE = "tokenizer.json"
+VOCABULARY_FILE, SENTENCEPIECE_FILE = "vocab.json", "sentencepiece.model"
 # Of a vocabulary on disk: several million words. Nothing larger is written, nor read.
 LARGEST_FILE_BYTES = 1 << 26
 
@@ -31,7 +34,7 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def encode(self, text: str) -> list[int]:
-        """The ids of `text` as it stands, no `<eos>` added.
+        """The ids of `text` as it is, no `<eos>` added.
 
         Raises:
             InputError: a lone surrogate, which is no character and has no UTF-8 form.
@@ -39,8 +42,8 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of `ids`. What is no text (`<eos>` between documents) is left out; bytes that
-        do not add up to characters, as a model may generate them, become U+FFFD."""
+        """The text of `ids`. An `<eos>` between documents, which is no text, is left out; bytes
+        that are not whole characters, as a model may generate them, become U+FFFD."""
 
     @abstractmethod
     def token(self, token_id: int) -> str:
@@ -76,7 +79,7 @@ class Tokenizer(ABC):
         """SHA-256 of kind and content: equal fingerprints mean equal ids for every text."""
         return hashlib.sha256(self.kind.encode() + b"\0" + self.content()).hexdigest()
 
-    content_file: ClassVar[str | None] = "vocab.json"
+    content_file: ClassVar[str | None] = VOCABULARY_FILE
 
     def save(self, folder: Path) -> None:
         """Writes `tokenizer.json` and, where there is any, the content beside it.
@@ -100,7 +103,15 @@ class Tokenizer(ABC):
             "eos_id": self.eos_id,
             "unk_id": self.unk_id,
         }
-        (folder / "tokenizer.json").write_text(json.dumps(facts, indent=2) + "\n")
+        (folder / CARD_FILE).write_text(json.dumps(facts, indent=2) + "\n")
+
+
+def vocabulary_too_large(vocab_size: int, *, largest: int) -> InputError:
+    """The error about a vocabulary that a text is too short for."""
+    return InputError(
+        f"--vocab-size {vocab_size} is more than the training text supports; "
+        f"the largest possible is {largest}"
+    )
 
 
 def utf8(text: str) -> bytes:
@@ -113,6 +124,4 @@ def utf8(text: str) -> bytes:
         return text.encode("utf-8")
     except UnicodeEncodeError as error:
         lone = text[error.start]
-        raise InputError(
-            f"{lone!a} (character {error.start}) is half a surrogate pair, not a character"
-        ) from error
+        raise InputError(f"{lone!a} (character {error.start}) {LONE_SURROGATE}") from error

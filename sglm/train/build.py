@@ -205,9 +205,9 @@ def build_batcher(config: Config, store: TokenStore, *, ranks: Ranks = ALONE) ->
         lengths = draw_lengths(len(ids_N) // train.batch, train.random_window, train.seed)
     return Batcher(
         ids_N,
-        train.batch,
-        train.window,
-        store.tokenizer().eos_id,
+        batch=train.batch,
+        window=train.window,
+        eos_id=store.tokenizer().eos_id,
         lengths=lengths,
         stretch=stretch_windows(config),
         lookahead=lookahead_steps(config),
@@ -220,9 +220,9 @@ def build_schedule(config: Config, steps_per_epoch: int) -> Schedule:
     schedule = config.schedule
     return make_schedule(
         schedule.cycle_lengths(),
-        steps_per_epoch if schedule.unit == "epochs" else 1,
-        schedule.mode,
-        schedule.start,
-        schedule.warmup_steps,
-        schedule.final_rate,
+        unit_steps=steps_per_epoch if schedule.unit == "epochs" else 1,
+        mode=schedule.mode,
+        start=schedule.start,
+        warmup_steps=schedule.warmup_steps,
+        final_factor=schedule.final_rate,
     )

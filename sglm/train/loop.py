@@ -240,7 +240,7 @@ def _stop_if_asked(session: Session) -> None:
         raise Stopped(
             f"stopped at step {session.progress.step:,} of {session.job.schedule.total_steps:,}"
             " with everything saved; the same command continues from there",
-            signal_number,
+            signal_number=signal_number,
         )
 
 

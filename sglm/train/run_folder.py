@@ -156,7 +156,7 @@ class RunFolder:
         return load_checkpoint(self.path / "checkpoints")
 
     def save_checkpoint(self, step: int, state: Any, keep: int) -> None:
-        save_checkpoint(self.path / "checkpoints", step, state, keep)
+        save_checkpoint(self.path / "checkpoints", step, state, keep=keep)
 
     def save_model(self, folder: Path, model: LSTMLanguageModel, tokenizer: Tokenizer) -> None:
         """Writes a model folder, loadable by itself wherever it is copied.

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sglm.config import Config
-from sglm.errors import ConfigError, InputError, SglmError, refusal
+from sglm.errors import ConfigError, InputError, SglmError, as_sglm_error
 from sglm.optim.precision import Precision
 from sglm.optim.schedule import Schedule
 from sglm.runtime.ranks import Ranks
@@ -287,7 +287,7 @@ def _belonging_to(run: RunFolder, checkpoint: Checkpoint | None) -> Iterator[Non
     try:
         yield
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        if refusal(error) is not None:  # out of memory
+        if as_sglm_error(error) is not None:  # out of memory
             raise
         step = "?" if checkpoint is None else f"{checkpoint.step:,}"
         raise InputError(

@@ -36,7 +36,7 @@ def place(tmp_path: Path, word_store: TokenStore) -> Iterator[Path]:
     (tmp_path / "occupied").mkdir()
     (tmp_path / "occupied" / "thesis.tex").write_text("years of work")
     (tmp_path / "store").symlink_to(word_store.folder)
-    prepare([str(tmp_path / "good.txt")], tmp_path / "bytes", Recipe("byte"))
+    prepare([str(tmp_path / "good.txt")], tmp_path / "bytes", Recipe(tokenizer="byte"))
     result = CliRunner().invoke(
         app,
         [

@@ -38,7 +38,9 @@ def place(tmp_path: Path, word_store: TokenStore) -> Iterator[Path]:
     (tmp_path / "store").symlink_to(word_store.folder)
     (tmp_path / "text.txt").write_text(make_text(100))
     prepare(
-        [str(tmp_path / "text.txt")], tmp_path / "trainonly", Recipe("word", valid=0.0, test=0.0)
+        [str(tmp_path / "text.txt")],
+        tmp_path / "trainonly",
+        Recipe(tokenizer="word", valid=0.0, test=0.0),
     )
     (tmp_path / "occupied").mkdir()
     (tmp_path / "occupied" / "thesis.tex").write_text("years of work")

@@ -245,7 +245,9 @@ def test_runs_of_other_machines_are_merged_and_the_mixture_told(
 
 
 def test_a_store_without_validation_text_is_refused(text_file: Path, tmp_path: Path) -> None:
-    store = prepare([str(text_file)], tmp_path / "store", Recipe("word", valid=0.0, test=0.0))
+    store = prepare(
+        [str(text_file)], tmp_path / "store", Recipe(tokenizer="word", valid=0.0, test=0.0)
+    )
     with pytest.raises(InputError, match=r"no split 'valid'.*--valid"):
         run(store, tmp_path / "out")
     assert not (tmp_path / "out").exists()

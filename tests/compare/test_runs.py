@@ -79,7 +79,7 @@ def test_runs_of_another_configuration_horizon_or_corpus_are_refused(
         further.collect()
     text = tmp_path / "other.txt"
     text.write_text("one two three four five six\n" * 200)
-    store = prepare([str(text)], tmp_path / "other", Recipe("word"))
+    store = prepare([str(text)], tmp_path / "other", Recipe(tokenizer="word"))
     with pytest.raises(InputError, match="another corpus"):
         Comparison(comparison.base, store, comparison.out, comparison.horizon).collect()
     assert set(comparison.collect()) == {long}

@@ -23,6 +23,18 @@ from sglm.train.loop import Outcome
 from tests.compare.conftest import CONFIG, CPU, fake_python, run
 
 
+def make_outcome(seconds: float, *, already_finished: bool) -> Outcome:
+    return Outcome(
+        steps=20,
+        tokens_seen=400,
+        seconds=seconds,
+        best_token_ppl=5.0,
+        skipped_steps=0,
+        already_finished=already_finished,
+        diagnosis=None,
+    )
+
+
 @pytest.fixture
 def task(tmp_path: Path) -> Task:
     return Task({}, "data", str(tmp_path / "run"), str(tmp_path / "run.json"), "cpu", "fp32")
@@ -34,7 +46,7 @@ def test_the_record_keeps_the_peak_over_sessions(
     peaks = iter([300.0, 200.0])
     monkeypatch.setattr("sglm.compare.worker.peak_memory_mb", lambda device: next(peaks))
     path = Path(task.record)
-    outcome = Outcome(20, 400, 12.3456, 5.0, 0, already_finished=False, diagnosis=None)
+    outcome = make_outcome(12.3456, already_finished=False)
     record(task, None, Record.read(path))
     assert Record.read(path) == Record(False, 0.0, 300.0, "cpu", "fp32")
     record(task, outcome, Record.read(path))
@@ -43,7 +55,7 @@ def test_the_record_keeps_the_peak_over_sessions(
 
 def test_a_run_found_finished_has_no_peak_of_its_own(task: Task) -> None:
     """As when its record was lost: this process trained nothing."""
-    record(task, Outcome(20, 400, 12.0, 5.0, 0, already_finished=True, diagnosis=None), None)
+    record(task, make_outcome(12.0, already_finished=True), None)
     assert Record.read(Path(task.record)) == Record(True, 12.0, None, "cpu", "fp32")
 
 

@@ -61,7 +61,7 @@ def test_a_factor_is_a_number_or_calibrates_itself(factor: str | float, tmp_path
     assert load_config("tiny", [f"synthesizer.factor={factor}"]).synthesizer.factor == factor
 
 
-def test_a_horizon_is_so_many_windows(tmp_path: Path) -> None:
+def test_a_horizon_is_a_whole_number_of_windows(tmp_path: Path) -> None:
     train = {"window": 5, "horizon": 20}
     config = parse_config({"train": train, "schedule": {"mode": "real"}}, "test")
     path = tmp_path / "config.toml"
@@ -127,7 +127,7 @@ def test_a_schedule_that_never_ends_is_refused() -> None:
         load_config("tiny", ["schedule.growth=10", "schedule.count=400"])
 
 
-def test_cycles_are_said_in_one_way_and_the_last_override_wins() -> None:
+def test_cycles_are_given_in_one_way_and_the_last_override_wins() -> None:
     with pytest.raises(ConfigError, match="either cycles or growth"):
         parse_config({"schedule": {"cycles": [1.0], "growth": 2.0}}, "test")
     config = load_config("tiny", ["schedule.first=3", "schedule.growth=2", "schedule.count=3"])
@@ -149,7 +149,7 @@ def test_files_that_are_no_configuration(tmp_path: Path, content: bytes, message
         load_config(str(path))
 
 
-def test_what_is_not_there_is_named_with_what_is(tmp_path: Path) -> None:
+def test_a_missing_configuration_is_named_with_those_there_are(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"'tinny'; did you mean 'tiny'\?"):
         load_config("tinny")
     with pytest.raises(ConfigError, match=r"no.toml: does not exist; .*tiny"):
@@ -181,10 +181,10 @@ def test_differences_name_keys_and_values() -> None:
         (['train.truncation="random"'], "train.truncation"),
     ],
 )
-def test_other_ways_past_the_window_are_for_real_gradients(
+def test_horizons_and_random_truncation_are_for_real_gradients(
     overrides: list[str], named: str
 ) -> None:
-    """Their observed gradients are not those of the future in the state: nothing to learn from."""
+    """With them the observed gradient is not the state's: a synthesizer cannot learn from it."""
     with pytest.raises(ConfigError, match=named) as caught:
         load_config("tiny", overrides)
     assert 'schedule.mode = "real"' in str(caught.value)

@@ -342,7 +342,7 @@ def test_lanes_of_one_rank_that_are_not_finite_count_on_no_rank(bad: list[int]) 
     torch.manual_seed(0)
     state, observed_BS = some_state(), torch.randn(B, S)
     observed_BS[bad] = float("nan")
-    first, barrier, table = Thread(0, 2), threading.Barrier(2), {}
+    first, barrier, table = Thread(rank=0, count=2), threading.Barrier(2), {}
     ranks = [replace(first, rank=rank, barrier=barrier, table=table) for rank in range(2)]
 
     def learned(ranks: Ranks) -> tuple[Tensor, float]:

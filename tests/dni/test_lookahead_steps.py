@@ -32,7 +32,7 @@ EPOCH, STRETCH = 7, 3  # windows: the last stretch of an epoch is a short one
 def batcher(stretch: int = STRETCH) -> Batcher:
     """An epoch is seven windows and two tokens."""
     ids_N = np.random.default_rng(0).integers(V, size=B * (EPOCH * T + 2)).astype(np.uint16)
-    return Batcher(ids_N, B, T, 0, stretch=stretch, lookahead=5)
+    return Batcher(ids_N, batch=B, window=T, eos_id=0, stretch=stretch, lookahead=5)
 
 
 def reading_ahead(net: LookaheadSynthesizer, **settings: Any) -> LearnedEstimator:

@@ -1,4 +1,4 @@
-"""What gets spoilt: a store, model folders, a run, a place to put things."""
+"""What gets damaged: copies of a store and of model folders."""
 
 import shutil
 from collections.abc import Callable
@@ -24,8 +24,20 @@ def model_folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], P
 
 
 @pytest.fixture
+def file_of(tmp_path: Path) -> Callable[[str, bytes], Path]:
+    """Writes a file of that name and content, and gives its path."""
+
+    def write(name: str, content: bytes) -> Path:
+        path = tmp_path / name
+        path.write_bytes(content)
+        return path
+
+    return write
+
+
+@pytest.fixture
 def copies(tmp_path: Path) -> Callable[[Path], Path]:
-    """A copy of a folder, in place of the one before it."""
+    """A copy of a folder, which replaces the copy before it."""
 
     def copy(folder: Path) -> Path:
         target = tmp_path / "spoilt"

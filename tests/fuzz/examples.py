@@ -1,12 +1,16 @@
-"""How many examples, and what spoils a file."""
+"""How many examples, what damages a file, and how damage may be refused."""
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
+
+from sglm.errors import InputError
 
 _LONG = os.environ.get("HYPOTHESIS_PROFILE") == "long"
 
@@ -23,6 +27,16 @@ def examples(count: int) -> Callable[..., Any]:
     )
 
 
+@contextmanager
+def may_be_refused(path: Path) -> Iterator[None]:
+    """Inside, an InputError is a right result too, if its message names the path and is short."""
+    try:
+        yield
+    except InputError as error:
+        assert str(path) in str(error)
+        assert len(str(error)) < 2000
+
+
 # Characters that text processing stumbles over: NUL, line ends of all kinds, byte order marks, the
 # other writing direction, combining ones, astral ones, sglm's and SentencePiece's own marks.
 ODD = st.sampled_from(
@@ -34,7 +48,7 @@ ODD = st.sampled_from(
 )
 TEXTS = st.lists(st.one_of(ODD, st.text(max_size=8)), max_size=30).map("".join)
 
-# What JSON can say, and what Python's reader lets pass beyond it.
+# What JSON can hold, and what Python's reader accepts beyond it.
 SCALARS = st.one_of(
     st.none(),
     st.booleans(),
@@ -125,3 +139,18 @@ def altered(draw: st.DrawFn, document: Any) -> Any:
         at = draw(st.integers(0, len(document) - 1))
         return [*document[:at], draw(altered(document[at])), *document[at + 1 :]]
     return draw(VALUES)
+
+
+def damage(path: Path, data: st.DataObject) -> None:
+    """Writes one of the `damages` of a file into it."""
+    path.write_bytes(data.draw(damages(path.read_bytes())))
+
+
+def damages(whole: bytes) -> st.SearchStrategy[bytes]:
+    """Accidents and attacks; where the file is JSON, more often changes of its content."""
+    strategies = [spoilt(whole), one_of_these(EXTREMES)]
+    try:
+        strategies.append(altered(json.loads(whole)).map(dumped))
+    except ValueError:
+        return st.one_of(strategies)
+    return st.one_of(*strategies, strategies[-1])

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from sglm.errors import InputError, SglmError
 from sglm.lm import load
 from sglm.model.folder import find_model_folder, load_weights
-from tests.fuzz.examples import EXTREMES, altered, dumped, examples, one_of_these, spoilt
+from tests.fuzz.examples import damage, damages, dumped, examples, spoilt
 
 Copies = Callable[[Path], Path]
 ModelFolders = Callable[[str], Path]
@@ -61,11 +61,7 @@ def write(path: Path, header: bytes, data: bytes) -> None:
 @examples(60)
 def test_any_card_is_read_or_refused(folder_copy: FolderCopy, data: st.DataObject) -> None:
     folder = folder_copy()
-    card = (folder / "config.json").read_bytes()
-    changed = altered(json.loads(card)).map(dumped)
-    (folder / "config.json").write_bytes(
-        data.draw(st.one_of(changed, changed, spoilt(card), one_of_these(EXTREMES)))
-    )
+    damage(folder / "config.json", data)
     load_or_refuse(folder)
 
 
@@ -74,8 +70,7 @@ def test_any_card_is_read_or_refused(folder_copy: FolderCopy, data: st.DataObjec
 def test_any_header_is_read_or_refused(folder_copy: FolderCopy, data: st.DataObject) -> None:
     folder = folder_copy()
     header, tensors = header_of(folder / "model.safetensors")
-    changed = altered(header).map(dumped)
-    raw = data.draw(st.one_of(changed, changed, spoilt(dumped(header)), one_of_these(EXTREMES)))
+    raw = data.draw(damages(dumped(header)))
     write(folder / "model.safetensors", raw, tensors)
     load_or_refuse(folder)
 
@@ -94,7 +89,7 @@ def declare(name: str, **facts: object) -> Callable[[dict[str, Any]], object]:
 
 
 def overlap(header: dict[str, Any]) -> None:
-    """Two tensors of one shape in the same place, and as many bytes unused."""
+    """Two tensors of one shape at the same offsets, and as many bytes unused."""
     header["layers.1.weight_hh"]["data_offsets"] = header["layers.1.weight_ih"]["data_offsets"]
 
 

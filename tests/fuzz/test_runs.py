@@ -19,8 +19,18 @@ from sglm.storage.checkpoint import load_checkpoint, save_checkpoint
 from sglm.text.store import TokenStore
 from sglm.train.log.metrics import drop_later_lines
 from sglm.train.run_folder import RunFolder
-from tests.fuzz.examples import EXTREMES, altered, dumped, examples, one_of_these, spoilt
+from tests.fuzz.examples import (
+    EXTREMES,
+    altered,
+    damages,
+    dumped,
+    examples,
+    may_be_refused,
+    one_of_these,
+    spoilt,
+)
 
+FileOf = Callable[[str, bytes], Path]
 STATE = {"weights": torch.arange(6.0), "books": {0: [1, None, "two"], "rate": 0.5}, "step": 7}
 LINE = {"step": 4, "token_ppl": 9.5, "nll_per_token": 2.25, "split": "valid", "seconds": 1.0}
 RECORD = {
@@ -30,16 +40,6 @@ RECORD = {
     "device": "cpu",
     "precision": "fp32",
 }
-
-
-def damages(whole: bytes) -> st.SearchStrategy[bytes]:
-    """Accidents and attacks; where it is JSON, also of its content."""
-    found = [spoilt(whole), one_of_these(EXTREMES)]
-    try:
-        found.append(altered(json.loads(whole)).map(dumped))
-    except ValueError:
-        return st.one_of(found)
-    return st.one_of(*found, found[-1])
 
 
 @given(data=st.data(), forged=st.booleans())
@@ -59,13 +59,10 @@ def test_any_checkpoint_is_read_or_refused(
     if forged and sums.exists() and path != sums:
         old, new = (hashlib.sha256(raw).hexdigest() for raw in (before, after))
         sums.write_text(sums.read_text().replace(old, new))
-    try:
-        found = load_checkpoint(folder)
-    except InputError as error:
-        assert str(folder) in str(error)
-    else:
-        assert found is not None
-        assert isinstance(found[0], int)
+    with may_be_refused(folder):
+        loaded = load_checkpoint(folder)
+        assert loaded is not None
+        assert isinstance(loaded.step, int)
 
 
 @pytest.mark.parametrize("name", ["/dev/zero", "../../secret", "latest"])
@@ -74,11 +71,11 @@ def test_latest_may_point_anywhere(tmp_path: Path, name: str) -> None:
     (tmp_path / "latest").unlink()
     (tmp_path / "latest").symlink_to(name)
     try:
-        found = load_checkpoint(tmp_path)
+        loaded = load_checkpoint(tmp_path)
     except InputError:
         return
-    assert found is not None
-    assert found[0] == 7
+    assert loaded is not None
+    assert loaded.step == 7
 
 
 @pytest.fixture
@@ -101,11 +98,8 @@ def test_any_identity_of_a_run_is_that_run_or_refused(
     whole = run.identity.read_bytes()
     try:
         run.identity.write_bytes(data.draw(damages(whole)))
-        with run.opened(tiny_config(), word_store, resume=True):
+        with may_be_refused(run.path), run.opened(tiny_config(), word_store, resume=True):
             pass
-    except InputError as error:
-        assert str(run.path) in str(error)
-        assert len(str(error)) < 2000
     finally:
         run.identity.write_bytes(whole)
 
@@ -116,11 +110,8 @@ LINES = st.lists(st.one_of(altered(LINE).map(dumped), one_of_these(EXTREMES)), m
 
 @given(raw=st.one_of(spoilt(METRICS), LINES.map(b"\n".join)))
 @examples(100)
-def test_what_is_kept_of_any_metrics_is_whole(
-    tmp_path_factory: pytest.TempPathFactory, raw: bytes
-) -> None:
-    path = tmp_path_factory.mktemp("metrics") / "metrics.jsonl"
-    path.write_bytes(raw)
+def test_what_is_kept_of_any_metrics_is_whole(file_of: FileOf, raw: bytes) -> None:
+    path = file_of("metrics.jsonl", raw)
     drop_later_lines(path, 4)
     for line in path.read_text(encoding="utf-8").splitlines():
         assert json.loads(line)["step"] <= 4
@@ -128,24 +119,18 @@ def test_what_is_kept_of_any_metrics_is_whole(
 
 @given(raw=damages(dumped(RECORD)))
 @examples(100)
-def test_any_record_is_read_or_refused(
-    tmp_path_factory: pytest.TempPathFactory, raw: bytes
-) -> None:
-    path = tmp_path_factory.mktemp("records") / "record.json"
-    path.write_bytes(raw)
-    try:
+def test_any_record_is_read_or_refused(file_of: FileOf, raw: bytes) -> None:
+    path = file_of("record.json", raw)
+    with may_be_refused(path):
         record = Record.read(path)
-    except InputError as error:
-        assert str(path) in str(error)
-        return
-    assert record is not None
-    assert record.seconds >= 0
-    assert (record.peak_memory_mb or 0) >= 0
+        assert record is not None
+        assert record.seconds >= 0
+        assert (record.peak_memory_mb or 0) >= 0
 
 
 @pytest.fixture
 def comparison(tmp_path: Path, tiny_config: Callable[..., Config], word_store: TokenStore) -> Any:
-    """Two finished runs of one variant, as far as the books say."""
+    """Two runs of one variant whose records are those of finished ones."""
     base = tiny_config(schedule={"cycles": [6.0]})
     made = Comparison(base, word_store, tmp_path / "out", 20)
     for seed in (0, 1):
@@ -162,15 +147,9 @@ def comparison(tmp_path: Path, tiny_config: Callable[..., Config], word_store: T
 @examples(60)
 def test_any_metrics_are_compared_or_refused(comparison: Comparison, data: st.DataObject) -> None:
     folder = RunFolder(comparison.folder(Cell("bptt", 1)))
-    try:
-        folder.metrics.write_bytes(data.draw(st.one_of(spoilt(METRICS), LINES.map(b"\n".join))))
-        runs = comparison.collect()
-    except InputError as error:
-        assert str(folder.metrics) in str(error)
-        return
-    finally:
-        folder.metrics.write_bytes(METRICS)
-    grid.write_results(comparison, list(runs.values()))
+    folder.metrics.write_bytes(data.draw(st.one_of(spoilt(METRICS), LINES.map(b"\n".join))))
+    with may_be_refused(folder.metrics):
+        grid.write_results(comparison, list(comparison.collect().values()))
 
 
 def test_runs_that_were_not_evaluated_together_are_refused(comparison: Comparison) -> None:
@@ -183,10 +162,6 @@ def test_runs_that_were_not_evaluated_together_are_refused(comparison: Compariso
 
 @given(raw=damages(dumped({"horizon": 20, "updates": 6})))
 @examples(60)
-def test_any_results_of_before_tell_a_horizon_or_nothing(
-    tmp_path_factory: pytest.TempPathFactory, raw: bytes
-) -> None:
-    out = tmp_path_factory.mktemp("out")
-    (out / "results.json").write_bytes(raw)
-    horizon = grid._horizon_before(out)
+def test_any_results_of_before_have_a_horizon_or_none(file_of: FileOf, raw: bytes) -> None:
+    horizon = grid._horizon_before(file_of("results.json", raw).parent)
     assert horizon is None or (type(horizon) is int and 0 <= horizon < 2**63)

@@ -16,7 +16,7 @@ from sglm.text.prepare import Recipe, prepare
 from sglm.text.store import SPLITS, SplitCounts, TokenStore, is_store
 from sglm.text.store_writer import SplitWriter, write_meta
 from sglm.text.tokenizer import WordTokenizer
-from tests.fuzz.examples import EXTREMES, altered, dumped, examples, one_of_these, spoilt
+from tests.fuzz.examples import damage, examples, spoilt
 
 StoreCopy = Callable[[], Path]
 
@@ -48,11 +48,7 @@ def open_or_refuse(folder: Path) -> bool:
 @examples(60)
 def test_any_meta_is_read_or_refused(store_copy: StoreCopy, data: st.DataObject) -> None:
     folder = store_copy()
-    meta = (folder / "meta.json").read_bytes()
-    changed = altered(json.loads(meta)).map(dumped)
-    (folder / "meta.json").write_bytes(
-        data.draw(st.one_of(changed, changed, spoilt(meta), one_of_these(EXTREMES)))
-    )
+    damage(folder / "meta.json", data)
     open_or_refuse(folder)
 
 
@@ -142,13 +138,13 @@ def test_force_deletes_no_folder_that_has_the_name_of_a_file(
     (folder / "test.bin").mkdir()
     (folder / "test.bin" / "thesis.tex").write_text("years of work")
     with pytest.raises(InputError, match=r"holds test\.bin besides the store"):
-        prepare([str(text_file)], folder, Recipe("byte"), force=True)
+        prepare([str(text_file)], folder, Recipe(tokenizer="byte"), force=True)
     assert (folder / "test.bin" / "thesis.tex").exists()
 
 
 def test_an_endless_file_of_ids_is_not_read_to_its_end(tmp_path: Path) -> None:
     tokenizer = WordTokenizer(["a"])
-    with SplitWriter(tmp_path / "train.bin", tokenizer) as writer:
+    with SplitWriter(tmp_path / "train.bin", tokenizer=tokenizer) as writer:
         writer.add([2, 2], words=2, text_bytes=3)
         facts: dict[str, Any] = writer.finish()
     tokenizer.save(tmp_path)

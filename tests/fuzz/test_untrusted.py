@@ -1,4 +1,4 @@
-"""Small files of others: bounded, ordinary, and JSON as the standard has it."""
+"""Small files of others: bounded, ordinary, and JSON as the standard defines it."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from sglm.cli.main import app
-from sglm.errors import InputError, printable, shown
+from sglm.errors import InputError, printable, short_repr
 from sglm.storage.untrusted import is_count, is_sha256, parse_json, read_bounded, read_json
 from tests.fuzz.examples import EXTREMES, VALUES, dumped, examples, one_of_these, spoilt
 
@@ -22,16 +22,16 @@ from tests.fuzz.examples import EXTREMES, VALUES, dumped, examples, one_of_these
 def test_json_is_read_as_it_was_written_or_refused(value: object) -> None:
     raw = dumped(value)
     try:
-        found = parse_json(raw)
+        parsed = parse_json(raw)
     except ValueError:
         assert any(word in raw for word in (b"NaN", b"Infinity"))  # nothing else is refused
     else:
-        assert json.dumps(found).encode() == raw
+        assert json.dumps(parsed).encode() == raw
 
 
 @given(st.one_of(one_of_these(EXTREMES), spoilt(b'{"a": [1.5, true, {"b": "c"}], "d": null}')))
 @examples(60)
-def test_no_bytes_make_it_stumble(raw: bytes) -> None:
+def test_any_bytes_are_parsed_or_refused(raw: bytes) -> None:
     try:
         parse_json(raw)
     except ValueError as error:
@@ -48,7 +48,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("what", REFUSED)
-def test_what_python_lets_pass_is_refused(what: str) -> None:
+def test_what_pythons_reader_accepts_is_refused(what: str) -> None:
     raw = REFUSED[what]
     with pytest.raises(ValueError, match=r"twice|finite|digits|deep"):
         parse_json(raw)
@@ -78,10 +78,10 @@ def test_a_large_file_is_refused_without_reading_it(tmp_path: Path) -> None:
 
 @given(VALUES)
 @examples(40)
-def test_what_a_value_is_called_in_a_message_is_short(value: object) -> None:
+def test_the_repr_of_a_value_in_a_message_is_short(value: object) -> None:
     for _ in range(50):
         value = [value, value]
-    assert len(shown(value)) < 1000
+    assert len(short_repr(value)) < 1000
     assert is_count(value) is False
     assert is_sha256(value) is False
 

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sglm.model import language_model
+from sglm.model import lstm_layer
 from sglm.model.dropout import locked_dropout, weight_dropout, word_dropout
 from sglm.model.language_model import DropoutRates, LSTMLanguageModel, ModelShape
 
@@ -81,7 +81,7 @@ def test_a_long_window_is_the_same_in_segments(monkeypatch: pytest.MonkeyPatch) 
     inputs_TB = torch.randint(9, (11, 3))
     actual = []
     for steps in (1000, 4):  # 4 + 4 + 3
-        monkeypatch.setattr(language_model, "SEGMENT_STEPS", steps)
+        monkeypatch.setattr(lstm_layer, "SEGMENT_STEPS", steps)
         model.zero_grad()
         features_TBH, state = model.features(inputs_TB, model.start_state(3))
         (features_TBH.square().sum() + sum(each.sum() for each in state.cell)).backward()

@@ -101,23 +101,23 @@ def test_clipping_within_the_step_is_torchs_own(
     kind: str, precision: str, clip_norm: float
 ) -> None:
     """As `clip_grad_norm_` and then a step, whether it cuts or not; and it is not left lying."""
-    found, expected = nn.Linear(2, 3), nn.Linear(2, 3)
-    expected.load_state_dict(found.state_dict())
+    clipped, expected = nn.Linear(2, 3), nn.Linear(2, 3)
+    expected.load_state_dict(clipped.state_dict())
     optimizers = [
-        make_optimizer(net, OptimizerConfig(kind=kind, momentum=0.9)) for net in (found, expected)
+        make_optimizer(net, OptimizerConfig(kind=kind, momentum=0.9)) for net in (clipped, expected)
     ]
     chosen = precision_of(precision, CPU)
     for step in range(3):
         torch.manual_seed(step)
         gradients = [torch.randn(3, 2), torch.randn(3)]
         scale = float(chosen.scale(torch.ones(())))
-        for net, factor in ((found, scale), (expected, 1.0)):
+        for net, factor in ((clipped, scale), (expected, 1.0)):
             for p, gradient in zip(net.parameters(), gradients, strict=True):
                 p.grad = gradient * factor
-        chosen.update(optimizers[0], *chosen.measure(optimizers[0]), clip_norm)
+        chosen.update(optimizers[0], *chosen.measure(optimizers[0]), clip_norm=clip_norm)
         nn.utils.clip_grad_norm_(expected.parameters(), clip_norm)
         optimizers[1].step()
-        for one, other in zip(found.parameters(), expected.parameters(), strict=True):
+        for one, other in zip(clipped.parameters(), expected.parameters(), strict=True):
             # float32: divided by the number that the other multiplies with the reciprocal of
             torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-7)
             torch.testing.assert_close(one.grad, other.grad, rtol=1e-5, atol=1e-9)

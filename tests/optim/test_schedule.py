@@ -8,7 +8,7 @@ from sglm.optim.schedule import Mode, Schedule, StepPlan, make_schedule
 
 
 def test_cosine_knots_of_two_cycles() -> None:
-    schedule = make_schedule([4, 8], 1, "alternating")
+    schedule = make_schedule([4, 8], unit_steps=1, mode="alternating")
     half = 0.5 * (1 + math.cos(math.pi / 4))
     knots = {
         0: StepPlan(1.0, Mode.REAL, 0),
@@ -27,7 +27,9 @@ def test_cosine_knots_of_two_cycles() -> None:
 
 def test_paper_cycles_start_real_and_alternate() -> None:
     """The reference experiments: base 5, cycles 5, 5, 10, 20, 40, 80, 160 epochs, real first."""
-    schedule = make_schedule([5, 5, 10, 20, 40, 80, 160], 100, "alternating", "real")
+    schedule = make_schedule(
+        [5, 5, 10, 20, 40, 80, 160], unit_steps=100, mode="alternating", start="real"
+    )
     assert schedule.cycle_ends == (500, 1000, 2000, 4000, 8000, 16000, 32000)
     assert [mode.value[0] for mode in schedule.cycle_modes] == list("rsrsrsr")
 
@@ -42,20 +44,20 @@ def test_paper_cycles_start_real_and_alternate() -> None:
     ],
 )
 def test_modes_of_cycles(mode: str, start: str, expected: str) -> None:
-    schedule = make_schedule([1, 1, 1], 3, mode, start)
+    schedule = make_schedule([1, 1, 1], unit_steps=3, mode=mode, start=start)
     assert "".join(m.value[0] for m in schedule.cycle_modes) == expected
 
 
 def test_warmup_rises_linearly_below_the_cosine() -> None:
-    plain = make_schedule([10], 1, "real")
-    warm = make_schedule([10], 1, "real", warmup_steps=4)
+    plain = make_schedule([10], unit_steps=1, mode="real")
+    warm = make_schedule([10], unit_steps=1, mode="real", warmup_steps=4)
     for step in range(10):
         share = min(1, (step + 1) / 4)
         assert warm.at(step).lr_factor == pytest.approx(share * plain.at(step).lr_factor)
 
 
 def test_final_factor_is_the_floor_of_the_cosine() -> None:
-    schedule = make_schedule([1000], 1, "real", final_factor=0.1)
+    schedule = make_schedule([1000], unit_steps=1, mode="real", final_factor=0.1)
     factors = [schedule.at(step).lr_factor for step in range(1000)]
     assert factors[0] == 1.0
     assert factors == sorted(factors, reverse=True)
@@ -65,17 +67,17 @@ def test_final_factor_is_the_floor_of_the_cosine() -> None:
 
 def test_fractions_do_not_drift() -> None:
     """Ten cycles of a third of an epoch end where ten thirds of an epoch end."""
-    schedule = make_schedule([1 / 3] * 10, 100, "real")
+    schedule = make_schedule([1 / 3] * 10, unit_steps=100, mode="real")
     assert schedule.total_steps == round(1000 / 3)
     assert set(schedule.cycle_steps) == {33, 34}
 
 
 def test_every_cycle_has_a_step_however_short() -> None:
-    assert min(make_schedule([0.001, 0.001, 1], 10, "real").cycle_steps) == 1
+    assert min(make_schedule([0.001, 0.001, 1], unit_steps=10, mode="real").cycle_steps) == 1
 
 
 def test_outside_of_the_schedule_is_an_error() -> None:
-    schedule = Schedule((3,), (Mode.REAL,))
+    schedule = Schedule(cycle_steps=(3,), cycle_modes=(Mode.REAL,))
     for step in (-1, 3):
         with pytest.raises(IndexError, match="3 steps"):
             schedule.at(step)

@@ -22,21 +22,21 @@ ALLOWED = ["tf32", "tf32", "tf32", "tf32", True, True, "high"]
 
 def switches() -> list[object]:
     """What a GPU makes of float32 products, of matrices and in recurrent nets; "raises" where torch
-    refuses to say, as it does when its older and newer switches contradict each other."""
+    refuses to read a switch, because its older and newer ones contradict each other."""
     b = torch.backends
     newer = [b.cuda.matmul.fp32_precision, b.cudnn.rnn.fp32_precision, b.cudnn.conv.fp32_precision]
     newer.append(b.mkldnn.matmul.fp32_precision)
-    found: list[object] = [*newer]
+    values: list[object] = [*newer]
     for look in (
         lambda: b.cuda.matmul.allow_tf32,
         lambda: b.cudnn.allow_tf32,
         torch.get_float32_matmul_precision,
     ):
         try:
-            found.append(look())
+            values.append(look())
         except RuntimeError:
-            found.append("raises")
-    return found
+            values.append("raises")
+    return values
 
 
 def tf32_is_off() -> bool:
@@ -143,7 +143,7 @@ for settings in json.loads(sys.argv[1]):
 
 
 def test_any_setting_comes_back() -> None:
-    """torch has two families of switches; whichever a program uses, it finds them as they were."""
+    """torch has two families of switches; whichever a program uses is as it was before."""
     root = Path(__file__).resolve().parents[2]
     done = subprocess.run(
         [sys.executable, "-c", EACH_SETTING, json.dumps(SETTINGS)],

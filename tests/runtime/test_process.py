@@ -1,4 +1,4 @@
-"""What a process asks of the C libraries under torch."""
+"""Settings of a process: of the C libraries under torch, and of its signals."""
 
 import os
 import platform
@@ -29,11 +29,11 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
-def run(word: str, **environment: str) -> tuple[str, int]:
+def run(mode: str, **environment: str) -> tuple[str, int]:
     """GOMP_SPINCOUNT, and page faults of allocating and freeing large blocks again and again."""
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("MALLOC_", "GOMP_", "GLIBC"))}
     done = subprocess.run(
-        [sys.executable, "-c", FAULTS, word],
+        [sys.executable, "-c", FAULTS, mode],
         capture_output=True,
         text=True,
         check=True,
@@ -49,7 +49,8 @@ def test_freed_memory_is_kept_for_the_next_step() -> None:
     spins, faults = run("prepared")
     assert spins == str(SPINS)
     assert faults < pages / 100  # next to none; nearly all of them otherwise
-    # Where the environment says otherwise, it is left alone. (Huge pages: some 512 times fewer.)
+    # Where the environment sets something else, it is left alone. (Huge pages: some 512 times
+    # fewer.)
     assert run("prepared", MALLOC_ARENA_MAX="2", GOMP_SPINCOUNT="7")[0] == "7"
     assert run("prepared", MALLOC_ARENA_MAX="2")[1] > faults
 
@@ -74,10 +75,10 @@ print((resident_bytes() - before) / 2**20)
 """
 
 
-def test_kernels_for_ever_new_shapes_do_not_pile_up() -> None:
-    def growth_mib(word: str) -> float:
+def test_kernels_for_new_shapes_do_not_accumulate() -> None:
+    def growth_mib(mode: str) -> float:
         clean = {name: value for name, value in os.environ.items() if "CAPACITY" not in name}
-        command = [sys.executable, "-c", KERNELS, word]
+        command = [sys.executable, "-c", KERNELS, mode]
         done = subprocess.run(command, capture_output=True, text=True, check=True, env=clean)
         return float(done.stdout)
 
@@ -88,11 +89,11 @@ def test_kernels_for_ever_new_shapes_do_not_pile_up() -> None:
     assert prepared < plain / 2, (prepared, plain)
 
 
-def test_importing_sglm_asks_for_nothing() -> None:
+def test_importing_sglm_sets_nothing() -> None:
     assert run("imported")[0] == "None"
 
 
-def test_numbers_too_small_to_matter_are_zero_for_a_while() -> None:
+def test_denormal_numbers_are_zero_inside_the_block() -> None:
     if not torch.set_flush_denormal(False):
         pytest.skip("this processor cannot flush them")
     small = torch.full((3,), 1e-30)
@@ -116,12 +117,12 @@ def test_an_interrupt_raises_again_after_the_imports() -> None:
         signal.signal(signal.SIGINT, before)
 
 
-@pytest.mark.parametrize("theirs", [signal.SIG_IGN, lambda number, frame: None])
-def test_whoever_handles_interrupts_goes_on_doing_so(theirs: object) -> None:
-    before = signal.signal(signal.SIGINT, theirs)  # type: ignore[arg-type]
+@pytest.mark.parametrize("handler", [signal.SIG_IGN, lambda number, frame: None])
+def test_another_handler_of_interrupts_is_kept(handler: object) -> None:
+    before = signal.signal(signal.SIGINT, handler)  # type: ignore[arg-type]
     try:
         with ended_by_interrupts():
-            assert signal.getsignal(signal.SIGINT) is theirs
-        assert signal.getsignal(signal.SIGINT) is theirs
+            assert signal.getsignal(signal.SIGINT) is handler
+        assert signal.getsignal(signal.SIGINT) is handler
     finally:
         signal.signal(signal.SIGINT, before)

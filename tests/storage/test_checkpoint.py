@@ -1,4 +1,4 @@
-"""Checkpoints: what is saved comes back, and `latest` is always a complete one."""
+"""Checkpoints: what is saved is read back, and `latest` is always a complete one."""
 
 import errno
 import hashlib
@@ -44,38 +44,38 @@ def names(folder: Path) -> list[str]:
 def test_round_trip_of_any_tree(tmp_path: Path) -> None:
     state = some_state()
     save_checkpoint(tmp_path, 7, state)
-    found = load_checkpoint(tmp_path)
-    assert found is not None
-    assert found[0] == 7
-    assert equal(state, found[1])
+    loaded = load_checkpoint(tmp_path)
+    assert loaded is not None
+    assert loaded.step == 7
+    assert equal(state, loaded.state)
 
 
 def test_no_checkpoint_is_none(tmp_path: Path) -> None:
     assert load_checkpoint(tmp_path / "nothing") is None
 
 
-def test_latest_is_the_newest_and_old_ones_leave(tmp_path: Path) -> None:
+def test_latest_is_the_newest_and_old_ones_are_removed(tmp_path: Path) -> None:
     for step in (5, 10, 15):
         save_checkpoint(tmp_path, step, some_state(step))
-    found = load_checkpoint(tmp_path)
-    assert found is not None
-    assert found.state["progress"]["step"] == 15
+    loaded = load_checkpoint(tmp_path)
+    assert loaded is not None
+    assert loaded.state["progress"]["step"] == 15
     assert names(tmp_path) == ["latest", "step-000000010", "step-000000015"]
 
 
 @pytest.mark.parametrize("keep", [1, 2, 4])
 def test_as_many_are_kept_as_was_asked_for(tmp_path: Path, keep: int) -> None:
     for step in range(1, 7):
-        save_checkpoint(tmp_path, step, some_state(step), keep)
+        save_checkpoint(tmp_path, step, some_state(step), keep=keep)
     assert names(tmp_path) == ["latest", *(f"step-{step:09d}" for step in range(7 - keep, 7))]
 
 
-def test_at_one_step_again_and_again_the_last_one_counts(tmp_path: Path) -> None:
+def test_of_many_at_one_step_the_last_one_counts(tmp_path: Path) -> None:
     for number in range(13):
         save_checkpoint(tmp_path, 5, some_state(number))
-        found = load_checkpoint(tmp_path)
-        assert found is not None
-        assert found.state["progress"]["step"] == number
+        loaded = load_checkpoint(tmp_path)
+        assert loaded is not None
+        assert loaded.state["progress"]["step"] == number
         assert len(names(tmp_path)) == min(3, number + 2)
 
 
@@ -83,18 +83,18 @@ def test_a_copy_that_lost_the_link_goes_on_from_the_newest(tmp_path: Path) -> No
     for step in (5, 10):
         save_checkpoint(tmp_path, step, some_state(step))
     (tmp_path / "latest").unlink()
-    found = load_checkpoint(tmp_path)
-    assert found is not None
-    assert found[0] == 10
+    loaded = load_checkpoint(tmp_path)
+    assert loaded is not None
+    assert loaded.step == 10
 
 
-def test_what_was_gone_back_from_leaves(tmp_path: Path) -> None:
+def test_checkpoints_of_steps_that_a_run_went_back_from_are_removed(tmp_path: Path) -> None:
     for step in (100, 200):
         save_checkpoint(tmp_path, step, some_state(step))
     save_checkpoint(tmp_path, 150, some_state(150))
-    found = load_checkpoint(tmp_path)
-    assert found is not None
-    assert found.step == 150
+    loaded = load_checkpoint(tmp_path)
+    assert loaded is not None
+    assert loaded.step == 150
     assert names(tmp_path) == ["latest", "step-000000100", "step-000000150"]
 
 
@@ -111,13 +111,13 @@ def test_a_write_that_fails_leaves_the_old_one_in_place(
         patch.setattr(checkpoint, failing, full)
         with pytest.raises(OSError, match="No space"):
             save_checkpoint(tmp_path, 10, some_state(10))
-    found = load_checkpoint(tmp_path)
-    assert found is not None
-    assert found[0] == 5
+    loaded = load_checkpoint(tmp_path)
+    assert loaded is not None
+    assert loaded.step == 5
     save_checkpoint(tmp_path, 10, some_state(10))  # and the leftovers are no obstacle
-    found = load_checkpoint(tmp_path)
-    assert found is not None
-    assert found[0] == 10
+    loaded = load_checkpoint(tmp_path)
+    assert loaded is not None
+    assert loaded.step == 10
     assert not list(tmp_path.glob("*.partial"))
 
 
@@ -148,10 +148,10 @@ def test_a_damaged_one_is_named_and_the_one_before_it_used(
         path.unlink()
     else:
         path.write_bytes(damaged(path.read_bytes(), how))
-    found = load_checkpoint(tmp_path)
-    assert found is not None
-    assert found.state["progress"]["step"] == 5
-    ((path, line),) = found.damaged.items()
+    loaded = load_checkpoint(tmp_path)
+    assert loaded is not None
+    assert loaded.state["progress"]["step"] == 5
+    ((path, line),) = loaded.damaged.items()
     assert f"{path}: damaged checkpoint (" in line
     assert path.name == "step-000000010"
     assert "\n" not in line
@@ -165,23 +165,23 @@ def test_where_all_are_damaged_the_cure_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("step", [7, 10, 12])
-def test_a_damaged_one_does_not_take_the_place_of_a_whole_one(tmp_path: Path, step: int) -> None:
+def test_a_damaged_one_is_not_counted_among_those_kept(tmp_path: Path, step: int) -> None:
     for before in (5, 10):
         save_checkpoint(tmp_path, before, some_state(before))
     (tmp_path / "latest" / "state.json").write_bytes(b"")
-    found = load_checkpoint(tmp_path)
-    assert found is not None
-    put_damaged_aside(found)
+    loaded = load_checkpoint(tmp_path)
+    assert loaded is not None
+    put_damaged_aside(loaded)
     aside = ["step-000000010.damaged"]
-    assert (tmp_path / "latest").resolve() == found.path.resolve()
+    assert (tmp_path / "latest").resolve() == loaded.path.resolve()
     save_checkpoint(tmp_path, step, some_state(step))  # the run that went on from step 5
     assert names(tmp_path) == ["latest", "step-000000005", *sorted([f"step-{step:09d}", *aside])]
 
 
-def test_what_cannot_be_read_for_now_is_no_damage(
+def test_a_passing_error_of_reading_is_no_damage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Too many open files, no permission, no memory: nothing is passed over for that."""
+    """Too many open files, no permission, no memory: no checkpoint is skipped for that."""
     for step in (5, 10):
         save_checkpoint(tmp_path, step, some_state(step))
 
@@ -206,12 +206,12 @@ def test_a_disk_that_fails_under_the_newest_leaves_the_one_before(
         return plain(path, most_bytes)
 
     monkeypatch.setattr(checkpoint, "read_bounded", fail)
-    found = load_checkpoint(tmp_path)
-    assert found is not None
-    assert found.step == 5
+    loaded = load_checkpoint(tmp_path)
+    assert loaded is not None
+    assert loaded.step == 5
 
 
-def test_the_checksums_are_those_that_everybody_can_check(tmp_path: Path) -> None:
+def test_the_checksums_are_those_of_sha256sum(tmp_path: Path) -> None:
     save_checkpoint(tmp_path, 1, some_state())
     latest = tmp_path / "latest"
     for line in (latest / "SHA256SUMS").read_text().splitlines():
@@ -224,13 +224,13 @@ def test_a_copy_whose_link_became_a_folder_goes_on(tmp_path: Path) -> None:
     for step in (5, 10):
         save_checkpoint(tmp_path / "run", step, some_state(step))
     shutil.copytree(tmp_path / "run", tmp_path / "copy")  # follows links
-    found = load_checkpoint(tmp_path / "copy")
-    assert found is not None
-    assert found.step == 10
+    loaded = load_checkpoint(tmp_path / "copy")
+    assert loaded is not None
+    assert loaded.step == 10
     save_checkpoint(tmp_path / "copy", 15, some_state(15))
-    found = load_checkpoint(tmp_path / "copy")
-    assert found is not None
-    assert found.step == 15
+    loaded = load_checkpoint(tmp_path / "copy")
+    assert loaded is not None
+    assert loaded.step == 15
 
 
 def test_another_format_version_is_named(tmp_path: Path) -> None:

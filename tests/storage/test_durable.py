@@ -1,4 +1,4 @@
-"""One writer at a time, whoever died before."""
+"""One writer at a time, also after one that was killed."""
 
 import errno
 import fcntl
@@ -22,7 +22,7 @@ HOLD = (
 
 
 @pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+def short_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(durable, "_WAIT_SECONDS", 0.2)
 
 
@@ -48,7 +48,7 @@ def hold(path: Path) -> "subprocess.Popen[str]":
     return process
 
 
-def test_the_second_is_refused_and_told_who_is_there(tmp_path: Path) -> None:
+def test_the_second_is_refused_and_the_first_named(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     with hold(path) as process:
         with (
@@ -70,7 +70,7 @@ def test_a_killed_holder_holds_nothing(tmp_path: Path) -> None:
         assert f"process {os.getpid()} on" in path.read_text()
 
 
-def test_one_who_is_about_to_leave_is_waited_for(
+def test_a_process_that_is_about_to_end_is_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(durable, "_WAIT_SECONDS", 20.0)
@@ -94,7 +94,7 @@ def test_one_who_is_about_to_leave_is_waited_for(
     ],
 )
 @pytest.mark.usefixtures("without_locks")
-def test_without_locks_whoever_is_gone_holds_nothing(tmp_path: Path, content: str) -> None:
+def test_without_locks_a_process_that_has_ended_holds_nothing(tmp_path: Path, content: str) -> None:
     path = tmp_path / "lock"
     path.write_text(content.format(node=platform.node()))
     with locked(path):
@@ -102,19 +102,19 @@ def test_without_locks_whoever_is_gone_holds_nothing(tmp_path: Path, content: st
     assert path.read_text() == ""
 
 
-@pytest.mark.parametrize("where", ["{node}", "another machine"])
+@pytest.mark.parametrize("machine", ["{node}", "another machine"])
 @pytest.mark.usefixtures("without_locks")
-def test_without_locks_the_living_and_those_elsewhere_are_believed(
-    tmp_path: Path, where: str
+def test_without_locks_running_processes_and_those_elsewhere_hold_it(
+    tmp_path: Path, machine: str
 ) -> None:
     path = tmp_path / "lock"
-    path.write_text(f"process {os.getppid()} on {where}".format(node=platform.node()))
+    path.write_text(f"process {os.getppid()} on {machine}".format(node=platform.node()))
     with pytest.raises(InputError, match=r"in use by process .* rm .*lock"), locked(path):
         pass
 
 
 @pytest.mark.usefixtures("without_locks")
-def test_without_locks_a_process_of_ones_own_number_is_a_dead_one(tmp_path: Path) -> None:
+def test_without_locks_a_process_of_ones_own_number_has_ended(tmp_path: Path) -> None:
     """In a container everybody is number 1."""
     path = tmp_path / "lock"
     path.write_text(f"process {os.getpid()} on {platform.node()}")

@@ -12,7 +12,7 @@ EOS = 9999
 
 
 def make(n: int, batch: int, window: int, **kwargs: Any) -> Batcher:
-    return Batcher(np.arange(n, dtype=np.uint16), batch, window, EOS, **kwargs)
+    return Batcher(np.arange(n, dtype=np.uint16), batch=batch, window=window, eos_id=EOS, **kwargs)
 
 
 def test_targets_follow_inputs_and_the_stream_starts_after_eos() -> None:
@@ -88,15 +88,15 @@ def test_given_lengths_come_in_another_order_each_epoch_and_the_same_for_everyon
     lengths = [len(window.inputs_TB) for window in windows]
     assert len({tuple(lengths[first : first + 6]) for first in steps[::6]}) > 1
     for step in reversed(steps):  # random access
-        found = again.at(step)
-        assert found.inputs_TB.tolist() == windows[step].inputs_TB.tolist()
-        assert found.targets_TB.tolist() == windows[step].targets_TB.tolist()
+        window = again.at(step)
+        assert window.inputs_TB.tolist() == windows[step].inputs_TB.tolist()
+        assert window.targets_TB.tolist() == windows[step].targets_TB.tolist()
 
 
 @pytest.mark.parametrize("lengths", [None, LENGTHS])
 @pytest.mark.parametrize("stretch", [1, 4, 8])
 @pytest.mark.parametrize("lookahead", [1, 3, 100])
-def test_a_stretch_begins_with_what_lies_ahead(
+def test_a_stretch_begins_with_the_coming_tokens(
     lengths: list[int] | None, stretch: int, lookahead: int
 ) -> None:
     """Exactly its windows and `lookahead` tokens more, cut where the lane ends."""

@@ -14,15 +14,26 @@ from sglm.text.sources import Source
 
 def lines_of(texts: Sequence[str]) -> Source:
     size = sum(len(text.encode()) for text in texts)
-    return Source("lines", lambda: (Piece(text, False) for text in texts), False, False, size)
+    return Source(
+        name="lines",
+        read=lambda: (Piece(text, False) for text in texts),
+        documents=False,
+        bytes_on_disk=size,
+    )
 
 
 def documents_of(texts: Sequence[str]) -> Source:
-    return Source("documents", lambda: (Piece(text, True) for text in texts), True)
+    return Source(
+        name="documents", read=lambda: (Piece(text, True) for text in texts), documents=True
+    )
 
 
 def quiet(count: int) -> None:
     pass
+
+
+def divided(*sources: Source, valid: float = 0.05, test: float = 0.05, seed: int = 0) -> Division:
+    return divide(sources, valid=valid, test=test, seed=seed, on_bytes=quiet)
 
 
 def bytes_of_splits(division: Division) -> dict[int, int]:
@@ -37,7 +48,7 @@ LINES = [f"line number {i} of the text\n" for i in range(20_000)]
 
 @pytest.mark.parametrize(("valid", "test"), [(0.05, 0.05), (0.2, 0.01), (0.1, 0.0), (0.0, 0.4)])
 def test_fractions_of_running_text_are_met(valid: float, test: float) -> None:
-    division = divide([lines_of(LINES)], valid, test, 0, quiet)
+    division = divided(lines_of(LINES), valid=valid, test=test)
     sizes = bytes_of_splits(division)
     total = sum(sizes.values())
     assert total == division.total_bytes == sum(map(len, LINES))
@@ -48,9 +59,9 @@ def test_fractions_of_running_text_are_met(valid: float, test: float) -> None:
 
 
 def test_held_out_lines_hang_together_and_come_from_everywhere() -> None:
-    splits = [s for s, _ in divide([lines_of(LINES)], 0.05, 0.05, 0, quiet).pieces(quiet)]
-    stretches = 1 + sum(a != b for a, b in pairwise(splits))
-    assert stretches < 100  # 2000 held-out lines, scattered one by one, would make about 3800
+    splits = [s for s, _ in divided(lines_of(LINES)).pieces(quiet)]
+    groups = 1 + sum(a != b for a, b in pairwise(splits))
+    assert groups < 100  # 2000 held-out lines, scattered one by one, would make about 3800
     for split in (VALID, TEST):
         quarters = [splits[start : start + 5000].count(split) for start in range(0, 20_000, 5000)]
         assert min(quarters) > 0
@@ -60,7 +71,7 @@ def test_documents_are_never_divided_and_an_enormous_one_is_not_held_out() -> No
     rng = random.Random(0)
     texts = ["x" * rng.randint(10, 2000) for _ in range(300)] + ["y" * 100_000]
     rng.shuffle(texts)
-    division = divide([documents_of(texts)], 0.05, 0.05, 0, quiet)
+    division = divided(documents_of(texts))
     pieces = list(division.pieces(quiet))
     assert [piece.text for _, piece in pieces] == texts
     sizes = bytes_of_splits(division)
@@ -76,18 +87,18 @@ def test_an_unfinished_line_stays_with_its_beginning() -> None:
             yield Piece(" y" * 25, False, unfinished=True)
             yield Piece(f" end of {i}\n", False)
 
-    source = Source("long", pieces, False, False, 300 * 110)
-    found = list(divide([source], 0.2, 0.2, 0, quiet).pieces(quiet))
-    assert {split for split, _ in found} == {TRAIN, VALID, TEST}
-    for start in range(0, len(found), 3):
-        assert len({split for split, _ in found[start : start + 3]}) == 1
+    source = Source(name="long", read=pieces, documents=False, bytes_on_disk=300 * 110)
+    drawn = list(divided(source, valid=0.2, test=0.2).pieces(quiet))
+    assert {split for split, _ in drawn} == {TRAIN, VALID, TEST}
+    for start in range(0, len(drawn), 3):
+        assert len({split for split, _ in drawn[start : start + 3]}) == 1
 
 
 def test_the_seed_alone_decides() -> None:
     source = lines_of(LINES[:2000])
 
     def splits(seed: int) -> list[int]:
-        return [split for split, _ in divide([source], 0.1, 0.1, seed, quiet).pieces(quiet)]
+        return [split for split, _ in divided(source, valid=0.1, test=0.1, seed=seed).pieces(quiet)]
 
     assert splits(0) == splits(0)
     assert splits(0) != splits(1)
@@ -97,7 +108,7 @@ def test_each_split_depends_on_its_own_fraction_only() -> None:
     source = documents_of([f"document {i}" for i in range(500)])
 
     def held_out(wanted: int, valid: float, test: float) -> list[str]:
-        division = divide([source], valid, test, 0, quiet)
+        division = divided(source, valid=valid, test=test)
         return [piece.text for split, piece in division.pieces(quiet) if split == wanted]
 
     assert held_out(VALID, 0.1, 0.0) == held_out(VALID, 0.1, 0.3)
@@ -107,30 +118,30 @@ def test_each_split_depends_on_its_own_fraction_only() -> None:
 def test_documents_among_lines_are_still_drawn_one_by_one() -> None:
     documents = documents_of([f"document {i}" for i in range(1000)])
     # Blocks of the lines are long enough to hold dozens of the documents.
-    found = list(divide([lines_of(LINES), documents], 0.2, 0.2, 0, quiet).pieces(quiet))
-    splits = [split for split, piece in found if piece.ends_document]
+    drawn = list(divided(lines_of(LINES), documents, valid=0.2, test=0.2).pieces(quiet))
+    splits = [split for split, piece in drawn if piece.ends_document]
     assert sum(a != b for a, b in pairwise(splits)) > 300  # 560 expected of independent draws
 
 
 @pytest.mark.parametrize("count", [3, 4, 10])
 def test_a_few_units_are_enough(count: int) -> None:
-    sizes = bytes_of_splits(divide([lines_of(LINES[:count])], 0.05, 0.05, 0, quiet))
+    sizes = bytes_of_splits(divided(lines_of(LINES[:count])))
     assert min(sizes.values()) > 0
 
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_fewer_are_a_clear_error(count: int) -> None:
     with pytest.raises(InputError, match="too few lines or documents"):
-        divide([lines_of(LINES[:count])], 0.05, 0.05, 0, quiet)
+        divided(lines_of(LINES[:count]))
 
 
 def test_an_empty_source_is_named() -> None:
     with pytest.raises(InputError, match="documents: empty"):
-        divide([lines_of(LINES), documents_of(["", ""])], 0.0, 0.0, 0, quiet)
+        divided(lines_of(LINES), documents_of(["", ""]), valid=0.0, test=0.0)
 
 
 def test_progress_adds_up() -> None:
     reported: list[int] = []
-    divide([lines_of(LINES * 5)], 0.05, 0.05, 0, reported.append)
+    divide([lines_of(LINES * 5)], valid=0.05, test=0.05, seed=0, on_bytes=reported.append)
     assert sum(reported) == sum(map(len, LINES)) * 5
     assert len(reported) > 1

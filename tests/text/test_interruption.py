@@ -40,6 +40,12 @@ def working(start_prep: Callable[..., Process], tmp_path: Path) -> Callable[...,
     return start
 
 
+@pytest.fixture
+def prep(run_prep: Callable[..., Result], text_file: Path, tmp_path: Path) -> Callable[..., Result]:
+    """Runs a whole prep into `store`."""
+    return lambda *arguments: run_prep(text_file, "--out", tmp_path / "store", *arguments)
+
+
 def leftovers(folder: Path) -> set[Path]:
     return set(folder.glob(".store.prep-*"))
 
@@ -63,29 +69,23 @@ def test_a_signal_leaves_nothing(
 
 
 def test_a_killed_prep_leaves_no_store_and_the_next_one_clears_up(
-    working: Callable[..., Process],
-    run_prep: Callable[..., Result],
-    text_file: Path,
-    tmp_path: Path,
+    working: Callable[..., Process], prep: Callable[..., Result], tmp_path: Path
 ) -> None:
     process = working()
     process.kill()
     finish(process)
     assert not (tmp_path / "store").exists()
     assert len(leftovers(tmp_path)) == 2  # the folder and its lock
-    assert run_prep(text_file, "--out", tmp_path / "store").exit_code == 0
+    assert prep().exit_code == 0
     TokenStore.open(tmp_path / "store")
     assert leftovers(tmp_path) == set()
 
 
 def test_a_killed_replacement_leaves_the_old_store(
-    working: Callable[..., Process],
-    run_prep: Callable[..., Result],
-    text_file: Path,
-    tmp_path: Path,
+    working: Callable[..., Process], prep: Callable[..., Result], tmp_path: Path
 ) -> None:
     out = tmp_path / "store"
-    assert run_prep(text_file, "--out", out).exit_code == 0
+    assert prep().exit_code == 0
     before = TokenStore.open(out).fingerprint
     process = working("--force")
     process.kill()
@@ -94,13 +94,10 @@ def test_a_killed_replacement_leaves_the_old_store(
 
 
 def test_two_preps_into_one_folder_do_not_disturb_each_other(
-    working: Callable[..., Process],
-    run_prep: Callable[..., Result],
-    text_file: Path,
-    tmp_path: Path,
+    working: Callable[..., Process], prep: Callable[..., Result], tmp_path: Path
 ) -> None:
     process = working()
-    assert run_prep(text_file, "--out", tmp_path / "store").exit_code == 0
+    assert prep().exit_code == 0
     before = TokenStore.open(tmp_path / "store").fingerprint
     assert len(leftovers(tmp_path)) == 2  # the living one's, and its lock
     assert "a complete store is there already" in finish(process)
@@ -110,24 +107,21 @@ def test_two_preps_into_one_folder_do_not_disturb_each_other(
 
 
 def test_a_store_moved_aside_by_a_killed_replacement_comes_back(
-    word_store: TokenStore, run_prep: Callable[..., Result], text_file: Path, tmp_path: Path
+    word_store: TokenStore, prep: Callable[..., Result], tmp_path: Path
 ) -> None:
     # As a kill between the two renames leaves it.
     (tmp_path / ".store.prep-abc-old").symlink_to(word_store.folder)
-    result = run_prep(text_file, "--out", tmp_path / "store")
+    result = prep()
     assert result.exit_code == 2
     assert "a complete store is there already" in result.stderr
     assert TokenStore.open(tmp_path / "store").fingerprint == word_store.fingerprint
 
 
 def test_an_error_while_moving_brings_the_old_store_back(
-    run_prep: Callable[..., Result],
-    text_file: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    prep: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "store"
-    assert run_prep(text_file, "--out", out).exit_code == 0
+    assert prep().exit_code == 0
     before = TokenStore.open(out).fingerprint
     rename = Path.rename
 
@@ -137,7 +131,7 @@ def test_an_error_while_moving_brings_the_old_store_back(
         return rename(self, target)
 
     monkeypatch.setattr(Path, "rename", failing)
-    assert run_prep(text_file, "--out", out, "--force").exit_code == 1
+    assert prep("--force").exit_code == 1
     assert TokenStore.open(out).fingerprint == before
     assert leftovers(tmp_path) == set()
 

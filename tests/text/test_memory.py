@@ -24,7 +24,8 @@ def peak():
 sentencepiece_tokenizer.SAMPLE_BYTES //= 8  # learning must not hide what is kept elsewhere
 before = peak()
 held_out = 0.0 if sys.argv[2] == "line" else 0.05
-prepare([sys.argv[3]], Path(sys.argv[4]), Recipe(sys.argv[1], valid=held_out, test=held_out))
+recipe = Recipe(tokenizer=sys.argv[1], valid=held_out, test=held_out)
+prepare([sys.argv[3]], Path(sys.argv[4]), recipe)
 print(peak() - before)
 """
 

@@ -44,14 +44,14 @@ def test_it_is_the_count_that_a_dictionary_gives(first: list[str], second: list[
 
 def test_short_lines_do_not_count_and_white_space_does_not_distinguish() -> None:
     text = "a b c d\na b c d e\n  a  b\tc d e \r\n\nA b c d e\n"
-    found = hashed([text])
-    assert found.lines == 3
-    assert found.overlap(hashed(["a b c d e"])) == 2
+    hashes = hashed([text])
+    assert hashes.lines == 3
+    assert hashes.overlap(hashed(["a b c d e"])) == 2
 
 
 @given(LINES, st.integers(0, 8))
 @settings(max_examples=50, deadline=None)
-def test_stretches_of_the_text_add_up(lines: list[str], cut: int) -> None:
+def test_parts_of_the_text_add_up(lines: list[str], cut: int) -> None:
     whole, parts = hashed(["\n".join(lines)]), hashed(["\n".join(lines[:cut]), *lines[cut:]])
     assert (whole.lines, whole.shift) == (parts.lines, parts.shift)
     np.testing.assert_array_equal(whole.hashes, parts.hashes)
@@ -69,7 +69,7 @@ def test_a_large_text_is_sampled_and_the_answer_still_fair(monkeypatch: pytest.M
     # 1000 of the 4000 lines, each twice. One in 32 is looked at: 31 of them ± √31, twice.
     assert text.overlap(training) == pytest.approx(2000, abs=4 * 2 * 32 * 31**0.5 / 2)
     assert hashed([numbered(range(30_000, 40_000))]).overlap(training) == 0
-    # Of lines that are all known the sample may say more than there are; the answer does not.
+    # Of lines that all occur, the sample's estimate may be more than there are; the count is not.
     assert hashed([numbered(range(50))]).overlap(training) <= 50
 
 
@@ -85,14 +85,14 @@ def test_memory_is_bounded_and_duplicates_cost_nothing(monkeypatch: pytest.Monke
     assert (same.lines, same.shift, same.counts.tolist()) == (2000, 0, [2000])
 
 
-def test_what_is_written_comes_back(tmp_path: Path) -> None:
-    found = hashed([numbered(random.Random(0).choices(range(100), k=300))])
-    found.write(tmp_path / "lines")
+def test_what_is_written_is_read_back(tmp_path: Path) -> None:
+    written = hashed([numbered(random.Random(0).choices(range(100), k=300))])
+    written.write(tmp_path / "lines")
     again = LineHashes.read(tmp_path / "lines")
     assert again is not None
     assert (again.lines, again.shift) == (300, 0)
-    np.testing.assert_array_equal(again.hashes, found.hashes)
-    np.testing.assert_array_equal(again.counts, found.counts)
+    np.testing.assert_array_equal(again.hashes, written.hashes)
+    np.testing.assert_array_equal(again.counts, written.counts)
     assert LineHashes.read(tmp_path / "none") is None
     hashed([]).write(tmp_path / "empty")
     assert hashed([numbered([1])]).overlap(LineHashes.read(tmp_path / "empty")) == 0  # type: ignore[arg-type]
@@ -126,7 +126,7 @@ def test_a_store_remembers_the_lines_of_its_splits(tmp_path: Path, tokenizer: st
     store = prepare(
         [str(tmp_path / "train.txt")],
         tmp_path / "store",
-        Recipe(tokenizer, valid=str(tmp_path / "valid.txt"), test=0.0),
+        Recipe(tokenizer=tokenizer, valid=str(tmp_path / "valid.txt"), test=0.0),
     )
     training, valid = store.lines("train"), store.lines("valid")
     assert training is not None

@@ -53,7 +53,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-# What is typed after `sglm prep` (--out is added where it is missing), and what is answered.
+# What is typed after `sglm prep` (--out is added where it is missing), and what the message holds.
 BAD = {
     "missing.txt": "missing.txt: no such file or folder",
     "empty.txt": "empty.txt: empty, there is no text in it",
@@ -97,7 +97,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("typed", BAD)
-def test_bad_input_is_told_and_nothing_is_left(run_prep: Run, here: Path, typed: str) -> None:
+def test_bad_input_is_named_and_nothing_is_left(run_prep: Run, here: Path, typed: str) -> None:
     before = sorted(here.rglob("*"))
     arguments = typed.split() + ([] if "--out" in typed else ["--out", "store"])
     result = run_prep(*arguments)
@@ -144,7 +144,7 @@ def test_a_failing_replacement_leaves_the_old_store(run_prep: Run, here: Path) -
     assert TokenStore.open("store").fingerprint == before
 
 
-def test_no_space_left_is_told_and_nothing_is_left(
+def test_a_full_disk_is_named_and_nothing_is_left(
     run_prep: Run, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(self: SplitWriter) -> None:
@@ -175,7 +175,7 @@ def test_json_is_alone_on_stdout(run_prep: Run, here: Path) -> None:
     assert json.loads(result.stdout)["out"] == "deep/er/store"
 
 
-def test_the_summary_says_what_to_type_next(run_prep: Run, here: Path) -> None:
+def test_the_summary_names_the_next_command(run_prep: Run, here: Path) -> None:
     result = run_prep("good.txt", "--out", "store")
     assert "sglm train tiny --data store" in result.stdout
     for split in ("train", "valid", "test"):

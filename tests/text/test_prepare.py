@@ -13,8 +13,10 @@ from typer.testing import Result
 from sglm.errors import InputError, SglmError
 from sglm.text import lines
 from sglm.text import prepare as prepare_module
+from sglm.text import regroup as regroup_module
 from sglm.text.lines import Piece
-from sglm.text.prepare import Recipe, learn_words, prepare, stretches
+from sglm.text.prepare import Recipe, learn_words, prepare
+from sglm.text.regroup import regroup
 from sglm.text.sentencepiece_tokenizer import SentencePieceTokenizer
 from sglm.text.store import SplitCounts, TokenStore
 from sglm.text.tokenizer import CharTokenizer, Tokenizer, WordTokenizer
@@ -37,7 +39,7 @@ def decoded(store: TokenStore, split: str) -> str:
 def test_words_are_counted_as_the_penn_treebank_has_them(tmp_path: Path) -> None:
     train = write(tmp_path / "train.txt", " b a \n\n c a <unk>\n b a b")
     valid = write(tmp_path / "valid.txt", "a é b\n")
-    store = prepare([train], tmp_path / "s", Recipe("word", valid=valid, test=0.0))
+    store = prepare([train], tmp_path / "s", Recipe(tokenizer="word", valid=valid, test=0.0))
     assert store.counts("train") == SplitCounts(tokens=12, words=8, bytes=24, unknown=1)
     assert store.counts("valid") == SplitCounts(tokens=4, words=3, bytes=7, unknown=1)
     assert store.splits == ("train", "valid")
@@ -48,20 +50,26 @@ def test_words_are_counted_as_the_penn_treebank_has_them(tmp_path: Path) -> None
 
 def test_words_beyond_the_vocabulary_are_unknown(tmp_path: Path) -> None:
     train = write(tmp_path / "train.txt", "b a c\na b\n")
-    store = prepare([train], tmp_path / "s", Recipe("word", 4, valid=0.0, test=0.0))
+    store = prepare(
+        [train], tmp_path / "s", Recipe(tokenizer="word", vocab_size=4, valid=0.0, test=0.0)
+    )
     assert store.tokenizer().vocab_size == 4
     assert store.ids("train").tolist() == [3, 2, 1, 0, 2, 3, 0]
     with pytest.raises(InputError, match="largest possible is 5"):
-        prepare([train], tmp_path / "t", Recipe("word", 6, valid=0.0, test=0.0))
+        prepare(
+            [train], tmp_path / "t", Recipe(tokenizer="word", vocab_size=6, valid=0.0, test=0.0)
+        )
 
 
 @pytest.mark.parametrize("kind", ["sentencepiece", "char", "byte"])
 def test_the_splits_hold_the_whole_text_and_nothing_else(tmp_path: Path, kind: str) -> None:
     text = make_text(200) + ODD_TEXT * 20
     numbered = "".join(f"{i} {line}\n" for i, line in enumerate(text.split("\n")))
-    store = prepare([write(tmp_path / "text.txt", numbered)], tmp_path / "s", Recipe(kind))
-    found = "".join(decoded(store, split) for split in store.splits)
-    assert sorted(found.split("\n")) == sorted(numbered.split("\n"))
+    store = prepare(
+        [write(tmp_path / "text.txt", numbered)], tmp_path / "s", Recipe(tokenizer=kind)
+    )
+    all_of_it = "".join(decoded(store, split) for split in store.splits)
+    assert sorted(all_of_it.split("\n")) == sorted(numbered.split("\n"))
     for split in store.splits:
         text, counts = decoded(store, split), store.counts(split)
         assert counts.words == len(text.split())
@@ -76,7 +84,7 @@ def test_the_splits_hold_the_whole_text_and_nothing_else(tmp_path: Path, kind: s
 def test_documents_end_in_eos(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "text.jsonl"
     path.write_text("".join(json.dumps({"text": f"a text {i % 7}"}) + "\n" for i in range(100)))
-    store = prepare([str(path)], tmp_path / "s", Recipe(kind, valid=0.1, test=0.0))
+    store = prepare([str(path)], tmp_path / "s", Recipe(tokenizer=kind, valid=0.1, test=0.0))
     eos = store.tokenizer().eos_id
     ends = [int((store.ids(split) == eos).sum()) for split in store.splits]
     assert sum(ends) == 100
@@ -98,7 +106,9 @@ def test_held_out_text_never_reaches_a_vocabulary(tmp_path: Path, from_file: boo
     source = write(tmp_path / "text.txt", "".join(texts))
 
     def made(kind: str, vocab_size: int | None = None) -> TokenStore:
-        return prepare([source], tmp_path / kind, Recipe(kind, vocab_size, **held_out))  # type: ignore[arg-type]
+        return prepare(
+            [source], tmp_path / kind, Recipe(tokenizer=kind, vocab_size=vocab_size, **held_out)
+        )  # type: ignore[arg-type]
 
     as_bytes = made("byte")
     splits = {split: set(decoded(as_bytes, split)) & set(own) for split in SPLITS}
@@ -114,8 +124,8 @@ def test_held_out_text_never_reaches_a_vocabulary(tmp_path: Path, from_file: boo
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_same_text_gives_the_same_store(tmp_path: Path, kind: str) -> None:
     source = write(tmp_path / "text.txt", make_text(400))
-    stores = [prepare([source], tmp_path / name, Recipe(kind)) for name in ("a", "b")]
-    other = prepare([source], tmp_path / "c", Recipe(kind, seed=1))
+    stores = [prepare([source], tmp_path / name, Recipe(tokenizer=kind)) for name in ("a", "b")]
+    other = prepare([source], tmp_path / "c", Recipe(tokenizer=kind, seed=1))
     assert stores[0].fingerprint == stores[1].fingerprint != other.fingerprint
     for path in (tmp_path / "a").iterdir():
         assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
@@ -124,7 +134,7 @@ def test_the_same_text_gives_the_same_store(tmp_path: Path, kind: str) -> None:
 def test_several_sources_are_read_one_after_the_other(tmp_path: Path) -> None:
     first = write(tmp_path / "b.txt", "one\ntwo")
     second = write(tmp_path / "a.txt", "three\n")
-    store = prepare([first, second], tmp_path / "s", Recipe("word", valid=0.0, test=0.0))
+    store = prepare([first, second], tmp_path / "s", Recipe(tokenizer="word", valid=0.0, test=0.0))
     assert decoded(store, "train") == "one\ntwo\nthree\n"
 
 
@@ -150,9 +160,9 @@ def test_joining_and_cutting_pieces_changes_nothing(
     tokenizer = tokenizers[kind]
     before = [piece(*arguments) for arguments in pieces]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(prepare_module, "JOINED_CHARACTERS", 20)
-        patch.setattr(prepare_module, "LONGEST_CHARACTERS", 12)
-        after = list(stretches(before))
+        patch.setattr(regroup_module, "JOINED_CHARACTERS", 20)
+        patch.setattr(regroup_module, "LONGEST_CHARACTERS", 12)
+        after = list(regroup(before))
     assert "".join(p.text for p in after) == "".join(p.text for p in before)
     assert [i for p in after for i in tokenizer.encode_piece(p)] == [
         i for p in before for i in tokenizer.encode_piece(p)
@@ -161,9 +171,9 @@ def test_joining_and_cutting_pieces_changes_nothing(
 
 
 def test_enormous_records_are_cut_even_without_spaces(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prepare_module, "LONGEST_CHARACTERS", 10)
+    monkeypatch.setattr(regroup_module, "LONGEST_CHARACTERS", 10)
     for text in ("x" * 95, " " + "x" * 95, " " * 95, "\n" * 95):
-        cut = list(stretches([Piece(text, True)]))
+        cut = list(regroup([Piece(text, True)]))
         assert "".join(piece.text for piece in cut) == text
         assert max(len(piece.text) for piece in cut) <= 10
         assert [piece.unfinished for piece in cut] == [True] * (len(cut) - 1) + [False]
@@ -175,15 +185,15 @@ def test_an_enormous_line_is_encoded_like_any_other(
 ) -> None:
     text = make_text(50).replace("\n", " ")
     source = write(tmp_path / "text.txt", text + "\nthe cat .\n")
-    whole = prepare([source], tmp_path / "whole", Recipe(kind, valid=0.0, test=0.0))
+    whole = prepare([source], tmp_path / "whole", Recipe(tokenizer=kind, valid=0.0, test=0.0))
     monkeypatch.setattr(lines, "READ_BYTES", 64)
     monkeypatch.setattr(prepare_module, "READ_BYTES", 64)
-    cut = prepare([source], tmp_path / "cut", Recipe(kind, valid=0.0, test=0.0))
+    cut = prepare([source], tmp_path / "cut", Recipe(tokenizer=kind, valid=0.0, test=0.0))
     assert cut.fingerprint == whole.fingerprint
     assert cut.counts("train") == whole.counts("train")
 
 
-def test_counting_words_forgets_only_rare_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_counting_words_drops_only_rare_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prepare_module, "MOST_WORD_TYPES", 100)
     rng = random.Random(0)
     texts = [
@@ -211,7 +221,7 @@ def test_a_tokenizer_that_loses_text_is_caught(
 def test_unknown_characters_of_held_out_text_are_counted(tmp_path: Path) -> None:
     train = write(tmp_path / "train.txt", "abc\n")
     valid = write(tmp_path / "valid.txt", "abxc\ny\n")
-    store = prepare([train], tmp_path / "s", Recipe("char", valid=valid, test=0.0))
+    store = prepare([train], tmp_path / "s", Recipe(tokenizer="char", valid=valid, test=0.0))
     assert isinstance(store.tokenizer(), CharTokenizer)
     assert store.counts("valid") == SplitCounts(tokens=7, words=2, bytes=7, unknown=2)
 
@@ -219,9 +229,14 @@ def test_unknown_characters_of_held_out_text_are_counted(tmp_path: Path) -> None
 def test_progress_is_reported_for_every_pass(tmp_path: Path) -> None:
     source = write(tmp_path / "text.txt", make_text(500))
     size = len(make_text(500))
-    reports: list[tuple[str, int, int | None]] = []
-    prepare([source], tmp_path / "s", Recipe("word"), report=lambda *told: reports.append(told))
-    last = {doing: (done, total) for doing, done, total in reports}
+    calls: list[tuple[str, int, int | None]] = []
+    prepare(
+        [source],
+        tmp_path / "s",
+        Recipe(tokenizer="word"),
+        on_progress=lambda *call: calls.append(call),
+    )
+    last = {doing: (done, total) for doing, done, total in calls}
     assert last == dict.fromkeys(
         ("reading train", "learning the vocabulary", "encoding"), (size, size)
     )

@@ -18,7 +18,7 @@ RECORDS = [f"document {i}\nits second line" for i in range(600)]
 
 
 def read_all(source: str, field: str = "text") -> list[Piece]:
-    return [piece for found in find_sources(source, field) for piece in found.read()]
+    return [piece for each in find_sources(source, field) for piece in each.read()]
 
 
 def write_jsonl(path: Path, records: list[str], field: str = "text") -> Path:
@@ -62,7 +62,7 @@ def test_the_builtin_text_is_there(run_prep: Callable[..., Result], tmp_path: Pa
     assert json.loads(result.stdout)["splits"]["train"]["bytes"] > 300_000
 
 
-def test_stdin_is_read_once_and_gives_what_the_file_gives(
+def test_stdin_is_read_once_and_makes_the_same_store(
     run_prep: Callable[..., Result], text_file: Path, tmp_path: Path
 ) -> None:
     from_file, from_stdin = tmp_path / "file", tmp_path / "stdin"

@@ -1,4 +1,4 @@
-"""A store is complete or refused; what was damaged is told, with the cure."""
+"""A store is complete or refused; damage is named, with the cure."""
 
 import hashlib
 import json
@@ -41,7 +41,7 @@ def test_ids_are_little_endian_and_nothing_else(store: Path) -> None:
         assert [low + 256 * high for low, high in pairs] == ids.tolist()
 
 
-def test_meta_says_what_is_there(store: Path) -> None:
+def test_meta_describes_the_store(store: Path) -> None:
     opened = TokenStore.open(store)
     meta = opened.meta
     assert meta["format_version"] == 1
@@ -60,7 +60,7 @@ def test_large_vocabularies_take_four_bytes(tmp_path: Path) -> None:
     tokenizer = WordTokenizer([f"w{i}" for i in range(65_534)])
     assert id_type_name(WordTokenizer([f"w{i}" for i in range(65_533)])) == "uint16"
     assert id_type_name(tokenizer) == "uint32"
-    with SplitWriter(tmp_path / "train.bin", tokenizer) as writer:
+    with SplitWriter(tmp_path / "train.bin", tokenizer=tokenizer) as writer:
         writer.add([65_535, 1, 1], words=3, text_bytes=12)
         facts = writer.finish()
     tokenizer.save(tmp_path)
@@ -144,7 +144,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_damage_is_told(store: Path, damage: str) -> None:
+def test_damage_is_named(store: Path, damage: str) -> None:
     do, message = DAMAGES[damage]
     do(store)
     with pytest.raises(InputError, match=message) as caught:
@@ -152,7 +152,7 @@ def test_damage_is_told(store: Path, damage: str) -> None:
     assert str(store) in str(caught.value)
 
 
-def test_what_is_no_folder_is_told(tmp_path: Path) -> None:
+def test_what_is_no_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such folder; make a store with sglm prep"):
         TokenStore.open(tmp_path / "nothing")
     (tmp_path / "file").write_text("")

@@ -1,4 +1,4 @@
-"""What every tokenizer promises: the round trip, settled prefixes, the stream rule, its folder."""
+"""What every tokenizer promises: the round trip, safe prefixes, the stream rule, its folder."""
 
 import json
 from pathlib import Path
@@ -60,21 +60,21 @@ def test_characters_survive_where_they_are_in_the_vocabulary(text: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 @given(text=texts, continuation=texts)
 @settings(deadline=None)
-def test_what_is_settled_stays_settled(
+def test_a_safe_prefix_keeps_its_ids(
     tokenizers: dict[str, Tokenizer], kind: str, text: str, continuation: str
 ) -> None:
     tokenizer = tokenizers[kind]
-    settled = tokenizer.safe_prefix(text)
-    assert 0 <= settled <= len(text)
+    safe = tokenizer.safe_prefix(text)
+    assert 0 <= safe <= len(text)
     assert tokenizer.encode(text + continuation) == tokenizer.encode(
-        text[:settled]
-    ) + tokenizer.encode(text[settled:] + continuation)
+        text[:safe]
+    ) + tokenizer.encode(text[safe:] + continuation)
 
 
-def test_all_but_the_last_word_is_settled(tokenizers: dict[str, Tokenizer]) -> None:
+def test_all_but_the_last_word_is_a_safe_prefix(tokenizers: dict[str, Tokenizer]) -> None:
     text = "the cat sees"
-    settled = {kind: tokenizers[kind].safe_prefix(text) for kind in KINDS}
-    assert settled == {"sentencepiece": 7, "word": 8, "char": 12, "byte": 12}
+    safe = {kind: tokenizers[kind].safe_prefix(text) for kind in KINDS}
+    assert safe == {"sentencepiece": 7, "word": 8, "char": 12, "byte": 12}
     assert tokenizers["sentencepiece"].safe_prefix("the cat\n") == 8
     assert tokenizers["word"].safe_prefix("the cat ") == 8
     assert tokenizers["word"].safe_prefix("the\u3000cat") == 4
@@ -177,7 +177,7 @@ def test_a_folder_without_tokenizer_or_from_the_future_is_refused(tmp_path: Path
         load_tokenizer(tmp_path)
 
 
-def test_fingerprints_tell_kinds_and_vocabularies_apart() -> None:
+def test_fingerprints_differ_by_kind_and_vocabulary() -> None:
     made = [ByteTokenizer(), CharTokenizer("ab"), CharTokenizer("abc"), WordTokenizer(["a", "b"])]
     assert len({tokenizer.fingerprint for tokenizer in made}) == len(made)
 
@@ -196,7 +196,7 @@ def test_generated_bytes_that_are_no_text_become_replacement_characters(
     assert ByteTokenizer().decode([0xE2, 0x82]) == "\ufffd"
 
 
-def test_forgetting_cached_chunks_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_clearing_the_cache_of_chunks_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     segments = make_text(200).split("\n")
     text = make_text(50, seed=1)
     expected = learn_sentencepiece(segments, None).encode(text)

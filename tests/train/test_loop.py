@@ -278,7 +278,7 @@ def test_another_configuration_corpus_or_folder_is_refused(
         run(tiny_config(), word_store, out, resume=False)
     text = tmp_path / "other.txt"
     text.write_text("one two three four five six\n" * 200)
-    other = prepare([str(text)], tmp_path / "other", Recipe("word"))
+    other = prepare([str(text)], tmp_path / "other", Recipe(tokenizer="word"))
     with pytest.raises(InputError, match="another corpus"):
         run(tiny_config(), other, out)
     occupied = tmp_path / "occupied"
@@ -307,7 +307,9 @@ def test_a_run_is_continued_in_its_own_precision(
 def test_without_a_validation_split_the_last_model_is_the_model(
     tiny_config: MakeConfig, text_file: Path, tmp_path: Path
 ) -> None:
-    store = prepare([str(text_file)], tmp_path / "store", Recipe("word", valid=0.0, test=0.0))
+    store = prepare(
+        [str(text_file)], tmp_path / "store", Recipe(tokenizer="word", valid=0.0, test=0.0)
+    )
     outcome = run(tiny_config(), store, tmp_path / "run")
     assert outcome.best_token_ppl is None
     left = load_file(tmp_path / "run" / "model" / "model.safetensors")

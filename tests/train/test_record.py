@@ -134,7 +134,7 @@ def test_a_run_keeps_its_training_lines_beside_the_model(
     text, other = make_text(400), make_text(100, seed=3) + "a line that nobody was trained on\n"
     (tmp_path / "train.txt").write_text(text, encoding="utf-8")
     (tmp_path / "other.txt").write_text(other, encoding="utf-8")
-    recipe = Recipe("word", valid=str(tmp_path / "other.txt"), test=0.0)
+    recipe = Recipe(tokenizer="word", valid=str(tmp_path / "other.txt"), test=0.0)
     store = prepare([str(tmp_path / "train.txt")], tmp_path / "store", recipe)
     out = tmp_path / "run"
     run(tiny_config(), store, out)

@@ -28,7 +28,7 @@ torch.set_num_threads(threads)
 cpu = torch.device("cpu")
 if deterministic:
     make_deterministic(cpu)
-store = prepare([str(text)], folder / "store", Recipe("sentencepiece", 300))
+store = prepare([str(text)], folder / "store", Recipe(tokenizer="sentencepiece", vocab_size=300))
 config = parse_config(
     {
         "model": {"layers": 2, "hidden": 128},

@@ -33,7 +33,7 @@ TAMED = {"kind": "mlp", "learning_rate": 3e-3}
 def char_store(tmp_path_factory: pytest.TempPathFactory) -> TokenStore:
     folder = tmp_path_factory.mktemp("chars")
     (folder / "text.txt").write_text(make_text(800), encoding="utf-8")
-    return prepare([str(folder / "text.txt")], folder / "store", Recipe("char"))
+    return prepare([str(folder / "text.txt")], folder / "store", Recipe(tokenizer="char"))
 
 
 @pytest.fixture

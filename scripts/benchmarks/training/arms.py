@@ -58,9 +58,9 @@ class SglmArm:
         self.rule = build_decision_rule(config)
         self.batcher = Batcher(
             ids_N,
-            size.batch,
-            size.window,
-            0,
+            batch=size.batch,
+            window=size.window,
+            eos_id=0,
             stretch=stretch_windows(config),
             lookahead=lookahead_steps(config),
         )

@@ -237,7 +237,9 @@ def loaded_bytes(config: Config, precision: str = "fp32") -> int:
     )
     rule, stretch = build_decision_rule(miniature), READ_AHEAD_STRETCH
     plan = StepPlan(lr_factor=1.0, mode=Mode.REAL, cycle=0)
-    batcher = Batcher(ids_N, 2, 2, 0, stretch=stretch, lookahead=lookahead_steps(config))
+    batcher = Batcher(
+        ids_N, batch=2, window=2, eos_id=0, stretch=stretch, lookahead=lookahead_steps(config)
+    )
     for step in range(stretch + 1):
         window = batcher.at(step)
         decision = rule.decide(step, plan, window)

@@ -49,9 +49,9 @@ def make_batcher(config: Config, ranks: Ranks = ALONE, tokens: int = TOKENS) -> 
         lengths = draw_lengths(tokens // train.batch, train.window, train.seed)
     return Batcher(
         ids_N,
-        train.batch,
-        train.window,
-        0,
+        batch=train.batch,
+        window=train.window,
+        eos_id=0,
         lengths=lengths,
         stretch=stretch_windows(config),
         lookahead=lookahead_steps(config),
@@ -205,7 +205,7 @@ def test_processes_hold_their_own_lanes(tiny_config: Callable[..., Config]) -> N
         plan_memory(
             config,
             shape,
-            make_batcher(config, Ranks(0, count)),
+            make_batcher(config, Ranks(rank=0, count=count)),
             valid_bytes=0,
             device_type="cuda",
         )

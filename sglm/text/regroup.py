@@ -1,0 +1,45 @@
+"""Pieces of the size in which a tokenizer takes them: lines joined, enormous records cut."""
+
+from collections.abc import Iterable, Iterator
+
+from sglm.text.lines import Piece
+
+# Lines are joined up to the first length, enormous records are cut at the second.
+JOINED_CHARACTERS = 1 << 16
+LONGEST_CHARACTERS = 1 << 20
+
+
+def regroup(pieces: Iterable[Piece]) -> Iterator[Piece]:
+    """The same stream of text in pieces of another size, which the same ids come from.
+
+    Consecutive whole lines are joined; enormous records are cut, after a newline or else in front
+    of a space, where no tokenizer joins anything.
+    """
+    lines: list[str] = []
+    characters = 0
+    for piece in pieces:
+        whole_line = piece.text.endswith("\n") and not piece.ends_document
+        if whole_line:
+            lines.append(piece.text)
+            characters += len(piece.text)
+        if lines and (characters >= JOINED_CHARACTERS or not whole_line):
+            yield Piece("".join(lines), False)
+            lines, characters = [], 0
+        if not whole_line:
+            yield from _cut(piece)
+    if lines:
+        yield Piece("".join(lines), False)
+
+
+def _cut(piece: Piece) -> Iterator[Piece]:
+    text, start = piece.text, 0
+    while len(text) - start > LONGEST_CHARACTERS:
+        end = start + LONGEST_CHARACTERS
+        newline, space = text.rfind("\n", start, end), text.rfind(" ", start, end)
+        if newline >= 0:
+            end = newline + 1
+        elif before_space := len(text[start : max(space, start)].rstrip(" ")):
+            end = start + before_space
+        yield Piece(text[start:end], piece.ends_document, unfinished=True)
+        start = end
+    yield Piece(text[start:], piece.ends_document, piece.unfinished)
