@@ -33,7 +33,7 @@ from sglm.errors import InputError, SglmError, did_you_mean
 from sglm.optim.precision import make_precision
 from sglm.optim.schedule import Mode, StepPlan
 from sglm.storage.durable import replace_text
-from sglm.text.batcher import Upcoming, Window
+from sglm.text.batcher import ComingText, Window
 from sglm.train.build import (
     build_decision_rule,
     build_learner,
@@ -154,11 +154,11 @@ def make_learner(config: Config) -> Learner:
 
 def next_window(stream: TaskStream, config: Config, update: int) -> Window:
     """The stream's next steps, as training on text gets them. The stream has no end."""
-    steps, stretch, upcoming = config.train.window, stretch_windows(config), None
+    steps, stretch, coming = config.train.window, stretch_windows(config), None
     ahead = lookahead_steps(config)
     if ahead is not None and update % stretch == 0:
-        upcoming = Upcoming(*stream.peek(stretch * steps + ahead))
-    return Window(*stream.window(steps), is_first=update == 0, is_last=False, upcoming=upcoming)
+        coming = ComingText(*stream.peek(stretch * steps + ahead))
+    return Window(*stream.window(steps), is_first=update == 0, is_last=False, coming=coming)
 
 
 def train_all(runs: Iterable[Run], updates: int, folder: Path) -> None:

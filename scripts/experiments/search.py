@@ -31,7 +31,7 @@ from sglm.optim.precision import make_precision
 from sglm.scoring.predictor import NetworkPredictor
 from sglm.scoring.stream import stream_nll
 from sglm.storage.durable import replace_text
-from sglm.text.batcher import Upcoming
+from sglm.text.batcher import ComingText
 from sglm.text.store import TokenStore
 from sglm.train.build import (
     build_batcher,
@@ -78,7 +78,7 @@ class MixedReturns(LearnedEstimator):
         self,
         model: LSTMLanguageModel,
         state: LSTMState,
-        coming: Upcoming,
+        coming: ComingText,
         *,
         window: int,
         boundaries: int,

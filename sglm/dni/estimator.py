@@ -24,7 +24,7 @@ from torch import Tensor
 from sglm.dni.trust import Agreement
 from sglm.model.language_model import LSTMLanguageModel
 from sglm.model.state import LSTMState
-from sglm.text.batcher import Upcoming
+from sglm.text.batcher import ComingText
 
 
 class FeatureGradient(NamedTuple):
@@ -109,7 +109,7 @@ class StateGradientEstimator(Protocol):
         self,
         model: LSTMLanguageModel,
         state: LSTMState,
-        coming: Upcoming,
+        coming: ComingText,
         *,
         window: int,
         teach: bool,
@@ -166,7 +166,7 @@ class PlainTruncation:
         self,
         model: LSTMLanguageModel,
         state: LSTMState,
-        coming: Upcoming,
+        coming: ComingText,
         *,
         window: int,
         teach: bool,

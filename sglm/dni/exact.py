@@ -13,11 +13,11 @@ from sglm.dni.trust import Agreement
 from sglm.model.language_model import LSTMLanguageModel
 from sglm.model.state import LSTMState
 from sglm.runtime.ranks import ALONE, Ranks
-from sglm.text.batcher import Upcoming
+from sglm.text.batcher import ComingText
 
 
 def future_gradients(
-    model: LSTMLanguageModel, state: LSTMState, coming: Upcoming, *, window: int, boundaries: int
+    model: LSTMLanguageModel, state: LSTMState, coming: ComingText, *, window: int, boundaries: int
 ) -> tuple[Tensor, Tensor]:
     """The exact state gradients of all the coming text that is there, at successive boundaries.
 
@@ -85,7 +85,7 @@ class ExactEstimator:
         self,
         model: LSTMLanguageModel,
         state: LSTMState,
-        coming: Upcoming,
+        coming: ComingText,
         *,
         window: int,
         teach: bool,

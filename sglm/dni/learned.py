@@ -20,7 +20,7 @@ from sglm.dni.trust import Agreement, Trust
 from sglm.model.language_model import LSTMLanguageModel
 from sglm.model.state import LSTMState
 from sglm.runtime.ranks import ALONE, Ranks
-from sglm.text.batcher import Upcoming
+from sglm.text.batcher import ComingText
 
 
 class LearnedEstimator:
@@ -91,7 +91,7 @@ class LearnedEstimator:
         self,
         model: LSTMLanguageModel,
         state: LSTMState,
-        coming: Upcoming,
+        coming: ComingText,
         *,
         window: int,
         teach: bool,
@@ -110,7 +110,7 @@ class LearnedEstimator:
         self,
         model: LSTMLanguageModel,
         state: LSTMState,
-        coming: Upcoming,
+        coming: ComingText,
         *,
         window: int,
         boundaries: int,

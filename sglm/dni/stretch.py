@@ -16,7 +16,7 @@ from sglm.model.language_model import LSTMLanguageModel, ModelShape
 from sglm.model.lstm_layer import layer_floats
 from sglm.runtime.memory_basis import MemoryBasis
 from sglm.runtime.ranks import Ranks
-from sglm.text.batcher import Upcoming
+from sglm.text.batcher import ComingText
 
 # Windows of a stretch for what reads ahead. Where windows are short, it reads some way beyond a
 # stretch, so that a short one would read most of the text twice.
@@ -80,7 +80,7 @@ class Stretch:
         self.starts: Tensor | None = None
         self.summaries: tuple[Tensor, ...] | None = None
 
-    def read_ahead(self, model: LSTMLanguageModel, coming: Upcoming, window: int) -> None:
+    def read_ahead(self, model: LSTMLanguageModel, coming: ComingText, window: int) -> None:
         """Takes in the text of the stretch that begins and what follows it.
 
         Args:

@@ -16,7 +16,7 @@ from sglm.errors import InputError
 from sglm.runtime.ranks import ALONE, Ranks
 
 
-class Upcoming(NamedTuple):
+class ComingText(NamedTuple):
     """The tokens after a stretch's first boundary: ids `(C, B)`, the nearest first."""
 
     inputs_CB: Tensor
@@ -30,7 +30,7 @@ class Window(NamedTuple):
         inputs_TB, targets_TB: token ids, int64; a target is the token after its input.
         is_first: the lanes start here, so the state before it is the start state.
         is_last: the lanes end here, so no later window will send a gradient back.
-        upcoming: at the first window of a stretch, this window and what follows it, as far as the
+        coming: at the first window of a stretch, this window and what follows it, as far as the
             batcher was asked to look ahead; otherwise None.
     """
 
@@ -38,7 +38,7 @@ class Window(NamedTuple):
     targets_TB: Tensor
     is_first: bool
     is_last: bool
-    upcoming: Upcoming | None = None
+    coming: ComingText | None = None
 
     def to(self, device: torch.device) -> "Window":
         """The same window there; a GPU's copy may still be under way."""
@@ -49,7 +49,7 @@ class Window(NamedTuple):
         return self._replace(
             inputs_TB=there(self.inputs_TB),
             targets_TB=there(self.targets_TB),
-            upcoming=self.upcoming and Upcoming(*map(there, self.upcoming)),
+            coming=self.coming and ComingText(*map(there, self.coming)),
         )
 
 
@@ -68,7 +68,7 @@ class Batcher:
         eos_id: what comes before the first token.
         lengths: of the windows of an epoch, if they vary; each epoch takes them in another order.
         stretch: windows of a stretch.
-        lookahead: steps past the end of a stretch that `upcoming` reaches; None: no stretches.
+        lookahead: steps past the end of a stretch that `coming` reaches; None: no stretches.
         ranks: the windows are of this rank's lanes alone.
 
     Raises:
@@ -112,17 +112,17 @@ class Batcher:
         epoch, index = divmod(step, self.steps_per_epoch)
         starts = self._window_starts(epoch)
         inputs_TB, targets_TB = self._cut(starts[index], starts[index + 1])
-        upcoming = None
+        coming = None
         if self.lookahead is not None and index % self.stretch == 0:
             last = starts[min(index + self.stretch, self.steps_per_epoch)]
             end = min(last + self.lookahead, self.lane_length)
-            upcoming = Upcoming(*self._cut(starts[index], end))
+            coming = ComingText(*self._cut(starts[index], end))
         return Window(
             inputs_TB,
             targets_TB,
             is_first=index == 0,
             is_last=index == self.steps_per_epoch - 1,
-            upcoming=upcoming,
+            coming=coming,
         )
 
     def _window_starts(self, epoch: int) -> list[int]:

@@ -102,11 +102,11 @@ def _begin(learner: Learner, window: Window, *, teach: bool) -> None:
         learner.state = learner.model.start_state(window.inputs_TB.shape[1])
         learner.past.clear()
         learner.estimator.begin_text()
-    if window.upcoming is not None:
+    if window.coming is not None:
         learner.estimator.begin_stretch(
             learner.model,
             learner.state,
-            window.upcoming,
+            window.coming,
             window=len(window.inputs_TB),
             teach=teach,
         )

@@ -64,7 +64,7 @@ class DecisionRule:
             mode=mode,
             inject=mode is Mode.SYNTHETIC and not probe,
             probe=probe,
-            teach=window.upcoming is not None and self._teaches(step),
+            teach=window.coming is not None and self._teaches(step),
         )
 
     def _is_probe(self, step: int, probe_every: int) -> bool:

@@ -10,7 +10,7 @@ from sglm.dni.exact import future_gradients
 from sglm.model.language_model import DropoutRates
 from sglm.model.state import LSTMState
 from sglm.optim.schedule import Mode, StepPlan
-from sglm.text.batcher import Upcoming, Window
+from sglm.text.batcher import ComingText, Window
 from sglm.train.learner import Learner
 from tests.train.test_step import (
     REAL,
@@ -29,9 +29,9 @@ P, BEYOND = 3, 2  # boundaries; steps past the last window
 STILL = StepPlan(0.0, Mode.REAL, 0)  # rate zero: look at gradients, move nothing
 
 
-def some_upcoming() -> Upcoming:
+def some_coming_text() -> ComingText:
     ids = torch.randint(V, (P * T + BEYOND + 1, B), generator=torch.Generator().manual_seed(4))
-    return Upcoming(ids[:-1], ids[1:])
+    return ComingText(ids[:-1], ids[1:])
 
 
 def some_state(learner: Learner) -> LSTMState:
@@ -41,13 +41,13 @@ def some_state(learner: Learner) -> LSTMState:
 
 
 def test_future_gradients_are_those_of_the_whole_coming_text_at_each_boundary() -> None:
-    learner, upcoming = make_learner(), some_upcoming()
+    learner, coming = make_learner(), some_coming_text()
     model, state = learner.model, some_state(learner)
-    states_PBS, gradients_PBS = future_gradients(model, state, upcoming, window=T, boundaries=P)
+    states_PBS, gradients_PBS = future_gradients(model, state, coming, window=T, boundaries=P)
     assert states_PBS.shape == gradients_PBS.shape == (P, B, 20)
     for boundary in range(P):
         leaf = state.as_leaf()
-        inputs_CB, targets_CB = (ids[boundary * T :] for ids in upcoming)
+        inputs_CB, targets_CB = (ids[boundary * T :] for ids in coming)
         features_CBH, _ = model.features(inputs_CB, leaf)  # one long pass
         model.nll(features_CBH, targets_CB).backward()
         # float64: the same sums in another order
@@ -60,11 +60,11 @@ def test_future_gradients_are_those_of_the_whole_coming_text_at_each_boundary() 
 
 def test_future_gradients_of_a_lane_do_not_depend_on_the_others() -> None:
     """Neither on their number nor on what they read: nats are summed, not averaged."""
-    learner, upcoming = make_learner(), some_upcoming()
+    learner, coming = make_learner(), some_coming_text()
     state = some_state(learner)
-    together = future_gradients(learner.model, state, upcoming, window=T, boundaries=P)
+    together = future_gradients(learner.model, state, coming, window=T, boundaries=P)
     for lane in range(B):
-        own = Upcoming(*(ids[:, [lane]] for ids in upcoming))
+        own = ComingText(*(ids[:, [lane]] for ids in coming))
         alone = future_gradients(
             learner.model, state.lanes(torch.tensor([lane])), own, window=T, boundaries=P
         )
@@ -76,14 +76,14 @@ def test_future_gradients_leave_the_training_alone() -> None:
     """Not a random number, not a parameter's gradient; yet they see dropout, as the training."""
     rates = DropoutRates(input=0.2, between=0.2, output=0.2, embedding=0.2, weight=0.2)
     learner, plain = make_learner(dropout=rates), make_learner()
-    state, upcoming = some_state(plain), some_upcoming()
+    state, coming = some_state(plain), some_coming_text()
     take_step(learner, windows(1)[0], STILL, 0)
     random_before, gradients_before = torch.get_rng_state(), gradients(learner)
-    _, found_PBS = future_gradients(learner.model, state, upcoming, window=T, boundaries=P)
+    _, found_PBS = future_gradients(learner.model, state, coming, window=T, boundaries=P)
     assert torch.equal(torch.get_rng_state(), random_before)
     assert all_equal(gradients(learner), gradients_before)
     assert not found_PBS.requires_grad
-    _, without_PBS = future_gradients(plain.model, state, upcoming, window=T, boundaries=P)
+    _, without_PBS = future_gradients(plain.model, state, coming, window=T, boundaries=P)
     assert not torch.equal(found_PBS, without_PBS)
 
 

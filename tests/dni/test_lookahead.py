@@ -11,7 +11,7 @@ from sglm.dni.learned import LearnedEstimator
 from sglm.dni.synthesizer import LookaheadSynthesizer, make_synthesizer
 from sglm.model.language_model import LSTMLanguageModel
 from sglm.model.state import LSTMState
-from sglm.text.batcher import Upcoming
+from sglm.text.batcher import ComingText
 from tests.dni.test_learned import B, Constant, S, end_window, observe, some_state
 from tests.dni.test_learned import make as make_estimator
 
@@ -36,7 +36,7 @@ def make(kind: str, factor: float | None = None, **settings: Any) -> LearnedEsti
 def begin_stretch(estimator: LearnedEstimator, tokens_CB: Tensor) -> None:
     """Shows what comes; nothing is taught."""
     model = cast(LSTMLanguageModel, OneHot())
-    coming = Upcoming(tokens_CB, tokens_CB)
+    coming = ComingText(tokens_CB, tokens_CB)
     estimator.begin_stretch(model, some_state(), coming, window=T, teach=False)
 
 

@@ -105,11 +105,11 @@ def test_a_stretch_begins_with_the_coming_tokens(
     count = batcher.steps_per_epoch
     for step in range(4 * count):
         window, index = batcher.at(step), step % count
-        assert (window.upcoming is not None) == (index % stretch == 0)
-        if window.upcoming is None:
+        assert (window.coming is not None) == (index % stretch == 0)
+        if window.coming is None:
             continue
         coming = [batcher.at(step + k) for k in range(min(stretch, count - index))]
-        inputs_CB, targets_CB = window.upcoming
+        inputs_CB, targets_CB = window.coming
         for lane in range(4):
             targets = [t for each in coming for t in each.targets_TB[:, lane].tolist()]
             end = min(targets[-1] + 1 + lookahead, (lane + 1) * lane_length)
@@ -123,7 +123,7 @@ def test_looking_ahead_changes_no_window_and_is_off_unless_asked_for() -> None:
     plain, ahead = make(103, 4, 5), make(103, 4, 5, stretch=3, lookahead=2)
     for step in range(3 * plain.steps_per_epoch):
         window = plain.at(step)
-        assert window.upcoming is None
+        assert window.coming is None
         other = ahead.at(step)
         assert window.inputs_TB.tolist() == other.inputs_TB.tolist()
         assert (window.is_first, window.is_last) == (other.is_first, other.is_last)

@@ -4,14 +4,14 @@ import pytest
 import torch
 
 from sglm.optim.schedule import Mode, StepPlan
-from sglm.text.batcher import Upcoming, Window
+from sglm.text.batcher import ComingText, Window
 from sglm.train.runaway import RunawayWatch
 from sglm.train.window_decision import DecisionRule, WindowDecision, followed_mode
 
 IDS = torch.zeros(2, 1, dtype=torch.int64)
 WINDOW = Window(IDS, IDS, is_first=False, is_last=False)
 LAST = WINDOW._replace(is_last=True)
-BEGINS = WINDOW._replace(upcoming=Upcoming(IDS, IDS))
+BEGINS = WINDOW._replace(coming=ComingText(IDS, IDS))
 REAL, SYNTHETIC = StepPlan(1.0, Mode.REAL, 1), StepPlan(1.0, Mode.SYNTHETIC, 1)
 RULE = DecisionRule(probe_every=10)
 
