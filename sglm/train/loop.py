@@ -81,18 +81,17 @@ def train(
         precision: in what types, and on which device.
         console: for progress.
         resume: continue what is in `out`; otherwise a run there is an error.
-        stop_signal: the number of the signal that asked to stop, or None; polled at every step.
-            If one of the ranks is asked, all of them stop.
+        stop_signal: the number of the signal that asked to stop, or None; polled at every step of
+            every rank: if one is asked, all of them stop.
         ranks: the processes that train together; each calls this with its own, rank 0 writes.
 
     Raises:
         Stopped: asked to; a checkpoint has been saved.
-        InputError, ConfigError: what is in `out` is not this run, or another process trains
-            there; the text is too short.
-        SglmError: losses or gradients are not finite, again after going back to a checkpoint.
+        InputError, ConfigError: `out` holds something else, or is in use; too short a text.
+        SglmError: losses or gradients are not finite, also after going back to a checkpoint.
     """
     batcher = build_batcher(config, store, ranks=ranks)
-    # Before the folder is made: a model too large for the memory should leave nothing behind.
+    # Before the folder is made: a model too large for the memory leaves nothing behind.
     learner = build_learner(config, token_counts(store), precision, ranks=ranks)
     job = Job(
         config=config,

@@ -5,7 +5,7 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +28,12 @@ _OWN_LINKS = {"latest", "latest.partial"}
 _MAY_DIFFER = ("train.checkpoint_every_steps:", "train.keep_checkpoints:")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RunFolder:
     """`config.toml`, `run.json`, `model/` (the best), `last/`, `snapshots/`, `checkpoints/`,
     `metrics.jsonl`, `tensorboard/`; `sessions.jsonl`, `train.lines`: see `record.py`."""
 
-    path: Path
+    path: Path = field(kw_only=False)
 
     @property
     def metrics(self) -> Path:
