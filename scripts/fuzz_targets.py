@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from sglm.compare.grid import _horizon_before
+from sglm.compare.results import written_horizon
 from sglm.compare.runs import Record
 from sglm.config import config_to_toml, load_config
 from sglm.errors import SglmError
@@ -248,7 +248,7 @@ def target_metrics(bench: Bench, data: bytes) -> None:
 
 def target_results(bench: Bench, data: bytes) -> None:
     (bench.folder / "results.json").write_bytes(data)
-    horizon = _horizon_before(bench.folder)
+    horizon = written_horizon(bench.folder)
     assert horizon is None or horizon >= 0
 
 
