@@ -1,62 +1,76 @@
 """`sglm compare`: variants × seeds on one corpus, to a table, a picture and numbers."""
 
+import json
+import sys
 import textwrap
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from sglm.cli.train import PRECISION_HELP, Device, PrecisionName, StopRequest
+from sglm.cli.options import (
+    ConfigArgument,
+    Device,
+    DeviceOption,
+    PrecisionName,
+    PrecisionOption,
+    SetOption,
+    deterministic_option,
+)
+from sglm.cli.output import print_text
+from sglm.cli.signals import stop_request
+from sglm.compare.grid import Grid
 from sglm.compare.variants import DEFAULT_HORIZON_WINDOWS, DEFAULT_VARIANTS, VARIANTS
+from sglm.errors import ConfigError, InputError, did_you_mean
 from sglm.runtime.process import ended_by_interrupts
+from sglm.storage.untrusted import is_count
 
+ALL_DEFAULT_VARIANTS = ",".join(DEFAULT_VARIANTS)
 # \b: typer keeps the line breaks of such a paragraph.
 VARIANTS_HELP = "\b\nVariants:\n" + "\n".join(
     textwrap.fill(variant.sentence, 76, initial_indent=f"{name:<20}", subsequent_indent=" " * 20)
     for name, variant in VARIANTS.items()
 )
 
+VariantsOption = Annotated[str, typer.Option(help="What to compare, from the list below.")]
+HorizonOption = Annotated[
+    int | None,
+    typer.Option(
+        metavar="STEPS",
+        help="Of bptt-long, rounded up to whole windows; left out: "
+        f"{DEFAULT_HORIZON_WINDOWS} windows.",
+        show_default=False,
+    ),
+]
+DeterministicOption = Annotated[
+    bool,
+    deterministic_option(
+        "On CUDA: the same bits every time, more slowly. (A CPU gives them anyway.)"
+    ),
+]
+ShardOption = Annotated[
+    str,
+    typer.Option(
+        metavar="I/N",
+        help="Only the I-th of N parts of the grid: to spread it over processes or machines. "
+        "Copy their OUT/runs together and call again without it to merge.",
+    ),
+]
+
 
 def compare(
-    config: Annotated[
-        str, typer.Argument(help="A TOML file, or the name of a shipped recipe: tiny, ptb-small, …")
-    ],
+    *,
+    config: ConfigArgument,
     data: Annotated[Path, typer.Option(help="Token store with a validation split.")],
     out: Annotated[Path, typer.Option(help="Its folder; a comparison there is continued.")],
-    variants: Annotated[str, typer.Option(help="What to compare, from the list below.")] = ",".join(
-        DEFAULT_VARIANTS
-    ),
+    variants: VariantsOption = ALL_DEFAULT_VARIANTS,
     seeds: Annotated[str, typer.Option(help="Each variant runs once with each.")] = "0,1,2",
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one value; repeatable."),
-    ] = None,
-    horizon: Annotated[
-        int | None,
-        typer.Option(
-            metavar="STEPS",
-            help="Of bptt-long, rounded up to whole windows; left out: "
-            f"{DEFAULT_HORIZON_WINDOWS} windows.",
-            show_default=False,
-        ),
-    ] = None,
-    device: Annotated[Device, typer.Option(help="auto: cuda where there is one.")] = Device.AUTO,
-    precision: Annotated[PrecisionName, typer.Option(help=PRECISION_HELP)] = PrecisionName.AUTO,
-    deterministic: Annotated[
-        bool,
-        typer.Option(
-            "--deterministic/--no-deterministic",
-            help="On CUDA: the same bits every time, more slowly. (A CPU gives them anyway.)",
-        ),
-    ] = False,
-    shard: Annotated[
-        str,
-        typer.Option(
-            metavar="I/N",
-            help="Only the I-th of N parts of the grid: to spread it over processes or machines. "
-            "Copy their OUT/runs together and call again without it to merge.",
-        ),
-    ] = "1/1",
+    set_: SetOption = None,
+    horizon: HorizonOption = None,
+    device: DeviceOption = Device.AUTO,
+    precision: PrecisionOption = PrecisionName.AUTO,
+    deterministic: DeterministicOption = False,
+    shard: ShardOption = "1/1",
     as_json: Annotated[bool, typer.Option("--json", help="Print results.json instead.")] = False,
 ) -> None:
     """Does it help on my corpus? Trains each variant with each seed, with equal updates and data.
@@ -68,38 +82,34 @@ def compare(
     from sglm.config import load_config
 
     # What costs nothing to check comes before what takes seconds to import.
-    chosen_variants, chosen_seeds = parse_variants(variants), parse_seeds(seeds)
-    chosen_shard = parse_shard(shard)
+    grid = parse_grid(variants, seeds, shard)
     refuse_horizon(set_ or [])
     settings = load_config(config, set_ or [])
 
-    import json
-    import sys
-
     with ended_by_interrupts():
-        from sglm.cli.score import print_text
-        from sglm.compare.grid import compare as run_comparison
+        from sglm.compare.comparison import compare as run_comparison
+        from sglm.compare.process import Execution
         from sglm.compare.table import table
         from sglm.optim.precision import make_precision
         from sglm.runtime.device import pick_device
         from sglm.text.store import TokenStore
 
     store = TokenStore.open(data)
-    chosen_device = pick_device(device.value)
-    with StopRequest() as asked:
+    chosen_precision = make_precision(precision.value, pick_device(device.value))
+    with stop_request() as request:
+        execution = Execution(
+            precision=chosen_precision,
+            deterministic=deterministic,
+            stop_signal=request.signal_number,
+        )
         results = run_comparison(
             settings,
             store,
             out,
-            chosen_variants,
-            chosen_seeds,
-            chosen_device,
-            make_precision(precision.value, chosen_device),
-            sys.stderr,
-            horizon,
-            chosen_shard,
-            asked.signal_number,
-            deterministic,
+            grid=grid,
+            execution=execution,
+            console=sys.stderr,
+            horizon=horizon,
         )
     if as_json:
         typer.echo(json.dumps(results))
@@ -112,8 +122,6 @@ def refuse_horizon(overrides: list[str]) -> None:
     Raises:
         ConfigError: the long horizon is a variant here, no setting of all of them.
     """
-    from sglm.errors import ConfigError
-
     if any(override.startswith("train.horizon") for override in overrides):
         raise ConfigError(
             "--set train.horizon: here the long horizon is a variant of its own;"
@@ -121,13 +129,23 @@ def refuse_horizon(overrides: list[str]) -> None:
         )
 
 
+def parse_grid(variants: str, seeds: str, shard: str) -> Grid:
+    """
+    Raises:
+        InputError: see below.
+    """
+    return Grid(
+        variants=tuple(parse_variants(variants)),
+        seeds=tuple(parse_seeds(seeds)),
+        shard=parse_shard(shard),
+    )
+
+
 def parse_variants(text: str) -> list[str]:
     """
     Raises:
         InputError: one that is unknown, or twice.
     """
-    from sglm.errors import InputError, did_you_mean
-
     names = [name.strip() for name in text.split(",")]
     for name in names:
         if name not in VARIANTS:
@@ -141,15 +159,14 @@ def parse_seeds(text: str) -> list[int]:
     Raises:
         InputError: one that is no whole number from 0 to 2⁶³ - 1, or twice.
     """
-    from sglm.errors import InputError
-
     seeds = []
     for part in text.split(","):
-        if not (part.strip().isascii() and part.strip().isdigit() and int(part) < 2**63):
+        digits = part.strip()
+        if not (digits.isascii() and digits.isdigit() and is_count(int(digits))):
             raise InputError(
-                f"--seeds: {part.strip()!r} is no seed; give whole numbers from 0 on, as 0,1,2"
+                f"--seeds: {digits!r} is no seed; give whole numbers from 0 on, as 0,1,2"
             )
-        seeds.append(int(part))
+        seeds.append(int(digits))
     _refuse_repeated("--seeds", seeds)
     return seeds
 
@@ -159,17 +176,13 @@ def parse_shard(text: str) -> tuple[int, int]:
     Raises:
         InputError: not I/N with I from 1 to N.
     """
-    from sglm.errors import InputError
-
     part, _, parts = text.partition("/")
     if not (part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts)):
         raise InputError(f"--shard {text!r}: write it as I/N with I from 1 to N: 1/3, 2/3, 3/3")
     return int(part), int(parts)
 
 
-def _refuse_repeated(option: str, given: list[str] | list[int]) -> None:
-    from sglm.errors import InputError
-
-    for value in given:
-        if given.count(value) > 1:  # type: ignore[arg-type]
+def _refuse_repeated(option: str, values: list[str] | list[int]) -> None:
+    for value in values:
+        if values.count(value) > 1:  # type: ignore[arg-type]
             raise InputError(f"{option}: {value} is given twice; give it once")

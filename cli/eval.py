@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from sglm.cli.train import Device
+from sglm.cli.options import Device
 from sglm.runtime.process import ended_by_interrupts
 
 if TYPE_CHECKING:

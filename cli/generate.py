@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from sglm.cli.score import print_text
-from sglm.cli.train import Device
+from sglm.cli.options import Device
+from sglm.cli.output import print_text
 from sglm.runtime.process import ended_by_interrupts
 
 

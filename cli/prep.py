@@ -1,47 +1,52 @@
 """`sglm prep`: text to token store."""
 
 import json
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from sglm.cli.options import JsonOption
+from sglm.cli.signals import termination_raises
 
 if TYPE_CHECKING:
     from sglm.text.store import TokenStore
 
 SECONDS_BETWEEN_LINES = 10.0
 
+SourcesArgument = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="SOURCE",
+        help="A text file (.txt, .txt.gz), .jsonl, .parquet, a folder of those, - for stdin, "
+        "builtin:python-docs, or hf:NAME[:CONFIG]. Several are read one after the other.",
+        show_default=False,
+    ),
+]
+VocabSizeOption = Annotated[
+    int | None,
+    typer.Option(
+        help="Size of the vocabulary. Left out: 8000 or what a short text supports "
+        "(sentencepiece), every word of the training text (word).",
+        show_default=False,
+    ),
+]
+
 
 def prep(
-    sources: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="SOURCE",
-            help="A text file (.txt, .txt.gz), .jsonl, .parquet, a folder of those, - for stdin, "
-            "builtin:python-docs, or hf:NAME[:CONFIG]. Several are read one after the other.",
-            show_default=False,
-        ),
-    ],
+    *,
+    sources: SourcesArgument,
     out: Annotated[
         Path, typer.Option("--out", "-o", help="The store's folder.", show_default=False)
     ],
     tokenizer: Annotated[
         str, typer.Option(help="sentencepiece, word, char or byte.")
     ] = "sentencepiece",
-    vocab_size: Annotated[
-        int | None,
-        typer.Option(
-            help="Size of the vocabulary. Left out: 8000 or what a short text supports "
-            "(sentencepiece), every word of the training text (word).",
-            show_default=False,
-        ),
-    ] = None,
+    vocab_size: VocabSizeOption = None,
     valid: Annotated[
         str, typer.Option(help="Validation text: a source, or the fraction to hold out.")
     ] = "0.05",
@@ -55,7 +60,7 @@ def prep(
     force: Annotated[
         bool, typer.Option("--force", help="Replace a store that is there already.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Turn text into a token store to train on.
 
@@ -72,8 +77,8 @@ def prep(
         text_field=text_field,
         seed=seed,
     )
-    with _termination_raises(), _progress() as report:
-        store = prepare(sources, out, recipe, force=force, on_progress=report)
+    with termination_raises("terminated; no store was written"), _progress() as show_progress:
+        store = prepare(sources, out, recipe, force=force, on_progress=show_progress)
     seconds = time.monotonic() - started
     if as_json:
         facts = {
@@ -109,25 +114,10 @@ def _print_summary(store: "TokenStore", seconds: float) -> None:
 
 
 @contextmanager
-def _termination_raises() -> Iterator[None]:
-    """SIGTERM becomes an exception, so that what is half done is cleared away."""
-    from sglm.errors import Stopped
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise Stopped("terminated; no store was written", signal_number=number)
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-@contextmanager
 def _progress() -> Iterator[Callable[[str, int, int | None], None]]:
     """Shows progress on stderr: a bar on a terminal, otherwise a line now and then."""
     if not sys.stderr.isatty():
-        yield _plain_progress()
+        yield _progress_lines()
         return
     from rich.console import Console
     from rich.progress import Progress, TaskID
@@ -135,18 +125,18 @@ def _progress() -> Iterator[Callable[[str, int, int | None], None]]:
     with Progress(console=Console(stderr=True), transient=True) as bars:
         tasks: dict[str, TaskID] = {}
 
-        def report(doing: str, done: int, total: int | None) -> None:
+        def show_bar(doing: str, done: int, total: int | None) -> None:
             if doing not in tasks:
                 tasks[doing] = bars.add_task(doing, total=total)
             bars.update(tasks[doing], completed=done)
 
-        yield report
+        yield show_bar
 
 
-def _plain_progress() -> Callable[[str, int, int | None], None]:
+def _progress_lines() -> Callable[[str, int, int | None], None]:
     last = time.monotonic()
 
-    def report(doing: str, done: int, total: int | None) -> None:
+    def print_line(doing: str, done: int, total: int | None) -> None:
         nonlocal last
         if (now := time.monotonic()) - last < SECONDS_BETWEEN_LINES:
             return
@@ -154,4 +144,4 @@ def _plain_progress() -> Callable[[str, int, int | None], None]:
         of = f" of {total / 1e6:,.0f}" if total else ""
         typer.echo(f"{doing}: {done / 1e6:,.0f}{of} MB", err=True)
 
-    return report
+    return print_line

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sglm.cli.train import Device
+from sglm.cli.options import Device
+from sglm.cli.output import print_text
 from sglm.runtime.process import ended_by_interrupts
 
 if TYPE_CHECKING:
@@ -103,11 +104,3 @@ def _as_row(text: str, result: "Score", per_token: bool) -> str:
         pairs = zip(result.tokens, result.token_logprobs, strict=True)
         rows += [f"{logprob:12.3f} {'':23}  | {token}" for token, logprob in pairs]
     return "\n".join(rows)
-
-
-def print_text(line: str) -> None:
-    """To stdout, also where its encoding lacks a character of the text."""
-    import sys
-
-    encoding = sys.stdout.encoding or "utf-8"
-    typer.echo(line.encode(encoding, "backslashreplace").decode(encoding))

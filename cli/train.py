@@ -1,59 +1,43 @@
 """`sglm train`: a configuration and a token store to a run."""
 
 import json
-import os
-import signal
 import sys
-from contextlib import suppress
-from enum import StrEnum
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sglm.cli.options import (
+    ConfigArgument,
+    Device,
+    DeviceOption,
+    PrecisionName,
+    PrecisionOption,
+    SetOption,
+    deterministic_option,
+)
+from sglm.cli.signals import stop_request
+
 if TYPE_CHECKING:
+    from sglm.config import Config
+    from sglm.optim.precision import Precision
+    from sglm.text.store import TokenStore
     from sglm.train.loop import Outcome
 
 
-class Device(StrEnum):
-    """Where to compute."""
-
-    AUTO = "auto"
-    CPU = "cpu"
-    CUDA = "cuda"
-
-
-class PrecisionName(StrEnum):
-    """The type of the matrix products."""
-
-    AUTO = "auto"
-    FP32 = "fp32"
-    BF16 = "bf16"
-    FP16 = "fp16"
-
-
-PRECISION_HELP = "auto: bf16 or fp16 on CUDA, fp32 on a CPU. With AMX a CPU is faster in bf16."
-
-
 def train(
-    config: Annotated[
-        str, typer.Argument(help="A TOML file, or the name of a shipped recipe: tiny, ptb-small, …")
-    ],
+    *,
+    config: ConfigArgument,
     data: Annotated[Path, typer.Option(help="Token store made by `sglm prep`.")],
     out: Annotated[Path, typer.Option(help="Run folder; an interrupted run there is continued.")],
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one value; repeatable."),
-    ] = None,
+    set_: SetOption = None,
     seed: Annotated[int | None, typer.Option(help="Short for --set train.seed=…")] = None,
-    device: Annotated[Device, typer.Option(help="auto: cuda where there is one.")] = Device.AUTO,
-    precision: Annotated[PrecisionName, typer.Option(help=PRECISION_HELP)] = PrecisionName.AUTO,
+    device: DeviceOption = Device.AUTO,
+    precision: PrecisionOption = PrecisionName.AUTO,
     deterministic: Annotated[
         bool,
-        typer.Option(
-            "--deterministic/--no-deterministic",
-            help="The same bits every time on CUDA, slower; a CPU gives them anyway.",
-        ),
+        deterministic_option("The same bits every time on CUDA, slower; a CPU gives them anyway."),
     ] = False,
     resume: Annotated[
         bool, typer.Option("--resume/--no-resume", help="Continue a run that is in --out.")
@@ -63,64 +47,91 @@ def train(
 ) -> None:
     """Train a language model; run again after an interruption, it continues."""
     # From here on, for what is imported below takes seconds.
-    with StopRequest() as asked:
+    with stop_request() as request:
         from sglm.config import load_config
-        from sglm.optim.precision import make_precision
-        from sglm.runtime.device import make_deterministic, own_gpu, pick_device
-        from sglm.runtime.ranks import expected_ranks, joined
         from sglm.text.store import TokenStore
 
         overrides = [*(set_ or []), *([] if seed is None else [f"train.seed={seed}"])]
         settings = load_config(config, overrides)
         store = TokenStore.open(data)
-        chosen_device = pick_device(device.value)
-        if deterministic:
-            make_deterministic(chosen_device)
-        chosen_device = own_gpu(chosen_device)
-        chosen_precision = make_precision(precision.value, chosen_device)
-
+        chosen = _precision(device, precision, deterministic)
         if dry_run:
-            from sglm.train.dry_run.plan import plan_run
-
-            expected = expected_ranks()
-            if expected.writes:
-                plan = plan_run(settings, store, chosen_precision, ranks=expected)
-                typer.echo(json.dumps(plan.as_json()) if as_json else plan.describe())
+            _print_plan(settings, store, precision=chosen, as_json=as_json)
             return
-
-        from sglm.train.loop import train as run_training
-
-        with joined(chosen_device) as ranks:
-            if ranks.writes:
-                where = f"{chosen_device} × {ranks.count}" if ranks.count > 1 else chosen_device
-                typer.echo(f"training on {where} in {chosen_precision.name} → {out}", err=True)
-            outcome = run_training(
-                settings,
-                store,
-                out,
-                precision=chosen_precision,
-                console=sys.stderr,
-                resume=resume,
-                stop_signal=asked.signal_number,
-                ranks=ranks,
-            )
-    if not ranks.writes:
+        outcome = _train(
+            settings, store, out, precision=chosen, resume=resume, stop_signal=request.signal_number
+        )
+    if outcome is None:
         return
     if as_json:
         typer.echo(json.dumps({"run": str(out), **vars(outcome)}))
     else:
-        typer.echo(told(outcome, out, data))
+        typer.echo(summary(outcome, out, data))
 
 
-def told(outcome: "Outcome", out: Path, data: Path) -> str:
+def _precision(device: Device, precision: PrecisionName, deterministic: bool) -> "Precision":
+    """What to compute in, and where: `Precision.device`."""
+    from sglm.optim.precision import make_precision
+    from sglm.runtime.device import make_deterministic, own_gpu, pick_device
+
+    chosen_device = pick_device(device.value)
+    if deterministic:
+        make_deterministic(chosen_device)
+    return make_precision(precision.value, own_gpu(chosen_device))
+
+
+def _train(
+    config: "Config",
+    store: "TokenStore",
+    out: Path,
+    *,
+    precision: "Precision",
+    resume: bool,
+    stop_signal: Callable[[], int | None],
+) -> "Outcome | None":
+    """Trains among the processes that torchrun has started, or alone; None where another of them
+    prints the outcome."""
+    from sglm.runtime.ranks import joined
+    from sglm.train.loop import train as run_training
+
+    device = precision.device
+    with joined(device) as ranks:
+        if ranks.writes:
+            where = f"{device} × {ranks.count}" if ranks.count > 1 else device
+            typer.echo(f"training on {where} in {precision.name} → {out}", err=True)
+        outcome = run_training(
+            config,
+            store,
+            out,
+            precision=precision,
+            console=sys.stderr,
+            resume=resume,
+            stop_signal=stop_signal,
+            ranks=ranks,
+        )
+    return outcome if ranks.writes else None
+
+
+def _print_plan(
+    config: "Config", store: "TokenStore", *, precision: "Precision", as_json: bool
+) -> None:
+    """What a training would do and take, without training; memory is that of this process."""
+    from sglm.runtime.ranks import expected_ranks
+    from sglm.train.dry_run.plan import plan_run
+
+    ranks = expected_ranks()
+    if ranks.writes:
+        plan = plan_run(config, store, precision, ranks=ranks)
+        typer.echo(json.dumps(plan.as_json()) if as_json else plan.describe())
+
+
+def summary(outcome: "Outcome", out: Path, data: Path) -> str:
     """How a training ended, in lines for people."""
-    best = (
-        ""
-        if outcome.best_token_ppl is None
-        else (f"; best validation perplexity {outcome.best_token_ppl:.2f}")
-    )
-    done = "was finished already" if outcome.already_finished else "finished"
-    lines = [f"{out}: {done}: {outcome.steps:,} steps in {outcome.seconds:,.0f} s{best}"]
+    best = ""
+    if outcome.best_token_ppl is not None:
+        best = f"; best validation perplexity {outcome.best_token_ppl:.2f}"
+    ended = "was finished already" if outcome.already_finished else "finished"
+    lines = [f"{out}: {ended}: {outcome.steps:,} steps in {outcome.seconds:,.0f} s{best}"]
     if outcome.skipped_steps:
         lines.append(
             f"{outcome.skipped_steps:,} steps changed nothing: loss or gradient was not finite"
@@ -129,34 +140,3 @@ def told(outcome: "Outcome", out: Path, data: Path) -> str:
         lines.append(outcome.diagnosis)
     lines.append(f"next: sglm eval {out} --data {data}   |   tensorboard --logdir {out}")
     return "\n".join(lines)
-
-
-class StopRequest:
-    """Remembers SIGINT or SIGTERM until the training asks; a second one ends at once.
-
-    Within the `with` block only; afterwards signals do again what they did before.
-    """
-
-    def __init__(self) -> None:
-        self.received: int | None = None
-
-    def __enter__(self) -> "StopRequest":
-        numbers = (signal.SIGINT, signal.SIGTERM)
-        self.before = {number: signal.signal(number, self._receive) for number in numbers}
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
-
-    def _receive(self, number: int, frame: object) -> None:
-        self.received = number
-        for each in self.before:
-            signal.signal(each, signal.SIG_DFL)
-        # Not print: it may be amidst a print just now. Nor need anybody be listening.
-        with suppress(OSError):
-            os.write(2, b"\nstopping after this step; once more to stop without saving\n")
-
-    def signal_number(self) -> int | None:
-        """The signal that asked to stop, if one did."""
-        return self.received

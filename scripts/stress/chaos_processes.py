@@ -185,7 +185,7 @@ def warm_up() -> None:
     import torch._dynamo  # torch's optimizers import it when they are first made
 
     import sglm.cli.main
-    import sglm.compare.grid
+    import sglm.compare.comparison
     import sglm.text.sentencepiece_tokenizer
     import sglm.train.loop  # noqa: F401
 
@@ -193,11 +193,11 @@ def warm_up() -> None:
 
 
 def _sglm(arguments: Sequence[str]) -> int:
-    import sglm.compare.grid as grid
+    import sglm.compare.process as process
     from sglm.cli.main import app
 
     # The runs of a comparison are forks as well.
-    grid.subprocess = SimpleNamespace(  # type: ignore[assignment, attr-defined]
+    process.subprocess = SimpleNamespace(  # type: ignore[assignment, attr-defined]
         Popen=ForkedWorker, PIPE=subprocess.PIPE, TimeoutExpired=subprocess.TimeoutExpired
     )
     try:

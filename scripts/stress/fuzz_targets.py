@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from sglm.compare.grid import _horizon_before
+from sglm.compare.results import written_horizon
 from sglm.compare.runs import Record
 from sglm.config import config_to_toml, load_config
 from sglm.errors import SglmError
@@ -252,7 +252,7 @@ def target_metrics(originals: Originals, data: bytes) -> None:
 
 def target_results(originals: Originals, data: bytes) -> None:
     (originals.folder / "results.json").write_bytes(data)
-    horizon = _horizon_before(originals.folder)
+    horizon = written_horizon(originals.folder)
     assert horizon is None or horizon >= 0
 
 

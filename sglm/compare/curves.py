@@ -16,7 +16,7 @@ _SHARE_LEFT_OUT = 0.2
 def draw(runs: Sequence[FinishedRun], path: Path, console: TextIO) -> None:
     """Validation perplexity over updates: per variant the mean over seeds, and lowest to highest.
 
-    Without matplotlib it says on `console` how to get it.
+    Without matplotlib a line on `console` is how to get it.
     """
     if not runs:
         return

@@ -1,66 +1,35 @@
 """The runs of a comparison and where they lie: `OUT/runs/<variant>-seed<seed>`.
 
-Each is an ordinary run of `sglm train`. Beside it lie a record of what it cost
-(`<variant>-seed<seed>.json`) and what it said while it trained (`….log`). Whoever copies `runs/`
-folders together merges comparisons.
+Each is an ordinary run of `sglm train`. Beside it lie a record of its cost
+(`<variant>-seed<seed>.json`) and its progress lines (`….log`). Copying `runs/` folders together
+merges comparisons.
 """
 
 import json
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NamedTuple
 
+from sglm.compare.grid import Cell
 from sglm.compare.variants import VARIANTS, configure
 from sglm.config import Config
-from sglm.errors import InputError
+from sglm.errors import THEN_AGAIN, InputError
 from sglm.storage.durable import replace_text
-from sglm.storage.untrusted import parse_json, read_bounded, read_json
+from sglm.storage.untrusted import is_amount, parse_json, read_bounded, read_json
 from sglm.text.store import TokenStore
+from sglm.train.log.metrics import LARGEST_METRICS_BYTES
 from sglm.train.run_folder import RunFolder
 
 _RUN_NAME = re.compile(r"(?P<variant>.+)-seed(?P<seed>0|[1-9][0-9]*)")
 
 _DIVERGED = 1e15
-_LARGEST_METRICS_BYTES = 1 << 28  # a million evaluations
 
 
-class Cell(NamedTuple):
-    """One cell of the grid: one run."""
-
-    variant: str
-    seed: int
-
-    @property
-    def name(self) -> str:
-        return f"{self.variant}-seed{self.seed}"
-
-    def __str__(self) -> str:
-        return f"{self.variant} seed {self.seed}"
-
-
-def grid(variants: Sequence[str], seeds: Sequence[int]) -> list[Cell]:
-    """All runs, seed by seed: a grid that is stopped early has whole pairs."""
-    return [Cell(variant, seed) for seed in seeds for variant in variants]
-
-
-def shard_of(cells: Sequence[Cell], shard: int, shards: int) -> list[Cell]:
-    """The cells that shard 1, 2 … `shards` runs, in their order.
-
-    Dealt out variant by variant, so that shards differ by one run at most, in all and of each
-    variant; with as many shards as seeds, each has whole seeds.
-    """
-    variants = list(dict.fromkeys(cell.variant for cell in cells))
-    dealt = sorted(cells, key=lambda cell: variants.index(cell.variant))
-    mine = set(dealt[shard - 1 :: shards])
-    return [cell for cell in cells if cell in mine]
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Record:
-    """What a run cost.
+    """The cost of a run.
 
     Attributes:
         finished: it reached its last update.
@@ -91,16 +60,14 @@ class Record:
         except FileNotFoundError:
             return None
         except (ValueError, TypeError) as error:
-            raise InputError(
-                f"{path}: damaged ({error}); remove it, then run the same command again"
-            ) from None
+            raise _damaged(path, error, remove="it") from None
 
     def is_plausible(self) -> bool:
         """Whether every value is of its type, as it need not be after reading."""
         peak = 0.0 if self.peak_memory_mb is None else self.peak_memory_mb
         return (
             isinstance(self.finished, bool)
-            and all(type(value) in (int, float) and value >= 0 for value in (self.seconds, peak))
+            and all(map(is_amount, (self.seconds, peak)))
             and isinstance(self.device, str)
             and isinstance(self.precision, str)
         )
@@ -110,9 +77,9 @@ class Record:
         replace_text(path, json.dumps(asdict(self)) + "\n")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FinishedRun:
-    """What a run came to. The lists go over its evaluations, the last one at its end."""
+    """The results of a run. The lists go over its evaluations, the last one at its end."""
 
     variant: str
     seed: int
@@ -125,7 +92,7 @@ class FinishedRun:
     precision: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Comparison:
     """What all runs share.
 
@@ -147,7 +114,7 @@ class Comparison:
         return round(sum(self.base.schedule.cycle_lengths()))
 
     def config(self, cell: Cell) -> Config:
-        return configure(cell.variant, self.base, cell.seed, self.horizon)
+        return configure(cell.variant, self.base, seed=cell.seed, horizon=self.horizon)
 
     def folder(self, cell: Cell) -> Path:
         return self.out / "runs" / cell.name
@@ -164,21 +131,19 @@ class Comparison:
         Raises:
             InputError, ConfigError: `out` holds something else, or runs of another comparison.
         """
-        found = {}
+        finished: dict[Cell, FinishedRun] = {}
         for cell in self._cells_on_disk():
             record = Record.read(self.record_path(cell))
             folder = RunFolder(self.folder(cell))
             if record is None or not record.finished or not folder.identity.exists():
                 continue
             folder.check_same(self.config(cell), self.store)
-            found[cell] = run = self._read(cell, folder, record)
-            first = next(other for other in found.values() if other.variant == cell.variant)
+            finished[cell] = run = self._read(cell, folder, record)
+            first = next(other for other in finished.values() if other.variant == cell.variant)
             if run.steps != first.steps:
-                raise InputError(
-                    f"{folder.metrics}: damaged (its evaluations are not at the steps of seed"
-                    f" {first.seed}); remove {folder.path}, then run the same command again"
-                )
-        return found
+                problem = f"its evaluations are not at the steps of seed {first.seed}"
+                raise _damaged(folder.metrics, problem, remove=folder.path)
+        return finished
 
     def _cells_on_disk(self) -> list[Cell]:
         if self.out.exists() and not self.out.is_dir():
@@ -204,7 +169,7 @@ class Comparison:
         try:
             lines = [
                 parse_json(line)
-                for line in read_bounded(folder.metrics, _LARGEST_METRICS_BYTES).splitlines()
+                for line in read_bounded(folder.metrics, LARGEST_METRICS_BYTES).splitlines()
             ]
             if lines[-1]["step"] != self.updates:
                 raise ValueError(f"ends at step {lines[-1]['step']}, not {self.updates}")
@@ -213,20 +178,22 @@ class Comparison:
             )
             steps = [int(line["step"]) for line in lines]
         except (OSError, ValueError, LookupError, TypeError, OverflowError) as error:
-            raise InputError(
-                f"{folder.metrics}: damaged ({error});"
-                f" remove {folder.path}, then run the same command again"
-            ) from None
+            raise _damaged(folder.metrics, error, remove=folder.path) from None
         return FinishedRun(
-            *cell,
-            steps,
-            ppl,
-            nll,
-            record.seconds,
-            record.peak_memory_mb,
-            record.device,
-            record.precision,
+            variant=cell.variant,
+            seed=cell.seed,
+            steps=steps,
+            token_ppl=ppl,
+            nll_per_token=nll,
+            seconds=record.seconds,
+            peak_memory_mb=record.peak_memory_mb,
+            device=record.device,
+            precision=record.precision,
         )
+
+
+def _damaged(path: Path, problem: object, *, remove: Path | str) -> InputError:
+    return InputError(f"{path}: damaged ({problem}); remove {remove}, {THEN_AGAIN}")
 
 
 def _foreign(out: Path, names: Iterable[str]) -> InputError:
@@ -237,5 +204,5 @@ def _foreign(out: Path, names: Iterable[str]) -> InputError:
 
 
 def _number(value: float | None) -> float:
-    """As it was written down; what has grown beyond all use counts as infinite."""
+    """A number of `metrics.jsonl`; null, and one beyond all use, counts as infinite."""
     return math.inf if value is None or float(value) > _DIVERGED else float(value)

@@ -21,7 +21,7 @@ BySeed = Mapping[int, float]
 
 class Difference(NamedTuple):
     """A mean of differences, and the interval that holds the true one with 95 % confidence: None
-    where a single pair tells nothing about the spread."""
+    where there is a single pair, which has no spread."""
 
     mean: float
     ci95: tuple[float, float] | None
@@ -53,13 +53,14 @@ def _share(angle: float, degrees: int) -> float:
 
 def paired_difference(values: BySeed, baseline: BySeed) -> Difference | None:
     """`values - baseline` over the seeds of both; None where there is none, or one diverged."""
-    found = [values[seed] - baseline[seed] for seed in sorted(values.keys() & baseline.keys())]
-    if not found or not all(map(math.isfinite, found)):
+    seeds = sorted(values.keys() & baseline.keys())
+    differences = [values[seed] - baseline[seed] for seed in seeds]
+    if not differences or not all(map(math.isfinite, differences)):
         return None
-    mean = statistics.fmean(found)
-    if len(found) == 1:
+    mean, count = statistics.fmean(differences), len(differences)
+    if count == 1:
         return Difference(mean, None)
-    half = student_t(len(found) - 1) * statistics.stdev(found) / math.sqrt(len(found))
+    half = student_t(count - 1) * statistics.stdev(differences) / math.sqrt(count)
     return Difference(mean, (mean - half, mean + half))
 
 
@@ -86,7 +87,7 @@ def summarize(runs: Sequence[FinishedRun]) -> dict[str, dict[str, Any]]:
 def _summary(name: str, by_variant: Mapping[str, Mapping[int, FinishedRun]]) -> dict[str, Any]:
     runs = by_variant[name]
     ppl = [run.token_ppl[-1] for run in runs.values()]
-    memory = [run.peak_memory_mb for run in runs.values() if run.peak_memory_mb is not None]
+    peaks = [run.peak_memory_mb for run in runs.values() if run.peak_memory_mb is not None]
     controls = {
         other: _as_json(paired_difference(_last_ppl(runs), _last_ppl(by_variant[other])))
         for other in VARIANTS[name].controls
@@ -102,11 +103,11 @@ def _summary(name: str, by_variant: Mapping[str, Mapping[int, FinishedRun]]) -> 
         "nll_per_token_mean": finite_or_none(statistics.fmean(_last_nll(runs).values())),
         "seconds_mean": statistics.fmean(run.seconds for run in runs.values()),
         "seconds_ratio": _seconds_ratio(runs, by_variant.get(BASELINE, {})),
-        "peak_memory_mb": max(memory, default=None),
+        "peak_memory_mb": max(peaks, default=None),
         **difference,
         "controls": controls,
         "gap_closed": gap_closed(
-            {other: _last_nll(found) for other, found in by_variant.items()}, name
+            {other: _last_nll(its_runs) for other, its_runs in by_variant.items()}, name
         ),
     }
 

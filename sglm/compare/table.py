@@ -23,8 +23,8 @@ def table(results: dict[str, Any]) -> str:
         if with_gap:
             share = facts["gap_closed"]
             row.append("–" if share is None else _signed(100 * share, 0, plus=False) + " %")
-        memory = facts["peak_memory_mb"]
-        row += [_time(facts), "–" if memory is None else f"{memory:,.0f} MB"]
+        peak_mb = facts["peak_memory_mb"]
+        row += [_time(facts), "–" if peak_mb is None else f"{peak_mb:,.0f} MB"]
         rows.append(row)
     widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
     lines = ["| " + " | ".join(_pad(row, widths)) + " |" for row in rows]
@@ -33,7 +33,7 @@ def table(results: dict[str, Any]) -> str:
 
 
 def in_words(results: dict[str, Any]) -> str:
-    """What helped, what harmed, and what made no difference that the seeds can tell from chance.
+    """What helped, what harmed, and what made no difference beyond chance.
 
     A difference is called one only where its confidence interval leaves out 0, so never with a
     single seed.
@@ -69,14 +69,14 @@ _VERDICTS = {
     "lower": f"Better than {BASELINE}",
     "higher": f"Worse than {BASELINE}",
     "none": f"No difference to {BASELINE} beyond the spread over seeds",
-    "untold": "Not to be told from chance (it takes two seeds or more that ended well)",
+    "unknown": "Not to be told from chance (it takes two seeds or more that ended well)",
 }
 
 
 def _verdict(facts: dict[str, Any]) -> str:
     interval = facts["diff_ci95"]
     if interval is None:
-        return "untold"
+        return "unknown"
     low, high = interval
     return "lower" if high < 0 else "higher" if low > 0 else "none"
 
@@ -101,7 +101,7 @@ def _about_controls(name: str, controls: dict[str, Any], digits: int) -> str:
                 "lower": f"better than {other}{evidence}",
                 "higher": f"worse than {other}{evidence}",
                 "none": f"no different from {other}{evidence}",
-                "untold": f"not to be told from {other}",
+                "unknown": f"not to be told from {other}",
             }[_verdict(facts)]
         )
     return f"Against its controls, {name} is {'; '.join(phrases)}."

@@ -18,7 +18,7 @@ DEFAULT_VARIANTS = ("bptt", "bptt-restarts", "dni", "dni-restarts", "alternating
 DEFAULT_HORIZON_WINDOWS = 4
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Variant:
     """One way of training.
 
@@ -29,8 +29,8 @@ class Variant:
         inject: as `synthesizer.inject`.
         long_horizon: the exact gradient over several windows.
         truncation: as `train.truncation`.
-        controls: variants that it is compared with besides `bptt`: they share all of it but what
-            is in question.
+        controls: variants that it is compared with besides `bptt`: they differ from it in one
+            thing.
     """
 
     sentence: str
@@ -44,54 +44,56 @@ class Variant:
 
 VARIANTS = {
     "bptt": Variant(
-        "Plain truncated backpropagation, one cosine cycle over the whole length: the baseline.",
-        "real",
+        sentence="Plain truncated backpropagation, one cosine cycle over the whole length: the"
+        " baseline.",
+        mode="real",
     ),
     "bptt-restarts": Variant(
-        "Plain truncated backpropagation with the configuration's cycles.",
-        "real",
+        sentence="Plain truncated backpropagation with the configuration's cycles.",
+        mode="real",
         restarts=True,
     ),
     "dni": Variant(
-        "Synthetic gradients throughout (Jaderberg et al. 2017), one cycle.",
-        "synthetic",
+        sentence="Synthetic gradients throughout (Jaderberg et al. 2017), one cycle.",
+        mode="synthetic",
     ),
     "dni-restarts": Variant(
-        "Synthetic gradients throughout, with the configuration's cycles.",
-        "synthetic",
+        sentence="Synthetic gradients throughout, with the configuration's cycles.",
+        mode="synthetic",
         restarts=True,
         controls=("bptt-restarts",),
     ),
     "alternating": Variant(
-        "Synthetic and real gradients in turn (Shang & Zhang 2019), with the configuration's"
-        " cycles.",
-        "alternating",
+        sentence="Synthetic and real gradients in turn (Shang & Zhang 2019), with the"
+        " configuration's cycles.",
+        mode="alternating",
         restarts=True,
         controls=("bptt-restarts", "noise"),
     ),
     "noise": Variant(
-        "Control: as alternating, but random directions of the prediction's norm are injected.",
-        "alternating",
+        sentence="Control: as alternating, but random directions of the prediction's norm are"
+        " injected.",
+        mode="alternating",
         restarts=True,
         inject="noise",
         controls=("bptt-restarts",),
     ),
     "bptt-long": Variant(
-        "Control: as bptt, with the exact gradient over --horizon steps (Williams & Peng 1990):"
-        " the most that a synthetic gradient can buy.",
-        "real",
+        sentence="Control: as bptt, with the exact gradient over --horizon steps (Williams & Peng"
+        " 1990): the most that a synthetic gradient can buy.",
+        mode="real",
         long_horizon=True,
     ),
     "bptt-long-restarts": Variant(
-        "Control: as bptt-long, with the configuration's cycles.",
-        "real",
+        sentence="Control: as bptt-long, with the configuration's cycles.",
+        mode="real",
         restarts=True,
         long_horizon=True,
         controls=("bptt-restarts",),
     ),
     "artbp": Variant(
-        "Rival: as bptt, with random, compensated truncation (Tallec & Ollivier 2017).",
-        "real",
+        sentence="Rival: as bptt, with random, compensated truncation (Tallec & Ollivier 2017).",
+        mode="real",
         truncation="random",
     ),
 }
@@ -127,7 +129,7 @@ def prepare_base(config: "Config", cycle_steps: tuple[int, ...], steps_per_epoch
     return parse_config(values, "the configuration in steps")
 
 
-def configure(variant: str, base: "Config", seed: int, horizon: int) -> "Config":
+def configure(variant: str, base: "Config", *, seed: int, horizon: int) -> "Config":
     """The configuration of one run: a pure function.
 
     Args:

@@ -25,9 +25,9 @@ from sglm.text.store import TokenStore
 from sglm.train.loop import Outcome, train
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Task:
-    """What to run and where: plain values, for they travel as JSON."""
+    """What to run and where: plain values, which go to the process as JSON."""
 
     config: dict[str, Any]
     data: str
@@ -43,12 +43,16 @@ class Task:
         return json.dumps(asdict(self))
 
 
-class Asked:
+class WorkerStopRequest:
     """Whether to stop: after SIGTERM, and when the process that started this one is gone, for then
-    nobody could stop it any more."""
+    nobody could stop it any more.
+
+    Args:
+        parent: the number of that process; None: what it is now. (It may have died while this one
+            was importing torch.)
+    """
 
     def __init__(self, parent: int | None = None) -> None:
-        # Not simply asked now: that process may have died while this one was importing torch.
         self.parent = os.getppid() if parent is None else parent
         self.received: int | None = None
         signal.signal(signal.SIGTERM, self._receive)
@@ -60,8 +64,8 @@ class Asked:
         return signal.SIGTERM if os.getppid() != self.parent else self.received
 
 
-def perform(task: Task, asked: Asked) -> None:
-    """Trains to the end, or to where it is asked to stop, and records what that cost.
+def perform(task: Task, stop_request: WorkerStopRequest) -> None:
+    """Trains to the end, or to a request to stop, and records the cost.
 
     Raises:
         SglmError: as `sglm.train.loop.train`.
@@ -77,14 +81,14 @@ def perform(task: Task, asked: Asked) -> None:
             Path(task.run),
             precision=make_precision(task.precision, device),
             console=sys.stderr,
-            stop_signal=asked.signal_number,
+            stop_signal=stop_request.signal_number,
         )
     finally:
         if Path(task.run).exists():
-            record(task, outcome, Record.read(Path(task.record)))
+            write_record(task, outcome, Record.read(Path(task.record)))
 
 
-def record(task: Task, outcome: Outcome | None, before: Record | None) -> None:
+def write_record(task: Task, outcome: Outcome | None, before: Record | None) -> None:
     """Writes the record of this session and the ones before it; `outcome` is None if cut short."""
     peaks = [before.peak_memory_mb] if before is not None else []
     if outcome is None or not outcome.already_finished:
@@ -115,22 +119,22 @@ def peak_memory_mb(device: torch.device) -> float:
 def main() -> int:
     """Exit code: as the command line's."""
     prepare_process()
-    given = sys.stdin.read()
-    if not given:
-        return 1  # whoever started this process was killed before it could say what to do
-    task = Task(**json.loads(given))
+    task_json = sys.stdin.read()
+    if not task_json:
+        return 1  # the process that started this one was killed before it gave it a task
+    task = Task(**json.loads(task_json))
     try:
-        perform(task, Asked(task.parent))
+        perform(task, WorkerStopRequest(task.parent))
     except (SglmError, OSError, MemoryError, RuntimeError) as error:
-        refused = error if isinstance(error, SglmError) else as_sglm_error(error)
-        if refused is None:
+        translated = error if isinstance(error, SglmError) else as_sglm_error(error)
+        if translated is None:
             raise
         try:
-            print(refused, flush=True)
-        except BrokenPipeError:  # nobody listens any more
-            print(refused, file=sys.stderr, flush=True)
+            print(translated, flush=True)
+        except BrokenPipeError:  # the process that started this one has died
+            print(translated, file=sys.stderr, flush=True)
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for Python's own flush
-        return refused.exit_code
+        return translated.exit_code
     return 0
 
 

@@ -43,7 +43,7 @@ class Synthesizer(nn.Module, ABC):
 
     is_recurrent = False
 
-    def __init__(self, size: int, auxiliary: bool = False) -> None:
+    def __init__(self, size: int, *, auxiliary: bool = False) -> None:
         super().__init__()
         self.size = size
         self.auxiliary = auxiliary
@@ -72,8 +72,8 @@ class LinearSynthesizer(Synthesizer):
     """ŝ = W·s + b. Enough for linear networks (Czarnecki et al. 2017, sec. 4), and the least
     noisy where targets are mostly noise."""
 
-    def __init__(self, size: int, auxiliary: bool = False) -> None:
-        super().__init__(size, auxiliary)
+    def __init__(self, size: int, *, auxiliary: bool = False) -> None:
+        super().__init__(size, auxiliary=auxiliary)
         self.heads = zero_linear(size, size * (2 if auxiliary else 1))
 
     def forward(self, state_BS: Tensor, context: Tensor | None = None) -> Prediction:
@@ -84,8 +84,8 @@ class LinearSynthesizer(Synthesizer):
 class MLPSynthesizer(Synthesizer):
     """One hidden layer over all hidden and cell states (Jaderberg et al. 2017, sec. 3.1)."""
 
-    def __init__(self, size: int, hidden: int, auxiliary: bool = False) -> None:
-        super().__init__(size, auxiliary)
+    def __init__(self, size: int, hidden: int, *, auxiliary: bool = False) -> None:
+        super().__init__(size, auxiliary=auxiliary)
         self.trunk = nn.Sequential(nn.Linear(size, hidden), nn.ReLU())
         self.heads = zero_linear(hidden, size * (2 if auxiliary else 1))
 
@@ -104,8 +104,8 @@ class RecurrentSynthesizer(Synthesizer):
 
     is_recurrent = True
 
-    def __init__(self, size: int, hidden: int, auxiliary: bool = False) -> None:
-        super().__init__(size, auxiliary)
+    def __init__(self, size: int, hidden: int, *, auxiliary: bool = False) -> None:
+        super().__init__(size, auxiliary=auxiliary)
         self.encoder = nn.Linear(1, hidden)
         self.cell = nn.GRUCell(hidden, hidden)
         self.heads = zero_linear(hidden, 2 if auxiliary else 1)
@@ -138,8 +138,8 @@ class LookaheadSynthesizer(Synthesizer):
     boundary is that boundary's summary. It reads for many boundaries at once.
     """
 
-    def __init__(self, size: int, features: int, hidden: int, auxiliary: bool = False) -> None:
-        super().__init__(size, auxiliary)
+    def __init__(self, size: int, features: int, hidden: int, *, auxiliary: bool = False) -> None:
+        super().__init__(size, auxiliary=auxiliary)
         # Embeddings are small numbers, and grow while the model learns.
         self.project = nn.Sequential(
             nn.LayerNorm(features, elementwise_affine=False), Linear(features, hidden)
@@ -183,13 +183,13 @@ def make_synthesizer(
         features: F, numbers of a step, for one that reads ahead.
     """
     if kind == "linear":
-        return LinearSynthesizer(size, auxiliary)
+        return LinearSynthesizer(size, auxiliary=auxiliary)
     if kind == "mlp":
-        return MLPSynthesizer(size, hidden, auxiliary)
+        return MLPSynthesizer(size, hidden, auxiliary=auxiliary)
     if kind == "recurrent":
-        return RecurrentSynthesizer(size, hidden, auxiliary)
+        return RecurrentSynthesizer(size, hidden, auxiliary=auxiliary)
     if kind == "lookahead":
-        return LookaheadSynthesizer(size, features, hidden, auxiliary)
+        return LookaheadSynthesizer(size, features, hidden, auxiliary=auxiliary)
     raise ValueError(f"unknown synthesizer kind {kind!r}")
 
 

@@ -24,7 +24,7 @@ SMALL = [
 
 
 @pytest.fixture
-def place(tmp_path: Path, word_store: TokenStore) -> Iterator[Path]:
+def workdir(tmp_path: Path, word_store: TokenStore) -> Iterator[Path]:
     """A working folder with a good text, a store, a run, and everything bad."""
     (tmp_path / "good.txt").write_text(make_text(100))
     (tmp_path / "empty.txt").write_text("")
@@ -131,9 +131,9 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_bad_input_is_named_with_its_cure_and_nothing_is_lost(place: Path, case: str) -> None:
+def test_bad_input_is_named_with_its_cure_and_nothing_is_lost(workdir: Path, case: str) -> None:
     arguments, words = CASES[case]
-    before = everything(place)
+    before = everything(workdir)
     result = CliRunner().invoke(app, list(arguments))
     assert result.exit_code == 2, (result.stdout, result.stderr)
     lines = result.stderr.strip().splitlines()
@@ -142,7 +142,7 @@ def test_bad_input_is_named_with_its_cure_and_nothing_is_lost(place: Path, case:
     assert "Traceback" not in result.stderr
     for word in words:
         assert word in result.stderr
-    assert everything(place) == before
+    assert everything(workdir) == before
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="here it would succeed")
@@ -150,7 +150,7 @@ def test_bad_input_is_named_with_its_cure_and_nothing_is_lost(place: Path, case:
     "arguments",
     [(*TRAIN, "--device", "cuda"), ("eval", "run", "--data", "store", "--device", "cuda")],
 )
-def test_cuda_that_is_absent_is_said(place: Path, arguments: tuple[str, ...]) -> None:
+def test_cuda_that_is_absent_is_named(workdir: Path, arguments: tuple[str, ...]) -> None:
     result = CliRunner().invoke(app, list(arguments))
     assert result.exit_code == 2
     assert "cpu" in result.stderr
@@ -158,8 +158,8 @@ def test_cuda_that_is_absent_is_said(place: Path, arguments: tuple[str, ...]) ->
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_a_full_disk_in_prep_is_said_and_leaves_no_store(
-    place: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_full_disk_in_prep_is_named_and_leaves_no_store(
+    workdir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain_open = Path.open
 
@@ -171,12 +171,12 @@ def test_a_full_disk_in_prep_is_said_and_leaves_no_store(
     result = CliRunner().invoke(app, ["prep", "good.txt", "--out", "new"])
     assert result.exit_code == 1
     assert "no space left on the device" in result.stderr
-    assert not (place / "new").exists()
+    assert not (workdir / "new").exists()
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_a_full_disk_in_training_is_said_and_the_run_goes_on_afterwards(
-    place: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_full_disk_in_training_is_named_and_the_run_goes_on_afterwards(
+    workdir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     command = ["train", "tiny", "--data", "store", "--out", "new", *SMALL]
     command += ["--set", "train.checkpoint_every_steps=2"]
@@ -199,11 +199,11 @@ def test_a_full_disk_in_training_is_said_and_the_run_goes_on_afterwards(
     assert "continuing at step 2" in again.stderr
 
 
-def test_a_model_too_large_for_the_memory_is_said_and_leaves_nothing(place: Path) -> None:
+def test_a_model_too_large_for_the_memory_is_named_and_leaves_nothing(workdir: Path) -> None:
     # 8·10¹² float32 weights: refused by the allocator at once, nowhere taken.
     command = ["train", "tiny", "--data", "store", "--out", "new", *SMALL]
     result = CliRunner().invoke(app, [*command, "--set", "model.hidden=1000000"])
     assert result.exit_code == 1
     assert "out of memory; a training takes less" in result.stderr
-    assert not (place / "new").exists()
+    assert not (workdir / "new").exists()
     assert CliRunner().invoke(app, command).exit_code == 0

@@ -33,7 +33,7 @@ def sglm_compare(*arguments: object) -> Result:
 
 
 @pytest.fixture
-def place(tmp_path: Path, word_store: TokenStore) -> Iterator[Path]:
+def workdir(tmp_path: Path, word_store: TokenStore) -> Iterator[Path]:
     """A working folder with a store, one without validation text, and a file."""
     (tmp_path / "store").symlink_to(word_store.folder)
     (tmp_path / "text.txt").write_text(make_text(100))
@@ -95,9 +95,9 @@ CASES: dict[str, tuple[tuple[str, ...], list[str]]] = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_bad_input_is_named_with_its_cure_and_leaves_nothing(place: Path, case: str) -> None:
+def test_bad_input_is_named_with_its_cure_and_leaves_nothing(workdir: Path, case: str) -> None:
     arguments, words = CASES[case]
-    before = sorted(place.rglob("*"))
+    before = sorted(workdir.rglob("*"))
     result = sglm_compare(*arguments)
     assert result.exit_code == 2, (result.stdout, result.stderr)
     assert result.stdout == ""
@@ -106,7 +106,7 @@ def test_bad_input_is_named_with_its_cure_and_leaves_nothing(place: Path, case: 
     assert len(lines) <= 2, result.stderr
     for word in words:
         assert word in result.stderr
-    assert sorted(place.rglob("*")) == before
+    assert sorted(workdir.rglob("*")) == before
 
 
 @pytest.mark.parametrize("option", ["--data", "--out"])

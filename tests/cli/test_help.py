@@ -1,4 +1,4 @@
-"""The help is there at once: nothing heavy is imported before a command runs."""
+"""The help comes at once: nothing heavy is imported before a command runs."""
 
 import subprocess
 import sys

@@ -24,6 +24,18 @@ def sglm_command(*arguments: object) -> Result:
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
+ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def train_command(store: TokenStore, out: Path, *settings: str) -> list[str]:
+    """A training that prints a line every step, as a process of its own."""
+    command = [sys.executable, "-m", "sglm.cli.main", "train", "tiny", "--data"]
+    command += [str(store.folder), "--out", str(out), *SMALL]
+    for setting in (*settings, "train.log_every_steps=1"):
+        command += ["--set", setting]
+    return command
+
+
 def test_train_eval_score_generate_from_end_to_end(word_store: TokenStore, tmp_path: Path) -> None:
     out, data = tmp_path / "run", word_store.folder
     result = sglm_command("train", "tiny", "--data", data, "--out", out, *SMALL, "--json")
@@ -66,11 +78,11 @@ def test_bfloat16_on_a_cpu_that_is_fast_with_it(
             result = sglm_command(*half, "--out", out)
             assert (result.exit_code, out.exists()) == (2, False)
             assert "needs a CUDA device, or a CPU with AMX" in result.stderr
-    found = json.loads(sglm_command(*half, "--out", out).stdout)
+    bfloat16 = json.loads(sglm_command(*half, "--out", out).stdout)
     exact = json.loads(sglm_command(*common, "--out", tmp_path / "whole").stdout)
     # Sixteen steps of a model that is evaluated in float32 either way: a digit or two of bfloat16.
-    assert found["best_token_ppl"] == pytest.approx(exact["best_token_ppl"], rel=0.02)
-    assert found["best_token_ppl"] != exact["best_token_ppl"]
+    assert bfloat16["best_token_ppl"] == pytest.approx(exact["best_token_ppl"], rel=0.02)
+    assert bfloat16["best_token_ppl"] != exact["best_token_ppl"]
     [session] = (out / "sessions.jsonl").read_text().splitlines()
     assert json.loads(session)["precision"] == "bf16"
 
@@ -101,7 +113,7 @@ def test_a_dry_run_under_torchrun_plans_one_process(
     for name, value in {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("RANK", "1")
-    assert sglm_command(*arguments).stdout == ""  # one of them speaks
+    assert sglm_command(*arguments).stdout == ""  # one of them prints
     monkeypatch.setenv("RANK", "0")
     assert "each of 2 processes" in sglm_command(*arguments).stdout
     assert json.loads(sglm_command(*arguments, "--json").stdout)["processes"] == 2
@@ -115,16 +127,11 @@ def test_a_signal_saves_leaves_and_the_same_command_continues(
     number: signal.Signals, word_store: TokenStore, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    command = [sys.executable, "-m", "sglm.cli.main", "train", "tiny", "--data"]
-    command += [str(word_store.folder), "--out", str(out), *SMALL]
     # Long enough that the signal arrives in the midst of it.
-    command += ["--set", "schedule.cycles=[2000, 2000]", "--set", "train.log_every_steps=5"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
+    command = train_command(word_store, out, "schedule.cycles=[2000, 2000]")
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=ONE_THREAD) as process:
         assert process.stderr is not None
-        for line in process.stderr:
-            if line.startswith("step"):
-                break
+        next(line for line in process.stderr if line.startswith("step"))
         process.send_signal(number)
         rest = process.stderr.read()
         assert process.wait(timeout=30) == 128 + number
@@ -132,25 +139,21 @@ def test_a_signal_saves_leaves_and_the_same_command_continues(
     assert "with everything saved" in rest.splitlines()[-1]
     assert (out / "checkpoints" / "latest" / "state.json").exists()
 
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=ONE_THREAD) as process:
         assert process.stderr is not None
-        found = next(line for line in process.stderr if "continuing at step" in line)
+        continuing = next(line for line in process.stderr if "continuing at step" in line)
         process.kill()
         process.communicate()
-    assert int(found.split()[3].replace(",", "")) > 0
+    assert int(continuing.split()[3].replace(",", "")) > 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_twice_in_a_row_ends_at_once_and_harms_nothing(
     number: signal.Signals, word_store: TokenStore, tmp_path: Path
 ) -> None:
-    """The second comes while the first is waited for, or amid the checkpoint that it asked for."""
-    out = tmp_path / "run"
-    command = [sys.executable, "-m", "sglm.cli.main", "train", "tiny", "--data"]
-    command += [str(word_store.folder), "--out", str(out), *SMALL]
-    command += ["--set", "schedule.cycles=[400, 400]", "--set", "train.log_every_steps=5"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
+    """The second comes before the next step, or amid the checkpoint that the first asked for."""
+    command = train_command(word_store, tmp_path / "run", "schedule.cycles=[400, 400]")
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=ONE_THREAD) as process:
         assert process.stderr is not None
         next(line for line in process.stderr if line.startswith("step"))
         process.send_signal(number)
@@ -160,7 +163,7 @@ def test_twice_in_a_row_ends_at_once_and_harms_nothing(
         # Killed by the second one, or quicker than that.
         assert process.wait(timeout=30) in (-number, 128 + number)
     assert "Traceback" not in rest
-    again = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    again = subprocess.run(command, capture_output=True, text=True, env=ONE_THREAD, check=False)
     assert again.returncode == 0, again.stderr
     assert "800 steps" in again.stdout
 
@@ -169,9 +172,7 @@ def test_a_reader_of_the_progress_who_goes_away_ends_no_training(
     word_store: TokenStore, tmp_path: Path
 ) -> None:
     """As `sglm train … 2>&1 | head` does, or a terminal that is closed."""
-    command = [sys.executable, "-m", "sglm.cli.main", "train", "tiny", "--data"]
-    command += [str(word_store.folder), "--out", str(tmp_path / "run"), *SMALL]
-    command += ["--set", "train.log_every_steps=1"]
+    command = train_command(word_store, tmp_path / "run")
     with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stderr is not None
         process.stderr.readline()

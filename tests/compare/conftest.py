@@ -1,19 +1,21 @@
-"""Comparisons: small real ones, and such whose runs are written by hand, so that what they came to
-is chosen and nothing is trained."""
+"""Comparisons: small real ones, and such whose runs are written by hand, so that their results are
+chosen and nothing is trained."""
 
 import io
 import json
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import pytest
 import torch
 
-from sglm.compare.grid import compare, prepare
-from sglm.compare.runs import Cell, Comparison, Record
+from sglm.compare.comparison import compare, prepare
+from sglm.compare.grid import Cell, Grid
+from sglm.compare.process import Execution
+from sglm.compare.runs import Comparison, Record
 from sglm.compare.variants import VARIANTS
 from sglm.config import Config, parse_config
 from sglm.optim.precision import precision_of
@@ -29,7 +31,7 @@ def make_comparison(
 
     def make(out: str = "out", **sections: dict[str, object]) -> Comparison:
         config = tiny_config(**sections)
-        return prepare(config, word_store, tmp_path / out, tuple(VARIANTS), None)
+        return prepare(config, word_store, tmp_path / out, variants=tuple(VARIANTS))
 
     return make
 
@@ -56,7 +58,13 @@ def write_run(
         for number, value in enumerate(token_ppl, start=1)
     ]
     folder.metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    Record(True, seconds, memory, device, precision).write(comparison.record_path(cell))
+    Record(
+        finished=True,
+        seconds=seconds,
+        peak_memory_mb=memory,
+        device=device,
+        precision=precision,
+    ).write(comparison.record_path(cell))
 
 
 CPU = torch.device("cpu")
@@ -68,23 +76,37 @@ VALUES: dict[str, Any] = {
 CONFIG = parse_config(VALUES, "test")
 
 
-def run(
-    store: TokenStore, out: Path, config: Config = CONFIG, **options: Any
-) -> tuple[dict[str, Any], str]:
-    """Results, and what was said meanwhile."""
-    console = io.StringIO()
-    chosen: dict[str, Any] = {"variants": ["bptt", "alternating"], "seeds": [0, 1], **options}
-    precision = chosen.pop("precision", "fp32")
-    made = compare(
+def compare_into(
+    out: Path,
+    store: TokenStore,
+    config: Config = CONFIG,
+    *,
+    console: TextIO,
+    variants: Sequence[str] = ("bptt", "alternating"),
+    seeds: Sequence[int] = (0, 1),
+    shard: tuple[int, int] = (1, 1),
+    precision: str = "fp32",
+    stop_signal: Callable[[], int | None] = lambda: None,
+    horizon: int | None = None,
+) -> dict[str, Any]:
+    """A comparison on the CPU."""
+    return compare(
         config,
         store,
         out,
-        device=CPU,
-        precision=precision_of(precision, CPU),
+        grid=Grid(variants=tuple(variants), seeds=tuple(seeds), shard=shard),
+        execution=Execution(precision=precision_of(precision, CPU), stop_signal=stop_signal),
         console=console,
-        **chosen,
+        horizon=horizon,
     )
-    return made, console.getvalue()
+
+
+def run(
+    store: TokenStore, out: Path, config: Config = CONFIG, **options: Any
+) -> tuple[dict[str, Any], str]:
+    """Results, and what was printed meanwhile."""
+    console = io.StringIO()
+    return compare_into(out, store, config, console=console, **options), console.getvalue()
 
 
 def fake_python(path: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,16 +1,14 @@
-"""The grid, its shards, and what is found in the folder of a comparison."""
+"""What is read from the folder of a comparison, and what is refused."""
 
 import shutil
-from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from sglm.compare.runs import Cell, Comparison, Record, grid, shard_of
-from sglm.compare.variants import VARIANTS
+from sglm.compare.grid import Cell
+from sglm.compare.runs import Comparison, Record
 from sglm.errors import ConfigError, InputError
 from sglm.text.prepare import Recipe, prepare
 from tests.compare.conftest import write_run
@@ -19,37 +17,14 @@ MakeComparison = Callable[..., Comparison]
 BPTT, DNI = Cell("bptt", 0), Cell("dni", 0)
 
 
-@given(
-    variants=st.lists(st.sampled_from(list(VARIANTS)), min_size=1, unique=True),
-    seeds=st.lists(st.integers(0, 99), min_size=1, max_size=7, unique=True),
-    shards=st.integers(1, 12),
-)
-def test_shards_are_disjoint_complete_and_balanced(
-    variants: list[str], seeds: list[int], shards: int
-) -> None:
-    cells = grid(variants, seeds)
-    parts = [shard_of(cells, number, shards) for number in range(1, shards + 1)]
-    assert Counter(cell for part in parts for cell in part) == Counter(cells)
-    assert len(cells) == len(variants) * len(seeds)
-    sizes = [len(part) for part in parts]
-    assert max(sizes) - min(sizes) <= 1
-    for variant in variants:
-        of_variant = [sum(cell.variant == variant for cell in part) for part in parts]
-        assert max(of_variant) - min(of_variant) <= 1
-
-
-def test_with_a_shard_for_each_seed_a_shard_has_whole_seeds() -> None:
-    cells = grid(["bptt", "dni", "noise"], [4, 5])
-    assert {cell.seed for cell in shard_of(cells, 1, 2)} == {4}
-    assert {cell.seed for cell in shard_of(cells, 2, 2)} == {5}
-
-
 def test_only_finished_runs_are_collected(make_comparison: MakeComparison) -> None:
     comparison = make_comparison()
     assert comparison.collect() == {}
     write_run(comparison, BPTT, 30.0, 20.0, seconds=12.5, memory=None)
     write_run(comparison, DNI, 25.0)
-    Record(False, 0.0, 99.0, "cpu", "fp32").write(comparison.record_path(DNI))
+    Record(finished=False, seconds=0.0, peak_memory_mb=99.0, device="cpu", precision="fp32").write(
+        comparison.record_path(DNI)
+    )
     assert not comparison.folder(Cell("noise", 1)).exists()
     comparison.folder(Cell("noise", 1)).mkdir()
     (run,) = comparison.collect().values()
@@ -74,14 +49,13 @@ def test_runs_of_another_configuration_horizon_or_corpus_are_refused(
     other = make_comparison(model={"hidden": 9})
     with pytest.raises(ConfigError, match=r"bptt-long-seed3: holds .*model\.hidden: 8 → 9"):
         other.collect()
-    further = Comparison(comparison.base, comparison.store, comparison.out, horizon=35)
     with pytest.raises(ConfigError, match=r"train\.horizon: 20 → 35"):
-        further.collect()
+        replace(comparison, horizon=35).collect()
     text = tmp_path / "other.txt"
     text.write_text("one two three four five six\n" * 200)
     store = prepare([str(text)], tmp_path / "other", Recipe(tokenizer="word"))
     with pytest.raises(InputError, match="another corpus"):
-        Comparison(comparison.base, store, comparison.out, comparison.horizon).collect()
+        replace(comparison, store=store).collect()
     assert set(comparison.collect()) == {long}
 
 

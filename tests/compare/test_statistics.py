@@ -14,10 +14,20 @@ from sglm.compare.statistics import Difference, gap_closed, paired_difference, s
 def finished(
     variant: str, seed: int, ppl: float, seconds: float = 10.0, memory: float | None = 100.0
 ) -> FinishedRun:
-    # It was better before: what counts is the end.
+    # Better before: the results are those at the end.
     token_ppl = [ppl / 2, ppl]
     nll = [math.log(value) for value in token_ppl]
-    return FinishedRun(variant, seed, [5, 10], token_ppl, nll, seconds, memory, "cpu", "fp32")
+    return FinishedRun(
+        variant=variant,
+        seed=seed,
+        steps=[5, 10],
+        token_ppl=token_ppl,
+        nll_per_token=nll,
+        seconds=seconds,
+        peak_memory_mb=memory,
+        device="cpu",
+        precision="fp32",
+    )
 
 
 @pytest.mark.parametrize(
@@ -36,25 +46,25 @@ def test_students_t_at_other_levels() -> None:
     assert student_t(4, 0.99) == pytest.approx(4.604, abs=5e-4)
 
 
-def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:
+def test_the_interval_holds_the_true_mean_in_95_percent_of_trials() -> None:
     rng = np.random.default_rng(0)
     trials, hits = 4000, 0
     for _ in range(trials):
         values = dict(enumerate(rng.normal(0.3, 1.0, size=3).tolist()))
-        found = paired_difference(values, dict.fromkeys(values, 0.0))
-        assert found is not None
-        assert found.ci95 is not None
-        hits += found.ci95[0] < 0.3 < found.ci95[1]
+        difference = paired_difference(values, dict.fromkeys(values, 0.0))
+        assert difference is not None
+        assert difference.ci95 is not None
+        hits += difference.ci95[0] < 0.3 < difference.ci95[1]
     # Four standard errors of a share of 0.95 among 4000: 4·√(0.95·0.05/4000) = 0.014.
     assert hits / trials == pytest.approx(0.95, abs=0.014)
 
 
 def test_a_paired_difference_by_hand() -> None:
     # Differences -1, -2, -3: mean -2, sd 1, half width 4.3027·1/√3 = 2.4841.
-    found = paired_difference({0: 9.0, 1: 18.0, 2: 27.0}, {2: 30.0, 1: 20.0, 0: 10.0, 5: 1.0})
-    assert found is not None
-    assert found.mean == -2.0
-    assert found.ci95 == pytest.approx((-4.4841, 0.4841), abs=1e-4)
+    difference = paired_difference({0: 9.0, 1: 18.0, 2: 27.0}, {2: 30.0, 1: 20.0, 0: 10.0, 5: 1.0})
+    assert difference is not None
+    assert difference.mean == -2.0
+    assert difference.ci95 == pytest.approx((-4.4841, 0.4841), abs=1e-4)
 
 
 def test_what_cannot_be_compared() -> None:
@@ -69,11 +79,11 @@ def test_what_cannot_be_compared() -> None:
 )
 def test_what_all_seeds_share_does_not_blur_a_difference(values: list[float], by: float) -> None:
     baseline = dict(enumerate(values))
-    found = paired_difference({seed: value + by for seed, value in baseline.items()}, baseline)
-    assert found is not None
-    assert found.ci95 is not None
+    difference = paired_difference({seed: value + by for seed, value in baseline.items()}, baseline)
+    assert difference is not None
+    assert difference.ci95 is not None
     # Rounding of values up to 1100 in float64, times t = 12.7 at most.
-    assert found.ci95 == pytest.approx((by, by), abs=1e-10)
+    assert difference.ci95 == pytest.approx((by, by), abs=1e-10)
 
 
 def test_the_summary_of_a_variant() -> None:
@@ -85,9 +95,9 @@ def test_the_summary_of_a_variant() -> None:
         finished("bptt", 2, 101.0, seconds=500.0),
         finished("bptt-restarts", 0, 91.0),
     ]
-    found = summarize(runs)
-    assert list(found) == ["bptt", "bptt-restarts", "alternating"]
-    facts = found["alternating"]
+    summary = summarize(runs)
+    assert list(summary) == ["bptt", "bptt-restarts", "alternating"]
+    facts = summary["alternating"]
     assert (facts["seeds"], facts["token_ppl"]) == ([0, 1], [91.0, 95.0])
     assert facts["token_ppl_mean"] == 93.0
     assert facts["token_ppl_sd"] == pytest.approx(math.sqrt(8))
@@ -100,9 +110,9 @@ def test_the_summary_of_a_variant() -> None:
     assert facts["controls"] == {"bptt-restarts": {"diff_mean": 0.0, "diff_ci95": None}}
     assert facts["gap_closed"] is None
     for key in ("diff_mean", "diff_ci95", "gap_closed"):
-        assert found["bptt"][key] is None
-    assert found["bptt-restarts"]["token_ppl_sd"] is None
-    assert found["bptt-restarts"]["diff_ci95"] is None
+        assert summary["bptt"][key] is None
+    assert summary["bptt-restarts"]["token_ppl_sd"] is None
+    assert summary["bptt-restarts"]["diff_ci95"] is None
 
 
 def test_without_the_baseline_nothing_is_different() -> None:

@@ -1,4 +1,4 @@
-"""What people read: it claims no more than the numbers do."""
+"""The results for people: they claim no more than the numbers show."""
 
 import io
 import json
@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from sglm.compare.curves import band, draw
-from sglm.compare.grid import write_results
-from sglm.compare.runs import Cell, Comparison
+from sglm.compare.grid import Cell
+from sglm.compare.results import write_results
+from sglm.compare.runs import Comparison
 from sglm.compare.table import in_words, table
 from tests.compare.conftest import write_run
 
@@ -70,7 +71,7 @@ def test_what_is_missing_is_a_dash() -> None:
 
 
 def test_differences_are_named_only_where_the_interval_leaves_out_zero() -> None:
-    said = in_words(
+    sentences = in_words(
         results(
             bptt=facts(),
             bptt_restarts=facts(101.0, 1.0, [0.5, 1.5]),
@@ -79,7 +80,7 @@ def test_differences_are_named_only_where_the_interval_leaves_out_zero() -> None
             alternating=facts(99.2, -0.8, [-1.2, -0.4]),
         )
     ).splitlines()
-    assert said == [
+    assert sentences == [
         "Better than bptt: alternating by 0.80 (95 % CI −1.20 … −0.40).",
         "Worse than bptt: bptt-restarts by 1.00 (95 % CI +0.50 … +1.50).",
         "No difference to bptt beyond the spread over seeds: dni (95 % CI −2.10 … +0.10);"
@@ -89,10 +90,10 @@ def test_differences_are_named_only_where_the_interval_leaves_out_zero() -> None
 
 @pytest.mark.parametrize("mean", [50.0, 150.0])
 def test_one_seed_claims_nothing(mean: float) -> None:
-    said = in_words(results(bptt=facts(), alternating=facts(mean, mean - 100.0, None)))
-    assert said.startswith("Not to be told from chance")
-    assert "Better" not in said
-    assert "Worse" not in said
+    sentences = in_words(results(bptt=facts(), alternating=facts(mean, mean - 100.0, None)))
+    assert sentences.startswith("Not to be told from chance")
+    assert "Better" not in sentences
+    assert "Worse" not in sentences
 
 
 def test_a_gain_is_held_against_its_controls() -> None:
@@ -116,19 +117,19 @@ def test_a_gain_is_held_against_its_controls() -> None:
         (None, None),
     ],
 )
-def test_a_gap_that_is_not_open_is_said(interval: list[float] | None, words: str | None) -> None:
-    said = in_words(results(bptt=facts(), bptt_long=facts(100.0, 0.1, interval)))
-    assert ("the exact gradient over 140 steps (bptt-long)" in said) == (words is not None)
-    assert words is None or words in said
+def test_a_gap_that_is_not_open_is_named(interval: list[float] | None, words: str | None) -> None:
+    sentences = in_words(results(bptt=facts(), bptt_long=facts(100.0, 0.1, interval)))
+    assert ("the exact gradient over 140 steps (bptt-long)" in sentences) == (words is not None)
+    assert words is None or words in sentences
 
 
-def test_without_the_baseline_it_says_so() -> None:
+def test_without_the_baseline_nothing_is_claimed() -> None:
     assert "before bptt has run" in in_words(results(dni=facts()))
 
 
 def test_small_perplexities_get_more_decimals() -> None:
-    said = in_words(results(bptt=facts(3.8), dni=facts(3.795, -0.005, [-0.009, -0.001])))
-    assert said == "Better than bptt: dni by 0.0050 (95 % CI −0.0090 … −0.0010)."
+    sentences = in_words(results(bptt=facts(3.8), dni=facts(3.795, -0.005, [-0.009, -0.001])))
+    assert sentences == "Better than bptt: dni by 0.0050 (95 % CI −0.0090 … −0.0010)."
 
 
 def test_results_are_json_that_everyone_can_read(
@@ -166,7 +167,7 @@ def test_the_picture_shows_mean_and_band(make_comparison: Callable[..., Comparis
     assert (mean, low, high) == ([55.0, 32.0, 21.0], [50.0, 30.0, 20.0], [60.0, 34.0, 22.0])
 
 
-def test_without_matplotlib_it_says_how_to_get_it(
+def test_without_matplotlib_a_line_is_how_to_install_it(
     make_comparison: Callable[..., Comparison], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     comparison = make_comparison()

@@ -8,19 +8,18 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sglm.compare import worker
-from sglm.compare.grid import compare
 from sglm.compare.runs import Record
-from sglm.compare.worker import Asked, Task, record
+from sglm.compare.worker import Task, WorkerStopRequest, write_record
 from sglm.config import plain_values
 from sglm.errors import SglmError, Stopped
-from sglm.optim.precision import precision_of
 from sglm.text.store import TokenStore
 from sglm.train.loop import Outcome
-from tests.compare.conftest import CONFIG, CPU, fake_python, run
+from tests.compare.conftest import CONFIG, compare_into, fake_python, run
 
 
 def make_outcome(seconds: float, *, already_finished: bool) -> Outcome:
@@ -37,7 +36,29 @@ def make_outcome(seconds: float, *, already_finished: bool) -> Outcome:
 
 @pytest.fixture
 def task(tmp_path: Path) -> Task:
-    return Task({}, "data", str(tmp_path / "run"), str(tmp_path / "run.json"), "cpu", "fp32")
+    return make_task({}, Path("data"), tmp_path)
+
+
+def make_task(config: dict[str, Any], data: Path, folder: Path, parent: int | None = None) -> Task:
+    return Task(
+        config=config,
+        data=str(data),
+        run=str(folder / "run"),
+        record=str(folder / "run.json"),
+        device="cpu",
+        precision="fp32",
+        parent=parent,
+    )
+
+
+def make_record(*, finished: bool, seconds: float, peak_memory_mb: float | None) -> Record:
+    return Record(
+        finished=finished,
+        seconds=seconds,
+        peak_memory_mb=peak_memory_mb,
+        device="cpu",
+        precision="fp32",
+    )
 
 
 def test_the_record_keeps_the_peak_over_sessions(
@@ -47,27 +68,29 @@ def test_the_record_keeps_the_peak_over_sessions(
     monkeypatch.setattr("sglm.compare.worker.peak_memory_mb", lambda device: next(peaks))
     path = Path(task.record)
     outcome = make_outcome(12.3456, already_finished=False)
-    record(task, None, Record.read(path))
-    assert Record.read(path) == Record(False, 0.0, 300.0, "cpu", "fp32")
-    record(task, outcome, Record.read(path))
-    assert Record.read(path) == Record(True, 12.346, 300.0, "cpu", "fp32")
+    write_record(task, None, Record.read(path))
+    assert Record.read(path) == make_record(finished=False, seconds=0.0, peak_memory_mb=300.0)
+    write_record(task, outcome, Record.read(path))
+    assert Record.read(path) == make_record(finished=True, seconds=12.346, peak_memory_mb=300.0)
 
 
-def test_a_run_found_finished_has_no_peak_of_its_own(task: Task) -> None:
+def test_a_run_that_was_finished_before_has_no_peak_of_its_own(task: Task) -> None:
     """As when its record was lost: this process trained nothing."""
-    record(task, make_outcome(12.0, already_finished=True), None)
-    assert Record.read(Path(task.record)) == Record(True, 12.0, None, "cpu", "fp32")
+    write_record(task, make_outcome(12.0, already_finished=True), None)
+    assert Record.read(Path(task.record)) == make_record(
+        finished=True, seconds=12.0, peak_memory_mb=None
+    )
 
 
 def test_an_orphan_stops(monkeypatch: pytest.MonkeyPatch) -> None:
     before = signal.getsignal(signal.SIGTERM)
     try:
-        asked = Asked()
-        assert asked.signal_number() is None
+        request = WorkerStopRequest()
+        assert request.signal_number() is None
         os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGTERM)  # twice is as good as once
-        assert asked.signal_number() == signal.SIGTERM
-        abandoned = Asked()
+        assert request.signal_number() == signal.SIGTERM
+        abandoned = WorkerStopRequest()
         monkeypatch.setattr(os, "getppid", lambda: abandoned.parent + 1)
         assert abandoned.signal_number() == signal.SIGTERM
     finally:
@@ -106,7 +129,7 @@ def _hold(log: Path, seconds: float, then: str) -> None:
 def test_a_run_waits_for_the_orphan_of_a_killed_comparison(
     word_store: TokenStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two processes at one run would pull the checkpoints from under each other's feet."""
+    """Two processes at one run would remove each other's checkpoints."""
     calls, out = tmp_path / "calls", tmp_path / "out"
     fake_python(
         tmp_path / "python", f"cat > /dev/null; echo worker >> {calls}; exit 1", monkeypatch
@@ -131,13 +154,10 @@ def test_waiting_for_an_orphan_can_be_stopped(
     assert not (tmp_path / "called").exists()
 
 
-def test_a_worker_whose_parent_died_says_so_to_its_log_without_a_traceback(
+def test_a_worker_whose_parent_died_logs_a_line_and_no_traceback(
     word_store: TokenStore, tmp_path: Path
 ) -> None:
-    task = Task(
-        plain_values(CONFIG), str(word_store.folder), str(tmp_path / "run"),
-        str(tmp_path / "run.json"), "cpu", "fp32", parent=1,
-    )  # fmt: skip
+    task = make_task(plain_values(CONFIG), word_store.folder, tmp_path, parent=1)
     read, write = os.pipe()
     os.close(read)  # nobody listens
     with open(write, "w") as stdout:
@@ -169,8 +189,12 @@ def test_a_run_that_could_not_be_saved_at_a_stop_is_not_called_saved(
     polls = iter([None] * 8)
     console = io.StringIO()
     with pytest.raises(Stopped, match="while bptt seed 0 failed"):
-        compare(
-            CONFIG, word_store, tmp_path / "out", ["bptt"], [0], CPU, precision_of("fp32", CPU),
-            console, stop_signal=lambda: next(polls, signal.SIGTERM),
-        )  # fmt: skip
+        compare_into(
+            tmp_path / "out",
+            word_store,
+            variants=["bptt"],
+            seeds=[0],
+            console=console,
+            stop_signal=lambda: next(polls, signal.SIGTERM),
+        )
     assert "failed: no space left" in console.getvalue()

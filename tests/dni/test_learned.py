@@ -309,7 +309,7 @@ def test_a_lane_that_is_not_finite_teaches_nothing_and_the_others_do(
     outgoing.cell[0][0] = observed_BS[0, 1] = poison
 
     def taught(lanes: list[int]) -> Tensor:
-        estimator = make(LinearSynthesizer(S, auxiliary), 1e-2, factor=1.0)
+        estimator = make(LinearSynthesizer(S, auxiliary=auxiliary), 1e-2, factor=1.0)
         before, after = (state.lanes(torch.tensor(lanes)) for state in (incoming, outgoing))
         observe(estimator, observed_BS[lanes], before, outgoing=after, pure=False)
         return estimator.synthesizer.state_dict()["heads.weight"]

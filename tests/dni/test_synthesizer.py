@@ -60,7 +60,7 @@ C, F = 9, 5  # steps of coming text, features of a step
 
 def lookahead(auxiliary: bool = False) -> LookaheadSynthesizer:
     torch.manual_seed(0)
-    return LookaheadSynthesizer(S, F, 6, auxiliary)
+    return LookaheadSynthesizer(S, F, 6, auxiliary=auxiliary)
 
 
 def summary_at(net: LookaheadSynthesizer, features_CBF: Tensor, boundary: int) -> Tensor:

@@ -11,8 +11,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sglm.compare import grid
-from sglm.compare.runs import Cell, Comparison, Record
+from sglm.compare.grid import Cell
+from sglm.compare.results import write_results, written_horizon
+from sglm.compare.runs import Comparison, Record
 from sglm.config import Config
 from sglm.errors import InputError
 from sglm.storage.checkpoint import load_checkpoint, save_checkpoint
@@ -132,7 +133,7 @@ def test_any_record_is_read_or_refused(file_of: FileOf, raw: bytes) -> None:
 def comparison(tmp_path: Path, tiny_config: Callable[..., Config], word_store: TokenStore) -> Any:
     """Two runs of one variant whose records are those of finished ones."""
     base = tiny_config(schedule={"cycles": [6.0]})
-    made = Comparison(base, word_store, tmp_path / "out", 20)
+    made = Comparison(base=base, store=word_store, out=tmp_path / "out", horizon=20)
     for seed in (0, 1):
         cell = Cell("bptt", seed)
         folder = RunFolder(made.folder(cell))
@@ -149,7 +150,7 @@ def test_any_metrics_are_compared_or_refused(comparison: Comparison, data: st.Da
     folder = RunFolder(comparison.folder(Cell("bptt", 1)))
     folder.metrics.write_bytes(data.draw(st.one_of(spoilt(METRICS), LINES.map(b"\n".join))))
     with may_be_refused(folder.metrics):
-        grid.write_results(comparison, list(comparison.collect().values()))
+        write_results(comparison, list(comparison.collect().values()))
 
 
 def test_runs_that_were_not_evaluated_together_are_refused(comparison: Comparison) -> None:
@@ -163,5 +164,5 @@ def test_runs_that_were_not_evaluated_together_are_refused(comparison: Compariso
 @given(raw=damages(dumped({"horizon": 20, "updates": 6})))
 @examples(60)
 def test_any_results_of_before_have_a_horizon_or_none(file_of: FileOf, raw: bytes) -> None:
-    horizon = grid._horizon_before(file_of("results.json", raw).parent)
+    horizon = written_horizon(file_of("results.json", raw).parent)
     assert horizon is None or (type(horizon) is int and 0 <= horizon < 2**63)

@@ -75,7 +75,7 @@ print([name for name in sys.modules if name.split(".")[0] == "triton"])
 def test_the_synthesizer_is_the_reference_with_its_weights(auxiliary: bool) -> None:
     """And that is torch's own linear layers and GRU cell, bitwise."""
     torch.manual_seed(0)
-    net = RecurrentSynthesizer(8, 6, auxiliary)
+    net = RecurrentSynthesizer(8, 6, auxiliary=auxiliary)
     torch.nn.init.normal_(net.heads.weight)
     state_BS, memory_MN = torch.randn(3, 8), torch.randn(24, 6)
     for context in (None, memory_MN):

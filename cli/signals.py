@@ -1,0 +1,49 @@
+"""What commands do with signals: stop at the next step, or clear up and end."""
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from types import FrameType
+
+from sglm.errors import Stopped
+from sglm.runtime.process import signals_handled
+
+_STOPPING = (signal.SIGINT, signal.SIGTERM)
+
+
+class StopRequest:
+    """A SIGINT or SIGTERM, kept until the training asks for it; a second one ends at once."""
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+
+    def receive(self, number: int, frame: FrameType | None) -> None:
+        """The handler of both."""
+        self.received = number
+        for each in _STOPPING:
+            signal.signal(each, signal.SIG_DFL)
+        # Not print: this may interrupt a print. Stderr may be closed.
+        with suppress(OSError):
+            os.write(2, b"\nstopping after this step; once more to stop without saving\n")
+
+    def signal_number(self) -> int | None:
+        """The signal that asked to stop, if one did."""
+        return self.received
+
+
+@contextmanager
+def stop_request() -> Iterator[StopRequest]:
+    """Inside, signals ask to stop; afterwards they do again what they did before."""
+    request = StopRequest()
+    with signals_handled(request.receive, *_STOPPING):
+        yield request
+
+
+def termination_raises(message: str) -> AbstractContextManager[None]:
+    """Inside, SIGTERM raises `Stopped` with that message, so that what is half done is removed."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Stopped(message, signal_number=number)
+
+    return signals_handled(stop, signal.SIGTERM)
