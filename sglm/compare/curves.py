@@ -9,7 +9,7 @@ from sglm.compare.runs import FinishedRun
 from sglm.compare.variants import VARIANTS
 from sglm.storage.durable import replace_file
 
-# The first fall from the vocabulary's size would flatten everything else.
+# The first steps, where perplexity falls from the vocabulary's size, would flatten the rest.
 _SHARE_LEFT_OUT = 0.2
 
 
@@ -35,7 +35,7 @@ def draw(runs: Sequence[FinishedRun], path: Path, console: TextIO) -> None:
     names = [name for name in VARIANTS if any(run.variant == name for run in runs)]
     for index, name in enumerate(names):
         steps, mean, low, high = band([run for run in runs if run.variant == name])
-        # Dashes and markers, because curves that make no difference lie on one another.
+        # Dashes and markers, because curves without a difference hide one another.
         axes.plot(
             steps,
             mean,

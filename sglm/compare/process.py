@@ -86,7 +86,7 @@ def run_in_process(comparison: Comparison, cell: Cell, execution: Execution) -> 
     message, stopped_by = _wait(process, task.to_json(), execution.stop_signal)
     if process.returncode == 0:
         return RunEnd(None, None)
-    # It was asked to stop by SIGTERM, whatever this process was asked by.
+    # It was stopped by SIGTERM, whichever signal this process got.
     if stopped_by is not None and process.returncode in (-signal.SIGTERM, 128 + signal.SIGTERM):
         return RunEnd(None, stopped_by)
     message = message or _failure(process.returncode, log_path)

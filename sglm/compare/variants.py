@@ -140,15 +140,15 @@ def configure(variant: str, base: "Config", *, seed: int, horizon: int) -> "Conf
     """
     from sglm.config import parse_config, plain_values
 
-    wanted, values = VARIANTS[variant], plain_values(base)
-    values["schedule"]["mode"] = wanted.mode
-    if not wanted.restarts:
+    chosen, values = VARIANTS[variant], plain_values(base)
+    values["schedule"]["mode"] = chosen.mode
+    if not chosen.restarts:
         values["schedule"]["cycles"] = [sum(base.schedule.cycle_lengths())]
-    values["synthesizer"]["inject"] = wanted.inject
+    values["synthesizer"]["inject"] = chosen.inject
     values["train"] |= {
         "seed": seed,
-        "truncation": wanted.truncation,
-        "horizon": horizon if wanted.long_horizon else None,
+        "truncation": chosen.truncation,
+        "horizon": horizon if chosen.long_horizon else None,
     }
     return parse_config(values, variant)
 
@@ -168,14 +168,14 @@ def check_cycles(variants: tuple[str, ...], base: "Config") -> None:
         )
 
 
-def horizon_steps(wanted: int | None, window: int) -> int:
+def horizon_steps(horizon: int | None, window: int) -> int:
     """The long horizon: rounded up to whole windows; None stands for the default.
 
     Raises:
         ConfigError: it is no longer than a window.
     """
-    if wanted is None:
+    if horizon is None:
         return DEFAULT_HORIZON_WINDOWS * window
-    if wanted <= window:
-        raise ConfigError(f"--horizon {wanted} is no longer than train.window = {window} steps")
-    return -(-wanted // window) * window
+    if horizon <= window:
+        raise ConfigError(f"--horizon {horizon} is no longer than train.window = {window} steps")
+    return -(-horizon // window) * window

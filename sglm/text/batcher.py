@@ -30,8 +30,8 @@ class Window(NamedTuple):
         inputs_TB, targets_TB: token ids, int64; a target is the token after its input.
         is_first: the lanes start here, so the state before it is the start state.
         is_last: the lanes end here, so no later window will send a gradient back.
-        coming: at the first window of a stretch, this window and what follows it, as far as the
-            batcher was asked to look ahead; otherwise None.
+        coming: at the first window of a stretch, its tokens and those after it, as far as the
+            batcher looks ahead; otherwise None.
     """
 
     inputs_TB: Tensor

@@ -1,4 +1,4 @@
-"""Whether a `.model` file is one that sglm could have written: asked before SentencePiece reads it.
+"""Checks that a `.model` file is one that sglm could have written, before SentencePiece reads it.
 
 SentencePiece trusts its models: a made-up normalisation table (`precompiled_charsmap`) leads its
 C++ out of bounds, a very long piece overflows its stack (google/sentencepiece issues 1269 and 1263,

@@ -140,20 +140,20 @@ def learn_sentencepiece(segments: list[str], vocab_size: int | None) -> Sentence
     Raises:
         InputError: the text does not hold that many pieces, or nothing at all.
     """
-    wanted = vocab_size
-    if wanted is None:
+    size = vocab_size
+    if size is None:
         # A piece should occur dozens of times, or its row is hardly trained.
         characters = sum(map(len, segments))
-        wanted = min(DEFAULT_VOCAB_SIZE, SMALLEST_VOCAB_SIZE + characters // 100)
-    if wanted < SMALLEST_VOCAB_SIZE:
+        size = min(DEFAULT_VOCAB_SIZE, SMALLEST_VOCAB_SIZE + characters // 100)
+    if size < SMALLEST_VOCAB_SIZE:
         raise InputError(
-            f"--vocab-size {wanted} is too small for sentencepiece, which needs "
+            f"--vocab-size {size} is too small for sentencepiece, which needs "
             f"{SMALLEST_VOCAB_SIZE} at least (256 of them bytes); try --tokenizer byte or char"
         )
-    room = wanted - 258
-    tokenizer = _train(_without_rare_characters(segments, at_most=room // 2), wanted)
-    if tokenizer.vocab_size < wanted:  # too few merges: then with more of the characters
-        tokenizer = _train(_without_rare_characters(segments, at_most=room), wanted)
+    room = size - 258
+    tokenizer = _train(_without_rare_characters(segments, at_most=room // 2), size)
+    if tokenizer.vocab_size < size:  # too few merges: then with more of the characters
+        tokenizer = _train(_without_rare_characters(segments, at_most=room), size)
     if vocab_size is not None and tokenizer.vocab_size != vocab_size:
         raise vocabulary_too_large(vocab_size, largest=tokenizer.vocab_size)
     return tokenizer
