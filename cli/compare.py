@@ -8,15 +8,7 @@ from typing import Annotated
 
 import typer
 
-from sglm.cli.options import (
-    ConfigArgument,
-    Device,
-    DeviceOption,
-    PrecisionName,
-    PrecisionOption,
-    SetOption,
-    deterministic_option,
-)
+from sglm.cli import options
 from sglm.cli.output import print_text
 from sglm.cli.signals import stop_request
 from sglm.compare.grid import Grid
@@ -44,7 +36,7 @@ HorizonOption = Annotated[
 ]
 DeterministicOption = Annotated[
     bool,
-    deterministic_option(
+    options.deterministic_option(
         "On CUDA: the same bits every time, more slowly. (A CPU gives them anyway.)"
     ),
 ]
@@ -60,15 +52,15 @@ ShardOption = Annotated[
 
 def compare(
     *,
-    config: ConfigArgument,
+    config: options.ConfigArgument,
     data: Annotated[Path, typer.Option(help="Token store with a validation split.")],
     out: Annotated[Path, typer.Option(help="Its folder; a comparison there is continued.")],
     variants: VariantsOption = ALL_DEFAULT_VARIANTS,
     seeds: Annotated[str, typer.Option(help="Each variant runs once with each.")] = "0,1,2",
-    set_: SetOption = None,
+    set_: options.SetOption = None,
     horizon: HorizonOption = None,
-    device: DeviceOption = Device.AUTO,
-    precision: PrecisionOption = PrecisionName.AUTO,
+    device: options.DeviceOption = options.Device.AUTO,
+    precision: options.PrecisionOption = options.PrecisionName.AUTO,
     deterministic: DeterministicOption = False,
     shard: ShardOption = "1/1",
     as_json: Annotated[bool, typer.Option("--json", help="Print results.json instead.")] = False,

@@ -8,15 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sglm.cli.options import (
-    ConfigArgument,
-    Device,
-    DeviceOption,
-    PrecisionName,
-    PrecisionOption,
-    SetOption,
-    deterministic_option,
-)
+from sglm.cli import options
 from sglm.cli.signals import stop_request
 
 if TYPE_CHECKING:
@@ -28,16 +20,18 @@ if TYPE_CHECKING:
 
 def train(
     *,
-    config: ConfigArgument,
+    config: options.ConfigArgument,
     data: Annotated[Path, typer.Option(help="Token store made by `sglm prep`.")],
     out: Annotated[Path, typer.Option(help="Run folder; an interrupted run there is continued.")],
-    set_: SetOption = None,
+    set_: options.SetOption = None,
     seed: Annotated[int | None, typer.Option(help="Short for --set train.seed=…")] = None,
-    device: DeviceOption = Device.AUTO,
-    precision: PrecisionOption = PrecisionName.AUTO,
+    device: options.DeviceOption = options.Device.AUTO,
+    precision: options.PrecisionOption = options.PrecisionName.AUTO,
     deterministic: Annotated[
         bool,
-        deterministic_option("The same bits every time on CUDA, slower; a CPU gives them anyway."),
+        options.deterministic_option(
+            "The same bits every time on CUDA, slower; a CPU gives them anyway."
+        ),
     ] = False,
     resume: Annotated[
         bool, typer.Option("--resume/--no-resume", help="Continue a run that is in --out.")
@@ -69,7 +63,9 @@ def train(
         typer.echo(summary(outcome, out, data))
 
 
-def _precision(device: Device, precision: PrecisionName, deterministic: bool) -> "Precision":
+def _precision(
+    device: options.Device, precision: options.PrecisionName, deterministic: bool
+) -> "Precision":
     """What to compute in, and where: `Precision.device`."""
     from sglm.optim.precision import make_precision
     from sglm.runtime.device import make_deterministic, own_gpu, pick_device

@@ -22,16 +22,14 @@ import torch
 from torch import Tensor
 
 from sglm.config import Config, load_config
-from sglm.dni.estimator import StateGradientEstimator
+from sglm.dni.estimator import StateGradientEstimator, StretchBeginning
 from sglm.dni.learned import LearnedEstimator
 from sglm.errors import InputError, SglmError, did_you_mean
-from sglm.model.language_model import LSTMLanguageModel
 from sglm.model.state import LSTMState
 from sglm.optim.precision import make_precision
 from sglm.scoring.predictor import NetworkPredictor
 from sglm.scoring.stream import stream_nll
 from sglm.storage.durable import replace_text
-from sglm.text.batcher import ComingText
 from sglm.text.store import TokenStore
 from sglm.train.build import (
     build_batcher,
@@ -75,14 +73,9 @@ class MixedReturns(LearnedEstimator):
     share: ClassVar[float]
 
     def exact_gradients(
-        self,
-        model: LSTMLanguageModel,
-        state: LSTMState,
-        coming: ComingText,
-        *,
-        window: int,
-        boundaries: int,
+        self, beginning: StretchBeginning, boundaries: int
     ) -> tuple[Tensor, Tensor]:
+        model, state, coming, window = beginning
         summaries, states_PBS = self.stretch.summaries, [state.packed().requires_grad_()]
         widths, injected = list(model.shape.widths) * 2, torch.zeros(())
         features = []

@@ -27,6 +27,22 @@ from sglm.model.state import LSTMState
 from sglm.text.batcher import ComingText
 
 
+class StretchBeginning(NamedTuple):
+    """What there is when a stretch of windows begins.
+
+    Attributes:
+        model: as it is then; its weights will move during the stretch.
+        state: before the first window, detached.
+        coming: the stretch's text and what follows it, as far as the batcher looks ahead.
+        window: T, the distance of the stretch's boundaries.
+    """
+
+    model: LSTMLanguageModel
+    state: LSTMState
+    coming: ComingText
+    window: int
+
+
 class FeatureGradient(NamedTuple):
     """What a window's objective sends back to the features before the softmax.
 
@@ -105,22 +121,11 @@ class StateGradientEstimator(Protocol):
         """The lanes start anew: what is remembered of them is void."""
         ...
 
-    def begin_stretch(
-        self,
-        model: LSTMLanguageModel,
-        state: LSTMState,
-        coming: ComingText,
-        *,
-        window: int,
-        teach: bool,
-    ) -> None:
+    def begin_stretch(self, beginning: StretchBeginning, *, teach: bool) -> None:
         """A stretch of windows begins, and its text is shown.
 
         Args:
-            model: as the stretch begins; its weights will move during it.
-            state: before the stretch's first window, detached.
-            coming: the stretch's text and what follows it, as far as the batcher looks ahead.
-            window: T, the distance of the stretch's boundaries.
+            beginning: the model, the state and the text.
             teach: whether exact gradients are to be computed from that text and learned from.
         """
         ...
@@ -162,15 +167,7 @@ class PlainTruncation:
     def begin_text(self) -> None:
         pass
 
-    def begin_stretch(
-        self,
-        model: LSTMLanguageModel,
-        state: LSTMState,
-        coming: ComingText,
-        *,
-        window: int,
-        teach: bool,
-    ) -> None:
+    def begin_stretch(self, beginning: StretchBeginning, *, teach: bool) -> None:
         pass
 
     def enter_window(self, incoming: LSTMState) -> None:

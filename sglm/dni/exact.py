@@ -8,28 +8,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sglm.dni.estimator import EstimatorStatus, Observation
-from sglm.dni.trust import Agreement
-from sglm.model.language_model import LSTMLanguageModel
+from sglm.dni.estimator import PlainTruncation, StretchBeginning
 from sglm.model.state import LSTMState
 from sglm.runtime.ranks import ALONE, Ranks
-from sglm.text.batcher import ComingText
 
 
-def future_gradients(
-    model: LSTMLanguageModel, state: LSTMState, coming: ComingText, *, window: int, boundaries: int
-) -> tuple[Tensor, Tensor]:
+def future_gradients(beginning: StretchBeginning, boundaries: int) -> tuple[Tensor, Tensor]:
     """The exact state gradients of all the coming text that is there, at successive boundaries.
 
     Args:
-        model, state: as the stretch begins.
-        coming: the text.
-        window: T, the distance of the boundaries.
-        boundaries: P, how many; the first one is at `state`.
+        beginning: of the stretch: model, state, text and the distance of its boundaries.
+        boundaries: P, how many; the first one is at the stretch's first state.
 
     Returns:
         The packed states and their gradients, `(P, B, S)` each, detached.
     """
+    model, state, coming, window = beginning
     cuts = [window] * (boundaries - 1)
     rest = len(coming.inputs_CB) - sum(cuts)
     states, features = [state.as_leaf()], []
@@ -56,7 +50,7 @@ def future_gradients(
     )
 
 
-class ExactEstimator:
+class ExactEstimator(PlainTruncation):
     """Injects the exact gradients of the coming text, as they were when a stretch began: an oracle.
 
     It costs a forward and a backward pass over that text at every stretch, and ages within it,
@@ -69,8 +63,6 @@ class ExactEstimator:
         ranks: the processes that share the lanes.
     """
 
-    wants_feature_gradients = False
-
     def __init__(self, *, stretch: int, factor: float = 1.0, ranks: Ranks = ALONE) -> None:
         self.stretch = stretch
         self.factor = factor
@@ -78,24 +70,12 @@ class ExactEstimator:
         self.gradients_PBS: Tensor | None = None
         self.index = 0
 
-    def begin_text(self) -> None:
-        """Nothing is carried from text to text."""
-
-    def begin_stretch(
-        self,
-        model: LSTMLanguageModel,
-        state: LSTMState,
-        coming: ComingText,
-        *,
-        window: int,
-        teach: bool,
-    ) -> None:
+    def begin_stretch(self, beginning: StretchBeginning, *, teach: bool) -> None:
         """Computes the gradients at all boundaries of the stretch, its end included."""
         # A boundary beyond which there is no text has none; nothing is injected there.
-        boundaries = min(self.stretch + 1, -(-len(coming.inputs_CB) // window))
-        _, self.gradients_PBS = future_gradients(
-            model, state, coming, window=window, boundaries=boundaries
-        )
+        with_text = -(-len(beginning.coming.inputs_CB) // beginning.window)
+        boundaries = min(self.stretch + 1, with_text)
+        _, self.gradients_PBS = future_gradients(beginning, boundaries)
         self.index = 0
 
     def enter_window(self, incoming: LSTMState) -> None:
@@ -106,14 +86,6 @@ class ExactEstimator:
         """The exact gradient there, times the factor."""
         assert self.gradients_PBS is not None, "no stretch has begun: the batcher must look ahead"
         return self.factor * self.gradients_PBS[self.index]
-
-    def end_window(self, observation: Observation) -> Agreement | None:
-        """It has nothing to learn."""
-        return None
-
-    def status(self) -> EstimatorStatus | None:
-        """Nothing to tell."""
-        return None
 
     def state_dict(self) -> dict[str, Any]:
         """Where it is in its stretch, of all ranks' lanes; to be called by all of them."""

@@ -10,17 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sglm.dni.estimator import EstimatorStatus, Observation
+from sglm.dni.estimator import EstimatorStatus, Observation, StretchBeginning
 from sglm.dni.exact import future_gradients
 from sglm.dni.injection import Injection
 from sglm.dni.stretch import Lesson, Stretch, own_lanes
 from sglm.dni.synthesizer import LookaheadSynthesizer, Prediction, Synthesizer
 from sglm.dni.teaching import Teaching
 from sglm.dni.trust import Agreement, Trust
-from sglm.model.language_model import LSTMLanguageModel
 from sglm.model.state import LSTMState
 from sglm.runtime.ranks import ALONE, Ranks
-from sglm.text.batcher import ComingText
 
 
 class LearnedEstimator:
@@ -87,36 +85,21 @@ class LearnedEstimator:
         """The lanes start anew: what a recurrent synthesizer remembers of them is void."""
         self.recurrent_state = None
 
-    def begin_stretch(
-        self,
-        model: LSTMLanguageModel,
-        state: LSTMState,
-        coming: ComingText,
-        *,
-        window: int,
-        teach: bool,
-    ) -> None:
+    def begin_stretch(self, beginning: StretchBeginning, *, teach: bool) -> None:
         """Reads ahead, and now and then learns from the exact gradients of what was read."""
         if isinstance(self.synthesizer, LookaheadSynthesizer):
-            self.stretch.read_ahead(model, coming, window)
+            self.stretch.read_ahead(beginning.model, beginning.coming, beginning.window)
             self.stretch.summarise(self.synthesizer)
         if teach:
-            boundaries = min(self.stretch.windows, len(coming.inputs_CB) // window)
-            self.teach(
-                *self.exact_gradients(model, state, coming, window=window, boundaries=boundaries)
-            )
+            text_windows = len(beginning.coming.inputs_CB) // beginning.window
+            boundaries = min(self.stretch.windows, text_windows)
+            self.teach(*self.exact_gradients(beginning, boundaries))
 
     def exact_gradients(
-        self,
-        model: LSTMLanguageModel,
-        state: LSTMState,
-        coming: ComingText,
-        *,
-        window: int,
-        boundaries: int,
+        self, beginning: StretchBeginning, boundaries: int
     ) -> tuple[Tensor, Tensor]:
         """What it is taught: see `future_gradients`. An experiment may teach something else."""
-        return future_gradients(model, state, coming, window=window, boundaries=boundaries)
+        return future_gradients(beginning, boundaries)
 
     def enter_window(self, incoming: LSTMState) -> None:
         """Takes in the incoming state, and moves on to the window's end."""

@@ -10,14 +10,14 @@ Likelihoods are in nats, float64.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from sglm.scoring.predictor import IGNORED, Predictor, State
-from sglm.scoring.stream import CHUNK_STEPS, Ids, Nats, read_on
+from sglm.scoring.stream import CHUNK_STEPS, Ids, Nats, StoppedReading, never, read_on
 
 Tokens = npt.NDArray[np.integer[Any]] | Sequence[int]
 
@@ -32,35 +32,15 @@ STEP_LANES = 32
 FEWEST_STEPS = 4
 
 
-@overload
 def texts_nll(
     predictor: Predictor[Any],
     texts: Iterable[Tokens],
     eos_id: int,
     *,
     batch_tokens: int = BATCH_TOKENS,
-    should_stop: None = None,
+    should_stop: Callable[[], bool] = never,
     share: tuple[int, int] = (0, 1),
-) -> float: ...
-@overload
-def texts_nll(
-    predictor: Predictor[Any],
-    texts: Iterable[Tokens],
-    eos_id: int,
-    *,
-    batch_tokens: int = BATCH_TOKENS,
-    should_stop: Callable[[], bool] | None,
-    share: tuple[int, int] = (0, 1),
-) -> float | None: ...
-def texts_nll(
-    predictor: Predictor[Any],
-    texts: Iterable[Tokens],
-    eos_id: int,
-    *,
-    batch_tokens: int = BATCH_TOKENS,
-    should_stop: Callable[[], bool] | None = None,
-    share: tuple[int, int] = (0, 1),
-) -> float | None:
+) -> float:
     """The negative log-likelihood of many texts, each from the start state after `<eos>`.
 
     Texts are taken from the iterable as they are needed: memory is bounded by the longest one.
@@ -75,12 +55,15 @@ def texts_nll(
             processes can do it together; their results add up to the whole.
 
     Returns:
-        The float64 sum over all tokens of all texts read in nats; None if `should_stop` said so.
+        The float64 sum over all tokens of all texts read in nats.
+
+    Raises:
+        StoppedReading: `should_stop` said so.
     """
     nll_nats = 0.0
     for number, group in enumerate(_groups(texts, eos_id, 16 * batch_tokens)):
-        if should_stop is not None and should_stop():
-            return None
+        if should_stop():
+            raise StoppedReading
         if number % share[1] == share[0]:
             nll_nats += float(packed_nlls(predictor, *group, batch_tokens=batch_tokens).sum())
     return nll_nats

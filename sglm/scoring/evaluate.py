@@ -6,7 +6,7 @@ Token ids become nats in `sglm.scoring.stream` and `sglm.scoring.batch`.
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from time import perf_counter
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +15,7 @@ from sglm.errors import InputError
 from sglm.scoring.batch import Tokens, texts_nll
 from sglm.scoring.predictor import Predictor
 from sglm.scoring.results import Context, Evaluation
-from sglm.scoring.stream import stream_nll
+from sglm.scoring.stream import never, stream_nll
 from sglm.text.lines import Piece
 from sglm.text.overlap import LineHashes
 from sglm.text.regroup import regroup
@@ -36,7 +36,6 @@ def with_overlap(
     return replace(evaluation, lines=lines.lines, lines_in_training=known)
 
 
-@overload
 def evaluate_split(
     predictor: Predictor[Any],
     store: TokenStore,
@@ -44,30 +43,9 @@ def evaluate_split(
     *,
     context: Context = "carried",
     name: str = "",
-    should_stop: None = None,
+    should_stop: Callable[[], bool] = never,
     share: tuple[int, int] = (0, 1),
-) -> Evaluation: ...
-@overload
-def evaluate_split(
-    predictor: Predictor[Any],
-    store: TokenStore,
-    split: str,
-    *,
-    context: Context = "carried",
-    name: str = "",
-    should_stop: Callable[[], bool] | None,
-    share: tuple[int, int] = (0, 1),
-) -> Evaluation | None: ...
-def evaluate_split(
-    predictor: Predictor[Any],
-    store: TokenStore,
-    split: str,
-    *,
-    context: Context = "carried",
-    name: str = "",
-    should_stop: Callable[[], bool] | None = None,
-    share: tuple[int, int] = (0, 1),
-) -> Evaluation | None:
+) -> Evaluation:
     """Evaluates a model on a split of a store that its own tokenizer wrote.
 
     Validation during a training and `sglm eval` are this function.
@@ -85,10 +63,11 @@ def evaluate_split(
 
     Returns:
         The evaluation, whose `nll_nats` is that of this share only: the sum over all shares is the
-        split's. All other counts are the whole split's. None if `should_stop` said so.
+        split's. All other counts are the whole split's.
 
     Raises:
         InputError: no such split, or context `reset` without any `<eos>` in it.
+        StoppedReading: `should_stop` said so.
     """
     started = perf_counter()
     ids, eos_id = store.ids(split), store.tokenizer().eos_id
@@ -103,8 +82,6 @@ def evaluate_split(
             )
         texts = _cut(ids, ends)
         nll_nats = texts_nll(predictor, texts, eos_id, should_stop=should_stop, share=share)
-    if nll_nats is None:
-        return None
     return Evaluation(
         nll_nats=nll_nats,
         **store.counts(split)._asdict(),

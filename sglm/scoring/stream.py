@@ -6,7 +6,7 @@ number.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,35 +23,24 @@ Stream = npt.NDArray[np.integer[Any]] | Iterable[Sequence[int]]
 CHUNK_STEPS = 256
 
 
-@overload
+class StoppedReading(Exception):
+    """Somebody asked to stop in the midst of a text; there is no result."""
+
+
+def never() -> bool:
+    """Nobody asks to stop."""
+    return False
+
+
 def stream_nll(
     predictor: Predictor[Any],
     ids: Stream,
     eos_id: int,
     *,
     chunk_steps: int = CHUNK_STEPS,
-    should_stop: None = None,
+    should_stop: Callable[[], bool] = never,
     share: tuple[int, int] = (0, 1),
-) -> float: ...
-@overload
-def stream_nll(
-    predictor: Predictor[Any],
-    ids: Stream,
-    eos_id: int,
-    *,
-    chunk_steps: int = CHUNK_STEPS,
-    should_stop: Callable[[], bool] | None,
-    share: tuple[int, int] = (0, 1),
-) -> float | None: ...
-def stream_nll(
-    predictor: Predictor[Any],
-    ids: Stream,
-    eos_id: int,
-    *,
-    chunk_steps: int = CHUNK_STEPS,
-    should_stop: Callable[[], bool] | None = None,
-    share: tuple[int, int] = (0, 1),
-) -> float | None:
+) -> float:
     """The negative log-likelihood of one text, read from beginning to end by a single lane.
 
     The state starts anew, is fed `<eos>`, and is carried through; the result does not depend on
@@ -67,14 +56,17 @@ def stream_nll(
             processes can do it together; their results add up to the whole.
 
     Returns:
-        The float64 sum over all scored tokens in nats; None if `should_stop` said so.
+        The float64 sum over all scored tokens in nats.
+
+    Raises:
+        StoppedReading: `should_stop` said so.
     """
     nll_nats = 0.0
     state = predictor.start(1)
     previous = eos_id
     for number, chunk in enumerate(_chunks(ids, chunk_steps)):
-        if should_stop is not None and should_stop():
-            return None
+        if should_stop():
+            raise StoppedReading
         window = np.concatenate(([previous], chunk))
         if number % share[1] == share[0]:
             nll_T, state = read_on(predictor, window, state)

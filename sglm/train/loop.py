@@ -14,6 +14,7 @@ from sglm.runtime.process import denormals_as_zero
 from sglm.runtime.ranks import ALONE, Ranks
 from sglm.scoring.metrics import perplexity
 from sglm.scoring.results import Evaluation
+from sglm.scoring.stream import StoppedReading
 from sglm.text.store import TokenStore
 from sglm.train.build import (
     build_batcher,
@@ -202,8 +203,11 @@ def _settle(session: Session) -> None:
     plan = job.schedule.at(step - 1)
     cycle_ended = step in job.schedule.cycle_ends
     if "valid" in job.store.splits and (step % job.evaluate_every == 0 or cycle_ended):
-        evaluation = validate(learner, job.store, should_stop=lambda: job.stop_signal() is not None)
-        if evaluation is None:
+        try:
+            evaluation = validate(
+                learner, job.store, should_stop=lambda: job.stop_signal() is not None
+            )
+        except StoppedReading:
             _stop_if_asked(session)
             return  # not yet: see there
         progress.seconds = time.monotonic() - session.started

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sglm.dni.estimator import FeatureGradient, Observation
+from sglm.dni.estimator import FeatureGradient, Observation, StretchBeginning
 from sglm.dni.trust import Agreement
 from sglm.model.state import LSTMState
 from sglm.optim.optimizer import set_learning_rate
@@ -103,13 +103,9 @@ def _begin(learner: Learner, window: Window, *, teach: bool) -> None:
         learner.past.clear()
         learner.estimator.begin_text()
     if window.coming is not None:
-        learner.estimator.begin_stretch(
-            learner.model,
-            learner.state,
-            window.coming,
-            window=len(window.inputs_TB),
-            teach=teach,
-        )
+        steps = len(window.inputs_TB)
+        beginning = StretchBeginning(learner.model, learner.state, window.coming, steps)
+        learner.estimator.begin_stretch(beginning, teach=teach)
 
 
 def _mean_over(learner: Learner, window: Window) -> int:

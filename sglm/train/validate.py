@@ -10,15 +10,16 @@ from sglm.text.store import TokenStore
 from sglm.train.learner import Learner
 
 
-def validate(
-    learner: Learner, store: TokenStore, *, should_stop: Callable[[], bool]
-) -> Evaluation | None:
+def validate(learner: Learner, store: TokenStore, *, should_stop: Callable[[], bool]) -> Evaluation:
     """How well the model predicts the validation split; in float32, whatever the training runs in.
 
     Every rank reads all of it, and scores its share of the tokens: the softmax is the larger part.
 
     Returns:
-        The same on every rank; None where `should_stop` said so meanwhile.
+        The same on every rank.
+
+    Raises:
+        StoppedReading: `should_stop` said so.
     """
     ranks = learner.ranks
     share = evaluate_split(
@@ -28,6 +29,4 @@ def validate(
         should_stop=should_stop,
         share=(ranks.rank, ranks.count),
     )
-    if share is None:
-        return None
     return replace(share, nll_nats=ranks.totals([share.nll_nats])[0])

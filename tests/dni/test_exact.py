@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from sglm.dni.estimator import StretchBeginning
 from sglm.dni.exact import future_gradients
 from sglm.model.language_model import DropoutRates
 from sglm.model.state import LSTMState
@@ -43,7 +44,7 @@ def some_state(learner: Learner) -> LSTMState:
 def test_future_gradients_are_those_of_the_whole_coming_text_at_each_boundary() -> None:
     learner, coming = make_learner(), some_coming_text()
     model, state = learner.model, some_state(learner)
-    states_PBS, gradients_PBS = future_gradients(model, state, coming, window=T, boundaries=P)
+    states_PBS, gradients_PBS = future_gradients(StretchBeginning(model, state, coming, T), P)
     assert states_PBS.shape == gradients_PBS.shape == (P, B, 20)
     for boundary in range(P):
         leaf = state.as_leaf()
@@ -62,12 +63,11 @@ def test_future_gradients_of_a_lane_do_not_depend_on_the_others() -> None:
     """Neither on their number nor on what they read: nats are summed, not averaged."""
     learner, coming = make_learner(), some_coming_text()
     state = some_state(learner)
-    together = future_gradients(learner.model, state, coming, window=T, boundaries=P)
+    together = future_gradients(StretchBeginning(learner.model, state, coming, T), P)
     for lane in range(B):
         own = ComingText(*(ids[:, [lane]] for ids in coming))
-        alone = future_gradients(
-            learner.model, state.lanes(torch.tensor([lane])), own, window=T, boundaries=P
-        )
+        of_lane = state.lanes(torch.tensor([lane]))
+        alone = future_gradients(StretchBeginning(learner.model, of_lane, own, T), P)
         for left, right in zip(together, alone, strict=True):
             torch.testing.assert_close(left[:, [lane]], right, rtol=1e-10, atol=1e-12)  # as above
 
@@ -79,11 +79,11 @@ def test_future_gradients_leave_the_training_alone() -> None:
     state, coming = some_state(plain), some_coming_text()
     take_step(learner, windows(1)[0], STILL, 0)
     random_before, gradients_before = torch.get_rng_state(), gradients(learner)
-    _, found_PBS = future_gradients(learner.model, state, coming, window=T, boundaries=P)
+    _, found_PBS = future_gradients(StretchBeginning(learner.model, state, coming, T), P)
     assert torch.equal(torch.get_rng_state(), random_before)
     assert all_equal(gradients(learner), gradients_before)
     assert not found_PBS.requires_grad
-    _, without_PBS = future_gradients(plain.model, state, coming, window=T, boundaries=P)
+    _, without_PBS = future_gradients(StretchBeginning(plain.model, state, coming, T), P)
     assert not torch.equal(found_PBS, without_PBS)
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from sglm.dni.estimator import StretchBeginning
 from sglm.dni.learned import LearnedEstimator
 from sglm.dni.synthesizer import LookaheadSynthesizer, make_synthesizer
 from sglm.model.language_model import LSTMLanguageModel
@@ -37,7 +38,8 @@ def begin_stretch(estimator: LearnedEstimator, tokens_CB: Tensor) -> None:
     """Shows what comes; nothing is taught."""
     model = cast(LSTMLanguageModel, OneHot())
     coming = ComingText(tokens_CB, tokens_CB)
-    estimator.begin_stretch(model, some_state(), coming, window=T, teach=False)
+    beginning = StretchBeginning(model, some_state(), coming, T)
+    estimator.begin_stretch(beginning, teach=False)
 
 
 def walk(estimator: LearnedEstimator, stretches: int, rows: Tensor) -> Tensor:

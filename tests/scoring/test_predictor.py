@@ -21,7 +21,7 @@ from sglm.scoring.evaluate import evaluate_pieces, evaluate_split
 from sglm.scoring.generate import generate_ids
 from sglm.scoring.incremental import extend_text, start_text
 from sglm.scoring.predictor import IGNORED, Blocks, NetworkPredictor, Predictor
-from sglm.scoring.stream import read_on, stream_nll
+from sglm.scoring.stream import StoppedReading, read_on, stream_nll
 from sglm.text.user_text import pieces_of
 from tests.tiny_models import KINDS, LINES, make_network, make_store, make_tokenizer, plain_nlls
 
@@ -157,7 +157,8 @@ class TestAnyPredictor:
         assert min(shares) > 0
         assert sum(shares) == pytest.approx(expected, rel=1e-12)
         answers = iter([False] * (groups - 1) + [True])
-        assert texts_nll(table, texts, EOS, batch_tokens=4, should_stop=answers.__next__) is None
+        with pytest.raises(StoppedReading):
+            texts_nll(table, texts, EOS, batch_tokens=4, should_stop=answers.__next__)
         assert next(answers, None) is None, "asked before every group"
 
     @pytest.mark.parametrize("kind", KINDS)
@@ -181,10 +182,8 @@ class TestAnyPredictor:
             added = one.nll_nats + other.nll_nats
             assert added == pytest.approx(all_of_it.nll_nats, rel=1e-12)
             assert one.tokens == other.tokens == all_of_it.tokens, "counts are the whole split's"
-            stopped = evaluate_split(
-                table, store, "test", context=context, should_stop=lambda: True
-            )
-            assert stopped is None
+            with pytest.raises(StoppedReading):
+                evaluate_split(table, store, "test", context=context, should_stop=lambda: True)
 
     @pytest.mark.parametrize("kind", KINDS)
     def test_a_text_piece_by_piece(self, kind: str) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import sglm.scoring.predictor
 from sglm.model.language_model import DropoutRates
 from sglm.scoring.predictor import NetworkPredictor
-from sglm.scoring.stream import read_on, stream_nll
+from sglm.scoring.stream import StoppedReading, read_on, stream_nll
 from tests.tiny_models import make_network, plain_nlls
 
 VOCABULARY, EOS = 23, 5
@@ -91,8 +91,8 @@ def test_nothing_to_evaluate_is_no_loss(predictor: NetworkPredictor) -> None:
 def test_stops_when_asked_to(predictor: NetworkPredictor, ids: np.ndarray) -> None:
     answers = iter([False, False, True])
     predictor.model.train()
-    nll = stream_nll(predictor, ids, EOS, chunk_steps=100, should_stop=lambda: next(answers))
-    assert nll is None
+    with pytest.raises(StoppedReading):
+        stream_nll(predictor, ids, EOS, chunk_steps=100, should_stop=lambda: next(answers))
     assert next(answers, "none left") == "none left"
     assert predictor.model.training, "the mode must be restored also when stopped"
     predictor.model.eval()
