@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from sglm.cli.options import Device
+from sglm.cli import options
 from sglm.runtime.process import ended_by_interrupts
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class Context(StrEnum):
 
 def evaluate(
     *,
-    run: Annotated[Path, typer.Argument(help="A run, or a model folder.")],
+    run: options.RunArgument,
     data: Annotated[
         Path | None, typer.Option(help="Token store that the model's tokenizer made.")
     ] = None,
@@ -43,8 +43,8 @@ def evaluate(
     context: Annotated[
         Context, typer.Option(help="carried: one long text; reset: each line or document alone.")
     ] = Context.CARRIED,
-    device: Annotated[Device, typer.Option(help="auto: cuda where there is one.")] = Device.AUTO,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    device: options.DeviceOption = options.Device.AUTO,
+    as_json: options.JsonOption = False,
 ) -> None:
     """Perplexity, per token and per word, and bits per byte; every token counts exactly once."""
     import json

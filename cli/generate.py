@@ -1,18 +1,17 @@
 """`sglm generate`: continues a text."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from sglm.cli.options import Device
+from sglm.cli import options
 from sglm.cli.output import print_text
 from sglm.runtime.process import ended_by_interrupts
 
 
 def generate(
     *,
-    run: Annotated[Path, typer.Argument(help="A run, or a model folder.")],
+    run: options.RunArgument,
     prompt: Annotated[str, typer.Option(help="How the text begins.")] = "",
     tokens: Annotated[int, typer.Option(help="How many tokens to add at most.")] = 50,
     temperature: Annotated[
@@ -24,8 +23,8 @@ def generate(
     seed: Annotated[
         int | None, typer.Option(help="The same seed gives the same text; none: another each time.")
     ] = None,
-    device: Annotated[Device, typer.Option(help="auto: cuda where there is one.")] = Device.AUTO,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    device: options.DeviceOption = options.Device.AUTO,
+    as_json: options.JsonOption = False,
 ) -> None:
     """Continue a text. Prints the prompt and what the model adds to it."""
     import json

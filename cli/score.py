@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sglm.cli.options import Device
+from sglm.cli import options
 from sglm.cli.output import print_text
 from sglm.runtime.process import ended_by_interrupts
 
@@ -25,7 +25,7 @@ LONGEST_LINE_BYTES = 1 << 22
 
 def score(
     *,
-    run: Annotated[Path, typer.Argument(help="A run, or a model folder.")],
+    run: options.RunArgument,
     file: Annotated[Path, typer.Argument(help="One text per line; - is stdin.")] = Path("-"),
     per_token: Annotated[bool, typer.Option("--per-token", help="Each token as well.")] = False,
     bos: Annotated[
@@ -34,7 +34,7 @@ def score(
     eos: Annotated[
         bool, typer.Option("--eos/--no-eos", help="Count the end of text after each line.")
     ] = False,
-    device: Annotated[Device, typer.Option(help="auto: cuda where there is one.")] = Device.AUTO,
+    device: options.DeviceOption = options.Device.AUTO,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object per line.")] = False,
 ) -> None:
     """Log-probability (natural), perplexity and bits per byte of every line of a text.

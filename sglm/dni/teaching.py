@@ -38,7 +38,7 @@ class Teaching:
     Args:
         synthesizer: what learns.
         learning_rate: of its own Adam, constant (Shang & Zhang 2019, sec. 4).
-        trust: what pure observations are told to.
+        trust: takes in what pure observations show.
         injection: its bound is part of what is measured.
         stretch: windows of a stretch.
         ranks: the processes that share the lanes.
