@@ -23,8 +23,8 @@ from sglm.errors import InputError
 from sglm.storage.durable import remove, sync, write_tensors
 from sglm.storage.untrusted import read_bounded
 
-# 2: stretches, trust and the watch are part of a run; 3: features of a stretch; 4: checksums.
-FORMAT_VERSION = 4
+# Raised whenever what a run saves gets another shape; there is no reading of older ones.
+FORMAT_VERSION = 5
 _STATE, _TENSORS, _SUMS = "state.json", "state.safetensors", "SHA256SUMS"
 _REFERENCE = "tensor:"
 _DAMAGED = ".damaged"

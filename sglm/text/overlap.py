@@ -74,7 +74,7 @@ class LineHashes:
 
     @classmethod
     def read(cls, path: Path) -> "LineHashes | None":
-        """None where there is no such file: stores of earlier versions have none.
+        """None where there is no such file.
 
         Raises:
             InputError: damaged, or of another version.

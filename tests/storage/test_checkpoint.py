@@ -12,7 +12,12 @@ import torch
 
 from sglm.errors import InputError
 from sglm.storage import checkpoint
-from sglm.storage.checkpoint import load_checkpoint, put_damaged_aside, save_checkpoint
+from sglm.storage.checkpoint import (
+    FORMAT_VERSION,
+    load_checkpoint,
+    put_damaged_aside,
+    save_checkpoint,
+)
 
 
 def some_state(number: int = 0) -> dict[str, Any]:
@@ -233,11 +238,12 @@ def test_a_copy_whose_link_became_a_folder_goes_on(tmp_path: Path) -> None:
     assert loaded.step == 15
 
 
-def test_another_format_version_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", [FORMAT_VERSION - 1, FORMAT_VERSION + 1])
+def test_another_format_version_is_named(version: int, tmp_path: Path) -> None:
     save_checkpoint(tmp_path, 5, some_state())
     path = tmp_path / "latest" / "state.json"
     document = json.loads(path.read_text())
-    document["format_version"] = 99
+    document["format_version"] = version
     path.write_text(json.dumps(document))
-    with pytest.raises(InputError, match="checkpoint format 99"):
+    with pytest.raises(InputError, match=f"checkpoint format {version}"):
         load_checkpoint(tmp_path)
