@@ -85,7 +85,8 @@ class ExactEstimator(PlainTruncation):
     def estimate(self, outgoing: LSTMState) -> Tensor:
         """The exact gradient there, times the factor."""
         assert self.gradients_PBS is not None, "no stretch has begun: the batcher must look ahead"
-        return self.factor * self.gradients_PBS[self.index]
+        # Saved ones come back on the CPU.
+        return self.factor * self.gradients_PBS[self.index].to(outgoing.cell[0].device)
 
     def state_dict(self) -> dict[str, Any]:
         """Where it is in its stretch, of all ranks' lanes; to be called by all of them."""
