@@ -150,8 +150,9 @@ def _read_batch(
     while step < last:
         running = int(lanes_T[step])
         kept = running if running <= STEP_LANES else _rounded_up(running, STEP_LANES)
-        lanes = min(kept, lanes)
-        state = predictor.select(state, torch.arange(lanes))
+        if kept < lanes:
+            lanes = kept
+            state = predictor.select(state, torch.arange(lanes))
         # Until a quarter of the lanes has ended: little is then computed for nothing.
         quarter = int(lengths_B[3 * running // 4]) - 1
         steps = quarter - step if quarter - step <= 2 else _rounded_up(quarter - step, FEWEST_STEPS)
@@ -181,10 +182,11 @@ def _read_shared(
     Returns:
         How many steps that were, the state of the lanes that go on, and how many these are.
     """
-    state, lanes, vocab_size = predictor.start(1), len(starts_B), predictor.vocab_size
-    prefix_B = np.zeros(lanes, dtype=np.int64)
+    lanes, vocab_size = len(starts_B), predictor.vocab_size
     if lanes < STEP_LANES:  # too few to save anything
-        return 0, predictor.select(state, torch.from_numpy(prefix_B)), lanes
+        return 0, predictor.start(lanes), lanes
+    state = predictor.start(1)
+    prefix_B = np.zeros(lanes, dtype=np.int64)
     for step, lanes in enumerate(lanes_T.tolist()):
         places_B = starts_B[:lanes] + step
         longer_B = prefix_B[:lanes] * vocab_size + ids_N[places_B]

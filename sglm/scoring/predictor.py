@@ -142,8 +142,8 @@ class NetworkPredictor:
         return self.model.embedding.device
 
     def start(self, lanes: int) -> LSTMState:
-        with evaluating(self.model, self.compute_dtype):
-            return self.model.start_state(lanes)
+        settle_after_fork()
+        return self.model.start_state(lanes)  # zeros: nothing is computed
 
     def read(
         self, ids_TB: Tensor, targets_TB: Tensor | None, state: LSTMState
@@ -153,15 +153,17 @@ class NetworkPredictor:
             if targets_TB is None:
                 return None, state
             features_NH, targets_N = features_TBH.flatten(0, 1), targets_TB.flatten()
-            predicted_N = targets_N != IGNORED
-            if bool(predicted_N.all()):
+            if int(targets_N.min()) != IGNORED:  # all are predicted
                 logprobs_N = target_logprobs(self.model, features_NH, targets_N.to(self.device))
             else:
-                rows_M = predicted_N.nonzero()[:, 0].to(self.device)
-                targets_M = targets_N[predicted_N].to(self.device)
-                logprobs_N = features_NH.new_zeros(len(targets_N), dtype=torch.float64)
-                logprobs_N[rows_M] = target_logprobs(self.model, features_NH[rows_M], targets_M)
-            return logprobs_N.view(targets_TB.shape), state
+                rows_M = (targets_N != IGNORED).nonzero()[:, 0]
+                targets_M = targets_N.index_select(0, rows_M).to(self.device)
+                rows_M = rows_M.to(self.device)
+                features_MH = features_NH.index_select(0, rows_M)
+                logprobs_M = target_logprobs(self.model, features_MH, targets_M)
+                logprobs_N = logprobs_M.new_zeros(len(targets_N))
+                logprobs_N.index_copy_(0, rows_M, logprobs_M)
+            return logprobs_N.view_as(targets_TB), state
 
     def distributions(
         self, ids_TB: Tensor, state: LSTMState, *, last_steps: int | None = None

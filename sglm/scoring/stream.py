@@ -72,7 +72,7 @@ def stream_nll(
             nll_T, state = read_on(predictor, window, state)
             nll_nats += float(nll_T.sum())
         else:
-            _, state = predictor.read(torch.from_numpy(window[:-1])[:, None], None, state)
+            _, state = predictor.read(torch.from_numpy(window[:-1, None]), None, state)
         previous = int(chunk[-1])
     return nll_nats
 
@@ -90,10 +90,11 @@ def read_on(predictor: Predictor[State], ids: Ids, state: State) -> tuple[Nats, 
     """
     nlls = [np.empty(0)]
     for start in range(0, len(ids) - 1, CHUNK_STEPS):
-        window_T1 = torch.from_numpy(ids[start : start + CHUNK_STEPS + 1])[:, None]
-        logprobs_T1, state = predictor.read(window_T1[:-1], window_T1[1:], state)
+        window_T1 = ids[start : start + CHUNK_STEPS + 1, None]
+        inputs_T1, targets_T1 = torch.from_numpy(window_T1[:-1]), torch.from_numpy(window_T1[1:])
+        logprobs_T1, state = predictor.read(inputs_T1, targets_T1, state)
         assert logprobs_T1 is not None  # there are targets
-        nlls.append(-logprobs_T1[:, 0].cpu().numpy())
+        nlls.append(-logprobs_T1.cpu().numpy()[:, 0])
     return np.concatenate(nlls), state
 
 

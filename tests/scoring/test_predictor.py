@@ -21,7 +21,7 @@ from sglm.scoring.evaluate import evaluate_pieces, evaluate_split
 from sglm.scoring.generate import generate_ids
 from sglm.scoring.incremental import extend_text, start_text
 from sglm.scoring.predictor import IGNORED, Blocks, NetworkPredictor, Predictor
-from sglm.scoring.stream import StoppedReading, read_on, stream_nll
+from sglm.scoring.stream import CHUNK_STEPS, StoppedReading, read_on, stream_nll
 from sglm.text.user_text import pieces_of
 from tests.tiny_models import KINDS, LINES, make_network, make_store, make_tokenizer, plain_nlls
 
@@ -198,7 +198,7 @@ class TestAnyPredictor:
         assert logprob == pytest.approx(-sum(table.expected_nlls(ids)), rel=1e-12)
 
     def test_what_is_generated_is_what_it_expects(self, table: TablePredictor) -> None:
-        prompt = random_ids(300)  # more than one call reads
+        prompt = random_ids(CHUNK_STEPS)  # with `<eos>` one more than a call reads
         how = {"eos_id": EOS, "seed": 0, "top_p": None, "stop_at_eos": False}
         greedy = generate_ids(table, prompt, tokens=10, temperature=0.0, never=[EOS], **how)
         assert table.rows_predicted == 10, "only after the last step of the prompt"
@@ -353,9 +353,9 @@ class TestNetwork:
         state = predictor.select(predictor.start(1), torch.tensor([0]))
         predictor.read(ids_TB, ids_TB, state)
         blocks, _ = predictor.distributions(ids_TB, state)
-        assert len(entered) == 4
+        assert len(entered) == 3
         list(blocks)
-        assert len(entered) == 5
+        assert len(entered) == 4
         assert {*entered} == {torch.device("cpu")}
 
 
