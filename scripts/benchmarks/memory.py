@@ -44,6 +44,11 @@ CASES = {
     "2×256 lookahead": (7300, f"{SMALL} {BOTH}"),
     "2×256 mlp": (7300, f"{SMALL} {BOTH} synthesizer.kind=mlp"),
     "2×256 recurrent": (7300, f"{SMALL} {BOTH} synthesizer.kind=recurrent"),
+    "2×256 adjoint": (7300, f"{SMALL} {BOTH} synthesizer.kind=adjoint"),
+    "2×256 adjoint, every 8": (
+        7300,
+        f"{SMALL} {BOTH} synthesizer.kind=adjoint synthesizer.every=8 synthesizer.factor=1.0",
+    ),
     "2×256 horizon 350": (
         7300,
         f"{SMALL} schedule.mode=real schedule.cycles=[12.0] train.horizon=350",

@@ -138,15 +138,16 @@ class ScheduleConfig(Section):
 
 
 class SynthesizerConfig(Section):
-    """The network that predicts the state gradient of the future."""
+    """What predicts the state gradient of the future."""
 
-    kind: Literal["lookahead", "mlp", "recurrent", "linear"] = "lookahead"
-    """lookahead: reads the state and the tokens that come next; the others read the state alone.
-    mlp: one net over all of it (Jaderberg et al. 2017); recurrent: a small GRU applied to every
-    coordinate (Shang & Zhang 2019); linear: one matrix."""
+    kind: Literal["lookahead", "adjoint", "mlp", "recurrent", "linear"] = "lookahead"
+    """lookahead: reads the state and the tokens that come next. adjoint: reads these with the model
+    itself, predicts what the softmax sends back, and goes back through the model. The others read
+    the state alone. mlp: one net over all of it (Jaderberg et al. 2017); recurrent: a small GRU
+    applied to every coordinate (Shang & Zhang 2019); linear: one matrix."""
     hidden: Annotated[PositiveInt | None, Off] = None
-    """Units of its hidden layer; none: 64 for a lookahead, 128 for an mlp, 50 (the paper's) for a
-    recurrent one."""
+    """Units of its hidden layer; none: 64 for a lookahead, 128 for an adjoint or an mlp, 50 (the
+    paper's) for a recurrent one."""
     learning_rate: Positive = 2e-3
     """Of its own Adam; constant, restarts do not touch it."""
     factor: Annotated[float, Field(ge=0, le=1)] | Literal["calibrated"] = "calibrated"
@@ -160,6 +161,10 @@ class SynthesizerConfig(Section):
     """Also predict the next window's gradient from this window's state."""
     lookahead: PositiveInt = 10
     """Tokens past a boundary that a lookahead synthesizer surely reads; more where it is cheap."""
+    every: PositiveInt = 1
+    """Windows from one reading of an adjoint to the next; what is read last ages the longest."""
+    reach: PositiveInt = 15
+    """Tokens that an adjoint reads past the last boundary that a reading is for."""
     teach_every: Annotated[PositiveInt | None, Off] = None
     """Once in so many stretches of eight windows the exact gradient of the coming text is computed
     at each of their boundaries, and the synthesizer learns from that alone; none: it learns from
@@ -171,6 +176,9 @@ class SynthesizerConfig(Section):
 
     @model_validator(mode="after")
     def _can_be_taught(self) -> "SynthesizerConfig":
+        if self.kind == "adjoint" and (self.teach_every is not None or self.auxiliary):
+            what = "auxiliary" if self.auxiliary else "teach_every"
+            raise ValueError(f"an adjoint learns from every window's own softmax; leave out {what}")
         if self.teach_every is not None and (self.auxiliary or self.kind == "recurrent"):
             what = "the auxiliary task" if self.auxiliary else "a recurrent synthesizer"
             raise ValueError(f"{what} learns from window to window; leave out teach_every")

@@ -130,10 +130,10 @@ class Stretch:
     def state_dict(self, ranks: Ranks) -> dict[str, Any]:
         """Where it is, of all ranks' lanes; to be called by all of them."""
         return {
-            "features": _every_lane(ranks, self.features_CKF, dim=1),
+            "features": every_lane(ranks, self.features_CKF, dim=1),
             "starts": self.starts,
             "index": self.index,
-            "lessons": [[_every_lane(ranks, each) for each in lesson] for lesson in self.lessons],
+            "lessons": [[every_lane(ranks, each) for each in lesson] for lesson in self.lessons],
         }
 
     def load_state_dict(self, tree: dict[str, Any], ranks: Ranks, device: torch.device) -> None:
@@ -147,7 +147,7 @@ class Stretch:
         ]
 
 
-def _every_lane(ranks: Ranks, own: Any, dim: int = 0) -> Any:
+def every_lane(ranks: Ranks, own: Any, dim: int = 0) -> Any:
     """The lanes of all ranks, where it has lanes."""
     return ranks.gather(own, dim) if isinstance(own, Tensor) and own.dim() else own
 

@@ -193,7 +193,7 @@ def make_synthesizer(
     raise ValueError(f"unknown synthesizer kind {kind!r}")
 
 
-_HIDDEN_OF_KIND = {"lookahead": 64, "mlp": 128, "recurrent": 50, "linear": 0}
+_HIDDEN_OF_KIND = {"lookahead": 64, "adjoint": 128, "mlp": 128, "recurrent": 50, "linear": 0}
 
 
 def hidden_units(settings: SynthesizerConfig) -> int:

@@ -5,6 +5,8 @@ Losses are in nats. Parameters are held in float32; products run in `compute_dty
 casts around each LSTM, because autocast picks a type of its own for cuDNN's LSTMs.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -269,6 +271,19 @@ class LSTMLanguageModel(nn.Module):
             logits_NV = logits_NV.float()
         nll = F.cross_entropy(logits_NV, targets_N, reduction=reduction)
         return nll.view_as(targets_TB) if reduction == "none" else nll
+
+
+@contextmanager
+def without_dropout(model: LSTMLanguageModel) -> Iterator[None]:
+    """No masks are drawn inside; afterwards the model is in the mode that it was in."""
+    was_training = model.training
+    if was_training:
+        model.eval()
+    try:
+        yield
+    finally:
+        if was_training:
+            model.train()
 
 
 def activation_floats(

@@ -9,10 +9,11 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from sglm.config import Config
+from sglm.dni.adjoint import AdjointEstimator
 from sglm.dni.estimator import PlainTruncation, StateGradientEstimator
 from sglm.dni.learned import LearnedEstimator
 from sglm.dni.stretch import READ_AHEAD_STRETCH
-from sglm.dni.synthesizer import build_synthesizer
+from sglm.dni.synthesizer import build_synthesizer, hidden_units
 from sglm.errors import ConfigError
 from sglm.model.language_model import DropoutRates, LSTMLanguageModel, ModelShape
 from sglm.optim.optimizer import make_optimizer
@@ -99,6 +100,19 @@ def _check_lanes(batch: int, ranks: Ranks) -> None:
         )
 
 
+def _check_reading(config: Config, lane_length: int) -> None:
+    settings = config.synthesizer
+    if config.schedule.mode == "real" or settings.kind != "adjoint":
+        return
+    reads = settings.every * config.train.window + settings.reach
+    if reads > lane_length:
+        raise ConfigError(
+            f"synthesizer.every = {settings.every} windows of {config.train.window} and"
+            f" synthesizer.reach = {settings.reach} are {reads:,} tokens, but a lane of the text"
+            f" has {lane_length:,}; lower them, or train.batch"
+        )
+
+
 def build_window_pass(
     config: Config, model: LSTMLanguageModel, keeps_features: bool = False
 ) -> RunsWindow:
@@ -136,6 +150,8 @@ def token_counts(store: TokenStore) -> npt.NDArray[np.int64]:
 def stretch_windows(config: Config) -> int:
     """Windows of a stretch: 1 where nothing is read ahead."""
     settings = config.synthesizer
+    if settings.kind == "adjoint":
+        return settings.every
     return READ_AHEAD_STRETCH if settings.kind == "lookahead" or settings.teach_every else 1
 
 
@@ -144,6 +160,8 @@ def lookahead_steps(config: Config) -> int | None:
     settings = config.synthesizer
     if config.schedule.mode == "real":
         return None
+    if settings.kind == "adjoint":
+        return settings.reach
     reads = [settings.lookahead] if settings.kind == "lookahead" else []
     reads += [settings.teach_horizon] if settings.teach_every else []
     return max(reads, default=None)
@@ -152,7 +170,7 @@ def lookahead_steps(config: Config) -> int | None:
 def build_estimator(
     config: Config, model: LSTMLanguageModel, *, learned: type[LearnedEstimator] = LearnedEstimator
 ) -> StateGradientEstimator:
-    """A synthesizer; or plain truncation where no cycle is synthetic.
+    """What the configuration asks for; plain truncation where no cycle is synthetic.
 
     Args:
         config, model: for whose states.
@@ -161,17 +179,30 @@ def build_estimator(
     if config.schedule.mode == "real":
         return PlainTruncation()
     settings, device = config.synthesizer, model.embedding.device
-    # Forked, so that the model's dropout draws the same masks with and without a synthesizer.
-    with torch.random.fork_rng(devices=[]):
-        synthesizer = build_synthesizer(settings, model.shape)
+    factor = None if settings.factor == "calibrated" else settings.factor
     noise = None
     if settings.inject == "noise":
         # Other numbers than the weights were drawn from.
         noise = torch.Generator(device).manual_seed(config.train.seed + 1)
+    if settings.kind == "adjoint":
+        return AdjointEstimator(
+            model,
+            stretch=settings.every,
+            learning_rate=settings.learning_rate,
+            factor=factor,
+            trust_bound=settings.trust_bound,
+            activation=config.regularizer.activation,
+            hidden=hidden_units(settings),
+            noise=noise,
+            ranks=model.ranks,
+        )
+    # Forked, so that the model's dropout draws the same masks with and without a synthesizer.
+    with torch.random.fork_rng(devices=[]):
+        synthesizer = build_synthesizer(settings, model.shape)
     return learned(
         synthesizer.to(device),
         learning_rate=settings.learning_rate,
-        factor=None if settings.factor == "calibrated" else settings.factor,
+        factor=factor,
         trust_bound=settings.trust_bound,
         stretch=stretch_windows(config),
         lookahead=settings.lookahead,
@@ -203,6 +234,7 @@ def build_batcher(config: Config, store: TokenStore, *, ranks: Ranks = ALONE) ->
     lengths = None
     if train.random_window is not None:
         lengths = draw_lengths(len(ids_N) // train.batch, train.random_window, train.seed)
+    _check_reading(config, len(ids_N) // train.batch)
     return Batcher(
         ids_N,
         batch=train.batch,

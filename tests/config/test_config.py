@@ -197,6 +197,18 @@ def test_what_learns_from_window_to_window_cannot_be_taught(other: str) -> None:
         load_config("tiny", [other, "synthesizer.teach_every=2"])
 
 
+@pytest.mark.parametrize("other", ["synthesizer.auxiliary=true", "synthesizer.teach_every=2"])
+def test_an_adjoint_has_one_way_to_learn(other: str) -> None:
+    with pytest.raises(ConfigError, match=f"leave out {other.partition('.')[2].partition('=')[0]}"):
+        load_config("tiny", ["synthesizer.kind=adjoint", other])
+
+
+@pytest.mark.parametrize("key", ["every", "reach"])
+def test_an_adjoint_reads_something_each_time(key: str) -> None:
+    with pytest.raises(ConfigError, match=f"synthesizer.{key} = 0: .*greater than 0"):
+        load_config("tiny", ["synthesizer.kind=adjoint", f"synthesizer.{key}=0"])
+
+
 def test_a_wrong_factor_is_explained_without_the_library_s_inner_names() -> None:
     with pytest.raises(ConfigError) as caught:
         load_config("tiny", ["synthesizer.factor=twice"])

@@ -103,6 +103,12 @@ KINDS: dict[str, Sections] = {
     "lookahead": {"synthesizer": {**LOOKAHEAD, "auxiliary": True}},
     # The windows have five steps.
     "side by side": {"synthesizer": {**LOOKAHEAD, "lookahead": 4, "inject": "noise"}},
+    # Six features are too few for twice the vocabulary: q learns; eight are enough, it is exact.
+    "adjoint": {
+        "synthesizer": {"kind": "adjoint", "every": 3, "reach": 7},
+        "model": {"hidden": 6},
+    },
+    "adjoint noise": {"synthesizer": {"kind": "adjoint", "inject": "noise"}},
     "taught": {"synthesizer": {**LOOKAHEAD, "teach_every": 2, "teach_horizon": 9}},
     "taught-mlp": {"synthesizer": {"kind": "mlp", "teach_every": 1, "teach_horizon": 9}},
     "noise": {"synthesizer": {**LOOKAHEAD, "inject": "noise"}},
@@ -340,3 +346,12 @@ def test_numbers_too_small_to_matter_are_zero_while_training_and_only_then(
     run(tiny_config(), word_store, tmp_path / "run", stop_signal=look)
     assert seen == {True}
     assert (small * 1e-10 > 0).all()
+
+
+def test_an_adjoint_that_would_read_more_than_the_text_is_refused(
+    tiny_config: MakeConfig, word_store: TokenStore, tmp_path: Path
+) -> None:
+    config = tiny_config(synthesizer={"kind": "adjoint", "every": 10_000})
+    with pytest.raises(ConfigError, match=r"synthesizer\.every = 10000 .* lower them"):
+        run(config, word_store, tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -8,6 +8,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from sglm.optim.precision import precision_of
 from sglm.optim.schedule import Mode
+from sglm.train.step import train_step
+from tests.dni.test_adjoint import INJECT, PROBE, with_adjoint
+from tests.dni.test_estimator import batcher as small_batcher
 from tests.dni.test_lookahead_steps import EPOCH, batcher, lookahead_learner, loud
 from tests.train.test_step import REAL, SYNTHETIC, make_learner, take_step
 
@@ -44,6 +47,18 @@ def test_a_step_waits_for_nothing(mode: Mode, precision: str) -> None:
             for step in range(EPOCH):  # probes, whole stretches and a short one
                 take_step(learner, batcher().at(step), plan, step, teach_every=teach_every)
         assert waits.asked == []
+
+
+@pytest.mark.parametrize("exact", [False, True])
+@pytest.mark.parametrize("every", [1, 2])
+def test_nor_does_one_with_an_adjoint(every: int, exact: bool) -> None:
+    learner = with_adjoint(exact=exact, stretch=every, factor=None, trust_bound=True)
+    text = small_batcher(stretch=every)
+    with Waits() as waits:
+        for step in range(5):
+            decision = PROBE if step % 2 == 0 else INJECT
+            train_step(learner, text.at(step), decision, learning_rate=1e-2)
+    assert waits.asked == []
 
 
 @pytest.mark.parametrize("noise", [False, True])

@@ -28,6 +28,10 @@ COMMON = [
 CASES = {
     "lookahead": ["--set", "synthesizer.kind=lookahead"],
     "side by side": ["--set", "synthesizer.lookahead=4"],
+    "adjoint": [
+        *("--set", "synthesizer.kind=adjoint", "--set", "synthesizer.every=2"),
+        *("--set", "synthesizer.factor=0.5", "--set", "model.hidden=6"),  # few enough for q
+    ],
     "taught": ["--set", "synthesizer.teach_every=1"],
     "recurrent noise": [
         *("--set", "synthesizer.kind=recurrent", "--set", "synthesizer.inject=noise"),
@@ -91,7 +95,7 @@ def test_two_processes_give_the_losses_of_one(
     assert len(list((tmp_path / "2" / "tensorboard").iterdir())) == 1
 
 
-@pytest.mark.parametrize("case", ["lookahead", "side by side"])
+@pytest.mark.parametrize("case", ["lookahead", "side by side", "adjoint"])
 def test_stopped_and_continued_by_another_number_of_processes(
     word_store: TokenStore, tmp_path: Path, case: str
 ) -> None:

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from sglm.config import Config
+from sglm.dni.adjoint import adjoint_floats, adjoint_parameters
 from sglm.dni.stretch import READ_AHEAD_STRETCH, stretch_floats
 from sglm.dni.synthesizer import GRU_PREDICTS, parameter_count, recurrent_state_floats
 from sglm.dni.teaching import regression_floats
@@ -28,7 +29,7 @@ from sglm.runtime.memory_basis import FLOAT_BYTES, MemoryBasis
 from sglm.scoring.predictor import NetworkPredictor, reading_floats
 from sglm.scoring.stream import CHUNK_STEPS, stream_nll
 from sglm.text.batcher import Batcher
-from sglm.train.build import COUNTED_AT_ONCE, lookahead_steps
+from sglm.train.build import COUNTED_AT_ONCE, lookahead_steps, stretch_windows
 from sglm.train.truncation import part_steps
 
 # Memory that was freed does not always fit what is asked for next: the share of what is held that
@@ -115,6 +116,9 @@ def _lasting(config: Config, shape: ModelShape, basis: MemoryBasis) -> tuple[flo
     model, state = (2 + moments) * shape.parameters, basis.lanes * shape.state_size
     if config.schedule.mode == "real":
         return model + state, state
+    if settings.kind == "adjoint":
+        kept, _ = adjoint_floats(settings, shape, basis, window=config.train.window)
+        return model + 4 * adjoint_parameters(settings, shape) + state + kept, state + kept
     features, stretch = _stretch(config, shape, basis)
     recurrent = recurrent_state_floats(settings, shape, basis)
     synthesizer = 4 * parameter_count(settings, shape)
@@ -134,6 +138,10 @@ def _situations(
     settings = config.synthesizer
     if config.schedule.mode == "real":
         return situations
+    if settings.kind == "adjoint":
+        # It reads while the forward pass still waits.
+        _, reading = adjoint_floats(settings, shape, basis, window=config.train.window)
+        return situations | {"reading": situations["forward"] + reading}
     # What is injected is predicted while the forward pass still waits.
     situations["forward"] += GRU_PREDICTS * recurrent_state_floats(settings, shape, basis)
     boundaries = 1 if lookahead_steps(config) is None else READ_AHEAD_STRETCH
@@ -235,12 +243,17 @@ def loaded_bytes(config: Config, precision: str = "fp32") -> int:
     learner = build_learner(
         miniature, np.ones(32, dtype=np.int64), precision_of(precision, torch.device("cpu"))
     )
-    rule, stretch = build_decision_rule(miniature), READ_AHEAD_STRETCH
+    rule = build_decision_rule(miniature)
     plan = StepPlan(lr_factor=1.0, mode=Mode.REAL, cycle=0)
     batcher = Batcher(
-        ids_N, batch=2, window=2, eos_id=0, stretch=stretch, lookahead=lookahead_steps(config)
+        ids_N,
+        batch=2,
+        window=2,
+        eos_id=0,
+        stretch=stretch_windows(miniature),
+        lookahead=lookahead_steps(miniature),
     )
-    for step in range(stretch + 1):
+    for step in range(READ_AHEAD_STRETCH + 1):
         window = batcher.at(step)
         decision = rule.decide(step, plan, window)
         train_step(learner, window, decision, learning_rate=learner.rate(plan))

@@ -9,11 +9,13 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from sglm.config import Config
+from sglm.dni.adjoint import AdjointEstimator, adjoint_floats
 from sglm.dni.learned import LearnedEstimator
 from sglm.dni.synthesizer import parameter_count
 from sglm.model import linear, softmax_loss
 from sglm.optim.precision import precision_of
 from sglm.optim.schedule import Mode
+from sglm.runtime.memory_basis import MemoryBasis
 from sglm.runtime.ranks import ALONE, Ranks
 from sglm.text.batcher import Batcher
 from sglm.train.build import build_learner, lookahead_steps, model_shape, stretch_windows
@@ -90,6 +92,60 @@ def test_what_lasts_is_what_the_learner_holds(
     assert plan(config).lasting == sum(4 * each.numel() for each in held)
     built = sum(each.numel() for each in estimator.synthesizer.parameters())
     assert parameter_count(config.synthesizer, model_shape(config, 50)) == built
+
+
+@pytest.mark.parametrize("hidden", [16, 32])  # q, or the true residual
+def test_what_lasts_with_an_adjoint(hidden: int, tiny_config: Callable[..., Config]) -> None:
+    settings = {"kind": "adjoint", "every": 2, "reach": 7, "factor": 1.0}
+    config = tiny_config(synthesizer=settings, model={"hidden": hidden})
+    learner = build_learner(config, np.ones(50, dtype=np.int64), precision_of("fp32", CPU))
+    batcher = make_batcher(config)
+    for step in range(3):
+        decision = WindowDecision(mode=Mode.SYNTHETIC, probe=step < 2, inject=step == 2)
+        train_step(learner, batcher.at(step), decision, learning_rate=1e-2)
+    estimator = learner.estimator
+    assert isinstance(estimator, AdjointEstimator)
+    assert estimator._gradients_PBS is not None
+    held = [*learner.state.hidden, *learner.state.cell, estimator._gradients_PBS]
+    pairs: list[tuple[torch.nn.Module, torch.optim.Optimizer]]
+    pairs = [(learner.model, learner.optimizer)]
+    if estimator.expected_row is not None:
+        pairs.append((estimator.expected_row, estimator.optimizer))
+    assert len(pairs) == (2 if hidden == 16 else 1)
+    for module, optimizer in pairs:
+        for parameter in module.parameters():
+            assert parameter.grad is not None
+            held += [parameter, parameter.grad]
+            held += [each for each in optimizer.state[parameter].values() if each.dim() > 0]
+    assert plan(config).lasting == sum(4 * each.numel() for each in held)
+
+
+@pytest.mark.parametrize(("every", "reach"), [(1, 15), (4, 15), (1, 60)])
+def test_what_a_reading_allocates_was_predicted(
+    every: int, reach: int, tiny_config: Callable[..., Config]
+) -> None:
+    settings = {"kind": "adjoint", "every": every, "reach": reach}
+    config = tiny_config(
+        train={"batch": 16, "window": 35},
+        model={"hidden": 128, "layers": 2},
+        synthesizer=settings,
+    )
+    learner = build_learner(config, np.ones(6000, dtype=np.int64), precision_of("fp32", CPU))
+    estimator, batcher = learner.estimator, make_batcher(config, tokens=40_000)
+    for step in range(2):  # kernels are made at the first call
+        decision = WindowDecision(mode=Mode.SYNTHETIC, inject=True)
+        train_step(learner, batcher.at(step * every), decision, learning_rate=0.0)
+    state = learner.state
+
+    def run() -> object:
+        estimator._gradients_PBS = None  # type: ignore[attr-defined]
+        return estimator.estimate(state)
+
+    basis = MemoryBasis(16, True, 1.0)
+    shape = model_shape(config, 6000)
+    kept, reading = adjoint_floats(config.synthesizer, shape, basis, window=35)
+    # As for a pass.
+    assert allocated(run) == pytest.approx(4 * (kept + reading), rel=0.25)
 
 
 def test_real_gradients_alone_need_no_synthesizer(tiny_config: Callable[..., Config]) -> None:

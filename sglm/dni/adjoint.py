@@ -1,0 +1,322 @@
+"""The adjoint estimator: the coming text through the model's own LSTM, and back, without a softmax.
+
+The gradient of the future's nats in a state is what the chain rule makes of ∂(nats)/∂h at every
+coming step, h being the feature before the softmax. The way back is the LSTM's own and known; so is
+half of what is sent back along it: for softmax and cross-entropy ∂(nats)/∂h = Wᵀ·p(h) − W[y]. Only
+the *expected row* Wᵀ·p(h) costs a softmax. A small network q learns it from what the training's own
+loss has computed anyway, ∂(nats)/∂h + W[y]. So the state gradient is predicted by one pass through
+the LSTM and one back, and nothing is bootstrapped: its targets contain no prediction of its own.
+
+Shapes: C steps of coming text, T of a window, B lanes, H features, V vocabulary, S coordinates of a
+lane's state, P boundaries.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sglm.config import SynthesizerConfig
+from sglm.dni.estimator import EstimatorStatus, FeatureGradient, Observation, StretchBeginning
+from sglm.dni.expected_row import ExpectedRow, residual_is_cheap, softmax_residual
+from sglm.dni.injection import Injection
+from sglm.dni.stretch import every_lane, own_lanes
+from sglm.dni.synthesizer import hidden_units
+from sglm.dni.trust import Agreement, Trust, agreement
+from sglm.model.language_model import (
+    DropoutRates,
+    LSTMLanguageModel,
+    ModelShape,
+    activation_floats,
+    without_dropout,
+)
+from sglm.model.lstm_layer import layer_backward_floats
+from sglm.model.state import LSTMState
+from sglm.optim.optimizer import step_where_finite
+from sglm.runtime.memory_basis import MemoryBasis
+from sglm.runtime.ranks import ALONE, Ranks
+from sglm.text.batcher import ComingText
+
+# `(outputs_CBH, targets_CB) -> (C, B, H)`: what the nats send back to each output.
+Residual = Callable[[Tensor, Tensor], Tensor]
+
+
+def adjoint_gradients(
+    model: LSTMLanguageModel,
+    state: LSTMState,
+    coming: ComingText,
+    *,
+    window: int,
+    boundaries: int,
+    residual: Residual,
+) -> Tensor:
+    """State gradients at successive boundaries, by one pass through the LSTM and one back.
+
+    Args:
+        model: its weights of now; it draws no masks.
+        state: at the first boundary.
+        coming: the text from there on; all of it is read.
+        window: T, the distance of the boundaries.
+        boundaries: P; the text must reach beyond the last one.
+        residual: see `Residual`; with the true one the gradients are those of the nats.
+
+    Returns:
+        `(P, B, S)`, packed, in nats; constants.
+    """
+    cuts = [window] * (boundaries - 1)
+    cuts.append(len(coming.inputs_CB) - sum(cuts))
+    states, outputs = [state.as_leaf()], []
+    with torch.enable_grad(), without_dropout(model):
+        embedded_CBE = F.embedding(coming.inputs_CB, model.embedding.detach())
+        for piece_TBE in torch.split(embedded_CBE, cuts):
+            piece_TBH, outgoing = model.outputs(piece_TBE, states[-1])
+            outputs.append(piece_TBH)
+            states.append(outgoing)
+    residual_CBH = residual(torch.cat(outputs).detach(), coming.targets_CB)
+    parts = [part for each in states[:-1] for part in (*each.hidden, *each.cell)]
+    sent_back = torch.split(residual_CBH.to(outputs[0].dtype), cuts)
+    gradients = torch.autograd.grad(outputs, parts, sent_back)
+    return torch.stack(
+        [
+            torch.cat(gradients[first : first + len(parts) // boundaries], dim=1)
+            for first in range(0, len(parts), len(parts) // boundaries)
+        ]
+    )
+
+
+class AdjointEstimator:
+    """Injects the adjoint of the coming text, read now and then.
+
+    It reads where the first estimate of a stretch is asked for, from the window's own outgoing
+    state on, and keeps the gradients of the stretch's further boundaries, which age until they are
+    injected. With stretches of one window nothing ages, and only the lookahead is read. Where
+    nothing is injected nothing is read, but for probes: they read the window that they measure.
+
+    It injects nothing until q is better than the mean of its targets (`ExpectedRow.is_better`), and
+    its reading draws no random number: dropout stays away from it.
+
+    Args:
+        model: of language; read with its weights of the moment.
+        stretch: windows from reading to reading; the batcher must show the text of as many and what
+            is to be read beyond them.
+        learning_rate: of q's own Adam.
+        factor: multiplies what is injected; None calibrates itself on probes (`Trust.factor`),
+            where prediction and observation both reach over one window.
+        trust_bound: cap each lane's gradient (`Trust.longest`).
+        activation: α of the activation penalty, added to the true residual; what q learns from
+            contains it anyway. (The temporal penalty is left out by both.)
+        exact: compute the softmax's residual instead of predicting it, without q; None: where the
+            vocabulary is so small that it costs no more (`residual_is_cheap`).
+        hidden: units of q's hidden layer.
+        noise: inject random directions of the gradient's length, drawn from here (a control).
+        ranks: the processes that share the lanes.
+    """
+
+    def __init__(
+        self,
+        model: LSTMLanguageModel,
+        *,
+        stretch: int = 1,
+        learning_rate: float = 2e-3,
+        factor: float | None = None,
+        trust_bound: bool = True,
+        activation: float = 0.0,
+        exact: bool | None = None,
+        hidden: int = 128,
+        noise: torch.Generator | None = None,
+        ranks: Ranks = ALONE,
+    ) -> None:
+        weight = model.embedding
+        self.model = model
+        self.stretch = stretch
+        self.activation = activation
+        self.ranks = ranks
+        self.trust = Trust(model.shape.state_size, device=weight.device, ranks=ranks)
+        self.injection = Injection(
+            self.trust, factor=factor, bounded=trust_bound, noise=noise, ranks=ranks
+        )
+        self.expected_row: ExpectedRow | None = None
+        if not (residual_is_cheap(model.shape) if exact is None else exact):
+            # Forked, so that the model's dropout draws the same masks with and without it.
+            with torch.random.fork_rng(devices=[]):
+                self.expected_row = ExpectedRow(model.shape.widths[-1], hidden).to(weight)
+            parameters = self.expected_row.parameters()
+            self.optimizer = torch.optim.Adam(parameters, lr=learning_rate, fused=True)
+        self.window = 0
+        self.index = 0
+        self._coming: ComingText | None = None
+        self._incoming: LSTMState | None = None
+        self._read_at = 0
+        self._gradients_PBS: Tensor | None = None
+
+    @property
+    def wants_feature_gradients(self) -> bool:
+        """What q learns from."""
+        return self.expected_row is not None
+
+    @property
+    def factor(self) -> Tensor:
+        """What multiplies the gradients, given or calibrated; zero until q predicts something."""
+        factor, q = self.injection.factor, self.expected_row
+        return factor if q is None else factor * q.is_better
+
+    def begin_text(self) -> None:
+        """Nothing is remembered of lanes."""
+
+    def begin_stretch(self, beginning: StretchBeginning, *, teach: bool) -> None:
+        """Takes in the text; it is read when an estimate is asked for."""
+        self._coming, self.window = beginning.coming, beginning.window
+        self.index, self._gradients_PBS = 0, None
+
+    def enter_window(self, incoming: LSTMState) -> None:
+        """Moves on to the window's end."""
+        self._incoming = incoming.detach()
+        self.index += 1
+
+    def estimate(self, outgoing: LSTMState) -> Tensor:
+        """The gradient of what was read at that boundary, bounded, times the factor; or noise."""
+        if self._gradients_PBS is None:
+            self._read_at = self.index
+            self._gradients_PBS = self._read(
+                outgoing.detach(),
+                self._text(self.index, None),
+                boundaries=self.stretch - self.index + 1,
+            )
+        in_units_BS = self._gradients_PBS[self.index - self._read_at] / self.trust.unit
+        injected_BS = self.injection.inject(in_units_BS, count_cuts=True)
+        q = self.expected_row
+        return injected_BS if q is None else injected_BS * q.is_better
+
+    def end_window(self, observation: Observation) -> Agreement | None:
+        """Measures on a probe; then q learns from the window's features."""
+        on_probe = self._measure(observation) if observation.probe else None
+        if self.expected_row is not None and observation.features is not None:
+            self._learn(self.expected_row, observation.features)
+        return on_probe
+
+    def status(self) -> EstimatorStatus:
+        """For logs; waits for the device."""
+        factor, q = float(self.factor), self.expected_row
+        return EstimatorStatus(
+            factor=factor,
+            is_calibrated=self.injection.fixed_factor is None,
+            explained=self.trust.explained(factor),
+            probes=int(self.trust.count),
+            capped=float(self.injection.capped) if self.injection.bounded else None,
+            echo=0.0,  # no target contains a prediction
+            is_finite=q is None or all(bool(p.isfinite().all()) for p in q.parameters()),
+        )
+
+    def residual(self, outputs_CBH: Tensor, targets_CB: Tensor) -> Tensor:
+        """What the nats send back to each output: predicted, or the true one."""
+        if self.expected_row is None:
+            residual_CBH = softmax_residual(self.model, outputs_CBH, targets_CB)
+            # Of α·mean(h²) for each token (`sglm.kernels.dropout`).
+            return residual_CBH + 2 * self.activation / outputs_CBH.shape[-1] * outputs_CBH
+        with torch.no_grad():
+            rows_CBH = F.embedding(targets_CB, self.model.output_weight)
+            expected_CBH: Tensor = self.expected_row(outputs_CBH)
+            return expected_CBH - rows_CBH
+
+    def _text(self, first: int, last: int | None) -> ComingText:
+        """From one of the stretch's boundaries to another, or as far as it is shown."""
+        assert self._coming is not None, "no stretch has begun: the batcher must look ahead"
+        end = None if last is None else last * self.window
+        return ComingText(*(ids_CB[first * self.window : end] for ids_CB in self._coming))
+
+    def _read(self, state: LSTMState, text: ComingText, *, boundaries: int) -> Tensor:
+        """Gradients at so many boundaries; zero where no text follows."""
+        with_text = min(boundaries, -(-len(text.inputs_CB) // self.window))
+        packed_BS = state.packed()
+        gradients_PBS = packed_BS.new_zeros(boundaries, *packed_BS.shape)
+        if with_text > 0:
+            gradients_PBS[:with_text] = adjoint_gradients(
+                self.model,
+                state,
+                text,
+                window=self.window,
+                boundaries=with_text,
+                residual=self.residual,
+            )
+        return gradients_PBS
+
+    def _measure(self, observation: Observation) -> Agreement:
+        """Of a window that nothing was injected into, its own text alone is read for comparison."""
+        assert self._incoming is not None, "enter_window comes before end_window"
+        text = self._text(self.index - 1, self.index)
+        (predicted_BS,) = self._read(self._incoming, text, boundaries=1)
+        observed_BS = observation.gradient_BS
+        self.trust.observe(self.injection.bound(predicted_BS), observed_BS)
+        return agreement(predicted_BS, observed_BS, self.ranks)
+
+    def _learn(self, q: ExpectedRow, features: FeatureGradient) -> None:
+        """One step of q towards the rows that the softmax has expected."""
+        rows_TBH = F.embedding(features.targets_TB, self.model.output_weight.detach())
+        features_NH = features.features_TBH.flatten(0, 1).to(q.unit)
+        expected_NH = (features.gradient_TBH + rows_TBH).flatten(0, 1).to(q.unit)
+        finite = q.observe(features_NH, expected_NH, self.ranks)
+        self.optimizer.zero_grad(set_to_none=True)
+        q.loss(features_NH, expected_NH).backward()  # type: ignore[no-untyped-call]
+        self.ranks.average([p.grad for p in q.parameters() if p.grad is not None])
+        step_where_finite(self.optimizer, finite)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that steps change, of all ranks' lanes; to be called by all of them.
+
+        The gradients are saved: they cannot be read again once the weights have moved.
+        """
+        coming = [] if self._coming is None else [self.ranks.gather(x, dim=1) for x in self._coming]
+        q = self.expected_row
+        return {
+            "expected_row": None if q is None else q.state_dict(),
+            "optimizer": None if q is None else self.optimizer.state_dict(),
+            "trust": self.trust.state_dict(),
+            "injection": self.injection.state_dict(),
+            "window": self.window,
+            "index": self.index,
+            "read_at": self._read_at,
+            "coming": coming,
+            "gradients": every_lane(self.ranks, self._gradients_PBS, dim=1),
+        }
+
+    def load_state_dict(self, tree: dict[str, Any]) -> None:
+        """Puts back what `state_dict` gave, as far as it is this rank's."""
+        device = self.model.embedding.device
+        if self.expected_row is not None:
+            self.expected_row.load_state_dict(tree["expected_row"])
+            self.optimizer.load_state_dict(tree["optimizer"])
+        self.trust.load_state_dict(tree["trust"])
+        self.injection.load_state_dict(tree["injection"])
+        self.window, self.index, self._read_at = tree["window"], tree["index"], tree["read_at"]
+        coming = [own_lanes(self.ranks, ids_CB, device, dim=1) for ids_CB in tree["coming"]]
+        self._coming = ComingText(*coming) if coming else None
+        self._gradients_PBS = own_lanes(self.ranks, tree["gradients"], device, dim=1)
+
+
+def adjoint_parameters(settings: SynthesizerConfig, shape: ModelShape) -> int:
+    """Weights of q, where there is one."""
+    if residual_is_cheap(shape):
+        return 0
+    with torch.device("meta"):
+        q = ExpectedRow(shape.widths[-1], hidden_units(settings))
+    return sum(parameter.numel() for parameter in q.parameters())
+
+
+def adjoint_floats(
+    settings: SynthesizerConfig, shape: ModelShape, basis: MemoryBasis, *, window: int
+) -> tuple[float, float]:
+    """What an adjoint keeps from one reading to the next, and what it needs while it reads.
+
+    Args:
+        settings, shape: of the estimator and the model.
+        basis: for which lanes, where.
+        window: T.
+    """
+    steps, last = (settings.every - 1) * window + settings.reach, shape.widths[-1]
+    read = activation_floats(shape, DropoutRates(), basis, steps=steps, calls=1, random=False)
+    # Outputs end to end, expected rows, residuals.
+    read += 3 * basis.lanes * steps * last
+    read += layer_backward_floats(shape.input_widths[-1], last, basis, steps=steps)
+    return settings.every * basis.lanes * shape.state_size, read

@@ -1,0 +1,122 @@
+"""The row that a softmax expects, Wᵀ·softmax(Wh + b): from the softmax, or predicted without it.
+
+Shapes: C steps of coming text, B lanes, H features, N = T·B tokens of a window, V vocabulary.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sglm.dni.synthesizer import zero_linear
+from sglm.model.language_model import LSTMLanguageModel, ModelShape
+from sglm.runtime.ranks import Ranks
+
+_ROW_MEAN_OVER = 10  # windows; rows of frequent words move fast
+_ERROR_MEAN_OVER = 100  # windows
+_SMALLEST = 1e-12  # keeps the unit of constant targets above zero
+_LOGIT_ENTRIES = 2**20  # 4 MB in float32
+
+
+class ExpectedRow(nn.Module):
+    """q: from a feature to the row that the softmax expects, Wᵀ·softmax(Wh + b): `(…, H)` to same.
+
+    A linear map and one hidden layer beside it, in the targets' own unit, about their running mean,
+    which is what it returns until it has learned something.
+
+    Attributes:
+        mean_H: running mean of the targets.
+        unit: root mean square of what differs from that.
+        error, mean_error: running means of the squared error of q, and of the mean alone, on
+            windows that neither had seen; both 0 before the second window: q is not better then.
+    """
+
+    def __init__(self, size: int, hidden: int = 128) -> None:
+        super().__init__()
+        self.linear = zero_linear(size, size)
+        self.hidden = nn.Linear(size, hidden)
+        self.last = zero_linear(hidden, size)
+        for name, value in (
+            ("mean_H", torch.zeros(size)),
+            ("unit", torch.ones(())),
+            ("error", torch.zeros(())),
+            ("mean_error", torch.zeros(())),
+            ("windows", torch.zeros(())),
+        ):
+            self.register_buffer(name, value)
+
+    mean_H: Tensor
+    unit: Tensor
+    error: Tensor
+    mean_error: Tensor
+    windows: Tensor
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.mean_H + self.unit * self.in_units(features)
+
+    def in_units(self, features: Tensor) -> Tensor:
+        """What differs from the mean, in units."""
+        features = features.to(self.mean_H.dtype)
+        predicted: Tensor = self.linear(features) + self.last(self.hidden(features).tanh())
+        return predicted
+
+    def loss(self, features_NH: Tensor, expected_NH: Tensor) -> Tensor:
+        """Mean squared error in units, to be differentiated: a scalar."""
+        return F.mse_loss(self.in_units(features_NH), (expected_NH - self.mean_H) / self.unit)
+
+    @property
+    def is_better(self) -> Tensor:
+        """Whether it predicts better than the mean does, on windows it had not learned from."""
+        return self.error < self.mean_error
+
+    @torch.no_grad()
+    def observe(self, features_NH: Tensor, expected_NH: Tensor, ranks: Ranks) -> Tensor:
+        """Takes in a window's targets, before q learns from them.
+
+        Returns:
+            Whether all of them were finite; else nothing is changed.
+        """
+        errors = torch.stack(
+            (
+                (self(features_NH) - expected_NH).square().mean(),
+                (self.mean_H - expected_NH).square().mean(),
+            )
+        )
+        newest = torch.cat((errors, expected_NH.mean(0)))
+        ranks.average([newest])
+        finite = newest.isfinite().all()
+        (error, mean_error), mean_H = newest[:2], newest[2:]
+        first = self.windows == 0  # nothing was predicted: the mean was zero
+        self.windows += finite
+        weight = finite / self.windows.clamp(1, _ERROR_MEAN_OVER)
+        counts = finite & ~first
+        for kept, new in ((self.error, error), (self.mean_error, mean_error)):
+            kept.copy_(torch.where(counts, kept + weight * (new - kept), kept))
+        weight = finite / self.windows.clamp(1, _ROW_MEAN_OVER)
+        moved_H = self.mean_H + weight * (mean_H - self.mean_H)
+        self.mean_H.copy_(moved_H.where(finite, self.mean_H))
+        spread = (self.mean_H - expected_NH).square().mean()[None]
+        ranks.average([spread])
+        weight = finite / self.windows.clamp(1, _ERROR_MEAN_OVER)
+        square = self.unit.square() + weight * (spread[0] - self.unit.square())
+        self.unit.copy_(square.clamp_min(_SMALLEST).sqrt().where(finite, self.unit))
+        return finite
+
+
+@torch.no_grad()
+def softmax_residual(model: LSTMLanguageModel, outputs_CBH: Tensor, targets_CB: Tensor) -> Tensor:
+    """The true residual, Wᵀ·softmax(Wh + b) − W[y]; of logits a bounded number is held."""
+    weight_VH = model.output_weight
+    rows = max(1, _LOGIT_ENTRIES // len(weight_VH))
+    expected_NH = torch.cat(
+        [
+            model.logits(features_MH).to(weight_VH.dtype).softmax(-1) @ weight_VH
+            for features_MH in torch.split(outputs_CBH.flatten(0, 1), rows)
+        ]
+    )
+    return expected_NH.view_as(outputs_CBH) - F.embedding(targets_CB, weight_VH)
+
+
+def residual_is_cheap(shape: ModelShape) -> bool:
+    """Whether the true residual takes no more products than q does: V·H against H·(H + N) a token,
+    and q has to learn besides."""
+    return shape.vocab_size <= 2 * shape.widths[-1]

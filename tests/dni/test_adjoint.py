@@ -1,0 +1,353 @@
+"""The laws of the adjoint estimator, in float64 on tiny sizes; and that it learns."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from sglm.dni.adjoint import AdjointEstimator, adjoint_gradients
+from sglm.dni.estimator import StretchBeginning
+from sglm.dni.exact import future_gradients
+from sglm.dni.expected_row import ExpectedRow, softmax_residual
+from sglm.model.language_model import DropoutRates, LSTMLanguageModel, ModelShape
+from sglm.optim.schedule import Mode
+from sglm.runtime.ranks import ALONE
+from sglm.text.batcher import ComingText
+from sglm.train.learner import Learner, capture, restore
+from sglm.train.step import train_step
+from sglm.train.window_decision import WindowDecision
+from sglm.train.window_pass import WindowPass
+from tests.dni.test_estimator import INJECT, PLAIN, batcher
+from tests.train.test_step import B, T, V, all_equal, gradients, make_learner, weights
+
+PROBE = WindowDecision(mode=Mode.SYNTHETIC, probe=True)
+EVERY_DROPOUT = DropoutRates(input=0.2, between=0.2, output=0.2, embedding=0.2, weight=0.2)
+
+
+def a_model(*, layers: int = 1, tied: bool = True, words: int = V) -> LSTMLanguageModel:
+    torch.manual_seed(0)
+    shape = ModelShape(vocab_size=words, layers=layers, hidden=6, embedding=6, tied=tied)
+    model = LSTMLanguageModel(shape).double()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(3)  # predictions that differ from each other
+    return model
+
+
+def some_text(steps: int, lanes: int = B) -> ComingText:
+    ids = torch.randint(V, (steps + 1, lanes), generator=torch.Generator().manual_seed(4))
+    return ComingText(ids[:-1], ids[1:])
+
+
+def with_adjoint(dropout: DropoutRates | None = None, dtype: str = "fp64", **named: Any) -> Learner:
+    learner = make_learner(None, dropout, dtype)
+    named = {"factor": 1.0, "trust_bound": False, "exact": False} | named
+    estimator = AdjointEstimator(learner.model, **named)
+    learner.estimator = estimator
+    learner.window_pass = WindowPass(
+        learner.model, keeps_features=estimator.wants_feature_gradients
+    )
+    return learner
+
+
+def estimator_of(learner: Learner) -> AdjointEstimator:
+    assert isinstance(learner.estimator, AdjointEstimator)
+    return learner.estimator
+
+
+def q_of(learner: Learner) -> ExpectedRow:
+    q = estimator_of(learner).expected_row
+    assert q is not None
+    return q
+
+
+@pytest.mark.parametrize(("layers", "tied"), [(1, True), (2, True), (2, False)])
+def test_with_the_true_residual_it_is_the_exact_gradient(layers: int, tied: bool) -> None:
+    model, text, boundaries = a_model(layers=layers, tied=tied), some_text(4 * T + 1), 4
+    state = model.start_state(B)
+
+    def residual(outputs_CBH: Tensor, targets_CB: Tensor) -> Tensor:
+        return softmax_residual(model, outputs_CBH, targets_CB)
+
+    found_PBS = adjoint_gradients(
+        model, state, text, window=T, boundaries=boundaries, residual=residual
+    )
+    _, right_PBS = future_gradients(StretchBeginning(model, state, text, T), boundaries)
+    # float64: the same sums in another order
+    torch.testing.assert_close(found_PBS, right_PBS, rtol=1e-10, atol=1e-12)
+    assert right_PBS.abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("stretch", [1, 2, 3])
+@pytest.mark.parametrize("dropout", [None, EVERY_DROPOUT])
+def test_exactly_injected_windows_add_up_to_one(stretch: int, dropout: DropoutRates | None) -> None:
+    """For a model that does not move, in evaluation mode where it has dropout; plain truncation
+    does not have the law."""
+    count = 3
+
+    def total(learner: Learner, decision: WindowDecision) -> list[Tensor]:
+        text = batcher(stretch=stretch, epoch=count)
+        text.lookahead = count * T
+        learner.model.eval()
+        sums = None
+        for step in range(count):
+            window = text.at(step)
+            last = WindowDecision(mode=Mode.SYNTHETIC, probe=True)
+            train_step(learner, window, last if window.is_last else decision, learning_rate=0.0)
+            scaled = [g * window.targets_TB.numel() for g in gradients(learner)]
+            sums = scaled if sums is None else [a + b for a, b in zip(sums, scaled, strict=True)]
+        assert sums is not None
+        return sums
+
+    text = batcher(stretch=1, epoch=count)
+    parts = [text.at(step) for step in range(count)]
+    whole = parts[0]._replace(
+        inputs_TB=torch.cat([each.inputs_TB for each in parts]),
+        targets_TB=torch.cat([each.targets_TB for each in parts]),
+        coming=None,
+    )
+    learner = make_learner(None, dropout)
+    learner.model.eval()
+    train_step(learner, whole, PLAIN, learning_rate=0.0)
+    right = [g * whole.targets_TB.numel() for g in gradients(learner)]
+    found = total(with_adjoint(dropout, stretch=stretch, exact=True), INJECT)
+    for one, other in zip(found, right, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)  # float64: order of sums
+    truncated = total(with_adjoint(dropout, stretch=stretch, exact=True), PLAIN)
+    assert max((a - b).abs().max() for a, b in zip(truncated, right, strict=True)) > 1e-4
+
+
+def test_where_targets_are_the_models_own_draws_the_mean_is_zero() -> None:
+    """The score identity: E[∂ log p(y)/∂s] = 0 for y drawn from p. Not so for other text."""
+    lanes, steps = 4000, 3
+    model, generator = a_model(), torch.Generator().manual_seed(1)
+    state = model.start_state(lanes)
+    ids = [torch.zeros(lanes, dtype=torch.int64)]
+    running = state
+    with torch.no_grad():
+        for _ in range(steps):
+            features_TBH, running = model.features(ids[-1][None], running)
+            p_BV = model.logits(features_TBH[0]).softmax(-1)
+            ids.append(torch.multinomial(p_BV, 1, generator=generator)[:, 0])
+    drawn = ComingText(torch.stack(ids[:-1]), torch.stack(ids[1:]))
+    other = ComingText(drawn.inputs_CB, torch.ones_like(drawn.targets_CB))
+
+    def standard_errors(text: ComingText) -> float:
+        (gradient_BS,) = adjoint_gradients(
+            model,
+            state,
+            text,
+            window=steps,
+            boundaries=1,
+            residual=lambda outputs, targets: softmax_residual(model, outputs, targets),
+        )
+        error_S = gradient_BS.std(dim=0) / lanes**0.5
+        return float((gradient_BS.mean(dim=0) / error_S).abs().max())
+
+    assert standard_errors(drawn) < 4.5  # the largest of 12: by chance once in ten thousand
+    assert standard_errors(other) > 20
+
+
+def test_what_q_learns_from_is_the_expected_row() -> None:
+    """∂(nats)/∂h + W[y] = Wᵀ·softmax(Wh + b), with dropout, injected or not."""
+    seen: list[tuple[Tensor, Tensor]] = []
+    learner = with_adjoint(EVERY_DROPOUT)
+    q, model = q_of(learner), learner.model
+    observe = q.observe
+
+    def watched(features_NH: Tensor, expected_NH: Tensor, ranks: Any) -> Tensor:
+        right_NH = model.logits(features_NH).softmax(-1) @ model.output_weight
+        seen.append((expected_NH, right_NH.detach()))
+        return observe(features_NH, expected_NH, ranks)
+
+    q.observe = watched  # type: ignore[method-assign]
+    for step, decision in enumerate((PLAIN, INJECT)):
+        train_step(learner, batcher(stretch=1).at(step), decision, learning_rate=1e-2)
+    for expected_NH, right_NH in seen:
+        torch.testing.assert_close(expected_NH, right_NH, rtol=1e-10, atol=1e-12)  # order of sums
+    assert len(seen) == 2
+
+
+def test_while_it_injects_nothing_training_is_plain_truncation_bitwise() -> None:
+    """Its reading draws no masks, and its own weights no numbers."""
+    results = []
+    adjoint = with_adjoint(EVERY_DROPOUT, factor=0.0, stretch=2)
+    for learner in (make_learner(None, EVERY_DROPOUT), adjoint):
+        torch.manual_seed(9)
+        text = batcher(stretch=2)
+        for step in range(8):
+            window = text.at(step)
+            decision = PROBE if window.is_last else (INJECT, PROBE, PLAIN)[step % 3]
+            train_step(learner, window, decision, learning_rate=1e-2)
+        results.append(weights(learner.model))
+        assert learner.model.training
+    assert all_equal(*results)
+
+
+@pytest.mark.parametrize("learning_rate", [0.0, 5e-2])
+def test_nothing_is_injected_before_q_beats_the_mean_of_its_targets(learning_rate: float) -> None:
+    """On windows that it has not learned from; one that never learns is no better."""
+    learner, text = with_adjoint(learning_rate=learning_rate), batcher(stretch=1, epoch=20)
+    factors = []
+    for step in range(55):  # not to the end of a text
+        train_step(learner, text.at(step), PLAIN, learning_rate=0.0)
+        factors.append(float(estimator_of(learner).factor))
+    assert factors[0] == 0  # it has learned from all that there was
+    assert factors[-1] == (1 if learning_rate else 0)
+    injected_BS = estimator_of(learner).estimate(learner.state)
+    assert bool(injected_BS.abs().max() > 0) == bool(learning_rate)
+
+
+def test_it_comes_near_the_exact_gradient() -> None:
+    """With q learned, on text that it did not learn from; the bare target rows do not."""
+    learner = with_adjoint(learning_rate=2e-2, stretch=1, hidden=32)
+    model = learner.model
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(4)  # a softmax that depends on the feature
+    estimator, text = estimator_of(learner), batcher(stretch=1, epoch=200)
+    for step in range(400):
+        train_step(learner, text.at(step), PLAIN, learning_rate=0.0)
+    coming, state = some_text(4 * T), model.start_state(B)
+    _, right_PBS = future_gradients(StretchBeginning(model, state, coming, T), 1)
+
+    def unexplained(residual: Any) -> float:
+        found_PBS = adjoint_gradients(
+            model, state, coming, window=T, boundaries=1, residual=residual
+        )
+        return float((found_PBS - right_PBS).square().sum() / right_PBS.square().sum())
+
+    def target_rows(outputs_CBH: Tensor, targets_CB: Tensor) -> Tensor:
+        return -model.output_weight.detach()[targets_CB]
+
+    assert unexplained(estimator.residual) < 0.1
+    assert unexplained(target_rows) > 0.3
+
+
+def test_a_probe_compares_with_the_window_alone() -> None:
+    """With the true residual prediction and observation are the same, though more text is shown."""
+    learner = with_adjoint(exact=True, stretch=2, factor=None)
+    text = batcher(stretch=2)
+    for step in range(3):
+        result = train_step(learner, text.at(step), PROBE, learning_rate=1e-2)
+        assert result.agreement is not None
+        # The observed one is float32's sum in no case: float64, in another order
+        assert float(result.agreement.relative_mse) < 1e-20
+    assert estimator_of(learner).status().probes == 3
+    # One standard error is taken off; of nearly equal ones little
+    assert float(estimator_of(learner).factor) > 0.5
+
+
+def test_gradients_of_a_stretch_are_read_once_and_from_the_first_outgoing_state() -> None:
+    learner = with_adjoint(exact=True, stretch=3)
+    estimator, text = estimator_of(learner), batcher(stretch=3)
+    train_step(learner, text.at(0), INJECT, learning_rate=1e-2)
+    kept_PBS = estimator._gradients_PBS
+    assert kept_PBS is not None
+    assert len(kept_PBS) == 3  # boundaries 1 to 3
+    train_step(learner, text.at(1), INJECT, learning_rate=1e-2)
+    assert estimator._gradients_PBS is kept_PBS
+    # Where the first window was a probe, the reading begins at the second one's end.
+    learner = with_adjoint(exact=True, stretch=3)
+    train_step(learner, text.at(0), PROBE, learning_rate=1e-2)
+    assert estimator_of(learner)._gradients_PBS is None
+    train_step(learner, text.at(1), INJECT, learning_rate=1e-2)
+    later_PBS = estimator_of(learner)._gradients_PBS
+    assert later_PBS is not None
+    assert len(later_PBS) == 2
+
+
+def test_a_step_that_is_not_finite_teaches_nothing() -> None:
+    learner, text = with_adjoint(), batcher(stretch=1)
+    train_step(learner, text.at(0), PLAIN, learning_rate=1e-2)
+    before = capture(learner)["estimator"]["expected_row"]
+    before = {name: value.clone() for name, value in before.items()}
+    with torch.no_grad():
+        learner.model.softmax_bias[0] = float("nan")
+    result = train_step(learner, text.at(1), PROBE, learning_rate=1e-2)
+    assert not bool(result.taken)
+    after = q_of(learner).state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    assert estimator_of(learner).status().probes == 0
+
+
+@pytest.mark.parametrize("stop", [1, 2, 3])
+def test_it_goes_on_from_the_midst_of_a_stretch_bitwise(stop: int) -> None:
+    def run(learner: Learner, first: int, last: int) -> None:
+        for step in range(first, last):
+            decision = PROBE if step == 4 else INJECT
+            train_step(learner, batcher(stretch=3).at(step), decision, learning_rate=1e-2)
+
+    def fresh() -> Learner:
+        return with_adjoint(stretch=3, learning_rate=5e-2, factor=None)
+
+    whole = fresh()
+    run(whole, 0, 7)
+    first, second = fresh(), fresh()
+    run(first, 0, stop)
+    restore(second, capture(first))
+    run(second, stop, 7)
+    assert all_equal(weights(whole.model), weights(second.model))
+    assert all_equal(weights(q_of(whole)), weights(q_of(second)))
+
+
+def test_with_loss_scaling_q_learns_in_nats() -> None:
+    """fp16: what comes back is divided by the scale; eleven binary digits are left."""
+    rows = []
+    for dtype in ("fp16", "fp32"):
+        learner = with_adjoint(dtype=dtype)
+        train_step(learner, batcher(stretch=1).at(0), PLAIN, learning_rate=0.0)
+        rows.append(q_of(learner).mean_H)
+    torch.testing.assert_close(rows[0], rows[1], rtol=0.05, atol=1e-3)
+
+
+def test_expected_row_starts_as_the_mean_of_its_targets() -> None:
+    q = ExpectedRow(4, 3)
+    expected_NH = torch.randn(10, 4, generator=torch.Generator().manual_seed(0))
+    features_NH = torch.ones(10, 4)
+    assert bool(q.observe(features_NH, expected_NH, ALONE))
+    torch.testing.assert_close(q(features_NH[0]), expected_NH.mean(0))
+    assert not bool(q.is_better)
+
+
+def test_the_activation_penalty_is_part_of_the_true_residual() -> None:
+    """As it is of what q learns from: α·mean(h²) per token, times the tokens."""
+    learner = with_adjoint(exact=True, activation=2.0)
+    model, coming = learner.model, some_text(T)
+    leaf = model.start_state(B).as_leaf()
+    features_TBH, _ = model.features(coming.inputs_CB, leaf)
+    penalty = 2.0 * features_TBH.square().mean() * coming.targets_CB.numel()
+    (model.nll(features_TBH, coming.targets_CB) + penalty).backward()
+    (found_BS,) = adjoint_gradients(
+        model,
+        model.start_state(B),
+        coming,
+        window=T,
+        boundaries=1,
+        residual=estimator_of(learner).residual,
+    )
+    # float64: the same sums in another order
+    torch.testing.assert_close(found_BS, leaf.packed_gradient(), rtol=1e-10, atol=1e-12)
+
+
+def test_past_the_end_of_the_text_there_is_nothing() -> None:
+    """A reading for three boundaries where the text ends at the second."""
+    learner, text = with_adjoint(exact=True, stretch=3), batcher(stretch=3, epoch=2)
+    text.lookahead = 4 * T
+    train_step(learner, text.at(0), INJECT, learning_rate=0.0)
+    kept_PBS = estimator_of(learner)._gradients_PBS
+    assert kept_PBS is not None
+    assert [bool(each_BS.abs().max() > 0) for each_BS in kept_PBS] == [True, False, False]
+
+
+def test_noise_has_the_gradients_lengths() -> None:
+    injected = []
+    for noise in (None, torch.Generator().manual_seed(0)):
+        learner = with_adjoint(exact=True, noise=noise)
+        train_step(learner, batcher(stretch=1).at(0), PROBE, learning_rate=0.0)
+        train_step(learner, batcher(stretch=1).at(1), PLAIN, learning_rate=0.0)
+        injected.append(estimator_of(learner).estimate(learner.state))
+    one_BS, other_BS = injected
+    torch.testing.assert_close(one_BS.norm(dim=1), other_BS.norm(dim=1))  # float32's noise
+    assert not torch.allclose(one_BS, other_BS)
