@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from sglm.config import parse_config
 from sglm.dni.adjoint import AdjointEstimator, adjoint_gradients
 from sglm.dni.estimator import StretchBeginning
 from sglm.dni.exact import future_gradients
@@ -14,6 +15,7 @@ from sglm.model.language_model import DropoutRates, LSTMLanguageModel, ModelShap
 from sglm.optim.schedule import Mode
 from sglm.runtime.ranks import ALONE
 from sglm.text.batcher import ComingText
+from sglm.train.build import build_estimator
 from sglm.train.learner import Learner, capture, restore
 from sglm.train.step import train_step
 from sglm.train.window_decision import WindowDecision
@@ -309,6 +311,8 @@ def test_expected_row_starts_as_the_mean_of_its_targets() -> None:
     assert bool(q.observe(features_NH, expected_NH, ALONE))
     torch.testing.assert_close(q(features_NH[0]), expected_NH.mean(0))
     assert not bool(q.is_better)
+    # The first window is none that it was measured on: its mean was not known.
+    assert (float(q.error), float(q.mean_error)) == (0, 0)
 
 
 def test_the_activation_penalty_is_part_of_the_true_residual() -> None:
@@ -351,3 +355,67 @@ def test_noise_has_the_gradients_lengths() -> None:
     one_BS, other_BS = injected
     torch.testing.assert_close(one_BS.norm(dim=1), other_BS.norm(dim=1))  # float32's noise
     assert not torch.allclose(one_BS, other_BS)
+
+
+def test_the_bound_trusts_nothing_before_a_first_probe_and_caps_afterwards() -> None:
+    learner, text = with_adjoint(exact=True, trust_bound=True), batcher(stretch=1)
+    train_step(learner, text.at(1), PLAIN, learning_rate=0.0)
+    estimator = estimator_of(learner)
+    assert float(estimator.estimate(learner.state).abs().max()) == 0
+    train_step(learner, text.at(2), PROBE, learning_rate=0.0)
+    within_BS = estimator.estimate(learner.state)
+    assert float(within_BS.abs().max()) > 0
+    assert estimator._gradients_PBS is not None
+    estimator._gradients_PBS *= 1e6
+    lengths_B = estimator.estimate(learner.state).norm(dim=1)
+    # float32's bound times float64's direction
+    torch.testing.assert_close(
+        lengths_B, estimator.trust.longest.expand_as(lengths_B).double(), rtol=1e-6, atol=0
+    )
+
+
+def test_the_factor_is_calibrated_on_what_it_predicts() -> None:
+    """One that predicts the opposite is not injected."""
+
+    class Opposite(AdjointEstimator):
+        def residual(self, outputs_CBH: Tensor, targets_CB: Tensor) -> Tensor:
+            return -super().residual(outputs_CBH, targets_CB)
+
+    factors = []
+    for kind in (AdjointEstimator, Opposite):
+        learner, text = make_learner(), batcher(stretch=1)
+        learner.estimator = kind(learner.model, exact=True, trust_bound=False)
+        for step in range(4):
+            result = train_step(learner, text.at(step), PROBE, learning_rate=0.0)
+        assert result.agreement is not None
+        factors.append((float(estimator_of(learner).factor), float(result.agreement.cosine)))
+    (right, cosine), (wrong, opposite) = factors
+    assert right > 0.5
+    assert wrong == 0
+    assert cosine == pytest.approx(1)
+    assert opposite == pytest.approx(-1)
+
+
+def test_the_configuration_reaches_the_estimator() -> None:
+    config = parse_config(
+        {
+            "synthesizer": {
+                "kind": "adjoint",
+                "every": 3,
+                "hidden": 9,
+                "factor": 0.25,
+                "trust_bound": False,
+                "learning_rate": 0.125,
+            },
+            "regularizer": {"activation": 1.5},
+        },
+        "test",
+    )
+    estimator = build_estimator(config, a_model(words=50))
+    assert isinstance(estimator, AdjointEstimator)
+    assert estimator.expected_row is not None
+    assert (estimator.stretch, estimator.activation) == (3, 1.5)
+    assert estimator.expected_row.hidden.out_features == 9
+    assert (float(estimator.factor), estimator.injection.bounded) == (0, False)  # q is no better
+    assert float(estimator.injection.factor) == 0.25
+    assert estimator.optimizer.param_groups[0]["lr"] == 0.125
