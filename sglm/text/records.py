@@ -1,4 +1,4 @@
-"""Records: one document after the other, from jsonl, parquet, data sets and what Python ships."""
+"""Records: one document after the other, from jsonl, parquet and data sets."""
 
 import json
 import logging
@@ -99,22 +99,6 @@ def _plain(value: Any, where: str) -> object:
             raise too_long(where, LONGEST_LINE_BYTES)
     plain: object = value.as_py()
     return plain
-
-
-def builtin_topics(source: str) -> Iterator[Piece]:
-    """The reference topics that every CPython ships, each a document, in alphabetical order.
-
-    Raises:
-        InputError: another name than `builtin:python-docs`.
-    """
-    name = source.removeprefix("builtin:")
-    if name != "python-docs":
-        raise InputError(f"{source}: unknown builtin text{did_you_mean(name, ['python-docs'])}")
-    try:
-        from pydoc_data.topics import topics
-    except ImportError as error:
-        raise InputError(f"{source}: this Python comes without pydoc_data") from error
-    return (Piece(topics[topic], True) for topic in sorted(topics))
 
 
 def read_data_set(source: str, field: str) -> Iterator[Piece]:

@@ -11,9 +11,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sglm.errors import InputError
+from sglm.text.builtin import builtin_documents
 from sglm.text.lines import Piece as Piece
 from sglm.text.lines import read_text_lines as read_text_lines
-from sglm.text.records import builtin_topics, read_data_set, read_jsonl, read_parquet
+from sglm.text.records import read_data_set, read_jsonl, read_parquet
 
 TEXT_ENDINGS = (".txt", ".txt.gz")
 RECORD_ENDINGS = (".jsonl", ".jsonl.gz", ".parquet")
@@ -42,7 +43,7 @@ def find_sources(
 
     Args:
         source: a file, a folder (searched deeply, in sorted order, hidden names left out), `-`,
-            `builtin:python-docs` or `hf:NAME[:CONFIG]`.
+            `builtin:NAME` or `hf:NAME[:CONFIG]`.
         text_field: the field of a record that holds its text.
         longest_bytes: see `read_text_lines`.
 
@@ -59,8 +60,8 @@ def find_sources(
             )
         ]
     if source.startswith("builtin:"):
-        builtin_topics(source)  # an unknown name is refused before anything is read
-        return [Source(name=source, read=lambda: builtin_topics(source), documents=True)]
+        builtin_documents(source)  # an unknown name is refused before anything is read
+        return [Source(name=source, read=lambda: builtin_documents(source), documents=True)]
     if source.startswith("hf:"):
         return [
             Source(

@@ -75,6 +75,7 @@ BAD = {
     "column.parquet": "column.parquet: no column 'text'; known: body (--text-field",
     "folder": "folder: no text in this folder; usable files end in .txt",
     "builtin:python-doc": "unknown builtin text; did you mean 'python-docs'?",
+    "builtin:python-cod": "unknown builtin text; did you mean 'python-code'?",
     "hf:": "hf: needs a name",
     "-": "stdin: empty",
     "- --valid -": "stdin (-) can be read only once",

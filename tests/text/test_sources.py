@@ -1,8 +1,10 @@
 """Every kind of source, read piece by piece."""
 
 import gzip
+import importlib.util
 import json
 import subprocess
+import sysconfig
 from collections.abc import Callable
 from pathlib import Path
 
@@ -51,6 +53,32 @@ def test_a_folder_is_its_usable_files_in_order(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "b" / "r.jsonl", ["r"])
     texts = [piece.text for piece in read_all(str(tmp_path))]
     assert texts == ["a.txt\n", "r", "b/y.txt\n", "z.txt\n"]
+
+
+def test_the_standard_library_is_code_without_tests_and_tables() -> None:
+    pieces = read_all("builtin:python-code")
+    texts = [piece.text for piece in pieces]
+    assert all(piece.ends_document for piece in pieces)
+    assert all(texts)
+    assert 4e6 < sum(map(len, texts)) < 16e6
+    for module in ("argparse", "json.decoder", "asyncio.base_events"):
+        source = importlib.util.find_spec(module).loader.get_source(module)  # type: ignore[union-attr]
+        assert texts.count(source) == 1, module
+    for module in ("encodings.cp1252", "pydoc_data.topics", "html.entities", "unittest.test"):
+        spec = importlib.util.find_spec(module)
+        if spec is not None:
+            assert spec.loader.get_source(module) not in texts, module  # type: ignore[union-attr]
+    # Whoever installed more modules has the same text.
+    assert not any("import torch" in text for text in texts)
+    assert read_all("builtin:python-code") == pieces
+
+
+def test_a_python_without_source_text_has_none(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
+    with pytest.raises(InputError, match="comes without its modules' source text"):
+        read_all("builtin:python-code")
 
 
 def test_the_builtin_text_is_there(run_prep: Callable[..., Result], tmp_path: Path) -> None:

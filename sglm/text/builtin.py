@@ -1,0 +1,80 @@
+"""Text that every CPython ships: two corpora that need no network and no file of one's own."""
+
+import sys
+import sysconfig
+import tokenize
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from sglm.errors import InputError, did_you_mean
+from sglm.text.lines import Piece
+
+_TEST_FOLDERS = {"test", "tests", "idle_test"}
+# Tables rather than code.
+_DATA = {"encodings", "pydoc_data", "html/entities.py", "stringprep.py"}
+# Not in every installation: distributions split them off, or newer versions dropped them.
+_OPTIONAL = {
+    "distutils",
+    "ensurepip",
+    "idlelib",
+    "lib2to3",
+    "msilib",
+    "tkinter",
+    "turtledemo",
+    "venv",
+}
+
+
+def builtin_documents(source: str) -> Iterator[Piece]:
+    """The documents of `builtin:NAME`, in alphabetical order of what they are called.
+
+    Raises:
+        InputError: an unknown name, or this Python comes without that text.
+    """
+    name = source.removeprefix("builtin:")
+    if name not in _READERS:
+        raise InputError(f"{source}: unknown builtin text{did_you_mean(name, _READERS)}")
+    return _READERS[name](source)
+
+
+def _topics(source: str) -> Iterator[Piece]:
+    """The reference topics of `help()`: English about Python, with examples."""
+    try:
+        from pydoc_data.topics import topics
+    except ImportError as error:
+        raise InputError(f"{source}: this Python comes without pydoc_data") from error
+    return (Piece(topics[topic], True) for topic in sorted(topics))
+
+
+def _standard_library(source: str) -> Iterator[Piece]:
+    """The standard library's modules, each a document, without tests and tables.
+
+    What an installation may lack is left out, so that one version of Python has one text.
+    """
+    root = Path(sysconfig.get_path("stdlib"))
+    paths = [path for path in root.rglob("*.py") if _is_code(path.relative_to(root))]
+    if not paths:
+        raise InputError(f"{source}: this Python comes without its modules' source text")
+    return (Piece(text, True) for path in sorted(paths) if (text := _source_text(path)))
+
+
+def _is_code(path: Path) -> bool:
+    """Whether a path in the library's folder is a module that every installation has."""
+    first = path.parts[0].removesuffix(".py")
+    left_out = {first, path.as_posix()} & (_DATA | _OPTIONAL)
+    return (
+        first in sys.stdlib_module_names
+        and not left_out
+        and _TEST_FOLDERS.isdisjoint(path.parts[:-1])
+    )
+
+
+def _source_text(path: Path) -> str:
+    with tokenize.open(path) as file:
+        return file.read()
+
+
+_READERS: dict[str, Callable[[str], Iterator[Piece]]] = {
+    "python-docs": _topics,
+    "python-code": _standard_library,
+}
