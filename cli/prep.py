@@ -23,8 +23,8 @@ SourcesArgument = Annotated[
     typer.Argument(
         metavar="SOURCE",
         help="A text file (.txt, .txt.gz), .jsonl, .parquet, a folder of those, - for stdin, "
-        "builtin:python-docs (prose), builtin:python-code (source), or hf:NAME[:CONFIG]. Several are "
-        "read one after the other.",
+        "builtin:python-docs (prose), builtin:python-code (source), or hf:NAME[:CONFIG]. Several "
+        "are read one after the other.",
         show_default=False,
     ),
 ]

@@ -39,6 +39,11 @@ from sglm.runtime.memory_basis import MemoryBasis
 from sglm.runtime.ranks import ALONE, Ranks
 from sglm.text.batcher import ComingText
 
+# Windows that q learns from one by one at first, and how many go by for each one later: a lesson
+# takes as long as reading ten tokens, and what it tracks moves slowly (docs/log.md).
+_EAGER_WINDOWS = 200
+_LEARNS_EVERY = 8
+
 # `(outputs_CBH, targets_CB) -> (C, B, H)`: what the nats send back to each output.
 Residual = Callable[[Tensor, Tensor], Tensor]
 
@@ -146,6 +151,7 @@ class AdjointEstimator:
             self.optimizer = torch.optim.Adam(parameters, lr=learning_rate, fused=True)
         self.window = 0
         self.index = 0
+        self.windows = 0
         self._coming: ComingText | None = None
         self._incoming: LSTMState | None = None
         self._read_at = 0
@@ -190,10 +196,12 @@ class AdjointEstimator:
         return injected_BS if q is None else injected_BS * q.is_better
 
     def end_window(self, observation: Observation) -> Agreement | None:
-        """Measures on a probe; then q learns from the window's features."""
+        """Measures on a probe; then, every so often, q learns from the window's features."""
         on_probe = self._measure(observation) if observation.probe else None
         if self.expected_row is not None and observation.features is not None:
-            self._learn(self.expected_row, observation.features)
+            if self.windows < _EAGER_WINDOWS or self.windows % _LEARNS_EVERY == 0:
+                self._learn(self.expected_row, observation.features)
+            self.windows += 1
         return on_probe
 
     def status(self) -> EstimatorStatus:
@@ -256,9 +264,9 @@ class AdjointEstimator:
         rows_TBH = F.embedding(features.targets_TB, self.model.output_weight.detach())
         features_NH = features.features_TBH.flatten(0, 1).to(q.unit)
         expected_NH = (features.gradient_TBH + rows_TBH).flatten(0, 1).to(q.unit)
-        finite = q.observe(features_NH, expected_NH, self.ranks)
+        loss, finite = q.observe(features_NH, expected_NH, self.ranks)
         self.optimizer.zero_grad(set_to_none=True)
-        q.loss(features_NH, expected_NH).backward()  # type: ignore[no-untyped-call]
+        loss.backward()  # type: ignore[no-untyped-call]
         self.ranks.average([p.grad for p in q.parameters() if p.grad is not None])
         step_where_finite(self.optimizer, finite)
 
@@ -274,6 +282,7 @@ class AdjointEstimator:
             "optimizer": None if q is None else self.optimizer.state_dict(),
             "trust": self.trust.state_dict(),
             "injection": self.injection.state_dict(),
+            "windows": self.windows,
             "window": self.window,
             "index": self.index,
             "read_at": self._read_at,
@@ -289,7 +298,8 @@ class AdjointEstimator:
             self.optimizer.load_state_dict(tree["optimizer"])
         self.trust.load_state_dict(tree["trust"])
         self.injection.load_state_dict(tree["injection"])
-        self.window, self.index, self._read_at = tree["window"], tree["index"], tree["read_at"]
+        self.windows, self.window = tree["windows"], tree["window"]
+        self.index, self._read_at = tree["index"], tree["read_at"]
         coming = [own_lanes(self.ranks, ids_CB, device, dim=1) for ids_CB in tree["coming"]]
         self._coming = ComingText(*coming) if coming else None
         self._gradients_PBS = own_lanes(self.ranks, tree["gradients"], device, dim=1)

@@ -59,28 +59,35 @@ class ExpectedRow(nn.Module):
         predicted: Tensor = self.linear(features) + self.last(self.hidden(features).tanh())
         return predicted
 
-    def loss(self, features_NH: Tensor, expected_NH: Tensor) -> Tensor:
-        """Mean squared error in units, to be differentiated: a scalar."""
-        return F.mse_loss(self.in_units(features_NH), (expected_NH - self.mean_H) / self.unit)
-
     @property
     def is_better(self) -> Tensor:
         """Whether it predicts better than the mean does, on windows it had not learned from."""
         return self.error < self.mean_error
 
-    @torch.no_grad()
-    def observe(self, features_NH: Tensor, expected_NH: Tensor, ranks: Ranks) -> Tensor:
-        """Takes in a window's targets, before q learns from them.
+    def observe(
+        self, features_NH: Tensor, expected_NH: Tensor, ranks: Ranks
+    ) -> tuple[Tensor, Tensor]:
+        """Takes in a window's targets, which q has not learned from.
 
         Returns:
-            Whether all of them were finite; else nothing is changed.
+            `(loss, finite)`: the mean squared error in units, to be differentiated; and whether all
+            targets were finite, else nothing is changed.
         """
-        errors = torch.stack(
-            (
-                (self(features_NH) - expected_NH).square().mean(),
-                (self.mean_H - expected_NH).square().mean(),
+        predicted_NH = self.in_units(features_NH)
+        with torch.no_grad():
+            from_mean_NH = expected_NH - self.mean_H
+            errors = torch.stack(
+                (
+                    (self.unit * predicted_NH - from_mean_NH).square().mean(),
+                    from_mean_NH.square().mean(),
+                )
             )
-        )
+            finite = self._move(errors, expected_NH, ranks)
+        # About the mean and in the unit of now, with which it will be used.
+        return F.mse_loss(predicted_NH, (expected_NH - self.mean_H) / self.unit), finite
+
+    def _move(self, errors: Tensor, expected_NH: Tensor, ranks: Ranks) -> Tensor:
+        """Moves the running means, where everything is finite: returned."""
         newest = torch.cat((errors, expected_NH.mean(0)))
         ranks.average([newest])
         finite = newest.isfinite().all()

@@ -24,7 +24,7 @@ from sglm.storage.durable import remove, sync, write_tensors
 from sglm.storage.untrusted import read_bounded
 
 # Raised whenever what a run saves gets another shape; there is no reading of older ones.
-FORMAT_VERSION = 5
+FORMAT_VERSION = 6
 _STATE, _TENSORS, _SUMS = "state.json", "state.safetensors", "SHA256SUMS"
 _REFERENCE = "tensor:"
 _DAMAGED = ".damaged"

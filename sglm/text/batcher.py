@@ -32,6 +32,7 @@ class Window(NamedTuple):
         is_last: the lanes end here, so no later window will send a gradient back.
         coming: at the first window of a stretch, its tokens and those after it, as far as the
             batcher looks ahead; otherwise None.
+        ahead: what follows the window, where what is injected after it is to be gauged.
     """
 
     inputs_TB: Tensor
@@ -39,6 +40,7 @@ class Window(NamedTuple):
     is_first: bool
     is_last: bool
     coming: ComingText | None = None
+    ahead: ComingText | None = None
 
     def to(self, device: torch.device) -> "Window":
         """The same window there; a GPU's copy may still be under way."""
@@ -50,6 +52,7 @@ class Window(NamedTuple):
             inputs_TB=there(self.inputs_TB),
             targets_TB=there(self.targets_TB),
             coming=self.coming and ComingText(*map(there, self.coming)),
+            ahead=self.ahead and ComingText(*map(there, self.ahead)),
         )
 
 
@@ -124,6 +127,12 @@ class Batcher:
             is_last=index == self.steps_per_epoch - 1,
             coming=coming,
         )
+
+    def ahead(self, step: int, steps: int) -> ComingText:
+        """What follows the window of that step, so many steps or as far as the lane goes."""
+        epoch, index = divmod(step, self.steps_per_epoch)
+        start = self._window_starts(epoch)[index + 1]
+        return ComingText(*self._cut(start, min(start + steps, self.lane_length)))
 
     def _window_starts(self, epoch: int) -> list[int]:
         """Where in a lane each window of that epoch starts, and where the last one ends."""

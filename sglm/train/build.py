@@ -11,6 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 from sglm.config import Config
 from sglm.dni.adjoint import AdjointEstimator
 from sglm.dni.estimator import PlainTruncation, StateGradientEstimator
+from sglm.dni.gauge import Gauge, gauge_every
 from sglm.dni.learned import LearnedEstimator
 from sglm.dni.stretch import READ_AHEAD_STRETCH
 from sglm.dni.synthesizer import build_synthesizer, hidden_units
@@ -83,6 +84,7 @@ def build_learner(
         optimizer=make_optimizer(model, config.optimizer),
         precision=precision,
         estimator=estimator,
+        gauge=Gauge(device, ranks=ranks) if _is_gauged(config, ranks) else None,
         state=model.start_state(train.batch // ranks.count),
         learning_rate=config.optimizer.learning_rate,
         clip_norm=config.optimizer.clip_norm,
@@ -98,6 +100,11 @@ def _check_lanes(batch: int, ranks: Ranks) -> None:
             f"train.batch = {batch} lanes cannot be shared out among {ranks.count} processes;"
             f" make it a multiple of {ranks.count}"
         )
+
+
+def _is_gauged(config: Config, ranks: Ranks) -> bool:
+    """A gauge wants something that is injected, and two halves of the lanes."""
+    return config.schedule.mode != "real" and config.train.batch // ranks.count > 1
 
 
 def _check_reading(config: Config, lane_length: int) -> None:
@@ -219,6 +226,7 @@ def build_decision_rule(config: Config) -> DecisionRule:
         probe_every=None if config.schedule.mode == "real" else settings.probe_every,
         stretch=stretch_windows(config),
         teach_every=settings.teach_every,
+        gauge_every=gauge_every(config.train.window),
     )
 
 

@@ -1,16 +1,32 @@
 """Was the synthesizer worth its cost? The sentence with which a training ends."""
 
+import math
+
 from sglm.config import Config
 from sglm.dni.estimator import EstimatorStatus
+from sglm.dni.gauge import REACH, GaugeReading
 from sglm.dni.trust import RUNNING_MEAN_OVER
 from sglm.train.runaway import RunawayWatch
 
 _EXPLAINS_NOTHING = 0.002  # text at its best is above this, a net that has learned nothing below
 _OFTEN_CAPPED = 0.2
+_TOO_NOISY = 0.5  # standard errors as a share of what was measured
 
 
-def closing_sentence(config: Config, status: EstimatorStatus, runaway: RunawayWatch) -> str:
-    """What the synthesizer explained, what was done with it, and what to try."""
+def closing_sentence(
+    config: Config,
+    status: EstimatorStatus,
+    runaway: RunawayWatch,
+    reading: GaugeReading | None = None,
+) -> str:
+    """What the synthesizer explained, what was done with it, what that bought, and what to try.
+
+    Args:
+        config: of the run.
+        status: of its estimator.
+        runaway: whether a phase was ended.
+        reading: of the gauge, where there is one.
+    """
     if status.probes == 0:
         return "synthesizer: never measured, the run was too short for it"
     if not status.is_finite:
@@ -23,7 +39,22 @@ def closing_sentence(config: Config, status: EstimatorStatus, runaway: RunawayWa
     )
     if status.capped is not None:
         facts += f", trust bound cut {100 * status.capped:.0f} % of its predictions"
+    if reading is not None and reading.windows:
+        facts += f"; {_effect(reading)}"
     return f"{facts}; {_advice(config, status, runaway)}"
+
+
+def _effect(reading: GaugeReading) -> str:
+    """What the injected gradients did to the weights."""
+    windows = f"{reading.windows} window{'s' if reading.windows > 1 else ''}"
+    # Without a number that is finite, the noise is not below anything.
+    if not reading.noise < _TOO_NOISY or math.isnan(reading.cosine):
+        return f"too few or too different windows ({windows}) to tell how it moved the weights"
+    return (
+        f"it moved the weights {100 * reading.share:.0f} % as far as the exact gradient of"
+        f" {REACH} more tokens would (cosine {reading.cosine:.2f}, slope {reading.beta:.2f},"
+        f" {windows})"
+    )
 
 
 def _advice(config: Config, status: EstimatorStatus, runaway: RunawayWatch) -> str:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from sglm.dni.estimator import PlainTruncation, StateGradientEstimator
+from sglm.dni.gauge import Gauge
 from sglm.model.language_model import LSTMLanguageModel
 from sglm.model.state import LSTMState
 from sglm.optim.precision import Precision
@@ -25,6 +26,7 @@ class Learner:
         window_pass: the model's pass over a window; averages gradients where there are ranks.
         estimator: of the state gradients at the windows' ends.
         state: what the lanes carry into the next window.
+        gauge: of what is injected; None where nothing is.
         learning_rate: the peak, which the schedule's plan multiplies.
         clip_norm: cap on the gradient's norm, or None.
         past: the windows before the next one that are read again for a longer exact gradient,
@@ -40,6 +42,7 @@ class Learner:
     state: LSTMState
     learning_rate: float
     estimator: StateGradientEstimator = field(default_factory=PlainTruncation)
+    gauge: Gauge | None = None
     clip_norm: float | None = None
     past: deque[tuple[LSTMState, Tensor]] = field(default_factory=lambda: deque(maxlen=0))
     random_window: int | None = None
@@ -66,6 +69,7 @@ def capture(learner: Learner) -> dict[str, Any]:
             for state, inputs_TB in learner.past
         ],
         "estimator": learner.estimator.state_dict(),
+        "gauge": None if learner.gauge is None else learner.gauge.state_dict(),
     }
 
 
@@ -81,6 +85,8 @@ def restore(learner: Learner, tree: dict[str, Any]) -> None:
         for each in tree["past"]
     )
     learner.estimator.load_state_dict(tree["estimator"])
+    if learner.gauge is not None:
+        learner.gauge.load_state_dict(tree["gauge"])
 
 
 def _every_lane(state: LSTMState, ranks: Ranks) -> dict[str, list[Tensor]]:

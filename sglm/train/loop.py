@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TextIO
 
 from sglm.config import Config
+from sglm.dni.gauge import REACH
 from sglm.errors import SglmError, Stopped
 from sglm.optim.precision import Precision
 from sglm.runtime.process import denormals_as_zero
@@ -164,6 +165,8 @@ def _train_on(session: Session) -> None:
                 session.save()
         plan, window = job.schedule.at(step), job.batcher.at(step)
         decision = job.rule.decide(step, plan, window, runaway=session.runaway)
+        if decision.gauge:
+            window = window._replace(ahead=job.batcher.ahead(step, REACH))
         rate = learner.rate(plan)
         result = train_step(learner, window.to(job.precision.device), decision, learning_rate=rate)
         progress.advance(result.tokens * learner.ranks.count)
@@ -273,7 +276,9 @@ def _diagnosis(session: Session) -> str | None:
     status = session.learner.estimator.status()
     if status is None:
         return None
-    return closing_sentence(session.job.config, status, session.runaway)
+    gauge = session.learner.gauge
+    reading = None if gauge is None else gauge.reading()
+    return closing_sentence(session.job.config, status, session.runaway, reading)
 
 
 def _going_back(progress: Progress) -> str:

@@ -45,7 +45,7 @@ def train_step(
     Args:
         learner: changed in place.
         window: B lanes × T steps.
-        decision: whether to inject, to probe, to teach.
+        decision: whether to inject, to probe, to teach, to gauge.
         learning_rate: of this step.
     """
     estimator, precision = learner.estimator, learner.precision
@@ -70,9 +70,10 @@ def train_step(
     # and so injects the synthetic gradient exactly, in the unit of the loss.
     ends: tuple[Tensor, ...] = (precision.scale(objective_nats / mean_over),)
     gradients: tuple[Tensor | None, ...] = (None,)  # of itself: one
-    if decision.inject:
+    injected_BS = estimator.estimate(outgoing) if decision.inject else None
+    if injected_BS is not None:
         ends += (*outgoing.hidden, *outgoing.cell)
-        gradients += outgoing.parts_of(estimator.estimate(outgoing) * scale)
+        gradients += outgoing.parts_of(injected_BS * scale)
     torch.autograd.backward(ends, gradients)
     grad_norm, finite = precision.measure(learner.optimizer)
 
@@ -87,6 +88,11 @@ def train_step(
             features=_feature_gradient(features_TBH, window.targets_TB, scale),
         )
     )
+
+    if injected_BS is not None and learner.gauge is not None and window.ahead is not None:
+        learner.gauge.observe(
+            learner.model, incoming, window.inputs_TB, injected_BS=injected_BS, coming=window.ahead
+        )
 
     # 5. Update, and carry the detached state on.
     set_learning_rate(learner.optimizer, learning_rate)

@@ -22,12 +22,14 @@ class WindowDecision:
         inject: the estimate enters the backward pass at the window's end.
         probe: nothing is injected, whatever the mode, and the estimator is measured.
         teach: the estimator is to learn from exact gradients of the stretch that begins.
+        gauge: what is injected is measured against the exact future.
     """
 
     mode: Mode
     inject: bool = False
     probe: bool = False
     teach: bool = False
+    gauge: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,11 +40,13 @@ class DecisionRule:
         probe_every: one window in so many is a probe; None: there is no estimator to inject from.
         stretch: windows that the estimator reads and learns together.
         teach_every: stretches from one exact gradient to the next; None: none are computed.
+        gauge_every: windows from one measurement of the gauge to the next; None: none are made.
     """
 
     probe_every: int | None
     stretch: int = 1
     teach_every: int | None = None
+    gauge_every: int | None = None
 
     def decide(
         self, step: int, plan: StepPlan, window: Window, *, runaway: RunawayWatch | None = None
@@ -59,23 +63,34 @@ class DecisionRule:
         if self.probe_every is None:
             return WindowDecision(mode=mode)
         # Past the last window the state is dropped, so the true future gradient there is zero.
-        probe = window.is_last or self._is_probe(step, self.probe_every)
+        probe = window.is_last or _is_due(step, self.probe_every, among=self.stretch)
+        inject = mode is Mode.SYNTHETIC and not probe
         return WindowDecision(
             mode=mode,
-            inject=mode is Mode.SYNTHETIC and not probe,
+            inject=inject,
             probe=probe,
             teach=window.coming is not None and self._teaches(step),
+            gauge=inject and self._gauges(step, self.probe_every),
         )
 
-    def _is_probe(self, step: int, probe_every: int) -> bool:
-        """Regularly; where probes and stretches would fall into step, so that some boundaries of a
-        stretch are never measured, they move on by one each time the pattern comes round."""
-        if math.gcd(self.stretch, probe_every) > 1:
-            step += step // math.lcm(self.stretch, probe_every)
-        return step % probe_every == 0
+    def _gauges(self, step: int, probe_every: int) -> bool:
+        if self.gauge_every is None:
+            return False
+        # Not the windows of probes, into which nothing goes, and one of a stretch as often as
+        # another; half of the time on, for a first one is soon due.
+        among = math.lcm(self.stretch, probe_every)
+        return _is_due(step + self.gauge_every // 2, self.gauge_every, among=among)
 
     def _teaches(self, step: int) -> bool:
         return self.teach_every is not None and step // self.stretch % self.teach_every == 0
+
+
+def _is_due(step: int, every: int, *, among: int) -> bool:
+    """Regularly; where that would fall into step with a pattern of `among` steps, so that some of
+    its places never come up, it moves on by one each time the pattern comes round."""
+    if math.gcd(among, every) > 1:
+        step += step // math.lcm(among, every)
+    return step % every == 0
 
 
 def followed_mode(plan: StepPlan, runaway: RunawayWatch | None) -> Mode:

@@ -97,6 +97,8 @@ class RunLog:
         status = learner.estimator.status()
         if status is not None:
             values["sg/factor"] = status.factor
+        if learner.gauge is not None and (reading := learner.gauge.reading()).windows:
+            values |= {"sg/beta": reading.beta, "sg/parameter_cosine": reading.cosine}
         if self.events is not None:
             for tag, value in values.items():
                 self.events.scalar(tag, value, step)

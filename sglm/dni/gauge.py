@@ -1,0 +1,166 @@
+"""Does what is injected move the weights as the exact future would? A gauge in parameter space.
+
+How much of a state gradient an estimator explains says little about its use: most of that gradient
+has mean zero given the past and moves no weight in the long run. What does move weights are the
+means of Jᵀŝ and Jᵀg, where J = ∂s/∂θ, ŝ is what was injected after a window and g what a longer
+exact gradient would have sent back there. A product of two such vectors over *the same* lanes
+counts what has mean zero too, so each vector is made twice, from disjoint halves of the lanes, and
+only products across the halves are taken: their mean is the product of the means.
+
+    beta   = ⟨Jᵀŝ, Jᵀg⟩ / ⟨Jᵀŝ, Jᵀŝ⟩      what best multiplies the injected gradient
+    cosine = ⟨Jᵀŝ, Jᵀg⟩ / √(⟨Jᵀŝ, Jᵀŝ⟩·⟨Jᵀg, Jᵀg⟩)
+
+Shapes: T steps of a window, R steps of coming text, B lanes, S coordinates of a lane's state.
+"""
+
+import math
+from collections.abc import Sequence
+from functools import partial
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sglm.dni.adjoint import adjoint_gradients
+from sglm.dni.expected_row import softmax_residual
+from sglm.model.language_model import LSTMLanguageModel, without_dropout
+from sglm.model.state import LSTMState
+from sglm.runtime.ranks import ALONE, Ranks
+from sglm.text.batcher import ComingText
+
+REACH = 20  # steps of coming text whose exact gradient is the measure
+# One window in so many is measured, times the windows that the coming text is long, and one: about
+# one and a half percent of the time.
+_WINDOWS_BETWEEN = 50
+_MEAN_OVER = 100  # measurements; they are noisy, and what they measure moves slowly
+
+
+def gauge_every(window: int) -> int:
+    """Windows from one measurement to the next, so that it takes under two percent of the time."""
+    return _WINDOWS_BETWEEN * (1 + math.ceil(REACH / window))
+
+
+class GaugeReading(NamedTuple):
+    """What was measured on the last windows; NaN where a product that must be positive is not.
+
+    Attributes:
+        windows: that were measured, over the whole run.
+        beta: ⟨Jᵀŝ, Jᵀg⟩ / ⟨Jᵀŝ, Jᵀŝ⟩: what best multiplies the injected gradient.
+        cosine: ⟨Jᵀŝ, Jᵀg⟩ / √(⟨Jᵀŝ, Jᵀŝ⟩·⟨Jᵀg, Jᵀg⟩); its noise can lift it above 1.
+        share: ⟨Jᵀŝ, Jᵀg⟩ / ⟨Jᵀg, Jᵀg⟩: of the exact future's effect on the weights, how much
+            was had.
+        noise: standard errors of ⟨Jᵀŝ, Jᵀg⟩ and ⟨Jᵀg, Jᵀg⟩ as a share of them, the larger one:
+            above ½ next to nothing is known.
+    """
+
+    windows: int
+    beta: float
+    cosine: float
+    share: float
+    noise: float
+
+
+class Gauge:
+    """Keeps the products of what was injected and what the exact future adds.
+
+    It draws no random number and waits for no device but in `reading`.
+
+    Args:
+        device: of the lanes.
+        ranks: the processes that share the lanes.
+    """
+
+    def __init__(self, device: torch.device, *, ranks: Ranks = ALONE) -> None:
+        self.ranks = ranks
+        self.windows = torch.zeros((), device=device)
+        # Running means of ⟨Jᵀŝ, Jᵀg⟩, ⟨Jᵀŝ, Jᵀŝ⟩, ⟨Jᵀg, Jᵀg⟩ across the halves; of their squares.
+        self.means = torch.zeros(3, device=device, dtype=torch.float64)
+        self.squares = torch.zeros(3, device=device, dtype=torch.float64)
+
+    def observe(
+        self,
+        model: LSTMLanguageModel,
+        incoming: LSTMState,
+        inputs_TB: Tensor,
+        *,
+        injected_BS: Tensor,
+        coming: ComingText,
+    ) -> None:
+        """Measures one window, with the model's weights of now and without dropout.
+
+        Args:
+            model: whose LSTM weights the gradients are taken of.
+            incoming: before the window.
+            inputs_TB: of the window; two lanes at least.
+            injected_BS: after the window, in nats.
+            coming: what follows the window, R steps.
+        """
+        weights = list(model.layers.parameters())
+        with torch.enable_grad(), without_dropout(model):
+            embedded_TBE = F.embedding(inputs_TB, model.embedding.detach())
+            _, outgoing = model.outputs(embedded_TBE, incoming.detach())
+        (exact_BS,) = adjoint_gradients(
+            model,
+            outgoing.detach(),
+            coming,
+            window=len(coming.inputs_CB),
+            boundaries=1,
+            residual=partial(softmax_residual, model),
+        )
+        half = inputs_TB.shape[1] // 2
+        effects = torch.stack(
+            [
+                _effect(weights, outgoing, gradient_BS, lanes)
+                for gradient_BS in (injected_BS, exact_BS)
+                for lanes in (slice(half), slice(half, None))
+            ]
+        )
+        self.ranks.average([effects])
+        injected_first, injected_second, exact_first, exact_second = effects
+        products = torch.stack(
+            (
+                (injected_first @ exact_second + injected_second @ exact_first) / 2,
+                injected_first @ injected_second,
+                exact_first @ exact_second,
+            )
+        ).double()
+        finite = products.isfinite().all()
+        self.windows += finite
+        weight = 1 / self.windows.clamp(1, _MEAN_OVER).double()
+        for mean, new in ((self.means, products), (self.squares, products.square())):
+            mean.copy_(torch.where(finite, mean + weight * (new - mean), mean))
+
+    def reading(self) -> GaugeReading:
+        """The measurements together; waits for the device."""
+        windows = int(self.windows)
+        both, injected, exact = self.means.tolist()
+        counted = max(1, min(windows, _MEAN_OVER) - 1)
+        errors = ((self.squares - self.means.square()).clamp_min(0) / counted).sqrt()
+        noise = (errors / self.means.abs())[[0, 2]].max()
+        return GaugeReading(
+            windows=windows,
+            beta=both / injected if injected > 0 else math.nan,
+            cosine=both / math.sqrt(injected * exact) if min(injected, exact) > 0 else math.nan,
+            share=both / exact if exact > 0 else math.nan,
+            noise=float(noise) if windows > 1 else math.inf,
+        )
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Everything that windows change; the same on all ranks."""
+        return {"windows": self.windows, "means": self.means, "squares": self.squares}
+
+    def load_state_dict(self, tree: dict[str, Tensor]) -> None:
+        """Puts back what `state_dict` gave."""
+        for name, value in self.state_dict().items():
+            value.copy_(tree[name])
+
+
+def _effect(
+    weights: Sequence[Tensor], outgoing: LSTMState, gradient_BS: Tensor, lanes: slice
+) -> Tensor:
+    """Jᵀ of a state gradient over some of the lanes: one vector as long as all weights."""
+    parts = [part[lanes] for part in (*outgoing.hidden, *outgoing.cell)]
+    sent_back = [part_BH[lanes] for part_BH in outgoing.parts_of(gradient_BS)]
+    gradients = torch.autograd.grad(parts, weights, sent_back, retain_graph=True)
+    return torch.cat([gradient.flatten() for gradient in gradients])
