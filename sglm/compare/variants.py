@@ -27,7 +27,9 @@ class Variant:
         mode: kind of gradient, as `schedule.mode`.
         restarts: the configuration's own cycles; otherwise one cosine over the whole length.
         inject: as `synthesizer.inject`.
-        long_horizon: the exact gradient over several windows.
+        long_horizon: the past is read again, several windows of it.
+        past: as `train.past`: what for.
+        swapped: fewer lanes with windows as long as that horizon, as many tokens to an update.
         truncation: as `train.truncation`.
         controls: variants that it is compared with besides `bptt`: they differ from it in one
             thing.
@@ -36,8 +38,10 @@ class Variant:
     sentence: str
     mode: Literal["real", "synthetic", "alternating"]
     restarts: bool = False
-    inject: Literal["prediction", "noise"] = "prediction"
+    inject: Literal["prediction", "noise", "other-lane"] = "prediction"
     long_horizon: bool = False
+    past: Literal["gradient", "state"] = "gradient"
+    swapped: bool = False
     truncation: Literal["fixed", "random"] = "fixed"
     controls: tuple[str, ...] = ()
 
@@ -68,7 +72,7 @@ VARIANTS = {
         " configuration's cycles.",
         mode="alternating",
         restarts=True,
-        controls=("bptt-restarts", "noise"),
+        controls=("bptt-restarts", "noise", "other-lane"),
     ),
     "noise": Variant(
         sentence="Control: as alternating, but random directions of the prediction's norm are"
@@ -76,6 +80,14 @@ VARIANTS = {
         mode="alternating",
         restarts=True,
         inject="noise",
+        controls=("bptt-restarts",),
+    ),
+    "other-lane": Variant(
+        sentence="Control: as alternating, but an adjoint reads another lane's coming text: what is"
+        " left of a gain is no foresight.",
+        mode="alternating",
+        restarts=True,
+        inject="other-lane",
         controls=("bptt-restarts",),
     ),
     "bptt-long": Variant(
@@ -90,6 +102,19 @@ VARIANTS = {
         restarts=True,
         long_horizon=True,
         controls=("bptt-restarts",),
+    ),
+    "fresh": Variant(
+        sentence="Control: as bptt, with the state before every window computed anew from --horizon"
+        " steps by today's weights, no gradient through them.",
+        mode="real",
+        long_horizon=True,
+        past="state",
+    ),
+    "swapped": Variant(
+        sentence="Rival: as bptt, with fewer lanes and windows of --horizon steps: as many tokens"
+        " to an update.",
+        mode="real",
+        swapped=True,
     ),
     "artbp": Variant(
         sentence="Rival: as bptt, with random, compensated truncation (Tallec & Ollivier 2017).",
@@ -116,7 +141,8 @@ def prepare_base(config: "Config", cycle_steps: tuple[int, ...], steps_per_epoch
     taken = {
         "train.horizon": (config.train.horizon is not None, "bptt-long (with --horizon)"),
         "train.truncation": (config.train.truncation != "fixed", "artbp"),
-        "synthesizer.inject": (config.synthesizer.inject != "prediction", "noise"),
+        "train.past": (config.train.past != "gradient", "fresh"),
+        "synthesizer.inject": (config.synthesizer.inject != "prediction", "noise or other-lane"),
     }
     for key, (is_set, variant) in taken.items():
         if is_set:
@@ -137,6 +163,9 @@ def configure(variant: str, base: "Config", *, seed: int, horizon: int) -> "Conf
         base: from `prepare_base`.
         seed: of the weights, dropout and noise.
         horizon: in steps, for the variants with a long one.
+
+    Raises:
+        ConfigError: the variant does not go with the base configuration.
     """
     from sglm.config import parse_config, plain_values
 
@@ -149,8 +178,21 @@ def configure(variant: str, base: "Config", *, seed: int, horizon: int) -> "Conf
         "seed": seed,
         "truncation": chosen.truncation,
         "horizon": horizon if chosen.long_horizon else None,
+        "past": chosen.past,
     }
+    if chosen.swapped:
+        values["train"] |= _swap(variant, base, horizon)
     return parse_config(values, variant)
+
+
+def _swap(variant: str, base: "Config", horizon: int) -> dict[str, int]:
+    batch, windows = base.train.batch, horizon // base.train.window
+    if batch % windows:
+        raise ConfigError(
+            f"{variant} makes windows of {windows} times as many steps, and {batch} lanes are no"
+            f" multiple of that; set train.batch to one, or leave {variant} out of --variants"
+        )
+    return {"batch": batch // windows, "window": horizon}
 
 
 def check_cycles(variants: tuple[str, ...], base: "Config") -> None:

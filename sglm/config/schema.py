@@ -171,8 +171,18 @@ class SynthesizerConfig(Section):
     the gradient that every next window sends back."""
     teach_horizon: PositiveInt = 20
     """Tokens of each boundary's future that an exact gradient covers at least."""
-    inject: Literal["prediction", "noise"] = "prediction"
-    """noise: random directions of the prediction's length instead: a control for experiments."""
+    inject: Literal["prediction", "noise", "other-lane"] = "prediction"
+    """Controls for experiments: noise injects random directions of the prediction's length;
+    other-lane what an adjoint reads from another lane's coming text."""
+
+    @model_validator(mode="after")
+    def _reads_another_lane(self) -> "SynthesizerConfig":
+        if self.inject == "other-lane" and self.kind != "adjoint":
+            raise ValueError(
+                f'inject = "other-lane" is for what reads text; a {self.kind} does not,'
+                ' set kind = "adjoint"'
+            )
+        return self
 
     @model_validator(mode="after")
     def _can_be_taught(self) -> "SynthesizerConfig":
@@ -198,6 +208,9 @@ class TrainConfig(Section):
     horizon: Annotated[PositiveInt | None, Off] = None
     """Steps through which the loss of each window is backpropagated, a multiple of `window`: the
     past is read again for it (BPTT(h; T): Williams & Peng 1990); none: as far as the window."""
+    past: Literal["gradient", "state"] = "gradient"
+    """What the past is read again for, with a horizon: to backpropagate through it; or only for
+    the state before the window, as today's weights make it: a control for experiments."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Initial weights and dropout."""
     evaluate_every_steps: Annotated[PositiveInt | None, Off] = None
@@ -220,6 +233,8 @@ class TrainConfig(Section):
     def _horizon_in_windows(self) -> "TrainConfig":
         if self.horizon is not None and self.horizon % self.window:
             raise ValueError(f"horizon = {self.horizon} is no multiple of window = {self.window}")
+        if self.past == "state" and self.horizon is None:
+            raise ValueError('past = "state" needs a horizon: set horizon to how far to read again')
         if self.horizon is not None and self.truncation == "random":
             raise ValueError("give either a horizon or random truncation, not both")
         if self.cuda_graph and (self.truncation == "random" or self.horizon is not None):

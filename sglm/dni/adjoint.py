@@ -116,6 +116,7 @@ class AdjointEstimator:
             vocabulary is so small that it costs no more (`residual_is_cheap`).
         hidden: units of q's hidden layer.
         noise: inject random directions of the gradient's length, drawn from here (a control).
+        other_lane: inject what is read from the text of the lane before (a control).
         ranks: the processes that share the lanes.
     """
 
@@ -131,12 +132,14 @@ class AdjointEstimator:
         exact: bool | None = None,
         hidden: int = 128,
         noise: torch.Generator | None = None,
+        other_lane: bool = False,
         ranks: Ranks = ALONE,
     ) -> None:
         weight = model.embedding
         self.model = model
         self.stretch = stretch
         self.activation = activation
+        self.other_lane = other_lane
         self.ranks = ranks
         self.trust = Trust(model.shape.state_size, device=weight.device, ranks=ranks)
         self.injection = Injection(
@@ -185,9 +188,10 @@ class AdjointEstimator:
         """The gradient of what was read at that boundary, bounded, times the factor; or noise."""
         if self._gradients_PBS is None:
             self._read_at = self.index
+            text = self._text(self.index, None)
             self._gradients_PBS = self._read(
                 outgoing.detach(),
-                self._text(self.index, None),
+                self._of_lane_before(text) if self.other_lane else text,
                 boundaries=self.stretch - self.index + 1,
             )
         in_units_BS = self._gradients_PBS[self.index - self._read_at] / self.trust.unit
@@ -233,6 +237,10 @@ class AdjointEstimator:
         assert self._coming is not None, "no stretch has begun: the batcher must look ahead"
         end = None if last is None else last * self.window
         return ComingText(*(ids_CB[first * self.window : end] for ids_CB in self._coming))
+
+    def _of_lane_before(self, text: ComingText) -> ComingText:
+        every = [self.ranks.gather(ids_CB, dim=1).roll(1, dims=1) for ids_CB in text]
+        return ComingText(*(self.ranks.own(ids_CB, dim=1) for ids_CB in every))
 
     def _read(self, state: LSTMState, text: ComingText, *, boundaries: int) -> Tensor:
         """Gradients at so many boundaries; zero where no text follows."""

@@ -89,6 +89,7 @@ def build_learner(
         learning_rate=config.optimizer.learning_rate,
         clip_norm=config.optimizer.clip_norm,
         past=deque(maxlen=(train.horizon or train.window) // train.window - 1),
+        renews_state=train.past == "state",
         random_window=train.random_window,
         ranks=ranks,
     )
@@ -201,6 +202,7 @@ def build_estimator(
             activation=config.regularizer.activation,
             hidden=hidden_units(settings),
             noise=noise,
+            other_lane=settings.inject == "other-lane",
             ranks=model.ranks,
         )
     # Forked, so that the model's dropout draws the same masks with and without a synthesizer.

@@ -31,6 +31,7 @@ class Learner:
         clip_norm: cap on the gradient's norm, or None.
         past: the windows before the next one that are read again for a longer exact gradient,
             each with the state before it; holds none unless given a length.
+        renews_state: read the past again for the state before the window alone.
         random_window: mean length of randomly truncated windows, or None where it is fixed.
         ranks: the processes that share the lanes; what is here is this one's.
     """
@@ -45,6 +46,7 @@ class Learner:
     gauge: Gauge | None = None
     clip_norm: float | None = None
     past: deque[tuple[LSTMState, Tensor]] = field(default_factory=lambda: deque(maxlen=0))
+    renews_state: bool = False
     random_window: int | None = None
     ranks: Ranks = ALONE
 

@@ -128,11 +128,16 @@ def _truncate(learner: Learner, window: Window) -> tuple[LSTMState, list[Tensor]
     """The state at which backpropagation ends, as a leaf, and the inputs between it and the window.
 
     With a longer horizon that is an earlier state, from which the past is read again with today's
-    weights (BPTT(h; T): Williams & Peng 1990): the newest losses see the last h steps exactly.
+    weights (BPTT(h; T): Williams & Peng 1990): the newest losses see the last h steps exactly. A
+    learner that only renews its state ends there nevertheless.
     """
     incoming = learner.past[0][0] if learner.past else learner.state
     past_TB = [inputs_TB for _, inputs_TB in learner.past]
     learner.past.append((learner.state, window.inputs_TB))
+    if learner.renews_state and past_TB:
+        with torch.no_grad():
+            _, incoming = learner.model.features(torch.cat(past_TB), incoming)
+        past_TB = []
     return incoming.as_leaf(), past_TB
 
 

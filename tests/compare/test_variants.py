@@ -24,6 +24,7 @@ from sglm.train.build import build_schedule
 MakeComparison = Callable[..., Comparison]
 SEED = 7
 HORIZON = 20
+ADJOINT = {"synthesizer": {"kind": "adjoint"}}  # for other-lane
 
 
 def changes(variant: str, base: Config) -> set[str]:
@@ -41,15 +42,18 @@ def changes(variant: str, base: Config) -> set[str]:
         ("dni-restarts", {"schedule.mode"}),
         ("alternating", set()),
         ("noise", {"synthesizer.inject"}),
+        ("other-lane", {"synthesizer.inject"}),
         ("bptt-long", {"schedule.mode", "schedule.cycles", "train.horizon"}),
         ("bptt-long-restarts", {"schedule.mode", "train.horizon"}),
+        ("fresh", {"schedule.mode", "schedule.cycles", "train.horizon", "train.past"}),
+        ("swapped", {"schedule.mode", "schedule.cycles", "train.batch", "train.window"}),
         ("artbp", {"schedule.mode", "schedule.cycles", "train.truncation"}),
     ],
 )
 def test_a_variant_changes_what_it_is_about_and_nothing_else(
     variant: str, expected: set[str], make_comparison: MakeComparison
 ) -> None:
-    base = make_comparison().base
+    base = make_comparison(**ADJOINT).base
     assert changes(variant, base) == expected
     made = configure(variant, base, seed=SEED, horizon=HORIZON)
     assert made.train.seed == SEED
@@ -83,6 +87,7 @@ def test_all_make_equal_updates_and_evaluations(
         {
             "schedule": {"cycles": lengths, "unit": unit, "mode": mode},
             "train": {"window": 5, "evaluate_every_steps": evaluate_every},
+            **ADJOINT,
         },
         "test",
     )
@@ -98,6 +103,20 @@ def test_all_make_equal_updates_and_evaluations(
             assert build_schedule(made, 1).cycle_steps == (schedule.total_steps,)
 
 
+@given(windows=st.integers(1, 7), lanes=st.integers(1, 7), steps=st.integers(1, 9))
+def test_swapped_has_as_many_tokens_to_an_update(windows: int, lanes: int, steps: int) -> None:
+    config = parse_config({"train": {"batch": lanes * windows, "window": steps}}, "test")
+    base = prepare_base(config, (10,), steps_per_epoch=5)
+    swapped = configure("swapped", base, seed=SEED, horizon=windows * steps)
+    assert (swapped.train.batch, swapped.train.window) == (lanes, windows * steps)
+
+
+def test_lanes_that_cannot_be_swapped_are_refused() -> None:
+    base = prepare_base(parse_config({"train": {"window": 5}}, "test"), (10,), steps_per_epoch=5)
+    with pytest.raises(ConfigError, match=r"swapped makes windows of 3 times .* 20 lanes .*batch"):
+        configure("swapped", base, seed=SEED, horizon=15)
+
+
 REAL = {"schedule": {"mode": "real"}}  # synthetic gradients are refused beside these two
 
 
@@ -108,6 +127,10 @@ REAL = {"schedule": {"mode": "real"}}  # synthetic gradients are refused beside 
         (
             {"train": {"truncation": "random"}, **REAL},
             r"train\.truncation is what the variant artbp",
+        ),
+        (
+            {"train": {"horizon": 10, "past": "state"}, **REAL},
+            r"train\.horizon is what the variant bptt-long",
         ),
         ({"synthesizer": {"inject": "noise"}}, r"synthesizer\.inject is what the variant noise"),
     ],
