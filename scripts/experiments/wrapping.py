@@ -14,7 +14,7 @@ import json
 import re
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -61,7 +61,7 @@ def folded(text: str) -> str:
     )
 
 
-FORMS = {"as it is": str, "joined": joined, "folded": folded}
+FORMS: dict[str, Callable[[str], str]] = {"as it is": str, "joined": joined, "folded": folded}
 
 
 def parts_of(predictor: Predictor[Any], store: TokenStore) -> Parts:

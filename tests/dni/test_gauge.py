@@ -193,7 +193,9 @@ def test_the_sentence_says_what_was_bought(tiny_config: Callable[..., Config]) -
     reading = GaugeReading(windows=40, beta=1.25, cosine=0.9, share=0.72, noise=0.1)
 
     def sentence(of: GaugeReading | None) -> str:
-        return closing_sentence(tiny_config(), status._replace(probes=10), RunawayWatch(), of)
+        return closing_sentence(
+            tiny_config(), status._replace(probes=10), RunawayWatch(), reading=of
+        )
 
     assert (
         "moved the weights 72 % as far as the exact gradient of 20 more tokens would"
