@@ -161,9 +161,11 @@ class SynthesizerConfig(Section):
     """Also predict the next window's gradient from this window's state."""
     lookahead: PositiveInt = 10
     """Tokens past a boundary that a lookahead synthesizer surely reads; more where it is cheap."""
-    every: PositiveInt = 1
-    """Windows from one reading of an adjoint to the next; what is read last ages the longest."""
-    reach: PositiveInt = 15
+    every: PositiveInt = 4
+    """Windows from one reading of an adjoint to the next. Windows shorter than `reach` are read
+    along, and what is read for the last one ages the longest; after longer ones it injects at every
+    reading and not in between."""
+    reach: PositiveInt = 10
     """Tokens that an adjoint reads past the last boundary that a reading is for."""
     teach_every: Annotated[PositiveInt | None, Off] = None
     """Once in so many stretches of eight windows the exact gradient of the coming text is computed
