@@ -112,8 +112,8 @@ class AdjointEstimator:
         factor: multiplies what is injected; None calibrates itself on probes (`Trust.factor`),
             where prediction and observation both reach over one window.
         trust_bound: cap each lane's gradient (`Trust.longest`).
-        activation: α of the activation penalty, added to the true residual; what q learns from
-            contains it anyway. (The temporal penalty is left out by both.)
+        activation: α of the activation penalty, which is added to the residual. (The temporal
+            penalty is left out.)
         exact: compute the softmax's residual instead of predicting it, without q; None: where the
             vocabulary is so small that it costs no more (`residual_is_cheap`).
         hidden: units of q's hidden layer.
@@ -227,12 +227,14 @@ class AdjointEstimator:
         """What the nats send back to each output: predicted, or the true one."""
         if self.expected_row is None:
             residual_CBH = softmax_residual(self.model, outputs_CBH, targets_CB)
-            # Of α·mean(h²) for each token (`sglm.kernels.dropout`).
-            return residual_CBH + 2 * self.activation / outputs_CBH.shape[-1] * outputs_CBH
-        with torch.no_grad():
-            rows_CBH = F.embedding(targets_CB, self.model.output_weight)
-            expected_CBH: Tensor = self.expected_row(outputs_CBH)
-            return expected_CBH - rows_CBH
+        else:
+            with torch.no_grad():
+                rows_CBH = F.embedding(targets_CB, self.model.output_weight)
+                residual_CBH = self.expected_row(outputs_CBH) - rows_CBH
+        if not self.activation:
+            return residual_CBH
+        # Of α·mean(h²) for each token (`sglm.kernels.dropout`).
+        return residual_CBH + 2 * self.activation / outputs_CBH.shape[-1] * outputs_CBH
 
     def _text(self, first: int, last: int | None) -> ComingText:
         """From one of the stretch's boundaries to another, or as far as it is shown."""

@@ -44,12 +44,12 @@ class StretchBeginning(NamedTuple):
 
 
 class FeatureGradient(NamedTuple):
-    """What a window's objective sends back to the features before the softmax.
+    """What a window's negative log-likelihood sends back to the features before the softmax.
 
     Attributes:
         features_TBH: as the softmax saw them, dropout included; detached.
-        gradient_TBH: ∂(Σ nats)/∂features, activation penalties included; NaN or infinite where the
-            step's gradient is.
+        gradient_TBH: ∂(Σ nats)/∂features, without penalties; NaN or infinite where the step's
+            gradient is.
         targets_TB: the token ids that were predicted from them.
     """
 

@@ -127,7 +127,7 @@ def build_window_pass(
     """The model's pass over a window: as it is, averaged over ranks, or from a CUDA graph.
 
     Raises:
-        ConfigError: a graph for several ranks, or with features whose gradients are wanted.
+        ConfigError: a graph for several ranks.
     """
     train = config.train
     window_pass = WindowPass(
@@ -140,8 +140,6 @@ def build_window_pass(
         return window_pass if model.ranks.count == 1 else DistributedDataParallel(window_pass)
     if model.ranks.count > 1:
         raise ConfigError("train.cuda_graph is for one process; leave it out under torchrun")
-    if keeps_features:  # they are made inside the graph, and nobody sees what comes back to them
-        raise ConfigError("train.cuda_graph does not go with this estimator; leave it out")
     return GraphedPass(window_pass)
 
 

@@ -27,13 +27,26 @@ class GraphedPass:
         self.recorded: dict[Shapes, Any] = {}
 
     def __call__(self, inputs_TB: Tensor, targets_TB: Tensor, incoming: LSTMState) -> WindowOutputs:
-        tensors = (inputs_TB, targets_TB, *incoming.hidden, *incoming.cell)
+        tap_TBH = None
+        if self.window_pass.keeps_features:
+            # A gradient comes out of a graph only as that of something that goes in.
+            model, last_BH = self.window_pass.model, incoming.hidden[-1]
+            tap_TBH = torch.zeros(
+                *targets_TB.shape,
+                last_BH.shape[1],
+                dtype=model.compute_dtype or last_BH.dtype,
+                device=last_BH.device,
+                requires_grad=True,
+            )
+        taps = () if tap_TBH is None else (tap_TBH,)
+        tensors = (inputs_TB, targets_TB, *taps, *incoming.hidden, *incoming.cell)
         shapes = (inputs_TB.shape, targets_TB.shape)
         if shapes not in self.recorded:
             self.recorded[shapes] = _record(_Flat(self.window_pass), tensors)
-        objective_nats, nll_nats, *parts = self.recorded[shapes](*tensors)
+        objective_nats, nll_nats, *rest = self.recorded[shapes](*tensors)
+        features_TBH = rest.pop(0).detach() if taps else None
         # The next replay writes over what this one returned, and losses are read much later.
-        return WindowOutputs(objective_nats, nll_nats.clone(), _state(parts))
+        return WindowOutputs(objective_nats, nll_nats.clone(), _state(rest), features_TBH, tap_TBH)
 
 
 class _Flat(nn.Module):
@@ -43,10 +56,15 @@ class _Flat(nn.Module):
         super().__init__()
         self.window_pass = window_pass
 
-    def forward(self, inputs_TB: Tensor, targets_TB: Tensor, *parts: Tensor) -> tuple[Tensor, ...]:
-        outputs = self.window_pass(inputs_TB, targets_TB, _state(parts))
+    def forward(self, inputs_TB: Tensor, targets_TB: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
+        taps, parts = rest[: len(rest) % 2], rest[len(rest) % 2 :]  # a state has an even number
+        outputs = self.window_pass(
+            inputs_TB, targets_TB, _state(parts), tap_TBH=taps[0] if taps else None
+        )
         outgoing = outputs.outgoing
-        return outputs.objective_nats, outputs.nll_nats, *outgoing.hidden, *outgoing.cell
+        features = (outputs.features_TBH,) if outputs.features_TBH is not None else ()
+        nats = outputs.objective_nats, outputs.nll_nats
+        return *nats, *features, *outgoing.hidden, *outgoing.cell
 
 
 def _state(parts: tuple[Tensor, ...] | list[Tensor]) -> LSTMState:

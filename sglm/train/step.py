@@ -58,7 +58,7 @@ def train_step(
     estimator.enter_window(incoming)
 
     # 2. The model runs over the window.
-    objective_nats, nll_nats, outgoing, features_TBH = learner.window_pass(
+    objective_nats, nll_nats, outgoing, *features = learner.window_pass(
         torch.cat((*past_TB, window.inputs_TB)), window.targets_TB, incoming
     )
     # A loss that is not finite makes the whole gradient so, and then the step is not taken.
@@ -85,7 +85,7 @@ def train_step(
             injected=decision.inject,
             probe=decision.probe,
             is_last=window.is_last,
-            features=_feature_gradient(features_TBH, window.targets_TB, scale),
+            features=_feature_gradient(*features, window.targets_TB, scale=scale),
         )
     )
 
@@ -149,10 +149,14 @@ def _truncate(learner: Learner, window: Window) -> tuple[LSTMState, list[Tensor]
 
 
 def _feature_gradient(
-    features_TBH: Tensor | None, targets_TB: Tensor, scale: Tensor | float
+    features_TBH: Tensor | None,
+    tap_TBH: Tensor | None,
+    targets_TB: Tensor,
+    *,
+    scale: Tensor | float,
 ) -> FeatureGradient | None:
     """What the loss has sent back to the features, in nats; None where nobody asked for it."""
-    if features_TBH is None:
+    if features_TBH is None or tap_TBH is None:
         return None
-    assert features_TBH.grad is not None
-    return FeatureGradient(features_TBH.detach(), features_TBH.grad / scale, targets_TB)
+    assert tap_TBH.grad is not None, "the backward pass comes first"
+    return FeatureGradient(features_TBH.detach(), tap_TBH.grad / scale, targets_TB)

@@ -21,13 +21,16 @@ class WindowOutputs(NamedTuple):
         objective_nats: what is to be differentiated: likelihood and penalties.
         nll_nats: the negative log-likelihood alone.
         outgoing: the state after the window.
-        features_TBH: what the softmax saw, where that was asked for; keeps its gradient.
+        features_TBH: what the softmax saw, where that was asked for.
+        tap_TBH: a tensor whose `.grad`, after a backward pass, is the gradient of the negative
+            log-likelihood in these features.
     """
 
     objective_nats: Tensor
     nll_nats: Tensor
     outgoing: LSTMState
     features_TBH: Tensor | None = None
+    tap_TBH: Tensor | None = None
 
 
 RunsWindow = Callable[[Tensor, Tensor, LSTMState], WindowOutputs]
@@ -59,13 +62,22 @@ class WindowPass(nn.Module):
         self.random_window = random_window
         self.keeps_features = keeps_features
 
-    def forward(self, inputs_TB: Tensor, targets_TB: Tensor, incoming: LSTMState) -> WindowOutputs:
+    def forward(
+        self,
+        inputs_TB: Tensor,
+        targets_TB: Tensor,
+        incoming: LSTMState,
+        *,
+        tap_TBH: Tensor | None = None,
+    ) -> WindowOutputs:
         """Runs the model over the window.
 
         Args:
             inputs_TB: token ids; there may be more of them than targets, at the beginning.
             targets_TB: of the last inputs.
             incoming: the state before the first input.
+            tap_TBH: zeros that are added to the features, a leaf, so that their gradient comes out
+                of a recorded graph; None: the features keep it themselves, if they are asked for.
         """
         embedded_TBE, output_weight = self.model.embed(inputs_TB)
         if self.random_window is None:
@@ -78,12 +90,17 @@ class WindowPass(nn.Module):
         features_TBH, penalty = self.model.drop_and_penalize(
             outputs_TBH, self.regularizer.activation, self.regularizer.temporal
         )
-        if self.keeps_features:
+        if tap_TBH is not None:
+            features_TBH = features_TBH + tap_TBH
+        elif self.keeps_features:
+            features_TBH = features_TBH.view_as(features_TBH)  # of the nats' gradient alone
             features_TBH.retain_grad()
+            tap_TBH = features_TBH
         nll_nats = self.model.nll(features_TBH, targets_TB, output_weight=output_weight)
         return WindowOutputs(
             nll_nats + targets_TB.numel() * penalty,
             nll_nats,
             outgoing,
             features_TBH if self.keeps_features else None,
+            tap_TBH,
         )
