@@ -20,9 +20,15 @@ from torch import Tensor
 
 from sglm.config import SynthesizerConfig
 from sglm.dni.estimator import EstimatorStatus, FeatureGradient, Observation, StretchBeginning
-from sglm.dni.expected_row import ExpectedRow, residual_is_cheap, softmax_residual
+from sglm.dni.expected_row import (
+    ExpectedRow,
+    has_target,
+    less_target_rows,
+    residual_is_cheap,
+    softmax_residual,
+    target_rows,
+)
 from sglm.dni.injection import Injection
-from sglm.dni.stretch import every_lane, own_lanes
 from sglm.dni.synthesizer import hidden_units
 from sglm.dni.trust import Agreement, Trust, agreement
 from sglm.model.language_model import (
@@ -36,7 +42,7 @@ from sglm.model.lstm_layer import layer_backward_floats
 from sglm.model.state import LSTMState
 from sglm.optim.optimizer import step_where_finite
 from sglm.runtime.memory_basis import MemoryBasis
-from sglm.runtime.ranks import ALONE, Ranks
+from sglm.runtime.ranks import ALONE, Ranks, every_lane, own_lanes
 from sglm.text.batcher import ComingText
 
 # Windows that q learns from one by one at first, and how many go by for each one later: a lesson
@@ -174,7 +180,7 @@ class AdjointEstimator:
     def begin_text(self) -> None:
         """Nothing is remembered of lanes."""
 
-    def begin_stretch(self, beginning: StretchBeginning, *, teach: bool) -> None:
+    def begin_stretch(self, beginning: StretchBeginning) -> None:
         """Takes in the text; it is read when an estimate is asked for."""
         self._coming, self.window = beginning.coming, beginning.window
         self.index, self._gradients_PBS = 0, None
@@ -195,7 +201,7 @@ class AdjointEstimator:
                 boundaries=self.stretch - self.index + 1,
             )
         in_units_BS = self._gradients_PBS[self.index - self._read_at] / self.trust.unit
-        injected_BS = self.injection.inject(in_units_BS, count_cuts=True)
+        injected_BS = self.injection.inject(in_units_BS)
         q = self.expected_row
         return injected_BS if q is None else injected_BS * q.is_better
 
@@ -228,9 +234,8 @@ class AdjointEstimator:
             # Of α·mean(h²) for each token (`sglm.kernels.dropout`).
             return residual_CBH + 2 * self.activation / outputs_CBH.shape[-1] * outputs_CBH
         with torch.no_grad():
-            rows_CBH = F.embedding(targets_CB, self.model.output_weight)
             expected_CBH: Tensor = self.expected_row(outputs_CBH)
-            return expected_CBH - rows_CBH
+            return less_target_rows(expected_CBH, targets_CB, self.model.output_weight)
 
     def _text(self, first: int, last: int | None) -> ComingText:
         """From one of the stretch's boundaries to another, or as far as it is shown."""
@@ -269,10 +274,11 @@ class AdjointEstimator:
 
     def _learn(self, q: ExpectedRow, features: FeatureGradient) -> None:
         """One step of q towards the rows that the softmax has expected."""
-        rows_TBH = F.embedding(features.targets_TB, self.model.output_weight.detach())
+        rows_TBH = target_rows(features.targets_TB, self.model.output_weight.detach())
         features_NH = features.features_TBH.flatten(0, 1).to(q.unit)
         expected_NH = (features.gradient_TBH + rows_TBH).flatten(0, 1).to(q.unit)
-        loss, finite = q.observe(features_NH, expected_NH, self.ranks)
+        counts_N = has_target(features.targets_TB).flatten()
+        loss, finite = q.observe(features_NH, expected_NH, counts_N, self.ranks)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         self.ranks.average([p.grad for p in q.parameters() if p.grad is not None])
@@ -308,7 +314,7 @@ class AdjointEstimator:
         self.injection.load_state_dict(tree["injection"])
         self.windows, self.window = tree["windows"], tree["window"]
         self.index, self._read_at = tree["index"], tree["read_at"]
-        coming = [own_lanes(self.ranks, ids_CB, device, dim=1) for ids_CB in tree["coming"]]
+        coming = [self.ranks.own(ids_CB, dim=1).to(device) for ids_CB in tree["coming"]]
         self._coming = ComingText(*coming) if coming else None
         self._gradients_PBS = own_lanes(self.ranks, tree["gradients"], device, dim=1)
 

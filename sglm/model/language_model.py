@@ -215,20 +215,6 @@ class LSTMLanguageModel(nn.Module):
             cell.append(cell_BH)
         return outputs_TBH, LSTMState(tuple(hidden), tuple(cell))
 
-    def token_features(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        """What the network knows of a step's tokens by themselves: `(…, E + H)`, detached.
-
-        Args:
-            inputs, targets: token ids `(…)`; a target of −100 (nothing to predict) gives zeros.
-
-        Returns:
-            The input's embedding and the target's row of the softmax matrix, side by side.
-        """
-        predicted = (targets >= 0).unsqueeze(-1)
-        embedded = F.embedding(inputs, self.embedding.detach())
-        row = F.embedding(targets.clamp_min(0), self.output_weight.detach())
-        return torch.cat((embedded, row * predicted), dim=-1)
-
     def logits(self, features: Tensor, output_weight: Tensor | None = None) -> Tensor:
         """Unnormalised log-probabilities `(…, V)` of features `(…, H)`, in the compute type.
 

@@ -158,10 +158,12 @@ def test_what_q_learns_from_is_the_expected_row() -> None:
     q, model = q_of(learner), learner.model
     observe = q.observe
 
-    def watched(features_NH: Tensor, expected_NH: Tensor, ranks: Any) -> tuple[Tensor, Tensor]:
+    def watched(
+        features_NH: Tensor, expected_NH: Tensor, counts_N: Tensor, ranks: Any
+    ) -> tuple[Tensor, Tensor]:
         right_NH = model.logits(features_NH).softmax(-1) @ model.output_weight
         seen.append((expected_NH, right_NH.detach()))
-        return observe(features_NH, expected_NH, ranks)
+        return observe(features_NH, expected_NH, counts_N, ranks)
 
     q.observe = watched  # type: ignore[method-assign]
     for step, decision in enumerate((PLAIN, INJECT)):
@@ -308,7 +310,7 @@ def test_expected_row_starts_as_the_mean_of_its_targets() -> None:
     q = ExpectedRow(4, 3)
     expected_NH = torch.randn(10, 4, generator=torch.Generator().manual_seed(0))
     features_NH = torch.ones(10, 4)
-    _, finite = q.observe(features_NH, expected_NH, ALONE)
+    _, finite = q.observe(features_NH, expected_NH, torch.ones(10, dtype=torch.bool), ALONE)
     assert bool(finite)
     torch.testing.assert_close(q(features_NH[0]), expected_NH.mean(0))
     assert not bool(q.is_better)
