@@ -278,7 +278,7 @@ class AdjointEstimator:
         features_NH = features.features_TBH.flatten(0, 1).to(q.unit)
         expected_NH = (features.gradient_TBH + rows_TBH).flatten(0, 1).to(q.unit)
         counts_N = has_target(features.targets_TB).flatten()
-        loss, finite = q.observe(features_NH, expected_NH, counts_N, self.ranks)
+        loss, finite = q.observe(features_NH, expected_NH, counts_N, ranks=self.ranks)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         self.ranks.average([p.grad for p in q.parameters() if p.grad is not None])

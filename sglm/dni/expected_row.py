@@ -66,7 +66,7 @@ class ExpectedRow(nn.Module):
         return self.error < self.mean_error
 
     def observe(
-        self, features_NH: Tensor, expected_NH: Tensor, counts_N: Tensor, ranks: Ranks
+        self, features_NH: Tensor, expected_NH: Tensor, counts_N: Tensor, *, ranks: Ranks
     ) -> tuple[Tensor, Tensor]:
         """Takes in a window's targets, which q has not learned from.
 
@@ -92,14 +92,14 @@ class ExpectedRow(nn.Module):
                     for each_NH in (wrong_NH, from_mean_NH)
                 ]
             )
-            finite = self._move(errors, expected_NH, counts_N, share, ranks)
+            finite = self._move(errors, expected_NH, counts_N=counts_N, share=share, ranks=ranks)
         # About the mean and in the unit of now, with which it will be used.
         right_NH = (expected_NH - self.mean_H) / self.unit
         right_NH = right_NH.where(counts_N[:, None], predicted_NH.detach())
         return F.mse_loss(predicted_NH, right_NH) / share, finite
 
     def _move(
-        self, errors: Tensor, expected_NH: Tensor, counts_N: Tensor, share: Tensor, ranks: Ranks
+        self, errors: Tensor, expected_NH: Tensor, *, counts_N: Tensor, share: Tensor, ranks: Ranks
     ) -> Tensor:
         """Moves the running means, where everything is finite: returned."""
         counted_NH = expected_NH.where(counts_N[:, None], 0.0)

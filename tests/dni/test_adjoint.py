@@ -160,11 +160,11 @@ def test_what_q_learns_from_is_the_expected_row() -> None:
     observe = q.observe
 
     def watched(
-        features_NH: Tensor, expected_NH: Tensor, counts_N: Tensor, ranks: Any
+        features_NH: Tensor, expected_NH: Tensor, counts_N: Tensor, *, ranks: Any
     ) -> tuple[Tensor, Tensor]:
         right_NH = model.logits(features_NH).softmax(-1) @ model.output_weight
         seen.append((expected_NH, right_NH.detach()))
-        return observe(features_NH, expected_NH, counts_N, ranks)
+        return observe(features_NH, expected_NH, counts_N, ranks=ranks)
 
     q.observe = watched  # type: ignore[method-assign]
     for step, decision in enumerate((PLAIN, INJECT)):
@@ -345,7 +345,7 @@ def test_q_learns_nothing_from_what_has_no_target() -> None:
         each.load_state_dict(found.state_dict())
 
     def learn(q: ExpectedRow, features_NH: Tensor, expected_NH: Tensor, counts_N: Tensor) -> Tensor:
-        loss, finite = q.observe(features_NH, expected_NH, counts_N, ALONE)
+        loss, finite = q.observe(features_NH, expected_NH, counts_N, ranks=ALONE)
         q.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         with torch.no_grad():
@@ -369,9 +369,9 @@ def test_what_q_is_shown_has_a_target() -> None:
     learner, shown = with_adjoint(), []
     q, observe = q_of(learner), q_of(learner).observe
 
-    def watched(features: Tensor, expected: Tensor, counts_N: Tensor, ranks: Any) -> Any:
+    def watched(features: Tensor, expected: Tensor, counts_N: Tensor, *, ranks: Any) -> Any:
         shown.append(counts_N)
-        return observe(features, expected, counts_N, ranks)
+        return observe(features, expected, counts_N, ranks=ranks)
 
     q.observe = watched  # type: ignore[method-assign]
     window = without_some_targets(batcher(stretch=1).at(0))
@@ -394,7 +394,7 @@ def test_expected_row_starts_as_the_mean_of_its_targets() -> None:
     q = ExpectedRow(4, 3)
     expected_NH = torch.randn(10, 4, generator=torch.Generator().manual_seed(0))
     features_NH = torch.ones(10, 4)
-    _, finite = q.observe(features_NH, expected_NH, torch.ones(10, dtype=torch.bool), ALONE)
+    _, finite = q.observe(features_NH, expected_NH, torch.ones(10, dtype=torch.bool), ranks=ALONE)
     assert bool(finite)
     torch.testing.assert_close(q(features_NH[0]), expected_NH.mean(0))
     assert not bool(q.is_better)
