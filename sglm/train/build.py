@@ -225,8 +225,7 @@ def build_batcher(config: Config, store: TokenStore, *, ranks: Ranks = ALONE) ->
     lengths = None
     if train.random_window is not None:
         lengths = draw_lengths(len(ids_N) // train.batch, train.random_window, train.seed)
-    _check_reading(config, len(ids_N) // train.batch)
-    return Batcher(
+    batcher = Batcher(
         ids_N,
         batch=train.batch,
         window=train.window,
@@ -236,6 +235,8 @@ def build_batcher(config: Config, store: TokenStore, *, ranks: Ranks = ALONE) ->
         lookahead=lookahead_steps(config),
         ranks=ranks,
     )
+    _check_reading(config, batcher.lane_length)
+    return batcher
 
 
 def build_schedule(config: Config, steps_per_epoch: int) -> Schedule:
