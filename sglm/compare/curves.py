@@ -11,6 +11,7 @@ from sglm.storage.durable import replace_file
 
 # The first steps, where perplexity falls from the vocabulary's size, would flatten the rest.
 _SHARE_LEFT_OUT = 0.2
+_MARKERS = "os^vDP*Xd<>p"
 
 
 def draw(runs: Sequence[FinishedRun], path: Path, console: TextIO) -> None:
@@ -41,7 +42,7 @@ def draw(runs: Sequence[FinishedRun], path: Path, console: TextIO) -> None:
             mean,
             color=f"C{index}",
             linestyle="--" if VARIANTS[name].restarts else "-",
-            marker="os^vDP*Xd"[index],
+            marker=_MARKERS[index % len(_MARKERS)],
             markersize=4,
             label=f"{name}: {mean[-1]:.5g}",
         )

@@ -101,9 +101,10 @@ class AdjointEstimator:
     """Injects the adjoint of the coming text, read now and then.
 
     It reads where the first estimate of a stretch is asked for, from the window's own outgoing
-    state on, and keeps the gradients of the stretch's further boundaries, which age until they are
-    injected. With stretches of one window nothing ages, and only the lookahead is read. Where
-    nothing is injected nothing is read, but for probes: they read the window that they measure.
+    state on. Windows shorter than the reach are read along, and the gradients of the stretch's
+    further boundaries are kept and age until they are injected; longer ones would cost too much,
+    and nothing is injected after them until the next stretch. Where nothing is injected nothing is
+    read, but for probes: they read the window that they measure, as far as the reach.
 
     It injects nothing until q is better than the mean of its targets (`ExpectedRow.is_better`), and
     its reading draws no random number: dropout stays away from it.
@@ -112,6 +113,7 @@ class AdjointEstimator:
         model: of language; read with its weights of the moment.
         stretch: windows from reading to reading; the batcher must show the text of as many and what
             is to be read beyond them.
+        reach: steps that are read past the last boundary that a reading is for.
         learning_rate: of q's own Adam.
         factor: multiplies what is injected; None calibrates itself on probes (`Trust.factor`),
             where prediction and observation both reach over one window.
@@ -131,6 +133,7 @@ class AdjointEstimator:
         model: LSTMLanguageModel,
         *,
         stretch: int = 1,
+        reach: int = 10,
         learning_rate: float = 2e-3,
         factor: float | None = None,
         trust_bound: bool = True,
@@ -144,6 +147,7 @@ class AdjointEstimator:
         weight = model.embedding
         self.model = model
         self.stretch = stretch
+        self.reach = reach
         self.activation = activation
         self.other_lane = other_lane
         self.ranks = ranks
@@ -194,13 +198,11 @@ class AdjointEstimator:
         """The gradient of what was read at that boundary, bounded, times the factor; or noise."""
         if self._gradients_PBS is None:
             self._read_at = self.index
-            text = self._text(self.index, None)
-            self._gradients_PBS = self._read(
-                outgoing.detach(),
-                self._of_lane_before(text) if self.other_lane else text,
-                boundaries=self.stretch - self.index + 1,
-            )
-        in_units_BS = self._gradients_PBS[self.index - self._read_at] / self.trust.unit
+            self._gradients_PBS = self._read_ahead(outgoing.detach())
+        place = self.index - self._read_at
+        if place >= len(self._gradients_PBS):
+            return torch.zeros_like(self._gradients_PBS[0])
+        in_units_BS = self._gradients_PBS[place] / self.trust.unit
         injected_BS = self.injection.inject(in_units_BS)
         q = self.expected_row
         return injected_BS if q is None else injected_BS * q.is_better
@@ -247,6 +249,15 @@ class AdjointEstimator:
         every = [self.ranks.gather(ids_CB, dim=1).roll(1, dims=1) for ids_CB in text]
         return ComingText(*(self.ranks.own(ids_CB, dim=1) for ids_CB in every))
 
+    def _read_ahead(self, outgoing: LSTMState) -> Tensor:
+        """Gradients at this boundary, and at the stretch's further ones if they are near."""
+        text = self._text(self.index, None)
+        if self.other_lane:
+            text = self._of_lane_before(text)
+        if reads_along(self.window, self.reach):
+            return self._read(outgoing, text, boundaries=self.stretch - self.index + 1)
+        return self._read(outgoing, _first_steps(text, self.reach), boundaries=1)
+
     def _read(self, state: LSTMState, text: ComingText, *, boundaries: int) -> Tensor:
         """Gradients at so many boundaries; zero where no text follows."""
         with_text = min(boundaries, -(-len(text.inputs_CB) // self.window))
@@ -264,9 +275,10 @@ class AdjointEstimator:
         return gradients_PBS
 
     def _measure(self, observation: Observation) -> Agreement:
-        """Of a window that nothing was injected into, its own text alone is read for comparison."""
+        """Of a window that nothing was injected into, its own text alone is read for comparison, no
+        further than what is injected reads."""
         assert self._incoming is not None, "enter_window comes before end_window"
-        text = self._text(self.index - 1, self.index)
+        text = _first_steps(self._text(self.index - 1, self.index), self.reach)
         (predicted_BS,) = self._read(self._incoming, text, boundaries=1)
         observed_BS = observation.gradient_BS
         self.trust.observe(self.injection.bound(predicted_BS), observed_BS)
@@ -319,6 +331,18 @@ class AdjointEstimator:
         self._gradients_PBS = own_lanes(self.ranks, tree["gradients"], device, dim=1)
 
 
+def reads_along(window: int, reach: int) -> bool:
+    """Whether one reading is for all boundaries of a stretch, or for the first one alone.
+
+    The text between boundaries that are further apart than a reading reaches is read for nothing.
+    """
+    return window < reach
+
+
+def _first_steps(text: ComingText, steps: int) -> ComingText:
+    return ComingText(*(ids_CB[:steps] for ids_CB in text))
+
+
 def adjoint_parameters(settings: SynthesizerConfig, shape: ModelShape) -> int:
     """Weights of q, where there is one."""
     if residual_is_cheap(shape):
@@ -338,9 +362,10 @@ def adjoint_floats(
         basis: for which lanes, where.
         window: T.
     """
-    steps, last = (settings.every - 1) * window + settings.reach, shape.widths[-1]
+    boundaries = settings.every if reads_along(window, settings.reach) else 1
+    steps, last = (boundaries - 1) * window + settings.reach, shape.widths[-1]
     read = activation_floats(shape, DropoutRates(), basis, steps=steps, calls=1, random=False)
     # Outputs end to end, expected rows, residuals.
     read += 3 * basis.lanes * steps * last
     read += layer_backward_floats(shape.input_widths[-1], last, basis, steps=steps)
-    return settings.every * basis.lanes * shape.state_size, read
+    return boundaries * basis.lanes * shape.state_size, read

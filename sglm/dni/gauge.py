@@ -111,7 +111,7 @@ class Gauge:
         half = inputs_TB.shape[1] // 2
         effects = torch.stack(
             [
-                _effect(weights, outgoing, gradient_BS, lanes)
+                _effect(outgoing, gradient_BS, weights=weights, lanes=lanes)
                 for gradient_BS in (injected_BS, exact_BS)
                 for lanes in (slice(half), slice(half, None))
             ]
@@ -157,7 +157,7 @@ class Gauge:
 
 
 def _effect(
-    weights: Sequence[Tensor], outgoing: LSTMState, gradient_BS: Tensor, lanes: slice
+    outgoing: LSTMState, gradient_BS: Tensor, *, weights: Sequence[Tensor], lanes: slice
 ) -> Tensor:
     """Jᵀ of a state gradient over some of the lanes: one vector as long as all weights."""
     parts = [part[lanes] for part in (*outgoing.hidden, *outgoing.cell)]

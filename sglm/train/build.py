@@ -181,6 +181,7 @@ def build_estimator(config: Config, model: LSTMLanguageModel) -> StateGradientEs
         return AdjointEstimator(
             model,
             stretch=settings.every,
+            reach=settings.reach,
             learning_rate=settings.learning_rate,
             factor=factor,
             trust_bound=settings.trust_bound,

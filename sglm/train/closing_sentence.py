@@ -17,6 +17,7 @@ def closing_sentence(
     config: Config,
     status: EstimatorStatus,
     runaway: RunawayWatch,
+    *,
     reading: GaugeReading | None = None,
 ) -> str:
     """What the synthesizer explained, what was done with it, what that bought, and what to try.

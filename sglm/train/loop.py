@@ -278,7 +278,7 @@ def _diagnosis(session: Session) -> str | None:
         return None
     gauge = session.learner.gauge
     reading = None if gauge is None else gauge.reading()
-    return closing_sentence(session.job.config, status, session.runaway, reading)
+    return closing_sentence(session.job.config, status, session.runaway, reading=reading)
 
 
 def _going_back(progress: Progress) -> str:

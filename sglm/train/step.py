@@ -88,10 +88,7 @@ def train_step(
         )
     )
 
-    if injected_BS is not None and learner.gauge is not None and window.ahead is not None:
-        learner.gauge.observe(
-            learner.model, incoming, window.inputs_TB, injected_BS=injected_BS, coming=window.ahead
-        )
+    _gauge(learner, window, incoming, injected_BS=injected_BS)
 
     # 5. Update, and carry the detached state on.
     set_learning_rate(learner.optimizer, learning_rate)
@@ -111,6 +108,16 @@ def _begin(learner: Learner, window: Window) -> None:
         steps = len(window.inputs_TB)
         beginning = StretchBeginning(learner.model, learner.state, window.coming, steps)
         learner.estimator.begin_stretch(beginning)
+
+
+def _gauge(
+    learner: Learner, window: Window, incoming: LSTMState, *, injected_BS: Tensor | None
+) -> None:
+    """Measures what was injected, where the window came with the text that follows it."""
+    if injected_BS is not None and learner.gauge is not None and window.ahead is not None:
+        learner.gauge.observe(
+            learner.model, incoming, window.inputs_TB, injected_BS=injected_BS, coming=window.ahead
+        )
 
 
 def _mean_over(learner: Learner, window: Window) -> int:

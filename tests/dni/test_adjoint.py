@@ -263,6 +263,37 @@ def test_gradients_of_a_stretch_are_read_once_and_from_the_first_outgoing_state(
     assert len(later_PBS) == 2
 
 
+def test_after_long_windows_it_reads_its_reach_once_a_stretch() -> None:
+    """From the state of the moment; between readings it injects nothing."""
+    learner, text = with_adjoint(exact=True, stretch=2, reach=3), batcher(stretch=2)
+    model = learner.model
+    for step in range(4):
+        window = text.at(step)
+        train_step(learner, window, PLAIN, learning_rate=0.0)
+        # What it would have injected after that window.
+        injected_BS = estimator_of(learner).estimate(learner.state)
+        if step % 2:
+            assert not injected_BS.any()
+            continue
+        beginning = StretchBeginning(model, learner.state, text.ahead(step, 3), T)
+        _, (right_BS,) = future_gradients(beginning, 1)
+        torch.testing.assert_close(injected_BS, right_BS, rtol=1e-10, atol=1e-12)  # order of sums
+
+
+def test_a_probe_reads_no_further_than_what_is_injected() -> None:
+    learner, text = with_adjoint(exact=True, reach=2), batcher(stretch=1)
+    train_step(learner, text.at(0), PLAIN, learning_rate=0.0)
+    window, state = text.at(1), learner.state
+    found = train_step(learner, window, PROBE, learning_rate=0.0).agreement
+    assert found is not None
+    ahead = ComingText(window.inputs_TB[:2], window.targets_TB[:2])
+    _, (predicted_BS,) = future_gradients(StretchBeginning(learner.model, state, ahead, T), 1)
+    whole = ComingText(window.inputs_TB, window.targets_TB)
+    _, (observed_BS,) = future_gradients(StretchBeginning(learner.model, state, whole, T), 1)
+    right = (predicted_BS - observed_BS).square().sum() / observed_BS.square().sum()
+    assert float(found.relative_mse) == pytest.approx(float(right), rel=1e-6)  # a float32 number
+
+
 def test_a_step_that_is_not_finite_teaches_nothing() -> None:
     learner, text = with_adjoint(), batcher(stretch=1)
     train_step(learner, text.at(0), PLAIN, learning_rate=1e-2)

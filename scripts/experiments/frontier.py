@@ -1,0 +1,253 @@
+r"""What share of the horizon gap is closed, at what cost? Estimators beside longer exact gradients.
+
+    python -m scripts.experiments.frontier data/wap --out runs/frontier --seeds 0,1,2
+
+Trains every point with every seed (a run that is there is gone on with, or left as it is), then
+measures what a step of each takes, in turn in one process, and draws both. The gap is `bptt` minus
+`bptt-long` at the horizon of `--ceiling`; times are medians of paired ratios to `bptt`.
+
+    … --only-train            leaves the times for a quiet machine: the same command without it
+"""
+
+import argparse
+import json
+import random
+import statistics
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sglm.config import Config, load_config
+from sglm.errors import InputError, SglmError
+from sglm.optim.precision import precision_of
+from sglm.runtime.process import denormals_as_zero
+from sglm.storage.durable import replace_file, replace_text
+from sglm.text.store import TokenStore
+from sglm.train.build import (
+    build_batcher,
+    build_decision_rule,
+    build_learner,
+    build_schedule,
+    token_counts,
+)
+from sglm.train.loop import train
+from sglm.train.step import train_step
+
+BASELINE = "bptt"
+ADJOINT = 'schedule.mode="synthetic" synthesizer.kind="adjoint"'
+POINTS = {
+    BASELINE: 'schedule.mode="real"',
+    **{f"bptt-long {h}": f'schedule.mode="real" train.horizon={h}' for h in (10, 20, 40, 80)},
+    **{
+        f"adjoint {every} × {reach}": f"{ADJOINT} synthesizer.every={every}"
+        f" synthesizer.reach={reach}"
+        for every, reach in ((1, 5), (1, 10), (1, 20), (2, 10), (4, 10), (4, 20), (8, 15))
+    },
+}
+WARM_STEPS = 250  # before a step is timed: q has begun to learn now and then
+BLOCK = 10  # steps that are timed together
+ROUNDS = 15
+
+
+def configuration(point: str, seed: int, overrides: Sequence[str]) -> Config:
+    """One cosine cycle, as long as the recipe's cycles together."""
+    base = load_config("short-window", overrides)
+    steps = sum(base.schedule.cycle_lengths())
+    own = [f"schedule.cycles=[{steps}]", f"train.seed={seed}", *POINTS[point].split()]
+    return load_config("short-window", [*overrides, *own])
+
+
+def perplexity_of(run: Path) -> float:
+    """At the end, after the last update."""
+    last = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1]
+    return float(json.loads(last)["token_ppl"])
+
+
+def train_points(
+    store: TokenStore,
+    out: Path,
+    *,
+    points: Iterable[str],
+    seeds: Iterable[int],
+    sets: Sequence[str],
+) -> dict[str, dict[int, float]]:
+    """Validation perplexities, point by point and seed by seed."""
+    found: dict[str, dict[int, float]] = {}
+    for seed in seeds:
+        for point in points:
+            run = out / f"{point.replace(' ', '-').replace('×', 'x')}-seed{seed}"
+            with open(out / f"{run.name}.log", "a", encoding="utf-8") as log:
+                train(
+                    configuration(point, seed, sets),
+                    store,
+                    run,
+                    precision=precision_of("fp32", torch.device("cpu")),
+                    console=log,
+                )
+            found.setdefault(point, {})[seed] = perplexity_of(run)
+            print(f"{point}, seed {seed}: {found[point][seed]:.2f}", file=sys.stderr, flush=True)
+    return found
+
+
+class Timed:
+    """A training that goes on block by block, to be timed beside others."""
+
+    def __init__(self, config: Config, store: TokenStore) -> None:
+        precision = precision_of("fp32", torch.device("cpu"))
+        self.learner = build_learner(config, token_counts(store), precision)
+        self.batcher = build_batcher(config, store)
+        self.rule = build_decision_rule(config)
+        self.schedule = build_schedule(config, self.batcher.steps_per_epoch)
+        self.step = 0
+
+    def seconds(self, steps: int) -> float:
+        """What so many steps take, in the midst of an epoch."""
+        start = time.perf_counter()
+        for _ in range(steps):
+            plan = self.schedule.at(self.step % self.schedule.total_steps)
+            window = self.batcher.at(self.step)
+            decision = self.rule.decide(self.step, plan, window)
+            train_step(self.learner, window, decision, learning_rate=self.learner.rate(plan))
+            self.step += 1
+        return time.perf_counter() - start
+
+
+def time_points(store: TokenStore, points: Sequence[str], sets: Sequence[str]) -> dict[str, Any]:
+    """Time of a step as a ratio to `bptt`: median and quartiles of paired blocks."""
+    trainings = {point: Timed(configuration(point, 0, sets), store) for point in points}
+    seconds: dict[str, list[float]] = {point: [] for point in points}
+    with denormals_as_zero():
+        for training in trainings.values():
+            training.seconds(WARM_STEPS)
+        for _ in range(ROUNDS):
+            for point in random.sample(list(points), len(points)):
+                seconds[point].append(trainings[point].seconds(BLOCK))
+    times = {}
+    for point, own in seconds.items():
+        ratios = [mine / base for mine, base in zip(own, seconds[BASELINE], strict=True)]
+        low, middle, high = statistics.quantiles(ratios, n=4)
+        times[point] = {
+            "ratio": round(middle, 3),
+            "quartiles": [round(low, 3), round(high, 3)],
+            "ms": round(1000 * statistics.median(own) / BLOCK, 2),
+        }
+    return times
+
+
+def shares(perplexities: dict[str, dict[int, float]], ceiling: str) -> dict[str, list[float]]:
+    """Of the mean gap, how much each seed of a point closes against `bptt` with that seed."""
+    base, best = perplexities[BASELINE], perplexities[ceiling]
+    gap = statistics.mean(base.values()) - statistics.mean(best.values())
+    return {
+        point: [(base[seed] - ppl) / gap for seed, ppl in of_seed.items()]
+        for point, of_seed in perplexities.items()
+    }
+
+
+def draw(result: dict[str, Any], path: Path) -> None:
+    """Share of the gap over time; a bar from the lowest seed to the highest."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    for prefix, colour in (("bptt", "C0"), ("adjoint", "C1")):
+        names = [name for name in result["times"] if name.startswith(prefix)]
+        names.sort(key=lambda name: float(result["times"][name]["ratio"]))
+        at = [result["times"][name]["ratio"] for name in names]
+        means = [100 * statistics.mean(result["shares"][name]) for name in names]
+        bars = [
+            [
+                mean - 100 * min(result["shares"][name])
+                for name, mean in zip(names, means, strict=True)
+            ],
+            [
+                100 * max(result["shares"][name]) - mean
+                for name, mean in zip(names, means, strict=True)
+            ],
+        ]
+        line = "-" if prefix == "bptt" else ""
+        axes.errorbar(at, means, bars, color=colour, linestyle=line, marker="o", capsize=3)
+        for name, x, y in zip(names, at, means, strict=True):
+            axes.annotate(name, (x, y), xytext=(5, 5), textcoords="offset points", fontsize=8)
+    axes.axhline(0, color="grey", linewidth=0.5)
+    axes.set_xlabel("time of a step, as a multiple of bptt's")
+    axes.set_ylabel("share of the horizon gap that is closed, %")
+    axes.set_title(result["title"], fontsize=10)
+    axes.grid(alpha=0.3)
+    replace_file(path, lambda aside: figure.savefig(aside, format="png", dpi=120))
+
+
+def table(result: dict[str, Any]) -> str:
+    lines = ["| point | perplexity | share of the gap | time |", "| --- | --- | --- | --- |"]
+    for point, of_seed in result["perplexities"].items():
+        share = 100 * statistics.mean(result["shares"][point])
+        timing = result["times"].get(point)
+        shown = "" if timing is None else f"{timing['ratio']:.2f}"
+        perplexities = ", ".join(f"{ppl:.2f}" for ppl in of_seed.values())
+        lines.append(f"| {point} | {perplexities} | {share:.0f} % | {shown} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.experiments.frontier", description=(__doc__ or "").split("\n")[0]
+    )
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--points", help="Separated by ';'. Default: all of them.")
+    parser.add_argument("--ceiling", default="bptt-long 20")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--only-train", action="store_true")
+    parser.add_argument("--title", default="")
+    parser.add_argument("--set", action="append", default=[], help="As of sglm train.")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    try:
+        result = run(arguments)
+    except (SglmError, OSError) as error:
+        print(error, file=sys.stderr)
+        sys.exit(getattr(error, "exit_code", 1))
+    print(table(result))
+
+
+def run(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Makes what is not there yet; writes `frontier.json` and, with times, `frontier.png`.
+
+    Raises:
+        InputError: no such point, or not the two that the gap lies between.
+    """
+    points = arguments.points.split(";") if arguments.points else list(POINTS)
+    for point in points:
+        if point not in POINTS:
+            raise InputError(f"no point {point!r}; there are {'; '.join(POINTS)}")
+    if not {BASELINE, arguments.ceiling} <= set(points):
+        raise InputError(f"the gap lies between {BASELINE} and {arguments.ceiling}: name both")
+    store = TokenStore.open(arguments.data)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    perplexities = train_points(
+        store,
+        arguments.out,
+        points=points,
+        seeds=[int(seed) for seed in arguments.seeds.split(",")],
+        sets=arguments.set,
+    )
+    result = {
+        "title": arguments.title or str(arguments.data),
+        "threads": arguments.threads,
+        "perplexities": perplexities,
+        "shares": shares(perplexities, arguments.ceiling),
+        "times": {} if arguments.only_train else time_points(store, points, arguments.set),
+    }
+    replace_text(arguments.out / "frontier.json", json.dumps(result, indent=1) + "\n")
+    if result["times"]:
+        draw(result, arguments.out / "frontier.png")
+    return result
+
+
+if __name__ == "__main__":
+    main()

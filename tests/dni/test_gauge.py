@@ -1,0 +1,207 @@
+"""The gauge in parameter space: its laws in float64, and that it leaves training alone."""
+
+import math
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor
+
+from sglm.config import Config
+from sglm.dni.adjoint import adjoint_gradients
+from sglm.dni.expected_row import softmax_residual
+from sglm.dni.gauge import Gauge, GaugeReading, gauge_every
+from sglm.model.language_model import DropoutRates, LSTMLanguageModel
+from sglm.model.state import LSTMState
+from sglm.optim.schedule import Mode, StepPlan
+from sglm.text.batcher import ComingText, Window
+from sglm.train.closing_sentence import closing_sentence
+from sglm.train.learner import capture, restore
+from sglm.train.runaway import RunawayWatch
+from sglm.train.step import train_step
+from sglm.train.window_decision import DecisionRule
+from tests.dni.test_adjoint import EVERY_DROPOUT, a_model, some_text, with_adjoint
+from tests.dni.test_estimator import INJECT, batcher
+from tests.train.test_step import CPU, T, V, all_equal, weights
+
+LANES = 4
+
+
+def twice(values: Tensor, dim: int) -> Tensor:
+    """Two lanes, and the same two again: the halves agree, so no product has a random sign."""
+    return torch.cat((values, values), dim)
+
+
+def a_window(seed: int = 0) -> tuple[LSTMState, Tensor]:
+    """Some state, and the inputs after it."""
+    start = a_model(layers=2).start_state(LANES)
+    generator = torch.Generator().manual_seed(seed)
+    packed_BS = torch.randn(2, start.size, generator=generator, dtype=torch.float64) / 2
+    parts = start.parts_of(twice(packed_BS, 0))
+    inputs_TB = twice(torch.randint(V, (T, 2), generator=generator), 1)
+    return LSTMState(parts[: len(parts) // 2], parts[len(parts) // 2 :]), inputs_TB
+
+
+def exact_after(model: LSTMLanguageModel, seed: int, coming: ComingText) -> Tensor:
+    """The exact future gradient after that window."""
+    state, inputs_TB = a_window(seed)
+    _, outgoing = model.outputs(model.embedding.detach()[inputs_TB], state)
+    residual = partial(softmax_residual, model)
+    steps = len(coming.inputs_CB)
+    return adjoint_gradients(
+        model, outgoing.detach(), coming, window=steps, boundaries=1, residual=residual
+    )[0]
+
+
+def measured(*multiples: float) -> GaugeReading:
+    """What it reads where so many times the exact gradient is injected, one window each."""
+    model, gauge = a_model(layers=2), Gauge(CPU)
+    coming = ComingText(*(twice(ids_CB, 1) for ids_CB in some_text(6, 2)))
+    for seed, multiple in enumerate(multiples):
+        injected_BS = multiple * exact_after(model, seed, coming)
+        gauge.observe(model, *a_window(seed), injected_BS=injected_BS, coming=coming)
+    return gauge.reading()
+
+
+@pytest.mark.parametrize("multiple", [1.0, 0.5, -2.0])
+def test_a_multiple_of_the_exact_gradient_has_its_slope(multiple: float) -> None:
+    reading = measured(*[multiple] * 8)
+    assert reading.windows == 8
+    # float64; one sum over the windows beside the other
+    assert reading.share == pytest.approx(multiple, rel=1e-9)
+    assert reading.beta == pytest.approx(1 / multiple, rel=1e-9)
+    assert reading.cosine == pytest.approx(math.copysign(1, multiple), rel=1e-9)
+
+
+def test_what_it_multiplies_is_the_gradient_that_injecting_adds() -> None:
+    """⟨Jᵀŝ, Jᵀg⟩ across the halves, from the weights' own gradients of ⟨s, ŝ⟩."""
+    model, coming, gauge = a_model(layers=2), some_text(6, LANES), Gauge(CPU)
+    exact_BS = exact_after(model, 0, coming)
+    injected_BS = torch.randn_like(exact_BS)
+    state, inputs_TB = a_window(0)
+    gauge.observe(model, state, inputs_TB, injected_BS=injected_BS, coming=coming)
+
+    def effect(gradient_BS: Tensor, lanes: slice) -> Tensor:
+        _, outgoing = model.outputs(model.embedding.detach()[inputs_TB], state)
+        objective = (outgoing.packed() * gradient_BS)[lanes].sum()
+        gradients = torch.autograd.grad(objective, list(model.layers.parameters()))
+        return torch.cat([gradient.flatten() for gradient in gradients])
+
+    first, second = slice(2), slice(2, 4)
+    both = effect(injected_BS, first) @ effect(exact_BS, second)
+    both += effect(injected_BS, second) @ effect(exact_BS, first)
+    right = (
+        both / 2,
+        effect(injected_BS, first) @ effect(injected_BS, second),
+        effect(exact_BS, first) @ effect(exact_BS, second),
+    )
+    # float64: the same sums in another order
+    torch.testing.assert_close(gauge.means, torch.stack(right), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_what_differs_from_lane_to_lane_counts_for_nothing(shared: bool) -> None:
+    """⟨Jᵀŝ, Jᵀŝ⟩ of noise is zero within its error, unless both halves have the same noise."""
+    model, coming, gauge = a_model(), some_text(6, LANES), Gauge(CPU)
+    generator = torch.Generator().manual_seed(1)
+    state = model.start_state(LANES)
+    for _ in range(100):
+        inputs_TB = twice(torch.randint(V, (T, 2), generator=generator), 1)
+        noise_BS = torch.randn(LANES, state.size, generator=generator, dtype=torch.float64)
+        if shared:
+            noise_BS = twice(noise_BS[:2], 0)
+        gauge.observe(model, state, inputs_TB, injected_BS=noise_BS, coming=coming)
+    errors = ((gauge.squares - gauge.means.square()) / 99).sqrt()
+    in_errors = float(gauge.means[1] / errors[1])
+    assert in_errors > 5 if shared else abs(in_errors) < 4
+
+
+@pytest.mark.parametrize("dropout", [None, EVERY_DROPOUT])
+def test_it_leaves_training_alone(dropout: DropoutRates | None) -> None:
+    """Weights and random numbers are bitwise those of a run without it."""
+    learners = [with_adjoint(dropout, exact=True) for _ in range(2)]
+    learners[1].gauge = Gauge(CPU)
+    after = []
+    for learner in learners:
+        torch.manual_seed(3)
+        text = batcher(stretch=1)
+        for step in range(3):
+            window = text.at(step)._replace(ahead=text.ahead(step, 6))
+            train_step(learner, window, INJECT, learning_rate=1e-2)
+        after.append((weights(learner.model), torch.get_rng_state()))
+    assert all_equal(after[0][0], after[1][0])
+    assert torch.equal(after[0][1], after[1][1])
+    assert learners[1].gauge.reading().windows == 3
+
+
+def test_a_window_that_is_not_finite_counts_for_nothing() -> None:
+    model, coming, gauge = a_model(), some_text(6, LANES), Gauge(CPU)
+    state, inputs_TB = model.start_state(LANES), torch.zeros(T, LANES, dtype=torch.int64)
+    injected_BS = torch.full((LANES, state.size), math.nan, dtype=torch.float64)
+    gauge.observe(model, state, inputs_TB, injected_BS=injected_BS, coming=coming)
+    assert gauge.reading().windows == 0
+    assert not gauge.means.any()
+
+
+def test_it_goes_on_where_a_checkpoint_was() -> None:
+    learner = with_adjoint(exact=True)
+    learner.gauge = Gauge(CPU)
+    text = batcher(stretch=1)
+    window = text.at(0)._replace(ahead=text.ahead(0, 6))
+    train_step(learner, window, INJECT, learning_rate=1e-2)
+    other = with_adjoint(exact=True)
+    other.gauge = Gauge(CPU)
+    restore(other, capture(learner))
+    assert other.gauge.reading() == learner.gauge.reading()
+    assert other.gauge.reading().windows == 1
+
+
+def test_it_looks_at_what_follows_the_window() -> None:
+    text = batcher(stretch=1)
+    ahead, later = text.ahead(0, 2 * T), [text.at(step) for step in (1, 2)]
+    assert torch.equal(ahead.inputs_CB, torch.cat([window.inputs_TB for window in later]))
+    assert torch.equal(ahead.targets_CB, torch.cat([window.targets_TB for window in later]))
+
+
+@pytest.mark.parametrize("probe_every", [2, 10, 25])
+@pytest.mark.parametrize("stretch", [1, 2, 4])
+def test_it_comes_regularly_and_to_every_place_of_a_stretch(probe_every: int, stretch: int) -> None:
+    rule = DecisionRule(probe_every=probe_every, stretch=stretch, gauge_every=50)
+    ids = torch.zeros(2, 1, dtype=torch.int64)
+    window = Window(ids, ids, is_first=False, is_last=False)
+    plan = StepPlan(1.0, Mode.SYNTHETIC, 0)
+    steps = [step for step in range(20_000) if rule.decide(step, plan, window).gauge]
+    assert all(rule.decide(step, plan, window).inject for step in steps)
+    # As many as there are windows between probes.
+    assert len(steps) == pytest.approx(400 * (1 - 1 / probe_every), rel=0.1)
+    usable = {s % stretch for s in range(200) if rule.decide(s, plan, window).inject}
+    assert {step % stretch for step in steps} == usable
+    real = StepPlan(1.0, Mode.REAL, 0)
+    assert not any(rule.decide(step, real, window).gauge for step in steps)
+
+
+def test_short_windows_are_measured_less_often() -> None:
+    """The exact gradient is of twenty tokens, whatever the window."""
+    assert [gauge_every(window) for window in (2, 5, 35, 70)] == [550, 250, 100, 100]
+
+
+def test_the_sentence_says_what_was_bought(tiny_config: Callable[..., Config]) -> None:
+    learner = with_adjoint()
+    status = learner.estimator.status()
+    assert status is not None
+    reading = GaugeReading(windows=40, beta=1.25, cosine=0.9, share=0.72, noise=0.1)
+
+    def sentence(of: GaugeReading | None) -> str:
+        return closing_sentence(
+            tiny_config(), status._replace(probes=10), RunawayWatch(), reading=of
+        )
+
+    assert (
+        "moved the weights 72 % as far as the exact gradient of 20 more tokens would"
+        " (cosine 0.90, slope 1.25, 40 windows)"
+    ) in sentence(reading)
+    for unclear in (reading._replace(noise=0.6), reading._replace(cosine=math.nan)):
+        assert "too few or too different windows (40 windows) to tell" in sentence(unclear)
+    for nothing in (None, reading._replace(windows=0)):
+        assert "weights" not in sentence(nothing)
