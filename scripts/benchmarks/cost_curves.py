@@ -27,7 +27,7 @@ from sglm.storage.durable import replace_text
 
 BASE, BASE_TEXT = Size(), 1_000_000
 SMALLEST = Size(layers=1, hidden=8, vocab_size=16, batch=1)  # what Python and torch themselves take
-ARMS = {"bptt": "real", "alternating": "alternating lookahead"}
+ARMS = {"bptt": "real", "alternating": "alternating adjoint"}
 AXES: dict[str, list[int]] = {
     "window": [5, 10, 20, 35, 70, 140],
     "batch": [5, 10, 20, 40, 80],

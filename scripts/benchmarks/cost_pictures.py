@@ -21,7 +21,7 @@ STYLES: dict[str, dict[str, Any]] = {
     "alternating": {
         "color": "#d1495b",
         "marker": "s",
-        "label": "alternating (lookahead synthesizer); in %: its share of the time",
+        "label": "alternating (adjoint); in %: its share of the time",
     },
 }
 WAYS: dict[str, dict[str, Any]] = {

@@ -53,13 +53,13 @@ BASE: Values = {
     "optimizer": {"kind": "adam", "learning_rate": 1e-3, "clip_norm": 0.25},
 }
 
-LOOKAHEAD = {"kind": "lookahead", "learning_rate": 2e-3, "lookahead": 20}
+ADJOINT = {"kind": "adjoint", "every": 1, "reach": 20}
 
 # What each arm adds to it.
 ARMS: dict[str, Values] = {
     "bptt": {"schedule": {"mode": "real"}},
-    "lookahead": {"schedule": {"mode": "synthetic"}, "synthesizer": LOOKAHEAD},
-    "noise": {"schedule": {"mode": "synthetic"}, "synthesizer": {**LOOKAHEAD, "inject": "noise"}},
+    "adjoint": {"schedule": {"mode": "synthetic"}, "synthesizer": ADJOINT},
+    "noise": {"schedule": {"mode": "synthetic"}, "synthesizer": {**ADJOINT, "inject": "noise"}},
     # From the state alone, as in the paper; with the self-calibrating factor, and without.
     "mlp": {"schedule": {"mode": "synthetic"}, "synthesizer": {"kind": "mlp"}},
     "mlp-1": {"schedule": {"mode": "synthetic"}, "synthesizer": {"kind": "mlp", "factor": 1.0}},

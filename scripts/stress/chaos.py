@@ -230,8 +230,8 @@ def make_cases(folder: Path, what: str) -> list[Case]:
         ]
     if what == "train":
         return [
-            train_case(store, folder / "lookahead.toml", 'kind = "lookahead"\nlookahead = 7'),
-            train_case(store, folder / "recurrent.toml", 'kind = "recurrent"'),
+            train_case(store, folder / "adjoint.toml", 'kind = "adjoint"\nevery = 3\nreach = 7'),
+            train_case(store, folder / "recurrent.toml", 'kind = "recurrent"\nauxiliary = true'),
         ]
     return [compare_case(store, folder / "compare.toml")]
 

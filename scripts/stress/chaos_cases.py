@@ -30,7 +30,6 @@ learning_rate = 0.02
 [synthesizer]
 {synthesizer}
 hidden = 8
-auxiliary = true
 factor = 0.9
 [schedule]
 unit = "steps"
@@ -104,7 +103,9 @@ def train_case(store: Path, config: Path, synthesizer: str) -> Case:
 
 
 def compare_case(store: Path, config: Path) -> Case:
-    config.write_text(CONFIG.format(synthesizer='kind = "mlp"', cycles=[5, 5]), encoding="utf-8")
+    config.write_text(
+        CONFIG.format(synthesizer='kind = "mlp"\nauxiliary = true', cycles=[5, 5]), encoding="utf-8"
+    )
 
     def arguments(folder: Path) -> list[str]:
         places = ["--data", str(store), "--out", str(folder / "out")]

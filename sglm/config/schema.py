@@ -140,14 +140,14 @@ class ScheduleConfig(Section):
 class SynthesizerConfig(Section):
     """What predicts the state gradient of the future."""
 
-    kind: Literal["lookahead", "adjoint", "mlp", "recurrent", "linear"] = "lookahead"
-    """lookahead: reads the state and the tokens that come next. adjoint: reads these with the model
-    itself, predicts what the softmax sends back, and goes back through the model. The others read
-    the state alone. mlp: one net over all of it (Jaderberg et al. 2017); recurrent: a small GRU
-    applied to every coordinate (Shang & Zhang 2019); linear: one matrix."""
+    kind: Literal["adjoint", "mlp", "recurrent", "linear"] = "adjoint"
+    """adjoint: reads the tokens that come next with the model itself, predicts what the softmax
+    sends back, and goes back through the model. The others read the state alone, and learn from
+    what every next window sends back. mlp: one net over all of it (Jaderberg et al. 2017);
+    recurrent: a small GRU applied to every coordinate (Shang & Zhang 2019); linear: one matrix."""
     hidden: Annotated[PositiveInt | None, Off] = None
-    """Units of its hidden layer; none: 64 for a lookahead, 128 for an adjoint or an mlp, 50 (the
-    paper's) for a recurrent one."""
+    """Units of its hidden layer; none: 128 for an adjoint or an mlp, 50 (the paper's) for a
+    recurrent one."""
     learning_rate: Positive = 2e-3
     """Of its own Adam; constant, restarts do not touch it."""
     factor: Annotated[float, Field(ge=0, le=1)] | Literal["calibrated"] = "calibrated"
@@ -159,20 +159,12 @@ class SynthesizerConfig(Section):
     """One window in so many injects nothing, whatever the cycle, and measures the synthesizer."""
     auxiliary: bool = False
     """Also predict the next window's gradient from this window's state."""
-    lookahead: PositiveInt = 10
-    """Tokens past a boundary that a lookahead synthesizer surely reads; more where it is cheap."""
     every: PositiveInt = 4
     """Windows from one reading of an adjoint to the next. Windows shorter than `reach` are read
     along, and what is read for the last one ages the longest; after longer ones it injects at every
     reading and not in between."""
     reach: PositiveInt = 10
     """Tokens that an adjoint reads past the last boundary that a reading is for."""
-    teach_every: Annotated[PositiveInt | None, Off] = None
-    """Once in so many stretches of eight windows the exact gradient of the coming text is computed
-    at each of their boundaries, and the synthesizer learns from that alone; none: it learns from
-    the gradient that every next window sends back."""
-    teach_horizon: PositiveInt = 20
-    """Tokens of each boundary's future that an exact gradient covers at least."""
     inject: Literal["prediction", "noise", "other-lane"] = "prediction"
     """Controls for experiments: noise injects random directions of the prediction's length;
     other-lane what an adjoint reads from another lane's coming text."""
@@ -187,13 +179,11 @@ class SynthesizerConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _can_be_taught(self) -> "SynthesizerConfig":
-        if self.kind == "adjoint" and (self.teach_every is not None or self.auxiliary):
-            what = "auxiliary" if self.auxiliary else "teach_every"
-            raise ValueError(f"an adjoint learns from every window's own softmax; leave out {what}")
-        if self.teach_every is not None and (self.auxiliary or self.kind == "recurrent"):
-            what = "the auxiliary task" if self.auxiliary else "a recurrent synthesizer"
-            raise ValueError(f"{what} learns from window to window; leave out teach_every")
+    def _can_learn_an_auxiliary_task(self) -> "SynthesizerConfig":
+        if self.kind == "adjoint" and self.auxiliary:
+            raise ValueError(
+                "an adjoint learns from every window's own softmax; leave out auxiliary"
+            )
         return self
 
 

@@ -11,18 +11,16 @@ Shapes: C steps of coming text, T of a window, B lanes, H features, V vocabulary
 lane's state, P boundaries.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from sglm.config import SynthesizerConfig
+from sglm.dni.adjoint_pass import adjoint_gradients
 from sglm.dni.estimator import EstimatorStatus, FeatureGradient, Observation, StretchBeginning
-from sglm.dni.expected_row import ExpectedRow, residual_is_cheap, softmax_residual
+from sglm.dni.expected_row import ExpectedRow, residual_is_cheap, residual_of, softmax_residual
 from sglm.dni.injection import Injection
-from sglm.dni.stretch import every_lane, own_lanes
 from sglm.dni.synthesizer import hidden_units
 from sglm.dni.trust import Agreement, Trust, agreement
 from sglm.model.language_model import (
@@ -30,65 +28,19 @@ from sglm.model.language_model import (
     LSTMLanguageModel,
     ModelShape,
     activation_floats,
-    without_dropout,
 )
 from sglm.model.lstm_layer import layer_backward_floats
+from sglm.model.softmax_loss import IGNORED
 from sglm.model.state import LSTMState
 from sglm.optim.optimizer import step_where_finite
 from sglm.runtime.memory_basis import MemoryBasis
-from sglm.runtime.ranks import ALONE, Ranks
+from sglm.runtime.ranks import ALONE, Ranks, every_lane, own_lanes
 from sglm.text.batcher import ComingText
 
 # Windows that q learns from one by one at first, and how many go by for each one later: a lesson
 # takes as long as reading ten tokens, and what it tracks moves slowly (docs/log.md).
 _EAGER_WINDOWS = 200
 _LEARNS_EVERY = 8
-
-# `(outputs_CBH, targets_CB) -> (C, B, H)`: what the nats send back to each output.
-Residual = Callable[[Tensor, Tensor], Tensor]
-
-
-def adjoint_gradients(
-    model: LSTMLanguageModel,
-    state: LSTMState,
-    coming: ComingText,
-    *,
-    window: int,
-    boundaries: int,
-    residual: Residual,
-) -> Tensor:
-    """State gradients at successive boundaries, by one pass through the LSTM and one back.
-
-    Args:
-        model: its weights of now; it draws no masks.
-        state: at the first boundary.
-        coming: the text from there on; all of it is read.
-        window: T, the distance of the boundaries.
-        boundaries: P; the text must reach beyond the last one.
-        residual: see `Residual`; with the true one the gradients are those of the nats.
-
-    Returns:
-        `(P, B, S)`, packed, in nats; constants.
-    """
-    cuts = [window] * (boundaries - 1)
-    cuts.append(len(coming.inputs_CB) - sum(cuts))
-    states, outputs = [state.as_leaf()], []
-    with torch.enable_grad(), without_dropout(model):
-        embedded_CBE = F.embedding(coming.inputs_CB, model.embedding.detach())
-        for piece_TBE in torch.split(embedded_CBE, cuts):
-            piece_TBH, outgoing = model.outputs(piece_TBE, states[-1])
-            outputs.append(piece_TBH)
-            states.append(outgoing)
-    residual_CBH = residual(torch.cat(outputs).detach(), coming.targets_CB)
-    parts = [part for each in states[:-1] for part in (*each.hidden, *each.cell)]
-    sent_back = torch.split(residual_CBH.to(outputs[0].dtype), cuts)
-    gradients = torch.autograd.grad(outputs, parts, sent_back)
-    return torch.stack(
-        [
-            torch.cat(gradients[first : first + len(parts) // boundaries], dim=1)
-            for first in range(0, len(parts), len(parts) // boundaries)
-        ]
-    )
 
 
 class AdjointEstimator:
@@ -178,7 +130,7 @@ class AdjointEstimator:
     def begin_text(self) -> None:
         """Nothing is remembered of lanes."""
 
-    def begin_stretch(self, beginning: StretchBeginning, *, teach: bool) -> None:
+    def begin_stretch(self, beginning: StretchBeginning) -> None:
         """Takes in the text; it is read when an estimate is asked for."""
         self._coming, self.window = beginning.coming, beginning.window
         self.index, self._gradients_PBS = 0, None
@@ -197,7 +149,7 @@ class AdjointEstimator:
         if place >= len(self._gradients_PBS):
             return torch.zeros_like(self._gradients_PBS[0])
         in_units_BS = self._gradients_PBS[place] / self.trust.unit
-        injected_BS = self.injection.inject(in_units_BS, count_cuts=True)
+        injected_BS = self.injection.inject(in_units_BS)
         q = self.expected_row
         return injected_BS if q is None else injected_BS * q.is_better
 
@@ -229,8 +181,8 @@ class AdjointEstimator:
             residual_CBH = softmax_residual(self.model, outputs_CBH, targets_CB)
         else:
             with torch.no_grad():
-                rows_CBH = F.embedding(targets_CB, self.model.output_weight)
-                residual_CBH = self.expected_row(outputs_CBH) - rows_CBH
+                expected_CBH: Tensor = self.expected_row(outputs_CBH)
+                residual_CBH = residual_of(self.model, expected_CBH, targets_CB)
         if not self.activation:
             return residual_CBH
         # Of α·mean(h²) for each token (`sglm.kernels.dropout`).
@@ -283,10 +235,11 @@ class AdjointEstimator:
 
     def _learn(self, q: ExpectedRow, features: FeatureGradient) -> None:
         """One step of q towards the rows that the softmax has expected."""
-        rows_TBH = F.embedding(features.targets_TB, self.model.output_weight.detach())
+        known_TBH = self.model.known_residual(features.targets_TB)
         features_NH = features.features_TBH.flatten(0, 1).to(q.unit)
-        expected_NH = (features.gradient_TBH + rows_TBH).flatten(0, 1).to(q.unit)
-        loss, finite = q.observe(features_NH, expected_NH, self.ranks)
+        expected_NH = (features.gradient_TBH - known_TBH).flatten(0, 1).to(q.unit)
+        counts_N = (features.targets_TB != IGNORED).flatten()
+        loss, finite = q.observe(features_NH, expected_NH, counts_N, ranks=self.ranks)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         self.ranks.average([p.grad for p in q.parameters() if p.grad is not None])
@@ -322,7 +275,7 @@ class AdjointEstimator:
         self.injection.load_state_dict(tree["injection"])
         self.windows, self.window = tree["windows"], tree["window"]
         self.index, self._read_at = tree["index"], tree["read_at"]
-        coming = [own_lanes(self.ranks, ids_CB, device, dim=1) for ids_CB in tree["coming"]]
+        coming = [self.ranks.own(ids_CB, dim=1).to(device) for ids_CB in tree["coming"]]
         self._coming = ComingText(*coming) if coming else None
         self._gradients_PBS = own_lanes(self.ranks, tree["gradients"], device, dim=1)
 

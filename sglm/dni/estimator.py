@@ -8,7 +8,7 @@ interface).
 `train_step` calls an estimator in this order, window after window:
 
     begin_text                  the lanes start anew
-    begin_stretch               coming text is shown, once for several windows
+    begin_stretch               coming text is shown to what reads it, once for several windows
     enter_window                the state before the window
     estimate                    the state after it, only where something is to be injected
     end_window                  what the window's backward pass left behind
@@ -69,7 +69,6 @@ class Observation:
         injected: whether a synthetic gradient entered at `outgoing`.
         probe: whether the estimator is to be measured on this observation, into which then nothing
             synthetic went.
-        is_last: the text ends with this window.
         features: for an estimator that `wants_feature_gradients`, else None.
     """
 
@@ -77,7 +76,6 @@ class Observation:
     outgoing: LSTMState
     injected: bool
     probe: bool
-    is_last: bool
     features: FeatureGradient | None = None
 
 
@@ -121,13 +119,8 @@ class StateGradientEstimator(Protocol):
         """The lanes start anew: what is remembered of them is void."""
         ...
 
-    def begin_stretch(self, beginning: StretchBeginning, *, teach: bool) -> None:
-        """A stretch of windows begins, and its text is shown.
-
-        Args:
-            beginning: the model, the state and the text.
-            teach: whether exact gradients are to be computed from that text and learned from.
-        """
+    def begin_stretch(self, beginning: StretchBeginning) -> None:
+        """A stretch of windows begins, and its text is shown."""
         ...
 
     def enter_window(self, incoming: LSTMState) -> None:
@@ -167,7 +160,7 @@ class PlainTruncation:
     def begin_text(self) -> None:
         pass
 
-    def begin_stretch(self, beginning: StretchBeginning, *, teach: bool) -> None:
+    def begin_stretch(self, beginning: StretchBeginning) -> None:
         pass
 
     def enter_window(self, incoming: LSTMState) -> None:

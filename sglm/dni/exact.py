@@ -27,7 +27,7 @@ def future_gradients(beginning: StretchBeginning, boundaries: int) -> tuple[Tens
     cuts = [window] * (boundaries - 1)
     rest = len(coming.inputs_CB) - sum(cuts)
     states, features = [state.as_leaf()], []
-    # The masks of dropout are drawn aside, so that teaching does not change the training's own.
+    # The masks of dropout are drawn aside, so that the training's own stay what they were.
     devices = [model.embedding.device] if model.embedding.is_cuda else []
     with torch.random.fork_rng(devices=devices):
         for inputs_TB in torch.split(coming.inputs_CB, [*cuts, rest]):
@@ -70,7 +70,7 @@ class ExactEstimator(PlainTruncation):
         self.gradients_PBS: Tensor | None = None
         self.index = 0
 
-    def begin_stretch(self, beginning: StretchBeginning, *, teach: bool) -> None:
+    def begin_stretch(self, beginning: StretchBeginning) -> None:
         """Computes the gradients at all boundaries of the stretch, its end included."""
         # A boundary beyond which there is no text has none; nothing is injected there.
         with_text = -(-len(beginning.coming.inputs_CB) // beginning.window)

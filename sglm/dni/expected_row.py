@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from sglm.dni.synthesizer import zero_linear
 from sglm.model.language_model import LSTMLanguageModel, ModelShape
+from sglm.model.softmax_loss import IGNORED
 from sglm.runtime.ranks import Ranks
 
 _ROW_MEAN_OVER = 10  # windows; rows of frequent words move fast
@@ -65,30 +66,44 @@ class ExpectedRow(nn.Module):
         return self.error < self.mean_error
 
     def observe(
-        self, features_NH: Tensor, expected_NH: Tensor, ranks: Ranks
+        self, features_NH: Tensor, expected_NH: Tensor, counts_N: Tensor, *, ranks: Ranks
     ) -> tuple[Tensor, Tensor]:
         """Takes in a window's targets, which q has not learned from.
 
+        Args:
+            features_NH, expected_NH: what it is to predict from, and what.
+            counts_N: whether there is a target; where there is none, nothing is learned.
+            ranks: the loss is this rank's; its mean over them is that of all lanes.
+
         Returns:
             `(loss, finite)`: the mean squared error in units, to be differentiated; and whether all
-            targets were finite, else nothing is changed.
+            targets were finite and there were some, else nothing is changed.
         """
         predicted_NH = self.in_units(features_NH)
         with torch.no_grad():
+            # From a mean over all tokens to one over those that count: for the others zero goes in.
+            share = counts_N.to(expected_NH.dtype).mean()
+            ranks.average([share])
             from_mean_NH = expected_NH - self.mean_H
+            wrong_NH = self.unit * predicted_NH - from_mean_NH
             errors = torch.stack(
-                (
-                    (self.unit * predicted_NH - from_mean_NH).square().mean(),
-                    from_mean_NH.square().mean(),
-                )
+                [
+                    each_NH.where(counts_N[:, None], 0.0).square().mean() / share
+                    for each_NH in (wrong_NH, from_mean_NH)
+                ]
             )
-            finite = self._move(errors, expected_NH, ranks)
+            finite = self._move(errors, expected_NH, counts_N=counts_N, share=share, ranks=ranks)
         # About the mean and in the unit of now, with which it will be used.
-        return F.mse_loss(predicted_NH, (expected_NH - self.mean_H) / self.unit), finite
+        right_NH = (expected_NH - self.mean_H) / self.unit
+        right_NH = right_NH.where(counts_N[:, None], predicted_NH.detach())
+        return F.mse_loss(predicted_NH, right_NH) / share, finite
 
-    def _move(self, errors: Tensor, expected_NH: Tensor, ranks: Ranks) -> Tensor:
+    def _move(
+        self, errors: Tensor, expected_NH: Tensor, *, counts_N: Tensor, share: Tensor, ranks: Ranks
+    ) -> Tensor:
         """Moves the running means, where everything is finite: returned."""
-        newest = torch.cat((errors, expected_NH.mean(0)))
+        counted_NH = expected_NH.where(counts_N[:, None], 0.0)
+        newest = torch.cat((errors, counted_NH.mean(0) / share))
         ranks.average([newest])
         finite = newest.isfinite().all()
         (error, mean_error), mean_H = newest[:2], newest[2:]
@@ -101,7 +116,8 @@ class ExpectedRow(nn.Module):
         weight = finite / self.windows.clamp(1, _ROW_MEAN_OVER)
         moved_H = self.mean_H + weight * (mean_H - self.mean_H)
         self.mean_H.copy_(moved_H.where(finite, self.mean_H))
-        spread = (self.mean_H - expected_NH).square().mean()[None]
+        spread_NH = (self.mean_H - expected_NH).where(counts_N[:, None], 0.0)
+        spread = (spread_NH.square().mean() / share)[None]
         ranks.average([spread])
         weight = finite / self.windows.clamp(1, _ERROR_MEAN_OVER)
         square = self.unit.square() + weight * (spread[0] - self.unit.square())
@@ -120,7 +136,13 @@ def softmax_residual(model: LSTMLanguageModel, outputs_CBH: Tensor, targets_CB: 
             for features_MH in torch.split(outputs_CBH.flatten(0, 1), rows)
         ]
     )
-    return expected_NH.view_as(outputs_CBH) - F.embedding(targets_CB, weight_VH)
+    return residual_of(model, expected_NH.view_as(outputs_CBH), targets_CB)
+
+
+def residual_of(model: LSTMLanguageModel, expected_CBH: Tensor, targets_CB: Tensor) -> Tensor:
+    """From expected rows to ∂(nats)/∂features; zero where nothing is predicted."""
+    counts_CB1 = (targets_CB != IGNORED)[..., None]
+    return expected_CBH.where(counts_CB1, 0.0) + model.known_residual(targets_CB)
 
 
 def residual_is_cheap(shape: ModelShape) -> bool:

@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sglm.dni.adjoint import adjoint_gradients
+from sglm.dni.adjoint_pass import adjoint_gradients
 from sglm.dni.expected_row import softmax_residual
 from sglm.model.language_model import LSTMLanguageModel, without_dropout
 from sglm.model.state import LSTMState

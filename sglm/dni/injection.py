@@ -54,7 +54,6 @@ class Injection:
         bounded: cap each lane's gradient (`Trust.longest`), without which bootstrapped targets can
             feed on themselves.
         noise: inject random directions of the prediction's length, drawn from here (a control).
-        stretch: windows of a stretch; cuts of the bound are counted once a stretch.
         ranks: the processes that share the lanes.
 
     Attributes:
@@ -68,7 +67,6 @@ class Injection:
         factor: float | None,
         bounded: bool = True,
         noise: torch.Generator | None = None,
-        stretch: int = 1,
         ranks: Ranks = ALONE,
     ) -> None:
         device = trust.unit.device
@@ -78,7 +76,6 @@ class Injection:
         self.noise = noise
         self.ranks = ranks
         self.capped = torch.zeros((), device=device)
-        self._weight = min(1.0, stretch / _CAPPED_MEAN_OVER)
         self._one = torch.ones((), device=device)
         self._injected_gradient = chosen(injected_gradient)
 
@@ -93,19 +90,18 @@ class Injection:
         return self.trust.longest if self.bounded else None
 
     @torch.no_grad()
-    def inject(self, predicted_BS: Tensor, *, count_cuts: bool) -> Tensor:
+    def inject(self, predicted_BS: Tensor) -> Tensor:
         """What is injected: factor·ŝ, bounded; or noise of that length. `(B, S)`.
 
         Args:
             predicted_BS: by the synthesizer, in its own unit. One that has diverged injects
                 nothing, and the model goes on.
-            count_cuts: whether this counts for `capped`.
         """
         gradient_BS, kept_B1 = self._injected_gradient(
             predicted_BS, unit=self.trust.unit, longest=self.longest, factor=self.factor
         )
-        if self.bounded and count_cuts:
-            self.capped.lerp_((kept_B1 < 1).float().mean(), self._weight)
+        if self.bounded:
+            self.capped.lerp_((kept_B1 < 1).float().mean(), 1 / _CAPPED_MEAN_OVER)
         return gradient_BS if self.noise is None else self._noise_like(gradient_BS)
 
     def bound(self, predicted_MS: Tensor) -> Tensor:

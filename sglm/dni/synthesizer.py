@@ -1,9 +1,9 @@
-"""Networks that predict a state gradient: from the state alone, or also from what comes next.
+"""Networks that predict a state gradient from the state.
 
 A *state gradient* is ∂(Σ future nats of a lane)/∂s, one vector a lane, not divided by batch or
 window. Shapes: B lanes, S coordinates of a lane's state (hidden and cell of all layers), N units
-of the net, C steps of coming text, K sequences, F features of a step. Every last layer starts at
-zero, so that training starts as plain truncation (Jaderberg et al. 2017).
+of the net. Every last layer starts at zero, so that training starts as plain truncation (Jaderberg
+et al. 2017).
 """
 
 from abc import ABC, abstractmethod
@@ -35,7 +35,7 @@ class Prediction(NamedTuple):
 
 
 class Synthesizer(nn.Module, ABC):
-    """Interface: `(state_BS, context) -> Prediction`.
+    """Interface: `(state_BS, recurrent_state) -> Prediction`.
 
     `size` is S. An `auxiliary` one also predicts its own next prediction; one that `is_recurrent`
     carries a state of its own from boundary to boundary.
@@ -49,14 +49,13 @@ class Synthesizer(nn.Module, ABC):
         self.auxiliary = auxiliary
 
     @abstractmethod
-    def forward(self, state_BS: Tensor, context: Tensor | None = None) -> Prediction:
+    def forward(self, state_BS: Tensor, recurrent_state: Tensor | None = None) -> Prediction:
         """Predicts.
 
         Args:
             state_BS: packed state, detached.
-            context: for a recurrent net, what the previous call on these lanes returned as
-                `recurrent_state` (None at their start); for a lookahead net, its summary `(B, 2N)`
-                of the text that comes; otherwise None.
+            recurrent_state: for a recurrent net, what the previous call on these lanes returned as
+                such (None at their start); otherwise None.
         """
 
 
@@ -76,7 +75,7 @@ class LinearSynthesizer(Synthesizer):
         super().__init__(size, auxiliary=auxiliary)
         self.heads = zero_linear(size, size * (2 if auxiliary else 1))
 
-    def forward(self, state_BS: Tensor, context: Tensor | None = None) -> Prediction:
+    def forward(self, state_BS: Tensor, recurrent_state: Tensor | None = None) -> Prediction:
         gradient_BS, *rest = self.heads(state_BS).split(self.size, dim=1)
         return Prediction(gradient_BS, rest[0] if rest else None, None)
 
@@ -89,7 +88,7 @@ class MLPSynthesizer(Synthesizer):
         self.trunk = nn.Sequential(nn.Linear(size, hidden), nn.ReLU())
         self.heads = zero_linear(hidden, size * (2 if auxiliary else 1))
 
-    def forward(self, state_BS: Tensor, context: Tensor | None = None) -> Prediction:
+    def forward(self, state_BS: Tensor, recurrent_state: Tensor | None = None) -> Prediction:
         gradient_BS, *rest = self.heads(self.trunk(state_BS)).split(self.size, dim=1)
         return Prediction(gradient_BS, rest[0] if rest else None, None)
 
@@ -111,7 +110,7 @@ class RecurrentSynthesizer(Synthesizer):
         self.heads = zero_linear(hidden, 2 if auxiliary else 1)
         self._step = chosen(recurrent_synthesizer)
 
-    def forward(self, state_BS: Tensor, context: Tensor | None = None) -> Prediction:
+    def forward(self, state_BS: Tensor, recurrent_state: Tensor | None = None) -> Prediction:
         weights = RecurrentWeights(
             self.encoder.weight,
             self.encoder.bias,
@@ -122,57 +121,14 @@ class RecurrentSynthesizer(Synthesizer):
             self.heads.weight,
             self.heads.bias,
         )
-        predicted_MK, carried_MN = self._step(state_BS.reshape(-1), context, weights)
+        predicted_MK, carried_MN = self._step(state_BS.reshape(-1), recurrent_state, weights)
         gradient_BS, *rest = (
             predicted_M.view_as(state_BS) for predicted_M in predicted_MK.unbind(dim=1)
         )
         return Prediction(gradient_BS, rest[0] if rest else None, carried_MN)
 
 
-class LookaheadSynthesizer(Synthesizer):
-    """Reads the state and a summary of the tokens that come next.
-
-    The state alone can only be given credit for what it already holds, and for a calibrated model
-    the expectation of the future gradient given the state is zero. What comes next is known in
-    training: a small LSTM runs backwards over it, as the exact gradient would, and its state at a
-    boundary is that boundary's summary. It reads for many boundaries at once.
-    """
-
-    def __init__(self, size: int, features: int, hidden: int, *, auxiliary: bool = False) -> None:
-        super().__init__(size, auxiliary=auxiliary)
-        # Embeddings are small numbers, and grow while the model learns.
-        self.project = nn.Sequential(
-            nn.LayerNorm(features, elementwise_affine=False), Linear(features, hidden)
-        )
-        # An LSTM, for which libraries have one fast kernel on either kind of device.
-        self.reader = nn.LSTM(hidden, hidden)
-        self.of_state = Linear(size, 2 * hidden)
-        self.of_future = Linear(hidden, 2 * hidden)
-        self.heads = zero_linear(4 * hidden, size * (2 if auxiliary else 1))
-
-    def summarise(self, features_CKF: Tensor, starts: Tensor) -> Tensor:
-        """What lies ahead in K sequences, from some steps on: `(len(starts), K, 2N)`.
-
-        Args:
-            features_CKF: the coming steps, the nearest first.
-            starts: indices of those steps.
-        """
-        backwards_CKN, _ = self.reader(self.project(features_CKF).flip(0))
-        summaries: Tensor = self.of_future(backwards_CKN[features_CKF.shape[0] - 1 - starts])
-        return summaries
-
-    def forward(self, state_BS: Tensor, context: Tensor | None = None) -> Prediction:
-        assert context is not None, "a lookahead synthesizer needs a summary"
-        state_BM = self.of_state(state_BS)
-        # Sums, and products: the gates of the state multiply what comes back from the future.
-        mixed_BM = torch.cat(((state_BM + context).tanh(), state_BM.tanh() * context.tanh()), dim=1)
-        gradient_BS, *rest = self.heads(mixed_BM).split(self.size, dim=1)
-        return Prediction(gradient_BS, rest[0] if rest else None, None)
-
-
-def make_synthesizer(
-    kind: str, size: int, *, hidden: int, auxiliary: bool = False, features: int = 0
-) -> Synthesizer:
+def make_synthesizer(kind: str, size: int, *, hidden: int, auxiliary: bool = False) -> Synthesizer:
     """A synthesizer with fresh weights.
 
     Args:
@@ -180,7 +136,6 @@ def make_synthesizer(
         size: S, coordinates of the states that it reads.
         hidden: N, units of its hidden layer.
         auxiliary: whether it also predicts the next window's gradient.
-        features: F, numbers of a step, for one that reads ahead.
     """
     if kind == "linear":
         return LinearSynthesizer(size, auxiliary=auxiliary)
@@ -188,12 +143,10 @@ def make_synthesizer(
         return MLPSynthesizer(size, hidden, auxiliary=auxiliary)
     if kind == "recurrent":
         return RecurrentSynthesizer(size, hidden, auxiliary=auxiliary)
-    if kind == "lookahead":
-        return LookaheadSynthesizer(size, features, hidden, auxiliary=auxiliary)
     raise ValueError(f"unknown synthesizer kind {kind!r}")
 
 
-_HIDDEN_OF_KIND = {"lookahead": 64, "adjoint": 128, "mlp": 128, "recurrent": 50, "linear": 0}
+_HIDDEN_OF_KIND = {"adjoint": 128, "mlp": 128, "recurrent": 50, "linear": 0}
 
 
 def hidden_units(settings: SynthesizerConfig) -> int:
@@ -208,7 +161,6 @@ def build_synthesizer(settings: SynthesizerConfig, shape: ModelShape) -> Synthes
         shape.state_size,
         hidden=hidden_units(settings),
         auxiliary=settings.auxiliary,
-        features=shape.embedding + shape.widths[-1],
     )
 
 

@@ -19,7 +19,7 @@ from sglm.model.dropout import locked_dropout, locked_mask, word_dropout
 from sglm.model.embedding import tied_embedding
 from sglm.model.linear import linear
 from sglm.model.lstm_layer import LSTMLayer, layer_floats, layer_weights
-from sglm.model.softmax_loss import chunk_rows, chunked_nll, faster_chunked
+from sglm.model.softmax_loss import IGNORED, chunk_rows, chunked_nll, faster_chunked
 from sglm.model.state import LSTMState
 from sglm.runtime.memory_basis import MemoryBasis
 from sglm.runtime.ranks import ALONE, Ranks
@@ -215,19 +215,16 @@ class LSTMLanguageModel(nn.Module):
             cell.append(cell_BH)
         return outputs_TBH, LSTMState(tuple(hidden), tuple(cell))
 
-    def token_features(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        """What the network knows of a step's tokens by themselves: `(…, E + H)`, detached.
+    def known_residual(self, targets: Tensor) -> Tensor:
+        """What of ∂(nats)/∂features is known without a softmax: −W[y] `(…, H)`, a constant.
+
+        The rest is the row that the softmax expects (`sglm.dni.expected_row`).
 
         Args:
-            inputs, targets: token ids `(…)`; a target of −100 (nothing to predict) gives zeros.
-
-        Returns:
-            The input's embedding and the target's row of the softmax matrix, side by side.
+            targets: token ids `(…)`; −100: nothing is predicted, and nothing comes back.
         """
-        predicted = (targets >= 0).unsqueeze(-1)
-        embedded = F.embedding(inputs, self.embedding.detach())
-        row = F.embedding(targets.clamp_min(0), self.output_weight.detach())
-        return torch.cat((embedded, row * predicted), dim=-1)
+        rows = F.embedding(targets.clamp_min(0), self.output_weight.detach())
+        return -rows.where((targets != IGNORED)[..., None], 0.0)
 
     def logits(self, features: Tensor, output_weight: Tensor | None = None) -> Tensor:
         """Unnormalised log-probabilities `(…, V)` of features `(…, H)`, in the compute type.

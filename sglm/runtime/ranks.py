@@ -105,6 +105,18 @@ class Ranks:
 ALONE = Ranks()
 
 
+def every_lane(ranks: Ranks, own: Tensor | None, dim: int = 0) -> Tensor | None:
+    """What is saved of something that there may be: all ranks' lanes of it."""
+    return None if own is None else ranks.gather(own, dim)
+
+
+def own_lanes(
+    ranks: Ranks, every: Tensor | None, device: torch.device, *, dim: int = 0
+) -> Tensor | None:
+    """This rank's lanes of what was saved, on its device: the inverse of `every_lane`."""
+    return None if every is None else ranks.own(every, dim).to(device)
+
+
 def expected_ranks() -> Ranks:
     """Which process this is, before it has joined the others: without collective calls."""
     if not _launched_together():

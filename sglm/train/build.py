@@ -13,7 +13,6 @@ from sglm.dni.adjoint import AdjointEstimator
 from sglm.dni.estimator import PlainTruncation, StateGradientEstimator
 from sglm.dni.gauge import Gauge, gauge_every
 from sglm.dni.learned import LearnedEstimator
-from sglm.dni.stretch import READ_AHEAD_STRETCH
 from sglm.dni.synthesizer import build_synthesizer, hidden_units
 from sglm.errors import ConfigError
 from sglm.model.language_model import DropoutRates, LSTMLanguageModel, ModelShape
@@ -156,32 +155,18 @@ def token_counts(store: TokenStore) -> npt.NDArray[np.int64]:
 def stretch_windows(config: Config) -> int:
     """Windows of a stretch: 1 where nothing is read ahead."""
     settings = config.synthesizer
-    if settings.kind == "adjoint":
-        return settings.every
-    return READ_AHEAD_STRETCH if settings.kind == "lookahead" or settings.teach_every else 1
+    return settings.every if settings.kind == "adjoint" else 1
 
 
 def lookahead_steps(config: Config) -> int | None:
     """How far past a stretch the text is shown at its start; None where nothing reads ahead."""
     settings = config.synthesizer
-    if config.schedule.mode == "real":
-        return None
-    if settings.kind == "adjoint":
-        return settings.reach
-    reads = [settings.lookahead] if settings.kind == "lookahead" else []
-    reads += [settings.teach_horizon] if settings.teach_every else []
-    return max(reads, default=None)
+    reads = config.schedule.mode != "real" and settings.kind == "adjoint"
+    return settings.reach if reads else None
 
 
-def build_estimator(
-    config: Config, model: LSTMLanguageModel, *, learned: type[LearnedEstimator] = LearnedEstimator
-) -> StateGradientEstimator:
-    """What the configuration asks for; plain truncation where no cycle is synthetic.
-
-    Args:
-        config, model: for whose states.
-        learned: the class; an experiment may have one that differs in something.
-    """
+def build_estimator(config: Config, model: LSTMLanguageModel) -> StateGradientEstimator:
+    """What the configuration asks for; plain truncation where no cycle is synthetic."""
     if config.schedule.mode == "real":
         return PlainTruncation()
     settings, device = config.synthesizer, model.embedding.device
@@ -207,15 +192,12 @@ def build_estimator(
     # Forked, so that the model's dropout draws the same masks with and without a synthesizer.
     with torch.random.fork_rng(devices=[]):
         synthesizer = build_synthesizer(settings, model.shape)
-    return learned(
+    return LearnedEstimator(
         synthesizer.to(device),
         learning_rate=settings.learning_rate,
         factor=factor,
         trust_bound=settings.trust_bound,
-        stretch=stretch_windows(config),
-        lookahead=settings.lookahead,
         noise=noise,
-        bootstrapped=settings.teach_every is None,
         ranks=model.ranks,
     )
 
@@ -226,7 +208,6 @@ def build_decision_rule(config: Config) -> DecisionRule:
     return DecisionRule(
         probe_every=None if config.schedule.mode == "real" else settings.probe_every,
         stretch=stretch_windows(config),
-        teach_every=settings.teach_every,
         gauge_every=gauge_every(config.train.window),
     )
 
@@ -243,8 +224,7 @@ def build_batcher(config: Config, store: TokenStore, *, ranks: Ranks = ALONE) ->
     lengths = None
     if train.random_window is not None:
         lengths = draw_lengths(len(ids_N) // train.batch, train.random_window, train.seed)
-    _check_reading(config, len(ids_N) // train.batch)
-    return Batcher(
+    batcher = Batcher(
         ids_N,
         batch=train.batch,
         window=train.window,
@@ -254,6 +234,8 @@ def build_batcher(config: Config, store: TokenStore, *, ranks: Ranks = ALONE) ->
         lookahead=lookahead_steps(config),
         ranks=ranks,
     )
+    _check_reading(config, batcher.lane_length)
+    return batcher
 
 
 def build_schedule(config: Config, steps_per_epoch: int) -> Schedule:

@@ -45,20 +45,20 @@ def train_step(
     Args:
         learner: changed in place.
         window: B lanes × T steps.
-        decision: whether to inject, to probe, to teach, to gauge.
+        decision: whether to inject, to probe, to gauge.
         learning_rate: of this step.
     """
     estimator, precision = learner.estimator, learner.precision
     # Now, so that the loss, which makes its gradients in the forward pass, finds the memory free.
     learner.optimizer.zero_grad(set_to_none=True)
-    _begin(learner, window, teach=decision.teach)
+    _begin(learner, window)
 
     # 1. The incoming state becomes a leaf: backpropagation is truncated here.
     incoming, past_TB = _truncate(learner, window)
     estimator.enter_window(incoming)
 
     # 2. The model runs over the window.
-    objective_nats, nll_nats, outgoing, *features = learner.window_pass(
+    objective_nats, nll_nats, outgoing, features_TBH, tap_TBH = learner.window_pass(
         torch.cat((*past_TB, window.inputs_TB)), window.targets_TB, incoming
     )
     # A loss that is not finite makes the whole gradient so, and then the step is not taken.
@@ -84,8 +84,7 @@ def train_step(
             outgoing=outgoing,
             injected=decision.inject,
             probe=decision.probe,
-            is_last=window.is_last,
-            features=_feature_gradient(*features, window.targets_TB, scale=scale),
+            features=_feature_gradient(features_TBH, tap_TBH, window.targets_TB, scale=scale),
         )
     )
 
@@ -99,7 +98,7 @@ def train_step(
     return StepResult(nll_nats.detach(), tokens, grad_norm, finite, agreement)
 
 
-def _begin(learner: Learner, window: Window, *, teach: bool) -> None:
+def _begin(learner: Learner, window: Window) -> None:
     """A text begins, or a stretch of windows whose text is shown to the estimator."""
     if window.is_first:
         learner.state = learner.model.start_state(window.inputs_TB.shape[1])
@@ -108,7 +107,7 @@ def _begin(learner: Learner, window: Window, *, teach: bool) -> None:
     if window.coming is not None:
         steps = len(window.inputs_TB)
         beginning = StretchBeginning(learner.model, learner.state, window.coming, steps)
-        learner.estimator.begin_stretch(beginning, teach=teach)
+        learner.estimator.begin_stretch(beginning)
 
 
 def _gauge(

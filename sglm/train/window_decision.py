@@ -21,14 +21,12 @@ class WindowDecision:
         mode: the kind of gradient of the cycle, as it is followed: real after a runaway.
         inject: the estimate enters the backward pass at the window's end.
         probe: nothing is injected, whatever the mode, and the estimator is measured.
-        teach: the estimator is to learn from exact gradients of the stretch that begins.
         gauge: what is injected is measured against the exact future.
     """
 
     mode: Mode
     inject: bool = False
     probe: bool = False
-    teach: bool = False
     gauge: bool = False
 
 
@@ -38,14 +36,12 @@ class DecisionRule:
 
     Attributes:
         probe_every: one window in so many is a probe; None: there is no estimator to inject from.
-        stretch: windows that the estimator reads and learns together.
-        teach_every: stretches from one exact gradient to the next; None: none are computed.
+        stretch: windows that the estimator reads for at once.
         gauge_every: windows from one measurement of the gauge to the next; None: none are made.
     """
 
     probe_every: int | None
     stretch: int = 1
-    teach_every: int | None = None
     gauge_every: int | None = None
 
     def decide(
@@ -69,7 +65,6 @@ class DecisionRule:
             mode=mode,
             inject=inject,
             probe=probe,
-            teach=window.coming is not None and self._teaches(step),
             gauge=inject and self._gauges(step, self.probe_every),
         )
 
@@ -80,9 +75,6 @@ class DecisionRule:
         # another; half of the time on, for a first one is soon due.
         among = math.lcm(self.stretch, probe_every)
         return _is_due(step + self.gauge_every // 2, self.gauge_every, among=among)
-
-    def _teaches(self, step: int) -> bool:
-        return self.teach_every is not None and step // self.stretch % self.teach_every == 0
 
 
 def _is_due(step: int, every: int, *, among: int) -> bool:

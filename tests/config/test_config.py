@@ -191,16 +191,9 @@ def test_horizons_and_random_truncation_are_for_real_gradients(
     load_config("tiny", [*overrides, "schedule.mode=real"])
 
 
-@pytest.mark.parametrize("other", ["synthesizer.auxiliary=true", "synthesizer.kind=recurrent"])
-def test_what_learns_from_window_to_window_cannot_be_taught(other: str) -> None:
-    with pytest.raises(ConfigError, match="leave out teach_every"):
-        load_config("tiny", [other, "synthesizer.teach_every=2"])
-
-
-@pytest.mark.parametrize("other", ["synthesizer.auxiliary=true", "synthesizer.teach_every=2"])
-def test_an_adjoint_has_one_way_to_learn(other: str) -> None:
-    with pytest.raises(ConfigError, match=f"leave out {other.partition('.')[2].partition('=')[0]}"):
-        load_config("tiny", ["synthesizer.kind=adjoint", other])
+def test_an_adjoint_has_one_way_to_learn() -> None:
+    with pytest.raises(ConfigError, match="leave out auxiliary"):
+        load_config("tiny", ["synthesizer.kind=adjoint", "synthesizer.auxiliary=true"])
 
 
 @pytest.mark.parametrize("key", ["every", "reach"])

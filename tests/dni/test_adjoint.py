@@ -7,14 +7,16 @@ import torch
 from torch import Tensor
 
 from sglm.config import parse_config
-from sglm.dni.adjoint import AdjointEstimator, adjoint_gradients
+from sglm.dni.adjoint import AdjointEstimator
+from sglm.dni.adjoint_pass import adjoint_gradients
 from sglm.dni.estimator import StretchBeginning
 from sglm.dni.exact import future_gradients
 from sglm.dni.expected_row import ExpectedRow, softmax_residual
 from sglm.model.language_model import DropoutRates, LSTMLanguageModel, ModelShape
+from sglm.model.softmax_loss import IGNORED
 from sglm.optim.schedule import Mode
 from sglm.runtime.ranks import ALONE
-from sglm.text.batcher import ComingText
+from sglm.text.batcher import ComingText, Window
 from sglm.train.build import build_estimator
 from sglm.train.learner import Learner, capture, restore
 from sglm.train.step import train_step
@@ -158,10 +160,12 @@ def test_what_q_learns_from_is_the_expected_row() -> None:
     q, model = q_of(learner), learner.model
     observe = q.observe
 
-    def watched(features_NH: Tensor, expected_NH: Tensor, ranks: Any) -> tuple[Tensor, Tensor]:
+    def watched(
+        features_NH: Tensor, expected_NH: Tensor, counts_N: Tensor, *, ranks: Any
+    ) -> tuple[Tensor, Tensor]:
         right_NH = model.logits(features_NH).softmax(-1) @ model.output_weight
         seen.append((expected_NH, right_NH.detach()))
-        return observe(features_NH, expected_NH, ranks)
+        return observe(features_NH, expected_NH, counts_N, ranks=ranks)
 
     q.observe = watched  # type: ignore[method-assign]
     for step, decision in enumerate((PLAIN, INJECT)):
@@ -325,6 +329,89 @@ def test_it_goes_on_from_the_midst_of_a_stretch_bitwise(stop: int) -> None:
     assert all_equal(weights(q_of(whole)), weights(q_of(second)))
 
 
+def without_some_targets(window: Window) -> Window:
+    """The first step of the text has none, nor has any of the last lane; what they were is gone."""
+
+    def without(targets: Tensor) -> Tensor:
+        targets = targets.clone()
+        targets[0] = targets[:, -1] = IGNORED
+        return targets
+
+    coming = window.coming
+    if coming is not None:
+        coming = ComingText(coming.inputs_CB, without(coming.targets_CB))
+    return window._replace(targets_TB=without(window.targets_TB), coming=coming)
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_where_nothing_is_to_be_predicted_nothing_comes_back(exact: bool) -> None:
+    learner = with_adjoint(exact=exact)
+    train_step(learner, batcher(stretch=1).at(0), PLAIN, learning_rate=0.0)  # q is not zero
+    targets_TB = without_some_targets(batcher(stretch=1).at(1)).targets_TB
+    outputs_TBH = torch.randn(T, B, 5, dtype=torch.float64)
+    residual_TBH = estimator_of(learner).residual(outputs_TBH, targets_TB)
+    assert torch.equal(residual_TBH.abs().amax(dim=2) > 0, targets_TB != IGNORED)
+
+
+def test_with_targets_left_out_it_is_still_the_exact_gradient() -> None:
+    learner, text = with_adjoint(exact=True, factor=None), batcher(stretch=1)
+    for step in range(2):
+        window = without_some_targets(text.at(step))
+        result = train_step(learner, window, PROBE, learning_rate=1e-2)
+        assert result.agreement is not None
+        assert float(result.agreement.relative_mse) < 1e-20  # float64, in another order
+    train_step(learner, without_some_targets(text.at(2)), INJECT, learning_rate=1e-2)
+    gradients_PBS = estimator_of(learner)._gradients_PBS
+    assert gradients_PBS is not None
+    lanes_B = gradients_PBS[0].abs().amax(dim=1) > 0
+    assert lanes_B.tolist() == [True] * (B - 1) + [False]
+
+
+def test_q_learns_nothing_from_what_has_no_target() -> None:
+    """The same as from the others alone; and from a window without any, nothing at all."""
+    generator = torch.Generator().manual_seed(0)
+    draws = [torch.randn(2, 8, 4, generator=generator) for _ in range(3)]
+    counts_N = torch.tensor([True, False] * 4)
+    found, right, nothing = (ExpectedRow(4, 3) for _ in range(3))
+    for each in (right, nothing):
+        each.load_state_dict(found.state_dict())
+
+    def learn(q: ExpectedRow, features_NH: Tensor, expected_NH: Tensor, counts_N: Tensor) -> Tensor:
+        loss, finite = q.observe(features_NH, expected_NH, counts_N, ranks=ALONE)
+        q.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        with torch.no_grad():
+            for parameter in q.parameters():
+                assert parameter.grad is not None
+                parameter -= (0.1 * parameter.grad).where(finite, 0.0)
+        return finite
+
+    start = weights(nothing) + [each.clone() for each in nothing.buffers()]
+    for features_NH, expected_NH in draws:
+        assert learn(found, features_NH, expected_NH, counts_N)
+        assert learn(right, features_NH[::2], expected_NH[::2], counts_N[::2])
+        assert not learn(nothing, features_NH, expected_NH, ~counts_N & counts_N)
+    for name, value in right.state_dict().items():
+        torch.testing.assert_close(found.state_dict()[name], value)  # float32, in another order
+    assert all_equal(weights(nothing) + list(nothing.buffers()), start)
+    assert not all_equal(weights(found), start[:4])
+
+
+def test_what_q_is_shown_has_a_target() -> None:
+    learner, shown = with_adjoint(), []
+    q, observe = q_of(learner), q_of(learner).observe
+
+    def watched(features: Tensor, expected: Tensor, counts_N: Tensor, *, ranks: Any) -> Any:
+        shown.append(counts_N)
+        return observe(features, expected, counts_N, ranks=ranks)
+
+    q.observe = watched  # type: ignore[method-assign]
+    window = without_some_targets(batcher(stretch=1).at(0))
+    train_step(learner, window, INJECT, learning_rate=1e-2)
+    assert torch.equal(shown[0], window.targets_TB.flatten() != IGNORED)
+    assert all(bool(each.isfinite().all()) for each in weights(q))
+
+
 def test_with_loss_scaling_q_learns_in_nats() -> None:
     """fp16: what comes back is divided by the scale; eleven binary digits are left."""
     rows = []
@@ -339,7 +426,7 @@ def test_expected_row_starts_as_the_mean_of_its_targets() -> None:
     q = ExpectedRow(4, 3)
     expected_NH = torch.randn(10, 4, generator=torch.Generator().manual_seed(0))
     features_NH = torch.ones(10, 4)
-    _, finite = q.observe(features_NH, expected_NH, ALONE)
+    _, finite = q.observe(features_NH, expected_NH, torch.ones(10, dtype=torch.bool), ranks=ALONE)
     assert bool(finite)
     torch.testing.assert_close(q(features_NH[0]), expected_NH.mean(0))
     assert not bool(q.is_better)

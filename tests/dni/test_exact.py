@@ -1,4 +1,4 @@
-"""Exact gradients over more than a window: what a synthesizer is taught, and BPTT(h; T)."""
+"""Exact gradients over more than a window: of text that is to come, and BPTT(h; T)."""
 
 from collections import deque
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sglm.config import Config
-from sglm.dni.adjoint import adjoint_gradients
+from sglm.dni.adjoint_pass import adjoint_gradients
 from sglm.dni.expected_row import softmax_residual
 from sglm.dni.gauge import Gauge, GaugeReading, gauge_every
 from sglm.model.language_model import DropoutRates, LSTMLanguageModel

@@ -95,23 +95,17 @@ def test_it_learns(tiny_config: MakeConfig, word_store: TokenStore, tmp_path: Pa
 
 
 Sections = dict[str, dict[str, object]]
-LOOKAHEAD: dict[str, object] = {"kind": "lookahead", "lookahead": 7}
 KINDS: dict[str, Sections] = {
     "mlp": {"synthesizer": {"kind": "mlp", "auxiliary": True}},
     "recurrent": {"synthesizer": {"kind": "recurrent", "auxiliary": True}},
     "linear": {"synthesizer": {"kind": "linear", "auxiliary": True}},
-    "lookahead": {"synthesizer": {**LOOKAHEAD, "auxiliary": True}},
-    # The windows have five steps.
-    "side by side": {"synthesizer": {**LOOKAHEAD, "lookahead": 4, "inject": "noise"}},
     # Six features are too few for twice the vocabulary: q learns; eight are enough, it is exact.
     "adjoint": {
         "synthesizer": {"kind": "adjoint", "every": 3, "reach": 7},
         "model": {"hidden": 6},
     },
     "adjoint noise": {"synthesizer": {"kind": "adjoint", "inject": "noise"}},
-    "taught": {"synthesizer": {**LOOKAHEAD, "teach_every": 2, "teach_horizon": 9}},
-    "taught-mlp": {"synthesizer": {"kind": "mlp", "teach_every": 1, "teach_horizon": 9}},
-    "noise": {"synthesizer": {**LOOKAHEAD, "inject": "noise"}},
+    "noise": {"synthesizer": {"kind": "mlp", "inject": "noise"}},
     "horizon": {"train": {"horizon": 15}, "schedule": {"mode": "real"}},
     "random": {"train": {"truncation": "random", "window": 8}, "schedule": {"mode": "real"}},
 }
@@ -121,7 +115,7 @@ KINDS: dict[str, Sections] = {
 def test_stopped_twice_is_bitwise_the_uninterrupted_run(
     kind: str, tiny_config: MakeConfig, word_store: TokenStore, tmp_path: Path
 ) -> None:
-    """Once in the real cycle and once in the synthetic one, both times amid a stretch of eight."""
+    """Once in the real cycle and once in the synthetic one, both times amid a stretch of three."""
     sections = KINDS[kind]
     config = tiny_config(
         **{

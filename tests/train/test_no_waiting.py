@@ -10,9 +10,8 @@ from sglm.optim.precision import precision_of
 from sglm.optim.schedule import Mode
 from sglm.train.step import train_step
 from tests.dni.test_adjoint import INJECT, PROBE, with_adjoint
-from tests.dni.test_estimator import batcher as small_batcher
-from tests.dni.test_lookahead_steps import EPOCH, batcher, lookahead_learner, loud
-from tests.train.test_step import REAL, SYNTHETIC, make_learner, take_step
+from tests.dni.test_estimator import batcher
+from tests.train.test_step import REAL, SYNTHETIC, make_learner, random_estimator, take_step
 
 
 class Waits(TorchDispatchMode):
@@ -36,24 +35,24 @@ def test_the_watchman_is_awake() -> None:
     assert len(waits.asked) == 2
 
 
+@pytest.mark.parametrize("kind", ["mlp", "recurrent"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("mode", list(Mode))
-def test_a_step_waits_for_nothing(mode: Mode, precision: str) -> None:
-    plan = SYNTHETIC if mode is Mode.SYNTHETIC else REAL
-    for teach_every in (None, 1):
-        learner = lookahead_learner(loud(), bootstrapped=teach_every is None)
-        learner.precision = precision_of(precision, torch.device("cpu"))
-        with Waits() as waits:
-            for step in range(EPOCH):  # probes, whole stretches and a short one
-                take_step(learner, batcher().at(step), plan, step, teach_every=teach_every)
-        assert waits.asked == []
+def test_a_step_waits_for_nothing(mode: Mode, precision: str, kind: str) -> None:
+    plan, text = SYNTHETIC if mode is Mode.SYNTHETIC else REAL, batcher()
+    learner = make_learner(random_estimator(1, kind))
+    learner.precision = precision_of(precision, torch.device("cpu"))
+    with Waits() as waits:
+        for step in range(text.steps_per_epoch):  # of which some are probes
+            take_step(learner, text.at(step), plan, step)
+    assert waits.asked == []
 
 
 @pytest.mark.parametrize("exact", [False, True])
 @pytest.mark.parametrize("every", [1, 2])
 def test_nor_does_one_with_an_adjoint(every: int, exact: bool) -> None:
     learner = with_adjoint(exact=exact, stretch=every, factor=None, trust_bound=True)
-    text = small_batcher(stretch=every)
+    text = batcher(stretch=every)
     with Waits() as waits:
         for step in range(5):
             decision = PROBE if step % 2 == 0 else INJECT
@@ -63,10 +62,10 @@ def test_nor_does_one_with_an_adjoint(every: int, exact: bool) -> None:
 
 @pytest.mark.parametrize("noise", [False, True])
 def test_nor_does_one_without_a_synthesizer_or_with_noise(noise: bool) -> None:
-    learner = make_learner(None)
-    if noise:
-        learner = lookahead_learner(loud(), noise=torch.Generator().manual_seed(0))
+    estimator, text = random_estimator(1), batcher()
+    estimator.injection.noise = torch.Generator().manual_seed(0)
+    learner = make_learner(estimator if noise else None)
     with Waits() as waits:
-        for step in range(EPOCH):
-            take_step(learner, batcher().at(step), SYNTHETIC, step)
+        for step in range(text.steps_per_epoch):
+            take_step(learner, text.at(step), SYNTHETIC, step)
     assert waits.asked == []

@@ -26,13 +26,11 @@ COMMON = [
     *("--set", "dropout.weight=0.2", "--set", "dropout.input=0.2"),
 ]
 CASES = {
-    "lookahead": ["--set", "synthesizer.kind=lookahead"],
-    "side by side": ["--set", "synthesizer.lookahead=4"],
+    "mlp": ["--set", "synthesizer.kind=mlp", "--set", "synthesizer.auxiliary=true"],
     "adjoint": [
         *("--set", "synthesizer.kind=adjoint", "--set", "synthesizer.every=2"),
         *("--set", "synthesizer.factor=0.5", "--set", "model.hidden=6"),  # few enough for q
     ],
-    "taught": ["--set", "synthesizer.teach_every=1"],
     "recurrent noise": [
         *("--set", "synthesizer.kind=recurrent", "--set", "synthesizer.inject=noise"),
         *("--set", "synthesizer.factor=0.5"),
@@ -95,7 +93,7 @@ def test_two_processes_give_the_losses_of_one(
     assert len(list((tmp_path / "2" / "tensorboard").iterdir())) == 1
 
 
-@pytest.mark.parametrize("case", ["lookahead", "side by side", "adjoint"])
+@pytest.mark.parametrize("case", ["recurrent noise", "adjoint"])
 def test_stopped_and_continued_by_another_number_of_processes(
     word_store: TokenStore, tmp_path: Path, case: str
 ) -> None:
@@ -131,7 +129,7 @@ def test_a_folder_that_cannot_be_used_ends_all_of_them_without_a_traceback(
     word_store: TokenStore, tmp_path: Path
 ) -> None:
     finish(start(1, word_store.folder, tmp_path / "run", *CASES["horizon"]))
-    process = start(2, word_store.folder, tmp_path / "run", *CASES["lookahead"])
+    process = start(2, word_store.folder, tmp_path / "run", *CASES["adjoint"])
     _, stderr = process.communicate(timeout=60)
     assert process.returncode != 0
     assert stderr.count("holds a run with another configuration") == 1
@@ -140,7 +138,7 @@ def test_a_folder_that_cannot_be_used_ends_all_of_them_without_a_traceback(
 
 def test_folders_that_are_not_shared_are_noticed(word_store: TokenStore, tmp_path: Path) -> None:
     """Each process sees another checkpoint: as on machines without a common disk."""
-    settings = ["--set", "schedule.cycles=[10, 990]", *CASES["lookahead"]]
+    settings = ["--set", "schedule.cycles=[10, 990]", *CASES["adjoint"]]
     process = start(1, word_store.folder, tmp_path / "0" / "run", *settings)
     assert process.stderr is not None
     while not process.stderr.readline().startswith("step "):
@@ -184,7 +182,7 @@ def children(pid: int) -> list[int]:
 def test_after_a_process_has_died_the_run_goes_on_from_its_checkpoint(
     word_store: TokenStore, tmp_path: Path
 ) -> None:
-    settings = [*CASES["lookahead"], "--set", "schedule.cycles=[10, 990]"]
+    settings = [*CASES["adjoint"], "--set", "schedule.cycles=[10, 990]"]
     settings += ["--set", "train.checkpoint_every_steps=5"]
     process = start(2, word_store.folder, tmp_path / "run", *settings)
     assert process.stderr is not None
@@ -204,7 +202,7 @@ def test_after_a_process_has_died_the_run_goes_on_from_its_checkpoint(
 def test_torchrun_starts_them_again_and_the_run_ends_as_it_would_have(
     word_store: TokenStore, tmp_path: Path
 ) -> None:
-    settings = [*CASES["lookahead"], "--set", "schedule.cycles=[10, 50]"]
+    settings = [*CASES["adjoint"], "--set", "schedule.cycles=[10, 50]"]
     settings += ["--set", "train.checkpoint_every_steps=5"]
     process = start(2, word_store.folder, tmp_path / "two", *settings, restarts=1)
     assert process.stderr is not None

@@ -151,8 +151,8 @@ def measured(synthesizer: Synthesizer, factor: float | None) -> LearnedEstimator
 @pytest.mark.parametrize(
     ("settings", "predicted", "truth", "advice"),
     [
-        ({"kind": "mlp"}, 0.0, 1.0, 'kind = "lookahead"'),
-        ({"kind": "lookahead"}, 0.0, 1.0, 'schedule.mode = "real"'),
+        ({"kind": "mlp"}, 0.0, 1.0, 'kind = "adjoint"'),
+        ({"kind": "adjoint"}, 0.0, 1.0, 'schedule.mode = "real"'),
         ({"kind": "mlp", "factor": 0.5}, -1.0, 1.0, "what was injected was noise"),
         ({"kind": "mlp"}, 1.0, 1.0, "sglm compare"),
     ],

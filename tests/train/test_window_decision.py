@@ -4,14 +4,13 @@ import pytest
 import torch
 
 from sglm.optim.schedule import Mode, StepPlan
-from sglm.text.batcher import ComingText, Window
+from sglm.text.batcher import Window
 from sglm.train.runaway import RunawayWatch
 from sglm.train.window_decision import DecisionRule, WindowDecision, followed_mode
 
 IDS = torch.zeros(2, 1, dtype=torch.int64)
 WINDOW = Window(IDS, IDS, is_first=False, is_last=False)
 LAST = WINDOW._replace(is_last=True)
-BEGINS = WINDOW._replace(coming=ComingText(IDS, IDS))
 REAL, SYNTHETIC = StepPlan(1.0, Mode.REAL, 1), StepPlan(1.0, Mode.SYNTHETIC, 1)
 RULE = DecisionRule(probe_every=10)
 
@@ -33,11 +32,9 @@ def test_the_decision(step: int, plan: StepPlan, window: Window, inject: bool, p
 
 
 @pytest.mark.parametrize("step", range(12))
-@pytest.mark.parametrize("window", [WINDOW, LAST, BEGINS])
-def test_without_an_estimator_nothing_is_injected_probed_or_taught(
-    step: int, window: Window
-) -> None:
-    rule = DecisionRule(probe_every=None, teach_every=1)
+@pytest.mark.parametrize("window", [WINDOW, LAST])
+def test_without_an_estimator_nothing_is_injected_or_probed(step: int, window: Window) -> None:
+    rule = DecisionRule(probe_every=None)
     assert rule.decide(step, SYNTHETIC, window) == WindowDecision(mode=Mode.SYNTHETIC)
 
 
@@ -60,10 +57,3 @@ def test_probes_reach_every_boundary_of_a_stretch() -> None:
     probes = [step for step in range(800) if rule.decide(step, REAL, WINDOW).probe]
     assert {step % 8 for step in probes} == set(range(8))
     assert len(probes) == pytest.approx(80, rel=0.1)
-
-
-def test_teaching_comes_every_so_many_stretches_where_one_begins() -> None:
-    rule = DecisionRule(probe_every=10, stretch=4, teach_every=2)
-    begins = [step for step in range(24) if rule.decide(step, REAL, BEGINS).teach]
-    assert begins == [0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19]  # of which one begins a stretch
-    assert not any(rule.decide(step, REAL, WINDOW).teach for step in range(24))

@@ -22,6 +22,7 @@ from sglm.text.batcher import Batcher, Window
 from sglm.train.build import (
     build_decision_rule,
     build_learner,
+    build_window_pass,
     lookahead_steps,
     stretch_windows,
 )
@@ -65,6 +66,11 @@ class SglmArm:
             lookahead=lookahead_steps(config),
         )
         self.estimator = self.learner.estimator
+        # One that hands out no features costs a little less.
+        self.passes = {
+            keeps_features: build_window_pass(config, self.learner.model, keeps_features)
+            for keeps_features in (False, True)
+        }
         self.device, self.number, self.turns = device, 0, turns
         if horizon is not None:  # as if it had run for long
             learner, inputs_TB = self.learner, self.read().inputs_TB
@@ -80,6 +86,7 @@ class SglmArm:
         turn = turn or self.turns[self.number // STRETCH % len(self.turns)]
         learner, window = self.learner, self.read()
         learner.estimator = PlainTruncation() if turn == "real" else self.estimator
+        learner.window_pass = self.passes[learner.estimator.wants_feature_gradients]
         plan = StepPlan(lr_factor=1.0, mode=TURNS[turn], cycle=0)
         decision = self.rule.decide(self.number, plan, window)
         train_step(learner, window, decision, learning_rate=learner.rate(plan))
@@ -119,7 +126,7 @@ def sglm_config(size: Size, kind: str | None, horizon: int | None = None) -> Con
     return parse_config(values, "bench")
 
 
-KINDS = ("lookahead", "mlp", "recurrent", "linear")
+KINDS = ("adjoint", "mlp", "recurrent", "linear")
 
 Build = Callable[[Size, Place, Ids, int | None], Arm]
 

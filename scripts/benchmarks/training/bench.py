@@ -47,15 +47,15 @@ DEFAULT_ARMS = [
     "plain",
     "plain prepared",
     "real",
-    "learning lookahead",
+    "learning adjoint",
     *[f"synthetic {kind}" for kind in KINDS],
 ]
 # The arms and turns of --quick, and what others call their rates.
 QUICK = {
     ("plain", OWN): "plain",
-    ("alternating lookahead", "real"): "real",
-    ("alternating lookahead", "learning"): "real_learning",
-    ("alternating lookahead", "synthetic"): "synthetic",
+    ("alternating adjoint", "real"): "real",
+    ("alternating adjoint", "learning"): "real_learning",
+    ("alternating adjoint", "synthetic"): "synthetic",
 }
 QUICK_REPEATS = 3  # of sglm's turns in a round: what differs little needs many rounds
 QUICK_SECONDS, CASE_SECONDS = 70.0, 120.0
@@ -66,7 +66,7 @@ def quick(size: Size, place: Place) -> dict[str, float]:
     asked: dict[str, list[str | None]] = {}
     for name, turn in QUICK:
         asked.setdefault(name, []).append(turn)
-    asked["alternating lookahead"] *= QUICK_REPEATS
+    asked["alternating adjoint"] *= QUICK_REPEATS
     floor, taken, _ = measure(asked, size, place, QUICK_SECONDS, details=False)
     named = {"floor": floor} | {QUICK[which]: times for which, times in taken.items()}
     return {

@@ -10,7 +10,7 @@ import torch
 
 from sglm.optim.precision import make_precision
 
-STRETCH = 8  # windows that are timed as one: a synthesizer may read and learn once in so many
+STRETCH = 8  # windows that are timed as one: an adjoint's q learns once in so many
 EPOCH_WINDOWS = 8 * STRETCH  # then the text starts anew; whole stretches, so they stay in step
 
 Ids = npt.NDArray[np.unsignedinteger]

@@ -19,7 +19,6 @@ import torch
 
 from sglm.config import Config
 from sglm.dni.adjoint import adjoint_floats, adjoint_parameters
-from sglm.dni.stretch import READ_AHEAD_STRETCH, stretch_floats
 from sglm.dni.synthesizer import GRU_PREDICTS, parameter_count, recurrent_state_floats
 from sglm.dni.teaching import regression_floats
 from sglm.model.language_model import DropoutRates, ModelShape, activation_floats
@@ -119,11 +118,10 @@ def _lasting(config: Config, shape: ModelShape, basis: MemoryBasis) -> tuple[flo
     if settings.kind == "adjoint":
         kept, _ = adjoint_floats(settings, shape, basis, window=config.train.window)
         return model + 4 * adjoint_parameters(settings, shape) + state + kept, state + kept
-    features, stretch = _stretch(config, shape, basis)
     recurrent = recurrent_state_floats(settings, shape, basis)
     synthesizer = 4 * parameter_count(settings, shape)
     # One state of a recurrent synthesizer is carried, the one before it waits to be learned from.
-    return model + synthesizer + state + stretch + 2 * recurrent, state + features + recurrent
+    return model + synthesizer + state + 2 * recurrent, state + recurrent
 
 
 def _situations(
@@ -144,20 +142,9 @@ def _situations(
         return situations | {"reading": situations["forward"] + reading}
     # What is injected is predicted while the forward pass still waits.
     situations["forward"] += GRU_PREDICTS * recurrent_state_floats(settings, shape, basis)
-    boundaries = 1 if lookahead_steps(config) is None else READ_AHEAD_STRETCH
     # One regression, while the model's gradients wait for its own update.
-    regression = regression_floats(settings, shape, basis, boundaries=boundaries)
-    situations["synthesizer"] = regression + 2 * _stretch(config, shape, basis)[0]
-    if settings.teach_every:
-        situations["exact gradient"] = _exact_gradient(config, shape, basis)
+    situations["synthesizer"] = regression_floats(settings, shape, basis)
     return situations
-
-
-def _stretch(config: Config, shape: ModelShape, basis: MemoryBasis) -> tuple[float, float]:
-    """See `stretch_floats`."""
-    ahead = lookahead_steps(config) or 0
-    window = config.train.window
-    return stretch_floats(config.synthesizer, shape, basis, window=window, lookahead=ahead)
 
 
 def _read_steps(config: Config, longest: int) -> int:
@@ -213,13 +200,6 @@ def _backward(config: Config, shape: ModelShape, basis: MemoryBasis, *, longest:
     return max(begins, (1 + apart) * shape.vocab_size * shape.embedding)
 
 
-def _exact_gradient(config: Config, shape: ModelShape, basis: MemoryBasis) -> float:
-    """The exact gradient of a stretch and what follows it; weights have none then."""
-    steps = READ_AHEAD_STRETCH * config.train.window + (lookahead_steps(config) or 0)
-    kept = _activations(config, shape, basis, steps=steps) - shape.parameters
-    return kept + max(_loss(shape, basis.lanes * steps, basis))
-
-
 def loaded_bytes(config: Config, precision: str = "fp32") -> int:
     """Resident size of this process once all that a run needs is loaded and has been used.
 
@@ -253,7 +233,7 @@ def loaded_bytes(config: Config, precision: str = "fp32") -> int:
         stretch=stretch_windows(miniature),
         lookahead=lookahead_steps(miniature),
     )
-    for step in range(READ_AHEAD_STRETCH + 1):
+    for step in range(2):  # the second one's incoming state has been observed
         window = batcher.at(step)
         decision = rule.decide(step, plan, window)
         train_step(learner, window, decision, learning_rate=learner.rate(plan))

@@ -84,7 +84,7 @@ def test_points_are_measured_once_and_drawn(
     [
         ("window", "real", 9, None),
         ("read again", "real", 3, 9),
-        ("synthetic", "alternating lookahead", 3, None),
+        ("synthetic", "alternating adjoint", 3, None),
     ],
 )
 def test_each_way_runs_over_the_steps_that_it_claims(

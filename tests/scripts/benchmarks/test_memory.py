@@ -9,7 +9,7 @@ from scripts.benchmarks import memory
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
 def test_the_prediction_holds(monkeypatch: pytest.MonkeyPatch) -> None:
-    # One layer of 400 units, chunked loss, lookahead: large against the libraries, quick to run.
+    # One layer of 400 units, chunked loss, adjoint: large against the libraries, quick to run.
     settings = f"model.layers=1 model.hidden=400 train.batch=8 train.window=10 {memory.BOTH}"
     monkeypatch.setitem(memory.CASES, "middling", (5000, settings))
     row = memory.compare("middling")

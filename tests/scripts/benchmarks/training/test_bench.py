@@ -114,7 +114,7 @@ def test_the_floor_does_all_the_products_of_a_step(size: Size) -> None:
 
 def test_every_arm_learns(arms: Callable[..., dict[str, Any]]) -> None:
     """A rival that forgot half of its work would flatter."""
-    for name, arm in arms("plain", "real", "synthetic lookahead").items():
+    for name, arm in arms("plain", "real", "synthetic adjoint").items():
         model = arm.model if name == "plain" else arm.learner.model
         before = [parameter.clone() for parameter in model.parameters()]
         arm.step()
@@ -123,7 +123,7 @@ def test_every_arm_learns(arms: Callable[..., dict[str, Any]]) -> None:
 
 
 def test_all_arms_read_the_same_text(arms: Callable[..., dict[str, Any]]) -> None:
-    built = arms("plain", "real", "synthetic lookahead")
+    built = arms("plain", "real", "synthetic adjoint")
     plain, real, synthetic = built.values()
     for _ in range(3):
         first, second = real.read(), synthetic.read()
@@ -151,12 +151,13 @@ def test_learning_injects_nothing_and_synthetic_does(arms: Callable[..., dict[st
     assert not torch.equal(real, synthetic)
 
 
+@pytest.mark.parametrize("kind", ["adjoint", "mlp"])
 def test_without_its_synthesizer_an_arm_is_the_real_one(
-    arms: Callable[..., dict[str, Any]],
+    arms: Callable[..., dict[str, Any]], kind: str
 ) -> None:
     """What a synthesizer costs is measured against that, on the same learner."""
     models = []
-    for arm in arms("real", "alternating lookahead").values():
+    for arm in arms("real", f"alternating {kind}").values():
         for _ in range(8):
             arm.step("real")
         models.append(list(arm.learner.model.parameters()))
@@ -164,10 +165,11 @@ def test_without_its_synthesizer_an_arm_is_the_real_one(
     arm.learner.model.zero_grad()
     estimator = arm.estimator
     estimator.injection.fixed_factor = torch.ones(())
-    net = [parameter.clone() for parameter in estimator.synthesizer.parameters()]
+    net = estimator.expected_row if kind == "adjoint" else estimator.synthesizer
+    before = [parameter.clone() for parameter in net.parameters()]
     for _ in range(8):
         arm.step("learning")
-    learned = zip(net, estimator.synthesizer.parameters(), strict=True)
+    learned = zip(before, net.parameters(), strict=True)
     assert any(not torch.equal(one, other) for one, other in learned)
 
 
@@ -199,8 +201,8 @@ def test_quick_compares_within_one_process(size: Size, monkeypatch: pytest.Monke
     [
         ("plain", {"synthesizer"}),
         ("real", {"synthesizer"}),
-        ("learning lookahead", set()),
-        ("synthetic lookahead", set()),
+        ("learning adjoint", set()),
+        ("synthetic adjoint", set()),
         ("synthetic mlp", set()),
         ("synthetic recurrent", set()),
         ("synthetic linear", set()),
@@ -221,7 +223,7 @@ def test_shares_name_every_part_and_add_up_to_one(
 
 
 def test_afterwards_everything_is_as_it_was(arms: Callable[..., dict[str, Any]]) -> None:
-    (arm,) = arms("synthetic lookahead").values()
+    (arm,) = arms("synthetic adjoint").values()
     before = [(getattr(each.owner, each.name), dict(vars(each.owner))) for each in arm.patches()]
     watch = parts.Stopwatch(torch.device("cpu"))
     with pytest.raises(KeyboardInterrupt), watch.watching(arm.patches()):
@@ -405,7 +407,7 @@ def test_an_exact_horizon_is_full_from_the_first_step(size: Size) -> None:
 def test_a_gpu_is_measured_by_events(precision: str) -> None:
     place = Place("cuda", precision)
     size = Size(layers=1, hidden=64, vocab_size=500, batch=4, window=5)
-    names = ["plain", "real", "synthetic lookahead"]
+    names = ["plain", "real", "synthetic adjoint"]
     case = measure.measure_case(names, size, place, seconds=0.0)
     assert "skipped" not in case, case
     assert all(value > 0 for value in case["floor"].values())
