@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from sglm.config import Config
+from sglm.dni.adjoint import AdjointEstimator
 from sglm.dni.learned import LearnedEstimator
 from sglm.dni.synthesizer import MLPSynthesizer
 from sglm.errors import Stopped
@@ -26,6 +27,8 @@ from sglm.text.tokenizer import ByteTokenizer
 from sglm.train.graph import GraphedPass
 from sglm.train.learner import Learner
 from sglm.train.loop import train
+from sglm.train.step import train_step
+from sglm.train.window_decision import WindowDecision
 from sglm.train.window_pass import WindowPass
 from tests.train.test_step import take_step
 
@@ -154,6 +157,26 @@ def test_a_recorded_pass_trains_as_launched_kernels_do() -> None:
     launched, replayed = make_learner("fp32"), make_learner("fp32")
     replayed.window_pass = GraphedPass(WindowPass(replayed.model))
     assert run(replayed) == pytest.approx(run(launched), rel=1e-3)
+
+
+def test_a_recorded_pass_hands_out_what_the_adjoint_learns_from() -> None:
+    """As tests/train/test_graph.py has it for the CPU."""
+    means = []
+    for is_recorded in (False, True):
+        learner = make_learner("fp32")
+        estimator = AdjointEstimator(learner.model, exact=False, factor=1.0)
+        learner.estimator = estimator
+        window_pass = WindowPass(learner.model, keeps_features=True)
+        learner.window_pass = GraphedPass(window_pass) if is_recorded else window_pass
+        for step in range(20):
+            ids = (torch.arange(T + 1)[:, None] + T * step + 3 * torch.arange(B)) % V
+            ids = ids.to("cuda")
+            window = Window(ids[:-1], ids[1:], is_first=step == 0, is_last=False)
+            train_step(learner, window, WindowDecision(mode=Mode.REAL), learning_rate=1e-2)
+        assert estimator.expected_row is not None
+        means.append(estimator.expected_row.mean_H)
+    # Rounding of sums may differ (atomics).
+    torch.testing.assert_close(means[1], means[0], rtol=1e-3, atol=1e-5)
 
 
 def test_scoring_uses_no_tf32_whatever_the_program_has_set() -> None:

@@ -8,12 +8,15 @@ import torch
 from torch import Tensor, nn
 
 from sglm.config import Config
+from sglm.dni.adjoint import AdjointEstimator
 from sglm.errors import ConfigError
 from sglm.optim.precision import precision_of
 from sglm.train.build import build_learner
 from sglm.train.graph import GraphedPass
+from sglm.train.step import train_step
 from sglm.train.window_pass import WindowPass
-from tests.dni.test_estimator import batcher
+from tests.dni.test_adjoint import EVERY_DROPOUT, with_adjoint
+from tests.dni.test_estimator import INJECT, batcher
 from tests.train.test_step import (
     SYNTHETIC,
     all_equal,
@@ -59,6 +62,29 @@ def test_steps_are_the_same_and_each_shape_is_recorded_once(
     assert inputs_TB.data_ptr() != text.at(0).inputs_TB.data_ptr()
     assert not inputs_TB.requires_grad
     assert all(part.requires_grad and part.is_leaf for part in state)
+
+
+def test_a_recorded_pass_hands_out_what_the_adjoint_learns_from(
+    recorded: list[tuple[Tensor, ...]],
+) -> None:
+    """The features' gradient comes out of a graph as that of zeros that go into it."""
+    after = []
+    for is_graphed in (False, True):
+        learner = with_adjoint(EVERY_DROPOUT, exact=False)
+        estimator = learner.estimator
+        assert isinstance(estimator, AdjointEstimator)
+        if is_graphed:
+            learner.window_pass = GraphedPass(WindowPass(learner.model, keeps_features=True))
+        torch.manual_seed(0)
+        text = batcher(stretch=1)
+        for step in range(4):
+            train_step(learner, text.at(step), INJECT, learning_rate=1e-2)
+        assert estimator.expected_row is not None
+        after.append(weights(learner.model) + weights(estimator.expected_row))
+    assert all_equal(*after)
+    inputs_TB, _, tap_TBH, *_ = recorded[0]
+    assert tap_TBH.shape == (*inputs_TB.shape, learner.model.shape.widths[-1])
+    assert tap_TBH.requires_grad
 
 
 def test_random_windows_cannot_be_recorded(tiny_config: Callable[..., Config]) -> None:
