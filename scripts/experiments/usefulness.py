@@ -1,0 +1,202 @@
+r"""Which gauge tells what a synthesizer will buy? Explained variance, or what moves the weights.
+
+    python -m scripts.experiments.usefulness data/ptb data/wap data/code --out runs/usefulness
+
+Trains every estimator on every corpus and measures it on the way, far more often than a training
+does by itself: what it explains of the state gradient, and the slope, cosine and share in parameter
+space (`sglm.dni.gauge`). Then it ranks the gauges by their correlation, over all runs, with the
+share of the horizon gap that the run has closed. One file a run; what is there is not run again.
+"""
+
+import argparse
+import json
+import math
+import statistics
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from sglm.config import Config, load_config
+from sglm.dni.gauge import REACH
+from sglm.errors import SglmError
+from sglm.optim.precision import precision_of
+from sglm.runtime.process import denormals_as_zero
+from sglm.scoring.predictor import NetworkPredictor
+from sglm.scoring.stream import stream_nll
+from sglm.storage.durable import replace_text
+from sglm.text.store import TokenStore
+from sglm.train.build import (
+    build_batcher,
+    build_decision_rule,
+    build_learner,
+    build_schedule,
+    token_counts,
+)
+from sglm.train.step import train_step
+
+BASELINE, CEILING = "bptt", "bptt-long"
+SYNTHETIC = 'schedule.mode="synthetic" synthesizer.reach=10'
+ARMS = {
+    BASELINE: 'schedule.mode="real"',
+    CEILING: f'schedule.mode="real" train.horizon={REACH}',
+    "adjoint, every window": f"{SYNTHETIC} synthesizer.every=1",
+    "adjoint, every 4": f"{SYNTHETIC} synthesizer.every=4",
+    "adjoint, every 8, factor 1": f"{SYNTHETIC} synthesizer.every=8 synthesizer.factor=1.0",
+    "other lane": f'{SYNTHETIC} synthesizer.every=1 synthesizer.inject="other-lane"',
+    "noise": f'{SYNTHETIC} synthesizer.every=1 synthesizer.inject="noise"',
+    "mlp, factor 1": f'{SYNTHETIC} synthesizer.kind="mlp" synthesizer.factor=1.0',
+}
+GAUGES = ("explained", "beta", "cosine", "share")
+GAUGE_EVERY = 7  # windows; so that every place of a stretch comes up
+KEPT = 100  # measurements that one reading is of
+BOOTSTRAPS = 2000
+
+
+def configuration(arm: str, seed: int, overrides: Sequence[str]) -> Config:
+    """One cosine cycle, as long as the recipe's cycles together."""
+    steps = sum(load_config("short-window", overrides).schedule.cycle_lengths())
+    own = [f"schedule.cycles=[{steps}]", f"train.seed={seed}", *ARMS[arm].split()]
+    return load_config("short-window", [*overrides, *own])
+
+
+def measured_run(config: Config, store: TokenStore) -> dict[str, Any]:
+    """Trains, measures; returns the perplexity at the end and the means of the gauges."""
+    precision = precision_of("fp32", torch.device("cpu"))
+    learner = build_learner(config, token_counts(store), precision)
+    batcher = build_batcher(config, store)
+    schedule = build_schedule(config, batcher.steps_per_epoch)
+    rule = replace(build_decision_rule(config), gauge_every=GAUGE_EVERY)
+    readings: list[dict[str, float]] = []
+    with denormals_as_zero():
+        for step in range(schedule.total_steps):
+            plan, window = schedule.at(step), batcher.at(step)
+            decision = rule.decide(step, plan, window)
+            if decision.gauge:
+                window = window._replace(ahead=batcher.ahead(step, REACH))
+            train_step(learner, window, decision, learning_rate=learner.rate(plan))
+            if learner.gauge is not None and (step + 1) % (GAUGE_EVERY * KEPT) == 0:
+                status, reading = learner.estimator.status(), learner.gauge.reading()
+                assert status is not None
+                facts = reading._asdict() | {"explained": status.explained}
+                readings.append({name: facts[name] for name in GAUGES})
+        valid_N = store.ids("valid")
+        nats = stream_nll(NetworkPredictor(learner.model), valid_N, store.tokenizer().eos_id)
+    return {
+        "perplexity": math.exp(nats / len(valid_N)),
+        "gauges": {
+            name: statistics.median([r[name] for r in readings if math.isfinite(r[name])] or [0.0])
+            for name in GAUGES
+        },
+    }
+
+
+def rank_correlation(left: Sequence[float], right: Sequence[float]) -> float:
+    """Spearman's: of the ranks. Ties share their mean rank."""
+
+    def ranks(values: Sequence[float]) -> Any:
+        array = np.asarray(values)
+        return np.array([(np.sum(array < v) + np.sum(array <= v) - 1) / 2 for v in array])
+
+    if len(set(left)) < 2 or len(set(right)) < 2:
+        return math.nan
+    return float(np.corrcoef(ranks(left), ranks(right))[0, 1])
+
+
+def interval(left: Sequence[float], right: Sequence[float]) -> tuple[float, float]:
+    """95 % of the bootstrap over runs."""
+    generator = np.random.default_rng(0)
+    values = []
+    for _ in range(BOOTSTRAPS):
+        drawn = generator.integers(len(left), size=len(left))
+        value = rank_correlation([left[i] for i in drawn], [right[i] for i in drawn])
+        if math.isfinite(value):
+            values.append(value)
+    low, high = np.quantile(values, [0.025, 0.975]) if values else (math.nan, math.nan)
+    return float(low), float(high)
+
+
+def with_shares(results: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The runs of estimators, each with the share of its corpus' gap that it has closed."""
+    results = list(results)
+    ends: dict[tuple[str, str], list[float]] = {}
+    for result in results:
+        ends.setdefault((result["corpus"], result["arm"]), []).append(result["perplexity"])
+    rows = []
+    for result in results:
+        if result["arm"] in (BASELINE, CEILING):
+            continue
+        base, best = (statistics.mean(ends[result["corpus"], arm]) for arm in (BASELINE, CEILING))
+        rows.append(result | {"closed": (base - result["perplexity"]) / (base - best)})
+    return rows
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Every run; then the gauges."""
+    lines = [
+        f"| corpus | estimator | seed | perplexity | gap closed | {' | '.join(GAUGES)} |",
+        "| --- " * (5 + len(GAUGES)) + "|",
+    ]
+    for row in rows:
+        gauges = " | ".join(f"{row['gauges'][name]:.2f}" for name in GAUGES)
+        lines.append(
+            f"| {row['corpus']} | {row['arm']} | {row['seed']} | {row['perplexity']:.2f}"
+            f" | {100 * row['closed']:.0f} % | {gauges} |"
+        )
+    lines += [
+        "",
+        "| gauge | rank correlation with the share closed | 95 % |",
+        "| --- | --- | --- |",
+    ]
+    closed = [row["closed"] for row in rows]
+    for name in GAUGES:
+        values = [row["gauges"][name] for row in rows]
+        low, high = interval(values, closed)
+        correlation = rank_correlation(values, closed)
+        lines.append(f"| {name} | {correlation:.2f} | {low:.2f} … {high:.2f} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.experiments.usefulness", description=(__doc__ or "").split("\n")[0]
+    )
+    parser.add_argument("data", type=Path, nargs="+", help="Token stores, one a corpus.")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seeds", default="0")
+    parser.add_argument("--arms", help="Separated by ';'. Default: all of them.")
+    parser.add_argument("--set", action="append", default=[], help="As of sglm train.")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)  # so that two can run at once
+    try:
+        print(table(with_shares(run(arguments))))
+    except (SglmError, OSError) as error:
+        print(error, file=sys.stderr)
+        sys.exit(getattr(error, "exit_code", 1))
+
+
+def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Makes what is not there yet; returns all results in the folder."""
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    arms = arguments.arms.split(";") if arguments.arms else list(ARMS)
+    for seed in map(int, arguments.seeds.split(",")):
+        for folder in arguments.data:
+            store = TokenStore.open(folder)
+            for arm in arms:
+                name = arm.replace(", ", "-").replace(" ", "-")
+                path = arguments.out / f"{folder.name}-{name}-seed{seed}.json"
+                if path.exists():
+                    continue
+                result = measured_run(configuration(arm, seed, arguments.set), store)
+                result |= {"corpus": folder.name, "arm": arm, "seed": seed}
+                replace_text(path, json.dumps(result, indent=1) + "\n")
+                print(f"{path.stem}: {result['perplexity']:.2f}", file=sys.stderr, flush=True)
+    return [json.loads(path.read_text()) for path in sorted(arguments.out.glob("*.json"))]
+
+
+if __name__ == "__main__":
+    main()

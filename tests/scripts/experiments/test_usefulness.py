@@ -1,0 +1,43 @@
+"""scripts/experiments/usefulness: runs are measured, shares are of their own corpus, gauges rank."""
+
+import math
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+
+from scripts.experiments import usefulness
+from sglm.text.store import TokenStore
+
+
+def test_rank_correlation_is_of_ranks_and_ties_share_one() -> None:
+    assert usefulness.rank_correlation([1, 2, 3, 4], [1, 10, 100, 1000]) == pytest.approx(1)
+    assert usefulness.rank_correlation([1, 2, 3, 4], [4, 3, 2, 1]) == pytest.approx(-1)
+    # Ranks 0, 1.5, 1.5, 3 and 0, 1, 2, 3
+    assert usefulness.rank_correlation([1, 2, 2, 5], [1, 2, 3, 4]) == pytest.approx(
+        0.9487, abs=1e-4
+    )
+    assert math.isnan(usefulness.rank_correlation([1, 1], [1, 2]))
+
+
+def test_shares_are_of_the_gap_of_their_corpus() -> None:
+    ends = {("a", "bptt"): 10.0, ("a", "bptt-long"): 8.0, ("a", "noise"): 11.0}
+    ends |= {("b", "bptt"): 5.0, ("b", "bptt-long"): 4.0, ("b", "noise"): 4.5}
+    results = [{"corpus": c, "arm": a, "perplexity": ppl} for (c, a), ppl in ends.items()]
+    rows = usefulness.with_shares(results)
+    assert [(row["corpus"], row["closed"]) for row in rows] == [("a", -0.5), ("b", 0.5)]
+
+
+def test_one_command_measures_and_ranks(
+    word_store: TokenStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("GAUGE_EVERY", 2), ("KEPT", 2), ("BOOTSTRAPS", 20)):
+        monkeypatch.setattr(usefulness, name, value)
+    small = ["schedule.cycles=[10.0,10.0]", "model.hidden=6", "train.batch=4"]
+    arms = "bptt;bptt-long;adjoint, every window;mlp, factor 1"
+    arguments = Namespace(data=[word_store.folder], out=tmp_path, seeds="0", arms=arms, set=small)
+    results = usefulness.run(arguments)
+    assert usefulness.run(arguments) == results  # nothing is run again
+    lines = usefulness.table(usefulness.with_shares(results)).splitlines()
+    assert len(lines) == 2 + 2 + 3 + 4
+    assert lines[-4].startswith("| explained |")
