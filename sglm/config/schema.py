@@ -159,10 +159,10 @@ class SynthesizerConfig(Section):
     """One window in so many injects nothing, whatever the cycle, and measures the synthesizer."""
     auxiliary: bool = False
     """Also predict the next window's gradient from this window's state."""
-    every: PositiveInt = 4
+    every: Annotated[PositiveInt | None, Off] = None
     """Windows from one reading of an adjoint to the next. Windows shorter than `reach` are read
-    along, and what is read for the last one ages the longest; after longer ones it injects at every
-    reading and not in between."""
+    along, and what is read for the last one ages the longest; after longer ones it injects at
+    every reading and not in between. none: 1 for shorter windows, 4 for longer ones."""
     reach: PositiveInt = 10
     """Tokens that an adjoint reads past the last boundary that a reading is for."""
     inject: Literal["prediction", "noise", "other-lane"] = "prediction"

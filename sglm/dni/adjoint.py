@@ -302,7 +302,7 @@ def adjoint_parameters(settings: SynthesizerConfig, shape: ModelShape) -> int:
 
 
 def adjoint_floats(
-    settings: SynthesizerConfig, shape: ModelShape, basis: MemoryBasis, *, window: int
+    settings: SynthesizerConfig, shape: ModelShape, basis: MemoryBasis, *, window: int, stretch: int
 ) -> tuple[float, float]:
     """What an adjoint keeps from one reading to the next, and what it needs while it reads.
 
@@ -310,8 +310,9 @@ def adjoint_floats(
         settings, shape: of the estimator and the model.
         basis: for which lanes, where.
         window: T.
+        stretch: windows from reading to reading.
     """
-    boundaries = settings.every if reads_along(window, settings.reach) else 1
+    boundaries = stretch if reads_along(window, settings.reach) else 1
     steps, last = (boundaries - 1) * window + settings.reach, shape.widths[-1]
     read = activation_floats(shape, DropoutRates(), basis, steps=steps, calls=1, random=False)
     # Outputs end to end, expected rows, residuals.

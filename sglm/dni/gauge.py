@@ -24,8 +24,16 @@ from torch import Tensor
 
 from sglm.dni.adjoint_pass import adjoint_gradients
 from sglm.dni.expected_row import softmax_residual
-from sglm.model.language_model import LSTMLanguageModel, without_dropout
+from sglm.model.language_model import (
+    DropoutRates,
+    LSTMLanguageModel,
+    ModelShape,
+    activation_floats,
+    without_dropout,
+)
+from sglm.model.lstm_layer import layer_backward_floats
 from sglm.model.state import LSTMState
+from sglm.runtime.memory_basis import MemoryBasis
 from sglm.runtime.ranks import ALONE, Ranks
 from sglm.text.batcher import ComingText
 
@@ -164,3 +172,20 @@ def _effect(
     sent_back = [part_BH[lanes] for part_BH in outgoing.parts_of(gradient_BS)]
     gradients = torch.autograd.grad(parts, weights, sent_back, retain_graph=True)
     return torch.cat([gradient.flatten() for gradient in gradients])
+
+
+def gauge_floats(shape: ModelShape, basis: MemoryBasis, *, window: int) -> float:
+    """What one measurement holds, when the window's own pass is over.
+
+    Args:
+        shape: of the model.
+        basis: for which lanes, where.
+        window: T.
+    """
+    kept, last = 0.0, shape.widths[-1]
+    for steps in (window, REACH):
+        kept += activation_floats(shape, DropoutRates(), basis, steps=steps, calls=1, random=False)
+    # Four vectors as long as the LSTM's weights, and these twice, put together and taken apart.
+    vectors = 6 * sum(shape.layer_weights)
+    backward = layer_backward_floats(shape.input_widths[-1], last, basis, steps=window)
+    return kept + vectors + backward + 3 * basis.lanes * REACH * last

@@ -9,7 +9,7 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from sglm.config import Config
-from sglm.dni.adjoint import AdjointEstimator
+from sglm.dni.adjoint import AdjointEstimator, reads_along
 from sglm.dni.estimator import PlainTruncation, StateGradientEstimator
 from sglm.dni.gauge import Gauge, gauge_every
 from sglm.dni.learned import LearnedEstimator
@@ -31,6 +31,9 @@ from sglm.train.window_pass import RunsWindow, WindowPass
 MakeEstimator = Callable[[Config, LSTMLanguageModel], StateGradientEstimator]
 
 COUNTED_AT_ONCE = 2**24
+# Long windows from one reading of an adjoint to the next: after each of them it took a tenth of
+# the time, and no gap is open that it could close (docs/log.md).
+_LONG_WINDOWS_STRETCH = 4
 
 
 def model_shape(config: Config, vocab_size: int) -> ModelShape:
@@ -111,10 +114,11 @@ def _check_reading(config: Config, lane_length: int) -> None:
     settings = config.synthesizer
     if config.schedule.mode == "real" or settings.kind != "adjoint":
         return
-    reads = settings.every * config.train.window + settings.reach
+    every = stretch_windows(config)
+    reads = every * config.train.window + settings.reach
     if reads > lane_length:
         raise ConfigError(
-            f"synthesizer.every = {settings.every} windows of {config.train.window} and"
+            f"synthesizer.every = {every} windows of {config.train.window} and"
             f" synthesizer.reach = {settings.reach} are {reads:,} tokens, but a lane of the text"
             f" has {lane_length:,}; lower them, or train.batch"
         )
@@ -155,7 +159,11 @@ def token_counts(store: TokenStore) -> npt.NDArray[np.int64]:
 def stretch_windows(config: Config) -> int:
     """Windows of a stretch: 1 where nothing is read ahead."""
     settings = config.synthesizer
-    return settings.every if settings.kind == "adjoint" else 1
+    if settings.kind != "adjoint":
+        return 1
+    if settings.every is not None:
+        return settings.every
+    return 1 if reads_along(config.train.window, settings.reach) else _LONG_WINDOWS_STRETCH
 
 
 def lookahead_steps(config: Config) -> int | None:
@@ -178,7 +186,7 @@ def build_estimator(config: Config, model: LSTMLanguageModel) -> StateGradientEs
     if settings.kind == "adjoint":
         return AdjointEstimator(
             model,
-            stretch=settings.every,
+            stretch=stretch_windows(config),
             reach=settings.reach,
             learning_rate=settings.learning_rate,
             factor=factor,

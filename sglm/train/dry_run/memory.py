@@ -19,6 +19,7 @@ import torch
 
 from sglm.config import Config
 from sglm.dni.adjoint import adjoint_floats, adjoint_parameters
+from sglm.dni.gauge import gauge_floats
 from sglm.dni.synthesizer import GRU_PREDICTS, parameter_count, recurrent_state_floats
 from sglm.dni.teaching import regression_floats
 from sglm.model.language_model import DropoutRates, ModelShape, activation_floats
@@ -116,7 +117,9 @@ def _lasting(config: Config, shape: ModelShape, basis: MemoryBasis) -> tuple[flo
     if config.schedule.mode == "real":
         return model + state, state
     if settings.kind == "adjoint":
-        kept, _ = adjoint_floats(settings, shape, basis, window=config.train.window)
+        kept, _ = adjoint_floats(
+            settings, shape, basis, window=config.train.window, stretch=stretch_windows(config)
+        )
         return model + 4 * adjoint_parameters(settings, shape) + state + kept, state + kept
     recurrent = recurrent_state_floats(settings, shape, basis)
     synthesizer = 4 * parameter_count(settings, shape)
@@ -136,9 +139,12 @@ def _situations(
     settings = config.synthesizer
     if config.schedule.mode == "real":
         return situations
+    situations["gauge"] = gauge_floats(shape, basis, window=longest)
     if settings.kind == "adjoint":
         # It reads while the forward pass still waits.
-        _, reading = adjoint_floats(settings, shape, basis, window=config.train.window)
+        _, reading = adjoint_floats(
+            settings, shape, basis, window=config.train.window, stretch=stretch_windows(config)
+        )
         return situations | {"reading": situations["forward"] + reading}
     # What is injected is predicted while the forward pass still waits.
     situations["forward"] += GRU_PREDICTS * recurrent_state_floats(settings, shape, basis)

@@ -1,4 +1,4 @@
-"""scripts/experiments/usefulness: runs are measured, shares are of their own corpus, gauges rank."""
+"""scripts/experiments/usefulness: runs are measured, shares are their corpus' own, gauges rank."""
 
 import math
 from argparse import Namespace

@@ -10,6 +10,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from sglm.config import Config
 from sglm.dni.adjoint import AdjointEstimator, adjoint_floats
+from sglm.dni.gauge import REACH, gauge_floats
 from sglm.dni.learned import LearnedEstimator
 from sglm.dni.synthesizer import parameter_count
 from sglm.model import linear, softmax_loss
@@ -120,7 +121,7 @@ def test_what_lasts_with_an_adjoint(hidden: int, tiny_config: Callable[..., Conf
     assert plan(config).lasting == sum(4 * each.numel() for each in held)
 
 
-@pytest.mark.parametrize(("every", "reach"), [(1, 15), (4, 15), (1, 60)])
+@pytest.mark.parametrize(("every", "reach"), [(1, 15), (4, 15), (4, 40), (1, 60)])
 def test_what_a_reading_allocates_was_predicted(
     every: int, reach: int, tiny_config: Callable[..., Config]
 ) -> None:
@@ -143,9 +144,33 @@ def test_what_a_reading_allocates_was_predicted(
 
     basis = MemoryBasis(16, True, 1.0)
     shape = model_shape(config, 6000)
-    kept, reading = adjoint_floats(config.synthesizer, shape, basis, window=35)
+    kept, reading = adjoint_floats(config.synthesizer, shape, basis, window=35, stretch=every)
     # As for a pass.
     assert allocated(run) == pytest.approx(4 * (kept + reading), rel=0.25)
+
+
+def test_what_the_gauge_allocates_was_predicted(tiny_config: Callable[..., Config]) -> None:
+    config = tiny_config(train={"batch": 16, "window": 35}, model={"hidden": 128, "layers": 2})
+    learner = build_learner(config, np.ones(6000, dtype=np.int64), precision_of("fp32", CPU))
+    batcher, gauge = make_batcher(config, tokens=40_000), learner.gauge
+    assert gauge is not None
+    window, state = batcher.at(0), learner.state
+    injected_BS = torch.zeros(16, state.size)
+
+    def run() -> object:
+        gauge.observe(
+            learner.model,
+            state,
+            window.inputs_TB,
+            injected_BS=injected_BS,
+            coming=batcher.ahead(0, REACH),
+        )
+        return gauge
+
+    run()  # kernels are made at the first call
+    floats = gauge_floats(model_shape(config, 6000), MemoryBasis(16, True, 1.0), window=35)
+    # As for a pass.
+    assert allocated(run) == pytest.approx(4 * floats, rel=0.25)
 
 
 def test_real_gradients_alone_need_no_synthesizer(tiny_config: Callable[..., Config]) -> None:
