@@ -11,6 +11,7 @@ Shapes: C steps of coming text, T of a window, B lanes, H features, V vocabulary
 lane's state, P boundaries.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -37,10 +38,10 @@ from sglm.runtime.memory_basis import MemoryBasis
 from sglm.runtime.ranks import ALONE, Ranks, every_lane, own_lanes
 from sglm.text.batcher import ComingText
 
-# Windows that q learns from one by one at first, and how many go by for each one later: a lesson
-# takes as long as reading ten tokens, and what it tracks moves slowly (docs/log.md).
-_EAGER_WINDOWS = 200
-_LEARNS_EVERY = 8
+# Tokens of a window that q learns from at most. All of a hundred took a third of an update. But it
+# has to learn from every window: one in eight, with which it explained as much, bought nothing,
+# for q follows rows that move (docs/log.md).
+_LESSON_TOKENS = 64
 
 
 class AdjointEstimator:
@@ -154,12 +155,10 @@ class AdjointEstimator:
         return injected_BS if q is None else injected_BS * q.is_better
 
     def end_window(self, observation: Observation) -> Agreement | None:
-        """Measures on a probe; then, every so often, q learns from the window's features."""
+        """Measures on a probe; then q learns from the window's features."""
         on_probe = self._measure(observation) if observation.probe else None
         if self.expected_row is not None and observation.features is not None:
-            if self.windows < _EAGER_WINDOWS or self.windows % _LEARNS_EVERY == 0:
-                self._learn(self.expected_row, observation.features)
-            self.windows += 1
+            self._learn(self.expected_row, observation.features)
         return on_probe
 
     def status(self) -> EstimatorStatus:
@@ -235,10 +234,16 @@ class AdjointEstimator:
 
     def _learn(self, q: ExpectedRow, features: FeatureGradient) -> None:
         """One step of q towards the rows that the softmax has expected."""
-        known_TBH = self.model.known_residual(features.targets_TB)
-        features_NH = features.features_TBH.flatten(0, 1).to(q.unit)
-        expected_NH = (features.gradient_TBH - known_TBH).flatten(0, 1).to(q.unit)
-        counts_N = (features.targets_TB != IGNORED).flatten()
+        # Every so manieth token, from another one on each time.
+        tokens_N = features.targets_TB.flatten()
+        stride = math.ceil(len(tokens_N) / _LESSON_TOKENS)
+        taken = slice(self.windows % stride, None, stride)
+        self.windows += 1
+        targets_N = tokens_N[taken]
+        features_NH = features.features_TBH.flatten(0, 1)[taken].to(q.unit)
+        gradient_NH = features.gradient_TBH.flatten(0, 1)[taken].to(q.unit)
+        expected_NH = gradient_NH - self.model.known_residual(targets_N).to(q.unit)
+        counts_N = targets_N != IGNORED
         loss, finite = q.observe(features_NH, expected_NH, counts_N, ranks=self.ranks)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from sglm.config import parse_config
+from sglm.dni import adjoint
 from sglm.dni.adjoint import AdjointEstimator
 from sglm.dni.adjoint_pass import adjoint_gradients
 from sglm.dni.estimator import StretchBeginning
@@ -173,6 +174,25 @@ def test_what_q_learns_from_is_the_expected_row() -> None:
     for expected_NH, right_NH in seen:
         torch.testing.assert_close(expected_NH, right_NH, rtol=1e-10, atol=1e-12)  # order of sums
     assert len(seen) == 2
+
+
+def test_a_lesson_is_of_some_tokens_and_all_get_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(adjoint, "_LESSON_TOKENS", 5)  # of twelve: every third
+    learner = with_adjoint()
+    q, window = q_of(learner), batcher(stretch=1).at(0)
+    observe, taken = q.observe, []
+
+    def watched(features_NH: Tensor, *others: Tensor, **named: Any) -> tuple[Tensor, Tensor]:
+        taken.append(features_NH)
+        return observe(features_NH, *others, **named)
+
+    q.observe = watched  # type: ignore[method-assign]
+    for _ in range(3):
+        train_step(learner, window, PLAIN, learning_rate=0.0)
+    assert [len(features_NH) for features_NH in taken] == [T * B // 3] * 3
+    features_TBH, _ = learner.model.features(window.inputs_TB, learner.model.start_state(B))
+    in_turn = torch.stack(taken, dim=1).flatten(0, 1)
+    assert torch.equal(in_turn, features_TBH.flatten(0, 1).detach())
 
 
 def test_while_it_injects_nothing_training_is_plain_truncation_bitwise() -> None:
