@@ -12,6 +12,7 @@ from sglm.config import Config
 from sglm.dni.adjoint_pass import adjoint_gradients
 from sglm.dni.expected_row import softmax_residual
 from sglm.dni.gauge import Gauge, GaugeReading, gauge_every
+from sglm.dni.trust import Trust
 from sglm.model.language_model import DropoutRates, LSTMLanguageModel
 from sglm.model.state import LSTMState
 from sglm.optim.schedule import Mode, StepPlan
@@ -115,6 +116,35 @@ def test_what_differs_from_lane_to_lane_counts_for_nothing(shared: bool) -> None
     errors = ((gauge.squares - gauge.means.square()) / 99).sqrt()
     in_errors = float(gauge.means[1] / errors[1])
     assert in_errors > 5 if shared else abs(in_errors) < 4
+
+
+def test_what_explains_nearly_all_can_move_the_weights_the_wrong_way() -> None:
+    """Most of a state gradient differs from lane to lane and moves nothing in the mean: of these
+    four lanes with one history, two and two cancel. A prediction that has all of that, and the
+    rest with the wrong sign, explains nearly everything and is trusted. The gauge sees it."""
+    model, gauge = a_model(layers=2), Gauge(CPU)
+    trust = Trust(model.start_state(1).size, device=CPU)
+    generator = torch.Generator().manual_seed(0)
+    first = torch.zeros(LANES, dtype=torch.int64)
+    coming = ComingText(*(ids_CB[:, first] for ids_CB in some_text(6, 1)))
+    for seed in range(100):
+        state, inputs_TB = a_window(seed)
+        exact_BS = exact_after(model, seed, coming)[first]
+        noise_1S = torch.randn(1, exact_BS.shape[1], generator=generator, dtype=torch.float64)
+        noise_1S *= 10 * exact_BS[:1].norm() / noise_1S.norm()
+        noise_BS = torch.cat((noise_1S, -noise_1S, noise_1S, -noise_1S))
+        predicted_BS = noise_BS - exact_BS
+        trust.observe(predicted_BS, noise_BS + exact_BS)
+        gauge.observe(
+            model,
+            state.lanes(first),
+            inputs_TB[:, first],
+            injected_BS=predicted_BS,
+            coming=coming,
+        )
+    assert trust.explained(1.0) > 0.95
+    assert float(trust.factor) > 0.7  # one standard error is taken off
+    assert gauge.reading().share == pytest.approx(-1, rel=1e-9)  # float64
 
 
 @pytest.mark.parametrize("dropout", [None, EVERY_DROPOUT])
