@@ -173,8 +173,8 @@ class SynthesizerConfig(Section):
     def _reads_another_lane(self) -> "SynthesizerConfig":
         if self.inject == "other-lane" and self.kind != "adjoint":
             raise ValueError(
-                f'inject = "other-lane" is for what reads text; a {self.kind} does not,'
-                ' set kind = "adjoint"'
+                f'inject = "other-lane" is for what reads text, which kind = "{self.kind}" does'
+                ' not; set kind = "adjoint"'
             )
         return self
 
@@ -246,6 +246,12 @@ class Config(Section):
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     synthesizer: SynthesizerConfig = SynthesizerConfig()
+
+    @model_validator(mode="after")
+    def _there_is_another_lane(self) -> "Config":
+        if self.synthesizer.inject == "other-lane" and self.train.batch == 1:
+            raise ValueError('synthesizer.inject = "other-lane" needs two lanes; raise train.batch')
+        return self
 
     @model_validator(mode="after")
     def _long_horizons_are_for_real_gradients(self) -> "Config":

@@ -13,6 +13,7 @@ from sglm.config import (
     shipped_configs,
 )
 from sglm.errors import ConfigError
+from sglm.train.build import stretch_windows
 
 
 @pytest.mark.parametrize("name", shipped_configs())
@@ -200,6 +201,34 @@ def test_an_adjoint_has_one_way_to_learn() -> None:
 def test_an_adjoint_reads_something_each_time(key: str) -> None:
     with pytest.raises(ConfigError, match=f"synthesizer.{key} = 0: .*greater than 0"):
         load_config("tiny", ["synthesizer.kind=adjoint", f"synthesizer.{key}=0"])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["synthesizer.inject=other-lane", "synthesizer.kind=mlp"], 'set kind = "adjoint"'),
+        (
+            ["synthesizer.inject=other-lane", "train.batch=1"],
+            r"needs two lanes; raise train\.batch",
+        ),
+        (["schedule.mode=real", "train.past=state"], "needs a horizon: set horizon"),
+        (["synthesizer.kind=lookahead"], "should be 'adjoint', 'mlp', 'recurrent' or 'linear'"),
+    ],
+)
+def test_controls_that_cannot_be_are_refused_with_their_cure(
+    overrides: list[str], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config("tiny", overrides)
+
+
+def test_how_often_an_adjoint_reads_depends_on_the_windows_unless_it_is_given() -> None:
+    def stretch(*overrides: str) -> int:
+        return stretch_windows(load_config("tiny", ["synthesizer.reach=10", *overrides]))
+
+    assert [stretch(f"train.window={window}") for window in (2, 9, 10, 35)] == [1, 1, 4, 4]
+    assert [stretch(f"train.window={w}", "synthesizer.every=2") for w in (2, 35)] == [2, 2]
+    assert stretch("train.window=5", "synthesizer.kind=mlp") == 1
 
 
 def test_a_wrong_factor_is_explained_without_the_library_s_inner_names() -> None:

@@ -346,6 +346,6 @@ def test_an_adjoint_that_would_read_more_than_the_text_is_refused(
     tiny_config: MakeConfig, word_store: TokenStore, tmp_path: Path
 ) -> None:
     config = tiny_config(synthesizer={"kind": "adjoint", "every": 10_000})
-    with pytest.raises(ConfigError, match=r"synthesizer\.every = 10000 .* lower them"):
+    with pytest.raises(ConfigError, match=r"synthesizer\.every = 10000 .*; lower them"):
         run(config, word_store, tmp_path / "run")
     assert not (tmp_path / "run").exists()
