@@ -21,11 +21,12 @@ from typing import Any
 
 import torch
 
+from scripts.experiments.frontier_picture import draw
 from sglm.config import Config, load_config
 from sglm.errors import InputError, SglmError
 from sglm.optim.precision import precision_of
 from sglm.runtime.process import denormals_as_zero
-from sglm.storage.durable import replace_file, replace_text
+from sglm.storage.durable import replace_text
 from sglm.text.store import TokenStore
 from sglm.train.build import (
     build_batcher,
@@ -148,39 +149,6 @@ def shares(perplexities: dict[str, dict[int, float]], ceiling: str) -> dict[str,
     }
 
 
-def draw(result: dict[str, Any], path: Path) -> None:
-    """Share of the gap over time; a bar from the lowest seed to the highest."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    axes = figure.subplots()
-    for prefix, colour in (("bptt", "C0"), ("adjoint", "C1")):
-        names = [name for name in result["times"] if name.startswith(prefix)]
-        names.sort(key=lambda name: float(result["times"][name]["ratio"]))
-        at = [result["times"][name]["ratio"] for name in names]
-        means = [100 * statistics.mean(result["shares"][name]) for name in names]
-        bars = [
-            [
-                mean - 100 * min(result["shares"][name])
-                for name, mean in zip(names, means, strict=True)
-            ],
-            [
-                100 * max(result["shares"][name]) - mean
-                for name, mean in zip(names, means, strict=True)
-            ],
-        ]
-        line = "-" if prefix == "bptt" else ""
-        axes.errorbar(at, means, bars, color=colour, linestyle=line, marker="o", capsize=3)
-        for name, x, y in zip(names, at, means, strict=True):
-            axes.annotate(name, (x, y), xytext=(5, 5), textcoords="offset points", fontsize=8)
-    axes.axhline(0, color="grey", linewidth=0.5)
-    axes.set_xlabel("time of a step, as a multiple of bptt's")
-    axes.set_ylabel("share of the horizon gap that is closed, %")
-    axes.set_title(result["title"], fontsize=10)
-    axes.grid(alpha=0.3)
-    replace_file(path, lambda aside: figure.savefig(aside, format="png", dpi=120))
-
-
 def table(result: dict[str, Any]) -> str:
     lines = ["| point | perplexity | share of the gap | time |", "| --- | --- | --- | --- |"]
     for point, of_seed in result["perplexities"].items():
@@ -245,7 +213,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     }
     replace_text(arguments.out / "frontier.json", json.dumps(result, indent=1) + "\n")
     if result["times"]:
-        draw(result, arguments.out / "frontier.png")
+        draw([result], arguments.out / "frontier.png")
     return result
 
 
