@@ -103,6 +103,22 @@ def test_the_defaults_do_not_run_away_where_others_do(
 
 
 @pytest.mark.usefixtures("long_memory")
+def test_an_adjoint_does_not_run_away_where_a_learned_estimator_does(
+    tiny_config: MakeConfig, char_store: TokenStore, tmp_path: Path
+) -> None:
+    """Factor 1 and no bound, in the same place: it learns from nothing that it has predicted."""
+    untamed = UNTAMED | {"kind": "adjoint"}
+    outcome, said = run(provoking(tiny_config, **untamed), char_store, tmp_path / "run")
+    assert "little but itself" not in said
+    other, _ = run(
+        provoking(tiny_config, **UNTAMED, learning_rate=1e-2), char_store, tmp_path / "other"
+    )
+    assert outcome.best_token_ppl is not None
+    assert other.best_token_ppl is not None
+    assert outcome.best_token_ppl < 0.9 * other.best_token_ppl
+
+
+@pytest.mark.usefixtures("long_memory")
 def test_an_ended_phase_stays_ended_when_the_run_is_continued(
     tiny_config: MakeConfig, char_store: TokenStore, tmp_path: Path
 ) -> None:
