@@ -35,8 +35,8 @@ TINY = "model.layers=1 model.hidden=32 train.batch=4 train.window=8"
 SMALL = "model.hidden=256 train.batch=20 train.window=35"
 MEDIUM = "model.hidden=650 train.batch=20 train.window=35"
 REAL = "schedule.mode=real schedule.cycles=[6.0]"
-# Long enough for a stretch of eight windows to be read and walked along.
-BOTH = "schedule.cycles=[3.0,10.0]"
+# Long enough for a stretch of eight windows to be read and walked along, and for the gauge.
+BOTH = "schedule.cycles=[3.0,80.0]"
 # name: (vocabulary, settings)
 CASES = {
     "tiny": (100, f"{TINY} {BOTH}"),

@@ -117,22 +117,19 @@ class Gauge:
             residual=partial(softmax_residual, model),
         )
         half = inputs_TB.shape[1] // 2
-        effects = torch.stack(
-            [
-                _effect(outgoing, gradient_BS, weights=weights, lanes=lanes)
-                for gradient_BS in (injected_BS, exact_BS)
-                for lanes in (slice(half), slice(half, None))
-            ]
-        )
-        self.ranks.average([effects])
+        effects = [
+            _effect(outgoing, gradient_BS, weights=weights, lanes=lanes)
+            for gradient_BS in (injected_BS, exact_BS)
+            for lanes in (slice(half), slice(half, None))
+        ]
+        self.ranks.average([each for effect in effects for each in effect])
         injected_first, injected_second, exact_first, exact_second = effects
-        products = torch.stack(
-            (
-                (injected_first @ exact_second + injected_second @ exact_first) / 2,
-                injected_first @ injected_second,
-                exact_first @ exact_second,
-            )
-        ).double()
+        both = _product(injected_first, exact_second) + _product(injected_second, exact_first)
+        injected, exact = (
+            _product(injected_first, injected_second),
+            _product(exact_first, exact_second),
+        )
+        products = torch.stack((both / 2, injected, exact)).double()
         finite = products.isfinite().all()
         self.windows += finite
         weight = 1 / self.windows.clamp(1, _MEAN_OVER).double()
@@ -166,12 +163,16 @@ class Gauge:
 
 def _effect(
     outgoing: LSTMState, gradient_BS: Tensor, *, weights: Sequence[Tensor], lanes: slice
-) -> Tensor:
-    """Jᵀ of a state gradient over some of the lanes: one vector as long as all weights."""
+) -> tuple[Tensor, ...]:
+    """Jᵀ of a state gradient over some of the lanes: a tensor for each weight matrix and bias."""
     parts = [part[lanes] for part in (*outgoing.hidden, *outgoing.cell)]
     sent_back = [part_BH[lanes] for part_BH in outgoing.parts_of(gradient_BS)]
-    gradients = torch.autograd.grad(parts, weights, sent_back, retain_graph=True)
-    return torch.cat([gradient.flatten() for gradient in gradients])
+    return torch.autograd.grad(parts, weights, sent_back, retain_graph=True)
+
+
+def _product(left: Sequence[Tensor], right: Sequence[Tensor]) -> Tensor:
+    """⟨left, right⟩ over all weights: a scalar."""
+    return torch.stack([(a * b).sum() for a, b in zip(left, right, strict=True)]).sum()
 
 
 def gauge_floats(shape: ModelShape, basis: MemoryBasis, *, window: int) -> float:
@@ -185,7 +186,6 @@ def gauge_floats(shape: ModelShape, basis: MemoryBasis, *, window: int) -> float
     kept, last = 0.0, shape.widths[-1]
     for steps in (window, REACH):
         kept += activation_floats(shape, DropoutRates(), basis, steps=steps, calls=1, random=False)
-    # Four vectors as long as the LSTM's weights, and these twice, put together and taken apart.
-    vectors = 6 * sum(shape.layer_weights)
+    effects = 4 * sum(shape.layer_weights)
     backward = layer_backward_floats(shape.input_widths[-1], last, basis, steps=window)
-    return kept + vectors + backward + 3 * basis.lanes * REACH * last
+    return kept + effects + backward + 3 * basis.lanes * REACH * last

@@ -19,7 +19,7 @@ import torch
 
 from sglm.config import Config
 from sglm.dni.adjoint import adjoint_floats, adjoint_parameters
-from sglm.dni.gauge import gauge_floats
+from sglm.dni.gauge import gauge_every, gauge_floats
 from sglm.dni.synthesizer import GRU_PREDICTS, parameter_count, recurrent_state_floats
 from sglm.dni.teaching import regression_floats
 from sglm.model.language_model import DropoutRates, ModelShape, activation_floats
@@ -29,7 +29,7 @@ from sglm.runtime.memory_basis import FLOAT_BYTES, MemoryBasis
 from sglm.scoring.predictor import NetworkPredictor, reading_floats
 from sglm.scoring.stream import CHUNK_STEPS, stream_nll
 from sglm.text.batcher import Batcher
-from sglm.train.build import COUNTED_AT_ONCE, lookahead_steps, stretch_windows
+from sglm.train.build import COUNTED_AT_ONCE, build_schedule, lookahead_steps, stretch_windows
 from sglm.train.truncation import part_steps
 
 # Memory that was freed does not always fit what is asked for next: the share of what is held that
@@ -90,7 +90,14 @@ def plan_memory(
     lasting, of_lanes = _lasting(config, shape, basis)
     # DistributedDataParallel keeps a second copy of the gradients, for what is sent.
     lasting += shape.parameters * (processes > 1)
-    situations = _situations(config, shape, basis, longest=max(batcher.lengths))
+    steps = build_schedule(config, batcher.steps_per_epoch).total_steps
+    situations = _situations(
+        config,
+        shape,
+        basis,
+        longest=max(batcher.lengths),
+        is_gauged=steps > gauge_every(config.train.window) // 2,
+    )
     outside = 0
     if on_cpu:
         if processes > 1:  # what belongs to lanes is gathered; saving takes nothing else
@@ -128,9 +135,16 @@ def _lasting(config: Config, shape: ModelShape, basis: MemoryBasis) -> tuple[flo
 
 
 def _situations(
-    config: Config, shape: ModelShape, basis: MemoryBasis, *, longest: int
+    config: Config, shape: ModelShape, basis: MemoryBasis, *, longest: int, is_gauged: bool
 ) -> dict[str, float]:
-    """What is needed on top of what lasts, by situation; `longest` is that of the windows."""
+    """What is needed on top of what lasts, by situation.
+
+    Args:
+        config, shape: of the run.
+        basis: for which lanes, where.
+        longest: steps of the longest window.
+        is_gauged: whether the run is long enough for the gauge to measure.
+    """
     situations = {
         "forward": _forward(config, shape, basis, longest=longest),
         "backward": _backward(config, shape, basis, longest=longest),
@@ -139,7 +153,8 @@ def _situations(
     settings = config.synthesizer
     if config.schedule.mode == "real":
         return situations
-    situations["gauge"] = gauge_floats(shape, basis, window=longest)
+    if is_gauged:
+        situations["gauge"] = gauge_floats(shape, basis, window=longest)
     if settings.kind == "adjoint":
         # It reads while the forward pass still waits.
         _, reading = adjoint_floats(
