@@ -38,10 +38,10 @@ from sglm.runtime.memory_basis import MemoryBasis
 from sglm.runtime.ranks import ALONE, Ranks, every_lane, own_lanes
 from sglm.text.batcher import ComingText
 
-# Tokens of a window that q learns from at most. All of a hundred took a third of an update. But it
-# has to learn from every window: one in eight, with which it explained as much, bought nothing,
-# for q follows rows that move (docs/log.md).
-_LESSON_TOKENS = 64
+# Tokens of a window that q learns from at most, so that a lesson of a long one costs little. It has
+# to learn from every window: with one in eight it explained as much and bought next to nothing, for
+# q follows rows that move (docs/log.md).
+_LESSON_TOKENS = 128
 
 
 class AdjointEstimator:

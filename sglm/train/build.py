@@ -118,9 +118,9 @@ def _check_reading(config: Config, lane_length: int) -> None:
     reads = every * config.train.window + settings.reach
     if reads > lane_length:
         raise ConfigError(
-            f"an adjoint would read {reads:,} tokens together (synthesizer.every = {every} windows"
-            f" of {config.train.window} and synthesizer.reach = {settings.reach}), but a lane of the"
-            f" text has {lane_length:,}; lower them, or train.batch"
+            f"an adjoint would read {reads:,} tokens together (synthesizer.every = {every}"
+            f" windows of {config.train.window} and synthesizer.reach = {settings.reach}), but a"
+            f" lane of the text has {lane_length:,}; lower them, or train.batch"
         )
 
 
