@@ -51,7 +51,9 @@ def _draw_panel(axes: Any, result: dict[str, Any]) -> None:
         axes.errorbar(at, means, bars, color=colour, **style)
         for point, x, y in zip(points, at, means, strict=True):
             style = {"textcoords": "offset points", "ha": "center", "fontsize": 8}
-            axes.annotate(point, (x, y), xytext=(0, 9), **style)
+            # Above and below, for the two often lie close together.
+            offset = 9 if prefix == "bptt" else -15
+            axes.annotate(point, (x, y), xytext=(0, offset), **style)
     axes.margins(x=0.18, y=0.15)
     axes.axhline(0, color="grey", linewidth=0.5)
     axes.set_xlabel("time of a step, as a multiple of bptt's")

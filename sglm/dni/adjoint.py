@@ -38,7 +38,7 @@ from sglm.runtime.memory_basis import MemoryBasis
 from sglm.runtime.ranks import ALONE, Ranks, every_lane, own_lanes
 from sglm.text.batcher import ComingText
 
-# Tokens of a window that q learns from at most, so that a lesson of a long one costs little. It has
+# Tokens of a window that q learns from, about, so that a lesson of a long one costs little. It has
 # to learn from every window: with one in eight it explained as much and bought next to nothing, for
 # q follows rows that move (docs/log.md).
 _LESSON_TOKENS = 128
@@ -111,7 +111,7 @@ class AdjointEstimator:
             self.optimizer = torch.optim.Adam(parameters, lr=learning_rate, fused=True)
         self.window = 0
         self.index = 0
-        self.windows = 0
+        self.lessons = 0
         self._coming: ComingText | None = None
         self._incoming: LSTMState | None = None
         self._read_at = 0
@@ -234,14 +234,15 @@ class AdjointEstimator:
 
     def _learn(self, q: ExpectedRow, features: FeatureGradient) -> None:
         """One step of q towards the rows that the softmax has expected."""
-        # Every so manieth token, from another one on each time.
-        tokens_N = features.targets_TB.flatten()
-        stride = math.ceil(len(tokens_N) / _LESSON_TOKENS)
-        taken = slice(self.windows % stride, None, stride)
-        self.windows += 1
-        targets_N = tokens_N[taken]
-        features_NH = features.features_TBH.flatten(0, 1)[taken].to(q.unit)
-        gradient_NH = features.gradient_TBH.flatten(0, 1)[taken].to(q.unit)
+        # Every so manieth step, from another one on each time: of all lanes, so that the lesson is
+        # the same for any number of processes.
+        steps, lanes = features.targets_TB.shape
+        stride = min(steps, math.ceil(steps * lanes * self.ranks.count / _LESSON_TOKENS))
+        taken = slice(self.lessons % stride, None, stride)
+        self.lessons += 1
+        targets_N = features.targets_TB[taken].flatten()
+        features_NH = features.features_TBH[taken].flatten(0, 1).to(q.unit)
+        gradient_NH = features.gradient_TBH[taken].flatten(0, 1).to(q.unit)
         expected_NH = gradient_NH - self.model.known_residual(targets_N).to(q.unit)
         counts_N = targets_N != IGNORED
         loss, finite = q.observe(features_NH, expected_NH, counts_N, ranks=self.ranks)
@@ -262,7 +263,7 @@ class AdjointEstimator:
             "optimizer": None if q is None else self.optimizer.state_dict(),
             "trust": self.trust.state_dict(),
             "injection": self.injection.state_dict(),
-            "windows": self.windows,
+            "lessons": self.lessons,
             "window": self.window,
             "index": self.index,
             "read_at": self._read_at,
@@ -278,7 +279,7 @@ class AdjointEstimator:
             self.optimizer.load_state_dict(tree["optimizer"])
         self.trust.load_state_dict(tree["trust"])
         self.injection.load_state_dict(tree["injection"])
-        self.windows, self.window = tree["windows"], tree["window"]
+        self.lessons, self.window = tree["lessons"], tree["window"]
         self.index, self._read_at = tree["index"], tree["read_at"]
         coming = [self.ranks.own(ids_CB, dim=1).to(device) for ids_CB in tree["coming"]]
         self._coming = ComingText(*coming) if coming else None

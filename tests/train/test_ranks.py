@@ -31,6 +31,12 @@ CASES = {
         *("--set", "synthesizer.kind=adjoint", "--set", "synthesizer.every=2"),
         *("--set", "synthesizer.factor=0.5", "--set", "model.hidden=6"),  # few enough for q
     ],
+    # Long windows: read now and then, and learned from in part.
+    "adjoint, long": ["--set", "train.window=40", "--set", "model.hidden=6"],
+    "other lane": [
+        *("--set", "synthesizer.inject=other-lane", "--set", "synthesizer.factor=0.5"),
+        *("--set", "model.hidden=6"),
+    ],
     "recurrent noise": [
         *("--set", "synthesizer.kind=recurrent", "--set", "synthesizer.inject=noise"),
         *("--set", "synthesizer.factor=0.5"),
