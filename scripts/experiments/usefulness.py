@@ -71,7 +71,7 @@ def measured_run(config: Config, store: TokenStore) -> dict[str, Any]:
     batcher = build_batcher(config, store)
     schedule = build_schedule(config, batcher.steps_per_epoch)
     rule = replace(build_decision_rule(config), gauge_every=GAUGE_EVERY)
-    readings: list[dict[str, float]] = []
+    explained, products = [], []
     with denormals_as_zero():
         for step in range(schedule.total_steps):
             plan, window = schedule.at(step), batcher.at(step)
@@ -80,18 +80,28 @@ def measured_run(config: Config, store: TokenStore) -> dict[str, Any]:
                 window = window._replace(ahead=batcher.ahead(step, REACH))
             train_step(learner, window, decision, learning_rate=learner.rate(plan))
             if learner.gauge is not None and (step + 1) % (GAUGE_EVERY * KEPT) == 0:
-                status, reading = learner.estimator.status(), learner.gauge.reading()
+                status = learner.estimator.status()
                 assert status is not None
-                facts = reading._asdict() | {"explained": status.explained}
-                readings.append({name: facts[name] for name in GAUGES})
+                explained.append(status.explained)
+                products.append(learner.gauge.means.tolist())
         valid_N = store.ids("valid")
         nats = stream_nll(NetworkPredictor(learner.model), valid_N, store.tokenizer().eos_id)
     return {
         "perplexity": math.exp(nats / len(valid_N)),
-        "gauges": {
-            name: statistics.median([r[name] for r in readings if math.isfinite(r[name])] or [0.0])
-            for name in GAUGES
-        },
+        "gauges": gauges(explained, products),
+    }
+
+
+def gauges(explained: Sequence[float], products: Sequence[Sequence[float]]) -> dict[str, float]:
+    """What the gauges show over a whole run: ratios of mean products, 0 where there is none."""
+    if not products:
+        return dict.fromkeys(GAUGES, 0.0)
+    both, injected, exact = (statistics.mean(column) for column in zip(*products, strict=True))
+    return {
+        "explained": statistics.mean(explained),
+        "beta": both / injected if injected > 0 else 0.0,
+        "cosine": both / math.sqrt(injected * exact) if min(injected, exact) > 0 else 0.0,
+        "share": both / exact if exact > 0 else 0.0,
     }
 
 

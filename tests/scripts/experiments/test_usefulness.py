@@ -28,6 +28,13 @@ def test_shares_are_of_the_gap_of_their_corpus() -> None:
     assert [(row["corpus"], row["closed"]) for row in rows] == [("a", -0.5), ("b", 0.5)]
 
 
+def test_gauges_are_ratios_of_what_a_whole_run_has_measured() -> None:
+    found = usefulness.gauges([0.8, 0.6], [[1.0, 4.0, 0.5], [3.0, 4.0, 1.5]])
+    assert found == pytest.approx({"explained": 0.7, "beta": 0.5, "cosine": 1.0, "share": 2.0})
+    assert usefulness.gauges([], []) == dict.fromkeys(usefulness.GAUGES, 0.0)
+    assert usefulness.gauges([0.8], [[1.0, -4.0, 0.5]])["beta"] == 0
+
+
 def test_one_command_measures_and_ranks(
     word_store: TokenStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
