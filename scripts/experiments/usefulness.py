@@ -89,6 +89,7 @@ def measured_run(config: Config, store: TokenStore) -> dict[str, Any]:
     return {
         "perplexity": math.exp(nats / len(valid_N)),
         "gauges": gauges(explained, products),
+        "products": products,
     }
 
 
