@@ -82,7 +82,8 @@ class Gauge:
     def __init__(self, device: torch.device, *, ranks: Ranks = ALONE) -> None:
         self.ranks = ranks
         self.windows = torch.zeros((), device=device)
-        # Running means of ⟨Jᵀŝ, Jᵀg⟩, ⟨Jᵀŝ, Jᵀŝ⟩, ⟨Jᵀg, Jᵀg⟩ across the halves; of their squares.
+        # Running means of ⟨Jᵀŝ, Jᵀg⟩, ⟨Jᵀŝ, Jᵀŝ⟩, ⟨Jᵀg, Jᵀg⟩ across the halves, each window's in units
+        # of its own ‖Jᵀg‖²; of their squares.
         self.means = torch.zeros(3, device=device, dtype=torch.float64)
         self.squares = torch.zeros(3, device=device, dtype=torch.float64)
 
@@ -129,7 +130,9 @@ class Gauge:
             _product(injected_first, injected_second),
             _product(exact_first, exact_second),
         )
-        products = torch.stack((both / 2, injected, exact)).double()
+        # Every window weighs the same: the gradients of the first ones are many times as long.
+        lengths = _product(exact_first, exact_first) * _product(exact_second, exact_second)
+        products = torch.stack((both / 2, injected, exact)).double() / lengths.double().sqrt()
         finite = products.isfinite().all()
         self.windows += finite
         weight = 1 / self.windows.clamp(1, _MEAN_OVER).double()

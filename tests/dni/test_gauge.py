@@ -97,8 +97,9 @@ def test_what_it_multiplies_is_the_gradient_that_injecting_adds() -> None:
         effect(injected_BS, first) @ effect(injected_BS, second),
         effect(exact_BS, first) @ effect(exact_BS, second),
     )
+    lengths = effect(exact_BS, first).norm() * effect(exact_BS, second).norm()
     # float64: the same sums in another order
-    torch.testing.assert_close(gauge.means, torch.stack(right), rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(gauge.means, torch.stack(right) / lengths, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("shared", [False, True])
