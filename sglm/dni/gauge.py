@@ -82,8 +82,8 @@ class Gauge:
     def __init__(self, device: torch.device, *, ranks: Ranks = ALONE) -> None:
         self.ranks = ranks
         self.windows = torch.zeros((), device=device)
-        # Running means of ⟨Jᵀŝ, Jᵀg⟩, ⟨Jᵀŝ, Jᵀŝ⟩, ⟨Jᵀg, Jᵀg⟩ across the halves, each window's in units
-        # of its own ‖Jᵀg‖²; of their squares.
+        # Running means of ⟨Jᵀŝ, Jᵀg⟩, ⟨Jᵀŝ, Jᵀŝ⟩, ⟨Jᵀg, Jᵀg⟩ across the halves, in units of the
+        # window's own ‖Jᵀg‖²; and of their squares.
         self.means = torch.zeros(3, device=device, dtype=torch.float64)
         self.squares = torch.zeros(3, device=device, dtype=torch.float64)
 

@@ -105,14 +105,15 @@ def test_what_it_multiplies_is_the_gradient_that_injecting_adds() -> None:
 @pytest.mark.parametrize("shared", [False, True])
 def test_what_differs_from_lane_to_lane_counts_for_nothing(shared: bool) -> None:
     """⟨Jᵀŝ, Jᵀŝ⟩ of noise is zero within its error, unless both halves have the same noise."""
-    model, coming, gauge = a_model(), some_text(6, LANES), Gauge(CPU)
+    model, coming, gauge = a_model(layers=2), some_text(6, LANES), Gauge(CPU)
     generator = torch.Generator().manual_seed(1)
-    state = model.start_state(LANES)
-    for _ in range(100):
-        inputs_TB = twice(torch.randint(V, (T, 2), generator=generator), 1)
+    for seed in range(100):
+        length = exact_after(model, seed, coming).norm()
+        state, inputs_TB = a_window(seed)
         noise_BS = torch.randn(LANES, state.size, generator=generator, dtype=torch.float64)
         if shared:
             noise_BS = twice(noise_BS[:2], 0)
+        noise_BS *= length / noise_BS.norm()
         gauge.observe(model, state, inputs_TB, injected_BS=noise_BS, coming=coming)
     errors = ((gauge.squares - gauge.means.square()) / 99).sqrt()
     in_errors = float(gauge.means[1] / errors[1])
