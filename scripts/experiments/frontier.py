@@ -54,11 +54,16 @@ BLOCK = 10  # steps that are timed together
 ROUNDS = 15
 
 
-def configuration(point: str, seed: int, overrides: Sequence[str]) -> Config:
-    """One cosine cycle, as long as the recipe's cycles together."""
-    base = load_config("short-window", overrides)
-    steps = sum(base.schedule.cycle_lengths())
-    own = [f"schedule.cycles=[{steps}]", f"train.seed={seed}", *POINTS[point].split()]
+def one_cycle(settings: str, seed: int, overrides: Sequence[str]) -> Config:
+    """The recipe `short-window` with one cosine cycle, as long as its cycles together.
+
+    Args:
+        settings: what the run differs in from others, as overrides with spaces between.
+        seed: of the weights and dropout.
+        overrides: that all runs share.
+    """
+    steps = sum(load_config("short-window", overrides).schedule.cycle_lengths())
+    own = [f"schedule.cycles=[{steps}]", f"train.seed={seed}", *settings.split()]
     return load_config("short-window", [*overrides, *own])
 
 
@@ -83,7 +88,7 @@ def train_points(
             run = out / f"{point.replace(' ', '-').replace('×', 'x')}-seed{seed}"
             with open(out / f"{run.name}.log", "a", encoding="utf-8") as log:
                 train(
-                    configuration(point, seed, sets),
+                    one_cycle(POINTS[point], seed, sets),
                     store,
                     run,
                     precision=precision_of("fp32", torch.device("cpu")),
@@ -119,7 +124,7 @@ class Timed:
 
 def time_points(store: TokenStore, points: Sequence[str], sets: Sequence[str]) -> dict[str, Any]:
     """Time of a step as a ratio to `bptt`: median and quartiles of paired blocks."""
-    trainings = {point: Timed(configuration(point, 0, sets), store) for point in points}
+    trainings = {point: Timed(one_cycle(POINTS[point], 0, sets), store) for point in points}
     seconds: dict[str, list[float]] = {point: [] for point in points}
     with denormals_as_zero():
         for training in trainings.values():

@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from sglm.config import Config, load_config
+from scripts.experiments.frontier import one_cycle
+from sglm.config import Config
 from sglm.dni.gauge import REACH
 from sglm.errors import SglmError
 from sglm.optim.precision import precision_of
@@ -55,13 +56,6 @@ GAUGES = ("explained", "beta", "cosine", "share")
 GAUGE_EVERY = 7  # windows; so that every place of a stretch comes up
 KEPT = 100  # measurements that one reading is of
 BOOTSTRAPS = 2000
-
-
-def configuration(arm: str, seed: int, overrides: Sequence[str]) -> Config:
-    """One cosine cycle, as long as the recipe's cycles together."""
-    steps = sum(load_config("short-window", overrides).schedule.cycle_lengths())
-    own = [f"schedule.cycles=[{steps}]", f"train.seed={seed}", *ARMS[arm].split()]
-    return load_config("short-window", [*overrides, *own])
 
 
 def measured_run(config: Config, store: TokenStore) -> dict[str, Any]:
@@ -202,7 +196,7 @@ def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
                 path = arguments.out / f"{folder.name}-{name}-seed{seed}.json"
                 if path.exists():
                     continue
-                result = measured_run(configuration(arm, seed, arguments.set), store)
+                result = measured_run(one_cycle(ARMS[arm], seed, arguments.set), store)
                 result |= {"corpus": folder.name, "arm": arm, "seed": seed}
                 replace_text(path, json.dumps(result, indent=1) + "\n")
                 print(f"{path.stem}: {result['perplexity']:.2f}", file=sys.stderr, flush=True)
