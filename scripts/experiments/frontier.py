@@ -209,14 +209,19 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         seeds=[int(seed) for seed in arguments.seeds.split(",")],
         sets=arguments.set,
     )
+    path = arguments.out / "frontier.json"
+    if arguments.only_train:
+        times = json.loads(path.read_text())["times"] if path.exists() else {}
+    else:
+        times = time_points(store, points, arguments.set)
     result = {
-        "title": arguments.title or str(arguments.data),
+        "title": arguments.title or arguments.data.name,
         "threads": arguments.threads,
         "perplexities": perplexities,
         "shares": shares(perplexities, arguments.ceiling),
-        "times": {} if arguments.only_train else time_points(store, points, arguments.set),
+        "times": {point: times[point] for point in points if point in times},
     }
-    replace_text(arguments.out / "frontier.json", json.dumps(result, indent=1) + "\n")
+    replace_text(path, json.dumps(result, indent=1) + "\n")
     if result["times"]:
         draw([result], arguments.out / "frontier.png")
     return result
