@@ -50,8 +50,9 @@ class AdjointEstimator:
     It reads where the first estimate of a stretch is asked for, from the window's own outgoing
     state on. Windows shorter than the reach are read along, and the gradients of the stretch's
     further boundaries are kept and age until they are injected; longer ones would cost too much,
-    and nothing is injected after them until the next stretch. Where nothing is injected nothing is
-    read, but for probes: they read the window that they measure, as far as the reach.
+    and nothing is injected after them, nor learned, until the next stretch. Where nothing is
+    injected nothing is read, but for probes: they read the window that they measure, as far as the
+    reach.
 
     It injects nothing until q is better than the mean of its targets (`ExpectedRow.is_better`), and
     its reading draws no random number: dropout stays away from it.
@@ -155,9 +156,10 @@ class AdjointEstimator:
         return injected_BS if q is None else injected_BS * q.is_better
 
     def end_window(self, observation: Observation) -> Agreement | None:
-        """Measures on a probe; then q learns from the window's features."""
+        """Measures on a probe; then q learns from the window, of long ones once a stretch."""
         on_probe = self._measure(observation) if observation.probe else None
-        if self.expected_row is not None and observation.features is not None:
+        learns = self.index == 1 or reads_along(self.window, self.reach)
+        if learns and self.expected_row is not None and observation.features is not None:
             self._learn(self.expected_row, observation.features)
         return on_probe
 

@@ -31,9 +31,9 @@ from sglm.train.window_pass import RunsWindow, WindowPass
 MakeEstimator = Callable[[Config, LSTMLanguageModel], StateGradientEstimator]
 
 COUNTED_AT_ONCE = 2**24
-# Long windows from one reading of an adjoint to the next: after each of them it took a tenth of
-# the time, and no gap is open that it could close (docs/log.md).
-_LONG_WINDOWS_STRETCH = 4
+# Long windows from one reading of an adjoint to the next: after each of them it took a sixth of the
+# time, and no gap is open that it could close (docs/log.md).
+_LONG_WINDOWS_STRETCH = 8
 
 
 def model_shape(config: Config, vocab_size: int) -> ModelShape:

@@ -300,6 +300,14 @@ def test_after_long_windows_it_reads_its_reach_once_a_stretch() -> None:
         torch.testing.assert_close(injected_BS, right_BS, rtol=1e-10, atol=1e-12)  # order of sums
 
 
+@pytest.mark.parametrize(("reach", "lessons"), [(3, 2), (10, 4)])
+def test_of_long_windows_q_learns_once_a_stretch(reach: int, lessons: int) -> None:
+    learner, text = with_adjoint(stretch=2, reach=reach), batcher(stretch=2)
+    for step in range(4):
+        train_step(learner, text.at(step), PLAIN, learning_rate=0.0)
+    assert int(q_of(learner).windows) == lessons
+
+
 def test_a_probe_reads_no_further_than_what_is_injected() -> None:
     learner, text = with_adjoint(exact=True, reach=2), batcher(stretch=1)
     train_step(learner, text.at(0), PLAIN, learning_rate=0.0)
