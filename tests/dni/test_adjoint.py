@@ -503,6 +503,22 @@ def test_noise_has_the_gradients_lengths() -> None:
     assert not torch.allclose(one_BS, other_BS)
 
 
+def test_with_another_lanes_text_only_what_is_injected_is_another() -> None:
+    """Each lane's own state with the text of the lane before; probes measure with its own text."""
+    learner, text = with_adjoint(exact=True, other_lane=True), batcher(stretch=1)
+    found = train_step(learner, text.at(0), PROBE, learning_rate=0.0).agreement
+    assert found is not None
+    assert float(found.relative_mse) < 1e-20  # float64
+    own = text.ahead(0, 3)
+    before = ComingText(*(torch.stack([ids[:, lane - 1] for lane in range(B)], 1) for ids in own))
+    model, state = learner.model, learner.state
+    _, (right_BS,) = future_gradients(StretchBeginning(model, state, before, T), 1)
+    _, (own_BS,) = future_gradients(StretchBeginning(model, state, own, T), 1)
+    injected_BS = estimator_of(learner).estimate(state)
+    torch.testing.assert_close(injected_BS, right_BS, rtol=1e-10, atol=1e-12)  # order of sums
+    assert not torch.allclose(injected_BS, own_BS)
+
+
 def test_the_bound_trusts_nothing_before_a_first_probe_and_caps_afterwards() -> None:
     learner, text = with_adjoint(exact=True, trust_bound=True), batcher(stretch=1)
     train_step(learner, text.at(1), PLAIN, learning_rate=0.0)

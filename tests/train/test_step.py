@@ -1,5 +1,6 @@
 """The laws of the training step (docs/algorithm.md), in float64 on tiny sizes."""
 
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +18,7 @@ from sglm.optim.schedule import Mode, StepPlan
 from sglm.text.batcher import Window
 from sglm.train.learner import Learner
 from sglm.train.step import StepResult, train_step
-from sglm.train.window_decision import DecisionRule
+from sglm.train.window_decision import DecisionRule, WindowDecision
 from sglm.train.window_pass import WindowPass
 from tests.dni.test_learned import observe
 
@@ -431,3 +432,25 @@ def test_both_uses_of_tied_weights_go_through_one_node(monkeypatch: pytest.Monke
     take_step(learner, windows(1)[0], REAL, 0)
     assert learner.model.shape.tied
     assert "TiedEmbedding" in given[0].grad_fn.name()
+
+
+def test_a_renewed_state_is_that_of_todays_weights_and_passes_no_gradient_on() -> None:
+    """Plain truncation from the state to which today's weights come, from before the past windows;
+    with the gradient through the past, and with the state as it was carried, it is another."""
+    first, second, third = windows(3)
+    learner = make_learner()
+    learner.past, learner.renews_state = deque(maxlen=2), True
+    for window in (first, second):
+        train_step(learner, window, WindowDecision(mode=Mode.REAL), learning_rate=1e-2)
+    model, carried = learner.model, learner.state
+    with torch.no_grad():
+        inputs_TB = torch.cat((first.inputs_TB, second.inputs_TB))
+        _, renewed = model.features(inputs_TB, model.start_state(B))
+    assert not torch.allclose(renewed.packed(), carried.packed())  # the weights have moved
+    model.zero_grad()
+    features_TBH, _ = model.features(third.inputs_TB, renewed)
+    (model.nll(features_TBH, third.targets_TB) / (T * B)).backward()
+    right = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+    train_step(learner, third, WindowDecision(mode=Mode.REAL), learning_rate=0.0)
+    for found, expected in zip(gradients(learner), right, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)  # float64, order of sums
