@@ -1,5 +1,6 @@
 """Text that every CPython ships: two corpora that need no network and no file of one's own."""
 
+import re
 import sys
 import sysconfig
 import tokenize
@@ -38,12 +39,29 @@ def builtin_documents(source: str) -> Iterator[Piece]:
 
 
 def _topics(source: str) -> Iterator[Piece]:
-    """The reference topics of `help()`: English about Python, with examples."""
+    """The reference topics of `help()`: English about Python, with examples.
+
+    Topics contain one another, so a paragraph counts once, in the first topic that has it:
+    otherwise much of what is held out would also be trained on.
+    """
     try:
         from pydoc_data.topics import topics
     except ImportError as error:
         raise InputError(f"{source}: this Python comes without pydoc_data") from error
-    return (Piece(topics[topic], True) for topic in sorted(topics))
+    known: set[str] = set()
+    texts = (_new_paragraphs(topics[topic], known) for topic in sorted(topics))
+    return (Piece(text, True) for text in texts if text)
+
+
+def _new_paragraphs(text: str, known: set[str]) -> str:
+    """A text's paragraphs without those that are known, which it adds to; "" where none is new."""
+    new = []
+    for paragraph in re.split(r"\n\s*\n", text.strip("\n")):
+        words = " ".join(paragraph.split())  # however far it is indented
+        if words not in known:
+            known.add(words)
+            new.append(paragraph)
+    return "\n\n".join(new) + "\n" if new else ""
 
 
 def _standard_library(source: str) -> Iterator[Piece]:

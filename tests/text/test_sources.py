@@ -14,6 +14,7 @@ import pytest
 from typer.testing import Result
 
 from sglm.errors import InputError
+from sglm.text.overlap import LineHashes, lines_file
 from sglm.text.sources import Piece, find_sources, spooled
 
 RECORDS = [f"document {i}\nits second line" for i in range(600)]
@@ -88,6 +89,15 @@ def test_the_builtin_text_is_there(run_prep: Callable[..., Result], tmp_path: Pa
     result = run_prep("builtin:python-docs", "--out", tmp_path / "s", "--json")
     assert result.exit_code == 0
     assert json.loads(result.stdout)["splits"]["train"]["bytes"] > 300_000
+    # Topics contain one another; what is held out is not trained on as well. What is left are
+    # lines that everybody writes ("Traceback (most recent call last):").
+    files = (tmp_path / "s" / lines_file(split) for split in ("train", "valid", "test"))
+    train, *held_out = map(LineHashes.read, files)
+    for lines in held_out:
+        assert lines is not None
+        assert train is not None
+        assert lines.lines > 100
+        assert lines.overlap(train) < 0.03 * lines.lines
 
 
 def test_stdin_is_read_once_and_makes_the_same_store(
