@@ -8,22 +8,20 @@ the object and draws no random number: the same text always scores the same, fro
 """
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, overload
-
-import numpy as np
 
 from sglm.errors import InputError
 from sglm.model.folder import find_model_folder, load_weights, read_card
 from sglm.model.language_model import LSTMLanguageModel
 from sglm.runtime.device import pick_device
-from sglm.scoring.batch import packed_nlls
 from sglm.scoring.evaluate import evaluate_pieces, evaluate_split, with_overlap
 from sglm.scoring.generate import generate_ids
 from sglm.scoring.incremental import ScoringState, extend_text, start_text
 from sglm.scoring.predictor import NetworkPredictor, Predictor
-from sglm.scoring.results import Context, Evaluation, Score, make_score
+from sglm.scoring.results import Context, Evaluation, Score
+from sglm.scoring.texts import running_scores, score_texts
 from sglm.text.overlap import LineHasher, LineHashes, find_training_lines
 from sglm.text.store import TokenStore
 from sglm.text.tokenizer import UNK, Tokenizer, load_tokenizer
@@ -76,13 +74,33 @@ class LanguageModel:
         return self.predictor.model
 
     @overload
-    def score(self, text: str, *, bos: bool = True, eos: bool = False) -> Score: ...
+    def score(
+        self,
+        text: str,
+        *,
+        bos: bool = True,
+        eos: bool = False,
+        distribution: bool = False,
+        context: str = "",
+    ) -> Score: ...
     @overload
     def score(
-        self, text: list[str] | tuple[str, ...], *, bos: bool = True, eos: bool = False
+        self,
+        text: list[str] | tuple[str, ...],
+        *,
+        bos: bool = True,
+        eos: bool = False,
+        distribution: bool = False,
+        context: str = "",
     ) -> list[Score]: ...
     def score(
-        self, text: str | list[str] | tuple[str, ...], *, bos: bool = True, eos: bool = False
+        self,
+        text: str | list[str] | tuple[str, ...],
+        *,
+        bos: bool = True,
+        eos: bool = False,
+        distribution: bool = False,
+        context: str = "",
     ) -> Score | list[Score]:
         """Scores a text, or many at once; each on its own, from the zero state.
 
@@ -93,55 +111,51 @@ class LanguageModel:
                 first token is read, but neither predicted nor counted in `tokens` and `n_tokens`
                 (`n_words` and `n_bytes` are those of the whole text all the same).
             eos: the `<eos>` after the text is scored too.
+            distribution: also record ranks, entropies and boundaries (`Score`), which takes
+                about twice the time.
+            context: is read before each text and not scored. A token that begins in it and ends in
+                the text counts.
 
         Returns:
             One `Score` for a text, a list in the same order for many. An empty text has no
             tokens, logprob 0 and ppl nan.
 
         Raises:
-            InputError: a text is not a str, or holds half a surrogate pair.
+            InputError: a text is not a str, or holds half a surrogate pair; a context without bos.
         """
-        if isinstance(text, str):
-            return self._score([text], bos, eos)[0]
+        one = isinstance(text, str)
         if not isinstance(text, Iterable):
             raise InputError(f"a text must be a str, but this is {type(text).__name__}")
-        return self._score(list(text), bos, eos)
+        texts = [text] if isinstance(text, str) else list(text)
+        sizes = [checked_bytes(each, number) for number, each in enumerate(texts, start=1)]
+        checked_bytes(context)
+        if context and not bos:
+            raise InputError("bos=False scores a fragment that nothing precedes; give no context")
+        scores = score_texts(
+            self.predictor,
+            self.tokenizer,
+            texts,
+            sizes=sizes,
+            names=self._names,
+            bos=bos,
+            eos=eos,
+            distribution=distribution,
+            context=context,
+        )
+        return scores[0] if one else scores
 
-    def _score(self, texts: Sequence[str], bos: bool, eos: bool) -> list[Score]:
-        sizes = [checked_bytes(text, number) for number, text in enumerate(texts, start=1)]
-        eos_id, unk_id = self.tokenizer.eos_id, self.tokenizer.unk_id
-        first, last = [eos_id] * bos, [eos_id] * eos
-        ids: list[int] = []
-        lengths: list[int] = []
-        for encoded in self.tokenizer.encode_batch(texts):
-            lengths.append(bos + len(encoded) + eos)
-            ids += first
-            ids += encoded
-            ids += last
-        ids_N = np.array(ids, dtype=np.int64)
-        lengths_S = np.array(lengths, dtype=np.int64)
-        logprobs = (-packed_nlls(self.predictor, ids_N, lengths_S)).tolist()
-        # Of all texts at once, because there may be many short ones.
-        tokens = list(map(self._names.__getitem__, ids))
-        unk = (ids_N == unk_id).tolist()
-        scores = []
-        start = 0
-        for text, size, length in zip(texts, sizes, lengths, strict=True):
-            end = start + length
-            scored = slice(start + 1, end)
-            scores.append(
-                make_score(
-                    tokens[scored],
-                    logprobs[scored],
-                    unk[scored],
-                    n_words=len(text.split()),
-                    n_bytes=size,
-                    # Without the first token's nats the bytes do not have all of theirs.
-                    hides_bytes=not bos,
-                )
-            )
-            start = end
-        return scores
+    def score_running(self, lines: Iterable[str]) -> Iterator[Score]:
+        """Scores lines one after the other, each after all that stood before it.
+
+        Line ends are read and not scored. Ranks, entropies and boundaries are recorded.
+
+        Args:
+            lines: of one text, without their line ends; taken when they are needed.
+
+        Raises:
+            InputError: a line is not a str, or holds half a surrogate pair.
+        """
+        return running_scores(self.predictor, self.tokenizer, lines, names=self._names)
 
     def perplexity(
         self,

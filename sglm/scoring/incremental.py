@@ -31,6 +31,8 @@ class ScoringState:
     """What has been counted for the tail."""
     in_word: bool
     """The text ends in a word that may go on."""
+    tail_start: int = 0
+    """Characters before the tail."""
 
 
 def start_text(predictor: Predictor[Any], eos_id: int) -> ScoringState:
@@ -66,12 +68,15 @@ def extend_text(
     ids = settled + rest
     logprobs = [*(-nll_settled_T).tolist(), *(-nll_rest_T).tolist()]
     kept = _common_length(state.tail_ids, ids)
+    start = state.tail_start
+    offsets = [(start + first, start + last) for first, last in tokenizer.offsets(tail, ids)]
     score = make_score(
         [tokenizer.token(token_id) for token_id in ids[kept:]],
         logprobs[kept:],
         [token_id == tokenizer.unk_id for token_id in ids[kept:]],
         n_words=len(text.split()) - (state.in_word and _starts_in_word(text)),
         n_bytes=n_bytes,
+        offsets=offsets[kept:],
         withdrawn=state.tail_logprobs[kept:],
     )
     return score, ScoringState(
@@ -81,6 +86,7 @@ def extend_text(
         tail_ids=tuple(rest),
         tail_logprobs=tuple(logprobs[len(settled) :]),
         in_word=not text[-1].isspace() if text else state.in_word,
+        tail_start=start + cut,
     )
 
 

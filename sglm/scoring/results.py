@@ -1,10 +1,12 @@
 """What scoring a text and evaluating a model result in: likelihoods, and the measures of them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from sglm.errors import InputError
 from sglm.scoring.metrics import bits_per_byte, finite_or_none, perplexity
+from sglm.scoring.words import Base, Correction, Word, check_correction, words_of
 
 Context = Literal["carried", "reset"]
 
@@ -29,6 +31,51 @@ class Score:
     """exp(-logprob / n_tokens), per token; nan without tokens, as for the empty text."""
     bits_per_byte: float | None
     """-logprob / (n_bytes · ln 2); None without bytes or bos, and where `<unk>` hides bytes."""
+    offsets: list[tuple[int, int]] = field(default_factory=list)
+    """Start and end of each scored token in the text, in characters, the end exclusive; bytes
+    inside one character share its offsets. Of `extend`: in all of the text so far."""
+    text: str | None = field(default=None, repr=False)
+    """What was scored; None where that was a piece (`extend`)."""
+    ranks: list[int] | None = field(default=None, repr=False)
+    """Of each token, 1 for the likeliest; None unless asked for (`distribution=True`)."""
+    entropies: list[float] | None = field(default=None, repr=False)
+    """In nats, of what was expected where each token came; None unless asked for."""
+    boundaries: list[float] | None = field(default=None, repr=False)
+    """-log of the probability that a word begins, at each token and after the last one; 0 at the
+    beginning of a text without context. None unless asked for."""
+
+    def words(self, base: Base = 2, correction: Correction = "none") -> list[Word]:
+        """The words of the text and how surprising each was.
+
+        Uncorrected surprisals sum to -logprob, in the base's unit. Corrected ones sum to that and
+        the boundary's after the last word: whether a word has ended is told by what follows
+        it, and that probability is moved from the next word's tokens to the word's end (Pimentel &
+        Meister 2024, "How to compute the probability of a word"; Oh & Schuler 2024).
+
+        Args:
+            base: of the logarithm: 2, 10 or "e".
+            correction: "none" or "bow" (beginning of word), which needs `distribution=True`.
+
+        Raises:
+            InputError: unknown base or correction, or what it needs was not recorded.
+        """
+        check_correction(correction)
+        if self.text is None:
+            raise InputError("words are of whole texts: score(text), not a piece of extend()")
+        if correction == "bow" and self.boundaries is None:
+            raise InputError(
+                'correction "bow" needs what was expected: score(text, distribution=True)'
+            )
+        return words_of(
+            self.text,
+            self.offsets,
+            self.token_logprobs,
+            self.unk,
+            ranks=self.ranks,
+            entropies=self.entropies,
+            boundaries=self.boundaries if correction == "bow" else None,
+            base=base,
+        )
 
 
 def make_score(
@@ -38,6 +85,8 @@ def make_score(
     *,
     n_words: int,
     n_bytes: int,
+    offsets: list[tuple[int, int]],
+    text: str | None = None,
     hides_bytes: bool = False,
     withdrawn: Sequence[float] = (),
 ) -> Score:
@@ -46,6 +95,7 @@ def make_score(
     Args:
         tokens, logprobs, unk: of the tokens, in parallel.
         n_words, n_bytes: of the text.
+        offsets, text: see `Score`.
         hides_bytes: tokens beyond these stand for unknown text.
         withdrawn: log-probabilities that were counted before and are replaced by these.
     """
@@ -61,6 +111,8 @@ def make_score(
         unk=unk,
         ppl=perplexity(-logprob, n_tokens),
         bits_per_byte=bits_per_byte(-logprob, n_bytes, hides_bytes or True in unk),
+        offsets=offsets,
+        text=text,
     )
 
 

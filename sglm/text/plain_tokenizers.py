@@ -1,10 +1,14 @@
 """Words, characters and bytes: vocabularies that need no learning beyond a list."""
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 
 from sglm.text.lines import Piece
-from sglm.text.tokenizer_interface import EOS, UNK, Tokenizer, utf8
+from sglm.text.tokenizer_interface import EOS, UNK, Tokenizer, byte_offsets, utf8
+
+# As `encode` splits text.
+_WORDS_AND_LINE_ENDS = re.compile(r"\n|\S+")
 
 
 class ByteTokenizer(Tokenizer):
@@ -27,6 +31,13 @@ class ByteTokenizer(Tokenizer):
 
     def safe_prefix(self, text: str) -> int:
         return len(text)
+
+    def offsets(self, text: str, ids: Sequence[int]) -> list[tuple[int, int]]:
+        return byte_offsets(text, [1] * len(ids))
+
+    def begins_word(self, token_id: int) -> bool:
+        """White space beyond ASCII takes several bytes, whose first one tells nothing."""
+        return token_id == self.eos_id or (chr(token_id).isspace() and token_id < 128)
 
     def content(self) -> bytes:
         return b""
@@ -72,6 +83,12 @@ class CharTokenizer(_ListTokenizer):
     def safe_prefix(self, text: str) -> int:
         return len(text)
 
+    def offsets(self, text: str, ids: Sequence[int]) -> list[tuple[int, int]]:
+        return [(place, place + 1) for place in range(len(ids))]
+
+    def begins_word(self, token_id: int) -> bool:
+        return token_id == self.eos_id or self.token(token_id).isspace()
+
 
 class WordTokenizer(_ListTokenizer):
     """Whitespace-separated words, each line closed by one `<eos>`: the convention of the Penn
@@ -107,3 +124,9 @@ class WordTokenizer(_ListTokenizer):
         while start > 0 and not text[start - 1].isspace():
             start -= 1
         return start
+
+    def offsets(self, text: str, ids: Sequence[int]) -> list[tuple[int, int]]:
+        return [match.span() for match in _WORDS_AND_LINE_ENDS.finditer(text)]
+
+    def begins_word(self, token_id: int) -> bool:
+        return True

@@ -13,7 +13,7 @@ import io
 import random
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 
 import sentencepiece
@@ -25,6 +25,7 @@ from sglm.text.tokenizer_interface import (
     SENTENCEPIECE_FILE,
     UNK,
     Tokenizer,
+    byte_offsets,
     utf8,
     vocabulary_too_large,
 )
@@ -124,6 +125,15 @@ class SentencePieceTokenizer(Tokenizer):
     def _line_start(text: str) -> int:
         """Chunks never cross a newline, so only the last line needs to be looked at."""
         return max(text.rfind("\n"), 0)
+
+    def offsets(self, text: str, ids: Sequence[int]) -> list[tuple[int, int]]:
+        bytes_of = self._ids_of.bytes_of
+        return byte_offsets(text, [len(bytes_of[i]) for i in ids])
+
+    def begins_word(self, token_id: int) -> bool:
+        """A lone byte of white space beyond ASCII tells nothing."""
+        text = self._ids_of.bytes_of[token_id].decode("utf-8", errors="ignore")
+        return token_id == self.eos_id or text[:1].isspace()
 
     def content(self) -> bytes:
         return self._model

@@ -4,8 +4,11 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import ClassVar
+
+import numpy as np
 
 from sglm.errors import InputError
 from sglm.text.lines import LONE_SURROGATE, Piece
@@ -57,6 +60,25 @@ class Tokenizer(ABC):
             An index `i`, as large as can be, such that for every continuation `c`
             `encode(text + c) == encode(text[:i]) + encode(text[i:] + c)`.
         """
+
+    @abstractmethod
+    def offsets(self, text: str, ids: Sequence[int]) -> list[tuple[int, int]]:
+        """Where in a text its tokens lie.
+
+        Args:
+            text: any.
+            ids: `encode(text)`.
+
+        Returns:
+            Start and end of each in characters, the end exclusive. Together they are all of the
+            text (but for the white space between the words of a word-level vocabulary). Bytes
+            inside one character share its offsets.
+        """
+
+    @abstractmethod
+    def begins_word(self, token_id: int) -> bool:
+        """Whether what went before is a whole word once this token follows: its text begins with
+        white space, or it is `<eos>`."""
 
     @abstractmethod
     def content(self) -> bytes:
@@ -125,3 +147,19 @@ def utf8(text: str) -> bytes:
     except UnicodeEncodeError as error:
         lone = text[error.start]
         raise InputError(f"{lone!a} (character {error.start}) {LONE_SURROGATE}") from error
+
+
+def byte_offsets(text: str, lengths: Sequence[int]) -> list[tuple[int, int]]:
+    """Start and end, in characters, of parts of a text that are so many bytes of UTF-8 long.
+
+    A part that begins or ends inside a character counts that character.
+    """
+    ends = list(accumulate(lengths))
+    starts = [0, *ends[:-1]]
+    if text.isascii():
+        return list(zip(starts, ends, strict=False))
+    is_first = np.frombuffer(utf8(text), np.uint8) & 0xC0 != 0x80
+    character_of_byte = np.cumsum(is_first) - 1
+    firsts = character_of_byte[starts].tolist()
+    lasts = (character_of_byte[np.array(ends) - 1] + 1).tolist()
+    return list(zip(firsts, lasts, strict=True))

@@ -1,0 +1,121 @@
+"""What was expected where a token came: its rank, the entropy, whether a word was to begin.
+
+For many texts at once, like `sglm.scoring.batch`, but with the whole softmax at every step.
+
+Shapes: T time, B lanes, V vocabulary, N tokens of all texts end to end, S texts, M some rows.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from sglm.scoring.batch import BATCH_TOKENS
+from sglm.scoring.predictor import Predictor, State
+from sglm.scoring.stream import CHUNK_STEPS, Ids
+
+Floats = npt.NDArray[np.float64]
+
+
+class Expectations(NamedTuple):
+    """Of every token read: what was predicted after it. All of one shape, `(T, B)` or `(N,)`."""
+
+    logprob: Floats
+    """Of the token that came next, in nats."""
+    rank: Ids
+    """How many tokens were likelier than that one, and one more: 1 is the likeliest."""
+    entropy: Floats
+    """Of the distribution, in nats."""
+    boundary: Floats
+    """−log of the probability that the next token begins a word or ends the text, in nats."""
+
+
+def expectations(
+    predictor: Predictor[State],
+    ids_TB: Ids,
+    targets_TB: Ids,
+    state: State,
+    *,
+    begins_V: Tensor,
+) -> tuple[Expectations, State]:
+    """Reads on from a state.
+
+    Args:
+        predictor: reads.
+        ids_TB: what is read.
+        targets_TB: what comes next; any id where nothing does.
+        state: before the first of `ids_TB`.
+        begins_V: which tokens begin a word (`Tokenizer.begins_word`), bool.
+    """
+    parts: list[Tensor] = []
+    for start in range(0, len(ids_TB), CHUNK_STEPS):
+        chunk = slice(start, start + CHUNK_STEPS)
+        targets_N = torch.from_numpy(targets_TB[chunk]).flatten().to(predictor.device)
+        blocks, state = predictor.distributions(torch.from_numpy(ids_TB[chunk]), state)
+        parts += [
+            _of_block(logprobs_MV, targets_N[rows], begins_V.to(predictor.device))
+            for rows, logprobs_MV in blocks
+        ]
+    logprob, rank, entropy, boundary = torch.cat(parts, dim=1).cpu().numpy()
+    shape = ids_TB.shape
+    return Expectations(
+        logprob.reshape(shape),
+        rank.reshape(shape).astype(np.int64),
+        entropy.reshape(shape),
+        boundary.reshape(shape),
+    ), state
+
+
+@torch.no_grad()
+def _of_block(logprobs_MV: Tensor, targets_M: Tensor, begins_V: Tensor) -> Tensor:
+    """`(4, M)`, float64: the fields of `Expectations`."""
+    logprob_M1 = logprobs_MV.gather(1, targets_M[:, None])
+    probabilities_MV = logprobs_MV.exp()
+    begins_M = probabilities_MV @ begins_V.to(probabilities_MV.dtype)
+    whole_words = bool(begins_V.all())  # then it is one, and not nearly so
+    return torch.stack(
+        [
+            logprob_M1[:, 0].double(),
+            1 + (logprobs_MV > logprob_M1).sum(1).double(),
+            torch.special.entr(probabilities_MV).sum(1).double(),
+            torch.zeros_like(begins_M).double() if whole_words else -begins_M.double().log(),
+        ]
+    )
+
+
+def packed_expectations(
+    predictor: Predictor[Any], ids_N: Ids, lengths_S: Ids, *, begins_V: Tensor
+) -> Expectations:
+    """Reads texts that lie end to end in one array, each from the start state.
+
+    Args:
+        predictor, begins_V: as for `expectations`.
+        ids_N: all ids, `<eos>` before each text included.
+        lengths_S: how many belong to each text.
+
+    Returns:
+        `(N,)`: what was predicted after every id. After the last one of a text nothing came: its
+        logprob and rank mean nothing.
+    """
+    starts_S = np.cumsum(lengths_S) - lengths_S
+    fields = [np.zeros(len(ids_N), dtype=np.float64) for _ in Expectations._fields]
+    order = np.argsort(-lengths_S, kind="stable")[: np.count_nonzero(lengths_S)]
+    while len(order):
+        steps = int(lengths_S[order[0]])
+        lanes, order = np.split(order, [max(1, BATCH_TOKENS // steps)])
+        places_TB = starts_S[lanes] + np.arange(steps)[:, None]
+        # A lane that ends early reads on in what lies behind it: no real step ever sees that.
+        read, _ = expectations(
+            predictor,
+            ids_N.take(places_TB, mode="clip"),
+            ids_N.take(places_TB + 1, mode="clip"),
+            predictor.start(len(lanes)),
+            begins_V=begins_V,
+        )
+        real_TB = np.arange(steps)[:, None] < lengths_S[lanes]
+        for field_N, field_TB in zip(fields, read, strict=True):
+            field_N[places_TB[real_TB]] = field_TB[real_TB]
+    logprob_N, rank_N, entropy_N, boundary_N = fields
+    return Expectations(logprob_N, rank_N.astype(np.int64), entropy_N, boundary_N)

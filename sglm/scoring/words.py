@@ -1,0 +1,128 @@
+"""From tokens to words: surprisal per word, as psycholinguists use it.
+
+Words are set apart by white space. White space before a word belongs to it, that after the last
+word to the last one; so does a scored `<eos>`.
+"""
+
+import math
+import re
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from sglm.errors import InputError, did_you_mean
+
+Base = Literal[2, 10, "e"]
+Correction = Literal["none", "bow"]
+CORRECTIONS = ("none", "bow")
+_WORD = re.compile(r"\S+")
+_NATS = {"2": math.log(2), "10": math.log(10), "e": 1.0}
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """A word of a text and how surprising it was.
+
+    Attributes:
+        word: as it stands in the text.
+        start, end: where, in characters; the end is exclusive.
+        surprisal: −log of its probability given what stands before it, in the base asked for.
+        n_tokens: scored tokens that it consists of, white space before it included.
+        unk: one of them stands for something outside the vocabulary.
+        rank: of a word of one token: 1 where no token was likelier. None for others.
+        entropy: of the token that was to come at its beginning, in the base asked for.
+    """
+
+    word: str
+    start: int
+    end: int
+    surprisal: float
+    n_tokens: int
+    unk: bool
+    rank: int | None
+    entropy: float | None
+
+
+def unit_nats(base: Base) -> float:
+    """Nats in one unit of a base's logarithm.
+
+    Raises:
+        InputError: none of 2, 10 and "e".
+    """
+    name = "e" if base == math.e else str(base)
+    if name not in _NATS:
+        raise InputError(f"base {base!r} is unknown; give 2 (bits), 10 or 'e' (nats)")
+    return _NATS[name]
+
+
+def check_correction(correction: str) -> None:
+    """
+    Raises:
+        InputError: none of `CORRECTIONS`.
+    """
+    if correction not in CORRECTIONS:
+        hint = did_you_mean(str(correction), CORRECTIONS)
+        raise InputError(f"correction {correction!r} is unknown{hint}; give none or bow")
+
+
+def words_of(
+    text: str,
+    offsets: Sequence[tuple[int, int]],
+    logprobs: Sequence[float],
+    unk: Sequence[bool],
+    *,
+    ranks: Sequence[int] | None,
+    entropies: Sequence[float] | None,
+    boundaries: Sequence[float] | None,
+    base: Base,
+) -> list[Word]:
+    """The words of a text from its scored tokens.
+
+    Args:
+        text: what the offsets are of.
+        offsets, logprobs, unk, ranks, entropies: of each scored token; None where not recorded.
+        boundaries: nats of a word's beginning at each token and after the last one: the correction
+            of Pimentel & Meister (2024) and Oh & Schuler (2024) moves them from the next word's
+            tokens to the end of the word before. None: no correction.
+        base: of the logarithm.
+    """
+    unit = unit_nats(base)
+    spans = [match.span() for match in _WORD.finditer(text)]
+    first_tokens = _first_tokens(text, offsets, spans)
+    words = []
+    for (start, end), first, stop in zip(spans, first_tokens, first_tokens[1:], strict=False):
+        nats = -math.fsum(logprobs[first:stop])
+        if boundaries is not None:
+            nats += boundaries[stop] - boundaries[first]
+        words.append(
+            Word(
+                text[start:end],
+                start,
+                end,
+                surprisal=nats / unit + 0.0,  # not −0
+                n_tokens=stop - first,
+                unk=any(unk[first:stop]),
+                rank=ranks[first] if ranks is not None and stop - first == 1 else None,
+                entropy=entropies[first] / unit if entropies is not None and stop > first else None,
+            )
+        )
+    return words
+
+
+def _first_tokens(
+    text: str, offsets: Sequence[tuple[int, int]], spans: Sequence[tuple[int, int]]
+) -> list[int]:
+    """Where each word's tokens begin, and where the last one's end."""
+    starts, ends = [start for start, _ in spans], [end for _, end in spans]
+    first_tokens = [0] * len(spans) + [len(offsets)]
+    counts = [0] * (len(spans) + 1)
+    for start, end in offsets:
+        last = start + len(text[start:end].rstrip())
+        word = bisect_left(ends, last) if last > start else bisect_left(starts, end)
+        counts[min(word, len(spans) - 1)] += 1
+    total = 0
+    for word in range(len(spans)):
+        first_tokens[word] = total
+        total += counts[word]
+    return first_tokens
