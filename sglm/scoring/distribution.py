@@ -50,15 +50,25 @@ def expectations(
         begins_V: which tokens begin a word (`Tokenizer.begins_word`), bool.
     """
     parts: list[Tensor] = []
+    scratch_MV = torch.empty(0)
     for start in range(0, len(ids_TB), CHUNK_STEPS):
         chunk = slice(start, start + CHUNK_STEPS)
         targets_N = torch.from_numpy(targets_TB[chunk]).flatten().to(predictor.device)
         blocks, state = predictor.distributions(torch.from_numpy(ids_TB[chunk]), state)
-        parts += [
-            _of_block(logprobs_MV, targets_N[rows], begins_V.to(predictor.device))
-            for rows, logprobs_MV in blocks
-        ]
+        for rows, logprobs_MV in blocks:
+            if len(scratch_MV) < len(logprobs_MV):
+                scratch_MV = torch.empty_like(logprobs_MV)
+            parts.append(
+                _of_block(
+                    logprobs_MV,
+                    targets_N[rows],
+                    begins_V.to(logprobs_MV),
+                    scratch_MV[: len(logprobs_MV)],
+                )
+            )
     logprob, rank, entropy, boundary = torch.cat(parts, dim=1).cpu().numpy()
+    if bool(begins_V.all()):
+        boundary[:] = 0.0  # and not nearly so
     shape = ids_TB.shape
     return Expectations(
         logprob.reshape(shape),
@@ -69,18 +79,27 @@ def expectations(
 
 
 @torch.no_grad()
-def _of_block(logprobs_MV: Tensor, targets_M: Tensor, begins_V: Tensor) -> Tensor:
-    """`(4, M)`, float64: the fields of `Expectations`."""
+def _of_block(
+    logprobs_MV: Tensor, targets_M: Tensor, begins_V: Tensor, scratch_MV: Tensor
+) -> Tensor:
+    """`(4, M)`, float64: the fields of `Expectations`.
+
+    What is as large as the block itself is written into `scratch_MV`: new memory takes longer than
+    the arithmetic.
+    """
     logprob_M1 = logprobs_MV.gather(1, targets_M[:, None])
-    probabilities_MV = logprobs_MV.exp()
-    begins_M = probabilities_MV @ begins_V.to(probabilities_MV.dtype)
-    whole_words = bool(begins_V.all())  # then it is one, and not nearly so
+    torch.softmax(logprobs_MV, -1, out=scratch_MV)  # of log-probabilities: the probabilities
+    begins_M = scratch_MV @ begins_V
+    negative_entropy_M = torch.linalg.vecdot(scratch_MV, logprobs_MV)
+    if not negative_entropy_M.isfinite().all():  # 0·log 0, which is none
+        negative_entropy_M = -torch.special.entr(scratch_MV).sum(1)
+    likelier_M = torch.gt(logprobs_MV, logprob_M1, out=scratch_MV).sum(1)
     return torch.stack(
         [
             logprob_M1[:, 0].double(),
-            1 + (logprobs_MV > logprob_M1).sum(1).double(),
-            torch.special.entr(probabilities_MV).sum(1).double(),
-            torch.zeros_like(begins_M).double() if whole_words else -begins_M.double().log(),
+            1 + likelier_M.double(),
+            -negative_entropy_M.double(),
+            -begins_M.double().log(),
         ]
     )
 
