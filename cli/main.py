@@ -1,8 +1,10 @@
 """The `sglm` command: collects the commands and turns errors into messages and exit codes."""
 
 import os
-import sys
-from typing import Annotated
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -10,7 +12,12 @@ from typer.core import TyperGroup
 from sglm import __version__
 from sglm.cli import compare, generate, prep, score, train
 from sglm.cli import eval as eval_command
+from sglm.cli.streams import drop_full_stdout, prepare_streams
+from sglm.errors import InputError, SglmError, SglmWarning, as_sglm_error, printable
 from sglm.runtime.process import prepare_process
+
+# Options whose value may be empty.
+MAY_BE_EMPTY = ("--prompt",)
 
 
 class SglmGroup(TyperGroup):
@@ -18,6 +25,14 @@ class SglmGroup(TyperGroup):
 
     `SGLM_DEBUG=1` shows the traceback instead.
     """
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        prepare_streams()
+        return super().main(*args, **extra)
+
+    def make_context(self, *args: Any, **extra: Any) -> typer.Context:  # type: ignore[override]
+        with errors_told():
+            return super().make_context(*args, **extra)
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
         for argument in args:
@@ -29,30 +44,73 @@ class SglmGroup(TyperGroup):
                     f"{argument!a} is not UTF-8 (a lone surrogate); rename the file, or give"
                     " other text"
                 ) from None
+        refuse_empty(args)
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: typer.Context) -> object:  # type: ignore[override]
-        if os.environ.get("SGLM_DEBUG"):
+        with errors_told(), warnings_told():
             return super().invoke(ctx)
-        from sglm.errors import SglmError, as_sglm_error, printable
 
-        try:
-            return super().invoke(ctx)
-        except SglmError as error:
-            message, code = str(error), error.exit_code
-        except KeyboardInterrupt:
-            message, code = "interrupted", 130
-        except BrokenPipeError:
-            # The reader of our output went away (`sglm score … | head`): not an error of ours.
-            sys.stdout = open(os.devnull, "w")  # noqa: SIM115
-            raise typer.Exit(0) from None
-        except (OSError, MemoryError, RuntimeError) as error:
-            translated = as_sglm_error(error)
-            if translated is None:
-                raise
-            message, code = str(translated), translated.exit_code
-        typer.echo(f"sglm: {printable(message)}", err=True)
-        raise typer.Exit(code)
+
+def refuse_empty(args: list[str]) -> None:
+    """
+    Raises:
+        InputError: an empty argument, an unset variable of the shell, which would otherwise be
+            taken for the folder one stands in.
+    """
+    for before, argument in zip(["sglm", *args], args, strict=False):
+        option, equals, value = argument.partition("=")
+        if argument == "":
+            option = before
+        elif not (argument.startswith("--") and equals and not value):
+            continue
+        if option not in MAY_BE_EMPTY:
+            raise InputError(
+                f"the name after {option} is empty; is a variable of the shell unset?"
+            )
+
+
+@contextmanager
+def errors_told() -> Iterator[None]:
+    """Inside, an error that a user can cause becomes its message and exit code."""
+    if os.environ.get("SGLM_DEBUG"):
+        yield
+        return
+    try:
+        yield
+        return
+    except SglmError as error:
+        message, code = str(error), error.exit_code
+    except KeyboardInterrupt:
+        message, code = "interrupted", 130
+    except BrokenPipeError:
+        # The reader of our output went away (`sglm score … | head`): not an error of ours.
+        drop_full_stdout()
+        raise typer.Exit(0) from None
+    except (OSError, MemoryError, RuntimeError) as error:
+        translated = as_sglm_error(error)
+        if translated is None:
+            raise
+        drop_full_stdout()
+        message, code = str(translated), translated.exit_code
+    typer.echo(f"sglm: {printable(message)}", err=True)
+    raise typer.Exit(code)
+
+
+@contextmanager
+def warnings_told() -> Iterator[None]:
+    """Inside, sglm's own warnings become a line each on stderr; others stay what they are."""
+
+    def show(message: Warning | str, category: type[Warning], *where: Any) -> None:
+        if issubclass(category, SglmWarning):
+            typer.echo(f"sglm: {printable(str(message))}", err=True)
+        else:
+            show_other(message, category, *where)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", SglmWarning)
+        show_other, warnings.showwarning = warnings.showwarning, show  # type: ignore[assignment]
+        yield
 
 
 app = typer.Typer(

@@ -25,6 +25,10 @@ class ConfigError(InputError):
     """The configuration is wrong: an unknown key, a wrong type, an impossible value."""
 
 
+class SglmWarning(UserWarning):
+    """Something was done otherwise than one may expect. The command line prints it on stderr."""
+
+
 class Stopped(SglmError):
     """A signal asked to stop; everything worth keeping has been saved.
 
