@@ -16,11 +16,12 @@ from sglm.scoring.batch import Tokens, texts_nll
 from sglm.scoring.predictor import Predictor
 from sglm.scoring.results import Context, Evaluation
 from sglm.scoring.stream import never, stream_nll
+from sglm.text.encoder import Encoder
 from sglm.text.lines import Piece
 from sglm.text.overlap import LineHashes
 from sglm.text.regroup import regroup
 from sglm.text.store import SplitCounts, TokenStore
-from sglm.text.tokenizer import Tokenizer, utf8
+from sglm.text.tokenizer import Tokenizer
 
 # Tokens of one text that are held in memory together.
 LONGEST_TEXT = 1 << 25
@@ -134,18 +135,15 @@ class _Counted:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
+        self._encoder = Encoder(tokenizer)
         self.counts = SplitCounts(0, 0, 0, 0)
 
     def encode(self, piece: Piece) -> list[int]:
         """The ids of a piece in a stream."""
-        ids = self._tokenizer.encode_piece(piece)
+        _, ids, words, text_bytes = self._encoder.encode(piece)
         unk_id = self._tokenizer.unk_id
-        added = SplitCounts(
-            tokens=len(ids),
-            words=len(piece.text.split()),
-            bytes=len(utf8(piece.text)),
-            unknown=0 if unk_id is None else ids.count(unk_id),
-        )
+        unknown = 0 if unk_id is None else ids.count(unk_id)
+        added = SplitCounts(tokens=len(ids), words=words, bytes=text_bytes, unknown=unknown)
         self.counts = SplitCounts(*(a + b for a, b in zip(self.counts, added, strict=True)))
         return ids
 

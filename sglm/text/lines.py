@@ -1,6 +1,8 @@
 """Running text: the lines of a UTF-8 file or of stdin, streamed."""
 
 import gzip
+import select
+import stat
 import sys
 import zlib
 from collections.abc import Iterator
@@ -31,6 +33,10 @@ class Piece(NamedTuple):
     unfinished: bool = False
 
 
+# In between pieces: all that has arrived so far was handed out, and reading on would wait.
+NOTHING_WAITS = Piece("", False, unfinished=True)
+
+
 def read_text_lines(
     path: Path | str, longest_bytes: int | None = None, most_bytes: int | None = None
 ) -> Iterator[Piece]:
@@ -43,21 +49,34 @@ def read_text_lines(
         path: a file, or `-`.
         longest_bytes: None gives every line as one piece. Otherwise a line longer than this many
             bytes (1 MiB at least) comes in several pieces, all but the last `unfinished`, cut in
-            front of a space where there is one: memory stays bounded whatever the lines are.
+            front of white space where there is some: memory stays bounded whatever the lines are.
+            Where it is cut follows from the line alone.
         most_bytes: a line that is not cut may not be longer (about); None: `LONGEST_LINE_BYTES`.
 
     Raises:
         InputError: no such file, not UTF-8 (with the byte offset), binary, broken gzip data, or a
             line that is too long (see above).
     """
+    pieces = read_arriving_lines(path, longest_bytes, most_bytes)
+    return (piece for piece in pieces if piece is not NOTHING_WAITS)
+
+
+def read_arriving_lines(
+    path: Path | str, longest_bytes: int | None = None, most_bytes: int | None = None
+) -> Iterator[Piece]:
+    """As `read_text_lines`, with a `NOTHING_WAITS` wherever reading on from stdin would wait."""
     with _open(path) as file:
         name = "stdin" if str(path) == "-" else str(path)
         lines = _lines(
             file, name, longest_bytes=longest_bytes, most_bytes=most_bytes or LONGEST_LINE_BYTES
         )
         for first in lines:
-            yield first._replace(text=first.text.removeprefix("\ufeff"))
-            break
+            if first is not NOTHING_WAITS:
+                first = first._replace(text=first.text.removeprefix("\ufeff"))
+                if first.text:
+                    yield first
+                break
+            yield first
         yield from lines
 
 
@@ -67,33 +86,65 @@ def _open(path: Path | str) -> AbstractContextManager[BufferedIOBase]:
             raise InputError("stdin is closed; give a file, or pipe text into it")
         return nullcontext(cast(BufferedIOBase, sys.stdin.buffer))
     path = Path(path)
-    if not path.is_file():
-        problem = "a folder, not a text file" if path.is_dir() else "no such file"
-        if path.is_fifo():
-            problem = "a pipe; give - and redirect it to stdin (… - < pipe)"
-        raise InputError(f"{path}: {problem}")
+    refuse_special(path)
+    if path.is_dir():
+        raise InputError(f"{path}: a folder, not a text file")
     if path.name.lower().endswith(".gz"):
         return gzip.open(path, "rb")
     return path.open("rb")
 
 
-def _blocks(file: BufferedIOBase, name: str) -> Iterator[bytes]:
+def refuse_special(path: Path) -> None:
+    """
+    Raises:
+        InputError: nothing is there, or what is no file: it might never end, and opening a pipe
+            waits for somebody who writes into it.
+    """
     try:
-        while block := file.read1(READ_BYTES):  # what is there: stdin may come slowly
+        mode = path.stat().st_mode
+    except (OSError, ValueError):  # ValueError: a NUL in its name
+        raise InputError(f"{path}: no such file or folder") from None
+    if stat.S_ISFIFO(mode):
+        raise InputError(f"{path}: a pipe; give - and redirect it to stdin (… - < pipe)")
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise InputError(f"{path}: a device or a socket, not a file")
+
+
+def _blocks(file: BufferedIOBase, name: str) -> Iterator[bytes]:
+    """What is there, for stdin may come slowly; nothing, b"", where more would be waited for."""
+    waits_for = _pipe_of(file) if name == "stdin" else None
+    try:
+        while True:
+            if waits_for is not None and not select.select([waits_for], [], [], 0)[0]:
+                yield b""
+            if not (block := file.read1(READ_BYTES)):
+                return
             yield block
     except (gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise InputError(f"{name}: broken gzip data ({error})") from error
 
 
+def _pipe_of(file: BufferedIOBase) -> int | None:
+    """The number by which the system tells whether something waits in it; None: it never waits."""
+    try:
+        return file.fileno()
+    except OSError:  # no file, but what a program put in its place
+        return None
+
+
 def _lines(
     file: BufferedIOBase, name: str, *, longest_bytes: int | None, most_bytes: int
 ) -> Iterator[Piece]:
+    longest = None if longest_bytes is None else max(longest_bytes, READ_BYTES)
     offset = 0  # of the first byte in `waiting`
     waiting: list[bytes] = []  # a line not yet ended, in parts: adding to it must not copy it
     waiting_bytes = 0
     lines_read = 0
     head = b""
     for block in _blocks(file, name):
+        if not block:
+            yield NOTHING_WAITS
+            continue
         if not head:
             head = block
             _refuse_binary(head, name)
@@ -101,23 +152,59 @@ def _lines(
         if end:
             raw = b"".join((*waiting, block[:end]))
             for line in _decode(raw, name=name, offset=offset, head=head).split("\n")[:-1]:
-                yield Piece(line + "\n", False)
+                yield from line_pieces(line + "\n", longest)
             offset += len(raw)
             lines_read += raw.count(b"\n")
             waiting, waiting_bytes, block = [], 0, block[end:]
         waiting.append(block)
         waiting_bytes += len(block)
-        if longest_bytes is None and waiting_bytes > most_bytes:
+        if longest is None and waiting_bytes > most_bytes:
             raise too_long(f"{name}, line {lines_read + 1}", most_bytes)
-        if longest_bytes is not None and waiting_bytes > max(longest_bytes, READ_BYTES):
+        if longest is not None and waiting_bytes > longest:
             raw = b"".join(waiting)
-            cut = _cut_index(raw)
-            text = _decode(raw[:cut], name=name, offset=offset, head=head)
-            yield Piece(text, False, unfinished=True)
-            offset += cut
-            waiting, waiting_bytes = [raw[cut:]], len(raw) - cut
+            whole = _whole_characters(raw)
+            text = _decode(whole, name=name, offset=offset, head=head)
+            *parts, rest = line_pieces(text, longest)
+            yield from parts
+            left = rest.text.encode() + raw[len(whole) :]
+            offset += len(raw) - len(left)
+            waiting, waiting_bytes = [left], len(left)
     if waiting_bytes:
-        yield Piece(_decode(b"".join(waiting), name=name, offset=offset, head=head), False)
+        text = _decode(b"".join(waiting), name=name, offset=offset, head=head)
+        yield from line_pieces(text, longest)
+
+
+def _whole_characters(raw: bytes) -> bytes:
+    """Without the beginning of a character at the end, of three bytes at most."""
+    for left in range(1, min(4, len(raw))):
+        if raw[-left] & 0b1100_0000 == 0b1100_0000:
+            return raw[:-left]
+        if raw[-left] < 0b1000_0000:
+            break
+    return raw
+
+
+def line_pieces(line: str, longest_bytes: int | None) -> Iterator[Piece]:
+    """A line of running text: one piece, or several, cut as `read_text_lines` says."""
+    start = 0
+    while longest_bytes is not None and 4 * (len(line) - start) > longest_bytes:
+        raw = line[start : start + longest_bytes].encode(errors="surrogatepass")  # refused later
+        if len(raw) <= longest_bytes and start + longest_bytes >= len(line):
+            break
+        first = _whole_characters(raw[:longest_bytes]).decode(errors="surrogatepass")
+        end = start + whole_words(first)
+        yield Piece(line[start:end], False, unfinished=True)
+        start = end
+    yield Piece(line[start:], False)
+
+
+def whole_words(text: str) -> int:
+    """Where to cut a text that goes on: in front of its last white space, so that no word is cut;
+    in the midst of a word that is all there is."""
+    end = len(text.rstrip())
+    if end == len(text):
+        end = len(text.rsplit(None, 1)[0].rstrip()) if len(text.split(None, 1)) > 1 else 0
+    return end or len(text)
 
 
 def too_long(where: str, most_bytes: int) -> InputError:
@@ -128,26 +215,13 @@ def too_long(where: str, most_bytes: int) -> InputError:
     )
 
 
-def _cut_index(raw: bytes) -> int:
-    """Where to cut a line: in front of the last run of spaces, over which no tokenizer joins text.
-
-    Without a space, in front of the last character (a word of 1 MiB need not stay whole).
-    """
-    space = raw.rfind(b" ")
-    if space > 0 and (cut := len(raw[:space].rstrip(b" "))) > 0:
-        return cut
-    cut = len(raw) - 1
-    while cut > 1 and raw[cut] & 0b1100_0000 == 0b1000_0000:  # inside a character of UTF-8
-        cut -= 1
-    return cut
-
-
 # How files that are no text begin, and what to do about them.
 KNOWN_BEGINNINGS = {
     b"\x1f\x8b": "gzip data: give the file an ending in .gz",
     b"\xff\xfe": "UTF-16: convert it with iconv -f UTF-16 -t UTF-8",
     b"\xfe\xff": "UTF-16: convert it with iconv -f UTF-16 -t UTF-8",
-    b"PK\x03\x04": "a zip archive: unpack it",
+    b"PK\x03\x04": "an office document (save it as plain text) or a zip archive (unpack it)",
+    b"\xd0\xcf\x11\xe0": "an office document: save it as plain text",
     b"PAR1": "parquet: give the file the ending .parquet",
     b"\x7fELF": "a program",
     b"%PDF": "a PDF: extract its text",

@@ -120,10 +120,9 @@ class WordTokenizer(_ListTokenizer):
         return words.replace(" \n", "\n").replace("\n ", "\n")
 
     def safe_prefix(self, text: str) -> int:
-        start = len(text)
-        while start > 0 and not text[start - 1].isspace():
-            start -= 1
-        return start
+        if not text or text[-1].isspace():
+            return len(text)
+        return len(text) - len(text.rsplit(None, 1)[-1])
 
     def offsets(self, text: str, ids: Sequence[int]) -> list[tuple[int, int]]:
         return [match.span() for match in _WORDS_AND_LINE_ENDS.finditer(text)]

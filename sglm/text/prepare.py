@@ -10,7 +10,8 @@ from operator import itemgetter
 from pathlib import Path
 
 from sglm.errors import InputError, SglmError, did_you_mean
-from sglm.text.heldout import Division, OnBytes, byte_length, divide
+from sglm.text.encoder import Encoder
+from sglm.text.heldout import Division, OnBytes, divide
 from sglm.text.lines import READ_BYTES
 from sglm.text.overlap import LineHasher, lines_file
 from sglm.text.regroup import regroup
@@ -213,6 +214,7 @@ def _encode(
     on_bytes = _summed(on_progress, "encoding", total_bytes)
     with ExitStack() as open_files:
         writers, lines = {}, {split: LineHasher() for split in SPLITS}
+        encoders = {split: Encoder(tokenizer) for split in SPLITS}
         for name, division in divisions.items():
             for split, group in groupby(division.pieces(on_bytes), key=itemgetter(0)):
                 target = SPLITS[split] if name == "train" else name
@@ -220,12 +222,10 @@ def _encode(
                     writer = SplitWriter(folder / ids_file(target), tokenizer=tokenizer)
                     writers[target] = open_files.enter_context(writer)
                 for piece in regroup(piece for _, piece in group):
-                    ids = tokenizer.encode_piece(piece)
-                    _check_round_trip(tokenizer, piece.text, ids)
+                    text, ids, words, text_bytes = encoders[target].encode(piece)
+                    _check_round_trip(tokenizer, text, ids)
                     lines[target].add(piece.text)
-                    writers[target].add(
-                        ids, words=len(piece.text.split()), text_bytes=byte_length(piece.text)
-                    )
+                    writers[target].add(ids, words=words, text_bytes=text_bytes)
         written = [split for split in SPLITS if split in writers]
         for split in written:
             lines[split].finish().write(folder / lines_file(split))

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 
-from sglm.text.lines import Piece
+from sglm.text.lines import Piece, whole_words
 
 # Lines are joined up to the first length, enormous records are cut at the second.
 JOINED_CHARACTERS = 1 << 16
@@ -10,10 +10,10 @@ LONGEST_CHARACTERS = 1 << 20
 
 
 def regroup(pieces: Iterable[Piece]) -> Iterator[Piece]:
-    """The same stream of text in pieces of another size, which the same ids come from.
+    """The same stream of text in pieces of another size.
 
     Consecutive whole lines are joined; enormous records are cut, after a newline or else in front
-    of a space, where no tokenizer joins anything.
+    of white space.
     """
     lines: list[str] = []
     characters = 0
@@ -35,11 +35,10 @@ def _cut(piece: Piece) -> Iterator[Piece]:
     text, start = piece.text, 0
     while len(text) - start > LONGEST_CHARACTERS:
         end = start + LONGEST_CHARACTERS
-        newline, space = text.rfind("\n", start, end), text.rfind(" ", start, end)
-        if newline >= 0:
-            end = newline + 1
-        elif before_space := len(text[start : max(space, start)].rstrip(" ")):
-            end = start + before_space
+        if newline := text.rfind("\n", start, end) + 1:
+            end = newline
+        else:
+            end = start + whole_words(text[start:end])
         yield Piece(text[start:end], piece.ends_document, unfinished=True)
         start = end
     yield Piece(text[start:], piece.ends_document, piece.unfinished)
