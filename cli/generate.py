@@ -1,5 +1,6 @@
 """`sglm generate`: continues a text."""
 
+import shlex
 from typing import Annotated
 
 import typer
@@ -10,6 +11,7 @@ from sglm.runtime.process import ended_by_interrupts
 
 
 def generate(
+    context: typer.Context,
     *,
     run: options.RunArgument,
     prompt: Annotated[str, typer.Option(help="How the text begins.")] = "",
@@ -30,8 +32,14 @@ def generate(
     import json
 
     with ended_by_interrupts():
+        from sglm.errors import InputError
         from sglm.lm import load
 
+    if words := context.args:
+        raise InputError(
+            f"{words[0]!r} is one argument too many; how the text begins is an option: --prompt"
+            f" {shlex.quote(' '.join(words))}"
+        )
     lm = load(run, device.value)
     text = lm.generate(prompt, tokens=tokens, temperature=temperature, top_p=top_p, seed=seed)
     if as_json:

@@ -143,7 +143,8 @@ app.command("prep")(prep.prep)
 app.command("train")(train.train)
 app.command("eval")(eval_command.evaluate)
 app.command("score")(score.score)
-app.command("generate")(generate.generate)
+# Arguments that are too many are answered there, with what was meant.
+app.command("generate", context_settings={"allow_extra_args": True})(generate.generate)
 app.command("compare", epilog=compare.VARIANTS_HELP)(compare.compare)
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """`sglm score`: one text per line, one score per text, in order."""
 
 import json
+import shlex
 from collections.abc import Iterator
 from itertools import repeat
 from pathlib import Path
@@ -10,10 +11,12 @@ import typer
 
 from sglm.cli import options
 from sglm.cli.output import print_text
+from sglm.cli.streams import announce_terminal
 from sglm.runtime.process import ended_by_interrupts
 
 if TYPE_CHECKING:
     from sglm.scoring.results import Score
+    from sglm.text.lines import Piece
 
 # Lines scored, and printed, together. More would hardly be faster; memory does not grow with the
 # input.
@@ -40,13 +43,23 @@ def score(
     """Log-probability (natural), perplexity and bits per byte of every line of a text.
 
     Each line is a text of its own, of 4 MiB at most. Its line ending (LF or CRLF) is not part of
-    it.
+    it. Lines are scored as they come: whoever writes one into stdin gets its score back at once.
     """
     with ended_by_interrupts():
+        from sglm.errors import InputError
         from sglm.lm import load
+        from sglm.text.lines import read_arriving_lines
 
+    if str(file) == "-":
+        announce_terminal()
+    elif not file.exists():
+        raise InputError(
+            f"{file}: no such file; to score a text itself:"
+            f" echo {shlex.quote(str(file))} | sglm score {shlex.quote(str(run))}"
+        )
     lm = load(run, device.value)
-    for number, texts in enumerate(_batches(_lines(file))):
+    lines = read_arriving_lines(file, most_bytes=LONGEST_LINE_BYTES)
+    for number, texts in enumerate(_batches(lines)):
         if number == 0 and not as_json:
             typer.echo(f"{'logprob':>12} {'ppl':>12} {'bits/byte':>10}  text")
         results = lm.score(texts, bos=bos, eos=eos)
@@ -54,20 +67,18 @@ def score(
         print_text("\n".join(map(shown, texts, results, repeat(per_token))))
 
 
-def _lines(file: Path) -> Iterator[str]:
-    from sglm.text.sources import read_text_lines
+def _batches(lines: Iterator["Piece"]) -> Iterator[list[str]]:
+    """Many lines at a time, as long as more of them wait to be read."""
+    from sglm.text.lines import NOTHING_WAITS
 
-    for piece in read_text_lines(file, most_bytes=LONGEST_LINE_BYTES):
-        yield piece.text.removesuffix("\n").removesuffix("\r")
-
-
-def _batches(lines: Iterator[str]) -> Iterator[list[str]]:
     batch: list[str] = []
     characters = 0
     for line in lines:
-        batch.append(line)
-        characters += len(line)
-        if len(batch) >= BATCH_LINES or characters >= BATCH_CHARACTERS:
+        if line is not NOTHING_WAITS:
+            batch.append(line.text.removesuffix("\n").removesuffix("\r"))
+            characters += len(line.text)
+        full = len(batch) >= BATCH_LINES or characters >= BATCH_CHARACTERS
+        if batch and (full or line is NOTHING_WAITS):
             yield batch
             batch, characters = [], 0
     if batch:

@@ -3,8 +3,11 @@
 Text is divided into units: a record is one; running text is cut into blocks of consecutive lines,
 because a language model carries its state from line to line and should be measured on connected
 text. Each unit draws a number by a seeded hash; validation takes the lowest numbers, test the
-highest. Held-out text thus comes from everywhere in the corpus, and the same sources give the same
-splits.
+highest. Held-out text thus comes from everywhere in the corpus.
+
+What is held out depends on the lines and records, their order, the fractions and the seed, and on
+nothing else: not on names, on files in which the lines lie, on packing, nor on line ends (LF or CR
+LF). A folder's files are read in the order of their names.
 """
 
 import hashlib
@@ -29,7 +32,7 @@ class Division:
     """Every unit's split.
 
     split_of_draw: `DRAWS` entries, `TRAIN`, `VALID` or `TEST`.
-    total_bytes, train_bytes: of text, in all sources.
+    total_bytes, train_bytes: of text, in all sources, each line end counted as one.
     """
 
     sources: Sequence[Source]
@@ -55,7 +58,7 @@ class Division:
 def divide(
     sources: Sequence[Source], *, valid: float, test: float, seed: int, on_bytes: OnBytes
 ) -> Division:
-    """Reads everything once, which also meets all that is wrong with it, and holds text out.
+    """Reads everything, which also meets all that is wrong with it, and holds text out.
 
     Args:
         sources: read in order.
@@ -67,18 +70,17 @@ def divide(
     Raises:
         InputError: too little text to hold anything out; an empty source; see `Source.read`.
     """
-    running_bytes = sum(
-        (source.bytes_on_disk or 0) * (3 if source.name.endswith(".gz") else 1)
-        for source in sources
-        if not source.documents
-    )
+    running_bytes = 0
+    if valid or test:
+        running = (source for source in sources if not source.documents)
+        running_bytes = sum(_size(piece) for source in running for piece in source.read())
     # Twenty blocks or more for each split: a few long blocks would not be typical of the whole.
     smallest_share = min((share for share in (valid, test) if share > 0), default=1.0)
     block_bytes = min(LARGEST_BLOCK_BYTES, int(running_bytes * smallest_share / 20))
     bytes_of_draw = [0] * DRAWS
     drawn = _drawn_pieces(sources, block_bytes=block_bytes, seed=seed, on_bytes=on_bytes)
     for draw, piece in drawn:
-        bytes_of_draw[draw] += byte_length(piece.text)
+        bytes_of_draw[draw] += _size(piece)
     total = sum(bytes_of_draw)
     split_of_draw = bytearray(DRAWS)
     for split, share, draws in (
@@ -135,20 +137,18 @@ def _drawn_pieces(
     sources: Iterable[Source], *, block_bytes: int, seed: int, on_bytes: OnBytes
 ) -> Iterator[tuple[int, Piece]]:
     """Every piece with the number that its unit drew, evenly from `range(DRAWS)`."""
-    unit = 0
+    unit = draw = left_in_unit = 0
     uncounted_bytes = 0
+    within = False  # a line or record that the last piece did not finish
     for source in sources:
         source_bytes = 0
-        left_in_unit = 0
-        draw = 0
-        within = False  # a line or record that the last piece did not finish
         for piece in source.read():
-            if left_in_unit <= 0 and not within:
+            if not within and (left_in_unit <= 0 or source.documents):
                 digest = hashlib.blake2b(b"%d %d" % (seed, unit), digest_size=2).digest()
                 draw = int.from_bytes(digest, "little")
                 unit += 1
                 left_in_unit = block_bytes
-            size = byte_length(piece.text)
+            size = _size(piece)
             left_in_unit = 0 if source.documents else left_in_unit - size
             within = piece.unfinished
             source_bytes += size
@@ -160,6 +160,16 @@ def _drawn_pieces(
         if source_bytes == 0:
             raise InputError(f"{source.name}: empty, there is no text in it")
     on_bytes(uncounted_bytes)
+
+
+def _size(piece: Piece) -> int:
+    """The bytes of a piece; of a line, as if it ended in one LF."""
+    size = byte_length(piece.text)
+    if piece.ends_document or piece.unfinished:
+        return size
+    if piece.text.endswith("\n"):
+        return size - piece.text.endswith("\r\n")
+    return size + 1
 
 
 def byte_length(text: str) -> int:

@@ -3,9 +3,12 @@
 import json
 import logging
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from functools import reduce
+from operator import getitem
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sglm.errors import InputError, SglmError, did_you_mean
 from sglm.text.lines import (
@@ -17,16 +20,45 @@ from sglm.text.lines import (
     too_long,
 )
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 _PARQUET_ROWS = 64
 
 
 def _piece_of(record: object, field: str, where: str) -> Piece:
     if not isinstance(record, dict):
         raise InputError(f"{where}: not an object with a field {field!r}")
-    if field not in record:
-        known = did_you_mean(field, map(str, record))
-        raise InputError(f"{where}: no field {field!r}{known} (--text-field names it)")
-    text = record[field]
+    try:
+        names = _names(record, field)
+    except LookupError:
+        raise InputError(f"{where}: {_no('field', map(str, record), field)}") from None
+    return _piece(reduce(getitem, names, record), field, where)
+
+
+def _names(record: Mapping[str, Any], field: str) -> tuple[str, ...]:
+    """Where a field is: the field of that name; else, where the name has dots, one of an object
+    inside: `a.b` is the `b` of `a`.
+
+    Raises:
+        LookupError: there is none.
+    """
+    if field in record:
+        return (field,)
+    for dot in re.finditer(r"\.", field):
+        name, rest = field[: dot.start()], field[dot.end() :]
+        if isinstance(inside := record.get(name), dict):
+            with suppress(LookupError):
+                return (name, *_names(inside, rest))
+    raise LookupError(field)
+
+
+def _no(what: str, known: Iterable[str], field: str) -> str:
+    hint = did_you_mean(field, known)
+    return f"no {what} {field!r}{hint} (--text-field names it, in Python text_field)"
+
+
+def _piece(text: object, field: str, where: str) -> Piece:
     if not isinstance(text, str):
         kind = "null" if text is None else type(text).__name__
         raise InputError(f"{where}: the field {field!r} is not text but {kind}")
@@ -65,26 +97,58 @@ def read_parquet(path: Path, field: str) -> Iterator[Piece]:
     import pyarrow.parquet as pq
 
     try:
-        columns = pq.read_schema(path).names
-        if columns.count(field) != 1:
-            raise InputError(
-                f"{path}: no column {field!r}{did_you_mean(field, columns)} (--text-field names it)"
-            )
+        names = _column(pq.read_schema(path), field, path)
+        column = ".".join(names)
         # Buffered and not read ahead, or a whole row group would be in memory. As a dictionary, or
         # a text that a small file repeats thousands of times would be in memory as often.
         with pq.ParquetFile(
-            path, buffer_size=READ_BYTES, pre_buffer=False, read_dictionary=[field]
+            path, buffer_size=READ_BYTES, pre_buffer=False, read_dictionary=[column]
         ) as file:
             row = 0
-            for batch in file.iter_batches(batch_size=_PARQUET_ROWS, columns=[field]):
-                for value in batch.column(0):
+            # Pyarrow also takes the b of a column a for the column a.b, and the other way round.
+            for batch in file.iter_batches(batch_size=_PARQUET_ROWS, columns=[column]):
+                for value in batch.column(names[0]):
                     row += 1
                     where = f"{path}, row {row}"
-                    yield _piece_of({field: _plain(value, where)}, field, where)
+                    for inner in names[1:]:
+                        value = value[inner] if value.is_valid else value
+                    yield _piece(_plain(value, where), field, where)
     # Arrow raises OSError for a file that it cannot read, and ArrowMemoryError for one that
     # declares impossible sizes.
     except (pa.ArrowException, OSError, LookupError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not a readable parquet file ({_first_line(error)})") from error
+
+
+def _column(schema: "pa.Schema", field: str, path: Path) -> tuple[str, ...]:
+    """The names that lead to the text: that of a column, or those of columns inside columns.
+
+    Raises:
+        InputError: there is no such column, or more than one, or it cannot hold text.
+    """
+    import pyarrow as pa
+
+    if (count := schema.names.count(field)) > 1:
+        raise InputError(f"{path}: {count} columns are called {field!r}; rename all but one")
+    columns = _columns_of(schema)
+    try:
+        names = _names(columns, field)
+    except LookupError:
+        raise InputError(f"{path}: {_no('column', schema.names, field)}") from None
+    kind = reduce(getitem, names, columns)
+    if isinstance(kind, dict) or pa.types.is_nested(kind):
+        what = "dict" if isinstance(kind, dict) or pa.types.is_map(kind) else "list"
+        raise InputError(f"{path}, row 1: the field {field!r} is not text but {what}")
+    return names
+
+
+def _columns_of(fields: "pa.Schema | pa.StructType") -> dict[str, Any]:
+    """Types by name; of a column that holds columns, theirs in turn."""
+    import pyarrow as pa
+
+    return {
+        each.name: _columns_of(each.type) if pa.types.is_struct(each.type) else each.type
+        for each in fields
+    }
 
 
 def _plain(value: Any, where: str) -> object:

@@ -6,18 +6,36 @@ document (`records.py`). Everything is streamed.
 
 import json
 import os
+import shlex
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from sglm.errors import InputError
+from sglm.errors import InputError, SglmWarning
+from sglm.storage.untrusted import read_json
 from sglm.text.builtin import builtin_documents
 from sglm.text.lines import Piece as Piece
 from sglm.text.lines import read_text_lines as read_text_lines
+from sglm.text.lines import refuse_special
 from sglm.text.records import read_data_set, read_jsonl, read_parquet
+from sglm.text.store import is_store
 
 TEXT_ENDINGS = (".txt", ".txt.gz")
 RECORD_ENDINGS = (".jsonl", ".jsonl.gz", ".parquet")
+# What is better done with other files than to send them through stdin, by the ends of their names.
+_CURES = {
+    (".docx", ".doc", ".odt", ".rtf", ".pdf", ".epub", ".pptx", ".odp"): (
+        "a document with more than text in it; save it as plain text (UTF-8), and name that .txt"
+    ),
+    (".xlsx", ".xls", ".ods", ".csv", ".tsv", ".json"): (
+        "a table or other data; write its texts into a .jsonl file, one a line:"
+        ' {"text": "…"}'
+    ),
+    (".zip", ".tar", ".tgz", ".tar.gz", ".7z", ".rar", ".bz2", ".xz", ".zst", ".gz"): (
+        "packed; unpack it first (.txt.gz and .jsonl.gz are read as they are)"
+    ),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +60,8 @@ def find_sources(
     """Everything a SOURCE of the command line stands for, in reading order.
 
     Args:
-        source: a file, a folder (searched deeply, in sorted order, hidden names left out), `-`,
+        source: a file, a folder (searched deeply, in sorted order, hidden names left out; folders
+            in it that sglm wrote are no text, and are skipped with a warning), `-`,
             `builtin:NAME` or `hf:NAME[:CONFIG]`.
         text_field: the field of a record that holds its text.
         longest_bytes: see `read_text_lines`.
@@ -74,29 +93,45 @@ def find_sources(
     if not source:  # an unset variable of the shell, not the folder one stands in
         raise InputError("the name of a source is empty; give a file or folder")
     path = Path(source)
-    if path.is_dir():
-        files = [
-            child
-            for child in sorted(_files_below(path))
-            if child.name.lower().endswith(TEXT_ENDINGS + RECORD_ENDINGS)
-            and child.is_file()
-            and child.stat().st_size > 0
-        ]
-        if not files:
-            endings = ", ".join(TEXT_ENDINGS + RECORD_ENDINGS)
-            raise InputError(f"{source}: no text in this folder; usable files end in {endings}")
-        return [_file(child, text_field, longest_bytes) for child in files]
-    if not path.exists():
-        raise InputError(f"{source}: no such file or folder")
-    return [_file(path, text_field, longest_bytes)]
+    refuse_special(path)
+    if not path.is_dir():
+        return [_file(path, text_field, longest_bytes)]
+    if (what := _written_by_sglm(path)) is not None:
+        raise InputError(f"{source}: {what}; give the text that it was made of")
+    files = [
+        child
+        for child in sorted(_files_below(path))
+        if child.name.lower().endswith(TEXT_ENDINGS + RECORD_ENDINGS)
+        and child.is_file()
+        and child.stat().st_size > 0
+    ]
+    if not files:
+        endings = ", ".join(TEXT_ENDINGS + RECORD_ENDINGS)
+        raise InputError(f"{source}: no text in this folder; usable files end in {endings}")
+    return [_file(child, text_field, longest_bytes) for child in files]
+
+
+def _written_by_sglm(folder: Path) -> str | None:
+    """What a folder is that sglm wrote, in words; None: it is another."""
+    if is_store(folder):
+        return "a token store, not text"
+    try:
+        run = read_json(folder / "run.json")
+    except (OSError, ValueError, InputError):
+        return None
+    is_run = isinstance(run, dict) and "corpus_fingerprint" in run
+    return "a run of sglm, not text" if is_run else None
 
 
 def _files_below(folder: Path) -> Iterator[Path]:
-    """All that are not folders, at any depth, hidden names left out. Links to folders are not
-    followed: they may lead in a circle."""
+    """All that are not folders, at any depth, hidden names and what sglm wrote left out. Links to
+    folders are not followed: they may lead in a circle."""
     waiting = [folder]
     while waiting:
         below = waiting.pop()
+        if (what := _written_by_sglm(below)) is not None:
+            warnings.warn(f"{below}: {what}; skipped", SglmWarning, stacklevel=2)
+            continue
         try:
             scanned = os.scandir(below)
         except PermissionError:
@@ -117,9 +152,12 @@ def _file(path: Path, text_field: str, longest_bytes: int | None) -> Source:
     name = path.name.lower()
     if not name.endswith(TEXT_ENDINGS + RECORD_ENDINGS):
         known = ", ".join(TEXT_ENDINGS + RECORD_ENDINGS)
+        for endings, cure in _CURES.items():
+            if name.endswith(endings):
+                raise InputError(f"{path}: {cure}")
         raise InputError(
-            f"{path}: unknown kind of file; known endings: {known}. "
-            "Plain text under another name can come through stdin: sglm prep - < FILE"
+            f"{path}: unknown kind of file; known endings: {known}. Plain text under another name"
+            f" can come through stdin: sglm prep - < {shlex.quote(str(path))}"
         )
     read_records = read_parquet if name.endswith(".parquet") else read_jsonl
     documents = not name.endswith(TEXT_ENDINGS)
