@@ -10,14 +10,14 @@ import typer
 from typer.core import TyperGroup
 
 from sglm import __version__
-from sglm.cli import compare, generate, prep, score, train
+from sglm.cli import compare, generate, pairs, prep, score, surprisal, train
 from sglm.cli import eval as eval_command
 from sglm.cli.streams import drop_full_stdout, prepare_streams
 from sglm.errors import InputError, SglmError, SglmWarning, as_sglm_error, printable
 from sglm.runtime.process import prepare_process
 
 # Options whose value may be empty.
-MAY_BE_EMPTY = ("--prompt",)
+MAY_BE_EMPTY = ("--prompt", "--context")
 
 
 class SglmGroup(TyperGroup):
@@ -65,9 +65,7 @@ def refuse_empty(args: list[str]) -> None:
         elif not (argument.startswith("--") and equals and not value):
             continue
         if option not in MAY_BE_EMPTY:
-            raise InputError(
-                f"the name after {option} is empty; is a variable of the shell unset?"
-            )
+            raise InputError(f"the name after {option} is empty; is a variable of the shell unset?")
 
 
 @contextmanager
@@ -143,6 +141,8 @@ app.command("prep")(prep.prep)
 app.command("train")(train.train)
 app.command("eval")(eval_command.evaluate)
 app.command("score")(score.score)
+app.command("surprisal")(surprisal.surprisal)
+app.command("pairs")(pairs.pairs)
 # Arguments that are too many are answered there, with what was meant.
 app.command("generate", context_settings={"allow_extra_args": True})(generate.generate)
 app.command("compare", epilog=compare.VARIANTS_HELP)(compare.compare)

@@ -2,7 +2,6 @@
 
 import json
 import shlex
-from collections.abc import Iterator
 from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,20 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sglm.cli import options
+from sglm.cli.lines import read_batches
 from sglm.cli.output import print_text
-from sglm.cli.streams import announce_terminal
 from sglm.runtime.process import ended_by_interrupts
 
 if TYPE_CHECKING:
     from sglm.scoring.results import Score
-    from sglm.text.lines import Piece
-
-# Lines scored, and printed, together. More would hardly be faster; memory does not grow with the
-# input.
-BATCH_LINES = 1000
-BATCH_CHARACTERS = 1_000_000
-# At a token for each byte, of 8 MiB 1.4 GB were in memory, and 2.7 with --json --per-token.
-LONGEST_LINE_BYTES = 1 << 22
 
 
 def score(
@@ -46,43 +37,16 @@ def score(
     it. Lines are scored as they come: whoever writes one into stdin gets its score back at once.
     """
     with ended_by_interrupts():
-        from sglm.errors import InputError
         from sglm.lm import load
-        from sglm.text.lines import read_arriving_lines
 
-    if str(file) == "-":
-        announce_terminal()
-    elif not file.exists():
-        raise InputError(
-            f"{file}: no such file; to score a text itself:"
-            f" echo {shlex.quote(str(file))} | sglm score {shlex.quote(str(run))}"
-        )
+    batches = read_batches(file, command=f"sglm score {shlex.quote(str(run))}")
     lm = load(run, device.value)
-    lines = read_arriving_lines(file, most_bytes=LONGEST_LINE_BYTES)
-    for number, texts in enumerate(_batches(lines)):
+    for number, texts in enumerate(batches):
         if number == 0 and not as_json:
             typer.echo(f"{'logprob':>12} {'ppl':>12} {'bits/byte':>10}  text")
         results = lm.score(texts, bos=bos, eos=eos)
         shown = _as_json if as_json else _as_row
         print_text("\n".join(map(shown, texts, results, repeat(per_token))))
-
-
-def _batches(lines: Iterator["Piece"]) -> Iterator[list[str]]:
-    """Many lines at a time, as long as more of them wait to be read."""
-    from sglm.text.lines import NOTHING_WAITS
-
-    batch: list[str] = []
-    characters = 0
-    for line in lines:
-        if line is not NOTHING_WAITS:
-            batch.append(line.text.removesuffix("\n").removesuffix("\r"))
-            characters += len(line.text)
-        full = len(batch) >= BATCH_LINES or characters >= BATCH_CHARACTERS
-        if batch and (full or line is NOTHING_WAITS):
-            yield batch
-            batch, characters = [], 0
-    if batch:
-        yield batch
 
 
 def _as_json(text: str, result: "Score", per_token: bool) -> str:

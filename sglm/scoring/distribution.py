@@ -36,8 +36,8 @@ def expectations(
     predictor: Predictor[State],
     ids_TB: Ids,
     targets_TB: Ids,
-    state: State,
     *,
+    state: State,
     begins_V: Tensor,
 ) -> tuple[Expectations, State]:
     """Reads on from a state.
@@ -62,8 +62,8 @@ def expectations(
                 _of_block(
                     logprobs_MV,
                     targets_N[rows],
-                    begins_V.to(logprobs_MV),
-                    scratch_MV[: len(logprobs_MV)],
+                    begins_V=begins_V.to(logprobs_MV),
+                    scratch_MV=scratch_MV[: len(logprobs_MV)],
                 )
             )
     logprob, rank, entropy, boundary = torch.cat(parts, dim=1).cpu().numpy()
@@ -80,7 +80,7 @@ def expectations(
 
 @torch.no_grad()
 def _of_block(
-    logprobs_MV: Tensor, targets_M: Tensor, begins_V: Tensor, scratch_MV: Tensor
+    logprobs_MV: Tensor, targets_M: Tensor, *, begins_V: Tensor, scratch_MV: Tensor
 ) -> Tensor:
     """`(4, M)`, float64: the fields of `Expectations`.
 
@@ -130,7 +130,7 @@ def packed_expectations(
             predictor,
             ids_N.take(places_TB, mode="clip"),
             ids_N.take(places_TB + 1, mode="clip"),
-            predictor.start(len(lanes)),
+            state=predictor.start(len(lanes)),
             begins_V=begins_V,
         )
         real_TB = np.arange(steps)[:, None] < lengths_S[lanes]

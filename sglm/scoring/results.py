@@ -68,9 +68,9 @@ class Score:
             )
         return words_of(
             self.text,
-            self.offsets,
-            self.token_logprobs,
-            self.unk,
+            offsets=self.offsets,
+            logprobs=self.token_logprobs,
+            unk=self.unk,
             ranks=self.ranks,
             entropies=self.entropies,
             boundaries=self.boundaries if correction == "bow" else None,

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from sglm.scoring.batch import packed_nlls
-from sglm.scoring.distribution import expectations, packed_expectations
+from sglm.scoring.distribution import Expectations, expectations, packed_expectations
 from sglm.scoring.predictor import Predictor
 from sglm.scoring.results import Score, make_score
 from sglm.text.tokenizer import Tokenizer
@@ -34,20 +34,14 @@ def score_texts(
         texts, sizes: what is scored, and its bytes in UTF-8.
         names: of all ids.
     """
-    first, last = [tokenizer.eos_id] * bos, [tokenizer.eos_id] * eos
-    ids: list[int] = []
-    lengths: list[int] = []
-    for encoded in tokenizer.encode_batch([context + text for text in texts] if context else texts):
-        lengths.append(bos + len(encoded) + eos)
-        ids += first
-        ids += encoded
-        ids += last
+    read = [context + text for text in texts] if context else texts
+    ids, lengths = _end_to_end(tokenizer, read, bos=bos, eos=eos)
     ids_N = np.array(ids, dtype=np.int64)
     lengths_S = np.array(lengths, dtype=np.int64)
     recorded = None
     if distribution:
-        begins = word_beginnings(tokenizer)
-        recorded = packed_expectations(predictor, ids_N, lengths_S, begins_V=torch.tensor(begins))
+        begins_V = torch.tensor(word_beginnings(tokenizer))
+        recorded = packed_expectations(predictor, ids_N, lengths_S, begins_V=begins_V)
         # After every token; what is wanted is before.
         logprobs = [0.0, *recorded.logprob.tolist()]
     else:
@@ -56,48 +50,77 @@ def score_texts(
     tokens = list(map(names.__getitem__, ids))
     unk = (ids_N == tokenizer.unk_id).tolist()
     scores = []
-    start = 0
+    end = 0
     for text, size, length in zip(texts, sizes, lengths, strict=True):
-        end = start + length
-        own_ids = ids[start + bos : end - eos]
-        offsets = tokenizer.offsets(context + text, own_ids)
-        skipped = 0  # tokens of the context alone
-        if context:
-            skipped = sum(stop <= len(context) for _, stop in offsets)
-            offsets = [
-                (max(0, begin - len(context)), stop - len(context))
-                for begin, stop in offsets[skipped:]
-            ]
+        own_ids = ids[end + bos : end + length - eos]
+        end += length
+        offsets = _offsets(tokenizer, text, own_ids, context=context)
         if eos:
             offsets.append((len(text), len(text)))
-        scored = slice(start + 1 + skipped, end)
+        offsets = offsets if bos else offsets[1:]
+        scored = slice(end - len(offsets), end)
         score = make_score(
             tokens[scored],
             logprobs[scored],
             unk[scored],
             n_words=len(text.split()),
             n_bytes=size,
-            offsets=offsets if bos else offsets[1:],
+            offsets=offsets,
             text=text,
             # Without the first token's nats the bytes do not have all of theirs.
             hides_bytes=not bos,
         )
         if recorded is not None:
-            before = slice(end - 1 - score.n_tokens, end - 1)
-            after_last = recorded.boundary[end - 1 : end].tolist()
-            boundaries = recorded.boundary[before].tolist() + after_last if length else [0.0]
-            # A word begins for sure, but where white space is still to come.
-            if not (context and own_ids[skipped:] and begins[own_ids[skipped]]):
-                boundaries[0] = 0.0
-            score = replace(
-                score,
-                ranks=recorded.rank[before].tolist() if length else [],
-                entropies=recorded.entropy[before].tolist() if length else [],
-                boundaries=boundaries,
-            )
+            # Of a text of its own the beginning is a word's for sure.
+            own_beginning = not (context and offsets and tokenizer.begins_word(ids[scored.start]))
+            score = _with_expectations(score, recorded, scored, own_beginning=own_beginning)
         scores.append(score)
-        start = end
     return scores
+
+
+def _end_to_end(
+    tokenizer: Tokenizer, texts: Sequence[str], *, bos: bool, eos: bool
+) -> tuple[list[int], list[int]]:
+    """The ids of all texts one after the other, and how many are of each."""
+    first, last = [tokenizer.eos_id] * bos, [tokenizer.eos_id] * eos
+    ids: list[int] = []
+    lengths: list[int] = []
+    for encoded in tokenizer.encode_batch(texts):
+        lengths.append(bos + len(encoded) + eos)
+        ids += first
+        ids += encoded
+        ids += last
+    return ids, lengths
+
+
+def _offsets(
+    tokenizer: Tokenizer, text: str, ids: Sequence[int], *, context: str
+) -> list[tuple[int, int]]:
+    """Of the tokens of `context + text` that are not the context's alone, in the text."""
+    if not context:
+        return tokenizer.offsets(text, ids)
+    before = len(context)
+    return [
+        (max(0, start - before), end - before)
+        for start, end in tokenizer.offsets(context + text, ids)
+        if end > before
+    ]
+
+
+def _with_expectations(
+    score: Score, recorded: Expectations, scored: slice, *, own_beginning: bool
+) -> Score:
+    """Adds what was expected where each of the scored tokens came, and after the last one."""
+    if not score.n_tokens:
+        return replace(score, ranks=[], entropies=[], boundaries=[0.0])
+    before = slice(scored.start - 1, scored.stop - 1)
+    boundaries = recorded.boundary[scored.start - 1 : scored.stop].tolist()
+    return replace(
+        score,
+        ranks=recorded.rank[before].tolist(),
+        entropies=recorded.entropy[before].tolist(),
+        boundaries=[0.0, *boundaries[1:]] if own_beginning else boundaries,
+    )
 
 
 def running_scores(
@@ -116,7 +139,7 @@ def running_scores(
         ids = tokenizer.encode(line)
         read_N = np.array([previous_id, *ids, *line_end], dtype=np.int64)
         recorded, state = expectations(
-            predictor, read_N[:-1, None], read_N[1:, None], state, begins_V=begins_V
+            predictor, read_N[:-1, None], read_N[1:, None], state=state, begins_V=begins_V
         )
         logprob, rank, entropy, boundary = (field[:, 0].tolist() for field in recorded)
         count, previous_id = len(ids), line_end[-1]

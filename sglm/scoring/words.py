@@ -8,8 +8,7 @@ import math
 import re
 from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from sglm.errors import InputError, did_you_mean
 
@@ -20,8 +19,7 @@ _WORD = re.compile(r"\S+")
 _NATS = {"2": math.log(2), "10": math.log(10), "e": 1.0}
 
 
-@dataclass(frozen=True, slots=True)
-class Word:
+class Word(NamedTuple):
     """A word of a text and how surprising it was.
 
     Attributes:
@@ -68,10 +66,10 @@ def check_correction(correction: str) -> None:
 
 def words_of(
     text: str,
+    *,
     offsets: Sequence[tuple[int, int]],
     logprobs: Sequence[float],
     unk: Sequence[bool],
-    *,
     ranks: Sequence[int] | None,
     entropies: Sequence[float] | None,
     boundaries: Sequence[float] | None,

@@ -74,6 +74,16 @@ def read_jsonl(path: Path, field: str) -> Iterator[Piece]:
         InputError: a line that is not such an object (with its number), or far too long; see
             `read_text_lines`.
     """
+    return (_piece_of(record, field, where) for where, record in read_json_lines(path))
+
+
+def read_json_lines(path: Path) -> Iterator[tuple[str, Any]]:
+    """What each line holds, and where it stands, for messages. Blank lines are skipped.
+
+    Raises:
+        InputError: a line that is not JSON (with its number), or far too long; see
+            `read_text_lines`.
+    """
     for number, line in enumerate(read_text_lines(path), start=1):
         if line.text.isspace():
             continue
@@ -84,7 +94,7 @@ def read_jsonl(path: Path, field: str) -> Iterator[Piece]:
             raise InputError(f"{where}: not JSON ({error.msg}, column {error.colno})") from error
         except (ValueError, RecursionError) as error:  # numbers too long, or nested too deeply
             raise InputError(f"{where}: not JSON that can be read ({error})") from error
-        yield _piece_of(record, field, where)
+        yield where, record
 
 
 def read_parquet(path: Path, field: str) -> Iterator[Piece]:

@@ -29,8 +29,7 @@ _CURES = {
         "a document with more than text in it; save it as plain text (UTF-8), and name that .txt"
     ),
     (".xlsx", ".xls", ".ods", ".csv", ".tsv", ".json"): (
-        "a table or other data; write its texts into a .jsonl file, one a line:"
-        ' {"text": "…"}'
+        'a table or other data; write its texts into a .jsonl file, one a line: {"text": "…"}'
     ),
     (".zip", ".tar", ".tgz", ".tar.gz", ".7z", ".rar", ".bz2", ".xz", ".zst", ".gz"): (
         "packed; unpack it first (.txt.gz and .jsonl.gz are read as they are)"

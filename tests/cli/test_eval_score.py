@@ -184,7 +184,7 @@ class TestScore:
     def test_more_lines_than_one_batch(
         self, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("sglm.cli.score.BATCH_LINES", 3)
+        monkeypatch.setattr("sglm.cli.lines.BATCH_LINES", 3)
         texts = [f"{n} {LINES[n % len(LINES)]}" for n in range(20)]
         (tmp_path / "many.txt").write_text("\n".join(texts), encoding="utf-8")
         result = sglm_command("score", folder / "run", tmp_path / "many.txt", "--json")

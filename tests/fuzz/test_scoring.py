@@ -126,8 +126,8 @@ def test_the_command_evaluates_any_text_or_refuses_it(
 def test_a_line_too_long_for_one_text_is_refused_and_the_lines_before_it_are_not(
     model_folders: ModelFolders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sglm.cli.score.LONGEST_LINE_BYTES", 1 << 20)
-    monkeypatch.setattr("sglm.cli.score.BATCH_LINES", 1)
+    monkeypatch.setattr("sglm.cli.lines.LONGEST_LINE_BYTES", 1 << 20)
+    monkeypatch.setattr("sglm.cli.lines.BATCH_LINES", 1)
     raw = b"one\n" + b"x" * (3 << 20)
     command = ["score", str(model_folders("word")), "-", "--json"]
     result = CliRunner().invoke(app, command, input=raw)

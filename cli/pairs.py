@@ -1,0 +1,95 @@
+"""`sglm pairs`: how often a model prefers the acceptable sentence of a minimal pair."""
+
+import json
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sglm.cli import options
+from sglm.cli.output import print_text
+from sglm.runtime.process import ended_by_interrupts
+
+if TYPE_CHECKING:
+    from sglm.lm import LanguageModel
+    from sglm.scoring.pairs import Accuracy, Pair, PairResults
+
+BATCH_PAIRS = 500
+
+
+def pairs(
+    *,
+    run: options.RunArgument,
+    files: Annotated[
+        list[Path], typer.Argument(help="JSON lines, one pair a line; or folders of such files.")
+    ],
+    good: Annotated[
+        str, typer.Option(metavar="FIELD", help="The acceptable sentence.")
+    ] = "sentence_good",
+    bad: Annotated[str, typer.Option(metavar="FIELD", help="The other one.")] = "sentence_bad",
+    group: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FIELD,…",
+            help="Accuracy for each value of these as well; left out: UID and field, where given.",
+            show_default=False,
+        ),
+    ] = None,
+    device: options.DeviceOption = options.Device.AUTO,
+    as_json: options.JsonOption = False,
+) -> None:
+    """Minimal pairs, as those of BLiMP: how often the acceptable sentence is more probable.
+
+    A sentence's log-probability is the sum over its tokens, from the start of text on. A tie
+    counts one half, and is counted.
+    """
+    with ended_by_interrupts():
+        from sglm.errors import InputError
+        from sglm.lm import load
+        from sglm.scoring.pairs import PairResults, find_pair_files, read_pairs
+
+    paths = find_pair_files(files)
+    groups = None if group is None else [name.strip() for name in group.split(",")]
+    lm = load(run, device.value)
+    results, unknown = PairResults(), 0
+    read = read_pairs(paths, good=good, bad=bad, groups=groups)
+    while batch := list(islice(read, BATCH_PAIRS)):
+        unknown += _count(lm, batch, results)
+    if not results.overall.n:
+        raise InputError(f"{', '.join(map(str, files))}: no pairs in there")
+    if unknown:
+        typer.echo(
+            f"warning: {unknown:,} of {results.overall.n:,} pairs hold words that the vocabulary"
+            " lacks; is the text tokenized as the training text was?",
+            err=True,
+        )
+    if as_json:
+        typer.echo(json.dumps(results.to_json()))
+    else:
+        print_text("\n".join(_rows(results)))
+
+
+def _count(lm: "LanguageModel", batch: list["Pair"], results: "PairResults") -> int:
+    """Adds a batch to the results; returns in how many of its pairs something is unknown."""
+    scores = lm.score([text for pair in batch for text in pair[:2]])
+    for pair, good, bad in zip(batch, scores[::2], scores[1::2], strict=True):
+        results.count(pair, good.logprob, bad.logprob)
+    return sum(
+        any(good.unk) or any(bad.unk) for good, bad in zip(scores[::2], scores[1::2], strict=True)
+    )
+
+
+def _rows(results: "PairResults") -> Iterator[str]:
+    named = results.groups()
+    width = max(len("all"), *(len(name) for name in named)) if named else len("all")
+    yield f"{'group':<{width}} {'pairs':>8} {'accuracy':>9} {'ties':>6}"
+    for name, accuracy in named.items():
+        yield _row(name, accuracy, width)
+    yield _row("all", results.overall, width)
+
+
+def _row(name: str, accuracy: "Accuracy", width: int) -> str:
+    share = f"{100 * accuracy.accuracy:.1f} %"
+    return f"{name:<{width}} {accuracy.n:>8,} {share:>9} {accuracy.ties:>6,}"

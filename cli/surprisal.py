@@ -1,0 +1,197 @@
+"""`sglm surprisal`: how surprising every word, or token, of a text was."""
+
+import json
+import math
+import shlex
+from collections.abc import Iterator
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from sglm.cli import options
+from sglm.cli.lines import read_batches
+from sglm.cli.output import print_text
+from sglm.runtime.process import ended_by_interrupts
+
+if TYPE_CHECKING:
+    from sglm.lm import LanguageModel
+    from sglm.scoring.results import Score
+    from sglm.scoring.words import Word
+
+COLUMNS = (
+    "text_id",
+    "word_id",
+    "word",
+    "start",
+    "end",
+    "surprisal",
+    "n_tokens",
+    "unk",
+    "rank",
+    "entropy",
+)
+PREVIOUS = "previous"
+# What would break a line of a table apart, of a token that is white space.
+_ESCAPES = str.maketrans({"\t": r"\t", "\n": r"\n", "\r": r"\r"})
+
+
+class Unit(StrEnum):
+    """What is one row."""
+
+    WORD = "word"
+    TOKEN = "token"
+
+
+class LogBase(StrEnum):
+    """Of the logarithm: bits, bans or nats."""
+
+    TWO = "2"
+    TEN = "10"
+    E = "e"
+
+
+class CorrectionName(StrEnum):
+    """Of where words end."""
+
+    NONE = "none"
+    BOW = "bow"
+
+
+def surprisal(
+    *,
+    run: options.RunArgument,
+    file: Annotated[Path, typer.Argument(help="One text per line; - is stdin.")] = Path("-"),
+    unit: Annotated[Unit, typer.Option(help="A row for each word, or for each token.")] = Unit.WORD,
+    base: Annotated[LogBase, typer.Option(help="Of the logarithm: 2 gives bits.")] = LogBase.TWO,
+    context: Annotated[
+        str,
+        typer.Option(
+            metavar="TEXT|previous",
+            help="Read before each line, and not scored; previous: all lines before it.",
+        ),
+    ] = "",
+    correction: Annotated[
+        CorrectionName,
+        typer.Option(help="bow: a word's probability includes that it ends (Pimentel & Meister)."),
+    ] = CorrectionName.NONE,
+    tsv: Annotated[bool, typer.Option("--tsv", help="Tab-separated, for R and pandas.")] = False,
+    device: options.DeviceOption = options.Device.AUTO,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object per row.")] = False,
+) -> None:
+    """Surprisal of every word of every line: -log of its probability given what precedes it.
+
+    Columns: text_id (the line, from 0), word_id (in the line, from 0), word, start and end (in
+    characters of the line, end exclusive), surprisal, n_tokens, unk (1: a token is unknown), rank
+    (of words of one token; 1: the likeliest) and entropy (of the token to come at the word's
+    beginning). White space before a word belongs to it.
+    """
+    with ended_by_interrupts():
+        from sglm.errors import InputError
+        from sglm.lm import load
+
+    if unit is Unit.TOKEN and correction is CorrectionName.BOW:
+        raise InputError("--correction bow is about words; leave out --unit token")
+    if tsv and as_json:
+        raise InputError("give --tsv or --json, not both")
+    log_base: Literal[2, 10, "e"] = "e" if base is LogBase.E else 2 if base is LogBase.TWO else 10
+    fix: Literal["none", "bow"] = "bow" if correction is CorrectionName.BOW else "none"
+    batches = read_batches(file, command=f"sglm surprisal {shlex.quote(str(run))}")
+    lm = load(run, device.value)
+    show = _as_json if as_json else _as_tsv if tsv else _as_row
+    if not as_json:
+        print_text("\t".join(COLUMNS) if tsv else _HEADING)
+    text_id = 0
+    for scores in _scores(lm, batches, context):
+        lines = []
+        for score in scores:
+            words = score.words(log_base, fix) if unit is Unit.WORD else _tokens(score, log_base)
+            lines += [show(text_id, word_id, word) for word_id, word in enumerate(words)]
+            text_id += 1
+        if lines:
+            print_text("\n".join(lines))
+
+
+def _scores(
+    lm: "LanguageModel", batches: Iterator[list[str]], context: str
+) -> Iterator[list["Score"]]:
+    if context == PREVIOUS:
+        for score in lm.score_running(line for texts in batches for line in texts):
+            yield [score]
+        return
+    if context and not context[-1].isspace():
+        context += " "
+    for texts in batches:
+        yield lm.score(texts, distribution=True, context=context)
+
+
+def _tokens(score: "Score", base: Literal[2, 10, "e"]) -> list["Word"]:
+    """Every token as a word of its own."""
+    from sglm.scoring.words import Word, unit_nats
+
+    assert score.ranks is not None
+    assert score.entropies is not None
+    nats = unit_nats(base)
+    parallel = zip(
+        score.tokens,
+        score.offsets,
+        score.token_logprobs,
+        score.unk,
+        score.ranks,
+        score.entropies,
+        strict=True,
+    )
+    return [
+        Word(token, start, end, -logprob / nats, 1, unk, rank, entropy / nats)
+        for token, (start, end), logprob, unk, rank, entropy in parallel
+    ]
+
+
+def _values(text_id: int, word_id: int, word: "Word") -> dict[str, Any]:
+    values = (
+        text_id,
+        word_id,
+        word.word,
+        word.start,
+        word.end,
+        word.surprisal if math.isfinite(word.surprisal) else None,
+        word.n_tokens,
+        word.unk,
+        word.rank,
+        word.entropy,
+    )
+    return dict(zip(COLUMNS, values, strict=True))
+
+
+def _as_json(text_id: int, word_id: int, word: "Word") -> str:
+    return json.dumps(_values(text_id, word_id, word))
+
+
+def _as_tsv(text_id: int, word_id: int, word: "Word") -> str:
+    """As read.delim of R and read_csv of pandas read it: empty is missing, quotes are doubled."""
+    return "\t".join(map(_cell, _values(text_id, word_id, word).values()))
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return str(int(value))
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    text = str(value).translate(_ESCAPES)
+    return '"' + text.replace('"', '""') + '"' if '"' in text else text
+
+
+_HEADING = (
+    f"{'text':>6} {'word':>5} {'surprisal':>10} {'entropy':>8} {'rank':>7} {'tokens':>6}  word"
+)
+
+
+def _as_row(text_id: int, word_id: int, word: "Word") -> str:
+    entropy = "-" if word.entropy is None else f"{word.entropy:.3f}"
+    rank = "-" if word.rank is None else f"{word.rank:,}"
+    text = word.word.translate(_ESCAPES) + (" (unknown)" if word.unk else "")
+    numbers = f"{word.surprisal:10.3f} {entropy:>8} {rank:>7} {word.n_tokens:6}"
+    return f"{text_id:6} {word_id:5} {numbers}  {text}"
