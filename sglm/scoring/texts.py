@@ -40,7 +40,7 @@ def score_texts(
     lengths_S = np.array(lengths, dtype=np.int64)
     recorded = None
     if distribution:
-        begins_V = torch.tensor(word_beginnings(tokenizer))
+        begins_V = torch.tensor(tokenizer.word_beginnings)
         recorded = packed_expectations(predictor, ids_N, lengths_S, begins_V=begins_V)
         # After every token; what is wanted is before.
         logprobs = [0.0, *recorded.logprob.tolist()]
@@ -55,9 +55,7 @@ def score_texts(
         own_ids = ids[end + bos : end + length - eos]
         end += length
         offsets = _offsets(tokenizer, text, own_ids, context=context)
-        if eos:
-            offsets.append((len(text), len(text)))
-        offsets = offsets if bos else offsets[1:]
+        offsets = (offsets + [(len(text), len(text))] * eos)[not bos :]
         scored = slice(end - len(offsets), end)
         score = make_score(
             tokens[scored],
@@ -131,7 +129,7 @@ def running_scores(
     names: Sequence[str],
 ) -> Iterator[Score]:
     """See `LanguageModel.score_running`."""
-    begins_V = torch.tensor(word_beginnings(tokenizer))
+    begins_V = torch.tensor(tokenizer.word_beginnings)
     line_end = tokenizer.encode("\n")
     state, previous_id = predictor.start(1), tokenizer.eos_id
     for number, line in enumerate(lines, start=1):
@@ -158,8 +156,3 @@ def running_scores(
             entropies=entropy[:count],
             boundaries=[0.0, *boundary[1 : count + 1]],
         )
-
-
-def word_beginnings(tokenizer: Tokenizer) -> list[bool]:
-    """`Tokenizer.begins_word` of each id."""
-    return [tokenizer.begins_word(i) for i in range(tokenizer.vocab_size)]

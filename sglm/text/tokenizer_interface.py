@@ -4,6 +4,7 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
 from typing import ClassVar
@@ -79,6 +80,11 @@ class Tokenizer(ABC):
     def begins_word(self, token_id: int) -> bool:
         """Whether what went before is a whole word once this token follows: its text begins with
         white space, or it is `<eos>`."""
+
+    @cached_property
+    def word_beginnings(self) -> list[bool]:
+        """`begins_word` of every id."""
+        return [self.begins_word(token_id) for token_id in range(self.vocab_size)]
 
     @abstractmethod
     def content(self) -> bytes:
