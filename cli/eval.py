@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from sglm.cli import options
+from sglm.cli.streams import announce_terminal
 from sglm.runtime.process import ended_by_interrupts
 
 if TYPE_CHECKING:
@@ -40,6 +41,9 @@ def evaluate(
         Path | None,
         typer.Option(metavar="FILE", help="Instead of --data: anything `sglm prep` reads; - stdin"),
     ] = None,
+    text_field: Annotated[
+        str, typer.Option(metavar="NAME", help="The field of a record of --text that is its text.")
+    ] = "text",
     context: Annotated[
         Context, typer.Option(help="carried: one long text; reset: each line or document alone.")
     ] = Context.CARRIED,
@@ -61,7 +65,9 @@ def evaluate(
         raise InputError("--split chooses a part of --data; --text FILE is evaluated whole")
     how: Literal["carried", "reset"] = "reset" if context is Context.RESET else "carried"
     if text is not None:
-        result = load(run, device.value).perplexity(text, context=how)
+        if str(text) == "-":
+            announce_terminal()
+        result = load(run, device.value).perplexity(text, context=how, text_field=text_field)
     elif data is not None:
         store = TokenStore.open(data)
         chosen = split.value if split else "test" if "test" in store.splits else "valid"

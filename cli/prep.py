@@ -12,6 +12,7 @@ import typer
 
 from sglm.cli.options import JsonOption
 from sglm.cli.signals import termination_raises
+from sglm.cli.streams import announce_terminal
 
 if TYPE_CHECKING:
     from sglm.text.store import TokenStore
@@ -69,6 +70,8 @@ def prep(
     """
     from sglm.text.prepare import Recipe, prepare
 
+    if "-" in (*sources, valid, test):
+        announce_terminal()
     started = time.monotonic()
     recipe = Recipe(
         tokenizer=tokenizer,

@@ -12,20 +12,24 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, overload
 
+import torch
+
 from sglm.errors import InputError
 from sglm.model.folder import find_model_folder, load_weights, read_card
 from sglm.model.language_model import LSTMLanguageModel
 from sglm.runtime.device import pick_device
+from sglm.scoring.arguments import one_of, truth
 from sglm.scoring.evaluate import evaluate_pieces, evaluate_split, with_overlap
 from sglm.scoring.generate import generate_ids
 from sglm.scoring.incremental import ScoringState, extend_text, start_text
 from sglm.scoring.predictor import NetworkPredictor, Predictor
-from sglm.scoring.results import Context, Evaluation, Score
+from sglm.scoring.results import CONTEXTS, Context, Evaluation, Score
 from sglm.scoring.texts import running_scores, score_texts
+from sglm.storage.untrusted import given_path
 from sglm.text.overlap import LineHasher, LineHashes, find_training_lines
 from sglm.text.store import TokenStore
 from sglm.text.tokenizer import UNK, Tokenizer, load_tokenizer
-from sglm.text.user_text import checked_bytes, pieces_of
+from sglm.text.user_text import checked_bytes, list_of_texts, pieces_of
 
 
 class LanguageModel:
@@ -105,8 +109,9 @@ class LanguageModel:
         """Scores a text, or many at once; each on its own, from the zero state.
 
         Args:
-            text: one or many. Many are read in batches of similar length, which is much faster
-                than one by one and gives the same numbers up to rounding.
+            text: one, or many: a list, a generator, a column of a table. Many are read in batches
+                of similar length, which is much faster than one by one and gives the same numbers
+                up to rounding.
             bos: the first token is predicted from `<eos>`. Otherwise the text is a fragment: its
                 first token is read, but neither predicted nor counted in `tokens` and `n_tokens`
                 (`n_words` and `n_bytes` are those of the whole text all the same).
@@ -121,13 +126,11 @@ class LanguageModel:
             tokens, logprob 0 and ppl nan.
 
         Raises:
-            InputError: a text is not a str, or holds half a surrogate pair; a context without bos.
+            InputError: a text is not a str, or holds half a surrogate pair; many that have no
+                order, or are lines of an open file; a context without bos.
         """
-        one = isinstance(text, str)
-        if not isinstance(text, Iterable):
-            raise InputError(f"a text must be a str, but this is {type(text).__name__}")
-        texts = [text] if isinstance(text, str) else list(text)
-        sizes = [checked_bytes(each, number) for number, each in enumerate(texts, start=1)]
+        texts = [text] if isinstance(text, str) else list_of_texts(text)
+        bos, eos = truth("bos", bos), truth("eos", eos)
         checked_bytes(context)
         if context and not bos:
             raise InputError("bos=False scores a fragment that nothing precedes; give no context")
@@ -135,14 +138,14 @@ class LanguageModel:
             self.predictor,
             self.tokenizer,
             texts,
-            sizes=sizes,
+            sizes=[checked_bytes(each, number) for number, each in enumerate(texts, start=1)],
             names=self._names,
             bos=bos,
             eos=eos,
-            distribution=distribution,
+            distribution=truth("distribution", distribution),
             context=context,
         )
-        return scores[0] if one else scores
+        return scores[0] if isinstance(text, str) else scores
 
     def score_running(self, lines: Iterable[str]) -> Iterator[Score]:
         """Scores lines one after the other, each after all that stood before it.
@@ -162,18 +165,23 @@ class LanguageModel:
         source: str | os.PathLike[str] | Iterable[str | bytes],
         *,
         context: Context = "carried",
+        text_field: str = "text",
     ) -> Evaluation:
         """Evaluates a text of any length; the same numbers as `sglm eval --text`.
 
         Args:
-            source: an open file; a path (`Path("test.txt")`, any kind of file that `sglm prep`
-                reads); lines, which need their newline at the end; or the text itself as a str.
+            source: an open file, of which what has not been read is evaluated; a path
+                (`Path("test.txt")`, any kind of file that `sglm prep` reads); lines, which need
+                their newline at the end; or the text itself as a str.
             context: carried: the state runs through the text; reset: each line on its own.
+            text_field: the field of a record that holds its text.
 
         Raises:
-            InputError: no text there, not UTF-8, or a str that is the name of a file.
+            InputError: no text there, not UTF-8, or a str that is the name of a file; an open file
+                whose line ends can no longer be told; what has no order of lines.
         """
-        pieces, name = pieces_of(source)
+        one_of("context", context, CONTEXTS)
+        pieces, name = pieces_of(source, text_field)
         lines = LineHasher()
         evaluation = evaluate_pieces(
             self.predictor,
@@ -185,12 +193,20 @@ class LanguageModel:
         )
         return with_overlap(evaluation, lines.finish(), self._trained_on())
 
-    def evaluate(self, store: TokenStore, split: str, context: Context = "carried") -> Evaluation:
-        """Evaluates a split of a token store.
+    def evaluate(
+        self,
+        store: TokenStore | str | os.PathLike[str],
+        split: str,
+        context: Context = "carried",
+    ) -> Evaluation:
+        """Evaluates a split of a token store, opened or not.
 
         Raises:
             InputError: the store was made by another tokenizer, or has no such split.
         """
+        one_of("context", context, CONTEXTS)
+        if not isinstance(store, TokenStore):
+            store = TokenStore.open(store)
         theirs, ours = store.tokenizer(), self.tokenizer
         if theirs.fingerprint != ours.fingerprint:
             raise InputError(
@@ -228,8 +244,13 @@ class LanguageModel:
             The score of what was added, and the state after it.
 
         Raises:
-            InputError: not a str, or half a surrogate pair.
+            InputError: not a str, or half a surrogate pair; not a state.
         """
+        if not isinstance(state, ScoringState):
+            raise InputError(
+                f"a state comes from start() or extend(), but this is {type(state).__name__};"
+                " extend takes the state first, then the text"
+            )
         return extend_text(self.predictor, self.tokenizer, state, text=text)
 
     def generate(
@@ -256,7 +277,8 @@ class LanguageModel:
             The prompt and its continuation, as one text. `<unk>` is never generated.
 
         Raises:
-            InputError: a number out of range, or half a surrogate pair in the prompt.
+            InputError: a number out of range, or none; no str as the prompt, or half a surrogate
+                pair in it.
         """
         checked_bytes(prompt)
         tokenizer = self.tokenizer
@@ -279,18 +301,19 @@ class LanguageModel:
         return prompt + continuation
 
 
-def load(path: str | os.PathLike[str], device: str = "auto") -> LanguageModel:
+def load(path: str | os.PathLike[str], device: str | torch.device = "auto") -> LanguageModel:
     """The model of a run, or of a model folder wherever it was copied to.
 
     Args:
         path: a run (its `model/` is taken), a model folder, or a snapshot.
-        device: `"auto"`, `"cpu"` or `"cuda"`.
+        device: `"auto"`, `"cpu"`, `"cuda"`, or one of torch's.
 
     Raises:
         InputError: no model there, a damaged one, or no such device.
     """
     where = pick_device(device)
-    folder = find_model_folder(Path(path))
+    path = given_path("a run or a model", path)
+    folder = find_model_folder(path)
     card = read_card(folder)
     tokenizer = load_tokenizer(folder)
     if tokenizer.fingerprint != card.tokenizer_fingerprint:

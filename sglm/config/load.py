@@ -13,6 +13,7 @@ from sglm.errors import ConfigError, InputError, did_you_mean, short_repr
 from sglm.storage.untrusted import read_bounded
 
 _LARGEST_FILE_BYTES = 1 << 20
+_UTF16 = (b"\xff\xfe", b"\xfe\xff")  # how it begins
 
 
 def shipped_configs() -> list[str]:
@@ -94,23 +95,25 @@ def differences(old: Config, new: Config) -> list[str]:
 def _read(source: str) -> str:
     path = Path(source)
     # A recipe's name means the recipe, also beside a corpus folder of that name.
-    if path.suffix != ".toml" and not path.is_file():
-        if source not in shipped_configs():
-            raise ConfigError(
-                f"no configuration {source!r}{did_you_mean(source, shipped_configs())}"
-                " (or give the path of a .toml file)"
-            )
+    if source in shipped_configs() and not path.is_file():
         return (resources.files("sglm.configs") / f"{source}.toml").read_text(encoding="utf-8")
-    if not path.is_file():
+    if path.suffix != ".toml" and (path.is_dir() or not path.exists()):
+        raise ConfigError(
+            f"no configuration {source!r}{did_you_mean(source, shipped_configs())}"
+            " (or give the path of a .toml file)"
+        )
+    if path.is_dir() or not path.exists():
         what = "is a folder" if path.is_dir() else "does not exist"
         known = ", ".join(shipped_configs())
         raise ConfigError(f"{source}: {what}; give a TOML file or one of: {known}")
+    if not path.is_file():
+        raise ConfigError(f"{source}: a pipe or a device; give an ordinary file")
     try:
-        return read_bounded(path, _LARGEST_FILE_BYTES).decode("utf-8")
+        raw = read_bounded(path, _LARGEST_FILE_BYTES)
+        return raw.decode("utf-8-sig")  # editors put a byte order mark in front
     except UnicodeDecodeError as error:
-        raise ConfigError(
-            f"{source}: not UTF-8 at byte {error.start}; is it a TOML file?"
-        ) from None
+        kind = "UTF-16; save it as UTF-8" if raw[:2] in _UTF16 else "is it a TOML file?"
+        raise ConfigError(f"{source}: not UTF-8 at byte {error.start}; {kind}") from None
     except InputError as error:
         raise ConfigError(str(error)) from None
 

@@ -161,8 +161,13 @@ def find_model_folder(path: Path) -> Path:
     if _is_model_folder(path):
         return path
     if not path.exists():
-        near = [entry.name for entry in _subfolders(path.parent)]
-        hint = did_you_mean(path.name, near) if near else ""
+        near = [
+            entry.name
+            for entry in _subfolders(path.parent)
+            if _is_model_folder(entry / "model") or _is_model_folder(entry)
+        ]
+        none_near = "; give a folder that `sglm train --out` wrote"
+        hint = did_you_mean(path.name, near) if near else none_near
         raise InputError(f"no run or model at {path}: there is no such folder{hint}")
     wanted = f"neither model/{CONFIG_FILE} nor {CONFIG_FILE} and {WEIGHTS_FILE} in it"
     if path.is_file():

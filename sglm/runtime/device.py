@@ -23,27 +23,35 @@ _WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 _WORKSPACES = (":4096:8", ":16:8")
 
 
-def pick_device(name: str = "auto") -> torch.device:
+def pick_device(name: str | torch.device = "auto") -> torch.device:
     """The device of that name.
 
     Args:
-        name: `"cpu"`, `"cuda"`, or `"auto"`: the GPU where torch sees one, else the CPU.
+        name: `"cpu"`, `"cuda"` (or one of several, `"cuda:1"`), or `"auto"`: the GPU where torch
+            sees one, else the CPU. Or torch's own object.
 
     Raises:
-        InputError: another name, or `"cuda"` where torch sees no CUDA device.
+        InputError: another one, or a CUDA device that torch does not see.
     """
-    if name not in DEVICES:
-        raise InputError(f"unknown device {name!r}{did_you_mean(name, DEVICES)}")
-    if name == "cuda" and not torch.cuda.is_available():
+    wanted = str(name) if isinstance(name, str | torch.device) else repr(name)
+    kind, _, index = wanted.partition(":")
+    numbered = kind in ("cpu", "cuda") and index.isdecimal()
+    if wanted not in DEVICES and not numbered:
+        raise InputError(f"unknown device {wanted!r}{did_you_mean(wanted, DEVICES)}")
+    if kind == "cuda" and not torch.cuda.is_available():
         reason = (
             "torch sees no CUDA device (look at nvidia-smi and CUDA_VISIBLE_DEVICES)"
             if torch.version.cuda
             else "this torch was built without CUDA (install a CUDA build of it)"
         )
         raise InputError(f"device 'cuda' was asked for, but {reason}; or use --device cpu")
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
+    if kind == "cuda" and index and int(index) >= torch.cuda.device_count():
+        raise InputError(
+            f"device {wanted!r}: torch sees {torch.cuda.device_count()} CUDA devices, counted from 0"
+        )
+    if kind == "auto":
+        kind = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(kind, int(index)) if kind == "cuda" and index else torch.device(kind)
 
 
 def own_gpu(device: torch.device) -> torch.device:

@@ -50,13 +50,13 @@ def expectations(
         begins_V: which tokens begin a word (`Tokenizer.begins_word`), bool.
     """
     parts: list[Tensor] = []
-    scratch_MV = torch.empty(0)
+    scratch_MV: Tensor | None = None
     for start in range(0, len(ids_TB), CHUNK_STEPS):
         chunk = slice(start, start + CHUNK_STEPS)
         targets_N = torch.from_numpy(targets_TB[chunk]).flatten().to(predictor.device)
         blocks, state = predictor.distributions(torch.from_numpy(ids_TB[chunk]), state)
         for rows, logprobs_MV in blocks:
-            if len(scratch_MV) < len(logprobs_MV):
+            if scratch_MV is None or len(scratch_MV) < len(logprobs_MV):
                 scratch_MV = torch.empty_like(logprobs_MV)
             parts.append(
                 _of_block(
@@ -89,8 +89,9 @@ def _of_block(
     """
     logprob_M1 = logprobs_MV.gather(1, targets_M[:, None])
     torch.softmax(logprobs_MV, -1, out=scratch_MV)  # of log-probabilities: the probabilities
-    begins_M = scratch_MV @ begins_V
-    negative_entropy_M = torch.linalg.vecdot(scratch_MV, logprobs_MV)
+    with torch.autocast(logprobs_MV.device.type, enabled=False):  # whatever the caller is in
+        begins_M = scratch_MV @ begins_V
+        negative_entropy_M = torch.linalg.vecdot(scratch_MV, logprobs_MV)
     if not negative_entropy_M.isfinite().all():  # 0·log 0, which is none
         negative_entropy_M = -torch.special.entr(scratch_MV).sum(1)
     likelier_M = torch.gt(logprobs_MV, logprob_M1, out=scratch_MV).sum(1)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from sglm.errors import InputError, SglmError
+from sglm.scoring.arguments import real_number, whole_number
 from sglm.scoring.predictor import Predictor
 from sglm.scoring.stream import CHUNK_STEPS
 
@@ -42,9 +43,14 @@ def generate_ids(
         never: ids that are not drawn.
 
     Raises:
-        InputError: a negative number of tokens, or a temperature or `top_p` out of range.
+        InputError: a negative number of tokens, a temperature or `top_p` out of range, or what is
+            no number.
         SglmError: the model predicts nothing that is a number.
     """
+    tokens = whole_number("the number of tokens", tokens)
+    temperature = real_number("the temperature", temperature)
+    top_p = None if top_p is None else real_number("top-p", top_p)
+    seed = None if seed is None else whole_number("the seed", seed)
     _check(tokens, temperature, top_p=top_p, seed=seed)
     # On the CPU always: a seed then means the same draws wherever the model runs.
     random = torch.Generator("cpu")
@@ -52,7 +58,7 @@ def generate_ids(
         random.seed()
     else:
         random.manual_seed(seed)
-    never_drawn = torch.tensor([*never], dtype=torch.int64)
+    never_drawn = torch.tensor([*never], dtype=torch.int64, device="cpu")
     ids: list[int] = []
     state = predictor.start(1)
     *before, inputs_T1 = _prompt_chunks([eos_id, *prompt])
@@ -71,7 +77,7 @@ def generate_ids(
         if drawn == eos_id and stop_at_eos:
             break
         ids.append(drawn)
-        inputs_T1 = torch.tensor([[drawn]])
+        inputs_T1 = torch.tensor([[drawn]], device="cpu")
     return ids
 
 

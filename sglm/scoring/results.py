@@ -2,16 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from sglm.errors import InputError
 from sglm.scoring.metrics import bits_per_byte, finite_or_none, perplexity
 from sglm.scoring.words import Base, Correction, Word, check_correction, words_of
 
 Context = Literal["carried", "reset"]
+CONTEXTS: tuple[Context, ...] = get_args(Context)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Score:
     """How probable a text is. `tokens`, `token_logprobs` and `unk` run in parallel."""
 
@@ -34,13 +35,13 @@ class Score:
     offsets: list[tuple[int, int]] = field(default_factory=list)
     """Start and end of each scored token in the text, in characters, the end exclusive; bytes
     inside one character share its offsets. Of `extend`: in all of the text so far."""
-    text: str | None = field(default=None, repr=False)
+    text: str | None = None
     """What was scored; None where that was a piece (`extend`)."""
-    ranks: list[int] | None = field(default=None, repr=False)
+    ranks: list[int] | None = None
     """Of each token, 1 for the likeliest; None unless asked for (`distribution=True`)."""
-    entropies: list[float] | None = field(default=None, repr=False)
+    entropies: list[float] | None = None
     """In nats, of what was expected where each token came; None unless asked for."""
-    boundaries: list[float] | None = field(default=None, repr=False)
+    boundaries: list[float] | None = None
     """-log of the probability that a word begins, at each token and after the last one; 0 at the
     beginning of a text without context. None unless asked for."""
 
@@ -76,6 +77,18 @@ class Score:
             boundaries=self.boundaries if correction == "bow" else None,
             base=base,
         )
+
+    def __repr__(self) -> str:
+        """The measures; of the tokens, which may be thousands, how many."""
+        return (
+            f"Score(logprob={self.logprob:.4f}, ppl={self.ppl:.2f},"
+            f" bits_per_byte={_digits(self.bits_per_byte)}, n_tokens={self.n_tokens},"
+            f" n_words={self.n_words}, n_bytes={self.n_bytes})"
+        )
+
+
+def _digits(measure: float | None) -> str:
+    return "None" if measure is None else f"{measure:.4f}"
 
 
 def make_score(
@@ -116,7 +129,7 @@ def make_score(
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Evaluation:
     """The likelihood of a text and the measures made of it.
 
@@ -145,6 +158,17 @@ class Evaluation:
     lines_in_training: int | None = None
     """How many of those occur in the training text too, an estimate where that is very large
     (`sglm.text.overlap`); None where that is not known: of a model without its run."""
+
+    def __repr__(self) -> str:
+        """What was evaluated, and the measures."""
+        known = self.lines_in_training
+        also = "" if known is None else f", lines_in_training={known} of {self.lines}"
+        return (
+            f"Evaluation({self.model!r} on {self.split!r}, context={self.context!r},"
+            f" token_ppl={self.token_ppl:.2f}, word_ppl={self.word_ppl:.2f},"
+            f" bits_per_byte={_digits(self.bits_per_byte)}, tokens={self.tokens},"
+            f" words={self.words}, bytes={self.bytes}{also})"
+        )
 
     @property
     def token_ppl(self) -> float:

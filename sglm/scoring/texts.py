@@ -40,7 +40,7 @@ def score_texts(
     lengths_S = np.array(lengths, dtype=np.int64)
     recorded = None
     if distribution:
-        begins_V = torch.tensor(tokenizer.word_beginnings)
+        begins_V = torch.tensor(tokenizer.word_beginnings, device="cpu")
         recorded = packed_expectations(predictor, ids_N, lengths_S, begins_V=begins_V)
         # After every token; what is wanted is before.
         logprobs = [0.0, *recorded.logprob.tolist()]
@@ -129,7 +129,7 @@ def running_scores(
     names: Sequence[str],
 ) -> Iterator[Score]:
     """See `LanguageModel.score_running`."""
-    begins_V = torch.tensor(tokenizer.word_beginnings)
+    begins_V = torch.tensor(tokenizer.word_beginnings, device="cpu")
     line_end = tokenizer.encode("\n")
     state, previous_id = predictor.start(1), tokenizer.eos_id
     for number, line in enumerate(lines, start=1):

@@ -47,14 +47,30 @@ def read_bounded(path: Path, most_bytes: int) -> bytes:
     return raw
 
 
+def given_path(what: str, path: str | os.PathLike[str]) -> Path:
+    """
+    Args:
+        what: is to be found there.
+        path: from a caller in Python.
+
+    Raises:
+        InputError: it is empty, which is not the current folder, or no path.
+    """
+    if not isinstance(path, str | os.PathLike):
+        raise InputError(f"{what} is given as a path, but this is {type(path).__name__}")
+    if not (name := os.fsdecode(path)):
+        raise InputError(f"the name of {what} is empty; for the current folder give '.'")
+    return Path(name)
+
+
 def parse_json(raw: bytes | str) -> Any:
-    """A JSON document in UTF-8.
+    """A JSON document in UTF-8, with or without a byte order mark.
 
     Raises:
         ValueError: it is none, has a key twice in one object, numbers that no float holds (`NaN`,
             `1e999`) or integers of thousands of digits, or is nested hundreds of levels deep.
     """
-    text = raw.decode("utf-8") if isinstance(raw, bytes) else raw
+    text = raw.decode("utf-8-sig") if isinstance(raw, bytes) else raw
     try:
         return json.loads(
             text,

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from io import BufferedIOBase
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import NamedTuple, Protocol, cast
 
 from sglm.errors import InputError
 
@@ -17,6 +17,13 @@ READ_BYTES = 1 << 20
 # Of a line that is a text or a record by itself, and so is in memory as a whole.
 LONGEST_LINE_BYTES = 1 << 25
 LONE_SURROGATE = "is half a surrogate pair, not a character"
+
+
+class ByteFile(Protocol):
+    """What lines are read from."""
+
+    def read1(self, size: int, /) -> bytes:
+        """What is there, some of it; nothing at the end."""
 
 
 class Piece(NamedTuple):
@@ -67,17 +74,24 @@ def read_arriving_lines(
     """As `read_text_lines`, with a `NOTHING_WAITS` wherever reading on from stdin would wait."""
     with _open(path) as file:
         name = "stdin" if str(path) == "-" else str(path)
-        lines = _lines(
-            file, name, longest_bytes=longest_bytes, most_bytes=most_bytes or LONGEST_LINE_BYTES
-        )
-        for first in lines:
-            if first is not NOTHING_WAITS:
-                first = first._replace(text=first.text.removeprefix("\ufeff"))
-                if first.text:
-                    yield first
-                break
-            yield first
-        yield from lines
+        yield from lines_of_file(file, name, longest_bytes, most_bytes=most_bytes)
+
+
+def lines_of_file(
+    file: ByteFile, name: str, longest_bytes: int | None, *, most_bytes: int | None = None
+) -> Iterator[Piece]:
+    """`read_arriving_lines` of what is open already; `name` is what messages call it."""
+    lines = _lines(
+        file, name, longest_bytes=longest_bytes, most_bytes=most_bytes or LONGEST_LINE_BYTES
+    )
+    for first in lines:
+        if first is not NOTHING_WAITS:
+            first = first._replace(text=first.text.removeprefix("\ufeff"))
+            if first.text:
+                yield first
+            break
+        yield first
+    yield from lines
 
 
 def _open(path: Path | str) -> AbstractContextManager[BufferedIOBase]:
@@ -110,9 +124,9 @@ def refuse_special(path: Path) -> None:
         raise InputError(f"{path}: a device or a socket, not a file")
 
 
-def _blocks(file: BufferedIOBase, name: str) -> Iterator[bytes]:
+def _blocks(file: ByteFile, name: str) -> Iterator[bytes]:
     """What is there, for stdin may come slowly; nothing, b"", where more would be waited for."""
-    waits_for = _pipe_of(file) if name == "stdin" else None
+    waits_for = _stdin_number(file)
     try:
         while True:
             if waits_for is not None and not select.select([waits_for], [], [], 0)[0]:
@@ -124,16 +138,19 @@ def _blocks(file: BufferedIOBase, name: str) -> Iterator[bytes]:
         raise InputError(f"{name}: broken gzip data ({error})") from error
 
 
-def _pipe_of(file: BufferedIOBase) -> int | None:
-    """The number by which the system tells whether something waits in it; None: it never waits."""
+def _stdin_number(file: ByteFile) -> int | None:
+    """The number by which the system tells whether something waits in stdin; None: it is another
+    file, or what a program put in its place."""
+    if file is not getattr(sys.stdin, "buffer", None):
+        return None
     try:
-        return file.fileno()
-    except OSError:  # no file, but what a program put in its place
+        return cast(BufferedIOBase, file).fileno()
+    except OSError:
         return None
 
 
 def _lines(
-    file: BufferedIOBase, name: str, *, longest_bytes: int | None, most_bytes: int
+    file: ByteFile, name: str, *, longest_bytes: int | None, most_bytes: int
 ) -> Iterator[Piece]:
     longest = None if longest_bytes is None else max(longest_bytes, READ_BYTES)
     offset = 0  # of the first byte in `waiting`

@@ -7,6 +7,7 @@ nothing else; the tokenizer's own files lie beside them, and the hashes of each 
 
 import hashlib
 import os
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TypeGuard
@@ -14,7 +15,7 @@ from typing import Any, BinaryIO, NamedTuple, TypeGuard
 import numpy as np
 
 from sglm.errors import InputError, short_repr
-from sglm.storage.untrusted import is_count, is_sha256, read_json
+from sglm.storage.untrusted import given_path, is_count, is_sha256, read_json
 from sglm.text.overlap import LineHashes, lines_file
 from sglm.text.tokenizer import Tokenizer, load_tokenizer
 
@@ -60,7 +61,7 @@ class TokenStore:
         Raises:
             InputError: not a store, of a later format, incomplete, mixed up or damaged.
         """
-        folder = Path(folder)
+        folder = given_path("a token store", folder)
         meta = _read_meta(folder)
         tokenizer = load_tokenizer(folder)
         store = cls(folder=folder, meta=meta, _tokenizer=tokenizer)
@@ -118,7 +119,7 @@ class TokenStore:
         return LineHashes.read(self.folder / lines_file(split))
 
     def _facts(self, split: str) -> dict[str, Any]:
-        if split not in self.meta["splits"]:
+        if split not in self.splits:  # which may be no str at all
             cure = f"; make the store again with --{split}" if split in SPLITS else ""
             raise InputError(
                 f"{self.folder}: has no split {split!r}, only {', '.join(self.splits)}{cure}"
@@ -182,13 +183,8 @@ def _looks_like_meta(meta: object) -> TypeGuard[dict[str, Any]]:
 
 
 def _read_meta(folder: Path) -> dict[str, Any]:
-    if not folder.is_dir():
-        problem = "is a file, not a token store" if folder.exists() else "no such folder"
-        raise InputError(f"{folder}: {problem}; make a store with {_HOW_TO_MAKE} {folder}")
     if not (folder / META_FILE).is_file():
-        raise InputError(
-            f"{folder}: not a token store (no meta.json); make one with {_HOW_TO_MAKE} DIR"
-        )
+        raise _no_store(folder)
     try:
         meta = read_json(folder / META_FILE)
     except ValueError:
@@ -206,6 +202,23 @@ def _read_meta(folder: Path) -> dict[str, Any]:
     if (entry := _wrong_entry(meta)) is not None:
         raise _damaged(folder, f"meta.json is damaged ({entry})")
     return meta
+
+
+def _no_store(folder: Path) -> InputError:
+    """The error about a path at which there is no store, with the command that makes one."""
+    here = shlex.quote(str(folder))
+    if not folder.exists():
+        return InputError(f"{folder}: no such folder; make a store with {_HOW_TO_MAKE} {here}")
+    if not folder.is_dir():
+        aside = shlex.quote(str(folder.with_name(f"{folder.name.split('.')[0]}-store")))
+        return InputError(
+            f"{folder}: is a file, not a token store; make one of it: sglm prep {here} --out {aside}"
+        )
+    if (folder / "run.json").is_file():
+        return InputError(f"{folder}: a run, not a token store; give the store it was trained on")
+    return InputError(
+        f"{folder}: not a token store (no meta.json); make one with {_HOW_TO_MAKE} DIR"
+    )
 
 
 def _wrong_entry(meta: dict[str, Any]) -> str | None:

@@ -1,63 +1,136 @@
 """What a user hands over as a text: a path, an open file, lines, or the text itself."""
 
-import contextlib
-import io
+import codecs
 import os
-import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Set
+from contextlib import suppress
+from typing import Any
 
 from sglm.errors import InputError
-from sglm.text.lines import READ_BYTES, Piece, read_text_lines
-from sglm.text.sources import RECORD_ENDINGS, find_sources
+from sglm.text.lines import READ_BYTES, Piece, lines_of_file, read_text_lines
+from sglm.text.sources import RECORD_ENDINGS, TEXT_ENDINGS, find_sources
 from sglm.text.tokenizer import utf8
 
 
 def pieces_of(
-    source: str | os.PathLike[str] | Iterable[str | bytes],
+    source: str | os.PathLike[str] | Iterable[str | bytes], text_field: str = "text"
 ) -> tuple[Iterator[Piece], str]:
     """What a user hands over as a text, as pieces, and what to call it.
 
     Args:
         source: a path, an open file, an iterable of lines, or (a str) the text itself.
+        text_field: the field of a record that holds its text.
 
     Raises:
-        InputError: a str that is the name of a file, surely meant as a path; nothing at the path.
-            Reading the pieces may raise it too.
+        InputError: a str that is the name of a file, surely meant as a path; nothing at the path;
+            something without an order of lines. Reading the pieces may raise it too.
     """
+    if not isinstance(text_field, str):
+        raise InputError(f"text_field must be a str, but this is {type(text_field).__name__}")
     if isinstance(source, os.PathLike):
-        name = os.fspath(source)
+        name = os.fsdecode(source)
         if os.path.isfile(name) and not name.lower().endswith(RECORD_ENDINGS):
             # Plain text, whatever its ending: benchmarks come as .tokens, notes as .md.
             return read_text_lines(name, READ_BYTES), name
-        files = find_sources(name, longest_bytes=READ_BYTES)
+        files = find_sources(name, text_field, READ_BYTES)
         return (piece for file in files for piece in file.read()), name
+    if isinstance(source, str):
+        _refuse_name_of_file(source)
+        return lines_of_file(_Parts(iter([source])), "text", READ_BYTES), "text"
+    refuse_unordered(source)
     if not isinstance(source, Iterable):
         raise InputError(f"a text is a str, a path or lines, but this is {type(source).__name__}")
-    if isinstance(source, str):
-        if len(source) < 1024 and "\n" not in source and os.path.isfile(source):
-            raise InputError(f"a str is taken as the text itself; for the file, Path({source!r})")
-        source = re.findall(r"[^\n]*\n|[^\n]+", source)
-    with contextlib.suppress(AttributeError, io.UnsupportedOperation):
-        # Text files translate \r\n unless told otherwise, and then count fewer bytes.
-        source.reconfigure(newline="\n")  # type: ignore[union-attr]
-    name = str(getattr(source, "name", "text"))
-    return _line_pieces(source, name), name
+    is_file = hasattr(source, "read")
+    name = str(getattr(source, "name", "text")) if is_file else "text"
+    parts = _parts_of_file(source, name) if is_file else _checked_lines(source)
+    return lines_of_file(_Parts(parts), name, READ_BYTES), name
 
 
-def _line_pieces(lines: Iterable[str | bytes], name: str) -> Iterator[Piece]:
-    number = 0
+def _refuse_name_of_file(text: str) -> None:
+    looks_like_one = text.lower().endswith(TEXT_ENDINGS + RECORD_ENDINGS) and " " not in text
+    if len(text) < 1024 and "\n" not in text and (looks_like_one or os.path.isfile(text)):
+        raise InputError(f"a str is taken as the text itself; for the file, Path({text!r})")
+
+
+def refuse_unordered(texts: object) -> None:
+    """
+    Raises:
+        InputError: something of which Python would read keys or names of columns in place of texts,
+            or texts in any order, or numbers.
+    """
+    kind = type(texts).__name__
+    if isinstance(texts, bytes | bytearray | memoryview):
+        raise InputError(f"a text must be a str, but this is {kind}; decode it")
+    if isinstance(texts, Mapping | Set) or hasattr(texts, "columns"):
+        raise InputError(
+            f"{kind}: texts come as a list, in order; give the one column or value that holds"
+            ' them, as in frame["text"].tolist()'
+        )
+
+
+class _Parts:
+    """Parts of a text as a file of UTF-8."""
+
+    def __init__(self, parts: Iterator[str | bytes]) -> None:
+        self._parts = parts
+
+    def read1(self, size: int) -> bytes:
+        """The next parts, about so many bytes; nothing after the last one."""
+        taken: list[bytes] = []
+        while size > 0 and (part := next(self._parts, None)) is not None:
+            taken.append(part if isinstance(part, bytes) else utf8(part))
+            size -= len(taken[-1])
+        return b"".join(taken)
+
+
+def _checked_lines(lines: Iterable[str | bytes]) -> Iterator[str | bytes]:
+    ended = True
+    for number, line in enumerate(lines, start=1):
+        if not isinstance(line, str | bytes):
+            kind = type(line).__name__
+            raise InputError(f"line {number} is no text but {kind}; give lines as str")
+        if not ended:
+            raise InputError(
+                f"line {number - 1} has no newline at its end; give lines with theirs"
+                " (texts apart from one another are what score takes)"
+            )
+        ended = line[-1:] in ("\n", b"\n")
+        yield line
+
+
+def _parts_of_file(file: Any, name: str) -> Iterator[str | bytes]:
+    """The rest of an open file, with the line ends that it has.
+
+    Raises:
+        InputError: it cannot be read, or its line ends have been translated already.
+    """
+    translates = hasattr(file, "reconfigure") and not _keeps_line_ends(file)
     try:
-        for number, line in enumerate(lines, start=1):
-            text = line.decode("utf-8") if isinstance(line, bytes) else line
-            if not isinstance(text, str):
-                raise InputError(f"{name}: line {number} is no text but {type(text).__name__}")
-            if number == 1:
-                text = text.removeprefix("\ufeff")  # a byte order mark is not text
-            yield Piece(text, ends_document=False)
+        while part := file.read(READ_BYTES):
+            if translates and "\r" in "".join(file.newlines or ()) and "\r" not in part:
+                raise InputError(
+                    f"{name}: a part of it was read before, and line ends other than LF were"
+                    ' translated; open it with newline="", or in binary mode ("rb")'
+                )
+            yield part
     except UnicodeDecodeError as error:
         raise InputError(
-            f"{name}: not UTF-8 text, line {number} or later ({error.reason})"
+            f"{name}: not {error.encoding} text ({error.reason}); open it with the encoding that"
+            " it has"
         ) from error
+    except (OSError, ValueError) as error:  # closed, or open for writing
+        raise InputError(f"{name}: cannot be read ({error})") from error
+
+
+def _keeps_line_ends(file: Any) -> bool:
+    """Text files translate CR LF unless told otherwise, which they can be before they are read."""
+    with suppress(OSError, ValueError, LookupError):
+        if codecs.lookup(file.encoding).name == "utf-8":
+            file.seek(file.tell())  # forgets what was read ahead; impossible after next()
+    with suppress(OSError, ValueError):
+        file.reconfigure(newline="\n")
+        return True
+    return False
 
 
 def checked_bytes(text: str, number: int | None = None) -> int:
@@ -72,8 +145,26 @@ def checked_bytes(text: str, number: int | None = None) -> int:
     """
     which = "" if number is None else f"text {number}: "
     if not isinstance(text, str):
-        raise InputError(f"{which}a text must be a str, but this is {type(text).__name__}")
+        cure = "; decode it" if isinstance(text, bytes) else ""
+        raise InputError(f"{which}a text must be a str, but this is {type(text).__name__}{cure}")
     try:
         return len(utf8(text))
     except InputError as error:
         raise InputError(f"{which}{error}") from error
+
+
+def list_of_texts(texts: object) -> list[Any]:
+    """Many texts that a user hands over: a list, a column of a table, what a generator gives.
+
+    Raises:
+        InputError: none of these. Whether each is a text, `checked_bytes` tells.
+    """
+    refuse_unordered(texts)
+    if hasattr(texts, "read"):
+        raise InputError(
+            "an open file: for the text as a whole, perplexity; for its lines one by one,"
+            ' [line.rstrip("\\n") for line in file]'
+        )
+    if not isinstance(texts, Iterable):
+        raise InputError(f"a text must be a str, but this is {type(texts).__name__}")
+    return list(texts)

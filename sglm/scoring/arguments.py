@@ -1,0 +1,65 @@
+"""What callers in Python hand over as numbers and choices: taken if it is one, refused by name."""
+
+import operator
+from collections.abc import Sequence
+from numbers import Real
+from typing import Any
+
+import numpy as np
+
+from sglm.errors import InputError, short_repr
+
+_TRUTHS = bool | np.bool_
+
+
+def whole_number(name: str, value: Any) -> int:
+    """An int, or what stands for one: NumPy's and torch's.
+
+    Raises:
+        InputError: a float, a str, a bool.
+    """
+    if not isinstance(value, _TRUTHS):
+        try:
+            return operator.index(value)
+        except TypeError:
+            pass
+    raise InputError(f"{name} must be a whole number, but is {_shown(value)}")
+
+
+def real_number(name: str, value: Any) -> float:
+    """A float, or what stands for one: NumPy's and torch's, and whole numbers.
+
+    Raises:
+        InputError: a str, a bool, an array of several.
+    """
+    number = isinstance(value, Real) or getattr(value, "ndim", None) == 0
+    if number and not isinstance(value, str | bytes | _TRUTHS):
+        try:
+            return float(value)
+        except (TypeError, ValueError, OverflowError):
+            pass
+    raise InputError(f"{name} must be a number, but is {_shown(value)}")
+
+
+def truth(name: str, value: Any) -> bool:
+    """
+    Raises:
+        InputError: anything but True or False, NumPy's included.
+    """
+    if not isinstance(value, _TRUTHS):
+        raise InputError(f"{name} must be True or False, but is {_shown(value)}")
+    return bool(value)
+
+
+def one_of(name: str, value: Any, known: Sequence[str]) -> str:
+    """
+    Raises:
+        InputError: none of those.
+    """
+    if not (isinstance(value, str) and value in known):
+        raise InputError(f"{name} must be {' or '.join(known)}, but is {_shown(value)}")
+    return value
+
+
+def _shown(value: object) -> str:
+    return f"{short_repr(value)} ({type(value).__name__})"
