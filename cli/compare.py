@@ -65,11 +65,12 @@ def compare(
     shard: ShardOption = "1/1",
     as_json: Annotated[bool, typer.Option("--json", help="Print results.json instead.")] = False,
 ) -> None:
-    """Does it help on my corpus? Trains each variant with each seed, with equal updates and data.
+    """Does it help on my corpus? Variants × seeds.
 
-    Prints a table of validation perplexities at the end of the runs: mean and spread over seeds,
-    and the difference to bptt, paired by seed. OUT gets results.json, table.md, curves.png and
-    the runs themselves. Run again after an interruption, it continues.
+    Trains each variant with each seed, with equal updates and data. Prints a table of validation
+    perplexities at the end of the runs: mean and spread over seeds, and the difference to bptt,
+    paired by seed. OUT gets results.json, table.md, curves.png and the runs themselves. Run again
+    after an interruption, it continues.
     """
     from sglm.config import load_config
 

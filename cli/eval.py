@@ -1,5 +1,6 @@
 """`sglm eval`: how well a model predicts a split or a file."""
 
+import json
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -12,6 +13,7 @@ from sglm.runtime.process import ended_by_interrupts
 
 if TYPE_CHECKING:
     from sglm.scoring.results import Evaluation
+    from sglm.text.store import TokenStore
 
 
 class Split(StrEnum):
@@ -32,51 +34,78 @@ def evaluate(
     *,
     run: options.RunArgument,
     data: Annotated[
-        Path | None, typer.Option(help="Token store that the model's tokenizer made.")
+        Path | None,
+        typer.Option(metavar="STORE", help="Left out: the store that the run was trained on."),
     ] = None,
     split: Annotated[
-        Split | None, typer.Option(help="Of --data; test where there is one, else valid.")
+        Split | None,
+        options.one_of(
+            "--split",
+            Split,
+            help_text="Of the store; test where there is one, else valid.",
+            meant={"dev": "valid"},
+        ),
     ] = None,
     text: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Instead of --data: anything `sglm prep` reads; - stdin"),
+        typer.Option(
+            metavar="FILE", help="Instead of a store: anything that `sglm prep` reads; - is stdin."
+        ),
     ] = None,
     text_field: Annotated[
         str, typer.Option(metavar="NAME", help="The field of a record of --text that is its text.")
     ] = "text",
     context: Annotated[
-        Context, typer.Option(help="carried: one long text; reset: each line or document alone.")
+        Context,
+        options.one_of(
+            "--context",
+            Context,
+            help_text="carried: one long text; reset: each line or document alone.",
+        ),
     ] = Context.CARRIED,
     device: options.DeviceOption = options.Device.AUTO,
     as_json: options.JsonOption = False,
 ) -> None:
-    """Perplexity, per token and per word, and bits per byte; every token counts exactly once."""
-    import json
+    """Perplexity of a held-out split or of a file.
 
+    Per token and per word, and in bits per byte; every token counts exactly once. Without --data
+    and --text: of the test split of the store that the run was trained on.
+    """
     with ended_by_interrupts():
         from sglm.errors import InputError
         from sglm.lm import load
-        from sglm.text.store import TokenStore
 
-    if (data is None) == (text is None):
-        both = "not both" if data is not None else "one of them is needed"
-        raise InputError(f"give --data DIR (a token store) or --text FILE, {both}")
+    if data is not None and text is not None:
+        raise InputError("give --data DIR (a store) or --text FILE, not both")
     if text is not None and split is not None:
-        raise InputError("--split chooses a part of --data; --text FILE is evaluated whole")
+        raise InputError("--split chooses a part of a store; --text FILE is evaluated whole")
     how: Literal["carried", "reset"] = "reset" if context is Context.RESET else "carried"
+    lm = load(run, device.value)
     if text is not None:
         if str(text) == "-":
             announce_terminal()
-        result = load(run, device.value).perplexity(text, context=how, text_field=text_field)
-    elif data is not None:
-        store = TokenStore.open(data)
+        result = lm.perplexity(text, context=how, text_field=text_field)
+    else:
+        store = _store(data, run)
         chosen = split.value if split else "test" if "test" in store.splits else "valid"
-        result = load(run, device.value).evaluate(store, chosen, how)
+        result = lm.evaluate(store, chosen, how)
     _warn_of_lines_trained_on(result)
     if as_json:
         typer.echo(json.dumps(result.to_json()))
     else:
         _print_table(result)
+
+
+def _store(data: Path | None, run: Path) -> "TokenStore":
+    """The one that was given, or the one that the run was trained on."""
+    from sglm.text.store import TokenStore
+    from sglm.train.record import trained_on
+
+    if data is not None:
+        return TokenStore.open(data)
+    store = trained_on(run)
+    typer.echo(f"evaluating {store.folder}, which it was trained on", err=True)
+    return store
 
 
 def _warn_of_lines_trained_on(result: "Evaluation") -> None:
@@ -87,7 +116,7 @@ def _warn_of_lines_trained_on(result: "Evaluation") -> None:
         share = 100 * known / result.lines
         about = "about " if result.lines > MOST_KEPT else ""  # then a sample was compared
         typer.echo(
-            f"warning: {about}{known:,} of {result.lines:,} lines ({share:.2g} %) also occur in the"
+            f"warning: {about}{known:,} of {result.lines:,} lines ({share:.3g} %) also occur in the"
             " training text (lines of fewer than 5 words aside)",
             err=True,
         )

@@ -14,16 +14,23 @@ def generate(
     context: typer.Context,
     *,
     run: options.RunArgument,
-    prompt: Annotated[str, typer.Option(help="How the text begins.")] = "",
-    tokens: Annotated[int, typer.Option(help="How many tokens to add at most.")] = 50,
+    prompt: Annotated[str, typer.Option(metavar="TEXT", help="How the text begins.")] = "",
+    tokens: Annotated[int, options.number("--tokens", int, "How many to add at most.")] = 50,
     temperature: Annotated[
-        float, typer.Option(help="Below 1 prefers likely tokens; 0 always takes the likeliest.")
+        float,
+        options.number(
+            "--temperature", float, "Below 1 prefers likely tokens; 0 always takes the likeliest."
+        ),
     ] = 0.8,
     top_p: Annotated[
-        float | None, typer.Option(help="Draw from the likeliest tokens with this probability.")
+        float | None,
+        options.number("--top-p", float, "Draw from the likeliest tokens with this probability."),
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(help="The same seed gives the same text; none: another each time.")
+        int | None,
+        options.number(
+            "--seed", int, "The same seed gives the same text; none: another each time."
+        ),
     ] = None,
     device: options.DeviceOption = options.Device.AUTO,
     as_json: options.JsonOption = False,

@@ -111,13 +111,32 @@ def warnings_told() -> Iterator[None]:
         yield
 
 
+# \b: typer keeps the line breaks of such a paragraph.
+FIRST_STEPS = """\b
+A first model, in two minutes, of text that comes with Python:
+  sglm prep builtin:python-docs --out data/docs
+  sglm train tiny --data data/docs --out runs/docs
+  sglm eval runs/docs
+  sglm generate runs/docs --prompt "The statement"
+
+\b
+One of your own text:
+  sglm prep book.txt --out data/book
+  sglm train tiny --data data/book --out runs/book
+  echo "the cat sat" | sglm score runs/book
+
+`sglm COMMAND --help` explains a command. RUN is the folder that `sglm train`
+wrote, STORE the one that `sglm prep` wrote."""
+
 app = typer.Typer(
     cls=SglmGroup,
     name="sglm",
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     help="LSTM language models trained with alternating synthetic and real gradients.",
+    epilog=FIRST_STEPS,
 )
 
 

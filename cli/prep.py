@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sglm.cli.options import JsonOption
+from sglm.cli import next_step, options
 from sglm.cli.signals import termination_raises
 from sglm.cli.streams import announce_terminal
 
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from sglm.text.store import TokenStore
 
 SECONDS_BETWEEN_LINES = 10.0
+FIRST_RECIPE = "tiny"
+# For that recipe, beyond doubt; whether fewer do takes seconds of imports to tell.
+LONG_ENOUGH_TOKENS = 20_000
 
 SourcesArgument = Annotated[
     list[str],
@@ -31,9 +34,11 @@ SourcesArgument = Annotated[
 ]
 VocabSizeOption = Annotated[
     int | None,
-    typer.Option(
-        help="Size of the vocabulary. Left out: 8000 or what a short text supports "
-        "(sentencepiece), every word of the training text (word).",
+    options.number(
+        "--vocab-size",
+        int,
+        "Size of the vocabulary. Left out: 8000 or what a short text supports (sentencepiece),"
+        " every word of the training text (word).",
         show_default=False,
     ),
 ]
@@ -43,26 +48,32 @@ def prep(
     *,
     sources: SourcesArgument,
     out: Annotated[
-        Path, typer.Option("--out", "-o", help="The store's folder.", show_default=False)
+        Path,
+        typer.Option(
+            "--out", "-o", metavar="STORE", help="The store's folder.", show_default=False
+        ),
     ],
     tokenizer: Annotated[
-        str, typer.Option(help="sentencepiece, word, char or byte.")
+        str, typer.Option(metavar="KIND", help="sentencepiece, word, char or byte.")
     ] = "sentencepiece",
     vocab_size: VocabSizeOption = None,
     valid: Annotated[
-        str, typer.Option(help="Validation text: a source, or the fraction to hold out.")
+        str,
+        typer.Option(
+            metavar="TEXT", help="Validation text: a source, or the fraction to hold out."
+        ),
     ] = "0.05",
     test: Annotated[
-        str, typer.Option(help="Test text: a source, or the fraction to hold out.")
+        str, typer.Option(metavar="TEXT", help="Test text: a source, or the fraction to hold out.")
     ] = "0.05",
     text_field: Annotated[
-        str, typer.Option(help="The field of a record that holds its text.")
+        str, typer.Option(metavar="NAME", help="The field of a record that holds its text.")
     ] = "text",
-    seed: Annotated[int, typer.Option(help="Chooses what is held out.")] = 0,
+    seed: Annotated[int, options.number("--seed", int, "Chooses what is held out.")] = 0,
     force: Annotated[
         bool, typer.Option("--force", help="Replace a store that is there already.")
     ] = False,
-    as_json: JsonOption = False,
+    as_json: options.JsonOption = False,
 ) -> None:
     """Turn text into a token store to train on.
 
@@ -110,11 +121,41 @@ def _print_summary(store: "TokenStore", seconds: float) -> None:
         f"{store.folder}: {facts['kind']} tokenizer, vocabulary {facts['vocab_size']:,}, "
         f"{seconds:.1f} s"
     )
-    for split in store.splits:
-        tokens, words, text_bytes, unknown = store.counts(split)
-        line = f"  {split:<6}{tokens:>14,} tokens {words:>14,} words {text_bytes:>16,} bytes"
-        typer.echo(line + (f"  ({unknown:,} unknown)" if unknown else ""))
-    typer.echo(f"next: sglm train tiny --data {store.folder} --out runs/tiny")
+    rows = [["", *store.counts("train")._fields]]
+    rows += [[split, *(f"{each:,}" for each in store.counts(split))] for split in store.splits]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for name, *counts in rows:
+        shown = (count.rjust(width) for count, width in zip(counts, widths[1:], strict=True))
+        typer.echo(f"  {name:<{widths[0]}}  {'  '.join(shown)}")
+    typer.echo(_next_step(store))
+
+
+def _next_step(store: "TokenStore") -> str:
+    settings = _settings_of_first_training(store)
+    if settings is None:
+        return "This is too little text to train on; prepare more."
+    run = next_step.run_folder(store.folder)
+    changes = [argument for setting in settings for argument in ("--set", setting)]
+    train = ["train", FIRST_RECIPE, "--data", str(store.folder), "--out", str(run), *changes]
+    return f"next: {next_step.command(*train)}"
+
+
+def _settings_of_first_training(store: "TokenStore") -> list[str] | None:
+    """What to change in the first recipe so that the text is long enough for it; None: nothing
+    helps."""
+    if store.counts("train").tokens >= LONG_ENOUGH_TOKENS:
+        return []
+    from sglm.config import load_config
+    from sglm.errors import InputError
+    from sglm.train.build import build_batcher
+
+    for settings in ([], ["train.batch=4"], ["train.batch=1"], ["train.batch=1", "train.window=8"]):
+        try:
+            build_batcher(load_config(FIRST_RECIPE, settings), store)
+        except InputError:
+            continue
+        return settings
+    return None
 
 
 @contextmanager

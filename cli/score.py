@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 def score(
     *,
     run: options.RunArgument,
-    file: Annotated[Path, typer.Argument(help="One text per line; - is stdin.")] = Path("-"),
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="One text per line; - is stdin.")
+    ] = Path("-"),
     per_token: Annotated[bool, typer.Option("--per-token", help="Each token as well.")] = False,
     bos: Annotated[
         bool, typer.Option("--bos/--no-bos", help="Predict the first token from the start of text.")
@@ -31,10 +33,11 @@ def score(
     device: options.DeviceOption = options.Device.AUTO,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object per line.")] = False,
 ) -> None:
-    """Log-probability (natural), perplexity and bits per byte of every line of a text.
+    """Log-probability and perplexity of every line of a text.
 
-    Each line is a text of its own, of 4 MiB at most. Its line ending (LF or CRLF) is not part of
-    it. Lines are scored as they come: whoever writes one into stdin gets its score back at once.
+    The log-probability is natural; bits per byte are printed too. Each line is a text of its own,
+    of 4 MiB at most. Its line ending (LF or CRLF) is not part of it. Lines are scored as they come:
+    whoever writes one into stdin gets its score back at once.
     """
     with ended_by_interrupts():
         from sglm.lm import load

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sglm.cli import options
+from sglm.cli import next_step, options
+from sglm.cli.output import fill
 from sglm.cli.signals import stop_request
 
 if TYPE_CHECKING:
@@ -21,10 +22,14 @@ if TYPE_CHECKING:
 def train(
     *,
     config: options.ConfigArgument,
-    data: Annotated[Path, typer.Option(help="Token store made by `sglm prep`.")],
-    out: Annotated[Path, typer.Option(help="Run folder; an interrupted run there is continued.")],
+    data: Annotated[Path, typer.Option(metavar="STORE", help="The store to train on.")],
+    out: Annotated[
+        Path, typer.Option(metavar="RUN", help="The run's folder; a run there is continued.")
+    ],
     set_: options.SetOption = None,
-    seed: Annotated[int | None, typer.Option(help="Short for --set train.seed=…")] = None,
+    seed: Annotated[
+        int | None, options.number("--seed", int, "Short for --set train.seed=N.")
+    ] = None,
     device: options.DeviceOption = options.Device.AUTO,
     precision: options.PrecisionOption = options.PrecisionName.AUTO,
     deterministic: Annotated[
@@ -39,7 +44,10 @@ def train(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.")] = False,
 ) -> None:
-    """Train a language model; run again after an interruption, it continues."""
+    """Train a language model on a store.
+
+    The same command continues a training that was interrupted. Ctrl-C saves it first.
+    """
     # From here on, for what is imported below takes seconds.
     with stop_request() as request:
         from sglm.config import load_config
@@ -60,7 +68,7 @@ def train(
     if as_json:
         typer.echo(json.dumps({"run": str(out), **vars(outcome)}))
     else:
-        typer.echo(summary(outcome, out, data))
+        typer.echo(summary(outcome, out))
 
 
 def _precision(
@@ -90,11 +98,7 @@ def _train(
     from sglm.runtime.ranks import joined
     from sglm.train.loop import train as run_training
 
-    device = precision.device
-    with joined(device) as ranks:
-        if ranks.writes:
-            where = f"{device} × {ranks.count}" if ranks.count > 1 else device
-            typer.echo(f"training on {where} in {precision.name} → {out}", err=True)
+    with joined(precision.device) as ranks:
         outcome = run_training(
             config,
             store,
@@ -121,7 +125,7 @@ def _print_plan(
         typer.echo(json.dumps(plan.as_json()) if as_json else plan.describe())
 
 
-def summary(outcome: "Outcome", out: Path, data: Path) -> str:
+def summary(outcome: "Outcome", out: Path) -> str:
     """How a training ended, in lines for people."""
     best = ""
     if outcome.best_token_ppl is not None:
@@ -133,6 +137,7 @@ def summary(outcome: "Outcome", out: Path, data: Path) -> str:
             f"{outcome.skipped_steps:,} steps changed nothing: loss or gradient was not finite"
         )
     if outcome.diagnosis is not None:
-        lines.append(outcome.diagnosis)
-    lines.append(f"next: sglm eval {out} --data {data}   |   tensorboard --logdir {out}")
+        lines.append(fill(outcome.diagnosis))
+    lines.append(f"next: {next_step.command('eval', out)}")
+    lines.append(f"curves: {next_step.tensorboard(out)}")
     return "\n".join(lines)

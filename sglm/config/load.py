@@ -4,7 +4,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import ValidationError
 
@@ -14,6 +14,16 @@ from sglm.storage.untrusted import read_bounded
 
 _LARGEST_FILE_BYTES = 1 << 20
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")  # how it begins
+# By pydantic's names of types.
+_WANTED = {
+    "int": "an integer",
+    "float": "a number",
+    "bool": "true or false",
+    "list": "a list, as [1.0, 2.0]",
+    "too_short": "a list of at least 1",
+    "string": "text",
+    "model": "a table of keys",
+}
 
 
 def shipped_configs() -> list[str]:
@@ -56,8 +66,9 @@ def parse_config(values: Mapping[str, Any], source: str) -> Config:
         for problem in error.errors():
             by_key.setdefault(problem["loc"][:2], []).append(_explain(problem))
         lines = [
-            " or ".join([first, *(line.partition(": ")[2] for line in others)])
-            for first, *others in list(by_key.values())[:2]
+            " or ".join([first, *(line.partition(": must be ")[2] for line in others)])
+            + (" or none" if _may_be_none(key) and ": must be " in first else "")
+            for key, (first, *others) in list(by_key.items())[:2]
         ]
         raise ConfigError("\n".join(f"{source}: {line}" for line in lines)) from None
 
@@ -162,8 +173,24 @@ def _explain(problem: Any) -> str:
         return f"unknown key {key}{did_you_mean(str(problem['loc'][-1]), section.model_fields)}"
     if problem["type"] == "value_error":
         return f"{key}: {problem['ctx']['error']}".removeprefix(": ")
-    return (
-        f"{key} = {short_repr(problem['input'])}: {problem['msg'][0].lower()}{problem['msg'][1:]}"
+    return f"{key} = {short_repr(problem['input'])}: must be {_wanted(problem)}"
+
+
+def _wanted(problem: Any) -> str:
+    """What the value must be, in plain words instead of a validator's."""
+    kind = problem["type"].removesuffix("_type").removesuffix("_parsing")
+    if kind in _WANTED:
+        return _WANTED[kind]
+    message: str = problem["msg"].removeprefix("Input should be ")
+    return message
+
+
+def _may_be_none(key: tuple[Any, ...]) -> bool:
+    if len(key) != 2 or key[0] not in Config.model_fields:
+        return False
+    section: Any = Config.model_fields[key[0]].annotation
+    return key[1] in section.model_fields and type(None) in get_args(
+        section.model_fields[key[1]].annotation
     )
 
 

@@ -37,7 +37,9 @@ def pick_device(name: str | torch.device = "auto") -> torch.device:
     kind, _, index = wanted.partition(":")
     numbered = kind in ("cpu", "cuda") and index.isdecimal()
     if wanted not in DEVICES and not numbered:
-        raise InputError(f"unknown device {wanted!r}{did_you_mean(wanted, DEVICES)}")
+        # By its letters "gpu" is next to "cpu".
+        cure = "; did you mean 'cuda'?" if kind == "gpu" else did_you_mean(wanted, DEVICES)
+        raise InputError(f"unknown device {wanted!r}{cure}")
     if kind == "cuda" and not torch.cuda.is_available():
         reason = (
             "torch sees no CUDA device (look at nvidia-smi and CUDA_VISIBLE_DEVICES)"

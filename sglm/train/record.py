@@ -18,16 +18,19 @@ import torch
 
 import sglm
 from sglm.config import Config
+from sglm.errors import InputError
 from sglm.optim.precision import Precision
 from sglm.runtime.ranks import Ranks
 from sglm.storage.durable import replace_file, replace_text
-from sglm.storage.untrusted import read_bounded
+from sglm.storage.untrusted import parse_json, read_bounded
 from sglm.text.overlap import TRAINING_LINES
-from sglm.text.store import TokenStore
+from sglm.text.store import TokenStore, is_store
 from sglm.train.run_folder import RunFolder
 
 # All that a run's numbers pass through; sentencepiece only where it cuts the text.
 _LARGEST_RECORD_BYTES = 1 << 26
+SESSIONS = "sessions.jsonl"
+_GIVE_DATA = "give --data DIR"
 _PACKAGES = ("torch", "numpy", "safetensors")
 
 
@@ -54,6 +57,7 @@ def record_session(
         "from_step": step,
         "seed": config.train.seed,
         "corpus_fingerprint": store.fingerprint,
+        **_place(store.folder, run.path),
         "command": sys.argv,
         "device": str(device),
         "precision": precision.name,
@@ -62,11 +66,59 @@ def record_session(
         "versions": versions(store.tokenizer().kind),
         **machine(device),
     }
-    path = run.path / "sessions.jsonl"
+    path = run.path / SESSIONS
     raw = read_bounded(path, _LARGEST_RECORD_BYTES) if path.exists() else b""
     before = raw.decode(errors="replace")
     # Rewritten as a whole: a line is there or is not, whenever the machine stops.
     replace_text(path, before + json.dumps(session, ensure_ascii=False) + "\n")
+
+
+def _place(store: Path, run: Path) -> dict[str, str]:
+    """Where the store is: the second way holds where both are moved together."""
+    store, run = store.resolve(), run.resolve()
+    places = {"data": str(store), "data_from_run": os.path.relpath(store, run)}
+    # Folders above may have any name; what is written down is UTF-8.
+    return {name: place.encode(errors="replace").decode() for name, place in places.items()}
+
+
+def trained_on(model: Path) -> TokenStore:
+    """The store that a run was trained on last.
+
+    Args:
+        model: a run, or a model folder inside it.
+
+    Raises:
+        InputError: part of no run, or of one that does not say; no store there any more, or
+            another corpus.
+    """
+    around = (model, *model.resolve().parents[:2])
+    run = next((each for each in around if (each / SESSIONS).exists()), None)
+    if run is None:
+        raise InputError(
+            f"{model}: is in no run, so nothing says what it was trained on; {_GIVE_DATA}, or"
+            " --text FILE"
+        )
+    try:
+        lines = read_bounded(run / SESSIONS, _LARGEST_RECORD_BYTES).splitlines()
+        session = parse_json(lines[-1])
+        places = [run / str(session["data_from_run"]), Path(str(session["data"]))]
+        fingerprint = session["corpus_fingerprint"]
+    except (ValueError, LookupError, TypeError):
+        raise InputError(
+            f"{run}: does not say which store it was trained on; {_GIVE_DATA}"
+        ) from None
+    stores = [TokenStore.open(_from_here(place)) for place in places if is_store(place)]
+    for store in stores:
+        if store.fingerprint == fingerprint:
+            return store
+    problem = "is another corpus now" if stores else "is not there any more"
+    raise InputError(f"{places[-1]}, which {run} was trained on, {problem}; {_GIVE_DATA}")
+
+
+def _from_here(path: Path) -> Path:
+    """As people would write it."""
+    path, here = path.resolve(), Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 def keep_training_lines(run: RunFolder, store: TokenStore) -> None:

@@ -23,6 +23,7 @@ from sglm.storage.checkpoint import (
 from sglm.text.batcher import Batcher
 from sglm.text.store import TokenStore
 from sglm.train.learner import Learner, capture, restore
+from sglm.train.log.console import print_while_open
 from sglm.train.log.metrics import drop_later_lines
 from sglm.train.log.run_log import RunLog
 from sglm.train.record import keep_training_lines, record_session
@@ -245,6 +246,7 @@ def begin(job: Job, learner: Learner, checkpoint: Checkpoint | None) -> Session:
             ranks=ranks,
             step=progress.step,
         )
+        _announce(job)
     ranks.wait()  # for what is in the folder now has been read by all
     log = RunLog(
         run,
@@ -271,6 +273,13 @@ def begin(job: Job, learner: Learner, checkpoint: Checkpoint | None) -> Session:
         started=time.monotonic() - progress.seconds,
         first_step=progress.step,
     )
+
+
+def _announce(job: Job) -> None:
+    """Nothing stands in the way of training any more."""
+    device, count = job.precision.device, job.ranks.count
+    where = f"{device} × {count}" if count > 1 else str(device)
+    print_while_open(f"training on {where} in {job.precision.name} → {job.run.path}\n", job.console)
 
 
 def _check_precision(run: RunFolder, before: str, now: str) -> None:

@@ -1,11 +1,15 @@
 """The help comes at once: nothing heavy is imported before a command runs."""
 
+import shlex
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
+
+from sglm.cli.main import FIRST_STEPS, app
 
 COMMANDS = ["prep", "train", "eval", "score", "generate", "compare"]
 HELP_SECONDS = 0.5  # the contract's figure, on two cores
@@ -34,14 +38,38 @@ def test_help_comes_at_once(arguments: list[str], tmp_path: Path) -> None:
     assert min(seconds) < HELP_SECONDS, f"{arguments}: {seconds}"
 
 
+def shown(*arguments: str) -> str:
+    result = CliRunner().invoke(app, list(arguments), env={"COLUMNS": "80"})
+    assert result.exit_code == 0
+    return result.stdout
+
+
+@pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)])
+def test_help_fits_80_columns_and_no_sentence_is_cut(command: list[str]) -> None:
+    text = shown(*command, "--help")
+    assert max(map(len, text.splitlines())) <= 80
+    assert "..." not in text.replace("[ARGS]...", "").replace("{SOURCE}...", "")
+    assert shown(*command, "-h") == text
+
+
 def test_help_lists_every_command_with_what_it_does() -> None:
-    from typer.testing import CliRunner
+    first_words = {line.strip().partition(" ")[0] for line in shown("-h").splitlines()}
+    assert set(COMMANDS) <= first_words
+    assert {command.name for command in app.registered_commands} == set(COMMANDS)
 
-    from sglm.cli.main import app
 
-    shown = CliRunner().invoke(app, ["--help"], env={"COLUMNS": "120"}).stdout
-    for name in COMMANDS:
-        assert f" {name} " in shown
+def test_the_first_steps_in_the_help_are_commands_that_exist() -> None:
+    """Each is parsed, up to the files that are not there."""
+    steps = [line.strip() for line in FIRST_STEPS.splitlines() if line.startswith("  ")]
+    assert len(steps) > 5
+    for step in steps:
+        name, *arguments = shlex.split(step.rpartition("| ")[2])
+        assert name == "sglm"
+        result = CliRunner().invoke(app, [*arguments, "--help"])
+        assert result.exit_code == 0, step
+        known = result.stdout
+        for option in (word for word in arguments if word.startswith("--")):
+            assert f"{option} " in known
 
 
 @pytest.mark.parametrize("arguments", [["--help"], *[[name, "--help"] for name in COMMANDS]])

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from sglm.errors import InputError
-from sglm.runtime.device import full_float32, make_deterministic
+from sglm.runtime.device import full_float32, make_deterministic, pick_device
 from sglm.scoring.predictor import evaluating
 from tests.tiny_models import make_network
 
@@ -188,3 +188,8 @@ def test_a_workspace_that_is_not_deterministic_is_named(monkeypatch: pytest.Monk
     with pytest.raises(InputError, match=r"CUBLAS_WORKSPACE_CONFIG=:0:0 .* unset it"):
         make_deterministic(CUDA)
     assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_a_gpu_by_its_common_name_is_not_taken_for_a_cpu() -> None:
+    with pytest.raises(InputError, match="did you mean 'cuda'"):
+        pick_device("gpu")

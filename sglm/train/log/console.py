@@ -2,10 +2,13 @@
 
 import os
 import time
+from collections.abc import Sequence
 from contextlib import suppress
+from itertools import accumulate
 from typing import TextIO
 
-_BAR_WIDTH = 20
+PLAIN_COLUMNS = 80
+_BAR_WIDTH = 10
 
 
 class ConsoleLog:
@@ -28,25 +31,24 @@ class ConsoleLog:
         clear = "\r\x1b[2K" if _is_terminal(self.stream) else ""
         print_while_open(f"{clear}{text}\n", self.stream)
 
-    def progress(self, step: int, facts: str, speed: str) -> None:
-        """How far the run is, and how long it will take.
+    def progress(self, step: int, *facts: str) -> None:
+        """How long the run will take yet, and how far it is.
 
         Args:
             step: steps done.
-            facts, speed: what to say of them.
+            facts: what to say of them, as many as there is room for, the first ones first.
         """
         seconds_per_step = (time.monotonic() - self.started) / (step - self.first_step)
-        text = (
-            f"step {step:,}/{self.total_steps:,}  {facts}  {speed}"
-            f"  {duration(seconds_per_step * (self.total_steps - step))} left"
-        )
+        left = f"{duration(seconds_per_step * (self.total_steps - step))} left"
+        done = f"step {step:,}/{self.total_steps:,}"
         if not _is_terminal(self.stream):
-            print_while_open(f"{text}\n", self.stream)
+            print_while_open(f"{_fit([done, left, *facts], PLAIN_COLUMNS)}\n", self.stream)
             return
         filled = round(_BAR_WIDTH * step / self.total_steps)
         bar = "█" * filled + "░" * (_BAR_WIDTH - filled)
-        columns = os.get_terminal_size(self.stream.fileno()).columns
-        print_while_open(f"\r\x1b[2K{f'{bar} {text}'[: columns - 1]}", self.stream)
+        # A line that reaches the last column would be wrapped by some terminals.
+        columns = os.get_terminal_size(self.stream.fileno()).columns - 1
+        print_while_open(f"\r\x1b[2K{_fit([left, bar, done, *facts], columns)}", self.stream)
 
     def close(self) -> None:
         """Ends the line of the bar."""
@@ -59,6 +61,13 @@ def print_while_open(text: str, stream: TextIO) -> None:
     gone, must not end what takes days."""
     with suppress(OSError, ValueError):  # ValueError: the stream itself is closed
         print(text, end="", file=stream, flush=True)
+
+
+def _fit(facts: Sequence[str], columns: int) -> str:
+    """The first one, and of the others as many as there is room for, none by halves."""
+    lengths = accumulate(2 + len(fact) for fact in facts)
+    fitting = sum(length - 2 <= columns for length in lengths)
+    return "  ".join(facts[: max(1, fitting)])
 
 
 def _is_terminal(stream: TextIO) -> bool:

@@ -105,8 +105,10 @@ class RunLog:
             self.events.flush()
             self.console.progress(
                 step,
-                f"cycle {cycle} {mode.value}  loss {means.loss:.3f}  rate {rate:.2e}",
+                f"loss {means.loss:.3f}",
+                f"cycle {cycle} {mode.value}",
                 f"{means.tokens_per_s:,.0f} tokens/s",
+                f"rate {rate:.2e}",
             )
         self.meter.restart_clock()
         return means.loss
@@ -144,7 +146,7 @@ class RunLog:
         append_metrics(self.metrics, line)
         self.line(
             f"step {step:,}: validation perplexity {evaluation.token_ppl:.2f}"
-            f" ({nll:.4f} nats per token), cycle {cycle} {mode.value}"
+            f" ({nll:.4f} nats per token)"
         )
         self.meter.restart_clock()
 

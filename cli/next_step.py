@@ -1,0 +1,47 @@
+"""The command that comes next, as it can be pasted into the shell that ran this one."""
+
+import os
+import shlex
+import shutil
+import sys
+from collections.abc import Iterable
+from itertools import chain, count
+from pathlib import Path
+
+
+def command(*arguments: str | Path) -> str:
+    """An `sglm` command line, quoted for a POSIX shell."""
+    return " ".join([*_this_program(), *_quoted(arguments)])
+
+
+def tensorboard(log_dir: Path) -> str:
+    """The command line that shows a run's curves."""
+    return " ".join([_beside_python("tensorboard"), *_quoted(["--logdir", log_dir])])
+
+
+def run_folder(store: Path) -> Path:
+    """Where a first run on a store may go: named after it, and not there yet."""
+    name = store.resolve().name
+    names = chain([name], (f"{name}-{number}" for number in count(2)))
+    return next(run for each in names if not os.path.lexists(run := Path("runs", each)))
+
+
+def _quoted(arguments: Iterable[str | Path]) -> list[str]:
+    return [shlex.quote(os.fspath(argument)) for argument in arguments]
+
+
+def _this_program() -> list[str]:
+    """`sglm` where the shell finds this one; else the way in which it was started."""
+    started = sys.argv[0]
+    if Path(started).name == "main.py":
+        return [shlex.quote(sys.executable), "-m", "sglm.cli.main"]
+    found = shutil.which("sglm")
+    if Path(started).name == "sglm" and not (found and os.path.samefile(found, started)):
+        return [shlex.quote(started)]
+    return ["sglm"]
+
+
+def _beside_python(program: str) -> str:
+    """A program of this environment: by its name where the shell finds one."""
+    beside = Path(sys.executable).with_name(program)
+    return program if shutil.which(program) or not beside.exists() else shlex.quote(str(beside))
