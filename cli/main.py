@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from sglm import __version__
-from sglm.cli import compare, generate, pairs, prep, score, surprisal, train
+from sglm.cli import compare, config, generate, pairs, prep, recipes, score, surprisal, train
 from sglm.cli import eval as eval_command
 from sglm.cli.streams import drop_full_stdout, prepare_streams
 from sglm.errors import InputError, SglmError, SglmWarning, as_sglm_error, printable
@@ -165,6 +165,8 @@ app.command("pairs")(pairs.pairs)
 # Arguments that are too many are answered there, with what was meant.
 app.command("generate", context_settings={"allow_extra_args": True})(generate.generate)
 app.command("compare", epilog=compare.VARIANTS_HELP)(compare.compare)
+app.command("recipes")(recipes.recipes)
+app.command("config")(config.config)
 
 if __name__ == "__main__":
     app()

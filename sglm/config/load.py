@@ -14,6 +14,8 @@ from sglm.storage.untrusted import read_bounded
 
 _LARGEST_FILE_BYTES = 1 << 20
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")  # how it begins
+# For people and `sglm recipes`; it decides nothing.
+_ABOUT = "about"
 # By pydantic's names of types.
 _WANTED = {
     "int": "an integer",
@@ -46,14 +48,21 @@ def load_config(source: str, overrides: Iterable[str] = ()) -> Config:
     Raises:
         ConfigError: no such file or recipe, not TOML, unknown key, wrong type, impossible value.
     """
-    text = _read(source)
-    try:
-        values = _parse_toml(text)
-    except ValueError as error:
-        raise ConfigError(f"{source}: not valid TOML: {error}") from None
+    values = _read_toml(source)
+    values.pop(_ABOUT, None)
     for override in overrides:
         _apply(values, override)
     return parse_config(values, source)
+
+
+def read_about(source: str) -> dict[str, Any]:
+    """The table in which a configuration says what it is for; empty where it says nothing.
+
+    Raises:
+        ConfigError: see `load_config`.
+    """
+    about = _read_toml(source).get(_ABOUT)
+    return about if isinstance(about, dict) else {}
 
 
 def parse_config(values: Mapping[str, Any], source: str) -> Config:
@@ -101,6 +110,14 @@ def differences(old: Config, new: Config) -> list[str]:
         for key, value in values.items()
         if new_values[section][key] != value
     ]
+
+
+def _read_toml(source: str) -> dict[str, Any]:
+    text = _read(source)
+    try:
+        return _parse_toml(text)
+    except ValueError as error:
+        raise ConfigError(f"{source}: not valid TOML: {error}") from None
 
 
 def _read(source: str) -> str:

@@ -1,0 +1,47 @@
+"""`sglm recipes`: the shipped configurations and what to expect of them."""
+
+import json
+from typing import Annotated
+
+import typer
+
+from sglm.cli.output import fill
+
+NOT_MEASURED = "–"
+EXPLANATION = (
+    "Memory is that of the process on a CPU, predicted; time is on two CPU cores; perplexity is"
+    f" per token on validation text, at its best; {NOT_MEASURED}: not measured. All are of the text"
+    " that --json names. `sglm train RECIPE --data STORE --dry-run` tells of yours."
+)
+
+
+def recipes(
+    *,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object, with more in it.")
+    ] = False,
+) -> None:
+    """List the recipes, with time, memory and expected perplexity.
+
+    A recipe is a configuration that comes with sglm; `sglm train` and `sglm compare` take its
+    name. `sglm config RECIPE` prints it.
+    """
+    from sglm.config.recipes import recipes as shipped_recipes
+
+    abouts = shipped_recipes()
+    if as_json:
+        typer.echo(json.dumps({name: about.model_dump() for name, about in abouts.items()}))
+        return
+    width = max(map(len, abouts))
+    typer.echo(f"{'recipe':<{width}}  parameters     memory     time  perplexity")
+    for name, about in sorted(abouts.items(), key=lambda item: item[1].parameters):
+        time = NOT_MEASURED if about.minutes is None else f"{about.minutes:g} min"
+        perplexity = NOT_MEASURED if about.perplexity is None else f"{about.perplexity:g}"
+        typer.echo(
+            f"{name:<{width}}  {about.parameters / 1e6:>8.1f} M"
+            f"  {about.memory_mib:>5,} MiB  {time:>7}  {perplexity:>10}"
+        )
+        origin = "" if about.minutes is None else f" {about.measured}"
+        typer.echo(fill(about.purpose + origin, indent="    "))
+    typer.echo()
+    typer.echo(fill(EXPLANATION))
