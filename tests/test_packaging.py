@@ -21,13 +21,18 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built from a copy: setuptools leaves its workings beside the sources."""
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy to build from: setuptools leaves its workings beside the sources."""
     source = tmp_path_factory.mktemp("source")
     for name in ("sglm", "cli", "configs", "scripts"):  # not all of which belongs into it
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
+    return source
+
+
+@pytest.fixture(scope="module")
+def wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("wheel")
     run_pip("wheel", "--no-build-isolation", "--wheel-dir", str(out), str(source))
     (built,) = out.glob("*.whl")
@@ -126,6 +131,29 @@ except ConfigError as error:
         (site / "sglm" / "__init__.py").resolve(),
         (site / "sglm" / "cli" / "main.py").resolve(),
     ]
+
+
+def test_an_editable_sglm_is_found_from_the_folder_above_a_checkout(
+    source: Path, tmp_path: Path
+) -> None:
+    build = "import sys; from setuptools.build_meta import build_editable as b; b(sys.argv[1])"
+    command = [sys.executable, "-c", build, str(tmp_path)]
+    built = subprocess.run(command, cwd=source, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    site = tmp_path / "site"
+    zipfile.ZipFile(wheel).extractall(site)
+    (tmp_path / "above" / "sglm" / "cli").mkdir(parents=True)  # as a checkout has it
+    program = """
+import site, sys
+sys.path.insert(1, sys.argv[1])  # before another editable installation's finder of that name
+site.addsitedir(sys.argv[1])
+import sglm, sglm.cli.main
+print(sglm.__file__)
+"""
+    result = run_installed(tmp_path / "none", ["-c", program, str(site)], tmp_path / "above")
+    assert result.returncode == 0, result.stderr
+    assert Path(result.stdout.strip()) == source / "sglm" / "__init__.py"
 
 
 def test_every_direct_dependency_is_pinned_exactly() -> None:

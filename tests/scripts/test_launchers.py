@@ -63,7 +63,7 @@ class Checkout:
     def __init__(self, folder: Path, real_python: str) -> None:
         self.root = folder / "my checkout"
         shutil.copytree(ROOT / "scripts", self.root / "scripts")
-        for name in ("pyproject.toml", "constraints.txt", "constraints-oldest.txt"):
+        for name in ("pyproject.toml", "setup.py", "constraints.txt", "constraints-oldest.txt"):
             shutil.copy(ROOT / name, self.root)
         self.calls_file = folder / "calls"
         for name, content in (("python", FAKE_PYTHON), ("sglm", FAKE_SGLM)):
@@ -134,7 +134,7 @@ def test_the_environment_is_made_once(checkout: Checkout) -> None:
     assert len(checkout.calls("-m pip")) == 1
 
 
-@pytest.mark.parametrize("name", ["pyproject.toml", "constraints.txt"])
+@pytest.mark.parametrize("name", ["pyproject.toml", "setup.py", "constraints.txt"])
 def test_changed_requirements_are_installed(checkout: Checkout, name: str) -> None:
     checkout.run("environment")
     with (checkout.root / name).open("a") as file:
