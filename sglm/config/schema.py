@@ -207,8 +207,9 @@ class TrainConfig(Section):
     """Initial weights and dropout."""
     evaluate_every_steps: Annotated[PositiveInt | None, Off] = None
     """Validation runs this often, and at the end of every cycle; none: every epoch."""
-    checkpoint_every_steps: PositiveInt = 500
-    """How much work an unexpected end can cost."""
+    checkpoint_every_steps: Annotated[PositiveInt | None, Off] = None
+    """A checkpoint this often; and, also with none, every 30 seconds, or less often where that
+    would take more than 2 % of the time: how much work an unexpected end can cost."""
     keep_checkpoints: PositiveInt = 2
     """The newest ones; of the others, one can be gone back to where the newest is damaged."""
     cuda_graph: bool = False

@@ -86,11 +86,16 @@ class Ranks:
 
     def most(self, number: int) -> int:
         """The largest of the ranks' numbers; waits for all of them."""
+        return self.most_of_each([number])[0]
+
+    def most_of_each(self, numbers: list[int]) -> list[int]:
+        """`most` of each of several numbers, in the time of one."""
         if self.count == 1:
-            return number
-        value = torch.tensor(number)
-        dist.all_reduce(value, dist.ReduceOp.MAX, group=self.control)
-        return int(value)
+            return numbers
+        values = torch.tensor(numbers)
+        dist.all_reduce(values, dist.ReduceOp.MAX, group=self.control)
+        largest: list[int] = values.tolist()
+        return largest
 
     def agree(self, number: int) -> bool:
         """Whether all ranks have the same number; the same answer everywhere."""

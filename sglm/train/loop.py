@@ -105,7 +105,7 @@ def train(
         precision=precision,
         console=console,
         ranks=ranks,
-        stop_signal=lambda: ranks.most(stop_signal() or 0) or None,
+        stop_signal=stop_signal,
     )
     with denormals_as_zero(), opened(job, resume):
         checkpoint = newest_checkpoint(job)
@@ -158,8 +158,11 @@ def _train_on(session: Session) -> None:
         step = progress.step
         if step == job.schedule.total_steps:
             return
-        _stop_if_asked(session)
-        if step > session.first_step and step % config.checkpoint_every_steps == 0:
+        signal_number, save = session.asked()
+        _stop_if_asked(session, signal_number)
+        every = config.checkpoint_every_steps
+        save = save or (every is not None and step % every == 0)
+        if save and step > session.first_step:
             session.count_skips()
             if progress.skipped_in_row == 0:  # a checkpoint is one to go back to
                 session.save()
@@ -207,11 +210,9 @@ def _settle(session: Session) -> None:
     cycle_ended = step in job.schedule.cycle_ends
     if "valid" in job.store.splits and (step % job.evaluate_every == 0 or cycle_ended):
         try:
-            evaluation = validate(
-                learner, job.store, should_stop=lambda: job.stop_signal() is not None
-            )
+            evaluation = validate(learner, job.store, should_stop=job.is_asked_to_stop)
         except StoppedReading:
-            _stop_if_asked(session)
+            _stop_if_asked(session, session.asked()[0])
             return  # not yet: see there
         progress.seconds = time.monotonic() - session.started
         session.log.evaluation(
@@ -231,13 +232,12 @@ def _settle(session: Session) -> None:
         session.save()  # made up for what a stop had cut short: not to be done again
 
 
-def _stop_if_asked(session: Session) -> None:
+def _stop_if_asked(session: Session, signal_number: int | None) -> None:
     """Waits for a step that was not skipped: a checkpoint is one to go back to.
 
     Raises:
         Stopped: a signal has come; everything is saved.
     """
-    signal_number = session.job.stop_signal()
     if signal_number is not None:
         session.count_skips()
         if session.progress.skipped_in_row:

@@ -29,6 +29,7 @@ from sglm.train.log.run_log import RunLog
 from sglm.train.record import keep_training_lines, record_session
 from sglm.train.run_folder import RunFolder
 from sglm.train.runaway import RunawayWatch
+from sglm.train.save_timer import SaveTimer
 from sglm.train.window_decision import DecisionRule
 
 SKIPS_BEFORE_GOING_BACK = 100
@@ -84,7 +85,11 @@ class Progress:
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What is to be done, from the first step to the last; see `sglm.train.loop.train`."""
+    """What is to be done, from the first step to the last; see `sglm.train.loop.train`.
+
+    Attributes:
+        stop_signal: of this process alone.
+    """
 
     config: Config
     store: TokenStore
@@ -102,6 +107,10 @@ class Job:
         """Steps from one validation to the next."""
         return self.config.train.evaluate_every_steps or self.batcher.steps_per_epoch
 
+    def is_asked_to_stop(self) -> bool:
+        """Whether a signal has come to any of the ranks, all of which call this."""
+        return self.ranks.most(self.stop_signal() or 0) > 0
+
 
 @dataclass(frozen=True, kw_only=True)
 class Session:
@@ -111,6 +120,7 @@ class Session:
         started: when all of the run would have started if this process had done it.
         first_step: steps done before.
         taken: of steps that nobody has asked about yet.
+        save_timer: of rank 0, whose clock counts for all.
     """
 
     job: Job
@@ -121,6 +131,20 @@ class Session:
     started: float
     first_step: int
     taken: list[Tensor] = field(default_factory=list)
+    save_timer: SaveTimer = field(default_factory=SaveTimer)
+
+    def asked(self) -> tuple[int | None, bool]:
+        """What is asked of all ranks before the next step; each of them calls this.
+
+        Returns:
+            `(signal number, save)`: the signal that asks one of them to stop, or None; whether it
+            is time for a checkpoint.
+        """
+        save = self.job.ranks.writes and self.save_timer.due()
+        number, save_everywhere = self.job.ranks.most_of_each(
+            [self.job.stop_signal() or 0, int(save)]
+        )
+        return number or None, bool(save_everywhere)
 
     def count_skips(self) -> None:
         """Asks, for all steps since it was asked last: here the loop waits for the device.
@@ -141,6 +165,10 @@ class Session:
         Raises:
             Diverged: steps are skipped, or weights are not finite: nothing to go back to.
         """
+        with self.save_timer.saving():
+            self._save()
+
+    def _save(self) -> None:
         self.count_skips()
         if not all_finite(self.learner.model):
             raise Diverged

@@ -171,6 +171,34 @@ def test_folders_that_are_not_shared_are_noticed(word_store: TokenStore, tmp_pat
     assert "not the same folder for all processes; give one that they share" in done.stderr
 
 
+def test_the_first_process_s_clock_says_when_all_of_them_save(
+    word_store: TokenStore, tmp_path: Path
+) -> None:
+    """Clocks differ: the second process finds that it is always time."""
+    own, out = tmp_path / "own.py", tmp_path / "run"
+    own.write_text(
+        "import itertools, os\n"
+        "from sglm.cli.main import app\n"
+        "from sglm.train.save_timer import SaveTimer\n"
+        "asked = itertools.count()\n"
+        "SaveTimer.due = lambda _: os.environ['RANK'] == '1' or next(asked) in (7, 8, 16)\n"
+        "app()\n"
+    )
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command = [str(own), "train", "tiny", "--data", str(word_store.folder), "--out", str(out)]
+    settings = [*COMMON, *CASES["adjoint"], "--set", "train.keep_checkpoints=50"]
+    done = subprocess.run(
+        [*launcher, "--nproc-per-node", "2", *command, *settings, "--device", "cpu"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    saved = {path.name for path in (out / "checkpoints").glob("step-*")}
+    assert saved == {f"step-{step:09d}" for step in (7, 8, 16, 30)}
+
+
 def test_variables_of_a_batch_system_alone_start_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
