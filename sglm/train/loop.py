@@ -27,6 +27,7 @@ from sglm.train.build import (
 from sglm.train.closing_sentence import closing_sentence
 from sglm.train.run_folder import RunFolder
 from sglm.train.runaway import RAN_AWAY
+from sglm.train.sample import sample
 from sglm.train.session import (
     SKIPS_BEFORE_GOING_BACK,
     Diverged,
@@ -215,16 +216,19 @@ def _settle(session: Session) -> None:
             _stop_if_asked(session, session.asked()[0])
             return  # not yet: see there
         progress.seconds = time.monotonic() - session.started
+        best_nll = _best_nll(progress, evaluation)
         session.log.evaluation(
             step,
             evaluation,
+            best_nll=best_nll,
+            sample=sample(learner.model, job.store) if learner.ranks.writes else None,
             tokens_seen=progress.tokens_seen,
             mode=followed_mode(plan, session.runaway),
             cycle=plan.cycle,
             rate=learner.rate(plan),
             seconds=progress.seconds,
         )
-        _keep_best(session, evaluation)
+        _keep_best(session, best_nll)
     if cycle_ended and learner.ranks.writes and all_finite(learner.model):
         job.run.save_snapshot(plan.cycle, learner.model, job.store.tokenizer())
     progress.settled = step
@@ -250,10 +254,16 @@ def _stop_if_asked(session: Session, signal_number: int | None) -> None:
         )
 
 
-def _keep_best(session: Session, evaluation: Evaluation) -> None:
-    progress, nll = session.progress, evaluation.nll_nats / evaluation.tokens
-    if math.isfinite(nll) and (progress.best_nll is None or nll < progress.best_nll):
-        progress.best_nll = nll
+def _best_nll(progress: Progress, evaluation: Evaluation) -> float | None:
+    """The lowest validation loss so far, this one included, in nats per token."""
+    nlls = [progress.best_nll, evaluation.nll_nats / evaluation.tokens]
+    return min((nll for nll in nlls if nll is not None and math.isfinite(nll)), default=None)
+
+
+def _keep_best(session: Session, best_nll: float | None) -> None:
+    """Saves the model if no earlier one was as good."""
+    if best_nll != session.progress.best_nll:
+        session.progress.best_nll = best_nll
         if session.learner.ranks.writes:
             session.job.run.save_model(
                 session.job.run.best_model, session.learner.model, session.job.store.tokenizer()

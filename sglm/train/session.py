@@ -282,7 +282,7 @@ def begin(job: Job, learner: Learner, checkpoint: Checkpoint | None) -> Session:
         total_steps=job.schedule.total_steps,
         first_step=progress.step,
         interval=interval,
-        event_files=progress.event_files,
+        files_before=progress.event_files,
         stream=job.console,
         ranks=ranks,
     )

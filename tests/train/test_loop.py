@@ -77,7 +77,7 @@ def test_a_run_leaves_what_the_contract_says(
     assert set(tags) == {
         "train/loss", "train/grad_norm", "train/skipped_steps", "valid/loss", "valid/token_ppl",
         "sched/lr", "sched/mode", "sched/cycle", "sg/cosine", "sg/relative_mse", "sg/norm_ratio",
-        "sg/factor", "amp/scale",
+        "sg/factor", "fit/train_loss", "fit/valid_loss", "fit/valid_ppl", "fit/best_ppl",
     } | ({"valid/bits_per_byte"} if word_store.counts("valid").unknown == 0 else set())  # fmt: skip
     assert [value for _, value in tags["sched/mode"]] == [0, 0, 1, 1]
 

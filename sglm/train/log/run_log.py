@@ -5,14 +5,16 @@ from typing import TextIO
 from sglm.config import Config
 from sglm.optim.schedule import Mode
 from sglm.runtime.ranks import ALONE, Ranks
-from sglm.scoring.metrics import finite_or_none
+from sglm.scoring.metrics import finite_or_none, perplexity
 from sglm.scoring.results import Evaluation
 from sglm.train.learner import Learner
 from sglm.train.log.console import ConsoleLog
+from sglm.train.log.lost_work import lost_work, restart_lines
 from sglm.train.log.meter import IntervalMeter
 from sglm.train.log.metrics import append_metrics
-from sglm.train.log.tensorboard import EventFile
+from sglm.train.log.tensorboard import EventFile, event_files
 from sglm.train.run_folder import RunFolder
+from sglm.train.sample import Sample
 from sglm.train.step import StepResult
 
 
@@ -26,7 +28,7 @@ class RunLog:
         first_step: steps done before this session; curves that an interrupted session wrote after
             them are hidden, so that they continue without overlap.
         interval: `interval_sums` of the checkpoint that is continued.
-        event_files: how many there were at that checkpoint.
+        files_before: how many files of events there were at that checkpoint.
         stream: where progress goes; a bar on a terminal, plain lines elsewhere.
         ranks: their sums are added up; only rank 0 writes.
     """
@@ -39,7 +41,7 @@ class RunLog:
         total_steps: int,
         first_step: int,
         interval: dict[str, float],
-        event_files: int,
+        files_before: int,
         stream: TextIO,
         ranks: Ranks = ALONE,
     ) -> None:
@@ -49,11 +51,13 @@ class RunLog:
         self.events: EventFile | None = None
         if not ranks.writes:
             return
-        self.events = EventFile(run.tensorboard, first_step=first_step, files_before=event_files)
-        if first_step:
-            self.line(f"continuing at step {first_step:,} of {total_steps:,}")
-        else:
-            self.events.hyper_parameters(config, {"valid/token_ppl": 0.0, "valid/loss": 0.0})
+        earlier = event_files(run.tensorboard)
+        lost = lost_work(earlier[-1], first_step) if earlier else None
+        self.events = EventFile(run.tensorboard, first_step=first_step, files_before=files_before)
+        if not first_step:
+            self.events.hyper_parameters(config)
+        for line in restart_lines(first_step, total_steps, begun=bool(earlier), lost=lost):
+            self.line(line)
 
     @property
     def event_files(self) -> int:
@@ -84,6 +88,7 @@ class RunLog:
         """
         means = self.meter.means()
         values = {
+            "fit/train_loss": means.loss,
             "train/loss": means.loss,
             "train/grad_norm": means.grad_norm,
             "train/skipped_steps": float(skipped),
@@ -91,8 +96,9 @@ class RunLog:
             "sched/mode": float(mode is Mode.SYNTHETIC),
             "sched/cycle": float(cycle),
             "perf/tokens_per_s": means.tokens_per_s,
-            "amp/scale": float(learner.precision.loss_scale()),
         }
+        if learner.precision.scaler.is_enabled():
+            values["amp/scale"] = float(learner.precision.loss_scale())
         values |= {f"sg/{name}": mean for name, mean in means.agreement.items()}
         status = learner.estimator.status()
         if status is not None:
@@ -118,20 +124,42 @@ class RunLog:
         step: int,
         evaluation: Evaluation,
         *,
+        best_nll: float | None,
+        sample: Sample | None,
         tokens_seen: int,
         mode: Mode,
         cycle: int,
         rate: float,
         seconds: float,
     ) -> None:
-        """Writes down a validation after `seconds` of training."""
+        """Writes down a validation.
+
+        Args:
+            step: steps done.
+            evaluation: of the validation split.
+            best_nll: the lowest so far, this one included, in nats per token.
+            sample: what the model writes now.
+            tokens_seen: predictions trained on.
+            mode, cycle, rate: of the last step.
+            seconds: of training so far.
+        """
         if self.events is None:
             return
         nll = evaluation.nll_nats / evaluation.tokens
-        self.events.scalar("valid/loss", nll, step)
-        self.events.scalar("valid/token_ppl", evaluation.token_ppl, step)
-        if evaluation.bits_per_byte is not None:
-            self.events.scalar("valid/bits_per_byte", evaluation.bits_per_byte, step)
+        values = {
+            "fit/valid_loss": nll,
+            "fit/valid_ppl": evaluation.token_ppl,
+            "fit/best_ppl": None if best_nll is None else perplexity(best_nll, 1),
+            "valid/loss": nll,
+            "valid/token_ppl": evaluation.token_ppl,
+            "valid/bits_per_byte": evaluation.bits_per_byte,
+        }
+        for tag, value in values.items():
+            if value is not None:
+                self.events.scalar(tag, value, step)
+        if sample is not None:
+            self.events.text("sample/continuation", _markdown(sample), step)
+        self.events.flush()
         line = {
             "step": step,
             "tokens_seen": tokens_seen,
@@ -165,3 +193,12 @@ class RunLog:
         if self.events is not None:
             self.console.close()
             self.events.close()
+
+
+def _markdown(sample: Sample) -> str:
+    """As it is, for TensorBoard's Text tab: indented, nothing in it is markup."""
+    return f"{_code(sample.start)}\n\nis continued:\n\n{_code(sample.continuation)}"
+
+
+def _code(text: str) -> str:
+    return "\n".join(f"    {line}" for line in text.splitlines())

@@ -12,11 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.compat.proto.summary_pb2 import DATA_CLASS_SCALAR, Summary, SummaryMetadata
+from tensorboard.plugins.scalar.metadata import create_summary_metadata
+from tensorboard.plugins.text.summary_v2 import text_pb
 from tensorboard.summary.writer.record_writer import RecordWriter
-from torch.utils.tensorboard.summary import hparams, scalar
+from torch.utils.tensorboard.summary import hparams
 
 from sglm.config import Config
 from sglm.storage.durable import sync
+from sglm.train.log.tags import DESCRIPTIONS
 
 _PREFIX = "events.out.tfevents."
 
@@ -39,14 +43,14 @@ class EventFile:
 
     def __init__(self, folder: Path, *, first_step: int, files_before: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        # By name, as readers take them.
-        files = sorted(folder.glob(f"{_PREFIX}*"))
+        files = event_files(folder)
         for path in files[files_before:]:
             path.unlink()
         kept = files[:files_before]
         self.number = len(kept) + 1
         stamp = max([int(time.time()), *(_stamp(path) + 1 for path in kept)])
         name = f"{_PREFIX}{stamp:010d}.{platform.node()}.{os.getpid()}.0"
+        self._described: set[str] = set()
         self._file = open(folder / name, "xb")  # noqa: SIM115
         self._records = RecordWriter(self._file)
         try:
@@ -60,27 +64,46 @@ class EventFile:
             raise
 
     def scalar(self, tag: str, value: float, step: int) -> None:
-        """A point of a curve."""
-        point: Any = scalar  # torch has no types for it
-        self.summary(point(tag, value), step)
+        """A point of one of the curves of `DESCRIPTIONS`."""
+        # Readers keep what the first point of a tag says of all of them.
+        metadata = None if tag in self._described else _described(tag)
+        self._described.add(tag)
+        self._add(
+            Event(
+                summary=Summary(
+                    value=[Summary.Value(tag=tag, simple_value=value, metadata=metadata)]
+                ),
+                step=step,
+            )
+        )
 
-    def summary(self, summary: Any, step: int | None = None) -> None:
-        """A record of TensorBoard's."""
-        self._add(Event(summary=summary, step=step))
+    def text(self, tag: str, markdown: str, step: int) -> None:
+        """A text for the Text tab."""
+        record: Any = text_pb(tag, markdown, description=DESCRIPTIONS[tag])
+        self._add(Event(summary=record, step=step))
 
-    def hyper_parameters(self, config: Config, metrics: dict[str, float]) -> None:
-        """Every value of the configuration, for the HParams tab, beside those metrics.
+    def hyper_parameters(self, config: Config) -> None:
+        """What most often tells runs apart, for the HParams tab, beside the best perplexity.
 
+        The same for every run, for TensorBoard takes the columns from one of them, and no more than
+        the five that it shows. Whole numbers are texts: it would show them with decimals.
         torch's SummaryWriter would open a second run for them; the same three records go here.
         """
+        synthesizer = config.synthesizer
         values = {
-            f"{section}.{key}": value if isinstance(value, bool | int | float) else str(value)
-            for section, keys in config.model_dump().items()
-            for key, value in keys.items()
+            "mode": config.schedule.mode,
+            "synthesizer": synthesizer.kind,
+            "horizon": str(config.train.horizon or config.train.window),
+            "learning rate": config.optimizer.learning_rate,
+            "seed": str(config.train.seed),
         }
+        if synthesizer.inject != "prediction":
+            values["synthesizer"] = f"{synthesizer.kind}, {synthesizer.inject}"
+        if config.schedule.mode == "real":
+            values["synthesizer"] = "none"
         records: Any = hparams  # torch has no types for it
-        for record in records(values, metrics):
-            self.summary(record)
+        for record in records(values, {"fit/best_ppl": 0.0}):
+            self._add(Event(summary=record))
 
     def _add(self, event: Any) -> None:
         event.wall_time = time.time()
@@ -98,6 +121,17 @@ class EventFile:
     def close(self) -> None:
         """Ends the file."""
         self._file.close()
+
+
+def event_files(folder: Path) -> list[Path]:
+    """The files of all sessions, by name, as readers take them: the last session's is the last."""
+    return sorted(folder.glob(f"{_PREFIX}*"))
+
+
+def _described(tag: str) -> SummaryMetadata:
+    metadata: Any = create_summary_metadata(display_name=None, description=DESCRIPTIONS[tag])
+    metadata.data_class = DATA_CLASS_SCALAR  # without it the faster of two readers drops the rest
+    return metadata
 
 
 def _stamp(path: Path) -> int:

@@ -1,0 +1,43 @@
+"""Every curve of TensorBoard: its tag, and what it shows, which TensorBoard displays beside it.
+
+TensorBoard sorts cards by tag: `fit/` comes first, unless a run is in fp16 and has `amp/`.
+"""
+
+DESCRIPTIONS = {
+    "amp/scale": "What the loss is multiplied with in fp16 so that small gradients stay above"
+    " zero. It halves whenever a step overflows.",
+    "fit/train_loss": "Training loss, in nats per token: the mean since the last point, with"
+    " dropout on. The same as train/loss.",
+    "fit/valid_loss": "Validation loss, in nats per token, without dropout. The same as"
+    " valid/loss.",
+    "fit/valid_ppl": "Validation perplexity per token: exp of the loss. The same as"
+    " valid/token_ppl.",
+    "fit/best_ppl": "The lowest validation perplexity per token so far: that of `model/`.",
+    "perf/tokens_per_s": "Training speed, in tokens per second over all processes; validations"
+    " are not counted.",
+    "sample/continuation": "How the model continues the first words of the validation text, drawn"
+    " at temperature 0.8 with the same seed every time.",
+    "sched/cycle": "Cycles of the learning rate that were finished before; each begins with a warm"
+    " restart.",
+    "sched/lr": "Learning rate.",
+    "sched/mode": "Which state gradients windows end with: 0 real (truncated, nothing is injected),"
+    " 1 synthetic.",
+    "sg/beta": "The best multiplier of the injected gradients, judged by what they and the exact"
+    " future do to the weights; 1: as they are, 0: they do nothing useful, below 0: they harm.",
+    "sg/cosine": "Cosine between the predicted and the observed state gradient, on probe windows.",
+    "sg/factor": "What predictions are multiplied with before they are injected, from 0 to 1.",
+    "sg/norm_ratio": "Length of the predicted state gradient over that of the observed one.",
+    "sg/parameter_cosine": "Cosine between what the injected gradients and the exact future do to"
+    " the weights.",
+    "sg/relative_mse": "Squared error of the predicted state gradient over the observed one's"
+    " squared length; 1: no better than predicting zero.",
+    "train/grad_norm": "Norm of the last step's gradient before clipping.",
+    "train/loss": "Training loss, in nats per token: the mean since the last point, with dropout"
+    " on.",
+    "train/skipped_steps": "Steps so far that changed nothing, because their loss or gradient was"
+    " not finite.",
+    "valid/bits_per_byte": "Validation loss in bits per UTF-8 byte of the text: comparable across"
+    " tokenizers.",
+    "valid/loss": "Validation loss, in nats per token, without dropout.",
+    "valid/token_ppl": "Validation perplexity per token: exp of the loss.",
+}
