@@ -1,0 +1,78 @@
+"""Writes what of the documentation is generated, or checks that it is up to date.
+
+    python -m scripts.documentation            writes the tables in docs/ and docs/reference/
+    python -m scripts.documentation --check    names what differs, and ends with 1
+
+Tables are made from committed numbers (docs/data/, docs/benchmarks/), the reference from the code.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from scripts import ROOT
+from scripts.documentation.benchmarks import bench_table, quick_table
+from scripts.documentation.experiments import TABLES
+from scripts.documentation.pages import Maker, filled
+from scripts.documentation.reference import commands_page, configuration_page
+from scripts.documentation.short_windows import table as short_windows_table
+from sglm.errors import SglmError
+from sglm.storage.durable import replace_text
+
+MAKERS: dict[str, Maker] = {
+    "short-windows": short_windows_table,
+    "bench": bench_table,
+    "quick": quick_table,
+    **TABLES,
+}
+
+
+def generated(docs: Path) -> dict[Path, str]:
+    """Every page that is generated, or that has a generated block, as it should be.
+
+    Raises:
+        InputError: a block that cannot be made.
+    """
+    pages = {
+        docs / "reference/commands.md": commands_page(),
+        docs / "reference/configuration.md": configuration_page(),
+    }
+    for path in sorted(docs.rglob("*.md")):
+        if path not in pages:
+            pages[path] = filled(path.read_text(encoding="utf-8"), MAKERS, docs)
+    return pages
+
+
+def outdated(docs: Path) -> dict[Path, str]:
+    """Of these, what the files do not say, or do not exist for."""
+    return {
+        path: page
+        for path, page in generated(docs).items()
+        if not path.exists() or path.read_text(encoding="utf-8") != page
+    }
+
+
+def main() -> int:
+    """Exit code: 1 where a check finds a difference, 2 where something cannot be made."""
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.documentation",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--check", action="store_true", help="Write nothing.")
+    arguments = parser.parse_args()
+    try:
+        pages = outdated(ROOT / "docs")
+    except SglmError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    for path, page in pages.items():
+        if not arguments.check:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            replace_text(path, page)
+        print(path.relative_to(ROOT))
+    return 1 if arguments.check and pages else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

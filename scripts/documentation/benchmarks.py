@@ -1,0 +1,79 @@
+"""What `scripts/bench` wrote on a machine, as tables of its page."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from scripts.benchmarks.training.case import Size
+from scripts.benchmarks.training.parts import PARTS
+from scripts.documentation.pages import markdown
+from sglm.errors import InputError
+
+FOLDER = "benchmarks"
+# Names of `--quick --json`, and what the table calls them.
+QUICK = {
+    "plain": "plain PyTorch loop",
+    "real": "sglm, real gradients",
+    "real_learning": "the same, while the adjoint's network learns",
+    "synthetic": "the same, while the adjoint injects",
+}
+
+
+def quick_table(names: list[str], docs: Path) -> str:
+    """Rates of `--quick --json`: a column for each of the files, named NAME:HEADING."""
+    files = [name.partition(":") for name in names]
+    results = [_read(docs / FOLDER / f"{name}.json") for name, _, _ in files]
+    rows = [["tokens/s", *(heading.replace("_", " ") for _, _, heading in files)]]
+    rows.append(["matrix products alone", *(f"{r['floor_tokens_per_s']:,.0f}" for r in results)])
+    for key, label in QUICK.items():
+        rows.append([label, *(_rate(result, key) for result in results)])
+    return markdown(rows)
+
+
+def _rate(result: dict[str, Any], key: str) -> str:
+    rate = result[f"{key}_tokens_per_s"]
+    return f"{rate:,.0f} ({rate / result['floor_tokens_per_s']:.0%})"
+
+
+def bench_table(names: list[str], docs: Path) -> str:
+    """Each case of a file of `--out`: rates, cost over real, memory, shares of the step."""
+    parts = []
+    for name in names:
+        result = _read(docs / FOLDER / f"{name}.json")
+        parts += [_case(case) for case in result["cases"] if "skipped" not in case]
+    return "\n\n".join(parts)
+
+
+def _case(case: dict[str, Any]) -> str:
+    floor = case["floor"]
+    shown = [*PARTS, "other"]
+    rows = [["", "tokens/s (quartiles)", "of the floor", "over real (quartiles)", "MB", *shown]]
+    for name, arm in case["arms"].items():
+        low, high = arm["tokens_per_s_quartiles"]
+        over = ""
+        if "over_real" in arm:
+            least, most = arm["over_real_quartiles"]
+            over = f"{arm['over_real']:+.1%} ({least:+.1%} to {most:+.1%})".replace("-", "−")
+        rows.append(
+            [
+                name,
+                f"{arm['tokens_per_s']:,.0f} ({low:,.0f}–{high:,.0f})",
+                f"{arm['of_floor']:.0%}",
+                over,
+                f"{arm['peak_memory_mb']:,.0f}",
+                *(f"{100 * arm['shares'][part]:.0f}" for part in shown),
+            ]
+        )
+    head = (
+        f"**{Size(**case['size'])}**: floor {floor['tokens_per_s']:,.0f} tokens/s"
+        f" ({floor['gflops_per_s']:,.0f} GFLOP/s), {case['rounds']} rounds"
+    )
+    return f"{head}\n\n{markdown(rows)}"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: {error}; scripts/bench makes it (--json, --out)") from None
+    return result

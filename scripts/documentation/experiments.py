@@ -1,0 +1,50 @@
+"""Tables of experiments, from their own files in `docs/data/`, by their own functions."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from scripts.experiments import long_memory, usefulness, wrapping
+from sglm.errors import InputError
+
+
+def wrapping_table(names: list[str], docs: Path) -> str:
+    """Of `wrapping.json`, which the experiment writes to its --out."""
+    (result,) = _read([docs / "data" / f"{name}.json" for name in names or ["wrapping"]])
+    return wrapping.table(result)
+
+
+def long_memory_table(names: list[str], docs: Path) -> str:
+    """Of the folder of runs that is `scripts/long_memory --out`."""
+    return long_memory.tables(docs / "data" / (names or ["long-memory"])[0])
+
+
+def gauges_table(names: list[str], docs: Path) -> str:
+    """How each gauge ranks the runs; the folder is the experiment's --out."""
+    return usefulness.gauges_table(_usefulness(names, docs))
+
+
+def usefulness_table(names: list[str], docs: Path) -> str:
+    """The runs themselves."""
+    return usefulness.runs_table(_usefulness(names, docs))
+
+
+def _usefulness(names: list[str], docs: Path) -> list[dict[str, Any]]:
+    folder = docs / "data" / (names or ["usefulness"])[0]
+    return usefulness.with_shares(_read(sorted(folder.glob("*.json"))))
+
+
+def _read(paths: list[Path]) -> list[dict[str, Any]]:
+    try:
+        return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    except (OSError, ValueError) as error:
+        raise InputError(f"{error}; copy what the experiment wrote there") from None
+
+
+TABLES: dict[str, Callable[[list[str], Path], str]] = {
+    "wrapping": wrapping_table,
+    "long-memory": long_memory_table,
+    "gauges": gauges_table,
+    "usefulness": usefulness_table,
+}

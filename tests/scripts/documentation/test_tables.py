@@ -1,0 +1,125 @@
+"""Generated pages: they agree with what they are made from, and say when they cannot be made."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from scripts import ROOT
+from scripts.documentation import __main__ as documentation
+from scripts.documentation import add
+from scripts.documentation.pages import filled
+from scripts.documentation.short_windows import corpus_rows, table
+from sglm.errors import InputError
+
+PAGE = "# A page\n<!-- table: letters a b -->\nold\n<!-- end -->\nbelow\n"
+# Two corpora's worth of one file: a gap of 2, of which x closes a half.
+CORPUS = {
+    "title": "text",
+    "perplexities": {
+        "bptt": {"0": 12.0, "1": 13.0},
+        "x": {"1": 12.0, "0": 11.0},
+        "bptt-long 20": {"0": 10.0, "1": 11.0},
+    },
+    "times": {"bptt": {"ratio": 1.0}, "x": {"ratio": 1.234}},
+}
+
+
+def letters(names: list[str], docs: Path) -> str:
+    return "+".join(names)
+
+
+def written(docs: Path, values: object) -> Path:
+    path = docs / "data/short-windows/corpus.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(values), encoding="utf-8")
+    return path
+
+
+def test_what_is_committed_is_what_the_script_makes() -> None:
+    outdated = [str(path.relative_to(ROOT)) for path in documentation.outdated(ROOT / "docs")]
+    assert outdated == [], "run python -m scripts.documentation"
+
+
+def test_a_block_is_replaced_and_the_rest_of_the_page_stays(tmp_path: Path) -> None:
+    new = filled(PAGE, {"letters": letters}, tmp_path)
+    assert new == PAGE.replace("old", "a+b")
+    assert filled(new, {"letters": letters}, tmp_path) == new
+
+
+@pytest.mark.parametrize(
+    ("page", "message"),
+    [
+        (PAGE.replace("letters", "numbers"), "no table 'numbers'; there are letters"),
+        (PAGE.replace("<!-- end -->", ""), "no end"),
+        (PAGE.replace("<!-- end -->", "") + PAGE, "no end"),
+    ],
+)
+def test_a_block_that_cannot_be_made_is_named(page: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=message):
+        filled(page, {"letters": letters}, tmp_path)
+
+
+def test_a_changed_number_is_noticed(tmp_path: Path) -> None:
+    path = written(tmp_path, CORPUS)
+    page = tmp_path / "page.md"
+    page.write_text("<!-- table: short-windows corpus -->\n<!-- end -->\n")
+    for name, content in documentation.outdated(tmp_path).items():
+        name.parent.mkdir(exist_ok=True)
+        name.write_text(content)
+    assert documentation.outdated(tmp_path) == {}
+    path.write_text(path.read_text().replace("13.0", "13.5"))
+    assert list(documentation.outdated(tmp_path)) == [page]
+
+
+def test_differences_are_paired_by_seed_and_shares_are_of_the_mean_gap(tmp_path: Path) -> None:
+    written(tmp_path, CORPUS)
+    rows = [line.strip("| ").split(" | ") for line in table(["corpus"], tmp_path).splitlines()[2:]]
+    assert rows[0][:3] == ["text", "`bptt`", "12.00, 13.00"]
+    # The points that the experiment knows come first; equal differences leave no interval.
+    assert rows[1][:2] == ["`bptt-long 20`", "10.00, 11.00"]
+    assert rows[2] == ["`x`", "11.00, 12.00", "**−1.00** (−1.00 … −1.00)", "50 %", "1.23"]
+
+
+def test_one_seed_has_no_interval_and_others_than_the_first_are_named() -> None:
+    perplexities = {
+        "bptt": {0: 12.0, 1: 12.0},
+        "x": {1: 13.0},
+        "bptt-long 20": {0: 10.0, 1: 10.0},
+    }
+    rows = corpus_rows(perplexities, {})
+    assert rows[-1] == ["`x`", "13.00 (seed 1)", "+1.00 (one seed)", "−50 %", ""]
+
+
+@pytest.mark.parametrize("missing", ["bptt", "bptt-long 20"])
+def test_a_gap_without_one_of_its_ends_is_refused(missing: str, tmp_path: Path) -> None:
+    perplexities = {k: v for k, v in CORPUS["perplexities"].items() if k != missing}  # type: ignore[attr-defined]
+    written(tmp_path, CORPUS | {"perplexities": perplexities})
+    with pytest.raises(InputError, match=missing):
+        table(["corpus"], tmp_path)
+
+
+def test_points_and_seeds_are_added_and_never_replaced() -> None:
+    new = {
+        "title": "",
+        "perplexities": {"bptt": {"0": 12.0, "2": 14.0}, "fresh": {"0": 11.5}, "y": {"0": 1.0}},
+        "times": {"y": {"ratio": 3.0}},
+    }
+    both = add.merged(CORPUS, new, {"bptt", "fresh"})
+    assert both["perplexities"]["bptt"] == {"0": 12.0, "1": 13.0, "2": 14.0}
+    assert both["perplexities"]["fresh"] == {"0": 11.5}
+    assert "y" not in both["perplexities"]
+    assert both["times"] == CORPUS["times"]
+    assert both["title"] == "text"
+    other = {**new, "perplexities": {"x": {"0": 11.001}}}
+    with pytest.raises(InputError, match="x, seed 0: .* is there"):
+        add.merged(CORPUS, other, None)
+
+
+def test_results_of_a_comparison_are_read_too(tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    path.write_text('{"variants": {"dni": {"seeds": [0, 1], "token_ppl": [9.0, 9.5]}}}')
+    assert add.measured(path)["perplexities"] == {"dni": {"0": 9.0, "1": 9.5}}
+    path.write_text('{"variants": 1}')
+    with pytest.raises(InputError, match="neither"):
+        add.measured(path)
