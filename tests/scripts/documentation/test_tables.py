@@ -7,9 +7,10 @@ import pytest
 
 from scripts import ROOT
 from scripts.documentation import __main__ as documentation
-from scripts.documentation import add
+from scripts.documentation import add, experiments
 from scripts.documentation.pages import filled
 from scripts.documentation.short_windows import corpus_rows, table
+from scripts.experiments import usefulness
 from sglm.errors import InputError
 
 PAGE = "# A page\n<!-- table: letters a b -->\nold\n<!-- end -->\nbelow\n"
@@ -112,7 +113,7 @@ def test_points_and_seeds_are_added_and_never_replaced() -> None:
     assert both["times"] == CORPUS["times"]
     assert both["title"] == "text"
     other = {**new, "perplexities": {"x": {"0": 11.001}}}
-    with pytest.raises(InputError, match="x, seed 0: .* is there"):
+    with pytest.raises(InputError, match="x, seed 0: 11"):
         add.merged(CORPUS, other, None)
 
 
@@ -123,3 +124,31 @@ def test_results_of_a_comparison_are_read_too(tmp_path: Path) -> None:
     path.write_text('{"variants": 1}')
     with pytest.raises(InputError, match="neither"):
         add.measured(path)
+
+
+def test_tables_of_experiments_are_made_of_the_files_that_these_write(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    for arm, perplexity, beta in (("bptt", 10.0, 0), ("bptt-long", 8.0, 0), ("noise", 9.0, 0.5)):
+        run = {"corpus": "c", "arm": arm, "seed": 0, "perplexity": perplexity}
+        run["gauges"] = {"explained": 0.1, "beta": beta, "cosine": 0.2, "share": 0.3}
+        save(data / f"usefulness/c-{arm}.json", run)
+    cell = {"task": "copy", "arm": "bptt", "window": 2, "seed": 0, "updates": 9, "seconds": 0.9}
+    save(data / "long-memory/copy-bptt-T2-seed0.json", cell | {"solved": []})
+    names = ("bptt", "dni", "bptt-long")
+    form = {
+        "variants": {n: {"token_ppl_mean": p} for n, p in zip(names, (9.0, 8.0, 7.0), strict=True)},
+        "parts": {name: [[0.5, 1.5]] for name in names},
+    }
+    save(data / "wrapping.json", {"joined": form})
+    made = {kind: make([], tmp_path) for kind, make in experiments.TABLES.items()}
+    assert "| c | noise | 0 | 9.00 | 50 % | 0.10 | 0.50 |" in made["usefulness"]
+    assert made["gauges"].count("\n") == 1 + len(usefulness.GAUGES)
+    assert "| bptt | 0 (0) |" in made["long-memory"]
+    assert "| joined | dni | 8.00 | 50 % |" in made["wrapping"]
+    with pytest.raises(InputError, match="none"):
+        experiments.TABLES["wrapping"](["none"], tmp_path)
+
+
+def save(path: Path, values: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(values), encoding="utf-8")
