@@ -237,7 +237,7 @@ def make_cases(folder: Path, what: str) -> list[Case]:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """For docs/results.md."""
+    """For docs/log.md."""
     names = list(asdict(rows[0]))
     lines = [f"| {' | '.join(name.replace('_', ' ') for name in names)} |"]
     lines.append(f"| {' | '.join('---' for _ in names)} |")

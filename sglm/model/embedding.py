@@ -2,7 +2,7 @@
 
 The matrix then gets a gradient from either use. The softmax's is full; that of the words read has a
 few rows, but autograd would make a matrix of zeros for it and add all of that: three passes over
-the vocabulary for the few hundred words of a window (docs/results.md has what they cost). Here both
+the vocabulary for the few hundred words of a window (docs/log.md has what they cost). Here both
 uses go through one node of the graph, which adds the rows where they belong.
 
 Shapes: … any, V vocabulary, E embedding.

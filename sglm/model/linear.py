@@ -116,7 +116,7 @@ def mkl_on_intel() -> bool:
     """Whether torch's float32 products go to MKL, on a processor of the same maker.
 
     There it is as fast as oneDNN or faster, by up to three times; on other makers' processors it
-    takes twice oneDNN's time (docs/results.md). Decided by the maker's name, and not by a trial:
+    takes twice oneDNN's time (docs/log.md). Decided by the maker's name, and not by a trial:
     the same run must take the same way each time, or its last digits would change.
     """
     return bool(torch.backends.mkl.is_available()) and "GenuineIntel" in _cpu_description()  # type: ignore[no-untyped-call]

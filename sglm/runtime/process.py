@@ -27,11 +27,11 @@ def prepare_process() -> None:
 
     - A training step allocates its logits and gradients anew each time. glibc hands large blocks
       back to the system when they are freed, and gets them back empty, page by page, at the next
-      step: a third of a step's time on two cores at 2×256, V=7,300 (docs/results.md).
+      step: a third of a step's time on two cores at 2×256, V=7,300 (docs/log.md).
     - OpenMP's threads spin while they wait. If another process takes one of the cores, they spin
       through its whole time slice, at every single operation; after a short spin they sleep. Not
       too short a spin: waking up takes longer than the wait for the next operation
-      (docs/results.md).
+      (docs/log.md).
     - oneDNN makes a kernel for every shape, a quarter to half a megabyte, and keeps a thousand of
       them: with texts of all lengths, memory would grow for millions of lines.
 
@@ -96,7 +96,7 @@ def denormals_as_zero() -> Iterator[None]:
     """Inside, this thread takes numbers below 1e-38 for zero, and so do threads that it starts.
 
     What comes back through hundreds of steps vanishes into them, and an Intel CPU computes with
-    them many times more slowly (docs/results.md). To be entered before torch starts its threads.
+    them many times more slowly (docs/log.md). To be entered before torch starts its threads.
     """
     import torch
 

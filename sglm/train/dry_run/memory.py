@@ -3,7 +3,7 @@
 A run goes through a few situations, and its peak is that of the hungriest: counting the words,
 the end of a step's forward pass, its backward pass, the synthesizer learning, an evaluation,
 saving. Each part's share is stated beside its code; here they are added up.
-`scripts.benchmarks.memory` compares the prediction with measured peaks (docs/results.md).
+`scripts.benchmarks.memory` compares the prediction with measured peaks (docs/benchmarks/).
 
 Numbers are counted in units of float32's (`sglm.runtime.memory_basis`). Shapes: R steps read in one
 pass (the window, the horizon, or the longest random window), V vocabulary, E embedding.
