@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from sglm.text.prepare import Recipe, prepare
 
@@ -98,6 +99,10 @@ HELD_OUT = {
 }
 
 
+HEAD = """| case | predicted MiB | measured MiB | ratio | libraries MiB | peak when |
+| --- | --- | --- | --- | --- | --- |"""
+
+
 def make_store(vocab_size: int, tokens: int, folder: Path) -> Path:
     """Random words, each at least once."""
     rng = random.Random(0)
@@ -123,7 +128,7 @@ def sglm(*arguments: str) -> subprocess.CompletedProcess[str]:
     return done
 
 
-def compare(name: str, precision: str = "fp32") -> dict[str, object]:
+def compare(name: str, precision: str = "fp32") -> dict[str, Any]:
     """The row of one case, in bytes."""
     vocab_size, settings = (CASES | HELD_OUT)[name]
     with tempfile.TemporaryDirectory() as temporary:
@@ -153,6 +158,15 @@ def compare(name: str, precision: str = "fp32") -> dict[str, object]:
     }
 
 
+def line(row: dict[str, Any]) -> str:
+    """Of the table."""
+    predicted, measured, base = (
+        f"{row[key] / 2**20:,.0f}" for key in ("predicted", "measured", "base")
+    )
+    label = f"{row['case']} (held out)" if row["held_out"] else row["case"]
+    return f"| {label} | {predicted} | {measured} | {row['ratio']:.2f} | {base} | {row['worst']} |"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m scripts.benchmarks.memory", description=__doc__.split("\n")[0]
@@ -164,22 +178,12 @@ def main() -> None:
     arguments = parser.parse_args()
     rows = []
     if not arguments.json:
-        print("| case | predicted MiB | measured MiB | ratio | libraries MiB | peak when |")
-        print("| --- | --- | --- | --- | --- | --- |")
+        print(HEAD)
     for name in arguments.only:
         row = compare(name, arguments.precision)
         rows.append(row)
         if not arguments.json:
-            predicted, measured, base = (
-                f"{row[key] / 2**20:,.0f}"  # type: ignore[operator]
-                for key in ("predicted", "measured", "base")
-            )
-            label = f"{name} (held out)" if row["held_out"] else name
-            print(
-                f"| {label} | {predicted} | {measured} | {row['ratio']:.2f} | {base}"
-                f" | {row['worst']} |",
-                flush=True,
-            )
+            print(line(row), flush=True)
     if arguments.json:
         print(json.dumps({"cases": rows}))
 

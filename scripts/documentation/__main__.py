@@ -11,8 +11,7 @@ import sys
 from pathlib import Path
 
 from scripts import ROOT
-from scripts.documentation.benchmarks import bench_table, quick_table
-from scripts.documentation.experiments import TABLES
+from scripts.documentation import benchmarks, experiments
 from scripts.documentation.pages import Maker, filled
 from scripts.documentation.reference import commands_page, configuration_page
 from scripts.documentation.short_windows import table as short_windows_table
@@ -21,9 +20,8 @@ from sglm.storage.durable import replace_text
 
 MAKERS: dict[str, Maker] = {
     "short-windows": short_windows_table,
-    "bench": bench_table,
-    "quick": quick_table,
-    **TABLES,
+    **benchmarks.TABLES,
+    **experiments.TABLES,
 }
 
 

@@ -4,9 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+from scripts.benchmarks import memory
 from scripts.benchmarks.training.case import Size
 from scripts.benchmarks.training.parts import PARTS
-from scripts.documentation.pages import markdown
+from scripts.documentation.pages import Maker, markdown
 from sglm.errors import InputError
 
 FOLDER = "benchmarks"
@@ -32,7 +33,7 @@ def quick_table(names: list[str], docs: Path) -> str:
 
 def _rate(result: dict[str, Any], key: str) -> str:
     rate = result[f"{key}_tokens_per_s"]
-    return f"{rate:,.0f} ({rate / result['floor_tokens_per_s']:.0%})"
+    return f"{rate:,.0f} ({100 * rate / result['floor_tokens_per_s']:.0f} %)"
 
 
 def bench_table(names: list[str], docs: Path) -> str:
@@ -53,12 +54,12 @@ def _case(case: dict[str, Any]) -> str:
         over = ""
         if "over_real" in arm:
             least, most = arm["over_real_quartiles"]
-            over = f"{arm['over_real']:+.1%} ({least:+.1%} to {most:+.1%})".replace("-", "−")
+            over = f"{_percent(arm['over_real'])} ({_percent(least)} to {_percent(most)})"
         rows.append(
             [
                 name,
                 f"{arm['tokens_per_s']:,.0f} ({low:,.0f}–{high:,.0f})",
-                f"{arm['of_floor']:.0%}",
+                f"{100 * arm['of_floor']:.0f} %",
                 over,
                 f"{arm['peak_memory_mb']:,.0f}",
                 *(f"{100 * arm['shares'][part]:.0f}" for part in shown),
@@ -71,9 +72,57 @@ def _case(case: dict[str, Any]) -> str:
     return f"{head}\n\n{markdown(rows)}"
 
 
+def _percent(share: float) -> str:
+    return f"{100 * share:+.1f} %".replace("-", "−")
+
+
+def memory_table(names: list[str], docs: Path) -> str:
+    """Of `scripts.benchmarks.memory --json`."""
+    rows = [row for name in names for row in _read(docs / FOLDER / f"{name}.json")["cases"]]
+    return "\n".join([memory.HEAD, *map(memory.line, rows)])
+
+
+def scoring_table(names: list[str], docs: Path) -> str:
+    """Of `scripts.benchmarks.scoring --json`: many lines at once and one by one, a long text."""
+    rows = [
+        [
+            "model",
+            "lines at once, ms",
+            "one by one, ms",
+            "times faster",
+            "possible at most",
+            "long text, tokens/s",
+        ]
+    ]
+    for name in names:
+        for size, parts in _read(docs / FOLDER / f"{name}.json").items():
+            short, long = parts["short_lines"], parts["long_text"]
+            rows.append(
+                [
+                    size,
+                    f"{1000 * short['many_s']:,.1f}",
+                    f"{1000 * short['one_by_one_s']:,.0f}",
+                    f"{short['times_faster']:.1f}",
+                    f"{short['times_faster_of_floor']:.0f}",
+                    f"{long['score_tokens_per_s']:,.0f}",
+                ]
+            )
+    return markdown(rows)
+
+
+TABLES: dict[str, Maker] = {
+    "bench": bench_table,
+    "quick": quick_table,
+    "memory": memory_table,
+    "scoring": scoring_table,
+}
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
         result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: {error}; scripts/bench makes it (--json, --out)") from None
+        raise InputError(
+            f"{path}: {error}; what scripts/bench or a script of scripts/benchmarks/ has written goes there"
+        ) from None
     return result

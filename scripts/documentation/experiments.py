@@ -1,10 +1,10 @@
 """Tables of experiments, from their own files in `docs/data/`, by their own functions."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from scripts.documentation.pages import Maker
 from scripts.experiments import long_memory, usefulness, wrapping
 from sglm.errors import InputError
 
@@ -42,7 +42,7 @@ def _read(paths: list[Path]) -> list[dict[str, Any]]:
         raise InputError(f"{error}; copy what the experiment wrote there") from None
 
 
-TABLES: dict[str, Callable[[list[str], Path], str]] = {
+TABLES: dict[str, Maker] = {
     "wrapping": wrapping_table,
     "long-memory": long_memory_table,
     "gauges": gauges_table,

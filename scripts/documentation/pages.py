@@ -13,12 +13,12 @@ from sglm.errors import InputError
 # The names behind the kind, and the folder `docs`, to the lines of the block.
 Maker = Callable[[list[str], Path], str]
 
-_BLOCK = re.compile(r"(<!-- table: (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
-_BEGINNING = "<!-- table:"
+_BEGINNING = re.compile(r"^<!-- table: ([^\n]+?) -->\n", re.MULTILINE)
+_BLOCK = re.compile(rf"({_BEGINNING.pattern})(.*?)^(<!-- end -->)$", re.DOTALL | re.MULTILINE)
 
 
 def filled(page: str, makers: Mapping[str, Maker], docs: Path) -> str:
-    """The page with each of its blocks made anew.
+    """The page with each of its blocks made anew; a marker stands at the beginning of its line.
 
     Raises:
         InputError: a kind of table that nobody makes, a file that is not there, a block without
@@ -26,15 +26,16 @@ def filled(page: str, makers: Mapping[str, Maker], docs: Path) -> str:
     """
 
     def fill(block: re.Match[str]) -> str:
-        if _BEGINNING in block[0][len(_BEGINNING) :]:
-            raise InputError(f"the table {block[2]!r} has no end: write <!-- end --> below it")
-        kind, *names = block[2].split()
+        beginning, named, content, end = block.groups()
+        if _BEGINNING.search(content):
+            raise InputError(f"the table {named!r} has no end: write <!-- end --> below it")
+        kind, *names = named.split()
         if kind not in makers:
             raise InputError(f"no table {kind!r}; there are {', '.join(sorted(makers))}")
-        return f"{block[1]}{makers[kind](names, docs)}\n{block[3]}"
+        return f"{beginning}{makers[kind](names, docs)}\n{end}"
 
     new, blocks = _BLOCK.subn(fill, page)
-    if blocks != page.count(_BEGINNING):
+    if blocks != len(_BEGINNING.findall(page)):
         raise InputError("a table has no end: write <!-- end --> below it")
     return new
 

@@ -50,11 +50,18 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def table(names: list[str], docs: Path) -> str:
-    """The named corpora one below the other."""
+    """The named corpora one below the other; after a `:` the points that are shown, with `;`
+    between them, where it is not all of them."""
+    corpora, _, wanted = " ".join(names).partition(" : ")
+    shown = {point.strip() for point in wanted.split(";")} if wanted else None
     rows = [HEAD]
-    for name in names:
+    for name in corpora.split():
         corpus = read(docs / FOLDER / f"{name}.json")
-        own = corpus_rows(corpus["perplexities"], corpus["times"])
+        own = [
+            row
+            for row in corpus_rows(corpus["perplexities"], corpus["times"])
+            if shown is None or row[0].strip("`") in shown
+        ]
         rows += [[corpus["title"] if index == 0 else "", *row] for index, row in enumerate(own)]
     return markdown(rows)
 

@@ -80,6 +80,8 @@ def test_differences_are_paired_by_seed_and_shares_are_of_the_mean_gap(tmp_path:
     # The points that the experiment knows come first; equal differences leave no interval.
     assert rows[1][:2] == ["`bptt-long 20`", "10.00, 11.00"]
     assert rows[2] == ["`x`", "11.00, 12.00", "**−1.00** (−1.00 … −1.00)", "50 %", "1.23"]
+    some = table(["corpus", ":", "bptt;", "x"], tmp_path).splitlines()[2:]
+    assert [row.split(" | ")[1] for row in some] == ["`bptt`", "`x`"]
 
 
 def test_one_seed_has_no_interval_and_others_than_the_first_are_named() -> None:
