@@ -123,6 +123,6 @@ def _read(path: Path) -> dict[str, Any]:
         result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(
-            f"{path}: {error}; what scripts/bench or a script of scripts/benchmarks/ has written goes there"
+            f"{path}: {error}; what a script of scripts/benchmarks/ has written goes there"
         ) from None
     return result
