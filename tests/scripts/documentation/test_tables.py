@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from scripts import ROOT
+from scripts.benchmarks.training.case import Size
+from scripts.benchmarks.training.parts import PARTS
 from scripts.documentation import __main__ as documentation
-from scripts.documentation import add, experiments
+from scripts.documentation import add, benchmarks, experiments
 from scripts.documentation.pages import filled
 from scripts.documentation.short_windows import corpus_rows, table
 from scripts.experiments import usefulness
@@ -154,3 +156,26 @@ def test_tables_of_experiments_are_made_of_the_files_that_these_write(tmp_path: 
 def save(path: Path, values: object) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(values), encoding="utf-8")
+
+
+def test_tables_of_a_machine_are_made_of_what_the_benchmarks_write(tmp_path: Path) -> None:
+    arm = {"tokens_per_s": 500.0, "tokens_per_s_quartiles": [400.0, 600.0], "of_floor": 0.5}
+    arm |= {"over_real": 0.05, "over_real_quartiles": [-0.01, 0.1], "peak_memory_mb": 99.6}
+    arm["shares"] = dict.fromkeys([*PARTS, "other"], 0.1)
+    floor = {"tokens_per_s": 1000.0, "gflops_per_s": 200.0}
+    case = {"size": vars(Size(window=5)), "floor": floor, "rounds": 3, "arms": {"real": arm}}
+    save(tmp_path / "benchmarks/full.json", {"cases": [case, {"skipped": "no room"}]})
+    rates = {f"{name}_tokens_per_s": 500.0 for name in benchmarks.QUICK}
+    save(tmp_path / "benchmarks/quick.json", {"floor_tokens_per_s": 1000.0} | rates)
+    short = {"many_s": 0.01, "one_by_one_s": 0.2, "times_faster": 20.0}
+    short["times_faster_of_floor"] = 30.0
+    scoring = {"tiny": {"short_lines": short, "long_text": {"score_tokens_per_s": 9000.0}}}
+    save(tmp_path / "benchmarks/scoring.json", scoring)
+    full = benchmarks.TABLES["bench"](["full"], tmp_path)
+    assert "2 × 256, V = 7,300, B = 20, T = 5**: floor 1,000 tokens/s (200 GFLOP/s), 3 r" in full
+    assert "| real | 500 (400–600) | 50 % | +5.0 % (−1.0 % to +10.0 %) | 100 | 10 |" in full
+    quick = benchmarks.TABLES["quick"](["quick:T_=_5"], tmp_path)
+    assert quick.startswith("| tokens/s | T = 5 |")
+    assert "| sglm, real gradients | 500 (50 %) |" in quick
+    lines = benchmarks.TABLES["scoring"](["scoring"], tmp_path)
+    assert "| tiny | 10.0 | 200 | 20.0 | 30 | 9,000 |" in lines
