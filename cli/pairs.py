@@ -23,7 +23,8 @@ def pairs(
     *,
     run: options.RunArgument,
     files: Annotated[
-        list[Path], typer.Argument(help="JSON lines, one pair a line; or folders of such files.")
+        list[Path],
+        typer.Argument(metavar="FILE", help="JSON lines, a pair a line; or a folder of such."),
     ],
     good: Annotated[
         str, typer.Option(metavar="FIELD", help="The acceptable sentence.")
@@ -40,9 +41,9 @@ def pairs(
     device: options.DeviceOption = options.Device.AUTO,
     as_json: options.JsonOption = False,
 ) -> None:
-    """Minimal pairs, as those of BLiMP: how often the acceptable sentence is more probable.
+    """Accuracy on minimal pairs, as those of BLiMP.
 
-    A sentence's log-probability is the sum over its tokens, from the start of text on. A tie
+    It is how often the acceptable sentence is the more probable one. A sentence's log-probability is the sum over its tokens, from the start of text on. A tie
     counts one half, and is counted.
     """
     with ended_by_interrupts():

@@ -62,9 +62,15 @@ class CorrectionName(StrEnum):
 def surprisal(
     *,
     run: options.RunArgument,
-    file: Annotated[Path, typer.Argument(help="One text per line; - is stdin.")] = Path("-"),
-    unit: Annotated[Unit, typer.Option(help="A row for each word, or for each token.")] = Unit.WORD,
-    base: Annotated[LogBase, typer.Option(help="Of the logarithm: 2 gives bits.")] = LogBase.TWO,
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="One text per line; - is stdin.")
+    ] = Path("-"),
+    unit: Annotated[
+        Unit, options.one_of("--unit", Unit, help_text="A row for each word, or for each token.")
+    ] = Unit.WORD,
+    base: Annotated[
+        LogBase, options.one_of("--base", LogBase, help_text="Of the logarithm: 2 gives bits.")
+    ] = LogBase.TWO,
     context: Annotated[
         str,
         typer.Option(
@@ -74,15 +80,19 @@ def surprisal(
     ] = "",
     correction: Annotated[
         CorrectionName,
-        typer.Option(help="bow: a word's probability includes that it ends (Pimentel & Meister)."),
+        options.one_of(
+            "--correction",
+            CorrectionName,
+            help_text="bow: a word's probability includes that it ends (Pimentel & Meister 2024).",
+        ),
     ] = CorrectionName.NONE,
     tsv: Annotated[bool, typer.Option("--tsv", help="Tab-separated, for R and pandas.")] = False,
     device: options.DeviceOption = options.Device.AUTO,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object per row.")] = False,
 ) -> None:
-    """Surprisal of every word of every line: -log of its probability given what precedes it.
+    """Surprisal of every word of every line.
 
-    Columns: text_id (the line, from 0), word_id (in the line, from 0), word, start and end (in
+    It is -log of the word's probability given what precedes it. Columns: text_id (the line, from 0), word_id (in the line, from 0), word, start and end (in
     characters of the line, end exclusive), surprisal, n_tokens, unk (1: a token is unknown), rank
     (of words of one token; 1: the likeliest) and entropy (of the token to come at the word's
     beginning). White space before a word belongs to it.

@@ -112,7 +112,7 @@ def test_a_table_for_people_fits_a_terminal(run: Path) -> None:
     ("options", "message"),
     [
         (["no-such-file"], "echo no-such-file | sglm surprisal"),
-        (["--base", "3"], "'3' is not one of"),
+        (["--base", "3"], "--base: unknown '3'"),
         (["--tsv", "--json"], "not both"),
     ],
 )
