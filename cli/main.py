@@ -30,7 +30,7 @@ class SglmGroup(TyperGroup):
         prepare_streams()
         return super().main(*args, **extra)
 
-    def make_context(self, *args: Any, **extra: Any) -> typer.Context:  # type: ignore[override]
+    def make_context(self, *args: Any, **extra: Any) -> Any:
         with errors_told():
             return super().make_context(*args, **extra)
 

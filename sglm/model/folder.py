@@ -139,15 +139,17 @@ def load_weights(folder: Path, device: torch.device | str = "cpu") -> LSTMLangua
     path = folder / WEIGHTS_FILE
     if not path.is_file():
         raise InputError(f"{folder} is not a whole model: it has no {WEIGHTS_FILE}; copy it again")
-    # On "meta" nothing is allocated or drawn: the real weights take the places directly.
-    with torch.device("meta"):
-        model = LSTMLanguageModel(card.model_shape())
-    try:
-        tensors = _read_tensors(path, model.state_dict())
-    except SafetensorError as error:
-        raise InputError(f"{path} is cut off or damaged ({error}); copy it again") from None
-    model.load_state_dict(tensors, assign=True)
-    return model.to(device).eval()
+    # Weights that were made in a caller's inference mode could never be trained.
+    with torch.inference_mode(False):
+        # On "meta" nothing is allocated or drawn: the real weights take the places directly.
+        with torch.device("meta"):
+            model = LSTMLanguageModel(card.model_shape())
+        try:
+            tensors = _read_tensors(path, model.state_dict())
+        except SafetensorError as error:
+            raise InputError(f"{path} is cut off or damaged ({error}); copy it again") from None
+        model.load_state_dict(tensors, assign=True)
+        return model.to(device).eval()
 
 
 def find_model_folder(path: Path) -> Path:

@@ -1,7 +1,7 @@
 """Where the network runs, and how exactly: all settings of devices.
 
 `auto`, `cpu` or `cuda` becomes a device; `--deterministic` becomes the switches that torch has for
-it; what must be float32 on a GPU is kept from being rounded to TF32. Nothing is set by importing.
+it; what must be float32 is kept from being rounded (TF32, bfloat16). Nothing is set by importing.
 """
 
 import os
@@ -49,7 +49,7 @@ def pick_device(name: str | torch.device = "auto") -> torch.device:
         raise InputError(f"device 'cuda' was asked for, but {reason}; or use --device cpu")
     if kind == "cuda" and index and int(index) >= torch.cuda.device_count():
         raise InputError(
-            f"device {wanted!r}: torch sees {torch.cuda.device_count()} CUDA devices, counted from 0"
+            f"device {wanted!r}: torch sees {torch.cuda.device_count()} CUDA devices, from 0 on"
         )
     if kind == "auto":
         kind = "cuda" if torch.cuda.is_available() else "cpu"
@@ -109,13 +109,14 @@ def _forbid_tf32() -> None:
     backends.cudnn.allow_tf32 = False
     # Then by the newer ones: a setting for all backends would override cuDNN's older one.
     backends.cudnn.rnn.fp32_precision = backends.cudnn.conv.fp32_precision = "ieee"
+    backends.mkldnn.rnn.fp32_precision = "ieee"
 
 
 def _tf32_restorer() -> Callable[[], None]:
     """A function that puts the settings of TF32 back to what they are now."""
     backends: Any = torch.backends  # torch has no types for the newer switches
-    cudnn, matmul = backends.cudnn, (backends.cuda.matmul, backends.mkldnn.matmul)
-    products = (*matmul, cudnn.rnn, cudnn.conv)
+    cudnn, mkldnn = backends.cudnn, backends.mkldnn
+    products = (backends.cuda.matmul, mkldnn.matmul, mkldnn.rnn, cudnn.rnn, cudnn.conv)
     newer = [each.fp32_precision for each in products]
     for_matmul = for_cudnn = None
     with suppress(RuntimeError):  # the program uses the newer switches only
@@ -142,6 +143,12 @@ class _SharedFloat32:
         self.lock = threading.Lock()
         self.inside = 0
 
+    def needed_on_cpu(self) -> bool:
+        """Whether a CPU would round now, or did before another thread entered."""
+        mkldnn: Any = torch.backends.mkldnn
+        settings = (mkldnn.matmul.fp32_precision, mkldnn.rnn.fp32_precision)
+        return self.inside > 0 or "bf16" in settings
+
     def enter(self) -> None:
         with self.lock:
             self.inside += 1
@@ -161,12 +168,14 @@ _float32 = _SharedFloat32()
 
 @contextmanager
 def full_float32(device: torch.device) -> Iterator[None]:
-    """Inside, a GPU multiplies float32 as float32; any number of threads may be inside.
+    """Inside, float32 is multiplied as float32; any number of threads may be inside.
 
-    TF32 keeps three decimal digits, and torch's recurrent nets use it by default: the
-    same text in another batch, or on a CPU, would score differently from the fourth digit on.
+    TF32 keeps three decimal digits, and torch's recurrent nets use it by default on a GPU: the
+    same text in another batch, or on a CPU, would score differently from the fourth digit on. A CPU
+    rounds, to bfloat16, only where the caller's `torch.set_float32_matmul_precision("medium")` asks
+    for it.
     """
-    if device.type != "cuda":
+    if device.type != "cuda" and not _float32.needed_on_cpu():
         yield
         return
     _float32.enter()

@@ -152,7 +152,7 @@ def _read_batch(
         kept = running if running <= STEP_LANES else _rounded_up(running, STEP_LANES)
         if kept < lanes:
             lanes = kept
-            state = predictor.select(state, torch.arange(lanes))
+            state = predictor.select(state, torch.arange(lanes, device="cpu"))
         # Until a quarter of the lanes has ended: little is then computed for nothing.
         quarter = int(lengths_B[3 * running // 4]) - 1
         steps = quarter - step if quarter - step <= 2 else _rounded_up(quarter - step, FEWEST_STEPS)

@@ -52,12 +52,7 @@ def generate_ids(
     top_p = None if top_p is None else real_number("top-p", top_p)
     seed = None if seed is None else whole_number("the seed", seed)
     _check(tokens, temperature, top_p=top_p, seed=seed)
-    # On the CPU always: a seed then means the same draws wherever the model runs.
-    random = torch.Generator("cpu")
-    if seed is None:
-        random.seed()
-    else:
-        random.manual_seed(seed)
+    random = _generator(seed)
     never_drawn = torch.tensor([*never], dtype=torch.int64, device="cpu")
     ids: list[int] = []
     state = predictor.start(1)
@@ -79,6 +74,16 @@ def generate_ids(
         ids.append(drawn)
         inputs_T1 = torch.tensor([[drawn]], device="cpu")
     return ids
+
+
+def _generator(seed: int | None) -> torch.Generator:
+    """On the CPU always: a seed then means the same draws wherever the model runs."""
+    random = torch.Generator("cpu")
+    if seed is None:
+        random.seed()
+    else:
+        random.manual_seed(seed)
+    return random
 
 
 def _check(tokens: int, temperature: float, *, top_p: float | None, seed: int | None) -> None:

@@ -8,7 +8,7 @@ them. Log-probabilities are natural (nats).
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Protocol, TypeVar
 
 import torch
@@ -190,8 +190,8 @@ class NetworkPredictor:
 def evaluating(
     model: LSTMLanguageModel, compute_dtype: torch.dtype | None = None
 ) -> Iterator[None]:
-    """No dropout, no graph, no TF32 inside, and products in `compute_dtype`; afterwards the model
-    is in the mode it was in.
+    """No dropout, no graph, no TF32 inside, no autocast of the caller's, and products in
+    `compute_dtype`; afterwards the model is in the mode it was in.
 
     A model that is so already is not touched, so that threads can share it.
     """
@@ -201,8 +201,12 @@ def evaluating(
         model.eval()
     if training_dtype is not compute_dtype:
         model.compute_dtype = compute_dtype
+    device = model.embedding.device
+    own_types: AbstractContextManager[object] = nullcontext()
+    if torch.is_autocast_enabled(device.type):
+        own_types = torch.autocast(device.type, enabled=False)
     try:
-        with torch.inference_mode(), full_float32(model.embedding.device):
+        with torch.inference_mode(), full_float32(device), own_types:
             yield
     finally:
         if was_training:

@@ -54,7 +54,7 @@ class TokenStore:
     """The identity of each split's file, when its ids were checked."""
 
     @classmethod
-    def open(cls, folder: Path | str) -> "TokenStore":
+    def open(cls, folder: str | os.PathLike[str]) -> "TokenStore":
         """Opens what `sglm prep` wrote. Reads all ids once: none is outside the vocabulary, and
         their checksum is that of `meta.json`.
 
@@ -212,7 +212,8 @@ def _no_store(folder: Path) -> InputError:
     if not folder.is_dir():
         aside = shlex.quote(str(folder.with_name(f"{folder.name.split('.')[0]}-store")))
         return InputError(
-            f"{folder}: is a file, not a token store; make one of it: sglm prep {here} --out {aside}"
+            f"{folder}: is a file, not a token store; make one of it:"
+            f" sglm prep {here} --out {aside}"
         )
     if (folder / "run.json").is_file():
         return InputError(f"{folder}: a run, not a token store; give the store it was trained on")

@@ -2,14 +2,18 @@
 
 import codecs
 import os
+import re
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Set
 from contextlib import suppress
 from typing import Any
 
-from sglm.errors import InputError
-from sglm.text.lines import READ_BYTES, Piece, lines_of_file, read_text_lines
+from sglm.errors import InputError, SglmWarning
+from sglm.text.lines import READ_BYTES, Piece, line_pieces, lines_of_file, read_text_lines
 from sglm.text.sources import RECORD_ENDINGS, TEXT_ENDINGS, find_sources
 from sglm.text.tokenizer import utf8
+
+_LINES = re.compile(r"[^\n]*\n|[^\n]+")
 
 
 def pieces_of(
@@ -36,14 +40,14 @@ def pieces_of(
         return (piece for file in files for piece in file.read()), name
     if isinstance(source, str):
         _refuse_name_of_file(source)
-        return lines_of_file(_Parts(iter([source])), "text", READ_BYTES), "text"
+        return _pieces_of_lines(line.group() for line in _LINES.finditer(source)), "text"
     refuse_unordered(source)
     if not isinstance(source, Iterable):
         raise InputError(f"a text is a str, a path or lines, but this is {type(source).__name__}")
-    is_file = hasattr(source, "read")
-    name = str(getattr(source, "name", "text")) if is_file else "text"
-    parts = _parts_of_file(source, name) if is_file else _checked_lines(source)
-    return lines_of_file(_Parts(parts), name, READ_BYTES), name
+    if not hasattr(source, "read"):
+        return _pieces_of_lines(source), "text"
+    name = str(getattr(source, "name", "text"))
+    return lines_of_file(_Parts(_parts_of_file(source, name)), name, READ_BYTES), name
 
 
 def _refuse_name_of_file(text: str) -> None:
@@ -60,7 +64,7 @@ def refuse_unordered(texts: object) -> None:
     """
     kind = type(texts).__name__
     if isinstance(texts, bytes | bytearray | memoryview):
-        raise InputError(f"a text must be a str, but this is {kind}; decode it")
+        raise InputError(f"{kind} is no text but integers to Python; decode it")
     if isinstance(texts, Mapping | Set) or hasattr(texts, "columns"):
         raise InputError(
             f"{kind}: texts come as a list, in order; give the one column or value that holds"
@@ -83,19 +87,27 @@ class _Parts:
         return b"".join(taken)
 
 
-def _checked_lines(lines: Iterable[str | bytes]) -> Iterator[str | bytes]:
+def _pieces_of_lines(lines: Iterable[str | bytes]) -> Iterator[Piece]:
     ended = True
     for number, line in enumerate(lines, start=1):
-        if not isinstance(line, str | bytes):
-            kind = type(line).__name__
-            raise InputError(f"line {number} is no text but {kind}; give lines as str")
+        try:
+            text = line.decode("utf-8") if isinstance(line, bytes) else line
+        except UnicodeDecodeError as error:
+            raise InputError(f"line {number}: not UTF-8 text ({error.reason})") from error
+        if not isinstance(text, str):
+            raise InputError(f"line {number} is no text but {type(text).__name__}; give a str")
         if not ended:
-            raise InputError(
-                f"line {number - 1} has no newline at its end; give lines with theirs"
-                " (texts apart from one another are what score takes)"
+            warnings.warn(
+                "a line without a newline at its end goes on in the next one; give lines with"
+                " theirs, or texts apart from one another to score",
+                SglmWarning,
+                stacklevel=2,
             )
-        ended = line[-1:] in ("\n", b"\n")
-        yield line
+        if number == 1:
+            text = text.removeprefix("\ufeff")  # a byte order mark is no text
+        for each in _LINES.findall(text):
+            yield from line_pieces(each, READ_BYTES)
+        ended = text.endswith("\n")
 
 
 def _parts_of_file(file: Any, name: str) -> Iterator[str | bytes]:
@@ -115,8 +127,8 @@ def _parts_of_file(file: Any, name: str) -> Iterator[str | bytes]:
             yield part
     except UnicodeDecodeError as error:
         raise InputError(
-            f"{name}: not {error.encoding} text ({error.reason}); open it with the encoding that"
-            " it has"
+            f"{name}: not {error.encoding.upper()} text ({error.reason}); open it with the"
+            " encoding that it has"
         ) from error
     except (OSError, ValueError) as error:  # closed, or open for writing
         raise InputError(f"{name}: cannot be read ({error})") from error
