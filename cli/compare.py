@@ -3,8 +3,9 @@
 import json
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -24,13 +25,26 @@ VARIANTS_HELP = "\b\nVariants:\n" + "\n".join(
     for name, variant in VARIANTS.items()
 )
 
-VariantsOption = Annotated[str, typer.Option(help="What to compare, from the list below.")]
+DataOption = Annotated[
+    Path, typer.Option(metavar="STORE", help="The corpus, with a validation split.")
+]
+OutOption = Annotated[
+    Path, typer.Option(metavar="DIR", help="Its folder; a comparison there is continued.")
+]
+SeedsOption = Annotated[str, typer.Option(metavar="LIST", help="Each variant runs once with each.")]
+DryRunOption = Annotated[
+    bool, typer.Option("--dry-run", help="Print the plan, with an estimate of its time, and stop.")
+]
+VariantsOption = Annotated[
+    str, typer.Option(metavar="LIST", help="What to compare, from the list below.")
+]
 HorizonOption = Annotated[
     int | None,
-    typer.Option(
+    options.number(
+        "--horizon",
+        int,
+        f"Of bptt-long, rounded up to whole windows; left out: {DEFAULT_HORIZON_WINDOWS} windows.",
         metavar="STEPS",
-        help="Of bptt-long, rounded up to whole windows; left out: "
-        f"{DEFAULT_HORIZON_WINDOWS} windows.",
         show_default=False,
     ),
 ]
@@ -45,7 +59,7 @@ ShardOption = Annotated[
     typer.Option(
         metavar="I/N",
         help="Only the I-th of N parts of the grid: to spread it over processes or machines. "
-        "Copy their OUT/runs together and call again without it to merge.",
+        "Copy their DIR/runs together and call again without it to merge.",
     ),
 ]
 
@@ -53,49 +67,54 @@ ShardOption = Annotated[
 def compare(
     *,
     config: options.ConfigArgument,
-    data: Annotated[Path, typer.Option(help="Token store with a validation split.")],
-    out: Annotated[Path, typer.Option(help="Its folder; a comparison there is continued.")],
+    data: DataOption,
+    out: OutOption,
     variants: VariantsOption = ALL_DEFAULT_VARIANTS,
-    seeds: Annotated[str, typer.Option(help="Each variant runs once with each.")] = "0,1,2",
+    seeds: SeedsOption = "0,1,2",
     set_: options.SetOption = None,
     horizon: HorizonOption = None,
     device: options.DeviceOption = options.Device.AUTO,
     precision: options.PrecisionOption = options.PrecisionName.AUTO,
     deterministic: DeterministicOption = False,
     shard: ShardOption = "1/1",
+    dry_run: DryRunOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print results.json instead.")] = False,
 ) -> None:
     """Does it help on my corpus? Variants × seeds.
 
-    Trains each variant with each seed, with equal updates and data. Prints a table of validation
-    perplexities at the end of the runs: mean and spread over seeds, and the difference to bptt,
-    paired by seed. OUT gets results.json, table.md, curves.png and the runs themselves. Run again
-    after an interruption, it continues.
+    All runs have equal updates and data. Prints a table of validation perplexities at their end:
+    mean and spread over seeds, difference to bptt paired by seed. DIR gets results.json, table.md,
+    curves.png and the runs; the same command continues what was interrupted.
     """
     from sglm.config import load_config
 
-    # What costs nothing to check comes before what takes seconds to import.
     grid = parse_grid(variants, seeds, shard)
     refuse_horizon(set_ or [])
     settings = load_config(config, set_ or [])
 
     with ended_by_interrupts():
-        from sglm.compare.comparison import compare as run_comparison
+        from sglm.compare import comparison
+        from sglm.compare.plan import plan_comparison
         from sglm.compare.process import Execution
-        from sglm.compare.table import table
         from sglm.optim.precision import make_precision
         from sglm.runtime.device import pick_device
         from sglm.text.store import TokenStore
 
     store = TokenStore.open(data)
-    chosen_precision = make_precision(precision.value, pick_device(device.value))
+    chosen = make_precision(precision.value, pick_device(device.value))
     with stop_request() as request:
         execution = Execution(
-            precision=chosen_precision,
-            deterministic=deterministic,
-            stop_signal=request.signal_number,
+            precision=chosen, deterministic=deterministic, stop_signal=request.signal_number
         )
-        results = run_comparison(
+        shared = comparison.prepare(settings, store, out, variants=grid.variants, horizon=horizon)
+        plan = plan_comparison(shared, grid, execution, console=sys.stderr)
+        if dry_run:
+            typer.echo(json.dumps(plan.as_json()) if as_json else plan.describe())
+            return
+        if plan.waiting:
+            typer.echo(plan.describe(), err=True)
+            execution = replace(execution, expected_seconds=plan.seconds)
+        results = comparison.compare(
             settings,
             store,
             out,
@@ -104,10 +123,16 @@ def compare(
             console=sys.stderr,
             horizon=horizon,
         )
+    _print(results, as_json)
+
+
+def _print(results: dict[str, Any], as_json: bool) -> None:
+    from sglm.compare.table import table, terminal_table
+
     if as_json:
         typer.echo(json.dumps(results))
     else:
-        print_text(table(results))
+        print_text(terminal_table(results) if sys.stdout.isatty() else table(results))
 
 
 def refuse_horizon(overrides: list[str]) -> None:

@@ -1,12 +1,13 @@
 """Runs a grid of variants × seeds, one process after the other, and writes down its results."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
 from sglm.compare.curves import draw
 from sglm.compare.grid import Cell, Grid
 from sglm.compare.process import Execution, run_in_process
+from sglm.compare.progress import RunProgress
 from sglm.compare.results import write_results, written_horizon
 from sglm.compare.runs import Comparison, FinishedRun
 from sglm.compare.variants import check_cycles, horizon_steps, prepare_base
@@ -15,6 +16,9 @@ from sglm.errors import ConfigError, SglmError, Stopped
 from sglm.text.store import TokenStore
 from sglm.train.build import build_batcher, build_schedule
 from sglm.train.log.console import print_while_open
+
+# The share of its time for which a run was ready but no core was free.
+_BUSY = 0.1
 
 
 def compare(
@@ -70,7 +74,7 @@ def compare(
             f"stopped {how}, {len(finished)} runs finished; the same command continues",
             signal_number=stopped_by,
         )
-    draw(list(finished.values()), out / "curves.png", console)
+    draw(list(finished.values()), out / "curves.png")
     if failures:
         raise SglmError(
             f"{len(failures)} of {len(own)} runs failed ({', '.join(failures)});"
@@ -126,12 +130,19 @@ def _train(
     """
     failures: list[str] = []
     stopped_by = execution.stop_signal()
-    for cell in waiting:
+    for number, cell in enumerate(waiting):
         if stopped_by is not None:
             break
         title = f"[{own.index(cell) + 1}/{len(own)}] {cell}"
         _print_line(console, f"{title}: training → {comparison.folder(cell)}")
-        failure, stopped_by = run_in_process(comparison, cell, execution)
+        progress = RunProgress(
+            console,
+            title=title,
+            log=comparison.log_path(cell),
+            later_seconds=_expected(waiting[number + 1 :], execution.expected_seconds),
+        )
+        failure, stopped_by = run_in_process(comparison, cell, execution, on_wait=progress.poll)
+        progress.close()
         if failure is not None:
             failures.append(str(cell))
             _print_line(console, f"{title}: failed: {failure}")
@@ -139,6 +150,10 @@ def _train(
             _print_line(console, f"{title}: {_result(comparison, cell)}")
             stopped_by = execution.stop_signal()
     return failures, stopped_by
+
+
+def _expected(cells: Sequence[Cell], seconds: Mapping[str, float] | None) -> float | None:
+    return None if seconds is None else sum(seconds[cell.variant] for cell in cells)
 
 
 def _result(comparison: Comparison, cell: Cell) -> str:
@@ -166,6 +181,11 @@ def _print_gaps(cells: Sequence[Cell], finished: dict[Cell, FinishedRun], consol
     missing = [str(cell) for cell in cells if cell not in finished]
     if missing:
         _print_line(console, f"missing {len(missing)} of {len(cells)} runs: {', '.join(missing)}")
+    if busy := [str(run.cell) for run in finished.values() if (run.waited or 0) > _BUSY]:
+        which = f"{len(busy)} of {len(finished)} runs" if len(busy) > 3 else ", ".join(busy)
+        _print_line(
+            console, f"the machine was busy during {which}: times there are too long to compare"
+        )
     if len(devices := sorted({run.device for run in finished.values()})) > 1:
         _print_line(
             console, f"runs on {' and '.join(devices)}: their times and memory do not compare"

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TextIO
 
 from sglm.compare.runs import FinishedRun
 from sglm.compare.variants import VARIANTS
@@ -12,24 +11,28 @@ from sglm.storage.durable import replace_file
 # The first steps, where perplexity falls from the vocabulary's size, would flatten the rest.
 _SHARE_LEFT_OUT = 0.2
 _MARKERS = "os^vDP*Xd<>p"
+NOT_DRAWN = "curves.png will not be drawn: it needs matplotlib; pip install matplotlib"
 
 
-def draw(runs: Sequence[FinishedRun], path: Path, console: TextIO) -> None:
+def can_draw() -> bool:
+    """Whether matplotlib is installed."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def draw(runs: Sequence[FinishedRun], path: Path) -> None:
     """Validation perplexity over updates: per variant the mean over seeds, and lowest to highest.
 
-    Without matplotlib a line on `console` is how to get it.
+    Nothing without runs, or without matplotlib.
     """
-    if not runs:
+    if not runs or not can_draw():
         return
-    try:
-        # Not pyplot: that would choose a backend for the whole process.
-        from matplotlib.figure import Figure
-    except ImportError:
-        print(
-            f"{path.name} was not drawn: it needs matplotlib; pip install 'sglm[plots]'",
-            file=console,
-        )
-        return
+    # Not pyplot: that would choose a backend for the whole process.
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
     late: list[float] = []

@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, TextIO
@@ -31,11 +31,13 @@ class Execution:
         precision: in what types, and where.
         deterministic: see `sglm.runtime.device.make_deterministic`.
         stop_signal: the number of the signal that asked to stop, or None.
+        expected_seconds: of a run by variant, to tell the time left; None: not known.
     """
 
     precision: Precision
     deterministic: bool = False
     stop_signal: StopSignal = lambda: None
+    expected_seconds: Mapping[str, float] | None = None
 
 
 class RunEnd(NamedTuple):
@@ -50,8 +52,27 @@ class RunEnd(NamedTuple):
     stopped_by: int | None
 
 
-def run_in_process(comparison: Comparison, cell: Cell, execution: Execution) -> RunEnd:
+def worker_command(module: str) -> list[str]:
+    """Runs one of sglm's modules, the one that is imported here.
+
+    Without `-P` Python would look for it, and for all that it imports, in the current folder first.
+    """
+    return [sys.executable, "-P", "-m", module]
+
+
+def run_in_process(
+    comparison: Comparison,
+    cell: Cell,
+    execution: Execution,
+    *,
+    on_wait: Callable[[], None] = lambda: None,
+) -> RunEnd:
     """Trains to the end of a run, or to a request to stop.
+
+    Args:
+        comparison, cell: which.
+        execution: how.
+        on_wait: called several times a second meanwhile.
 
     Raises:
         InputError: it was refused, for a reason that the other runs share.
@@ -76,14 +97,14 @@ def run_in_process(comparison: Comparison, cell: Cell, execution: Execution) -> 
         # In a session of its own: Ctrl-C at a terminal reaches this process alone, which passes it
         # on as SIGTERM, so that the run does not get it twice.
         process = subprocess.Popen(
-            [sys.executable, "-m", "sglm.compare.worker"],
+            worker_command("sglm.compare.worker"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
             text=True,
             start_new_session=True,
         )
-    message, stopped_by = _wait(process, task.to_json(), execution.stop_signal)
+    message, stopped_by = _wait(process, task.to_json(), execution.stop_signal, on_wait=on_wait)
     if process.returncode == 0:
         return RunEnd(None, None)
     # It was stopped by SIGTERM, whichever signal this process got.
@@ -110,7 +131,11 @@ def _lock_log(log: TextIO, stop_signal: StopSignal) -> int | None:
 
 
 def _wait(
-    process: "subprocess.Popen[str]", task: str, stop_signal: StopSignal
+    process: "subprocess.Popen[str]",
+    task: str,
+    stop_signal: StopSignal,
+    *,
+    on_wait: Callable[[], None],
 ) -> tuple[str, int | None]:
     """Hands over the task and waits for the end of the process; passes on a request to stop.
 
@@ -125,6 +150,7 @@ def _wait(
             return message.strip(), stopped_by
         except subprocess.TimeoutExpired:
             stdin = None
+            on_wait()
         except BaseException:
             process.terminate()
             raise

@@ -37,6 +37,8 @@ class Record:
         peak_memory_mb: 10⁶ bytes, of the greediest session: of the process on a CPU, of torch's
             tensors on CUDA; None where it is not known.
         device, precision: where, and in what types.
+        waited: the share of its time for which its main thread was ready to run but no core was
+            free, in the worst session; None where that is not known.
     """
 
     finished: bool
@@ -44,6 +46,7 @@ class Record:
     peak_memory_mb: float | None
     device: str
     precision: str
+    waited: float | None = None
 
     @classmethod
     def read(cls, path: Path) -> "Record | None":
@@ -67,7 +70,7 @@ class Record:
         peak = 0.0 if self.peak_memory_mb is None else self.peak_memory_mb
         return (
             isinstance(self.finished, bool)
-            and all(map(is_amount, (self.seconds, peak)))
+            and all(map(is_amount, (self.seconds, peak, self.waited or 0.0)))
             and isinstance(self.device, str)
             and isinstance(self.precision, str)
         )
@@ -90,6 +93,11 @@ class FinishedRun:
     peak_memory_mb: float | None
     device: str
     precision: str
+    waited: float | None = None
+
+    @property
+    def cell(self) -> Cell:
+        return Cell(self.variant, self.seed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,6 +197,7 @@ class Comparison:
             peak_memory_mb=record.peak_memory_mb,
             device=record.device,
             precision=record.precision,
+            waited=record.waited,
         )
 
 

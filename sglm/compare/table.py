@@ -1,10 +1,12 @@
 """`results.json` for people: a Markdown table, and what it shows in plain sentences."""
 
+import textwrap
 from typing import Any
 
 from sglm.compare.variants import BASELINE, CEILING
 
 _MINUS = "−"
+_TERMINAL_COLUMNS = 80
 
 
 def table(results: dict[str, Any]) -> str:
@@ -21,8 +23,7 @@ def table(results: dict[str, Any]) -> str:
     for name, facts in variants.items():
         row = [name, str(len(facts["seeds"])), _spread(facts, digits), _difference(facts, digits)]
         if with_gap:
-            share = facts["gap_closed"]
-            row.append("–" if share is None else _signed(100 * share, 0, plus=False) + " %")
+            row.append(_share(facts["gap_closed"]))
         peak_mb = facts["peak_memory_mb"]
         row += [_time(facts), "–" if peak_mb is None else f"{peak_mb:,.0f} MB"]
         rows.append(row)
@@ -30,6 +31,38 @@ def table(results: dict[str, Any]) -> str:
     lines = ["| " + " | ".join(_pad(row, widths)) + " |" for row in rows]
     title = f"Validation perplexity per token after {results['updates']:,} updates."
     return "\n".join([title, "", *lines, "", in_words(results)])
+
+
+def terminal_table(results: dict[str, Any]) -> str:
+    """The same for a terminal of 80 columns: narrower, and the sentences on lines of that width."""
+    variants = results["variants"]
+    if not variants:
+        return table(results)
+    digits = _digits(variants)
+    rows = [["", "n", "perplexity", f"over {BASELINE} (95 % CI)", "gap", "time", "MB"]]
+    for name, facts in variants.items():
+        ratio, peak_mb = facts["seconds_ratio"], facts["peak_memory_mb"]
+        row = [name, str(len(facts["seeds"])), _spread(facts, digits), _difference(facts, digits)]
+        row += [_share(facts["gap_closed"])]
+        row += [_time(facts) if ratio is None else f"×{ratio:.2f}"]
+        rows.append([*row, "–" if peak_mb is None else f"{peak_mb:,.0f}"])
+    counts = {len(facts["seeds"]) for facts in variants.values()}
+    left_out = {"n"} if len(counts) == 1 else set()
+    left_out |= set() if CEILING in variants else {"gap"}
+    rows = [
+        [cell for cell, heading in zip(row, rows[0], strict=True) if heading not in left_out]
+        for row in rows
+    ]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    space = "  " if sum(widths) + 2 * (len(widths) - 1) <= _TERMINAL_COLUMNS else " "
+    lines = [space.join(_aligned(row, widths)).rstrip() for row in rows]
+    each = f", {counts.pop()} seeds each" if len(counts) == 1 else "; n seeds"
+    title = f"Validation perplexity per token after {results['updates']:,} updates{each}."
+    sentences = [
+        textwrap.fill(sentence, _TERMINAL_COLUMNS, break_on_hyphens=False)
+        for sentence in in_words(results).splitlines()
+    ]
+    return "\n".join([title, "", *lines, "", *sentences])
 
 
 def in_words(results: dict[str, Any]) -> str:
@@ -143,9 +176,17 @@ def _time(facts: dict[str, Any]) -> str:
     return shown + ("" if ratio is None else f" (×{ratio:.2f})")
 
 
+def _share(share: float | None) -> str:
+    return "–" if share is None else _signed(100 * share, 0, plus=False) + " %"
+
+
 def _pad(row: list[str], widths: list[int]) -> list[str]:
     if row[1] == "---:":
         return ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    return _aligned(row, widths)
+
+
+def _aligned(row: list[str], widths: list[int]) -> list[str]:
     return [
         row[0].ljust(widths[0]),
         *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True)),

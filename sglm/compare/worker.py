@@ -9,6 +9,7 @@ import os
 import resource
 import signal
 import sys
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,7 @@ def perform(task: Task, stop_request: WorkerStopRequest) -> None:
     store, device = TokenStore.open(task.data), torch.device(task.device)
     if task.deterministic:
         make_deterministic(device)
-    outcome = None
+    outcome, clock = None, WaitingClock()
     try:
         outcome = train(
             parse_config(task.config, task.run),
@@ -85,21 +86,50 @@ def perform(task: Task, stop_request: WorkerStopRequest) -> None:
         )
     finally:
         if Path(task.run).exists():
-            write_record(task, outcome, Record.read(Path(task.record)))
+            before = Record.read(Path(task.record))
+            write_record(task, outcome, before, waited=clock.share())
 
 
-def write_record(task: Task, outcome: Outcome | None, before: Record | None) -> None:
+def write_record(
+    task: Task, outcome: Outcome | None, before: Record | None, *, waited: float | None = None
+) -> None:
     """Writes the record of this session and the ones before it; `outcome` is None if cut short."""
     peaks = [before.peak_memory_mb] if before is not None else []
+    shares = [before.waited] if before is not None else []
     if outcome is None or not outcome.already_finished:
         peaks.append(peak_memory_mb(torch.device(task.device)))
+        shares.append(waited)
     Record(
         finished=outcome is not None,
         seconds=0.0 if outcome is None else round(outcome.seconds, 3),
         peak_memory_mb=max((peak for peak in peaks if peak is not None), default=None),
         device=task.device,
         precision=task.precision,
+        waited=max((share for share in shares if share is not None), default=None),
     ).write(Path(task.record))
+
+
+class WaitingClock:
+    """How busy the machine is with others, from where it was made on."""
+
+    def __init__(self) -> None:
+        self.started, self.waited = time.monotonic(), _waited_seconds()
+
+    def share(self) -> float | None:
+        """Of the time for which the main thread was ready to run but no core was free; None where
+        the system does not say."""
+        waited = _waited_seconds()
+        if waited is None or self.waited is None:
+            return None
+        return round((waited - self.waited) / max(time.monotonic() - self.started, 1e-9), 4)
+
+
+def _waited_seconds() -> float | None:
+    try:
+        ran, waited, _ = Path("/proc/self/schedstat").read_text(encoding="ascii").split()
+        return int(waited) / 1e9 if int(ran) else None  # Linux that counts
+    except (OSError, ValueError):
+        return None
 
 
 def peak_memory_mb(device: torch.device) -> float:

@@ -14,6 +14,7 @@ from typer.testing import CliRunner, Result
 
 from sglm.cli.compare import parse_seeds, parse_shard, parse_variants
 from sglm.cli.main import app
+from sglm.compare import plan
 from sglm.compare.variants import VARIANTS
 from sglm.errors import InputError
 from sglm.text.prepare import Recipe, prepare
@@ -73,8 +74,8 @@ CASES: dict[str, tuple[tuple[str, ...], list[str]]] = {
     ),
     "no such store": (("tiny", "--data", "nowhere", "--out", "new"), ["nowhere", "sglm prep"]),
     "one cycle": (
-        (*GOOD, "--set", "schedule.cycles=[10]"),
-        ["bptt-restarts, dni-restarts, alternating", "schedule.cycles"],
+        (*GOOD, "--set", "schedule.cycles=[10]", "--variants", "bptt,dni-restarts,alternating"),
+        ["in dni-restarts, alternating", "schedule.cycles"],
     ),
     "a horizon within the window": (
         (*GOOD, "--horizon", "5", "--variants", "bptt-long"),
@@ -107,6 +108,22 @@ def test_bad_input_is_named_with_its_cure_and_leaves_nothing(workdir: Path, case
     for word in words:
         assert word in result.stderr
     assert sorted(workdir.rglob("*")) == before
+
+
+def test_a_dry_run_prints_the_plan_and_leaves_nothing(
+    workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        plan, "seconds_of_runs", lambda configs, *others: dict.fromkeys(configs, 60.0)
+    )
+    shown = sglm_compare(*GOOD, "--dry-run")
+    assert shown.exit_code == 0, shown.stderr
+    assert shown.stdout.startswith("9 runs of ")
+    assert "about 9:00 in all" in shown.stdout
+    as_json = json.loads(sglm_compare(*GOOD, "--dry-run", "--seeds", "4", "--json").stdout)
+    assert as_json["seconds_per_run"] == {"bptt": 60.0, "dni": 60.0, "bptt-long": 60.0}
+    assert [run["seed"] for run in as_json["runs"]] == [4, 4, 4]
+    assert not (workdir / "new").exists()
 
 
 @pytest.mark.parametrize("option", ["--data", "--out"])
@@ -179,4 +196,5 @@ def test_ctrl_c_saves_and_the_same_command_continues(
     again = sglm_compare(*arguments)
     assert again.exit_code == 0
     assert "| bptt    |" in again.stdout
-    assert again.stderr == "1 of 1 runs are finished already\n"
+    assert "1 of 1 runs are finished already\n" in again.stderr
+    assert "to be made" not in again.stderr

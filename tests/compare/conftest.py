@@ -44,6 +44,7 @@ def write_run(
     memory: float | None = 100.0,
     precision: str = "fp32",
     device: str = "cpu",
+    waited: float | None = None,
 ) -> None:
     """A finished run with these validation perplexities, evenly over its updates."""
     folder = RunFolder(comparison.folder(cell))
@@ -64,6 +65,7 @@ def write_run(
         peak_memory_mb=memory,
         device=device,
         precision=precision,
+        waited=waited,
     ).write(comparison.record_path(cell))
 
 

@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
-from sglm.compare.grid import Cell
+from sglm.compare.comparison import compare
+from sglm.compare.grid import Cell, Grid
+from sglm.compare.process import Execution
 from sglm.compare.runs import Comparison, Record
 from sglm.config import parse_config
 from sglm.errors import ConfigError, InputError, SglmError, Stopped
@@ -116,7 +118,7 @@ def test_finished_runs_are_not_repeated(
     results, printed = run(word_store, out)
     assert results == before
     assert contents(out / "runs") == files
-    assert printed == "4 of 4 runs are finished already\n"
+    assert printed.startswith("4 of 4 runs are finished already\n")
     # A later call with other variants or seeds has the results of all that are there.
     assert run(word_store, out, variants=["alternating"], seeds=[1])[0] == before
 
@@ -234,6 +236,39 @@ def test_runs_of_other_machines_are_merged_with_a_line_about_the_mixture(
     results, printed = run(word_store, comparison.out, comparison.base)
     assert results["variants"]["alternating"]["diff_mean"] == pytest.approx(-0.95)
     assert "runs on cpu and cuda: their times and memory do not compare" in printed
+
+
+@pytest.mark.parametrize(
+    ("shares", "warning"),
+    [
+        ([0.5, 0.01], "the machine was busy during bptt seed 0: "),
+        ([0.5, 0.2, 0.3, 0.4, None], "the machine was busy during 4 of 5 runs: "),
+        ([0.05, None], None),
+    ],
+)
+def test_times_that_a_busy_machine_made_are_named(
+    make_comparison: MakeComparison,
+    word_store: TokenStore,
+    shares: list[float | None],
+    warning: str | None,
+) -> None:
+    comparison = make_comparison()
+    for seed, waited in enumerate(shares):
+        write_run(comparison, Cell("bptt", seed), 20.0, waited=waited)
+    seeds = tuple(range(len(shares)))
+    console = io.StringIO()
+    compare(
+        comparison.base,
+        word_store,
+        comparison.out,
+        grid=Grid(variants=("bptt",), seeds=seeds),
+        execution=Execution(precision=precision_of("fp32", CPU)),
+        console=console,
+    )
+    if warning is None:
+        assert "busy" not in console.getvalue()
+    else:
+        assert warning in console.getvalue()
 
 
 def test_a_store_without_validation_text_is_refused(text_file: Path, tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """The results for people: they claim no more than the numbers show."""
 
-import io
 import json
 import math
 import sys
@@ -10,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from sglm.compare.curves import band, draw
+from sglm.compare.curves import band, can_draw, draw
 from sglm.compare.grid import Cell
 from sglm.compare.results import write_results
 from sglm.compare.runs import Comparison
-from sglm.compare.table import in_words, table
+from sglm.compare.table import in_words, table, terminal_table
 from tests.compare.conftest import write_run
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -158,16 +157,14 @@ def test_the_picture_shows_mean_and_band(make_comparison: Callable[..., Comparis
     write_run(comparison, Cell("noise", 1), 50.0, math.inf, math.inf)
     runs = list(comparison.collect().values())
     path = comparison.out / "curves.png"
-    console = io.StringIO()
-    draw(runs, path, console)
+    draw(runs, path)
     assert path.read_bytes().startswith(PNG)
-    assert console.getvalue() == ""
     steps, mean, low, high = band([run for run in runs if run.variant == "bptt"])
     assert steps == [13, 26, 40]
     assert (mean, low, high) == ([55.0, 32.0, 21.0], [50.0, 30.0, 20.0], [60.0, 34.0, 22.0])
 
 
-def test_without_matplotlib_a_line_is_how_to_install_it(
+def test_without_matplotlib_nothing_is_drawn(
     make_comparison: Callable[..., Comparison], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     comparison = make_comparison()
@@ -175,7 +172,39 @@ def test_without_matplotlib_a_line_is_how_to_install_it(
     for name in [name for name in sys.modules if name.partition(".")[0] == "matplotlib"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    console = io.StringIO()
-    draw(list(comparison.collect().values()), Path(comparison.out / "curves.png"), console)
-    assert "pip install 'sglm[plots]'" in console.getvalue()
+    draw(list(comparison.collect().values()), Path(comparison.out / "curves.png"))
+    assert not can_draw()
     assert not (comparison.out / "curves.png").exists()
+
+
+def test_on_a_terminal_the_table_fits_80_columns() -> None:
+    """Of the longest names and numbers that there may be."""
+    wide = results(
+        bptt=facts(1234.25, seconds_ratio=1.0, token_ppl_sd=12.34, seeds=[0]),
+        bptt_long_restarts=facts(
+            1201.5, -32.75, [-45.25, -20.25], gap_closed=1.0, token_ppl_sd=12.34
+        ),
+        bptt_long=facts(1201.5, -32.75, [-45.25, -20.25], gap_closed=1.0, peak_memory_mb=1234.5),
+        alternating=facts(1210.5, -23.75, [-36.25, -11.25], gap_closed=0.725),
+    )
+    shown = terminal_table(wide).splitlines()
+    assert max(map(len, shown)) <= 80
+    assert shown[0] == "Validation perplexity per token after 1,234 updates; n seeds."
+    heading, *rows = shown[2:7]
+    assert heading.split() == [
+        "n", "perplexity", "over", "bptt", "(95", "%", "CI)", "gap", "time", "MB",
+    ]  # fmt: skip
+    assert rows[3].split() == [
+        "alternating", "3", "1,210.50", "±", "0.50", "−23.75", "(−36.25", "…", "−11.25)", "72", "%",
+        "×1.10", "432",
+    ]  # fmt: skip
+    flat = " ".join(" ".join(shown[8:]).split())
+    assert flat == " ".join(in_words(wide).split())
+
+
+def test_a_terminal_s_table_has_no_gap_that_was_not_measured() -> None:
+    shown = terminal_table(results(bptt=facts(), dni=facts(99.0, -1.0, [-1.5, -0.5])))
+    assert "gap" not in shown
+    assert "updates, 3 seeds each.\n" in shown
+    assert " n " not in shown
+    assert terminal_table(results()) == table(results())

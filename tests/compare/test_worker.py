@@ -7,12 +7,14 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sglm.compare import worker
+from sglm.compare.process import worker_command
 from sglm.compare.runs import Record
 from sglm.compare.worker import Task, WorkerStopRequest, write_record
 from sglm.config import plain_values
@@ -198,3 +200,46 @@ def test_a_run_that_could_not_be_saved_at_a_stop_is_not_called_saved(
             stop_signal=lambda: next(polls, signal.SIGTERM),
         )
     assert "failed: no space left" in console.getvalue()
+
+
+def test_the_clock_tells_a_busy_machine_from_a_free_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited = iter([1.0, 1.25, None])
+    monkeypatch.setattr(worker, "_waited_seconds", lambda: next(waited))
+    clock = worker.WaitingClock()
+    clock.started = time.monotonic() - 0.5
+    assert clock.share() == pytest.approx(0.5, abs=0.1)  # a quarter second of a half
+    assert clock.share() is None
+
+
+@pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="the system does not say")
+def test_waiting_for_a_core_is_counted() -> None:
+    """Two processes on one core: each waits for about half of its time."""
+    program = """
+import os, time
+from sglm.compare.worker import WaitingClock
+
+os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
+other = os.fork()
+clock, until = WaitingClock(), time.monotonic() + 0.6
+while time.monotonic() < until:
+    pass
+if other:
+    print(clock.share())
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    if result.stdout.strip() == "None":
+        pytest.skip("the system does not count")
+    assert float(result.stdout) > 0.25
+
+
+def test_a_run_imports_nothing_from_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("difflib.py", "sglm/errors.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("raise SystemExit('the wrong one')\n")
+    monkeypatch.chdir(tmp_path)
+    command = worker_command("sglm.errors")
+    assert subprocess.run(command, check=False, capture_output=True).returncode == 0

@@ -28,7 +28,7 @@ class ConsoleLog:
 
     def line(self, text: str) -> None:
         """A line; a bar that stands there gives way."""
-        clear = "\r\x1b[2K" if _is_terminal(self.stream) else ""
+        clear = "\r\x1b[2K" if is_terminal(self.stream) else ""
         print_while_open(f"{clear}{text}\n", self.stream)
 
     def progress(self, step: int, *facts: str) -> None:
@@ -41,7 +41,7 @@ class ConsoleLog:
         seconds_per_step = (time.monotonic() - self.started) / (step - self.first_step)
         left = f"{duration(seconds_per_step * (self.total_steps - step))} left"
         done = f"step {step:,}/{self.total_steps:,}"
-        if not _is_terminal(self.stream):
+        if not is_terminal(self.stream):
             print_while_open(f"{_fit([done, left, *facts], PLAIN_COLUMNS)}\n", self.stream)
             return
         filled = round(_BAR_WIDTH * step / self.total_steps)
@@ -52,7 +52,7 @@ class ConsoleLog:
 
     def close(self) -> None:
         """Ends the line of the bar."""
-        if _is_terminal(self.stream):
+        if is_terminal(self.stream):
             print_while_open("\n", self.stream)
 
 
@@ -70,7 +70,8 @@ def _fit(facts: Sequence[str], columns: int) -> str:
     return "  ".join(facts[: max(1, fitting)])
 
 
-def _is_terminal(stream: TextIO) -> bool:
+def is_terminal(stream: TextIO) -> bool:
+    """Whether somebody watches there."""
     with suppress(OSError, ValueError):
         return stream.isatty()
     return False

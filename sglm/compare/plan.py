@@ -1,0 +1,104 @@
+"""What a comparison is going to do, before it does it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TextIO
+
+from sglm.compare.curves import NOT_DRAWN, can_draw
+from sglm.compare.grid import Cell, Grid
+from sglm.compare.process import Execution
+from sglm.compare.runs import Comparison, FinishedRun
+from sglm.compare.timing import seconds_of_runs
+from sglm.train.log.console import duration, print_while_open
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparisonPlan:
+    """The runs that are to be made.
+
+    Attributes:
+        waiting: in their order.
+        finished: how many of this part of the grid are there already.
+        updates: of every run.
+        seconds: of a run by variant, about; None: not known.
+    """
+
+    waiting: Sequence[Cell]
+    finished: int
+    updates: int
+    seconds: dict[str, float] | None
+
+    @property
+    def total_seconds(self) -> float | None:
+        """Of all that are to be made, one after the other."""
+        if self.seconds is None:
+            return None
+        return sum(self.seconds[cell.variant] for cell in self.waiting)
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "runs": [{"variant": cell.variant, "seed": cell.seed} for cell in self.waiting],
+            "finished": self.finished,
+            "updates": self.updates,
+            "seconds_per_run": self.seconds,
+            "seconds": self.total_seconds,
+            "draws": can_draw(),
+        }
+
+    def describe(self) -> str:
+        """The runs, how long they will take, and what will be missing."""
+        count = len(self.waiting)
+        lines = [f"{count} run{'s' if count != 1 else ''} of {self.updates:,} updates to be made"]
+        if self.finished:
+            lines[0] += f", {self.finished} finished already"
+        variants = list(dict.fromkeys(cell.variant for cell in self.waiting))
+        width = max(map(len, variants), default=0)
+        for variant in variants:
+            seeds = ", ".join(str(cell.seed) for cell in self.waiting if cell.variant == variant)
+            about = "" if self.seconds is None else f"  {duration(self.seconds[variant]):>8} a run"
+            lines.append(f"  {variant:<{width}}{about}  seeds {seeds}")
+        if self.total_seconds is None:
+            lines.append("how long they will take is not known: timing some steps failed")
+        elif self.waiting:
+            lines.append(
+                f"about {duration(self.total_seconds)} in all, one after the other, by a few steps"
+                " timed now"
+            )
+        return "\n".join(lines if can_draw() else [*lines, NOT_DRAWN])
+
+
+def plan_comparison(
+    comparison: Comparison, grid: Grid, execution: Execution, *, console: TextIO
+) -> ComparisonPlan:
+    """What is left to do; finished runs tell how long others of their variant take.
+
+    Args:
+        comparison, grid: which runs.
+        execution: how they are made.
+        console: for a line where it takes a while.
+
+    Raises:
+        InputError, ConfigError: see `sglm.compare.comparison.compare`.
+    """
+    finished = comparison.collect()
+    waiting = [cell for cell in grid.own_cells if cell not in finished]
+    configs = {cell.variant: comparison.config(cell) for cell in waiting}
+    known = {variant: _mean_seconds(variant, finished) for variant in configs}
+    seconds = {variant: mean for variant, mean in known.items() if mean is not None}
+    unknown = {variant: config for variant, config in configs.items() if variant not in seconds}
+    timed: dict[str, float] | None = {}
+    if unknown:
+        print_while_open(f"timing some steps: {', '.join(unknown)}\n", console)
+        timed = seconds_of_runs(unknown, comparison.store, execution)
+    return ComparisonPlan(
+        waiting=waiting,
+        finished=len(grid.own_cells) - len(waiting),
+        updates=comparison.updates,
+        seconds=None if timed is None else {**seconds, **timed},
+    )
+
+
+def _mean_seconds(variant: str, finished: dict[Cell, FinishedRun]) -> float | None:
+    times = [run.seconds for run in finished.values() if run.variant == variant]
+    return sum(times) / len(times) if times else None
