@@ -1,5 +1,6 @@
 """What a run is going to do, before it does it: the text of `sglm train --dry-run`."""
 
+import textwrap
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ from sglm.train.build import build_batcher, build_schedule, model_shape
 from sglm.train.dry_run.memory import MemoryPlan, plan_memory
 
 _BARS = " ▁▂▃▄▅▆▇█"
-_CHART_COLUMNS = 64
+_CHART_COLUMNS = 46
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,14 +70,23 @@ class RunPlan:
         )
         shared = f"; each of {self.processes} processes" if self.processes > 1 else ""
         lines = [
-            f"model    {shape.layers} layers × {shape.hidden}, vocabulary {shape.vocab_size:,},"
-            f" {shape.parameters:,} parameters",
-            f"data     {len(batcher.ids_N):,} tokens, {batcher.steps_per_epoch:,} steps an epoch"
-            f" of {train.batch} lanes × {train.window}",
-            f"memory   {_describe_memory(self.memory)}{shared}",
-            f"length   {schedule.total_steps:,} steps,"
-            f" {schedule.total_steps * train.batch * train.window:,} tokens,"
-            f" {schedule.total_steps / batcher.steps_per_epoch:.2f} epochs",
+            *_lines(
+                "model",
+                f"{shape.layers} layers × {shape.hidden}, vocabulary {shape.vocab_size:,},"
+                f" {shape.parameters:,} parameters",
+            ),
+            *_lines(
+                "data",
+                f"{len(batcher.ids_N):,} tokens, {batcher.steps_per_epoch:,} steps an epoch"
+                f" of {train.batch} lanes × {train.window}",
+            ),
+            *_lines("memory", f"{_describe_memory(self.memory)}{shared}"),
+            *_lines(
+                "length",
+                f"{schedule.total_steps:,} steps,"
+                f" {schedule.total_steps * train.batch * train.window:,} tokens,"
+                f" {schedule.total_steps / batcher.steps_per_epoch:.2f} epochs",
+            ),
             "",
             *self._cycles(),
             "",
@@ -128,6 +138,11 @@ def plan_run(
             precision=precision.name,
         ),
     )
+
+
+def _lines(name: str, text: str) -> list[str]:
+    """For 80 columns."""
+    return textwrap.wrap(text, 80, initial_indent=f"{name:<9}", subsequent_indent=" " * 9)
 
 
 def _describe_memory(memory: MemoryPlan) -> str:
