@@ -59,7 +59,7 @@ def compare(
     finished = comparison.collect()
     own = grid.own_cells
     waiting = [cell for cell in own if cell not in finished]
-    _check_precision(finished, execution.precision.name if waiting else None, out)
+    check_precision(finished, execution.precision.name if waiting else None, out)
     if len(waiting) < len(own):
         _print_line(console, f"{len(own) - len(waiting)} of {len(own)} runs are finished already")
     failures, stopped_by = _train(
@@ -161,7 +161,7 @@ def _result(comparison: Comparison, cell: Cell) -> str:
     return f"{run.token_ppl[-1]:.5g} in {run.seconds:,.0f} s"
 
 
-def _check_precision(finished: dict[Cell, FinishedRun], wanted: str | None, out: Path) -> None:
+def check_precision(finished: dict[Cell, FinishedRun], wanted: str | None, out: Path) -> None:
     """
     Raises:
         ConfigError: rounding is not to be one of the things that are compared.

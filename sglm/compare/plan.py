@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TextIO
 
+from sglm.compare.comparison import check_precision
 from sglm.compare.curves import NOT_DRAWN, can_draw
 from sglm.compare.grid import Cell, Grid
 from sglm.compare.process import Execution
@@ -83,6 +84,7 @@ def plan_comparison(
     """
     finished = comparison.collect()
     waiting = [cell for cell in grid.own_cells if cell not in finished]
+    check_precision(finished, execution.precision.name if waiting else None, comparison.out)
     configs = {cell.variant: comparison.config(cell) for cell in waiting}
     known = {variant: _mean_seconds(variant, finished) for variant in configs}
     seconds = {variant: mean for variant, mean in known.items() if mean is not None}

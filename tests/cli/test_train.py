@@ -40,6 +40,7 @@ def test_train_eval_score_generate_from_end_to_end(word_store: TokenStore, tmp_p
     out, data = tmp_path / "run", word_store.folder
     result = sglm_command("train", "tiny", "--data", data, "--out", out, *SMALL, "--json")
     assert result.exit_code == 0, result.stderr
+    assert result.stderr.splitlines()[0].startswith("training on ")
     outcome = json.loads(result.stdout)
     assert outcome["steps"] == 16
     assert outcome["already_finished"] is False
@@ -54,6 +55,7 @@ def test_train_eval_score_generate_from_end_to_end(word_store: TokenStore, tmp_p
     result = sglm_command("train", "tiny", "--data", data, "--out", out, *SMALL)
     assert result.exit_code == 0
     assert "was finished already" in result.stdout
+    assert "training on" not in result.stderr
 
     assert sglm_command("generate", out, "--prompt", "the cat", "--tokens", "3").exit_code == 0
 

@@ -15,6 +15,7 @@ from sglm.compare.process import Execution
 from sglm.compare.progress import RunProgress
 from sglm.compare.runs import Comparison
 from sglm.compare.timing import seconds_of_run, seconds_of_runs
+from sglm.errors import ConfigError
 from sglm.optim.precision import precision_of
 from tests.compare.conftest import CPU, fake_python, write_run
 
@@ -68,6 +69,16 @@ def test_with_everything_finished_nothing_is_timed(
     assert (plan.waiting, plan.total_seconds, timed) == ([], 0, [])
     assert console.getvalue() == ""
     assert plan.describe().startswith("0 runs of 40 updates to be made, 1 finished already")
+
+
+def test_what_will_be_refused_is_refused_before_anything_is_timed(
+    make_comparison: MakeComparison, timed: list[list[str]]
+) -> None:
+    comparison, grid = make_comparison(), Grid(variants=("bptt", "dni"), seeds=(0,))
+    write_run(comparison, Cell("bptt", 0), 20.0, precision="bf16")
+    with pytest.raises(ConfigError, match="--precision bf16"):
+        plan_comparison(comparison, grid, EXECUTION, console=io.StringIO())
+    assert timed == []
 
 
 def test_that_nothing_will_be_drawn_is_said_before(monkeypatch: pytest.MonkeyPatch) -> None:
