@@ -30,6 +30,17 @@ class Context(StrEnum):
     RESET = "reset"
 
 
+SplitOption = Annotated[
+    Split | None,
+    options.one_of(
+        "--split",
+        Split,
+        help_text="Of the store; test where there is one, else valid.",
+        meant={"dev": "valid"},
+    ),
+]
+
+
 def evaluate(
     *,
     run: options.RunArgument,
@@ -37,15 +48,7 @@ def evaluate(
         Path | None,
         typer.Option(metavar="STORE", help="Left out: the store that the run was trained on."),
     ] = None,
-    split: Annotated[
-        Split | None,
-        options.one_of(
-            "--split",
-            Split,
-            help_text="Of the store; test where there is one, else valid.",
-            meant={"dev": "valid"},
-        ),
-    ] = None,
+    split: SplitOption = None,
     text: Annotated[
         Path | None,
         typer.Option(
