@@ -1,11 +1,12 @@
 """The adjoint estimator: the coming text through the model's own LSTM, and back, without a softmax.
 
-The gradient of the future's nats in a state is what the chain rule makes of ∂(nats)/∂h at every
-coming step, h being the feature before the softmax. The way back is the LSTM's own and known; so is
-half of what is sent back along it: for softmax and cross-entropy ∂(nats)/∂h = Wᵀ·p(h) − W[y]. Only
-the *expected row* Wᵀ·p(h) costs a softmax. A small network q learns it from what the training's own
-loss has computed anyway, ∂(nats)/∂h + W[y]. So the state gradient is predicted by one pass through
-the LSTM and one back, and nothing is bootstrapped: its targets contain no prediction of its own.
+Let h be the feature before the softmax. By the chain rule, the gradient of the future's nats with
+respect to a state follows from ∂(nats)/∂h at every coming step, by backpropagation through the
+LSTM. For softmax and cross-entropy ∂(nats)/∂h = Wᵀ·p(h) − W[y], of which the second term is known.
+Only the *expected row* Wᵀ·p(h) costs a softmax. A small network q learns to predict it from what
+the training loss has computed anyway, ∂(nats)/∂h + W[y]. So the state gradient is predicted by one
+forward and one backward pass through the LSTM, without bootstrapping: q's targets contain no
+prediction of its own.
 
 Shapes: C steps of coming text, T of a window, B lanes, H features, V vocabulary, S coordinates of a
 lane's state, P boundaries.
@@ -38,9 +39,9 @@ from sglm.runtime.memory_basis import MemoryBasis
 from sglm.runtime.ranks import ALONE, Ranks, every_lane, own_lanes
 from sglm.text.batcher import ComingText
 
-# Tokens of a window that q learns from, about, so that a lesson of a long one costs little. It has
-# to learn from every window: with one in eight it explained as much and bought next to nothing, for
-# q follows rows that move (docs/log.md).
+# q learns from about so many tokens of a window, so that long windows cost little more. It has to
+# learn from every window, since the rows of W move: trained on one window in eight it explained as
+# much of the gradient and improved perplexity by next to nothing (docs/log.md).
 _LESSON_TOKENS = 128
 
 
@@ -49,13 +50,13 @@ class AdjointEstimator:
 
     It reads where the first estimate of a stretch is asked for, from the window's own outgoing
     state on. Windows shorter than the reach are read along, and the gradients of the stretch's
-    further boundaries are kept and age until they are injected; longer ones would cost too much,
-    and nothing is injected after them, nor learned, until the next stretch. Where nothing is
-    injected nothing is read, but for probes: they read the window that they measure, as far as the
-    reach.
+    further boundaries are kept, and age until they are injected. Longer windows would cost too
+    much: in a stretch of them something is injected once, and q learns once. Where nothing is
+    injected nothing is read, except on probes: they read the window that they measure, as far as
+    the reach.
 
-    It injects nothing until q is better than the mean of its targets (`ExpectedRow.is_better`), and
-    its reading draws no random number: dropout stays away from it.
+    It injects nothing until q is better than the mean of its targets (`ExpectedRow.is_better`). It
+    reads without dropout, and so draws no random number.
 
     Args:
         model: of language; read with its weights of the moment.
@@ -130,7 +131,7 @@ class AdjointEstimator:
         return factor if q is None else factor * q.is_better
 
     def begin_text(self) -> None:
-        """Nothing is remembered of lanes."""
+        """Nothing to forget: no text that was read reaches into the next."""
 
     def begin_stretch(self, beginning: StretchBeginning) -> None:
         """Takes in the text; it is read when an estimate is asked for."""
@@ -177,7 +178,7 @@ class AdjointEstimator:
         )
 
     def residual(self, outputs_CBH: Tensor, targets_CB: Tensor) -> Tensor:
-        """What the nats send back to each output: predicted, or the true one."""
+        """∂(nats)/∂(each output): predicted, or the true one."""
         if self.expected_row is None:
             residual_CBH = softmax_residual(self.model, outputs_CBH, targets_CB)
         else:
@@ -225,8 +226,9 @@ class AdjointEstimator:
         return gradients_PBS
 
     def _measure(self, observation: Observation) -> Agreement:
-        """Of a window that nothing was injected into, its own text alone is read for comparison, no
-        further than what is injected reads."""
+        """Compares with a prediction at the window's start, for which the window's own text alone
+        is read, as far as the reach: nothing was injected at its end, so the observed gradient is
+        of this text too."""
         assert self._incoming is not None, "enter_window comes before end_window"
         text = _first_steps(self._text(self.index - 1, self.index), self.reach)
         (predicted_BS,) = self._read(self._incoming, text, boundaries=1)
@@ -236,7 +238,7 @@ class AdjointEstimator:
 
     def _learn(self, q: ExpectedRow, features: FeatureGradient) -> None:
         """One step of q towards the rows that the softmax has expected."""
-        # Every so manieth step, from another one on each time: of all lanes, so that the lesson is
+        # Every `stride`-th step, from one step later each time; of all lanes, so that the lesson is
         # the same for any number of processes.
         steps, lanes = features.targets_TB.shape
         stride = min(steps, math.ceil(steps * lanes * self.ranks.count / _LESSON_TOKENS))

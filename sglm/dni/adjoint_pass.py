@@ -1,4 +1,4 @@
-"""One pass through the model's LSTM and one back, from what is sent back to its outputs.
+"""One forward and one backward pass through the model's LSTM, from given output gradients.
 
 Shapes: C steps of coming text, T of a window, B lanes, H features, S coordinates of a lane's state,
 P boundaries.
@@ -14,7 +14,7 @@ from sglm.model.language_model import LSTMLanguageModel, without_dropout
 from sglm.model.state import LSTMState
 from sglm.text.batcher import ComingText
 
-# `(outputs_CBH, targets_CB) -> (C, B, H)`: what the nats send back to each output.
+# `(outputs_CBH, targets_CB) -> (C, B, H)`: ∂(nats)/∂(each output), true or predicted.
 Residual = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -30,12 +30,12 @@ def adjoint_gradients(
     """State gradients at successive boundaries, by one pass through the LSTM and one back.
 
     Args:
-        model: its weights of now; it draws no masks.
+        model: its current weights are used; without dropout.
         state: at the first boundary.
         coming: the text from there on; all of it is read.
         window: T, the distance of the boundaries.
         boundaries: P; the text must reach beyond the last one.
-        residual: see `Residual`; with the true one the gradients are those of the nats.
+        residual: see `Residual`; from the true one the exact gradients of the nats follow.
 
     Returns:
         `(P, B, S)`, packed, in nats; constants.

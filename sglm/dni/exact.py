@@ -1,4 +1,4 @@
-"""State gradients as they really are, by backpropagation through text that is still to come.
+"""Exact state gradients, by backpropagation through text that is still to come.
 
 Shapes: B lanes, S coordinates of a state, C steps of coming text, P boundaries T steps apart.
 """
@@ -27,7 +27,7 @@ def future_gradients(beginning: StretchBeginning, boundaries: int) -> tuple[Tens
     cuts = [window] * (boundaries - 1)
     rest = len(coming.inputs_CB) - sum(cuts)
     states, features = [state.as_leaf()], []
-    # The masks of dropout are drawn aside, so that the training's own stay what they were.
+    # The generator is restored afterwards: training draws the same dropout masks as without this.
     devices = [model.embedding.device] if model.embedding.is_cuda else []
     with torch.random.fork_rng(devices=devices):
         for inputs_TB in torch.split(coming.inputs_CB, [*cuts, rest]):

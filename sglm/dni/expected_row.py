@@ -12,7 +12,7 @@ from sglm.model.language_model import LSTMLanguageModel, ModelShape
 from sglm.model.softmax_loss import IGNORED
 from sglm.runtime.ranks import Ranks
 
-_ROW_MEAN_OVER = 10  # windows; rows of frequent words move fast
+_ROW_MEAN_OVER = 10  # windows; the rows of W for frequent words change fast
 _ERROR_MEAN_OVER = 100  # windows
 _SMALLEST = 1e-12  # keeps the unit of constant targets above zero
 _LOGIT_ENTRIES = 2**20  # 4 MB in float32
@@ -21,14 +21,16 @@ _LOGIT_ENTRIES = 2**20  # 4 MB in float32
 class ExpectedRow(nn.Module):
     """q: from a feature to the row that the softmax expects, Wᵀ·softmax(Wh + b): `(…, H)` to same.
 
-    A linear map and one hidden layer beside it, in the targets' own unit, about their running mean,
-    which is what it returns until it has learned something.
+    A linear map plus a network of one hidden layer. Both start at zero and predict the deviation
+    from the targets' running mean, in units of its root mean square: before it has learned
+    anything, q returns that mean.
 
     Attributes:
         mean_H: running mean of the targets.
-        unit: root mean square of what differs from that.
+        unit: root mean square of their deviation from it.
         error, mean_error: running means of the squared error of q, and of the mean alone, on
             windows that neither had seen; both 0 before the second window: q is not better then.
+        windows: how many were observed.
     """
 
     def __init__(self, size: int, hidden: int = 128) -> None:
@@ -55,7 +57,7 @@ class ExpectedRow(nn.Module):
         return self.mean_H + self.unit * self.in_units(features)
 
     def in_units(self, features: Tensor) -> Tensor:
-        """What differs from the mean, in units."""
+        """The predicted deviation from the mean, in units."""
         features = features.to(self.mean_H.dtype)
         predicted: Tensor = self.linear(features) + self.last(self.hidden(features).tanh())
         return predicted
@@ -81,7 +83,8 @@ class ExpectedRow(nn.Module):
         """
         predicted_NH = self.in_units(features_NH)
         with torch.no_grad():
-            # From a mean over all tokens to one over those that count: for the others zero goes in.
+            # A mean over all tokens, with zeros where there is no target, divided by the share of
+            # tokens that have one, is the mean over these.
             share = counts_N.to(expected_NH.dtype).mean()
             ranks.average([share])
             from_mean_NH = expected_NH - self.mean_H
@@ -93,7 +96,7 @@ class ExpectedRow(nn.Module):
                 ]
             )
             finite = self._move(errors, expected_NH, counts_N=counts_N, share=share, ranks=ranks)
-        # About the mean and in the unit of now, with which it will be used.
+        # By the mean and the unit as just updated: `forward` will use these.
         right_NH = (expected_NH - self.mean_H) / self.unit
         right_NH = right_NH.where(counts_N[:, None], predicted_NH.detach())
         return F.mse_loss(predicted_NH, right_NH) / share, finite
@@ -101,7 +104,7 @@ class ExpectedRow(nn.Module):
     def _move(
         self, errors: Tensor, expected_NH: Tensor, *, counts_N: Tensor, share: Tensor, ranks: Ranks
     ) -> Tensor:
-        """Moves the running means, where everything is finite: returned."""
+        """Updates the running means unless something is not finite; returns whether all was."""
         counted_NH = expected_NH.where(counts_N[:, None], 0.0)
         newest = torch.cat((errors, counted_NH.mean(0) / share))
         ranks.average([newest])

@@ -38,8 +38,8 @@ from sglm.runtime.ranks import ALONE, Ranks
 from sglm.text.batcher import ComingText
 
 REACH = 20  # steps of coming text whose exact gradient is the measure
-# One window in so many is measured, times the windows that the coming text is long, and one: about
-# one and a half percent of the time.
+# A measurement costs about as many windows as the coming text is long, and one for the window
+# itself. So many windows for each of those come between two: one and a half percent of the time.
 _WINDOWS_BETWEEN = 50
 _MEAN_OVER = 100  # measurements; they are noisy, and what they measure moves slowly
 
@@ -56,10 +56,10 @@ class GaugeReading(NamedTuple):
         windows: that were measured, over the whole run.
         beta: ⟨Jᵀŝ, Jᵀg⟩ / ⟨Jᵀŝ, Jᵀŝ⟩: what best multiplies the injected gradient.
         cosine: ⟨Jᵀŝ, Jᵀg⟩ / √(⟨Jᵀŝ, Jᵀŝ⟩·⟨Jᵀg, Jᵀg⟩); its noise can lift it above 1.
-        share: ⟨Jᵀŝ, Jᵀg⟩ / ⟨Jᵀg, Jᵀg⟩: of the exact future's effect on the weights, how much
-            was had.
+        share: ⟨Jᵀŝ, Jᵀg⟩ / ⟨Jᵀg, Jᵀg⟩: of the exact future's effect on the weights, the share
+            that the injected gradients had.
         noise: standard errors of ⟨Jᵀŝ, Jᵀg⟩ and ⟨Jᵀg, Jᵀg⟩ as a share of them, the larger one:
-            above ½ next to nothing is known.
+            above ½ the other numbers mean next to nothing.
     """
 
     windows: int
@@ -70,7 +70,7 @@ class GaugeReading(NamedTuple):
 
 
 class Gauge:
-    """Keeps the products of what was injected and what the exact future adds.
+    """Running means of the products of Jᵀŝ and Jᵀg.
 
     It draws no random number and waits for no device but in `reading`.
 
@@ -96,7 +96,7 @@ class Gauge:
         injected_BS: Tensor,
         coming: ComingText,
     ) -> None:
-        """Measures one window, with the model's weights of now and without dropout.
+        """Measures one window, with the model's current weights and without dropout.
 
         Args:
             model: whose LSTM weights the gradients are taken of.
@@ -130,7 +130,7 @@ class Gauge:
             _product(injected_first, injected_second),
             _product(exact_first, exact_second),
         )
-        # Every window weighs the same: the gradients of the first ones are many times as long.
+        # Every window weighs the same: the gradients of a run's first ones are many times as long.
         lengths = _product(exact_first, exact_first) * _product(exact_second, exact_second)
         products = torch.stack((both / 2, injected, exact)).double() / lengths.double().sqrt()
         finite = products.isfinite().all()

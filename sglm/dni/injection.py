@@ -86,7 +86,7 @@ class Injection:
 
     @property
     def longest(self) -> Tensor | None:
-        """What a lane's gradient may measure at most; None without a bound."""
+        """The largest norm that a lane's gradient may have; None without a bound."""
         return self.trust.longest if self.bounded else None
 
     @torch.no_grad()

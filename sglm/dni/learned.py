@@ -1,7 +1,7 @@
 """The learned estimator: a synthesizer at the truncation boundaries, bounded, measured and taught.
 
-Here is the order of things between two windows; what is injected is `injection`'s, what is learned
-`teaching`'s, how far a prediction is trusted `trust`'s. Shapes: B lanes, S coordinates of a lane's
+This module calls the parts in order between two windows: `injection` computes what is injected,
+`teaching` trains the synthesizer, `trust` measures it. Shapes: B lanes, S coordinates of a lane's
 state.
 """
 

@@ -34,7 +34,7 @@ class Lesson(NamedTuple):
     Attributes:
         state_BS: the packed state.
         recurrent_state: what a recurrent synthesizer was given with it, or None.
-        observed_BS: the target; a lane with a number that is not finite teaches nothing.
+        observed_BS: the target; lanes where it is not finite are left out.
         next_BS: the auxiliary target, in the synthesizer's own unit, or None.
         pure: nothing synthetic went into the target.
         probe: the synthesizer is measured on it.
@@ -51,7 +51,7 @@ class Lesson(NamedTuple):
 class Teaching:
     """Measures a synthesizer on its probes, then moves its weights by one regression.
 
-    It waits for no number from the device: what depends on one is decided there.
+    It waits for no number from the device: what depends on one is computed there.
 
     Args:
         synthesizer: what learns.
@@ -94,7 +94,7 @@ class Teaching:
 
     @torch.no_grad()
     def _measure(self, lesson: Lesson, predicted_BS: Tensor) -> Agreement | None:
-        """How good a prediction in nats is on a probe; and how much of an echo there is."""
+        """Measures a prediction in nats: its agreement on a probe, and the echo elsewhere."""
         observed_BS, on_probe = lesson.observed_BS, None
         if lesson.probe:
             whole_BS = observed_BS.where(torch.isfinite(observed_BS).all(), math.nan)
@@ -116,16 +116,16 @@ class Teaching:
         mean_loss = loss.detach().clone()
         gradients = [p.grad for p in self.synthesizer.parameters() if p.grad is not None]
         self.ranks.average([*gradients, mean_loss])
-        # One that is not finite (or of which no lane teaches anything) leaves everything as it is.
+        # A loss that is not finite (as where no lane has a finite target) changes nothing.
         step_where_finite(self.optimizer, torch.isfinite(mean_loss))
 
 
 def regression_loss(
     lesson: Lesson, prediction: Prediction, unit: Tensor, *, ranks: Ranks = ALONE
 ) -> Tensor:
-    """The mean over lanes of the squared error, in units of what gradients are like: a scalar.
+    """The mean over lanes of the squared error, in the unit of observed gradients: a scalar.
 
-    Where no lane teaches anything it is not a number.
+    NaN where no lane has a finite target.
 
     Args:
         lesson: of one boundary.
@@ -139,7 +139,7 @@ def regression_loss(
     ranks.average([count])
 
     def error(predicted_BS: Tensor, right_BS: Tensor) -> Tensor:
-        # Where there is nothing to learn, what was predicted counts as right.
+        # A lane without a finite target has no error: its prediction stands in for the target.
         right_BS = right_BS.where(finite_B[:, None], predicted_BS.detach())
         return F.mse_loss(predicted_BS, right_BS, reduction="sum") / count
 

@@ -51,7 +51,7 @@ def agreement(predicted_MS: Tensor, observed_MS: Tensor, ranks: Ranks = ALONE) -
     unseen = observed <= _SMALLEST
     return Agreement(
         cosine=sums[3] / (observed * predicted.clamp_min(_SMALLEST)),
-        # Where nothing is to be predicted, neither praise nor blame: as predicting zero gets.
+        # Where the observed gradient is zero, what a prediction of zero gets.
         relative_mse=torch.where(unseen, 1.0, sums[2] / observed.square()),
         norm_ratio=torch.where(unseen, 0.0, predicted / observed),
     )
@@ -63,13 +63,13 @@ class Trust:
     All of it stays on the device: nobody waits for a number in the midst of a step.
 
     Attributes:
-        norm: mean length of the observed gradients: the unit of the bound. Zero before the first:
-            until something was observed, nothing is trusted.
-        inner, inner_squared: of ⟨g, ŝ⟩ per state, and of the square of that.
-        predicted, observed: of ⟨ŝ, ŝ⟩ and ⟨g, g⟩ per state.
+        norm: mean length of the observed gradients, in which the bound is measured. Zero before
+            the first observation: until then the bound lets nothing through.
+        inner, inner_squared: means of ⟨g, ŝ⟩ per state, and of the square of that.
+        predicted, observed: means of ⟨ŝ, ŝ⟩ and ⟨g, g⟩ per state.
         count: observations so far.
         unit: root mean square of one coordinate of observed gradients; 1 before any.
-        longest: the bound, what a lane's synthetic gradient may measure at most.
+        longest: the bound: the largest norm that a lane's synthetic gradient may have.
         factor: α = ⟨g, ŝ⟩ / ⟨ŝ, ŝ⟩ within [0, 1], the best linear shrinkage of ŝ towards zero. One
             standard error is taken off the numerator, so that a prediction that has not been seen
             to explain anything is not injected.
@@ -90,7 +90,7 @@ class Trust:
     def observe(self, predicted_MS: Tensor, observed_MS: Tensor) -> None:
         """Takes in one pure observation; the prediction is the one that would be injected.
 
-        What is not finite when squared is left out: it would stay in the means for good.
+        One whose squares are not finite is left out: the running means would never recover.
         """
         lengths_M = observed_MS.norm(dim=1)
         means = torch.stack(
@@ -111,7 +111,7 @@ class Trust:
         self._conclude()
 
     def _conclude(self) -> None:
-        """What follows from the means; asked for at every window, changed by an observation."""
+        """Computes unit, bound and factor from the means."""
         mean_square = self.observed / self.size
         unit = torch.where(mean_square > 0, mean_square, 1.0).sqrt()
         variance = (self.inner_squared - self.inner.square()).clamp_min(0)

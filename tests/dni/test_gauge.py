@@ -234,6 +234,6 @@ def test_the_sentence_says_what_was_bought(tiny_config: Callable[..., Config]) -
         " (cosine 0.90, slope 1.25, 40 windows)"
     ) in sentence(reading)
     for unclear in (reading._replace(noise=0.6), reading._replace(cosine=math.nan)):
-        assert "too few or too different windows (40 windows) to tell" in sentence(unclear)
+        assert "not known: too few windows, or too noisy (40 windows)" in sentence(unclear)
     for nothing in (None, reading._replace(windows=0)):
         assert "weights" not in sentence(nothing)
