@@ -41,7 +41,7 @@ class Execution:
 
 
 class RunEnd(NamedTuple):
-    """How a run ended: neither where it reached its end.
+    """How a run ended; both are None where it was completed.
 
     Attributes:
         failure: why it failed.
@@ -165,4 +165,4 @@ def _failure(code: int, log: Path) -> str:
         return f"the process was ended by {name}" + (" (out of memory?)" if code == -9 else "")
     lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
     printed = [line.strip() for line in lines if line.strip()]
-    return f"{printed[-1] if printed else 'without a word'} (more in {log})"
+    return f"{printed[-1] if printed else 'it printed no message'} (more in {log})"

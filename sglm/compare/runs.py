@@ -34,7 +34,7 @@ class Record:
     Attributes:
         finished: it reached its last update.
         seconds: of training and evaluation, over all sessions; 0 until it is finished.
-        peak_memory_mb: 10⁶ bytes, of the greediest session: of the process on a CPU, of torch's
+        peak_memory_mb: 10⁶ bytes, the highest of all sessions: of the process on a CPU, of torch's
             tensors on CUDA; None where it is not known.
         device, precision: where, and in what types.
         waited: the share of its time for which its main thread was ready to run but no core was
@@ -213,5 +213,5 @@ def _foreign(out: Path, names: Iterable[str]) -> InputError:
 
 
 def _number(value: float | None) -> float:
-    """A number of `metrics.jsonl`; null, and one beyond all use, counts as infinite."""
+    """A number of `metrics.jsonl`; null, and one above 10¹⁵, counts as infinite: diverged."""
     return math.inf if value is None or float(value) > _DIVERGED else float(value)

@@ -70,7 +70,7 @@ def summarize(runs: Sequence[FinishedRun]) -> dict[str, dict[str, Any]]:
     Per variant: `seeds` and `token_ppl` (validation perplexity at the end of each), their
     `token_ppl_mean` and `token_ppl_sd` (of a sample; null for one seed), `nll_per_token_mean`
     (nats), `seconds_mean` (evaluations included), `seconds_ratio` (to bptt's, same seeds),
-    `peak_memory_mb` (10⁶ bytes, of the greediest run), `diff_mean` and `diff_ci95` (perplexity
+    `peak_memory_mb` (10⁶ bytes, the highest of the runs), `diff_mean` and `diff_ci95` (perplexity
     minus that of bptt, paired by seed; null for bptt), `controls` (the same against each of
     `Variant.controls`), `gap_closed`. A number that is infinite or undefined is None.
     """

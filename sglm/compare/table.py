@@ -74,7 +74,7 @@ def in_words(results: dict[str, Any]) -> str:
     variants = results["variants"]
     digits = _digits(variants)
     if BASELINE not in variants:
-        return f"Nothing can be said about gains before {BASELINE} has run."
+        return f"Gains are differences to {BASELINE}, which has not finished a run yet."
     others = {name: facts for name, facts in variants.items() if name != BASELINE}
     groups: dict[str, list[str]] = {verdict: [] for verdict in _VERDICTS}
     for name, facts in others.items():
@@ -92,8 +92,10 @@ def in_words(results: dict[str, Any]) -> str:
     if CEILING in variants:
         exact = f"the exact gradient over {results['horizon']} steps ({CEILING})"
         sentences += {
-            "none": [f"What {exact} buys, the most that a synthetic one can, is not to be seen."],
-            "higher": [f"Here {exact} harms, so a synthetic one has nothing to approach."],
+            "none": [
+                f"No gain is seen from {exact}, which is the most that a synthetic one can gain."
+            ],
+            "higher": [f"Here {exact} harms, so a synthetic one has nothing to gain."],
         }.get(_verdict(variants[CEILING]), [])
     return "\n".join(sentences)
 
@@ -102,7 +104,7 @@ _VERDICTS = {
     "lower": f"Better than {BASELINE}",
     "higher": f"Worse than {BASELINE}",
     "none": f"No difference to {BASELINE} beyond the spread over seeds",
-    "unknown": "Not to be told from chance (it takes two seeds or more that ended well)",
+    "unknown": "Cannot be told from chance (that takes two seeds or more that did not diverge)",
 }
 
 
@@ -125,7 +127,7 @@ def _evidence(facts: dict[str, Any], digits: int) -> str:
 
 
 def _about_controls(name: str, controls: dict[str, Any], digits: int) -> str:
-    """Whether a gain over the baseline is also one over what shares all but the idea."""
+    """Whether a gain over the baseline is also one over variants that differ in one thing."""
     phrases = []
     for other, facts in controls.items():
         evidence = _evidence(facts, digits)
@@ -134,7 +136,7 @@ def _about_controls(name: str, controls: dict[str, Any], digits: int) -> str:
                 "lower": f"better than {other}{evidence}",
                 "higher": f"worse than {other}{evidence}",
                 "none": f"no different from {other}{evidence}",
-                "unknown": f"not to be told from {other}",
+                "unknown": f"not distinguishable from {other}",
             }[_verdict(facts)]
         )
     return f"Against its controls, {name} is {'; '.join(phrases)}."

@@ -85,8 +85,8 @@ VARIANTS = {
         controls=("bptt-restarts",),
     ),
     "other-lane": Variant(
-        sentence="Control: as alternating, but an adjoint reads another lane's coming text: what is"
-        " left of a gain is no foresight.",
+        sentence="Control: as alternating, but an adjoint reads another lane's coming text: a gain"
+        " that remains does not come from the text.",
         mode="alternating",
         restarts=True,
         inject="other-lane",
@@ -94,7 +94,7 @@ VARIANTS = {
     ),
     "bptt-long": Variant(
         sentence="Control: as bptt, with the exact gradient over --horizon steps (Williams & Peng"
-        " 1990): the most that a synthetic gradient can buy.",
+        " 1990): the most that a synthetic gradient can gain.",
         mode="real",
         long_horizon=True,
     ),

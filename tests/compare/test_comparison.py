@@ -144,7 +144,7 @@ def test_a_failure_is_named_and_the_other_runs_are_made(
     [
         ("cat > /dev/null; echo 'the gradient was not finite'; exit 1", "gradient was not finite"),
         ("cat > /dev/null; kill -KILL $$", r"ended by SIGKILL \(out of memory\?\)"),
-        ("exit 3", "failed: without a word"),
+        ("exit 3", "failed: it printed no message"),
     ],
 )
 def test_the_reason_of_a_failure_is_printed(
