@@ -31,8 +31,8 @@ from sglm.train.window_pass import RunsWindow, WindowPass
 MakeEstimator = Callable[[Config, LSTMLanguageModel], StateGradientEstimator]
 
 COUNTED_AT_ONCE = 2**24
-# Long windows from one reading of an adjoint to the next: after each of them it took a sixth of the
-# time, and no gap is open that it could close (docs/log.md).
+# From one reading of an adjoint to the next where windows are long. Reading at every one took a
+# sixth of the training time, and with long windows there is no horizon gap to close (docs/log.md).
 _LONG_WINDOWS_STRETCH = 8
 
 

@@ -8,7 +8,7 @@ from sglm.dni.gauge import REACH, GaugeReading
 from sglm.dni.trust import RUNNING_MEAN_OVER
 from sglm.train.runaway import RunawayWatch
 
-_EXPLAINS_NOTHING = 0.002  # text at its best is above this, a net that has learned nothing below
+_EXPLAINS_NOTHING = 0.002  # share explained; a synthesizer that has learned nothing stays below
 _OFTEN_CAPPED = 0.2
 _TOO_NOISY = 0.5  # standard errors as a share of what was measured
 
@@ -20,7 +20,7 @@ def closing_sentence(
     *,
     reading: GaugeReading | None = None,
 ) -> str:
-    """What the synthesizer explained, what was done with it, what that bought, and what to try.
+    """What the synthesizer explained, how it was injected, its effect, and what to try next.
 
     Args:
         config: of the run.
@@ -34,12 +34,12 @@ def closing_sentence(
         return "synthesizer: diverged, and injected nothing since; lower synthesizer.learning_rate"
     kind = "calibrated to" if status.is_calibrated else "fixed at"
     facts = (
-        f"synthesizer: explained {max(0.0, 100 * status.explained):.1f} % of the gradient that"
-        f" came back (last {min(status.probes, RUNNING_MEAN_OVER)} probes), factor {kind}"
+        f"synthesizer: explained {max(0.0, 100 * status.explained):.1f} % of the observed state"
+        f" gradient (last {min(status.probes, RUNNING_MEAN_OVER)} probes), factor {kind}"
         f" {status.factor:.2f}"
     )
     if status.capped is not None:
-        facts += f", trust bound cut {100 * status.capped:.0f} % of its predictions"
+        facts += f", trust bound shortened {100 * status.capped:.0f} % of its predictions"
     if reading is not None and reading.windows:
         facts += f"; {_effect(reading)}"
     return f"{facts}; {_advice(config, status, runaway)}"
@@ -50,11 +50,11 @@ def _effect(reading: GaugeReading) -> str:
     windows = f"{reading.windows} window{'s' if reading.windows > 1 else ''}"
     # Without a number that is finite, the noise is not below anything.
     if not reading.noise < _TOO_NOISY or math.isnan(reading.cosine):
-        return f"too few or too different windows ({windows}) to tell how it moved the weights"
+        return f"its effect on the weights is not known: too few windows, or too noisy ({windows})"
     return (
-        f"it moved the weights {100 * reading.share:.0f} % as far as the exact gradient of"
-        f" {REACH} more tokens would (cosine {reading.cosine:.2f}, slope {reading.beta:.2f},"
-        f" {windows})"
+        f"what was injected moved the weights {100 * reading.share:.0f} % as far as the exact"
+        f" gradient of {REACH} more tokens would (cosine {reading.cosine:.2f}, slope"
+        f" {reading.beta:.2f}, {windows})"
     )
 
 
@@ -67,7 +67,7 @@ def _advice(config: Config, status: EstimatorStatus, runaway: RunawayWatch) -> s
             " synthesizer.trust_bound = true, or lower synthesizer.learning_rate"
         )
     if status.capped is not None and status.capped > _OFTEN_CAPPED:
-        return "it says more than is observed: lower synthesizer.learning_rate"
+        return "its predictions are too long: lower synthesizer.learning_rate"
     if status.explained < _EXPLAINS_NOTHING:
         harmful = not status.is_calibrated and settings.factor != 0
         what = "what was injected was noise" if harmful else "so next to nothing was injected"

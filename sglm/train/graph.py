@@ -16,7 +16,7 @@ Shapes = tuple[torch.Size, torch.Size]
 
 
 class GraphedPass:
-    """As the `WindowPass` that it is made of; one graph for each shape of window.
+    """Does what the given `WindowPass` does; has one graph for each shape of window.
 
     torch records forward and backward pass apart (`torch.cuda.make_graphed_callables`), so a
     synthetic gradient can still enter between them.
@@ -73,7 +73,8 @@ def _state(parts: tuple[Tensor, ...] | list[Tensor]) -> LSTMState:
 
 
 def _record(flat: _Flat, tensors: tuple[Tensor, ...]) -> Any:
-    # What is fed while recording is overwritten later; its masks are drawn aside.
+    # Later replays write their inputs over these samples. The generator is restored afterwards, so
+    # that training draws the same dropout masks as without a graph.
     samples = tuple(each.detach().clone().requires_grad_(each.requires_grad) for each in tensors)
     with torch.random.fork_rng(devices=[tensors[0].device]):
         return torch.cuda.make_graphed_callables(flat, samples)

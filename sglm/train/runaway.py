@@ -1,7 +1,7 @@
 """Notices a synthesizer that has run away, and ends its synthetic phase.
 
-Targets of a bootstrapped synthesizer contain its own predictions. Where these outgrow what the text
-sends back, it ends up predicting itself, perfectly, while the model learns nothing.
+Targets of a bootstrapped synthesizer contain its own predictions. Where these outgrow the gradients
+of the text's own losses, it ends up predicting itself, perfectly, while the model learns nothing.
 """
 
 import math
@@ -15,8 +15,8 @@ RAN_AWAY = (
     " going on with real gradients until the next cycle"
 )
 
-_MOSTLY_ECHO = 0.9  # explained share of the observations that contain its own predictions
-_PATIENCE = 3  # reporting intervals without a new lowest loss; noise alone seldom makes as many
+_MOSTLY_ECHO = 0.9  # `EstimatorStatus.echo` above which it predicts little but itself
+_PATIENCE = 3  # log intervals without a new lowest loss; noise alone seldom makes as many
 
 
 @dataclass(kw_only=True)
@@ -24,7 +24,7 @@ class RunawayWatch:
     """Ends a synthetic phase in which the synthesizer predicts itself and nothing improves.
 
     Attributes:
-        lowest_loss: of all reporting intervals so far, nats per token.
+        lowest_loss: of all log intervals so far, nats per token.
         without_progress: intervals since then in which the synthesizer predicted itself.
         ended_cycle: the cycle whose synthetic phase was ended, or None.
         ended_at_step: when.
@@ -38,7 +38,7 @@ class RunawayWatch:
     def interval(
         self, step: int, loss: float, *, cycle: int, mode: Mode, status: EstimatorStatus | None
     ) -> bool:
-        """Takes in one reporting interval.
+        """Takes in one log interval.
 
         Args:
             step: steps done.

@@ -36,7 +36,7 @@ SKIPS_BEFORE_GOING_BACK = 100
 
 
 class Diverged(Exception):
-    """Step after step is not finite."""
+    """Too many steps in a row were not finite, or a weight is not."""
 
 
 @dataclass(kw_only=True)
@@ -117,9 +117,9 @@ class Session:
     """What goes on while one process trains, from a checkpoint or from the start.
 
     Attributes:
-        started: when all of the run would have started if this process had done it.
+        started: a reading of the monotonic clock, earlier by the seconds of previous sessions.
         first_step: steps done before.
-        taken: of steps that nobody has asked about yet.
+        taken: whether each step since the last `count_skips` updated anything, on the device.
         save_timer: of rank 0, whose clock counts for all.
     """
 
@@ -147,7 +147,7 @@ class Session:
         return number or None, bool(save_everywhere)
 
     def count_skips(self) -> None:
-        """Asks, for all steps since it was asked last: here the loop waits for the device.
+        """Counts the skipped steps since the last call; waits for the device.
 
         Raises:
             Diverged: see `Progress.count_skips`.
@@ -320,7 +320,7 @@ def _check_precision(run: RunFolder, before: str, now: str) -> None:
 
 @contextmanager
 def _belonging_to(run: RunFolder, checkpoint: Checkpoint | None) -> Iterator[None]:
-    """A file that is whole can still be anything: what does not fit becomes one line."""
+    """Turns the errors of a checkpoint that is whole, but of something else, into one line."""
     try:
         yield
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:

@@ -49,7 +49,7 @@ def train_step(
         learning_rate: of this step.
     """
     estimator, precision = learner.estimator, learner.precision
-    # Now, so that the loss, which makes its gradients in the forward pass, finds the memory free.
+    # Before the forward pass: the loss computes its gradients there and needs the memory.
     learner.optimizer.zero_grad(set_to_none=True)
     _begin(learner, window)
 
@@ -66,10 +66,10 @@ def train_step(
     mean_over = _mean_over(learner, window)
     scale = precision.loss_scale() / mean_over
 
-    # 3. One backward pass: factor·ŝ(s) enters it at the outgoing state, as ∂/∂s of what is to come,
-    # and so injects the synthetic gradient exactly, in the unit of the loss.
+    # 3. One backward pass: factor·ŝ(s) enters it at the outgoing state, in the unit of the loss, in
+    # place of the gradient of all later losses.
     ends: tuple[Tensor, ...] = (precision.scale(objective_nats / mean_over),)
-    gradients: tuple[Tensor | None, ...] = (None,)  # of itself: one
+    gradients: tuple[Tensor | None, ...] = (None,)  # of the loss with respect to itself: 1
     injected_BS = estimator.estimate(outgoing) if decision.inject else None
     if injected_BS is not None:
         ends += (*outgoing.hidden, *outgoing.cell)
@@ -77,7 +77,7 @@ def train_step(
     torch.autograd.backward(ends, gradients)
     grad_norm, finite = precision.measure(learner.optimizer)
 
-    # 4. What arrived at the leaf is what the future sends back: the estimator's target.
+    # 4. The gradient that arrived at the leaf is the observed one: the estimator's target.
     agreement = estimator.end_window(
         Observation(
             gradient_BS=(incoming.packed_gradient() / scale).where(finite, math.nan),
@@ -99,7 +99,7 @@ def train_step(
 
 
 def _begin(learner: Learner, window: Window) -> None:
-    """A text begins, or a stretch of windows whose text is shown to the estimator."""
+    """Resets the state where a text begins; shows the estimator the text where a stretch does."""
     if window.is_first:
         learner.state = learner.model.start_state(window.inputs_TB.shape[1])
         learner.past.clear()
@@ -154,7 +154,7 @@ def _feature_gradient(
     *,
     scale: Tensor | float,
 ) -> FeatureGradient | None:
-    """What the loss has sent back to the features, in nats; None where nobody asked for it."""
+    """The loss' gradient with respect to the features, in nats; None where nobody wants it."""
     if features_TBH is None or tap_TBH is None:
         return None
     assert tap_TBH.grad is not None, "the backward pass comes first"

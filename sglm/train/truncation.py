@@ -15,7 +15,7 @@ from sglm.model.language_model import LSTMLanguageModel
 from sglm.model.state import LSTMState
 
 _PARTS = 4  # places in an average window where truncation is possible
-_LONGEST = 8  # average windows; a longer one is cut there, which few are and memory needs
+_LONGEST = 8  # mean lengths: the few windows that would be longer are cut there, to bound memory
 _TAIL = 6.0  # α below: the larger, the nearer the lengths are to a geometric distribution
 
 

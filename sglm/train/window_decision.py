@@ -71,15 +71,16 @@ class DecisionRule:
     def _gauges(self, step: int, probe_every: int) -> bool:
         if self.gauge_every is None:
             return False
-        # Not the windows of probes, into which nothing goes, and one of a stretch as often as
-        # another; half of the time on, for a first one is soon due.
+        # Never on a probe, where nothing is injected; at every place of a stretch equally often.
+        # Half an interval early, so that short runs have a measurement too.
         among = math.lcm(self.stretch, probe_every)
         return _is_due(step + self.gauge_every // 2, self.gauge_every, among=among)
 
 
 def _is_due(step: int, every: int, *, among: int) -> bool:
-    """Regularly; where that would fall into step with a pattern of `among` steps, so that some of
-    its places never come up, it moves on by one each time the pattern comes round."""
+    """One step in `every`. Where this and a pattern of `among` steps have a common divisor, some
+    places of the pattern would never be chosen: then it shifts by one step whenever both have come
+    round."""
     if math.gcd(among, every) > 1:
         step += step // math.lcm(among, every)
     return step % every == 0

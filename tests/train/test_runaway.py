@@ -196,7 +196,7 @@ def test_a_bound_that_cuts_often_is_said(tiny_config: MakeConfig) -> None:
     estimator = measured(LinearSynthesizer(4), factor=None)
     estimator.injection.capped.fill_(0.6)
     sentence = closing_sentence(tiny_config(), estimator.status(), RunawayWatch())
-    assert "cut 60 %" in sentence
+    assert "shortened 60 %" in sentence
     assert "lower synthesizer.learning_rate" in sentence
 
 

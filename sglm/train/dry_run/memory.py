@@ -1,6 +1,6 @@
 """How much memory a run will take at its worst moment, from what it will hold there.
 
-A run goes through a few situations, and its peak is that of the hungriest: counting the words,
+A run goes through a few situations, and its peak is that of the largest: counting the words,
 the end of a step's forward pass, its backward pass, the synthesizer learning, an evaluation,
 saving. Each part's share is stated beside its code; here they are added up.
 `scripts.benchmarks.memory` compares the prediction with measured peaks (docs/benchmarks/).
@@ -32,8 +32,8 @@ from sglm.text.batcher import Batcher
 from sglm.train.build import COUNTED_AT_ONCE, build_schedule, lookahead_steps, stretch_windows
 from sglm.train.truncation import part_steps
 
-# Memory that was freed does not always fit what is asked for next: the share of what is held that
-# lies in holes of a CPU's heap, 5 to 14 % where it was read from the allocator's own books.
+# Fragmentation: freed blocks do not always fit the next request. The share of a CPU's heap that is
+# lost to it; by the allocator's own statistics it was 5 to 14 %.
 _HOLES = 0.09
 
 
@@ -47,7 +47,7 @@ class MemoryPlan:
             kernels made for windows of various lengths; the token store, which is mapped into
             memory (the system can take that part back).
         situations: what is needed on top of both, by situation.
-        holes: what lies unused between all that, at the peak.
+        holes: lost to fragmentation, at the peak.
     """
 
     base: int
@@ -156,14 +156,14 @@ def _situations(
     if is_gauged:
         situations["gauge"] = gauge_floats(shape, basis, window=longest)
     if settings.kind == "adjoint":
-        # It reads while the forward pass still waits.
+        # It reads while the activations of the forward pass are held.
         _, reading = adjoint_floats(
             settings, shape, basis, window=config.train.window, stretch=stretch_windows(config)
         )
         return situations | {"reading": situations["forward"] + reading}
-    # What is injected is predicted while the forward pass still waits.
+    # It predicts while the activations of the forward pass are held.
     situations["forward"] += GRU_PREDICTS * recurrent_state_floats(settings, shape, basis)
-    # One regression, while the model's gradients wait for its own update.
+    # One regression, while the model's gradients are held for its own update.
     situations["synthesizer"] = regression_floats(settings, shape, basis)
     return situations
 
@@ -199,16 +199,15 @@ def _loss(shape: ModelShape, tokens: int, basis: MemoryBasis) -> tuple[float, fl
 def _forward(config: Config, shape: ModelShape, basis: MemoryBasis, *, longest: int) -> float:
     """At the end of the forward pass.
 
-    Weights have no gradients then: they are counted in what lasts, and come off.
+    Weights have no gradients then; `_lasting` counts these, so they are subtracted.
     """
     kept = _activations(config, shape, basis, steps=_read_steps(config, longest))
     return kept + _loss(shape, basis.lanes * longest, basis)[0] - shape.parameters
 
 
 def _backward(config: Config, shape: ModelShape, basis: MemoryBasis, *, longest: int) -> float:
-    """The last layer goes first, while all others wait; or the embedding, when all is over.
-
-    Weights have no gradients yet when it begins, as in the forward pass.
+    """The larger of two moments: the last layer's backward pass, when the activations of all others
+    are still held and weights have no gradients yet; and the embedding's, which is the last.
     """
     steps, last = _read_steps(config, longest), shape.widths[-1]
     kept = _activations(config, shape, basis, steps=steps)

@@ -158,7 +158,7 @@ def _describe_memory(memory: MemoryPlan) -> str:
         )
     return (
         f"about {total} MiB: {base} for the libraries, {lasting} lasting,"
-        f" {worst} for {memory.worst}, {holes} lost between them"
+        f" {worst} for {memory.worst}, {holes} lost to fragmentation"
     )
 
 

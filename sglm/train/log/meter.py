@@ -29,7 +29,7 @@ class IntervalMeans(NamedTuple):
 
 
 class IntervalMeter:
-    """Takes in steps; adds them up when it is asked to.
+    """Collects the results of steps, and reads their numbers from the device only when asked to.
 
     Args:
         sums: `collect` of the checkpoint that is continued.

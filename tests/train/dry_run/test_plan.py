@@ -53,7 +53,7 @@ def test_plan_names_cycles_modes_rates_and_memory(tiny_config: Callable[..., Con
     assert rows[0] == ["0", "real", "10", "1.00", "0.00333", "0.00914", "0.00122"]
     assert rows[1] == ["1", "synthetic", "20", "2.00", "0.01", "0.01", "0.00106"]
     assert "30 steps, 600 tokens, 3.00 epochs" in text
-    memory = "about 327 MiB: 300 for the libraries, 20 lasting, 5 for saving, 2 lost between them"
+    memory = "about 327 MiB: 300 for the libraries, 20 lasting, 5 for saving, 2 lost to"
     assert memory in " ".join(text.split())
     as_json = plan.as_json()
     assert as_json["memory_bytes"] == 327 * mib
