@@ -1,6 +1,7 @@
 """Checkpoints by the clock: when, at what cost, and that they change nothing."""
 
 import io
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -100,6 +101,17 @@ def test_checkpoints_by_the_clock_change_no_later_bit(
         assert all(torch.equal(left[key], right[key]) for key in left)
     assert metrics(tmp_path / "whole") == metrics(tmp_path / "saved")
     assert curves(tmp_path / "whole") == curves(tmp_path / "saved")
+
+
+def test_every_save_of_a_training_is_timed(
+    tiny_config: MakeConfig, word_store: TokenStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a clock that moves on by 10 s whenever somebody looks: three steps are half a minute, and
+    a save that takes 10 s puts off the next one for longer than the run lasts."""
+    readings = itertools.count(0.0, 10.0)
+    monkeypatch.setattr(save_timer, "time", SimpleNamespace(monotonic=lambda: next(readings)))
+    run(tiny_config(), word_store, tmp_path)
+    assert saved_steps(tmp_path) == [SHORTEST_SECONDS / 10 - 1, 40]
 
 
 def test_only_the_newest_are_kept_whoever_asked_for_them(

@@ -45,10 +45,14 @@ def tensorboard(folder: Path) -> Iterator[str]:
             process.terminate()
 
 
+def ask(address: str, query: str) -> Any:
+    with urlopen(f"{address}data/plugin/scalars/{query}", timeout=30) as answer:
+        return json.load(answer)
+
+
 def points(address: str, run: str, tag: str) -> list[tuple[int, float]]:
-    query = f"data/plugin/scalars/scalars?run={run}%2Ftensorboard&tag={tag.replace('/', '%2F')}"
-    with urlopen(address + query, timeout=30) as answer:
-        return [(step, value) for _, step, value in json.load(answer)]
+    query = f"scalars?run={run}%2Ftensorboard&tag={tag.replace('/', '%2F')}"
+    return [(step, value) for _, step, value in ask(address, query)]
 
 
 def visible(cards: list[Any], height: float) -> list[str]:
@@ -76,5 +80,7 @@ def test_the_first_screen_shows_the_fit_and_a_resumed_run_goes_on_without_overla
         for tag in ("fit/train_loss", "fit/valid_loss", "sg/factor"):
             assert points(address, "resumed", tag) == points(address, "whole", tag)
         assert len(points(address, "resumed", "fit/train_loss")) == 40
+        described = ask(address, "tags")["resumed/tensorboard"]
     assert [tag for tag, _ in cards[: len(FIT)]] == FIT
     assert visible(cards, height) == FIT
+    assert "nats per token" in described["fit/train_loss"]["description"]
