@@ -86,14 +86,13 @@ class EventFile:
         """What most often tells runs apart, for the HParams tab, beside the best perplexity.
 
         The same for every run, for TensorBoard takes the columns from one of them, and no more than
-        the five that it shows. Whole numbers are texts: it would show them with decimals.
+        fit a window beside the perplexity. The seed is a text, or it would be shown with decimals.
         torch's SummaryWriter would open a second run for them; the same three records go here.
         """
         synthesizer = config.synthesizer
         values = {
             "mode": config.schedule.mode,
             "synthesizer": synthesizer.kind,
-            "horizon": str(config.train.horizon or config.train.window),
             "learning rate": config.optimizer.learning_rate,
             "seed": str(config.train.seed),
         }
