@@ -43,8 +43,8 @@ def pairs(
 ) -> None:
     """Accuracy on minimal pairs, as those of BLiMP.
 
-    It is how often the acceptable sentence is the more probable one. A sentence's log-probability is the sum over its tokens, from the start of text on. A tie
-    counts one half, and is counted.
+    It is how often the acceptable sentence is the more probable one. A sentence's log-probability
+    is the sum over its tokens, from the start of text on. A tie counts one half, and is counted.
     """
     with ended_by_interrupts():
         from sglm.errors import InputError

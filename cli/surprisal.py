@@ -92,10 +92,11 @@ def surprisal(
 ) -> None:
     """Surprisal of every word of every line.
 
-    It is -log of the word's probability given what precedes it. Columns: text_id (the line, from 0), word_id (in the line, from 0), word, start and end (in
-    characters of the line, end exclusive), surprisal, n_tokens, unk (1: a token is unknown), rank
-    (of words of one token; 1: the likeliest) and entropy (of the token to come at the word's
-    beginning). White space before a word belongs to it.
+    It is -log of the word's probability given what precedes it. Columns: text_id (the line, from
+    0), word_id (in the line, from 0), word, start and end (in characters of the line, end
+    exclusive), surprisal, n_tokens, unk (1: a token is unknown), rank (of words of one token; 1:
+    the likeliest) and entropy (of the token to come at the word's beginning). White space before a
+    word belongs to it.
     """
     with ended_by_interrupts():
         from sglm.errors import InputError
