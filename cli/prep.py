@@ -42,17 +42,16 @@ VocabSizeOption = Annotated[
         show_default=False,
     ),
 ]
+OutOption = Annotated[
+    Path,
+    typer.Option("--out", "-o", metavar="STORE", help="The store's folder.", show_default=False),
+]
 
 
 def prep(
     *,
     sources: SourcesArgument,
-    out: Annotated[
-        Path,
-        typer.Option(
-            "--out", "-o", metavar="STORE", help="The store's folder.", show_default=False
-        ),
-    ],
+    out: OutOption,
     tokenizer: Annotated[
         str, typer.Option(metavar="KIND", help="sentencepiece, word, char or byte.")
     ] = "sentencepiece",

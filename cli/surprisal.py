@@ -59,33 +59,39 @@ class CorrectionName(StrEnum):
     BOW = "bow"
 
 
+UnitOption = Annotated[
+    Unit, options.one_of("--unit", Unit, help_text="A row for each word, or for each token.")
+]
+BaseOption = Annotated[
+    LogBase, options.one_of("--base", LogBase, help_text="Of the logarithm: 2 gives bits.")
+]
+ContextOption = Annotated[
+    str,
+    typer.Option(
+        metavar="TEXT|previous",
+        help="Read before each line, and not scored; previous: all lines before it.",
+    ),
+]
+CorrectionOption = Annotated[
+    CorrectionName,
+    options.one_of(
+        "--correction",
+        CorrectionName,
+        help_text="bow: a word's probability includes that it ends (Pimentel & Meister 2024).",
+    ),
+]
+
+
 def surprisal(
     *,
     run: options.RunArgument,
     file: Annotated[
         Path, typer.Argument(metavar="FILE", help="One text per line; - is stdin.")
     ] = Path("-"),
-    unit: Annotated[
-        Unit, options.one_of("--unit", Unit, help_text="A row for each word, or for each token.")
-    ] = Unit.WORD,
-    base: Annotated[
-        LogBase, options.one_of("--base", LogBase, help_text="Of the logarithm: 2 gives bits.")
-    ] = LogBase.TWO,
-    context: Annotated[
-        str,
-        typer.Option(
-            metavar="TEXT|previous",
-            help="Read before each line, and not scored; previous: all lines before it.",
-        ),
-    ] = "",
-    correction: Annotated[
-        CorrectionName,
-        options.one_of(
-            "--correction",
-            CorrectionName,
-            help_text="bow: a word's probability includes that it ends (Pimentel & Meister 2024).",
-        ),
-    ] = CorrectionName.NONE,
+    unit: UnitOption = Unit.WORD,
+    base: BaseOption = LogBase.TWO,
+    context: ContextOption = "",
+    correction: CorrectionOption = CorrectionName.NONE,
     tsv: Annotated[bool, typer.Option("--tsv", help="Tab-separated, for R and pandas.")] = False,
     device: options.DeviceOption = options.Device.AUTO,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object per row.")] = False,
