@@ -44,6 +44,11 @@ from sglm.train.step import train_step
 from sglm.train.validate import validate
 from sglm.train.window_decision import followed_mode
 
+_DIVERGED = (
+    f"loss or gradient was not finite in {SKIPS_BEFORE_GOING_BACK} steps in a row, or a weight is"
+    " not finite"
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
@@ -293,14 +298,13 @@ def _diagnosis(session: Session) -> str | None:
 
 def _going_back(progress: Progress) -> str:
     return (
-        f"step {progress.step:,}: loss or gradient not finite {SKIPS_BEFORE_GOING_BACK} times in a"
-        " row, or a weight; going back to the last checkpoint, or to the start"
+        f"step {progress.step:,}: {_DIVERGED}; going back to the last checkpoint, or to the start"
     )
 
 
 def _gave_up(progress: Progress) -> str:
     return (
-        f"loss or gradient not finite {SKIPS_BEFORE_GOING_BACK} times in a row, or a weight, at"
-        f" step {progress.step:,}, again after going back to step {progress.went_back_to:,};"
-        " lower optimizer.learning_rate or set optimizer.clip_norm, and give another --out"
+        f"step {progress.step:,}: {_DIVERGED}, again after going back to step"
+        f" {progress.went_back_to:,}; lower optimizer.learning_rate or set optimizer.clip_norm, and"
+        " give another --out"
     )

@@ -27,10 +27,10 @@ from sglm.text.overlap import TRAINING_LINES
 from sglm.text.store import TokenStore, is_store
 from sglm.train.run_folder import RunFolder
 
-# All that a run's numbers pass through; sentencepiece only where it cuts the text.
 _LARGEST_RECORD_BYTES = 1 << 26
 SESSIONS = "sessions.jsonl"
 _GIVE_DATA = "give --data DIR"
+# Whose versions may change a run's numbers; sentencepiece's too, where it made the tokens.
 _PACKAGES = ("torch", "numpy", "safetensors")
 
 
@@ -133,7 +133,7 @@ def keep_training_lines(run: RunFolder, store: TokenStore) -> None:
 
 
 def versions(tokenizer_kind: str = "") -> dict[str, str | None]:
-    """Of everything that numbers pass through; None where it cannot be had.
+    """Of everything that may change a run's numbers; None where it cannot be found out.
 
     `git_commit` is that of the checkout that sglm runs from, `code_sha256` is of sglm's own files
     as they are, with changes that nobody has committed.
@@ -155,7 +155,7 @@ def versions(tokenizer_kind: str = "") -> dict[str, str | None]:
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """What computes, as far as rounding may depend on it."""
+    """The hardware and its settings, as far as rounding may depend on them."""
     return {
         "platform": platform.platform(),
         "cpu": torch.backends.cpu.get_cpu_capability(),
