@@ -10,7 +10,11 @@ from sglm.compare.grid import Cell, Grid
 from sglm.compare.process import Execution
 from sglm.compare.runs import Comparison, FinishedRun
 from sglm.compare.timing import seconds_of_runs
+from sglm.train.build import model_shape
 from sglm.train.log.console import duration, print_while_open
+
+# What is done before it would be timed: so few updates, that compute so little.
+SHORT_UPDATES, _SHORT_FLOP = 5000, 1e11
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,12 +26,14 @@ class ComparisonPlan:
         finished: how many of this part of the grid are there already.
         updates: of every run.
         seconds: of a run by variant, about; None: not known.
+        is_short: it takes so little that nothing was timed.
     """
 
     waiting: Sequence[Cell]
     finished: int
     updates: int
     seconds: dict[str, float] | None
+    is_short: bool = False
 
     @property
     def total_seconds(self) -> float | None:
@@ -59,7 +65,9 @@ class ComparisonPlan:
             seeds = ", ".join(str(cell.seed) for cell in self.waiting if cell.variant == variant)
             about = "" if self.seconds is None else f"  {duration(self.seconds[variant]):>8} a run"
             lines.append(f"  {variant:<{width}}{about}  seeds {seeds}")
-        if self.total_seconds is None:
+        if self.is_short:
+            lines.append("a matter of minutes: too short to be timed before")
+        elif self.total_seconds is None:
             lines.append("how long they will take is not known: timing some steps failed")
         elif self.waiting:
             lines.append(
@@ -85,20 +93,43 @@ def plan_comparison(
     finished = comparison.collect()
     waiting = [cell for cell in grid.own_cells if cell not in finished]
     check_precision(finished, execution.precision.name if waiting else None, comparison.out)
-    configs = {cell.variant: comparison.config(cell) for cell in waiting}
-    known = {variant: _mean_seconds(variant, finished) for variant in configs}
-    seconds = {variant: mean for variant, mean in known.items() if mean is not None}
-    unknown = {variant: config for variant, config in configs.items() if variant not in seconds}
-    timed: dict[str, float] | None = {}
-    if unknown:
-        print_while_open(f"timing some steps: {', '.join(unknown)}\n", console)
-        timed = seconds_of_runs(unknown, comparison.store, execution)
+    is_short = bool(waiting) and _is_short(comparison, len(waiting))
     return ComparisonPlan(
         waiting=waiting,
         finished=len(grid.own_cells) - len(waiting),
         updates=comparison.updates,
-        seconds=None if timed is None else {**seconds, **timed},
+        seconds=None
+        if is_short
+        else _seconds(comparison, waiting, finished, execution=execution, console=console),
+        is_short=is_short,
     )
+
+
+def _is_short(comparison: Comparison, runs: int) -> bool:
+    updates, train = runs * comparison.updates, comparison.base.train
+    shape = model_shape(comparison.base, comparison.store.tokenizer().vocab_size)
+    flop = 6 * shape.parameters * train.batch * train.window * updates
+    return updates < SHORT_UPDATES and flop < _SHORT_FLOP
+
+
+def _seconds(
+    comparison: Comparison,
+    waiting: Sequence[Cell],
+    finished: dict[Cell, FinishedRun],
+    *,
+    execution: Execution,
+    console: TextIO,
+) -> dict[str, float] | None:
+    """Of a run by variant."""
+    configs = {cell.variant: comparison.config(cell) for cell in waiting}
+    known = {variant: _mean_seconds(variant, finished) for variant in configs}
+    seconds = {variant: mean for variant, mean in known.items() if mean is not None}
+    unknown = {variant: config for variant, config in configs.items() if variant not in seconds}
+    if not unknown:
+        return seconds
+    print_while_open(f"timing some steps: {', '.join(unknown)}\n", console)
+    timed = seconds_of_runs(unknown, comparison.store, execution)
+    return None if timed is None else {**seconds, **timed}
 
 
 def _mean_seconds(variant: str, finished: dict[Cell, FinishedRun]) -> float | None:

@@ -116,6 +116,7 @@ def test_a_dry_run_prints_the_plan_and_leaves_nothing(
     monkeypatch.setattr(
         plan, "seconds_of_runs", lambda configs, *others: dict.fromkeys(configs, 60.0)
     )
+    monkeypatch.setattr(plan, "SHORT_UPDATES", 0)
     shown = sglm_compare(*GOOD, "--dry-run")
     assert shown.exit_code == 0, shown.stderr
     assert shown.stdout.startswith("9 runs of ")

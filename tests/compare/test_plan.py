@@ -23,6 +23,12 @@ EXECUTION = Execution(precision=precision_of("fp32", CPU))
 MakeComparison = Callable[..., Comparison]
 
 
+@pytest.fixture(autouse=True)
+def _however_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The comparisons here are, and their times would not be asked for."""
+    monkeypatch.setattr(plan_module, "SHORT_UPDATES", 0)
+
+
 @pytest.fixture
 def timed(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """The variants that were timed, call by call; each takes 100 seconds."""
@@ -69,6 +75,22 @@ def test_with_everything_finished_nothing_is_timed(
     assert (plan.waiting, plan.total_seconds, timed) == ([], 0, [])
     assert console.getvalue() == ""
     assert plan.describe().startswith("0 runs of 40 updates to be made, 1 finished already")
+
+
+def test_a_comparison_of_minutes_is_not_timed(
+    make_comparison: MakeComparison,
+    timed: list[list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(plan_module, "SHORT_UPDATES", 100)
+    grid, console = Grid(variants=("bptt", "dni"), seeds=(0,)), io.StringIO()
+    plan = plan_comparison(make_comparison(), grid, EXECUTION, console=console)
+    assert (plan.total_seconds, timed, console.getvalue()) == (None, [], "")
+    assert plan.describe().splitlines()[-1].startswith("a matter of minutes")
+    many = Grid(variants=("bptt", "dni"), seeds=(0, 1))  # 160 updates
+    assert plan_comparison(make_comparison(), many, EXECUTION, console=console).seconds
+    large = make_comparison("large", model={"layers": 1, "hidden": 2000})
+    assert plan_comparison(large, grid, EXECUTION, console=console).seconds
 
 
 def test_what_will_be_refused_is_refused_before_anything_is_timed(
