@@ -45,5 +45,6 @@ class Encoder:
         words = len(piece.text.split())
         if piece.text:
             words -= self._in_word and not piece.text[0].isspace()
-            self._in_word = piece.unfinished and not piece.text[-1].isspace()
+            self._in_word = not piece.text[-1].isspace()
+        self._in_word = self._in_word and piece.unfinished
         return Encoded(text, ids, words, len(utf8(piece.text)))

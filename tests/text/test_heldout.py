@@ -1,15 +1,21 @@
 """What is held out: the right amount, from everywhere, in one piece, the same every time."""
 
+import gzip
+import json
 import random
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
+from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from sglm.errors import InputError
 from sglm.text.heldout import TEST, TRAIN, VALID, Division, divide
 from sglm.text.lines import Piece
-from sglm.text.sources import Source
+from sglm.text.sources import Source, find_sources
+from tests.conftest import make_text
 
 
 def lines_of(texts: Sequence[str]) -> Source:
@@ -145,3 +151,37 @@ def test_progress_adds_up() -> None:
     divide([lines_of(LINES * 5)], valid=0.05, test=0.05, seed=0, on_bytes=reported.append)
     assert sum(reported) == sum(map(len, LINES)) * 5
     assert len(reported) > 1
+
+
+def test_what_is_held_out_does_not_depend_on_how_a_text_is_packed_or_named(tmp_path: Path) -> None:
+    text = make_text(2000)
+    raw, half = text.encode(), text.index("\n", len(text) // 2) + 1
+    (tmp_path / "plain.txt").write_bytes(raw)
+    (tmp_path / "of another name.txt").write_bytes(raw)
+    (tmp_path / "packed.txt.gz").write_bytes(gzip.compress(raw))
+    (tmp_path / "marked.txt").write_bytes(b"\xef\xbb\xbf" + raw)
+    (tmp_path / "ends.txt").write_bytes(raw.replace(b"\n", b"\r\n"))
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "parts" / "a.txt").write_bytes(raw[:half])
+    (tmp_path / "parts" / "b.txt.gz").write_bytes(gzip.compress(raw[half:]))
+    held_out = {}
+    for path in sorted(tmp_path.iterdir()):
+        sources = find_sources(str(path), longest_bytes=1 << 20)
+        drawn = divided(*sources, valid=0.1, test=0.03).pieces(quiet)
+        held_out[path.name] = [(split, piece.text.replace("\r", "")) for split, piece in drawn]
+    assert len(held_out) == 6
+    assert {split for split, _ in held_out["plain.txt"]} == {TRAIN, VALID, TEST}
+    for name, found in held_out.items():
+        assert found == held_out["plain.txt"], name
+
+
+def test_records_are_held_out_by_their_order_whatever_they_lie_in(tmp_path: Path) -> None:
+    texts = [f"document {n}, which says\nsomething" for n in range(400)]
+    lines = "".join(json.dumps({"text": text, "n": 1}) + "\n" for text in texts).encode()
+    (tmp_path / "a.jsonl").write_bytes(lines)
+    (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(b"\xef\xbb\xbf" + lines))
+    pq.write_table(pa.table({"text": texts}), tmp_path / "c.parquet")
+    found = [
+        list(divided(*find_sources(str(path))).pieces(quiet)) for path in sorted(tmp_path.iterdir())
+    ]
+    assert found[0] == found[1] == found[2]

@@ -1,6 +1,7 @@
 """Reading running text: nothing is lost, whatever the lines and however the bytes arrive."""
 
 import gzip
+import os
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from sglm.errors import InputError
 from sglm.text import lines
-from sglm.text.lines import Piece, read_text_lines
+from sglm.text.lines import NOTHING_WAITS, Piece, read_arriving_lines, read_text_lines
 
 printable = st.text(st.sampled_from("ab é中😀 \n\r\u2028\x85"), max_size=60)
 
@@ -107,3 +108,41 @@ def test_missing_files_and_folders_are_named(tmp_path: Path) -> None:
         list(read_text_lines(tmp_path / "nothing.txt"))
     with pytest.raises(InputError, match="a folder"):
         list(read_text_lines(tmp_path))
+
+
+@pytest.mark.parametrize("space", [" ", "\t", "\r", "\u3000", "\xa0", "\x1f"])
+def test_a_long_line_is_cut_in_front_of_any_white_space_however_it_arrives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, space: str
+) -> None:
+    text = space.join(["word", "日本", "naïve"] * 40) + "\nshort\n"
+    (tmp_path / "a.txt").write_bytes(text.encode())
+    found = []
+    for read_bytes in (8, 64, 1 << 20):  # of which the limit on a line is a bound of its own
+        monkeypatch.setattr(lines, "READ_BYTES", read_bytes)
+        found.append(list(read_text_lines(tmp_path / "a.txt", longest_bytes=64)))
+    assert found[0] == found[1]
+    assert len(found[1]) > 10
+    assert len(found[2]) == 2
+    assert "".join(piece.text for piece in found[1]) == text
+    assert all(piece.text.startswith(space) for piece in found[1][1:-1])
+
+
+def test_what_has_arrived_is_handed_out_before_more_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    reading, writing = os.pipe()
+    with open(reading, encoding="utf-8") as stdin, open(writing, "wb", buffering=0) as pipe:
+        monkeypatch.setattr(lines.sys, "stdin", stdin)  # type: ignore[attr-defined]
+        pieces = read_arriving_lines("-")
+        assert next(pieces) is NOTHING_WAITS
+        pipe.write(b"\xef\xbb\xbfone\ntwo\nthr")
+        for expected in (Piece("one\n", False), Piece("two\n", False), NOTHING_WAITS):
+            assert next(pieces) == expected
+        pipe.write(b"ee")
+        pipe.close()
+        assert [piece for piece in pieces if piece is not NOTHING_WAITS] == [Piece("three", False)]
+
+
+def test_a_byte_order_mark_alone_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbf")
+    assert list(read_text_lines(tmp_path / "a.txt")) == []

@@ -3,6 +3,7 @@
 import gzip
 import importlib.util
 import json
+import os
 import subprocess
 import sysconfig
 from collections.abc import Callable
@@ -13,9 +14,11 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import Result
 
-from sglm.errors import InputError
+from sglm.errors import InputError, SglmWarning
+from sglm.text.lines import read_text_lines
 from sglm.text.overlap import LineHashes, lines_file
 from sglm.text.sources import Piece, find_sources, spooled
+from tests.conftest import make_text
 
 RECORDS = [f"document {i}\nits second line" for i in range(600)]
 
@@ -153,3 +156,94 @@ def test_a_null_in_a_column_names_its_row(tmp_path: Path) -> None:
     pq.write_table(pa.table({"text": ["a", None]}), tmp_path / "a.parquet")
     with pytest.raises(InputError, match=r"a\.parquet, row 2: .* null"):
         read_all(str(tmp_path / "a.parquet"))
+
+
+def write_table(path: Path, **columns: object) -> str:
+    pq.write_table(pa.table(columns), path)
+    return str(path)
+
+
+def test_a_name_with_dots_is_a_column_of_that_name_or_one_inside_another(tmp_path: Path) -> None:
+    both = write_table(tmp_path / "a.parquet", **{"a": [{"b": "in"}], "a.b": ["flat"]})
+    inside = write_table(tmp_path / "b.parquet", a=[{"b": "in", "c": {"d.e": "deep"}}])
+    assert read_all(both, "a.b") == [Piece("flat", True)]
+    assert read_all(inside, "a.b") == [Piece("in", True)]
+    assert read_all(inside, "a.c.d.e") == [Piece("deep", True)]
+    lines = tmp_path / "c.jsonl"
+    lines.write_text('{"a": {"b": "in"}, "a.b": "flat"}\n{"a": {"b": "in"}}\n')
+    assert read_all(str(lines), "a.b") == [Piece("flat", True), Piece("in", True)]
+    for path, said in ((inside, "no column 'a.x'"), (str(lines), "line 1: no field 'a.x'")):
+        with pytest.raises(InputError, match=said):
+            read_all(path, "a.x")
+
+
+def test_columns_beside_the_text_may_be_of_any_kind(tmp_path: Path) -> None:
+    maps = pa.array([[("k", "v")], []], pa.map_(pa.string(), pa.string()))
+    columns = {"l": [["a"], []], "s": [{"text": "no"}] * 2, "m": maps, "text": ["one", "two"]}
+    path = write_table(tmp_path / "a.parquet", **columns)
+    assert [piece.text for piece in read_all(path)] == ["one", "two"]
+    for column, kind in (("l", "list"), ("s", "dict"), ("m", "dict")):
+        with pytest.raises(InputError, match=f"row 1: the field '{column}' is not text but {kind}"):
+            read_all(path, column)
+
+
+def test_two_columns_of_one_name_are_told(tmp_path: Path) -> None:
+    table = pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], names=["text", "text"])
+    pq.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(InputError, match="2 columns are called 'text'"):
+        read_all(str(tmp_path / "a.parquet"))
+
+
+@pytest.mark.parametrize("name", ["x.txt", "x.txt.gz", "x.jsonl", "x.parquet", "x.md"])
+def test_a_pipe_is_not_opened_but_named(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    os.mkfifo(path)
+    held = os.open(path, os.O_RDWR)  # so that whoever opens it does not wait
+    try:
+        with pytest.raises(InputError, match=f"{name}: a pipe; give -"):
+            read_all(str(path))
+        with pytest.raises(InputError, match=f"{name}: a pipe; give -"):
+            list(read_text_lines(path))
+    finally:
+        os.close(held)
+
+
+def test_what_sglm_wrote_into_a_folder_of_text_is_skipped_and_said(
+    tmp_path: Path, run_prep: Callable[..., Result]
+) -> None:
+    (tmp_path / "book.txt").write_text(make_text(200))
+    run = tmp_path / "runs" / "old"
+    run.mkdir(parents=True)
+    (run / "run.json").write_text('{"format_version": 1, "corpus_fingerprint": "0"}')
+    (run / "metrics.jsonl").write_text('{"step": 1}\n')
+    assert run_prep(tmp_path, "--out", tmp_path / "data", "--tokenizer", "byte").exit_code == 0
+    (tmp_path / "data" / "notes.txt").write_text("no text")
+    with pytest.warns(SglmWarning) as warned:
+        assert [Path(source.name).name for source in find_sources(str(tmp_path))] == ["book.txt"]
+    said = sorted(str(warning.message) for warning in warned)
+    assert said[0].endswith("data: a token store, not text; skipped")
+    assert said[1].endswith("old: a run of sglm, not text; skipped")
+    result = run_prep(tmp_path, "--out", tmp_path / "again", "--tokenizer", "byte")
+    assert f"sglm: {run}: a run of sglm, not text; skipped\n" in result.stderr
+    for folder, kind in ((run, "a run"), (tmp_path / "data", "a token store")):
+        result = run_prep(folder, "--out", tmp_path / "new")
+        assert (result.exit_code, kind in result.stderr) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("name", "cure"),
+    [
+        ("a.docx", "save it as plain text"),
+        ("a.ODT", "save it as plain text"),
+        ("a.csv", ".jsonl"),
+        ("a.txt.bz2", "unpack it"),
+        ("my notes.md", "sglm prep - < '"),
+    ],
+)
+def test_a_file_of_another_kind_is_told_with_its_own_cure(
+    tmp_path: Path, name: str, cure: str
+) -> None:
+    (tmp_path / name).write_bytes(b"PK\x03\x04")
+    with pytest.raises(InputError) as refused:
+        find_sources(str(tmp_path / name))
+    assert cure in str(refused.value)

@@ -1,12 +1,16 @@
 """A text as a user hands it over: in every form the same pieces, or a refusal in words."""
 
+import gzip
+import io
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from sglm.errors import InputError
+from sglm.errors import InputError, SglmWarning
 from sglm.text.lines import Piece
-from sglm.text.user_text import pieces_of
+from sglm.text.user_text import list_of_texts, pieces_of
 
 TEXT = "one\r\ntwo\n\nthree — ünd\x85four"  # CRLF, blank, a line separator that is none of ours
 
@@ -69,3 +73,77 @@ def test_other_encodings_are_refused(tmp_path: Path) -> None:
         read_texts(file)
     with pytest.raises(InputError, match="byte offset 5"), path.open("rb") as file:
         read_texts(file)
+
+
+CRLF = "header\r\nthe cat\r\nnaïve 日本\r\n"
+
+
+@pytest.mark.parametrize("newline", [None, "", "\n", "\r\n"])
+@pytest.mark.parametrize("begun", ["not", "by readline", "by next"])
+def test_line_ends_of_an_open_file_are_kept_or_it_is_refused(
+    tmp_path: Path, newline: str | None, begun: str
+) -> None:
+    path = tmp_path / "text.txt"
+    path.write_bytes(CRLF.encode())
+    with path.open(encoding="utf-8", newline=newline) as file:
+        if begun == "by readline":
+            file.readline()
+        elif begun == "by next":
+            next(file)
+        expected = CRLF if begun == "not" else CRLF.removeprefix("header\r\n")
+        if newline is None and begun == "by next":  # then Python has translated what follows
+            with pytest.raises(InputError, match='newline=""'):
+                read_texts(file)
+        else:
+            assert "".join(read_texts(file)) == expected
+
+
+def test_a_file_of_another_encoding_is_read_as_it_was_opened(tmp_path: Path) -> None:
+    path = tmp_path / "text.txt"
+    for encoding in ("utf-16", "utf-32", "gb18030"):
+        path.write_bytes(CRLF.encode(encoding))
+        with path.open(encoding=encoding) as file:
+            assert "".join(read_texts(file)) == CRLF
+
+
+def test_whatever_can_be_read_or_gives_lines_is_a_text(tmp_path: Path) -> None:
+    packed = tmp_path / "a.gz"
+    packed.write_bytes(gzip.compress(CRLF.encode()))
+    with gzip.open(packed) as as_bytes, gzip.open(packed, "rt", encoding="utf-8") as as_text:
+        sources = [
+            *(as_bytes, as_text, io.StringIO(CRLF), io.BytesIO(CRLF.encode())),
+            *(iter(CRLF.splitlines(keepends=True)), np.array(CRLF.splitlines(keepends=True))),
+        ]
+        for source in sources:
+            assert "".join(read_texts(source)) == CRLF
+
+
+def test_what_has_no_order_of_lines_is_refused() -> None:
+    class Frame:
+        columns = ("text",)
+
+        def __iter__(self) -> Iterator[str]:
+            return iter(self.columns)
+
+    for source in ({"text": "a"}, {"a\n", "b\n"}, Frame()):
+        for take in (read_texts, list_of_texts):
+            with pytest.raises(InputError, match="tolist"):
+                take(source)
+
+
+def test_a_line_without_its_newline_is_told() -> None:
+    with pytest.warns(SglmWarning, match="without a newline"):
+        assert read_texts(["one", "two"]) == ["one", "two"]
+
+
+def test_a_name_of_a_file_that_is_not_there_is_no_text() -> None:
+    with pytest.raises(InputError, match=r"Path\('tset.txt'\)"):
+        pieces_of("tset.txt")
+
+
+def test_what_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    with path.open("w") as file, pytest.raises(InputError, match="cannot be read"):
+        read_texts(file)
+    with pytest.raises(InputError, match="cannot be read"):
+        read_texts(file)  # closed by now
