@@ -17,7 +17,7 @@ from sglm.text.tokenizer import Tokenizer
 from sglm.text.user_text import checked_bytes
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class ScoringState:
     """What is known of the text so far. Immutable: one state can be extended in several ways."""
 
@@ -33,6 +33,9 @@ class ScoringState:
     """The text ends in a word that may go on."""
     tail_start: int = 0
     """Characters before the tail."""
+
+    def __repr__(self) -> str:
+        return f"ScoringState(tail={self.tail[-40:]!r})"
 
 
 def start_text(predictor: Predictor[Any], eos_id: int) -> ScoringState:

@@ -78,6 +78,20 @@ class TestEval:
             first["nll_nats"] / first["bytes"] / math.log(2)
         )
 
+    def test_a_field_of_another_name(self, folder: Path) -> None:
+        (folder / "named.jsonl").write_text('{"a": {"b": "the cat sat"}}\n' * 3)
+        (folder / "plain.jsonl").write_text('{"text": "the cat sat"}\n' * 3)
+        found = [
+            json.loads(sglm_command("eval", folder / "run", *how, "--json").stdout)["nll_nats"]
+            for how in (
+                ("--text", folder / "named.jsonl", "--text-field", "a.b"),
+                ("--text", folder / "plain.jsonl"),
+            )
+        ]
+        lm = sglm.load(folder / "run")
+        assert found[0] == found[1]
+        assert lm.perplexity(folder / "named.jsonl", text_field="a.b").nll_nats == found[0]
+
     def test_the_splits(self, folder: Path) -> None:
         store = TokenStore.open(folder / "store")
         for chosen in ("valid", "test"):
@@ -237,6 +251,8 @@ def wrong_uses(folder: Path) -> dict[str, tuple[list[object], str]]:
     bad, empty = folder / "bad.txt", folder / "empty.txt"
     bad.write_bytes(b"fine\nb\xffd\n")
     empty.touch()
+    (folder / "a.docx").write_bytes(b"PK\x03\x04" + bytes(range(256)))
+    (folder / "a.jsonl").write_text('{"content": "the cat"}\n')
     other = save_lm("byte", folder / "other")
     return {
         "nothing to evaluate": (["eval", run], "--data DIR"),
@@ -248,6 +264,14 @@ def wrong_uses(folder: Path) -> dict[str, tuple[list[object], str]]:
         "not a store": (["eval", run, "--data", run], "run"),
         "another tokenizer": (["eval", other, "--data", store], "another tokenizer"),
         "no file": (["score", run, folder / "nowhere.txt"], "no such file"),
+        "a text for a file": (
+            ["score", run, "it's a text"],
+            "echo 'it'\"'\"'s a text' | sglm score",
+        ),
+        "a prompt that is no option": (["generate", run, "The", "cat"], "--prompt 'The cat'"),
+        "an office document": (["eval", run, "--text", folder / "a.docx"], "save it as plain text"),
+        "another field": (["eval", run, "--text", folder / "a.jsonl"], "--text-field"),
+        "a file as a store": (["eval", run, "--data", text], f"sglm prep {text} --out {folder}/"),
         "a folder": (["score", run, folder], "a folder"),
         "not UTF-8": (["score", run, bad], "byte offset 6"),
         "not UTF-8 in eval": (["eval", run, "--text", bad], "byte offset 6"),

@@ -1,5 +1,6 @@
 """The configuration: strict, and every error names the cure."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -238,3 +239,21 @@ def test_a_wrong_factor_is_explained_without_the_library_s_inner_names() -> None
         load_config("tiny", ["synthesizer.factor=twice"])
     assert "constrained" not in str(caught.value)
     assert "synthesizer.factor = 'twice'" in str(caught.value)
+
+
+def test_a_recipe_as_an_editor_saved_it(tmp_path: Path) -> None:
+    """With a byte order mark, or in UTF-16, as PowerShell's > writes."""
+    path = tmp_path / "a.toml"
+    text = "[model]\nhidden = 9\n"
+    path.write_bytes(text.encode("utf-8-sig"))
+    assert load_config(str(path)).model.hidden == 9
+    path.write_bytes(text.encode("utf-16"))
+    with pytest.raises(ConfigError, match="UTF-16"):
+        load_config(str(path))
+
+
+def test_a_pipe_is_no_recipe(tmp_path: Path) -> None:
+    for name in ("a.toml", "a"):
+        os.mkfifo(tmp_path / name)
+        with pytest.raises(ConfigError, match="a pipe"):
+            load_config(str(tmp_path / name))

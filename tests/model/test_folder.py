@@ -260,3 +260,16 @@ class TestDevice:
     def test_another_word(self) -> None:
         with pytest.raises(InputError, match="unknown device 'gpu'"):
             pick_device("gpu")
+
+
+def test_only_runs_and_models_are_proposed(tmp_path: Path) -> None:
+    for name in (".git", "cli", "runs"):
+        (tmp_path / name).mkdir()
+    with pytest.raises(InputError) as refused:
+        find_model_folder(tmp_path / "run")
+    assert "'run" not in str(refused.value).replace(str(tmp_path), "")
+    assert "sglm train --out" in str(refused.value)
+    (tmp_path / "runs" / "model").mkdir()
+    (tmp_path / "runs" / "model" / "config.json").write_text("{}")
+    with pytest.raises(InputError, match="did you mean 'runs'"):
+        find_model_folder(tmp_path / "run")
