@@ -3,7 +3,7 @@
 import os
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Annotated, Any
 
 import typer
@@ -36,20 +36,30 @@ class SglmGroup(TyperGroup):
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
         for argument in args:
-            try:
-                argument.encode()
-            except UnicodeEncodeError:
-                # A path of such bytes cannot be written down in JSON, logs or TensorBoard's files.
-                raise typer.BadParameter(
-                    f"{argument!a} is not UTF-8 (a lone surrogate); rename the file, or give"
-                    " other text"
-                ) from None
+            refuse_surrogates(argument)
         refuse_empty(args)
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: typer.Context) -> object:  # type: ignore[override]
         with errors_told(), warnings_told():
             return super().invoke(ctx)
+
+
+def refuse_surrogates(argument: str) -> None:
+    """
+    Raises:
+        BadParameter: a path of bytes that cannot be written down in JSON, logs or TensorBoard's
+            files.
+    """
+    try:
+        argument.encode()
+        return
+    except UnicodeEncodeError:
+        cure = "rename the file, or give other text"
+    with suppress(UnicodeError):
+        os.fsencode(argument).decode()
+        cure = "it is UTF-8, but this locale is not: set LC_ALL=C.UTF-8"
+    raise typer.BadParameter(f"{argument!a} cannot be read (lone surrogates); {cure}")
 
 
 def refuse_empty(args: list[str]) -> None:

@@ -101,7 +101,9 @@ def run_in_process(
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
-            text=True,
+            # Its messages and its log hold any text, whatever this process's streams can.
+            encoding="utf-8",
+            env={**os.environ, "PYTHONIOENCODING": "utf-8"},
             start_new_session=True,
         )
     message, stopped_by = _wait(process, task.to_json(), execution.stop_signal, on_wait=on_wait)

@@ -140,3 +140,31 @@ def test_whoever_writes_one_line_gets_its_score_at_once(tmp_path: Path) -> None:
             assert scored == texts
         process.stdin.close()
         assert process.wait(timeout=60) == 0
+
+
+def test_a_reader_of_stderr_that_has_gone_does_not_end_the_work(tmp_path: Path) -> None:
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "book.txt").write_text(make_text(100), encoding="utf-8")
+    run_folder = tmp_path / "text" / "run"  # of which a line is said
+    run_folder.mkdir()
+    (run_folder / "run.json").write_text('{"corpus_fingerprint": ""}')
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "wb") as stderr:
+        arguments = ["prep", "text", "--out", "store", "--tokenizer", "byte"]
+        done = subprocess.run(
+            [sys.executable, "-m", "sglm.cli.main", *arguments],
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            check=False,
+        )
+    assert (done.returncode, b"store" in done.stdout) == (0, True)
+    assert TokenStore.open(tmp_path / "store").splits == ("train", "valid", "test")
+
+
+def test_a_locale_that_cannot_read_an_argument_is_named(tmp_path: Path) -> None:
+    ascii_only = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    done = run("prep naïve.txt --out store", tmp_path, **ascii_only)
+    assert done.returncode == 2
+    assert b"set LC_ALL=C.UTF-8" in done.stderr
