@@ -16,8 +16,8 @@ from sglm.cli.streams import drop_full_stdout, prepare_streams
 from sglm.errors import InputError, SglmError, SglmWarning, as_sglm_error, printable
 from sglm.runtime.process import prepare_process
 
-# Options whose value may be empty.
-MAY_BE_EMPTY = ("--prompt", "--context")
+# Options whose value is no name; what they make of an empty one, they say themselves.
+MAY_BE_EMPTY = ("--prompt", "--context", "--variants", "--seeds", "--shard")
 
 
 class SglmGroup(TyperGroup):
@@ -55,11 +55,11 @@ def refuse_surrogates(argument: str) -> None:
         argument.encode()
         return
     except UnicodeEncodeError:
-        cure = "rename the file, or give other text"
+        problem = "is not UTF-8 (a lone surrogate); rename the file, or give other text"
     with suppress(UnicodeError):
         os.fsencode(argument).decode()
-        cure = "it is UTF-8, but this locale is not: set LC_ALL=C.UTF-8"
-    raise typer.BadParameter(f"{argument!a} cannot be read (lone surrogates); {cure}")
+        problem = "is UTF-8, but this locale is not; set LC_ALL=C.UTF-8"
+    raise typer.BadParameter(f"{argument!a} {problem}")
 
 
 def refuse_empty(args: list[str]) -> None:

@@ -54,7 +54,7 @@ def workdir(tmp_path: Path, word_store: TokenStore) -> Iterator[Path]:
 GOOD = ("tiny", "--data", "store", "--out", "new", *SMALL)
 CASES: dict[str, tuple[tuple[str, ...], list[str]]] = {
     "unknown variant": ((*GOOD, "--variants", "bptt,alternatin"), ["did you mean 'alternating'"]),
-    "no variant": ((*GOOD, "--variants", ""), ["--variants", "is empty"]),
+    "no variant": ((*GOOD, "--variants", ""), ["--variants", "''", "known: ", "artbp"]),
     "a horizon for all": (
         (*GOOD, "--set", "train.horizon=20"),
         ["train.horizon", "bptt-long --horizon"],
