@@ -10,7 +10,6 @@ from typing import Annotated, Any
 import typer
 
 from sglm.cli import options
-from sglm.cli.output import print_text
 from sglm.cli.signals import stop_request
 from sglm.compare.grid import Grid
 from sglm.compare.variants import DEFAULT_HORIZON_WINDOWS, DEFAULT_VARIANTS, VARIANTS
@@ -132,7 +131,7 @@ def _print(results: dict[str, Any], as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(results))
     else:
-        print_text(terminal_table(results) if sys.stdout.isatty() else table(results))
+        typer.echo(terminal_table(results) if sys.stdout.isatty() else table(results))
 
 
 def refuse_horizon(overrides: list[str]) -> None:

@@ -6,7 +6,6 @@ from typing import Annotated
 import typer
 
 from sglm.cli import options
-from sglm.cli.output import print_text
 from sglm.runtime.process import ended_by_interrupts
 
 
@@ -52,4 +51,4 @@ def generate(
     if as_json:
         typer.echo(json.dumps({"model": lm.name, "prompt": prompt, "text": text, "seed": seed}))
     else:
-        print_text(text)
+        typer.echo(text)

@@ -1,17 +1,8 @@
-"""Output of commands: text of any kind on a stdout of any encoding; what fits 80 columns."""
+"""Output of commands that fits 80 columns."""
 
-import sys
 import textwrap
 
-import typer
-
 COLUMNS = 80
-
-
-def print_text(text: str) -> None:
-    """To stdout, also where its encoding lacks a character of the text."""
-    encoding = sys.stdout.encoding or "utf-8"
-    typer.echo(text.encode(encoding, "backslashreplace").decode(encoding))
 
 
 def fill(text: str, indent: str = "", first: str | None = None) -> str:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sglm.cli import options
-from sglm.cli.output import print_text
 from sglm.runtime.process import ended_by_interrupts
 
 if TYPE_CHECKING:
@@ -69,7 +68,7 @@ def pairs(
     if as_json:
         typer.echo(json.dumps(results.to_json()))
     else:
-        print_text("\n".join(_rows(results)))
+        typer.echo("\n".join(_rows(results)))
 
 
 def _count(lm: "LanguageModel", batch: list["Pair"], results: "PairResults") -> int:

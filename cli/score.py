@@ -10,7 +10,6 @@ import typer
 
 from sglm.cli import options
 from sglm.cli.lines import read_batches
-from sglm.cli.output import print_text
 from sglm.runtime.process import ended_by_interrupts
 
 if TYPE_CHECKING:
@@ -49,7 +48,7 @@ def score(
             typer.echo(f"{'logprob':>12} {'ppl':>12} {'bits/byte':>10}  text")
         results = lm.score(texts, bos=bos, eos=eos)
         shown = _as_json if as_json else _as_row
-        print_text("\n".join(map(shown, texts, results, repeat(per_token))))
+        typer.echo("\n".join(map(shown, texts, results, repeat(per_token))))
 
 
 def _as_json(text: str, result: "Score", per_token: bool) -> str:

@@ -12,7 +12,6 @@ import typer
 
 from sglm.cli import options
 from sglm.cli.lines import read_batches
-from sglm.cli.output import print_text
 from sglm.runtime.process import ended_by_interrupts
 
 if TYPE_CHECKING:
@@ -118,7 +117,7 @@ def surprisal(
     lm = load(run, device.value)
     show = _as_json if as_json else _as_tsv if tsv else _as_row
     if not as_json:
-        print_text("\t".join(COLUMNS) if tsv else _HEADING)
+        typer.echo("\t".join(COLUMNS) if tsv else _HEADING)
     text_id = 0
     for scores in _scores(lm, batches, context):
         lines = []
@@ -127,7 +126,7 @@ def surprisal(
             lines += [show(text_id, word_id, word) for word_id, word in enumerate(words)]
             text_id += 1
         if lines:
-            print_text("\n".join(lines))
+            typer.echo("\n".join(lines))
 
 
 def _scores(

@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -193,3 +194,20 @@ def test_a_workspace_that_is_not_deterministic_is_named(monkeypatch: pytest.Monk
 def test_a_gpu_by_its_common_name_is_not_taken_for_a_cpu() -> None:
     with pytest.raises(InputError, match="did you mean 'cuda'"):
         pick_device("gpu")
+
+
+def test_a_cpu_does_not_round_although_the_caller_asked_for_it() -> None:
+    precision: Any = torch.backends.mkldnn.matmul
+    torch.set_float32_matmul_precision("medium")
+    try:
+        with full_float32(CPU):
+            assert precision.fp32_precision == "ieee"
+            with evaluating(make_network(10)):
+                assert precision.fp32_precision == "ieee"
+            assert precision.fp32_precision == "ieee"
+        assert precision.fp32_precision == "bf16"
+        with evaluating(make_network(10)):
+            assert precision.fp32_precision == "ieee"
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision("highest")
