@@ -62,6 +62,8 @@ def everything(folder: Path) -> tuple[list[Any], sglm.LanguageModel]:
     two, _ = lm.extend(state, " sat")
     said: list[Any] = [score.token_logprobs for score in lm.score(texts)]
     said += [lm.score(LINES[0], eos=True).logprob, one.logprob, two.logprob]
+    said += [score.words() for score in lm.score(LINES, distribution=True, context="a ")]
+    said += [score.words(correction="bow") for score in lm.score_running(LINES)]
     said += [lm.perplexity(text, context=how).nll_nats for how in ("carried", "reset")]  # type: ignore[arg-type]
     said += [lm.generate("the", seed=1), lm.generate("the", seed=1, top_p=0.5)]
     return said, lm
