@@ -154,6 +154,13 @@ print(sglm.__file__)
     result = run_installed(tmp_path / "none", ["-c", program, str(site)], tmp_path / "above")
     assert result.returncode == 0, result.stderr
     assert Path(result.stdout.strip()) == source / "sglm" / "__init__.py"
+    # A real package of that name comes first as always: another checkout in PYTHONPATH, say.
+    other = tmp_path / "other" / "sglm"
+    other.mkdir(parents=True)
+    (other / "__init__.py").touch()
+    program = program.replace("import sglm, sglm.cli.main", "import sglm")
+    result = run_installed(tmp_path / "other", ["-c", program, str(site)], tmp_path / "above")
+    assert Path(result.stdout.strip()) == other / "__init__.py", result.stderr
 
 
 def test_every_direct_dependency_is_pinned_exactly() -> None:
