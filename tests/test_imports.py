@@ -26,6 +26,7 @@ STOREYS: list[set[str]] = [
     {"dni"},
     {"scoring"},
     {"lm"},
+    {"kenlm"},
     {"train"},
     {"compare", "analyze"},
     {"cli"},

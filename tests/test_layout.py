@@ -1,8 +1,8 @@
 """How code is cut: files, functions and calls that a reader can take in.
 
 Excepted where somebody else decides on a signature: torch calls an autograd function's `forward`
-and `backward` by position and builds its modules so, and a Triton kernel's parameters are its
-launch.
+and `backward` by position and builds its modules so, a Triton kernel's parameters are its launch,
+and `sglm/kenlm.py` has KenLM's signatures.
 """
 
 import ast
@@ -67,6 +67,8 @@ def problems(name: str, text: str) -> Iterator[str]:
         if length > LONGEST_FUNCTION:
             yield f"{where} has {length} lines"
         if "torch.autograd.Function" in bases(owner) or "triton.jit" in decorators(function):
+            continue
+        if name == "sglm/kenlm.py":
             continue
         is_constructor = function.name == "__init__"
         is_module = any(base.endswith(("Module", "Synthesizer")) for base in bases(owner))

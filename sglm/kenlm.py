@@ -1,0 +1,196 @@
+"""KenLM's Python interface for a model of sglm, so that code written for KenLM runs on.
+
+>>> import sglm.kenlm as kenlm
+>>> model = kenlm.Model("runs/book")
+>>> model.score("the cat sat", bos=True, eos=True)      # log10
+
+Names and meaning are those of KenLM's module (Heafield 2011). What differs, because this is no
+n-gram model: `order` is `ORDER`, beyond any text; `bos=False` scores words as in the midst of a
+text, for a recurrent model has to begin somewhere; and where the vocabulary is of pieces,
+characters or bytes, a word's probability is the product of its tokens', the space before it
+included, and hardly any word is out of vocabulary.
+"""
+
+import math
+import os
+import sys
+from collections.abc import Iterator
+from hashlib import blake2b
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from sglm.errors import InputError
+from sglm.lm import LanguageModel as _LanguageModel
+from sglm.lm import load
+from sglm.scoring.stream import read_on
+
+ORDER = sys.maxsize  # an n-gram model's longest n
+_BEGIN, _END = "<s>", "</s>"
+
+
+class LoadMethod:
+    """KenLM's names of ways to load; nothing here depends on them."""
+
+    LAZY, POPULATE_OR_LAZY, POPULATE_OR_READ, READ, PARALLEL_READ = range(5)
+
+
+class ARPALoadComplain:
+    """KenLM's names of what to complain of; nothing here depends on them."""
+
+    ALL, EXPENSIVE, NONE = range(3)
+
+
+class FullScoreReturn(NamedTuple):
+    """A word's log10 probability; how many words it was predicted from, `<s>` and itself included;
+    and whether it is out of vocabulary."""
+
+    log_prob: float
+    ngram_length: int
+    oov: bool
+
+
+class Config:
+    """Takes what KenLM's takes; nothing here depends on it."""
+
+    def __init__(self) -> None:
+        self.load_method = LoadMethod.POPULATE_OR_READ
+        self.show_progress = False
+        self.arpa_complain = ARPALoadComplain.ALL
+
+
+class State:
+    """What a model knows after some words; to be written by `BeginSentenceWrite` and the like."""
+
+    def __init__(self) -> None:
+        self._predictor_state: Any = None
+        self._previous_id = -1
+        self._words = 0
+        self._in_text = False
+        self._history = b""
+
+    def _write(self, other: "State") -> None:
+        vars(self).update(vars(other))
+
+    def __copy__(self) -> "State":
+        copy = State()
+        copy._write(self)
+        return copy
+
+    def __deepcopy__(self, memo: object) -> "State":
+        return self.__copy__()  # no state is ever changed, only replaced
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, State) and self._history == other._history
+
+    def __hash__(self) -> int:
+        return hash(self._history)
+
+
+class Model:
+    """A language model of sglm behind KenLM's methods. Picklable, by its path.
+
+    Attributes:
+        path: in bytes, as KenLM has it.
+
+    Args:
+        path: a run or a model folder.
+        config: for KenLM's sake.
+
+    Raises:
+        InputError: no model there.
+    """
+
+    def __init__(self, path: str | bytes | os.PathLike[str], config: Config | None = None) -> None:
+        self.path = os.fsencode(path)
+        self._lm: _LanguageModel = load(os.fsdecode(path), "cpu")
+
+    @property
+    def order(self) -> int:
+        """`ORDER`."""
+        return ORDER
+
+    def __reduce__(self) -> tuple[type["Model"], tuple[bytes]]:
+        return Model, (self.path,)
+
+    def __repr__(self) -> str:
+        return f"<Model from {os.path.basename(self.path)!r}>"
+
+    def __contains__(self, word: str) -> bool:
+        """Whether the vocabulary can say a word."""
+        return word in (_BEGIN, _END) or not self._is_unknown(word)
+
+    def score(self, sentence: str, bos: bool = True, eos: bool = True) -> float:
+        """The log10 probability of a sentence, `eos`: and that it ends there."""
+        return math.fsum(each.log_prob for each in self.full_scores(sentence, bos=bos, eos=eos))
+
+    def perplexity(self, sentence: str) -> float:
+        """10^(-log10 probability / words), the end counted as a word, as KenLM does."""
+        words = len(sentence.split()) + 1
+        return float(10.0 ** (-self.score(sentence) / words))
+
+    def full_scores(
+        self, sentence: str, bos: bool = True, eos: bool = True
+    ) -> Iterator[FullScoreReturn]:
+        """`FullScoreReturn` of each word, and of the end."""
+        state, after = State(), State()
+        (self.BeginSentenceWrite if bos else self.NullContextWrite)(state)
+        for word in [*sentence.split(), *[_END] * eos]:
+            yield self.BaseFullScore(state, word, after)
+            state, after = after, state
+
+    def BeginSentenceWrite(self, state: State) -> None:  # noqa: N802
+        """The state at the beginning of a sentence."""
+        state._write(State())
+        state._words = 1  # <s>
+        state._predictor_state = self._lm.predictor.start(1)
+        state._previous_id = self._lm.tokenizer.eos_id
+        state._history = b"begin"
+
+    def NullContextWrite(self, state: State) -> None:  # noqa: N802
+        """A state of which nothing is known but that words go before."""
+        self.BeginSentenceWrite(state)
+        state._words = 0
+        state._in_text = True
+        state._history = b"null"
+
+    def BaseScore(self, in_state: State, word: str, out_state: State) -> float:  # noqa: N802
+        """The log10 probability of a word after a state; writes the state after it."""
+        return self.BaseFullScore(in_state, word, out_state).log_prob
+
+    def BaseFullScore(  # noqa: N802
+        self, in_state: State, word: str, out_state: State
+    ) -> FullScoreReturn:
+        """`FullScoreReturn` of a word after a state; writes the state after it.
+
+        Raises:
+            InputError: nobody has written the state, or that is no word.
+        """
+        if in_state._predictor_state is None:
+            raise InputError("the state is empty: BeginSentenceWrite(state) comes first")
+        ids = self._ids(word, in_text=in_state._in_text)
+        read = np.array([in_state._previous_id, *ids], dtype=np.int64)
+        nats, predictor_state = read_on(self._lm.predictor, read, in_state._predictor_state)
+        words = in_state._words + 1
+        after = State()
+        after._predictor_state, after._previous_id = predictor_state, ids[-1]
+        after._words, after._in_text = words, True
+        after._history = blake2b(in_state._history + read[1:].tobytes(), digest_size=16).digest()
+        out_state._write(after)
+        oov = word != _END and self._is_unknown(word)
+        return FullScoreReturn(-float(nats.sum()) / math.log(10), words, oov)
+
+    def _ids(self, word: str, *, in_text: bool) -> list[int]:
+        tokenizer = self._lm.tokenizer
+        if word == _END:
+            return [tokenizer.eos_id]
+        if len(word.split()) != 1:
+            raise InputError(f"{word!r} is not one word; for a sentence, score or full_scores")
+        return tokenizer.encode(f" {word}" if in_text else word)
+
+    def _is_unknown(self, word: str) -> bool:
+        unk_id = self._lm.tokenizer.unk_id
+        return unk_id is not None and unk_id in self._lm.tokenizer.encode(word)
+
+
+LanguageModel = Model  # KenLM's older name
