@@ -5,7 +5,10 @@ has mean zero given the past and moves no weight in the long run. What does move
 means of Jᵀŝ and Jᵀg, where J = ∂s/∂θ, ŝ is what was injected after a window and g what a longer
 exact gradient would have sent back there. A product of two such vectors over *the same* lanes
 counts what has mean zero too, so each vector is made twice, from disjoint halves of the lanes, and
-only products across the halves are taken: their mean is the product of the means.
+only products across the halves are taken: their mean is the product of the means. And what all
+lanes are sent alike tells nothing of a lane's own future: another lane's text gives that as well,
+and does great harm (docs/results.md, "Foresight, not noise"). So the lanes' mean is taken off both
+gradients first; what is left of J's mean effect is its covariance with them.
 
     beta   = ⟨Jᵀŝ, Jᵀg⟩ / ⟨Jᵀŝ, Jᵀŝ⟩      what best multiplies the injected gradient
     cosine = ⟨Jᵀŝ, Jᵀg⟩ / √(⟨Jᵀŝ, Jᵀŝ⟩·⟨Jᵀg, Jᵀg⟩)
@@ -101,7 +104,7 @@ class Gauge:
         Args:
             model: whose LSTM weights the gradients are taken of.
             incoming: before the window.
-            inputs_TB: of the window; two lanes at least.
+            inputs_TB: of the window; four lanes at least, or nothing is measured.
             injected_BS: after the window, in nats.
             coming: what follows the window, R steps.
         """
@@ -167,9 +170,12 @@ class Gauge:
 def _effect(
     outgoing: LSTMState, gradient_BS: Tensor, *, weights: Sequence[Tensor], lanes: slice
 ) -> tuple[Tensor, ...]:
-    """Jᵀ of a state gradient over some of the lanes: a tensor for each weight matrix and bias."""
+    """Jᵀ of a state gradient over some of the lanes, without what it has in common for these: a
+    tensor for each weight matrix and bias."""
     parts = [part[lanes] for part in (*outgoing.hidden, *outgoing.cell)]
-    sent_back = [part_BH[lanes] for part_BH in outgoing.parts_of(gradient_BS)]
+    sent_back = [
+        part_BH[lanes] - part_BH[lanes].mean(0) for part_BH in outgoing.parts_of(gradient_BS)
+    ]
     return torch.autograd.grad(parts, weights, sent_back, retain_graph=True)
 
 

@@ -79,8 +79,8 @@ def test_the_command_is_the_one_that_was_started(monkeypatch: pytest.MonkeyPatch
         monkeypatch.setenv("PATH", path)
         assert next_step.command("eval", Path("run")) == "'the others/sglm' eval run"
     monkeypatch.setattr(sys, "argv", ["/somewhere/cli/main.py", "prep"])
-    started = [shlex.quote(sys.executable), "-m", "sglm.cli.main"]
-    assert next_step.command("eval", Path("a b")).split(" ", 3) == [*started, "eval 'a b'"]
+    started = f"{shlex.quote(sys.executable)} -m sglm.cli.main"
+    assert next_step.command("eval", Path("a b")) == f"{started} eval 'a b'"
 
 
 def test_tensorboard_is_found_beside_python(monkeypatch: pytest.MonkeyPatch) -> None:

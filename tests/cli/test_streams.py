@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 import threading
@@ -19,7 +20,7 @@ from tests.tiny_models import save_lm
 def run(arguments: str, folder: Path, **environment: str) -> "subprocess.CompletedProcess[bytes]":
     """`sglm` with arguments and redirections as a shell has them."""
     return subprocess.run(
-        f"{sys.executable} -m sglm.cli.main {arguments}",
+        f"{shlex.quote(sys.executable)} -m sglm.cli.main {arguments}",
         shell=True,
         cwd=folder,
         env={**os.environ, **environment},
@@ -66,7 +67,7 @@ def test_closed_streams_take_everything_and_no_file_is_opened_in_their_place(
         "file = open('model', 'wb'); os.write(1, b'warning'); os.write(2, b'warning');"
         "print('lost'); file.write(b'whole'); file.close()"
     )
-    subprocess.run(f'{sys.executable} -c "{intruder}" >&- 2>&-', shell=True, cwd=tmp_path)
+    subprocess.run(f'{shlex.quote(sys.executable)} -c "{intruder}" >&- 2>&-', shell=True, cwd=tmp_path)
     assert (tmp_path / "model").read_bytes() == b"whole"
     done = run("prep - --out other <&-", tmp_path)
     assert (done.returncode, done.stderr.count(b"\n")) == (2, 1)

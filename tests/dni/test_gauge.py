@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -16,17 +17,23 @@ from sglm.dni.trust import Trust
 from sglm.model.language_model import DropoutRates, LSTMLanguageModel
 from sglm.model.state import LSTMState
 from sglm.optim.schedule import Mode, StepPlan
-from sglm.text.batcher import ComingText, Window
+from sglm.text.batcher import Batcher, ComingText, Window
 from sglm.train.closing_sentence import closing_sentence
 from sglm.train.learner import capture, restore
 from sglm.train.runaway import RunawayWatch
 from sglm.train.step import train_step
 from sglm.train.window_decision import DecisionRule
 from tests.dni.test_adjoint import EVERY_DROPOUT, a_model, some_text, with_adjoint
-from tests.dni.test_estimator import INJECT, batcher
+from tests.dni.test_estimator import INJECT
 from tests.train.test_step import CPU, T, V, all_equal, weights
 
 LANES = 4
+
+
+def batcher() -> Batcher:
+    """Windows of so many lanes that there is something to measure."""
+    ids_N = np.random.default_rng(0).integers(V, size=LANES * 5 * T).astype(np.uint16)
+    return Batcher(ids_N, batch=LANES, window=T, eos_id=0, stretch=1, lookahead=3)
 
 
 def twice(values: Tensor, dim: int) -> Tensor:
@@ -75,6 +82,20 @@ def test_a_multiple_of_the_exact_gradient_has_its_slope(multiple: float) -> None
     assert reading.cosine == pytest.approx(math.copysign(1, multiple), rel=1e-9)
 
 
+def test_what_all_lanes_are_sent_alike_counts_for_nothing() -> None:
+    """Another lane's text would give that as well."""
+    model, coming = a_model(layers=2), some_text(6, LANES)
+    exact_BS = exact_after(model, 0, coming)
+    readings = []
+    for shared in (0.0, 10.0):
+        gauge = Gauge(CPU)
+        same_S = shared * torch.ones_like(exact_BS[0])
+        gauge.observe(model, *a_window(0), injected_BS=exact_BS / 2 + same_S, coming=coming)
+        readings.append(gauge.means)
+    # float64; ten is a thousand times as long as the gradients
+    torch.testing.assert_close(readings[1], readings[0], rtol=1e-6, atol=1e-9)
+
+
 def test_what_it_multiplies_is_the_gradient_that_injecting_adds() -> None:
     """⟨Jᵀŝ, Jᵀg⟩ across the halves, from the weights' own gradients of ⟨s, ŝ⟩."""
     model, coming, gauge = a_model(layers=2), some_text(6, LANES), Gauge(CPU)
@@ -85,7 +106,8 @@ def test_what_it_multiplies_is_the_gradient_that_injecting_adds() -> None:
 
     def effect(gradient_BS: Tensor, lanes: slice) -> Tensor:
         _, outgoing = model.outputs(model.embedding.detach()[inputs_TB], state)
-        objective = (outgoing.packed() * gradient_BS)[lanes].sum()
+        own_BS = gradient_BS[lanes] - gradient_BS[lanes].mean(0)
+        objective = (outgoing.packed()[lanes] * own_BS).sum()
         gradients = torch.autograd.grad(objective, list(model.layers.parameters()))
         return torch.cat([gradient.flatten() for gradient in gradients])
 
@@ -107,7 +129,7 @@ def test_what_differs_from_lane_to_lane_counts_for_nothing(shared: bool) -> None
     """⟨Jᵀŝ, Jᵀŝ⟩ of noise is zero within its error, unless both halves have the same noise."""
     model, coming, gauge = a_model(layers=2), some_text(6, LANES), Gauge(CPU)
     generator = torch.Generator().manual_seed(1)
-    for seed in range(100):
+    for seed in range(200):
         length = exact_after(model, seed, coming).norm()
         state, inputs_TB = a_window(seed)
         noise_BS = torch.randn(LANES, state.size, generator=generator, dtype=torch.float64)
@@ -115,37 +137,39 @@ def test_what_differs_from_lane_to_lane_counts_for_nothing(shared: bool) -> None
             noise_BS = twice(noise_BS[:2], 0)
         noise_BS *= length / noise_BS.norm()
         gauge.observe(model, state, inputs_TB, injected_BS=noise_BS, coming=coming)
-    errors = ((gauge.squares - gauge.means.square()) / 99).sqrt()
+    errors = ((gauge.squares - gauge.means.square()) / 199).sqrt()
     in_errors = float(gauge.means[1] / errors[1])
     assert in_errors > 5 if shared else abs(in_errors) < 4
 
 
 def test_what_explains_nearly_all_can_move_the_weights_the_wrong_way() -> None:
-    """Most of a state gradient differs from lane to lane and moves nothing in the mean: of these
-    four lanes with one history, two and two cancel. A prediction that has all of that, and the
-    rest with the wrong sign, explains nearly everything and is trusted. The gauge sees it."""
+    """Most of a state gradient differs from lane to lane and moves nothing in the mean: of two
+    lanes with one history, it cancels here. A prediction that has all of that, and the rest with
+    the wrong sign, explains nearly everything and is trusted. The gauge sees it."""
     model, gauge = a_model(layers=2), Gauge(CPU)
     trust = Trust(model.start_state(1).size, device=CPU)
     generator = torch.Generator().manual_seed(0)
-    first = torch.zeros(LANES, dtype=torch.int64)
-    coming = ComingText(*(ids_CB[:, first] for ids_CB in some_text(6, 1)))
+    pairs = torch.tensor([0, 0, 1, 1] * 2)  # two histories in each half
+    coming = ComingText(*(twice(ids_CB, 1) for ids_CB in some_text(6, 2)))
+    coming_of_pairs = ComingText(*(ids_CB[:, pairs] for ids_CB in coming))
     for seed in range(100):
         state, inputs_TB = a_window(seed)
-        exact_BS = exact_after(model, seed, coming)[first]
-        noise_1S = torch.randn(1, exact_BS.shape[1], generator=generator, dtype=torch.float64)
-        noise_1S *= 10 * exact_BS[:1].norm() / noise_1S.norm()
-        noise_BS = torch.cat((noise_1S, -noise_1S, noise_1S, -noise_1S))
+        exact_BS = exact_after(model, seed, coming)[pairs]
+        noise_2S = torch.randn(2, exact_BS.shape[1], generator=generator, dtype=torch.float64)
+        noise_2S *= 10 * exact_BS.norm(dim=1).max() / noise_2S.norm(dim=1, keepdim=True)
+        signs = torch.tensor([[1.0], [-1.0]] * 4, dtype=torch.float64)
+        noise_BS = signs * noise_2S[pairs]
         predicted_BS = noise_BS - exact_BS
         trust.observe(predicted_BS, noise_BS + exact_BS)
         gauge.observe(
             model,
-            state.lanes(first),
-            inputs_TB[:, first],
+            state.lanes(pairs),
+            inputs_TB[:, pairs],
             injected_BS=predicted_BS,
-            coming=coming,
+            coming=coming_of_pairs,
         )
     assert trust.explained(1.0) > 0.95
-    assert float(trust.factor) > 0.7  # one standard error is taken off
+    assert float(trust.factor) > 0.5  # one standard error is taken off
     assert gauge.reading().share == pytest.approx(-1, rel=1e-9)  # float64
 
 
@@ -157,7 +181,7 @@ def test_it_leaves_training_alone(dropout: DropoutRates | None) -> None:
     after = []
     for learner in learners:
         torch.manual_seed(3)
-        text = batcher(stretch=1)
+        text = batcher()
         for step in range(3):
             window = text.at(step)._replace(ahead=text.ahead(step, 6))
             train_step(learner, window, INJECT, learning_rate=1e-2)
@@ -179,7 +203,7 @@ def test_a_window_that_is_not_finite_counts_for_nothing() -> None:
 def test_it_goes_on_where_a_checkpoint_was() -> None:
     learner = with_adjoint(exact=True)
     learner.gauge = Gauge(CPU)
-    text = batcher(stretch=1)
+    text = batcher()
     window = text.at(0)._replace(ahead=text.ahead(0, 6))
     train_step(learner, window, INJECT, learning_rate=1e-2)
     other = with_adjoint(exact=True)
@@ -190,7 +214,7 @@ def test_it_goes_on_where_a_checkpoint_was() -> None:
 
 
 def test_it_looks_at_what_follows_the_window() -> None:
-    text = batcher(stretch=1)
+    text = batcher()
     ahead, later = text.ahead(0, 2 * T), [text.at(step) for step in (1, 2)]
     assert torch.equal(ahead.inputs_CB, torch.cat([window.inputs_TB for window in later]))
     assert torch.equal(ahead.targets_CB, torch.cat([window.targets_TB for window in later]))
