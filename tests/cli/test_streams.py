@@ -67,7 +67,9 @@ def test_closed_streams_take_everything_and_no_file_is_opened_in_their_place(
         "file = open('model', 'wb'); os.write(1, b'warning'); os.write(2, b'warning');"
         "print('lost'); file.write(b'whole'); file.close()"
     )
-    subprocess.run(f'{shlex.quote(sys.executable)} -c "{intruder}" >&- 2>&-', shell=True, cwd=tmp_path)
+    subprocess.run(
+        f'{shlex.quote(sys.executable)} -c "{intruder}" >&- 2>&-', shell=True, cwd=tmp_path
+    )
     assert (tmp_path / "model").read_bytes() == b"whole"
     done = run("prep - --out other <&-", tmp_path)
     assert (done.returncode, done.stderr.count(b"\n")) == (2, 1)
