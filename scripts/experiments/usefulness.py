@@ -52,7 +52,7 @@ ARMS = {
     "noise": f'{SYNTHETIC} synthesizer.every=1 synthesizer.inject="noise"',
     "mlp, factor 1": f'{SYNTHETIC} synthesizer.kind="mlp" synthesizer.factor=1.0',
 }
-GAUGES = ("explained", "beta", "cosine", "share")
+GAUGES = ("explained", "beta", "cosine", "share", "effect")
 GAUGE_EVERY = 7  # windows; so that every place of a stretch comes up
 KEPT = 100  # measurements that one reading is of
 BOOTSTRAPS = 2000
@@ -88,7 +88,8 @@ def measured_run(config: Config, store: TokenStore) -> dict[str, Any]:
 
 
 def gauges(explained: Sequence[float], products: Sequence[Sequence[float]]) -> dict[str, float]:
-    """What the gauges show over a whole run: ratios of mean products, 0 where there is none."""
+    """What the gauges show over a whole run: ratios of mean products, 0 where there is none; and
+    `effect`, the mean product itself, in units of the exact effect's own length, noise included."""
     if not products:
         return dict.fromkeys(GAUGES, 0.0)
     both, injected, exact = (statistics.mean(column) for column in zip(*products, strict=True))
@@ -97,6 +98,7 @@ def gauges(explained: Sequence[float], products: Sequence[Sequence[float]]) -> d
         "beta": both / injected if injected > 0 else 0.0,
         "cosine": both / math.sqrt(injected * exact) if min(injected, exact) > 0 else 0.0,
         "share": both / exact if exact > 0 else 0.0,
+        "effect": both,
     }
 
 
@@ -152,7 +154,7 @@ def runs_table(rows: Sequence[dict[str, Any]]) -> str:
         "| --- " * (5 + len(GAUGES)) + "|",
     ]
     for row in rows:
-        gauges = " | ".join(f"{row['gauges'][name]:.2f}" for name in GAUGES)
+        gauges = " | ".join(f"{row['gauges'][name]:.2g}" for name in GAUGES)
         lines.append(
             f"| {row['corpus']} | {row['arm']} | {row['seed']} | {row['perplexity']:.2f}"
             f" | {100 * row['closed']:.0f} % | {gauges} |"

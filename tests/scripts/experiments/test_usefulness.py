@@ -30,7 +30,8 @@ def test_shares_are_of_the_gap_of_their_corpus() -> None:
 
 def test_gauges_are_ratios_of_what_a_whole_run_has_measured() -> None:
     found = usefulness.gauges([0.8, 0.6], [[1.0, 4.0, 0.5], [3.0, 4.0, 1.5]])
-    assert found == pytest.approx({"explained": 0.7, "beta": 0.5, "cosine": 1.0, "share": 2.0})
+    expected = {"explained": 0.7, "beta": 0.5, "cosine": 1.0, "share": 2.0, "effect": 2.0}
+    assert found == pytest.approx(expected)
     assert usefulness.gauges([], []) == dict.fromkeys(usefulness.GAUGES, 0.0)
     assert usefulness.gauges([0.8], [[1.0, -4.0, 0.5]])["beta"] == 0
 
@@ -46,5 +47,5 @@ def test_one_command_measures_and_ranks(
     results = usefulness.run(arguments)
     assert usefulness.run(arguments) == results  # nothing is run again
     lines = usefulness.table(usefulness.with_shares(results)).splitlines()
-    assert len(lines) == 2 + 2 + 3 + 4
-    assert lines[-4].startswith("| explained |")
+    assert len(lines) == 2 + 2 + 3 + 5
+    assert lines[-5].startswith("| explained |")
