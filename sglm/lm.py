@@ -8,10 +8,12 @@ the object and draws no random number: the same text always scores the same, fro
 """
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, overload
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from sglm.errors import InputError
@@ -20,15 +22,15 @@ from sglm.model.language_model import LSTMLanguageModel
 from sglm.runtime.device import pick_device
 from sglm.scoring.arguments import one_of, truth
 from sglm.scoring.evaluate import evaluate_pieces, evaluate_split, with_overlap
-from sglm.scoring.generate import generate_ids
-from sglm.scoring.incremental import ScoringState, extend_text, start_text
+from sglm.scoring.generate import continue_text
+from sglm.scoring.incremental import ScoringState, extend_text, next_logprobs, start_text
 from sglm.scoring.predictor import NetworkPredictor, Predictor
 from sglm.scoring.results import CONTEXTS, Context, Evaluation, Score
 from sglm.scoring.texts import running_scores, score_texts
 from sglm.storage.untrusted import given_path
 from sglm.text.overlap import LineHasher, LineHashes, find_training_lines
 from sglm.text.store import TokenStore
-from sglm.text.tokenizer import UNK, Tokenizer, load_tokenizer
+from sglm.text.tokenizer import Tokenizer, load_tokenizer
 from sglm.text.user_text import checked_bytes, list_of_texts, pieces_of
 
 
@@ -147,6 +149,17 @@ class LanguageModel:
         )
         return scores[0] if isinstance(text, str) else scores
 
+    def score_nbest(self, prefix: str, candidates: Sequence[str]) -> list[Score]:
+        """Scores what may follow a text: `score(candidates, context=prefix)`.
+
+        What all have in common is read once.
+
+        Args:
+            prefix: the text so far; not scored.
+            candidates: how each may go on, its white space at the beginning included.
+        """
+        return self.score(list_of_texts(candidates), context=prefix)
+
     def score_running(self, lines: Iterable[str]) -> Iterator[Score]:
         """Scores lines one after the other, each after all that stood before it.
 
@@ -253,6 +266,17 @@ class LanguageModel:
             )
         return extend_text(self.predictor, self.tokenizer, state, text=text)
 
+    def next(self, state: ScoringState) -> npt.NDArray[np.float32]:
+        """Log-probabilities of all tokens that may come after a text, `(V,)`.
+
+        Indices are token ids (`lm.tokenizer`). The text's last word counts as it stands, though
+        the tokenizer might cut it otherwise once it goes on.
+
+        Args:
+            state: from `start` or `extend`; stays valid.
+        """
+        return next_logprobs(self.predictor, state)
+
     def generate(
         self,
         prompt: str = "",
@@ -280,25 +304,15 @@ class LanguageModel:
             InputError: a number out of range, or none; no str as the prompt, or half a surrogate
                 pair in it.
         """
-        checked_bytes(prompt)
-        tokenizer = self.tokenizer
-        ids = tokenizer.encode(prompt)
-        added = generate_ids(
+        return continue_text(
             self.predictor,
-            ids,
-            eos_id=tokenizer.eos_id,
+            self.tokenizer,
+            prompt,
             tokens=tokens,
             temperature=temperature,
             top_p=top_p,
             seed=seed,
-            never=[i for i in range(tokenizer.vocab_size) if tokenizer.token(i) == UNK],
-            stop_at_eos=tokenizer.kind != "word",
         )
-        # The prompt stays as it was typed, whatever its tokens would be decoded to.
-        continuation = tokenizer.decode([*ids, *added])[len(tokenizer.decode(ids)) :]
-        if not tokenizer.lossless and (not prompt or prompt[-1].isspace()):
-            continuation = continuation.lstrip(" ")
-        return prompt + continuation
 
 
 def load(path: str | os.PathLike[str], device: str | torch.device = "auto") -> LanguageModel:

@@ -113,7 +113,12 @@ def _end_to_end(parts: Sequence[Tokens]) -> Ids:
 
 
 def packed_nlls(
-    predictor: Predictor[Any], ids_N: Ids, lengths_S: Ids, *, batch_tokens: int = BATCH_TOKENS
+    predictor: Predictor[State],
+    ids_N: Ids,
+    lengths_S: Ids,
+    *,
+    state: State | None = None,
+    batch_tokens: int = BATCH_TOKENS,
 ) -> Nats:
     """`sequence_nlls` for sequences that lie end to end in one array.
 
@@ -121,13 +126,15 @@ def packed_nlls(
         predictor, batch_tokens: see there.
         ids_N: all ids, one sequence after the other.
         lengths_S: how many belong to each.
+        state: of one lane, before the first id of each; None: the start state.
 
     Returns:
         `(N,)`: the nats of every id after those before it in its sequence; 0 for each first one.
     """
     nll_N = np.zeros(len(ids_N))
+    before = predictor.start(1) if state is None else state
     if len(lengths_S) == 1 and len(ids_N) > 0:  # no company: the direct way
-        nll_N[1:], _ = read_on(predictor, ids_N, predictor.start(1))
+        nll_N[1:], _ = read_on(predictor, ids_N, before)
         return nll_N
     starts_S = np.cumsum(lengths_S) - lengths_S
     # Longest first: at every step the lanes still running are the first ones of the batch.
@@ -135,18 +142,38 @@ def packed_nlls(
     while len(order):
         steps = min(_rounded_up(int(lengths_S[order[0]]) - 1, FEWEST_STEPS), CHUNK_STEPS)
         lanes, order = np.split(order, [max(1, batch_tokens // steps)])
-        _read_batch(predictor, ids_N, nll_N, starts_B=starts_S[lanes], lengths_B=lengths_S[lanes])
+        _read_batch(
+            predictor,
+            ids_N,
+            nll_N,
+            starts_B=starts_S[lanes],
+            lengths_B=lengths_S[lanes],
+            before=before,
+        )
     return nll_N
 
 
+def in_lanes(predictor: Predictor[State], state: State, lanes: int) -> State:
+    """The state of one lane, in so many."""
+    return predictor.select(state, torch.zeros(lanes, dtype=torch.int64, device="cpu"))
+
+
 def _read_batch(
-    predictor: Predictor[Any], ids_N: Ids, nll_N: Nats, *, starts_B: Ids, lengths_B: Ids
+    predictor: Predictor[State],
+    ids_N: Ids,
+    nll_N: Nats,
+    *,
+    starts_B: Ids,
+    lengths_B: Ids,
+    before: State,
 ) -> None:
     """Fills in the nats of sequences that are sorted by length, longest first."""
     last = int(lengths_B[0]) - 1
     # How many lanes, the first ones, have something to predict at each step.
     lanes_T = np.searchsorted(-lengths_B, -np.arange(1, last + 1))
-    step, state, lanes = _read_shared(predictor, ids_N, nll_N, starts_B=starts_B, lanes_T=lanes_T)
+    step, state, lanes = _read_shared(
+        predictor, ids_N, nll_N, starts_B=starts_B, lanes_T=lanes_T, before=before
+    )
     while step < last:
         running = int(lanes_T[step])
         kept = running if running <= STEP_LANES else _rounded_up(running, STEP_LANES)
@@ -175,7 +202,13 @@ def _rounded_up(number: int, step: int) -> int:
 
 
 def _read_shared(
-    predictor: Predictor[State], ids_N: Ids, nll_N: Nats, *, starts_B: Ids, lanes_T: Ids
+    predictor: Predictor[State],
+    ids_N: Ids,
+    nll_N: Nats,
+    *,
+    starts_B: Ids,
+    lanes_T: Ids,
+    before: State,
 ) -> tuple[int, State, int]:
     """Reads step by step, each distinct prefix once, as long as enough lanes share theirs.
 
@@ -184,8 +217,8 @@ def _read_shared(
     """
     lanes, vocab_size = len(starts_B), predictor.vocab_size
     if lanes < STEP_LANES:  # too few to save anything
-        return 0, predictor.start(lanes), lanes
-    state = predictor.start(1)
+        return 0, in_lanes(predictor, before, lanes), lanes
+    state = before
     prefix_B = np.zeros(lanes, dtype=np.int64)
     for step, lanes in enumerate(lanes_T.tolist()):
         places_B = starts_B[:lanes] + step

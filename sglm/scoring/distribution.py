@@ -5,14 +5,14 @@ For many texts at once, like `sglm.scoring.batch`, but with the whole softmax at
 Shapes: T time, B lanes, V vocabulary, N tokens of all texts end to end, S texts, M some rows.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from sglm.scoring.batch import BATCH_TOKENS
+from sglm.scoring.batch import BATCH_TOKENS, in_lanes
 from sglm.scoring.predictor import Predictor, State
 from sglm.scoring.stream import CHUNK_STEPS, Ids
 
@@ -106,12 +106,18 @@ def _of_block(
 
 
 def packed_expectations(
-    predictor: Predictor[Any], ids_N: Ids, lengths_S: Ids, *, begins_V: Tensor
+    predictor: Predictor[State],
+    ids_N: Ids,
+    lengths_S: Ids,
+    *,
+    state: State | None,
+    begins_V: Tensor,
 ) -> Expectations:
-    """Reads texts that lie end to end in one array, each from the start state.
+    """Reads texts that lie end to end in one array, each from the same state.
 
     Args:
         predictor, begins_V: as for `expectations`.
+        state: of one lane; None: the start state.
         ids_N: all ids, `<eos>` before each text included.
         lengths_S: how many belong to each text.
 
@@ -119,6 +125,7 @@ def packed_expectations(
         `(N,)`: what was predicted after every id. After the last one of a text nothing came: its
         logprob and rank mean nothing.
     """
+    before = predictor.start(1) if state is None else state
     starts_S = np.cumsum(lengths_S) - lengths_S
     fields = [np.zeros(len(ids_N), dtype=np.float64) for _ in Expectations._fields]
     order = np.argsort(-lengths_S, kind="stable")[: np.count_nonzero(lengths_S)]
@@ -131,7 +138,7 @@ def packed_expectations(
             predictor,
             ids_N.take(places_TB, mode="clip"),
             ids_N.take(places_TB + 1, mode="clip"),
-            state=predictor.start(len(lanes)),
+            state=in_lanes(predictor, before, len(lanes)),
             begins_V=begins_V,
         )
         real_TB = np.arange(steps)[:, None] < lengths_S[lanes]

@@ -15,6 +15,39 @@ from sglm.errors import InputError, SglmError
 from sglm.scoring.arguments import real_number, whole_number
 from sglm.scoring.predictor import Predictor
 from sglm.scoring.stream import CHUNK_STEPS
+from sglm.text.tokenizer import UNK, Tokenizer
+from sglm.text.user_text import checked_bytes
+
+
+def continue_text(
+    predictor: Predictor[Any],
+    tokenizer: Tokenizer,
+    prompt: str,
+    *,
+    tokens: int,
+    temperature: float,
+    top_p: float | None,
+    seed: int | None,
+) -> str:
+    """See `LanguageModel.generate`."""
+    checked_bytes(prompt)
+    ids = tokenizer.encode(prompt)
+    added = generate_ids(
+        predictor,
+        ids,
+        eos_id=tokenizer.eos_id,
+        tokens=tokens,
+        temperature=temperature,
+        top_p=top_p,
+        seed=seed,
+        never=[i for i in range(tokenizer.vocab_size) if tokenizer.token(i) == UNK],
+        stop_at_eos=tokenizer.kind != "word",
+    )
+    # The prompt stays as it was typed, whatever its tokens would be decoded to.
+    continuation = tokenizer.decode([*ids, *added])[len(tokenizer.decode(ids)) :]
+    if not tokenizer.lossless and (not prompt or prompt[-1].isspace()):
+        continuation = continuation.lstrip(" ")
+    return prompt + continuation
 
 
 def generate_ids(

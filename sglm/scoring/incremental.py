@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+import torch
 
 from sglm.scoring.predictor import Predictor
 from sglm.scoring.results import Score, make_score
@@ -91,6 +93,14 @@ def extend_text(
         in_word=not text[-1].isspace() if text else state.in_word,
         tail_start=start + cut,
     )
+
+
+def next_logprobs(predictor: Predictor[Any], state: ScoringState) -> npt.NDArray[np.float32]:
+    """See `LanguageModel.next`."""
+    ids_T1 = torch.tensor([state.previous_id, *state.tail_ids], device="cpu")[:, None]
+    blocks, _ = predictor.distributions(ids_T1, state.predictor_state, last_steps=1)
+    ((_, logprobs_1V),) = blocks
+    return logprobs_1V[0].float().cpu().numpy().copy()
 
 
 def _array(first: int, ids: Sequence[int]) -> Ids:

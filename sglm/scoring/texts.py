@@ -9,8 +9,9 @@ import torch
 
 from sglm.scoring.batch import packed_nlls
 from sglm.scoring.distribution import Expectations, expectations, packed_expectations
-from sglm.scoring.predictor import Predictor
+from sglm.scoring.predictor import Predictor, State
 from sglm.scoring.results import Score, make_score
+from sglm.scoring.stream import CHUNK_STEPS, Ids
 from sglm.text.tokenizer import Tokenizer
 from sglm.text.user_text import checked_bytes
 
@@ -34,18 +35,13 @@ def score_texts(
         texts, sizes: what is scored, and its bytes in UTF-8.
         names: of all ids.
     """
-    read = [context + text for text in texts] if context else texts
-    ids, lengths = _end_to_end(tokenizer, read, bos=bos, eos=eos)
+    state, first_id, context = _read_context(predictor, tokenizer, context)
+    read = [context + text for text in texts]
+    ids, lengths = _end_to_end(tokenizer, read, first=[first_id] * bos, eos=eos)
     ids_N = np.array(ids, dtype=np.int64)
     lengths_S = np.array(lengths, dtype=np.int64)
-    recorded = None
-    if distribution:
-        begins_V = torch.tensor(tokenizer.word_beginnings, device="cpu")
-        recorded = packed_expectations(predictor, ids_N, lengths_S, begins_V=begins_V)
-        # After every token; what is wanted is before.
-        logprobs = [0.0, *recorded.logprob.tolist()]
-    else:
-        logprobs = (-packed_nlls(predictor, ids_N, lengths_S)).tolist()
+    begins = tokenizer.word_beginnings if distribution else None
+    logprobs, recorded = _read(predictor, ids_N, lengths_S, state=state, begins=begins)
     # Of all texts at once, because there may be many short ones.
     tokens = list(map(names.__getitem__, ids))
     unk = (ids_N == tokenizer.unk_id).tolist()
@@ -70,17 +66,59 @@ def score_texts(
         )
         if recorded is not None:
             # Of a text of its own the beginning is a word's for sure.
-            own_beginning = not (context and offsets and tokenizer.begins_word(ids[scored.start]))
-            score = _with_expectations(score, recorded, scored, own_beginning=own_beginning)
+            open_word = (
+                (context or state is not None)
+                and offsets
+                and tokenizer.begins_word(ids[scored.start])
+            )
+            score = _with_expectations(score, recorded, scored, own_beginning=not open_word)
         scores.append(score)
     return scores
 
 
+def _read(
+    predictor: Predictor[State],
+    ids_N: Ids,
+    lengths_S: Ids,
+    *,
+    state: State | None,
+    begins: list[bool] | None,
+) -> tuple[list[float], Expectations | None]:
+    """The log-probability of every id, and what was expected there where words' beginnings are
+    given."""
+    if begins is None:
+        return (-packed_nlls(predictor, ids_N, lengths_S, state=state)).tolist(), None
+    begins_V = torch.tensor(begins, device="cpu")
+    recorded = packed_expectations(predictor, ids_N, lengths_S, state=state, begins_V=begins_V)
+    # After every token; what is wanted is before.
+    return [0.0, *recorded.logprob.tolist()], recorded
+
+
+def _read_context(
+    predictor: Predictor[State], tokenizer: Tokenizer, context: str
+) -> tuple[State | None, int, str]:
+    """Reads a context once, as far as its tokens are settled whatever follows.
+
+    Returns:
+        The state before the last settled token is read, None without any; that token, or `<eos>`;
+        and the rest of the context.
+    """
+    settled = tokenizer.safe_prefix(context)
+    ids = tokenizer.encode(context[:settled])
+    if not ids:
+        return None, tokenizer.eos_id, context
+    ids_T1 = torch.tensor([tokenizer.eos_id, *ids[:-1]], device="cpu")[:, None]
+    state = predictor.start(1)
+    for chunk_T1 in torch.split(ids_T1, CHUNK_STEPS):
+        _, state = predictor.read(chunk_T1, None, state)
+    return state, ids[-1], context[settled:]
+
+
 def _end_to_end(
-    tokenizer: Tokenizer, texts: Sequence[str], *, bos: bool, eos: bool
+    tokenizer: Tokenizer, texts: Sequence[str], *, first: list[int], eos: bool
 ) -> tuple[list[int], list[int]]:
     """The ids of all texts one after the other, and how many are of each."""
-    first, last = [tokenizer.eos_id] * bos, [tokenizer.eos_id] * eos
+    bos, last = len(first), [tokenizer.eos_id] * eos
     ids: list[int] = []
     lengths: list[int] = []
     for encoded in tokenizer.encode_batch(texts):

@@ -151,6 +151,35 @@ def test_a_context_is_read_and_not_scored(kind: str) -> None:
     assert all(math.isfinite(word.surprisal) for word in one)
 
 
+@pytest.mark.parametrize("count", [1, 3, 50])  # alone, in lanes, as a tree
+@pytest.mark.parametrize("kind", KINDS)
+def test_candidates_go_on_from_what_they_have_in_common(kind: str, count: int) -> None:
+    lm = make_lm(kind)
+    for prefix in ("the cat", "a dog saw the ", "", "naïve cafés\n"):
+        candidates = [f" sat on {i} mats"[: 4 + i] for i in range(count)]
+        found = lm.score_nbest(prefix, candidates)
+        for candidate, score in zip(candidates, found, strict=True):
+            whole = lm.score(prefix + candidate)
+            own = whole.token_logprobs[whole.n_tokens - score.n_tokens :]
+            assert score.token_logprobs == pytest.approx(own, abs=1e-5)
+            assert score.text == candidate
+    with pytest.raises(InputError, match="str"):
+        lm.score_nbest("the", [3])  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_may_come_next(kind: str) -> None:
+    lm = make_lm(kind)
+    state = lm.start()
+    for piece in ("the ca", "t sat"):
+        _, state = lm.extend(state, piece)
+    logprobs_V = lm.next(state)
+    assert logprobs_V.shape == (lm.tokenizer.vocab_size,)
+    assert np.exp(logprobs_V.astype(np.float64)).sum() == pytest.approx(1, abs=1e-5)
+    whole = lm.score("the cat sat", eos=True)
+    assert logprobs_V[lm.tokenizer.eos_id] == pytest.approx(whole.token_logprobs[-1], abs=1e-5)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_running_lines_are_those_of_one_text(kind: str) -> None:
     lm = make_lm(kind)
