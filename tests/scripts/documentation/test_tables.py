@@ -134,7 +134,7 @@ def test_tables_of_experiments_are_made_of_the_files_that_these_write(tmp_path: 
     data = tmp_path / "data"
     for arm, perplexity, beta in (("bptt", 10.0, 0), ("bptt-long", 8.0, 0), ("noise", 9.0, 0.5)):
         run = {"corpus": "c", "arm": arm, "seed": 0, "perplexity": perplexity}
-        run["gauges"] = {"explained": 0.1, "beta": beta, "cosine": 0.2, "share": 0.3}
+        run["gauges"] = {"explained": 0.1, "beta": beta, "cosine": 0.2, "share": 0.3, "effect": 0.4}
         save(data / f"usefulness/c-{arm}.json", run)
     cell = {"task": "copy", "arm": "bptt", "window": 2, "seed": 0, "updates": 9, "seconds": 0.9}
     save(data / "long-memory/copy-bptt-T2-seed0.json", cell | {"solved": []})
@@ -145,7 +145,7 @@ def test_tables_of_experiments_are_made_of_the_files_that_these_write(tmp_path: 
     }
     save(data / "wrapping.json", {"joined": form})
     made = {kind: make([], tmp_path) for kind, make in experiments.TABLES.items()}
-    assert "| c | noise | 0 | 9.00 | 50 % | 0.10 | 0.50 |" in made["usefulness"]
+    assert "| c | noise | 0 | 9.00 | 50 % | 0.1 | 0.5 |" in made["usefulness"]
     assert made["gauges"].count("\n") == 1 + len(usefulness.GAUGES)
     assert "| bptt | 0 (0) |" in made["long-memory"]
     assert "| joined | dni | 8.00 | 50 % |" in made["wrapping"]
