@@ -17,7 +17,7 @@ from sglm.runtime.ranks import ALONE, Ranks
 
 
 class ComingText(NamedTuple):
-    """The tokens after a stretch's first boundary: ids `(C, B)`, the nearest first."""
+    """The tokens after a stretch's first boundary: ids `(C, B)`, in the order of the text."""
 
     inputs_CB: Tensor
     targets_CB: Tensor
@@ -30,9 +30,9 @@ class Window(NamedTuple):
         inputs_TB, targets_TB: token ids, int64; a target is the token after its input.
         is_first: the lanes start here, so the state before it is the start state.
         is_last: the lanes end here, so no later window will send a gradient back.
-        coming: at the first window of a stretch, its tokens and those after it, as far as the
-            batcher looks ahead; otherwise None.
-        ahead: what follows the window, where what is injected after it is to be gauged.
+        coming: at the first window of a stretch, the tokens of the stretch and `lookahead` steps
+            past its end; otherwise None.
+        ahead: the tokens that follow the window, if the gauge measures at its end; otherwise None.
     """
 
     inputs_TB: Tensor
@@ -43,7 +43,7 @@ class Window(NamedTuple):
     ahead: ComingText | None = None
 
     def to(self, device: torch.device) -> "Window":
-        """The same window there; a GPU's copy may still be under way."""
+        """The same window on `device`; a copy to a GPU may not be complete on return."""
 
         def there(ids: Tensor) -> Tensor:
             return ids.to(device, non_blocking=True)
@@ -57,22 +57,22 @@ class Window(NamedTuple):
 
 
 class Batcher:
-    """Window `step` of an endless training run over a stream; random access, no state of its own.
+    """The window of any training step over a stream, in any order; the epochs never end.
 
-    Lane b reads the b-th of B equal parts of the stream, and every window is full: the tail of a
-    lane that does not fill one waits, and the start moves on by one token each epoch, so that over
-    the epochs every token of every lane is a target (the fewer than B tokens that do not divide
-    evenly among the lanes are not). The very first input is `<eos>`: a text starts like a line.
+    Lane b reads the b-th of B equal parts of the stream. Every window is full: tokens at the end of
+    a lane that do not fill a window are left out of that epoch. Each epoch starts one token later,
+    so that over several epochs every token of every lane is a target. (Fewer than B tokens, the
+    remainder of dividing the stream by B, never are.) The first input is `<eos>`, as at a new line.
 
     Args:
         ids_N: the stream; memory-mapped is fine.
         batch: B.
         window: T, the length of every window where `lengths` are not given.
-        eos_id: what comes before the first token.
+        eos_id: the input before the first token.
         lengths: of the windows of an epoch, if they vary; each epoch takes them in another order.
-        stretch: windows of a stretch.
-        lookahead: steps past the end of a stretch that `coming` reaches; None: no stretches.
-        ranks: the windows are of this rank's lanes alone.
+        stretch: number of windows in a stretch.
+        lookahead: how many steps past the end of a stretch `coming` reaches; None: no stretches.
+        ranks: windows contain only the lanes of this rank.
 
     Raises:
         InputError: the stream is shorter than one window of every lane.
@@ -129,7 +129,7 @@ class Batcher:
         )
 
     def ahead(self, step: int, steps: int) -> ComingText:
-        """What follows the window of that step, so many steps or as far as the lane goes."""
+        """The `steps` tokens that follow that step's window; fewer at the end of a lane."""
         epoch, index = divmod(step, self.steps_per_epoch)
         start = self._window_starts(epoch)[index + 1]
         return ComingText(*self._cut(start, min(start + steps, self.lane_length)))

@@ -1,4 +1,4 @@
-"""Text that every CPython ships: two corpora that need no network and no file of one's own."""
+"""Text that comes with CPython: two corpora that need neither a network nor the user's files."""
 
 import re
 import sys
@@ -27,7 +27,7 @@ _OPTIONAL = {
 
 
 def builtin_documents(source: str) -> Iterator[Piece]:
-    """The documents of `builtin:NAME`, in alphabetical order of what they are called.
+    """The documents of `builtin:NAME`, in alphabetical order of their names.
 
     Raises:
         InputError: an unknown name, or this Python comes without that text.
@@ -41,8 +41,8 @@ def builtin_documents(source: str) -> Iterator[Piece]:
 def _topics(source: str) -> Iterator[Piece]:
     """The reference topics of `help()`: English about Python, with examples.
 
-    Topics contain one another, so a paragraph counts once, in the first topic that has it:
-    otherwise much of what is held out would also be trained on.
+    Topics repeat paragraphs of other topics. Each paragraph is kept once, in the first topic that
+    has it: otherwise much of the held-out text would also be in the training text.
     """
     try:
         from pydoc_data.topics import topics
@@ -54,10 +54,10 @@ def _topics(source: str) -> Iterator[Piece]:
 
 
 def _new_paragraphs(text: str, known: set[str]) -> str:
-    """A text's paragraphs without those that are known, which it adds to; "" where none is new."""
+    """The paragraphs of a text that are not in `known`, which are added; "" if none is new."""
     new = []
     for paragraph in re.split(r"\n\s*\n", text.strip("\n")):
-        words = " ".join(paragraph.split())  # however far it is indented
+        words = " ".join(paragraph.split())  # the same at any indentation
         if words not in known:
             known.add(words)
             new.append(paragraph)
@@ -67,7 +67,8 @@ def _new_paragraphs(text: str, known: set[str]) -> str:
 def _standard_library(source: str) -> Iterator[Piece]:
     """The standard library's modules, each a document, without tests and tables.
 
-    What an installation may lack is left out, so that one version of Python has one text.
+    Modules that some installations lack are left out, so that the text depends only on the version
+    of Python.
     """
     root = Path(sysconfig.get_path("stdlib"))
     paths = [path for path in root.rglob("*.py") if _is_code(path.relative_to(root))]

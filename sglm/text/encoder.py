@@ -1,19 +1,20 @@
-"""A stream of pieces to token ids and counts, the same however it was cut into pieces."""
+"""Encodes a stream of pieces and counts; the result does not depend on where it was cut."""
 
 from typing import NamedTuple
 
 from sglm.text.lines import Piece
 from sglm.text.tokenizer_interface import Tokenizer, utf8
 
-# Of a text that a tokenizer may still join to what follows: a longer word is cut.
+# The longest text that is kept back until its tokens are certain: a longer word is cut.
 LONGEST_TAIL_CHARACTERS = 1 << 22
 
 
 class Encoded(NamedTuple):
     """What a piece adds to a stream.
 
-    text, ids: what is settled by now, which may begin before the piece and end before its end.
-    words, bytes: of the piece; a word that goes on from the piece before it is no new one.
+    text, ids: the text whose tokens no later piece can change, and its ids. It may begin before the
+        piece and end before the end of the piece.
+    words, bytes: counts for the piece; a word that began in the piece before is not counted again.
     """
 
     text: str
@@ -25,8 +26,9 @@ class Encoded(NamedTuple):
 class Encoder:
     """Encodes the pieces of one stream, in order.
 
-    Where an enormous line or record comes in several pieces, a tokenizer might make other tokens at
-    their ends than in the whole: what is not settled at the end of a piece waits for the next one.
+    A very long line or record comes in several pieces. Encoded separately, the text near their ends
+    might get other tokens than in the whole line. So the end of a piece is kept back, and encoded
+    together with the next piece.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -35,7 +37,7 @@ class Encoder:
         self._in_word = False
 
     def encode(self, piece: Piece) -> Encoded:
-        """What the next piece adds."""
+        """Encodes the next piece, together with what was kept back of the previous one."""
         text = self._tail + piece.text
         settled = len(text)
         if piece.unfinished and settled <= LONGEST_TAIL_CHARACTERS:

@@ -1,13 +1,13 @@
-"""Which text is held out for validation and test, decided before anything is learned from it.
+"""Chooses the text held out for validation and test, before a vocabulary is learned.
 
 Text is divided into units: a record is one; running text is cut into blocks of consecutive lines,
 because a language model carries its state from line to line and should be measured on connected
 text. Each unit draws a number by a seeded hash; validation takes the lowest numbers, test the
 highest. Held-out text thus comes from everywhere in the corpus.
 
-What is held out depends on the lines and records, their order, the fractions and the seed, and on
-nothing else: not on names, on files in which the lines lie, on packing, nor on line ends (LF or CR
-LF). A folder's files are read in the order of their names.
+The choice depends only on the lines and records, their order, the fractions and the seed. It does
+not depend on file names, on how lines are divided among files, on compression, or on line ends (LF
+or CR LF). The files of a folder are read in the order of their names.
 """
 
 import hashlib
@@ -18,9 +18,9 @@ from sglm.errors import InputError
 from sglm.text.lines import Piece
 from sglm.text.sources import Source
 
-DRAWS = 1 << 16  # the numbers that are drawn are below this
+DRAWS = 1 << 16  # numbers are drawn from 0 to DRAWS - 1
 LARGEST_BLOCK_BYTES = 1 << 16
-COUNTED_BYTES = 1 << 20  # between two calls of `OnBytes`
+COUNTED_BYTES = 1 << 20  # how many bytes are read between two calls of `OnBytes`
 TRAIN, VALID, TEST = 0, 1, 2
 
 # Called every so often with the number of bytes of text read since the last call.
@@ -58,13 +58,13 @@ class Division:
 def divide(
     sources: Sequence[Source], *, valid: float, test: float, seed: int, on_bytes: OnBytes
 ) -> Division:
-    """Reads everything, which also meets all that is wrong with it, and holds text out.
+    """Reads all sources, which finds any errors in them, and divides them into splits.
 
     Args:
         sources: read in order.
-        valid, test: fractions of the bytes; 0 holds nothing out. Met up to the size of a unit, and
-            by one unit at least.
-        seed: of the draws.
+        valid, test: fractions of the bytes; 0 holds nothing out. The size of a split differs from
+            its fraction by up to one unit; a split has at least one unit.
+        seed: of the random draws.
         on_bytes: called with progress.
 
     Raises:
@@ -74,7 +74,7 @@ def divide(
     if valid or test:
         running = (source for source in sources if not source.documents)
         running_bytes = sum(_size(piece) for source in running for piece in source.read())
-    # Twenty blocks or more for each split: a few long blocks would not be typical of the whole.
+    # At least twenty blocks for each split: a few long blocks would not represent the whole text.
     smallest_share = min((share for share in (valid, test) if share > 0), default=1.0)
     block_bytes = min(LARGEST_BLOCK_BYTES, int(running_bytes * smallest_share / 20))
     bytes_of_draw = [0] * DRAWS
@@ -120,7 +120,8 @@ def _hold_out(
     bytes_of_draw: Sequence[int],
     split_of_draw: bytearray,
 ) -> None:
-    """Takes what fits, in the order of `draws`; if nothing fits, the smallest there is."""
+    """Assigns to `split`, in the order of `draws`, the units of each draw if they still fit; if
+    none fit, those of the smallest draw."""
     if wanted_bytes == 0:
         return
     free = [draw for draw in draws if bytes_of_draw[draw] > 0 and split_of_draw[draw] == TRAIN]
@@ -136,10 +137,10 @@ def _hold_out(
 def _drawn_pieces(
     sources: Iterable[Source], *, block_bytes: int, seed: int, on_bytes: OnBytes
 ) -> Iterator[tuple[int, Piece]]:
-    """Every piece with the number that its unit drew, evenly from `range(DRAWS)`."""
+    """Every piece with the number drawn for its unit, uniformly from `range(DRAWS)`."""
     unit = draw = left_in_unit = 0
     uncounted_bytes = 0
-    within = False  # a line or record that the last piece did not finish
+    within = False  # whether the last piece left its line or record unfinished
     for source in sources:
         source_bytes = 0
         for piece in source.read():
@@ -163,7 +164,7 @@ def _drawn_pieces(
 
 
 def _size(piece: Piece) -> int:
-    """The bytes of a piece; of a line, as if it ended in one LF."""
+    """The number of bytes of a piece; the end of a line counts as one byte."""
     size = byte_length(piece.text)
     if piece.ends_document or piece.unfinished:
         return size

@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol, cast
 from sglm.errors import InputError
 
 READ_BYTES = 1 << 20
-# Of a line that is a text or a record by itself, and so is in memory as a whole.
+# The longest line that is not cut (a text or a record by itself), and so is in memory as a whole.
 LONGEST_LINE_BYTES = 1 << 25
 LONE_SURROGATE = "is half a surrogate pair, not a character"
 
@@ -23,7 +23,7 @@ class ByteFile(Protocol):
     """What lines are read from."""
 
     def read1(self, size: int, /) -> bytes:
-        """What is there, some of it; nothing at the end."""
+        """Some of the bytes that are available; b"" at the end of the file."""
 
 
 class Piece(NamedTuple):
@@ -40,7 +40,7 @@ class Piece(NamedTuple):
     unfinished: bool = False
 
 
-# In between pieces: all that has arrived so far was handed out, and reading on would wait.
+# Comes between pieces: everything that has arrived was returned, and the next read would block.
 NOTHING_WAITS = Piece("", False, unfinished=True)
 
 
@@ -49,16 +49,17 @@ def read_text_lines(
 ) -> Iterator[Piece]:
     """The lines of a UTF-8 text file (`.gz`: compressed) or of stdin (`-`), newlines kept.
 
-    Only "\\n" ends a line. A byte order mark at the start is dropped: editors put it there, it is
-    not text.
+    Only "\\n" ends a line. A byte order mark at the start is dropped: some editors write it,
+    and it is not text.
 
     Args:
         path: a file, or `-`.
         longest_bytes: None gives every line as one piece. Otherwise a line longer than this many
             bytes (1 MiB at least) comes in several pieces, all but the last `unfinished`, cut in
-            front of white space where there is some: memory stays bounded whatever the lines are.
-            Where it is cut follows from the line alone.
-        most_bytes: a line that is not cut may not be longer (about); None: `LONGEST_LINE_BYTES`.
+            front of white space where there is some: so the memory used is bounded. Where a line
+            is cut depends on that line alone.
+        most_bytes: the (approximate) limit for a line that is not cut; a longer one is an error.
+            None: `LONGEST_LINE_BYTES`.
 
     Raises:
         InputError: no such file, not UTF-8 (with the byte offset), binary, broken gzip data, or a
@@ -71,7 +72,7 @@ def read_text_lines(
 def read_arriving_lines(
     path: Path | str, longest_bytes: int | None = None, most_bytes: int | None = None
 ) -> Iterator[Piece]:
-    """As `read_text_lines`, with a `NOTHING_WAITS` wherever reading on from stdin would wait."""
+    """As `read_text_lines`, with a `NOTHING_WAITS` wherever the next read of stdin would block."""
     with _open(path) as file:
         name = "stdin" if str(path) == "-" else str(path)
         yield from lines_of_file(file, name, longest_bytes, most_bytes=most_bytes)
@@ -80,7 +81,7 @@ def read_arriving_lines(
 def lines_of_file(
     file: ByteFile, name: str, longest_bytes: int | None, *, most_bytes: int | None = None
 ) -> Iterator[Piece]:
-    """`read_arriving_lines` of what is open already; `name` is what messages call it."""
+    """`read_arriving_lines` of an open file; error messages call it `name`."""
     lines = _lines(
         file, name, longest_bytes=longest_bytes, most_bytes=most_bytes or LONGEST_LINE_BYTES
     )
@@ -111,8 +112,8 @@ def _open(path: Path | str) -> AbstractContextManager[BufferedIOBase]:
 def refuse_special(path: Path) -> None:
     """
     Raises:
-        InputError: nothing is there, or what is no file: it might never end, and opening a pipe
-            waits for somebody who writes into it.
+        InputError: nothing is there, or something other than a file or folder: a device may never
+            end, and opening a pipe blocks until another process writes into it.
     """
     try:
         mode = path.stat().st_mode
@@ -125,7 +126,7 @@ def refuse_special(path: Path) -> None:
 
 
 def _blocks(file: ByteFile, name: str) -> Iterator[bytes]:
-    """What is there, for stdin may come slowly; nothing, b"", where more would be waited for."""
+    """Blocks of bytes as they become available; b"" wherever the next read of stdin would block."""
     waits_for = _stdin_number(file)
     try:
         while True:
@@ -139,8 +140,8 @@ def _blocks(file: ByteFile, name: str) -> Iterator[bytes]:
 
 
 def _stdin_number(file: ByteFile) -> int | None:
-    """The number by which the system tells whether something waits in stdin; None: it is another
-    file, or what a program put in its place."""
+    """The file descriptor of stdin, to ask the system whether input is available; None: `file` is
+    not stdin, or a program has replaced stdin by an object without a descriptor."""
     if file is not getattr(sys.stdin, "buffer", None):
         return None
     try:
@@ -153,7 +154,7 @@ def _lines(
     file: ByteFile, name: str, *, longest_bytes: int | None, most_bytes: int
 ) -> Iterator[Piece]:
     longest = None if longest_bytes is None else max(longest_bytes, READ_BYTES)
-    offset = 0  # of the first byte in `waiting`
+    offset = 0  # position in the file of the first byte in `waiting`
     waiting: list[bytes] = []  # a line not yet ended, in parts: adding to it must not copy it
     waiting_bytes = 0
     lines_read = 0
@@ -192,7 +193,7 @@ def _lines(
 
 
 def _whole_characters(raw: bytes) -> bytes:
-    """Without the beginning of a character at the end, of three bytes at most."""
+    """`raw` without an incomplete character (of three bytes at most) at its end."""
     for left in range(1, min(4, len(raw))):
         if raw[-left] & 0b1100_0000 == 0b1100_0000:
             return raw[:-left]
@@ -202,7 +203,7 @@ def _whole_characters(raw: bytes) -> bytes:
 
 
 def line_pieces(line: str, longest_bytes: int | None) -> Iterator[Piece]:
-    """A line of running text: one piece, or several, cut as `read_text_lines` says."""
+    """A line of running text: one piece, or several, cut as in `read_text_lines`."""
     start = 0
     while longest_bytes is not None and 4 * (len(line) - start) > longest_bytes:
         raw = line[start : start + longest_bytes].encode(errors="surrogatepass")  # refused later
@@ -216,8 +217,8 @@ def line_pieces(line: str, longest_bytes: int | None) -> Iterator[Piece]:
 
 
 def whole_words(text: str) -> int:
-    """Where to cut a text that goes on: in front of its last white space, so that no word is cut;
-    in the midst of a word that is all there is."""
+    """Where to cut an unfinished text: in front of its last white space, so that no word is cut; if
+    it is one single word, at its end."""
     end = len(text.rstrip())
     if end == len(text):
         end = len(text.rsplit(None, 1)[0].rstrip()) if len(text.split(None, 1)) > 1 else 0
@@ -225,14 +226,14 @@ def whole_words(text: str) -> int:
 
 
 def too_long(where: str, most_bytes: int) -> InputError:
-    """The error about a line or record that is more than may be in memory as a whole."""
+    """The error about a line or record that is too long to be in memory as a whole."""
     return InputError(
         f"{where}: longer than {most_bytes >> 20} MiB, which is too much for one text; break it"
         " into several"
     )
 
 
-# How files that are no text begin, and what to do about them.
+# The first bytes of common file types other than UTF-8 text, and what the user can do.
 KNOWN_BEGINNINGS = {
     b"\x1f\x8b": "gzip data: give the file an ending in .gz",
     b"\xff\xfe": "UTF-16: convert it with iconv -f UTF-16 -t UTF-8",
@@ -250,8 +251,8 @@ CONTROL_BYTES = bytes(set(range(32)) - set(b"\b\t\n\v\f\r\x1b")) + b"\x7f"
 
 
 def _refuse_binary(head: bytes, name: str) -> None:
-    """Refuses a file of which a third or more is control characters; a few are legal UTF-8, and
-    text may hold them. (The measure that `perl -T` uses.)
+    """Refuses a file of which a third or more is control characters; a few are legal UTF-8,
+    and text may contain them. (`perl -T` uses the same rule.)
     """
     head = head[:8192]
     if 3 * (len(head) - len(head.translate(None, CONTROL_BYTES))) > len(head):

@@ -1,14 +1,15 @@
 """Which lines of one text also occur in another: `sglm eval` warns of such lines.
 
 `sglm prep` keeps, of each split, the 64-bit hashes of its lines, in `SPLIT.lines` beside the ids.
-At most 2²⁰ different ones: of a larger text only the hashes below a threshold are kept, the same
-for equal lines of any text, so that a share of the lines is compared, and the counts multiplied
-(bottom-k sketches: Cohen & Kaplan 2007). So memory and disk stay bounded, at 12 MB a split, however
-large the text is; up to a million different lines the answer is exact, beyond it is an estimate.
+It keeps at most 2²⁰ different hashes. Of a text with more lines, it keeps only the hashes below a
+threshold. Equal lines have equal hashes, so the same sample of lines is kept of both texts. The
+counts of the sample are scaled up to the whole (bottom-k sketches: Cohen & Kaplan 2007). So a split
+takes at most 12 MB, in memory and on disk, for a text of any size. Up to a million different lines
+the result is exact; beyond that it is an estimate.
 
-A line counts as known although it is not with probability 2²⁰/2⁶⁴ at most: never, in practice.
-(A Bloom filter of the same size would err in the first thousand lines.) Lines of fewer than five
-words do not count: "Chapter 2" is in every book. White space does not distinguish lines.
+The probability of a false match is at most 2²⁰/2⁶⁴ for each line. (A Bloom filter of the same size
+would have false matches in the first thousand lines.) Lines of fewer than five words do not count:
+"Chapter 2" is in every book. White space does not distinguish lines.
 """
 
 import sys
@@ -44,12 +45,12 @@ TRAINING_LINES = lines_file("train")  # in a run too
 
 @dataclass(frozen=True, kw_only=True)
 class LineHashes:
-    """The lines of a text.
+    """The hashes of the lines of a text.
 
-    lines: how many count.
-    shift: hashes with so many leading zero bits are kept: one in 2^shift.
+    lines: the number of lines that count (five words or more).
+    shift: only hashes that begin with this many zero bits are kept: one in 2^shift.
     hashes: of different lines, ascending.
-    counts: how often each occurs.
+    counts: how often the line of each hash occurs.
     """
 
     lines: int
@@ -58,16 +59,16 @@ class LineHashes:
     counts: Counts
 
     def overlap(self, other: "LineHashes") -> int:
-        """How many of these lines occur in the other text; rounded where lines were left out."""
+        """How many of these lines occur in the other text; an estimate if hashes were left out."""
         shift = max(self.shift, other.shift)
         here = _below(self.hashes, shift)
-        # By sorting: where numpy 2.0 looks small sets of such numbers up in a table, it overflows.
+        # By sorting: numpy 2.0 uses a table for some small sets, which overflows on such numbers.
         known_here = np.isin(self.hashes[:here], other.hashes, assume_unique=True, kind="sort")
         known = int(self.counts[:here][known_here].sum(dtype=np.int64)) << shift
         return min(known, self.lines)
 
     def write(self, path: Path) -> None:
-        """As one file: a header, the hashes, the counts, little-endian."""
+        """Writes one file: a header, the hashes, the counts, all little-endian."""
         header = np.array([self.lines, self.shift], dtype="<u8")
         parts = (header, self.hashes.astype("<u8"), self.counts.astype("<u4"))
         path.write_bytes(b"".join([_MAGIC, *(part.tobytes() for part in parts)]))
@@ -101,7 +102,7 @@ class LineHashes:
 def find_training_lines(model_folder: Path) -> Path | None:
     """The file of the lines that a model was trained on, in the run that its folder is part of.
 
-    None where it is part of no run any more, or of one without such a file.
+    None if the model's folder was moved out of its run, or the run has no such file.
     """
     for run in model_folder.resolve().parents[:2]:  # RUN/model, RUN/snapshots/cycle-000
         if (run / "run.json").is_file() and (run / TRAINING_LINES).exists():
@@ -126,15 +127,15 @@ class LineHasher:
         self._waiting = bytearray()
 
     def add(self, text: str) -> None:
-        """Adds a part of the text that begins and ends where lines do.
+        """Adds a part of the text that consists of whole lines.
 
-        (Of a line so enormous that it comes in parts, each part counts as a line.)
+        (If a very long line comes in parts, each part counts as a line.)
         """
         for line in text.split("\n"):
             words = line.split()
             if len(words) < FEWEST_WORDS:
                 continue
-            # Half a surrogate pair is refused elsewhere, with a message of its own.
+            # A lone surrogate is refused elsewhere, with its own message.
             raw = " ".join(words).encode(errors="surrogatepass")
             self._waiting += blake2b(raw, digest_size=8).digest()
             self._lines += 1
@@ -142,7 +143,7 @@ class LineHasher:
             self._merge()
 
     def watch(self, pieces: Iterable[Piece]) -> Iterator[Piece]:
-        """The same pieces, whose lines are added as they pass."""
+        """Yields the same pieces, and adds the lines of each."""
         for piece in pieces:
             self.add(piece.text)
             yield piece

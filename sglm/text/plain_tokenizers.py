@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from sglm.text.lines import Piece
 from sglm.text.tokenizer_interface import EOS, UNK, Tokenizer, byte_offsets, utf8
 
-# As `encode` splits text.
+# Splits text as `encode` does.
 _WORDS_AND_LINE_ENDS = re.compile(r"\n|\S+")
 
 
@@ -36,7 +36,8 @@ class ByteTokenizer(Tokenizer):
         return byte_offsets(text, [1] * len(ids))
 
     def begins_word(self, token_id: int) -> bool:
-        """White space beyond ASCII takes several bytes, whose first one tells nothing."""
+        """Only ASCII white space counts: other white space has several bytes, and its first byte
+        alone does not identify it."""
         return token_id == self.eos_id or (chr(token_id).isspace() and token_id < 128)
 
     def content(self) -> bytes:
@@ -44,7 +45,7 @@ class ByteTokenizer(Tokenizer):
 
 
 class _WithUnknown(dict[str, int]):
-    """A vocabulary: what is not in it is id 1."""
+    """A vocabulary that maps any other key to id 1, the id of `<unk>`."""
 
     def __missing__(self, key: str) -> int:
         return 1
@@ -69,7 +70,7 @@ class _ListTokenizer(Tokenizer):
 
 
 class CharTokenizer(_ListTokenizer):
-    """Characters (code points). Others than the given ones are `<unk>`."""
+    """Characters (code points). All but the given ones are `<unk>`."""
 
     kind = "char"
 
@@ -109,7 +110,7 @@ class WordTokenizer(_ListTokenizer):
         return list(map(self._ids.__getitem__, text.replace("\n", f" {EOS} ").split()))
 
     def encode_piece(self, piece: Piece) -> list[int]:
-        """Every line ends in exactly one `<eos>`, an empty one and one without newline too."""
+        """Ends every line in exactly one `<eos>`, also an empty line or one without a newline."""
         ids = self.encode(piece.text)
         if not piece.text.endswith("\n") and not piece.unfinished:
             ids.append(self.eos_id)

@@ -31,10 +31,10 @@ from sglm.text.tokenizer_interface import vocabulary_too_large
 
 # More word types than this are not kept in memory while counting (about 150 MB).
 MOST_WORD_TYPES = 1_000_000
-# Nor longer ones than this: a word of a megabyte is none.
+# Longer words are not counted: so that they cannot fill the memory.
 LONGEST_WORD_CHARACTERS = 256
 
-# Called with what is being done, the bytes of text done so far, and all there are (if known).
+# Called with the name of the current pass, the bytes processed so far, and their total (if known).
 OnProgress = Callable[[str, int, int | None], None]
 
 
@@ -73,7 +73,7 @@ def prepare(
 
     Raises:
         InputError: text, recipe or `out` cannot be used.
-        SglmError: the tokenizer did not decode to the text: an error of sglm.
+        SglmError: decoding the ids did not give the text back: a bug in sglm.
     """
     check_recipe(recipe)
     refuse_occupied(out, force)
@@ -131,7 +131,7 @@ def _divide(
     spool: Path,
     on_progress: OnProgress,
 ) -> dict[str, Division]:
-    """The sources of each split, made readable more than once, and read once."""
+    """Divides the sources into splits, having copied those that can be read only once to a file."""
     divisions = {}
     for split, sources in sources_of_split.items():
         sources = [

@@ -37,8 +37,8 @@ def _piece_of(record: object, field: str, where: str) -> Piece:
 
 
 def _names(record: Mapping[str, Any], field: str) -> tuple[str, ...]:
-    """Where a field is: the field of that name; else, where the name has dots, one of an object
-    inside: `a.b` is the `b` of `a`.
+    """The path of names to a field: the field of that name; else, if the name has dots, a field of
+    a nested object: `a.b` is the field `b` of the object `a`.
 
     Raises:
         LookupError: there is none.
@@ -78,7 +78,7 @@ def read_jsonl(path: Path, field: str) -> Iterator[Piece]:
 
 
 def read_json_lines(path: Path) -> Iterator[tuple[str, Any]]:
-    """What each line holds, and where it stands, for messages. Blank lines are skipped.
+    """The position of each line, for error messages, and its JSON value. Blank lines are skipped.
 
     Raises:
         InputError: a line that is not JSON (with its number), or far too long; see
@@ -109,13 +109,13 @@ def read_parquet(path: Path, field: str) -> Iterator[Piece]:
     try:
         names = _column(pq.read_schema(path), field, path)
         column = ".".join(names)
-        # Buffered and not read ahead, or a whole row group would be in memory. As a dictionary, or
-        # a text that a small file repeats thousands of times would be in memory as often.
+        # With a buffer and without pre-reading: otherwise a whole row group would be in memory. The
+        # column as a dictionary: otherwise every repetition of a text would be in memory.
         with pq.ParquetFile(
             path, buffer_size=READ_BYTES, pre_buffer=False, read_dictionary=[column]
         ) as file:
             row = 0
-            # Pyarrow also takes the b of a column a for the column a.b, and the other way round.
+            # For the name `a.b`, pyarrow reads a column `a.b` and also the `b` inside a column `a`.
             for batch in file.iter_batches(batch_size=_PARQUET_ROWS, columns=[column]):
                 for value in batch.column(names[0]):
                     row += 1
@@ -130,7 +130,7 @@ def read_parquet(path: Path, field: str) -> Iterator[Piece]:
 
 
 def _column(schema: "pa.Schema", field: str, path: Path) -> tuple[str, ...]:
-    """The names that lead to the text: that of a column, or those of columns inside columns.
+    """The path of names to the text: one column, or a column and the nested columns below it.
 
     Raises:
         InputError: there is no such column, or more than one, or it cannot hold text.
@@ -152,7 +152,7 @@ def _column(schema: "pa.Schema", field: str, path: Path) -> tuple[str, ...]:
 
 
 def _columns_of(fields: "pa.Schema | pa.StructType") -> dict[str, Any]:
-    """Types by name; of a column that holds columns, theirs in turn."""
+    """The type of each column by name; of a column that holds columns, a dict of theirs."""
     import pyarrow as pa
 
     return {
@@ -194,7 +194,7 @@ def _stream(source: str, name: str, config: str | None) -> Iterator[object]:
     import datasets
 
     datasets.disable_progress_bars()
-    # It logs each of its retries for half a minute; the error at the end is enough.
+    # The library logs each of its retries, for half a minute; the final error is enough.
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     try:
         records: Iterable[object] = datasets.load_dataset(
@@ -202,7 +202,7 @@ def _stream(source: str, name: str, config: str | None) -> Iterator[object]:
             config,
             split="train",
             streaming=True,
-            trust_remote_code=False,  # left out, older versions ask at the terminal
+            trust_remote_code=False,  # without this, older versions ask at the terminal
         )
         yield from records
     except SglmError:  # a signal arrived

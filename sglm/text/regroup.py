@@ -1,10 +1,10 @@
-"""Pieces of the size in which a tokenizer takes them: lines joined, enormous records cut."""
+"""Pieces of a size that suits a tokenizer: short lines are joined, very long records are cut."""
 
 from collections.abc import Iterable, Iterator
 
 from sglm.text.lines import Piece, whole_words
 
-# Lines are joined up to the first length, enormous records are cut at the second.
+# Lines are joined up to the first length, longer records are cut at the second.
 JOINED_CHARACTERS = 1 << 16
 LONGEST_CHARACTERS = 1 << 20
 
@@ -12,7 +12,7 @@ LONGEST_CHARACTERS = 1 << 20
 def regroup(pieces: Iterable[Piece]) -> Iterator[Piece]:
     """The same stream of text in pieces of another size.
 
-    Consecutive whole lines are joined; enormous records are cut, after a newline or else in front
+    Consecutive whole lines are joined; very long records are cut, after a newline or else in front
     of white space.
     """
     lines: list[str] = []

@@ -2,8 +2,8 @@
 
 SentencePiece trusts its models: a made-up normalisation table (`precompiled_charsmap`) leads its
 C++ out of bounds, a very long piece overflows its stack (google/sentencepiece issues 1269 and 1263,
-seen in 0.2.1). sglm's models have neither, and little else, so anything else is refused. The format
-is protobuf's wire format, the messages those of `sentencepiece_model.proto`.
+seen in 0.2.1). sglm's models have neither, and use few of the format's fields: any other model
+is refused. The format is protobuf's wire format, the messages of `sentencepiece_model.proto`.
 """
 
 import math

@@ -1,12 +1,12 @@
-"""Subword pieces (Kudo & Richardson 2018), set up so that any text survives the round trip.
+"""SentencePiece (Kudo & Richardson 2018), set up so that decoding gives back any text exactly.
 
 SentencePiece by itself drops or rewrites some text. Here it only ever sees a *chunk*: the spaces
 before a word and the word. A chunk that it does not give back exactly (a literal U+2581, which it
 uses for the space, or a NUL) is written as UTF-8 bytes instead, and so is every newline. Chunks
 also make encoding local: the ids of all but the last chunk stay, whatever text follows.
 
-Pieces are byte pair encodings (Sennrich et al. 2016): on these texts as compact as unigram pieces
-(Kudo 2018) and learned many times faster.
+Pieces are learned by byte pair encoding (Sennrich et al. 2016): on these texts it gives about as
+few tokens as the unigram method (Kudo 2018), and learns many times faster.
 """
 
 import io
@@ -35,14 +35,14 @@ DEFAULT_VOCAB_SIZE = 8000
 SMALLEST_VOCAB_SIZE = 260
 SPACE = "\u2581"
 
-# Every boundary but the last one in a text is decided by what stands before it and by the one
-# character after it; lengths are limited so that a line without spaces costs no memory.
+# Every boundary but the last one in a text depends only on the text before it and on the one
+# character after it. The limits on length bound the memory for a line without spaces.
 CHUNKS = re.compile(r"\n| {0,64}[^ \n]{1,256}| {1,256}")
 CACHED_CHUNKS = 1 << 17
 
 
 class _ChunkCache(dict[str, list[int]]):
-    """chunk → ids. Text repeats its words: most chunks are looked up, not encoded."""
+    """A cache, chunk → ids. Words recur in text: most chunks are looked up, not encoded."""
 
     def __init__(
         self, processor: sentencepiece.SentencePieceProcessor, *, byte_ids: list[int]
@@ -131,7 +131,7 @@ class SentencePieceTokenizer(Tokenizer):
         return byte_offsets(text, [len(bytes_of[i]) for i in ids])
 
     def begins_word(self, token_id: int) -> bool:
-        """A lone byte of white space beyond ASCII tells nothing."""
+        """A single byte of non-ASCII white space does not count: alone it is no character."""
         text = self._ids_of.bytes_of[token_id].decode("utf-8", errors="ignore")
         return token_id == self.eos_id or text[:1].isspace()
 
@@ -152,7 +152,7 @@ def learn_sentencepiece(segments: list[str], vocab_size: int | None) -> Sentence
     """
     size = vocab_size
     if size is None:
-        # A piece should occur dozens of times, or its row is hardly trained.
+        # A piece should occur dozens of times, or its embedding is hardly trained.
         characters = sum(map(len, segments))
         size = min(DEFAULT_VOCAB_SIZE, SMALLEST_VOCAB_SIZE + characters // 100)
     if size < SMALLEST_VOCAB_SIZE:
@@ -162,7 +162,7 @@ def learn_sentencepiece(segments: list[str], vocab_size: int | None) -> Sentence
         )
     room = size - 258
     tokenizer = _train(_without_rare_characters(segments, at_most=room // 2), size)
-    if tokenizer.vocab_size < size:  # too few merges: then with more of the characters
+    if tokenizer.vocab_size < size:  # too few merges in the text: keep more characters
         tokenizer = _train(_without_rare_characters(segments, at_most=room), size)
     if vocab_size is not None and tokenizer.vocab_size != vocab_size:
         raise vocabulary_too_large(vocab_size, largest=tokenizer.vocab_size)
@@ -179,17 +179,17 @@ def _train(segments: list[str], vocab_size: int) -> SentencePieceTokenizer:
             model_writer=model,
             model_type="bpe",
             vocab_size=vocab_size,
-            hard_vocab_limit=False,  # as many as there are; `learn_sentencepiece` compares
-            # The text must survive the round trip.
+            hard_vocab_limit=False,  # fewer is no error here: `learn_sentencepiece` checks
+            # Decoding must give the text back exactly.
             normalization_rule_name="identity",
             remove_extra_whitespaces=False,
             add_dummy_prefix=False,
             byte_fallback=True,
             character_coverage=1.0,
-            # No piece goes from a word over a space into the next: `CHUNKS` relies on it.
+            # No piece contains parts of two words: `CHUNKS` relies on it.
             split_by_whitespace=True,
             allow_whitespace_only_pieces=True,
-            # Their spelling is never learned from a text, so it must not be a common one.
+            # A piece with the spelling of these names is never learned: it must be rare in text.
             unk_piece="<sglm:unk>",
             eos_piece="<sglm:eos>",
             unk_id=0,
@@ -207,10 +207,10 @@ def _train(segments: list[str], vocab_size: int) -> SentencePieceTokenizer:
 
 
 def _without_rare_characters(segments: list[str], at_most: int) -> list[str]:
-    """Cuts segments at characters that will be bytes, so that no piece is wasted on them.
+    """Cuts rare characters out of segments, so that no piece is spent on them: they become bytes.
 
-    Kept are the most frequent characters up to 99.95 % of the text, `at_most` of them. Cut out are
-    also those that SentencePiece uses as marks of its own (it would skip the whole segment).
+    The most frequent characters are kept that make up 99.95 % of the text, `at_most` at most.
+    Characters that SentencePiece reserves are cut out too (it would skip the whole segment).
     """
     counts: Counter[str] = Counter()
     for segment in segments:

@@ -23,7 +23,7 @@ from sglm.text.store import is_store
 
 TEXT_ENDINGS = (".txt", ".txt.gz")
 RECORD_ENDINGS = (".jsonl", ".jsonl.gz", ".parquet")
-# What is better done with other files than to send them through stdin, by the ends of their names.
+# Advice for files of types that sglm does not read, by the ends of their names.
 _CURES = {
     (".docx", ".doc", ".odt", ".rtf", ".pdf", ".epub", ".pptx", ".odp"): (
         "a document with more than text in it; save it as plain text (UTF-8), and name that .txt"
@@ -89,7 +89,7 @@ def find_sources(
                 once=True,
             )
         ]
-    if not source:  # an unset variable of the shell, not the folder one stands in
+    if not source:  # often an unset shell variable; Path("") would be the current folder
         raise InputError("the name of a source is empty; give a file or folder")
     path = Path(source)
     refuse_special(path)
@@ -111,7 +111,7 @@ def find_sources(
 
 
 def _written_by_sglm(folder: Path) -> str | None:
-    """What a folder is that sglm wrote, in words; None: it is another."""
+    """Describes a folder that sglm wrote; None: it is any other folder."""
     if is_store(folder):
         return "a token store, not text"
     try:
@@ -123,8 +123,8 @@ def _written_by_sglm(folder: Path) -> str | None:
 
 
 def _files_below(folder: Path) -> Iterator[Path]:
-    """All that are not folders, at any depth, hidden names and what sglm wrote left out. Links to
-    folders are not followed: they may lead in a circle."""
+    """All files at any depth, without hidden names and without folders that sglm wrote. Links to
+    folders are not followed: they may form a cycle."""
     waiting = [folder]
     while waiting:
         below = waiting.pop()

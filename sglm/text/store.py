@@ -23,7 +23,7 @@ FORMAT_VERSION = 1
 META_FILE = "meta.json"
 SPLITS = ("train", "valid", "test")
 CHECKED_BYTES = 1 << 22
-# By their names in `meta.json`.
+# The types of ids: name in `meta.json` → numpy type.
 ID_TYPES = {"uint16": "<u2", "uint32": "<u4"}
 _HOW_TO_MAKE = "sglm prep SOURCE --out"
 
@@ -51,7 +51,7 @@ class TokenStore:
     meta: dict[str, Any]
     _tokenizer: Tokenizer
     _checked: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    """The identity of each split's file, when its ids were checked."""
+    """The identity that each split's file had when its ids were checked."""
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str]) -> "TokenStore":
@@ -119,7 +119,7 @@ class TokenStore:
         return LineHashes.read(self.folder / lines_file(split))
 
     def _facts(self, split: str) -> dict[str, Any]:
-        if split not in self.splits:  # which may be no str at all
+        if split not in self.splits:  # from a caller in Python, it may be of any type
             cure = f"; make the store again with --{split}" if split in SPLITS else ""
             raise InputError(
                 f"{self.folder}: has no split {split!r}, only {', '.join(self.splits)}{cure}"
@@ -128,10 +128,10 @@ class TokenStore:
         return facts
 
     def _check(self, split: str, tokens: int, sha256: str) -> tuple[int, ...]:
-        """The identity of the split's file, whose content is what `meta.json` describes.
+        """Checks the split's file against `meta.json`, and returns the identity of the file.
 
         Raises:
-            InputError: it is another, or holds ids that the vocabulary does not have.
+            InputError: the content differs, or has ids that are not in the vocabulary.
         """
         path = self.folder / ids_file(split)
         id_type = np.dtype(ID_TYPES[self.meta["dtype"]])

@@ -78,7 +78,7 @@ class SplitWriter:
             self._unknown += int((array == self._unknown_id).sum())
 
     def finish(self) -> dict[str, int | str]:
-        """Writes through to the disk; returns the split's entry in `meta.json`."""
+        """Waits until all is on the disk; returns the split's entry in `meta.json`."""
         self._write()
         self._file.flush()
         os.fsync(self._file.fileno())
@@ -155,12 +155,12 @@ def new_store(out: Path, force: bool) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _locked_path(parent: Path, prefix: str) -> Iterator[Path]:
-    """A path for a folder that no other process takes for a leftover while this one runs: beside
-    it lies a file of the same name and `.lock`, which this process has locked."""
+    """A path for a temporary folder. This process locks a file of the same name with `.lock` beside
+    it, so that no other process deletes the folder as a leftover."""
     while True:
         descriptor, name = tempfile.mkstemp(prefix=prefix, suffix=".lock", dir=parent)
         fcntl.flock(descriptor, fcntl.LOCK_EX)
-        if os.path.exists(name):  # not cleared up before it was locked
+        if os.path.exists(name):  # no other process removed it before it was locked
             break
         os.close(descriptor)
     try:

@@ -16,17 +16,17 @@ from sglm.text.lines import LONE_SURROGATE, Piece
 
 EOS, UNK = "<eos>", "<unk>"
 FORMAT_VERSION = 1
-# Of a tokenizer's folder: what it is, and beside it the content, if its kind has any.
+# Files of a tokenizer's folder: its description, and its vocabulary, if its kind has one.
 CARD_FILE = "tokenizer.json"
 VOCABULARY_FILE, SENTENCEPIECE_FILE = "vocab.json", "sentencepiece.model"
-# Of a vocabulary on disk: several million words. Nothing larger is written, nor read.
+# The largest vocabulary on disk: several million words. No larger file is written or read.
 LARGEST_FILE_BYTES = 1 << 26
 
 
 class Tokenizer(ABC):
     """One vocabulary. Ids run from 0 to `vocab_size - 1`.
 
-    unk_id: stands for what the vocabulary lacks; None where it lacks nothing.
+    unk_id: the id for text that is not in the vocabulary; None if every text can be encoded.
     lossless: `decode(encode(text)) == text`, as long as no id is `unk_id`.
     """
 
@@ -55,7 +55,7 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def safe_prefix(self, text: str) -> int:
-        """How much of `text` is settled, whatever comes after it.
+        """How much of `text` has tokens that do not depend on what comes after `text`.
 
         Returns:
             An index `i`, as large as can be, such that for every continuation `c`
@@ -78,8 +78,8 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def begins_word(self, token_id: int) -> bool:
-        """Whether what went before is a whole word once this token follows: its text begins with
-        white space, or it is `<eos>`."""
+        """Whether this token ends the word before it: its text begins with white space, or it is
+        `<eos>`."""
 
     @cached_property
     def word_beginnings(self) -> list[bool]:

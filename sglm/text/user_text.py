@@ -26,7 +26,7 @@ def pieces_of(
         text_field: the field of a record that holds its text.
 
     Raises:
-        InputError: a str that is the name of a file, surely meant as a path; nothing at the path;
+        InputError: a str that is the name of a file (pass it as a Path); nothing at the path;
             something without an order of lines. Reading the pieces may raise it too.
     """
     if not isinstance(text_field, str):
@@ -59,8 +59,8 @@ def _refuse_name_of_file(text: str) -> None:
 def refuse_unordered(texts: object) -> None:
     """
     Raises:
-        InputError: something of which Python would read keys or names of columns in place of texts,
-            or texts in any order, or numbers.
+        InputError: an object whose iteration gives keys, column names or numbers instead of texts,
+            or gives texts in no fixed order.
     """
     kind = type(texts).__name__
     if isinstance(texts, bytes | bytearray | memoryview):
@@ -135,10 +135,11 @@ def _parts_of_file(file: Any, name: str) -> Iterator[str | bytes]:
 
 
 def _keeps_line_ends(file: Any) -> bool:
-    """Text files translate CR LF unless told otherwise, which they can be before they are read."""
+    """Sets a text file to keep its line ends, and returns whether this was possible. By default
+    Python translates CR LF; once the file has been read, this cannot be changed."""
     with suppress(OSError, ValueError, LookupError):
         if codecs.lookup(file.encoding).name == "utf-8":
-            file.seek(file.tell())  # forgets what was read ahead; impossible after next()
+            file.seek(file.tell())  # drops the read-ahead buffer; fails after next()
     with suppress(OSError, ValueError):
         file.reconfigure(newline="\n")
         return True
