@@ -137,7 +137,7 @@ def _print(results: dict[str, Any], as_json: bool) -> None:
 def refuse_horizon(overrides: list[str]) -> None:
     """
     Raises:
-        ConfigError: the long horizon is a variant here, no setting of all of them.
+        ConfigError: `train.horizon` is set; here a long horizon is a variant, not a common setting.
     """
     if any(override.startswith("train.horizon") for override in overrides):
         raise ConfigError(

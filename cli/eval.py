@@ -117,7 +117,7 @@ def _warn_of_lines_trained_on(result: "Evaluation") -> None:
     known = result.lines_in_training
     if known and result.lines:
         share = 100 * known / result.lines
-        about = "about " if result.lines > MOST_KEPT else ""  # then a sample was compared
+        about = "about " if result.lines > MOST_KEPT else ""  # only a sample was compared
         typer.echo(
             f"warning: {about}{known:,} of {result.lines:,} lines ({share:.3g} %) also occur in the"
             " training text (lines of fewer than 5 words aside)",

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 # input.
 BATCH_LINES = 1000
 BATCH_CHARACTERS = 1_000_000
-# At a token for each byte, of 8 MiB 1.4 GB were in memory, and 2.7 with --json --per-token.
+# A line of 8 MiB, with one token for each byte, took 1.4 GB of memory, and 2.7 GB with --json
+# --per-token.
 LONGEST_LINE_BYTES = 1 << 22
 
 
@@ -23,7 +24,7 @@ def read_batches(file: Path, *, command: str) -> Iterator[list[str]]:
 
     Args:
         file: `-` is stdin.
-        command: with which a text itself would be given on stdin.
+        command: the command that reads a text from stdin, for an error message.
 
     Raises:
         InputError: no such file; see `read_arriving_lines`.
@@ -42,7 +43,7 @@ def read_batches(file: Path, *, command: str) -> Iterator[list[str]]:
 
 
 def _batches(lines: Iterator["Piece"]) -> Iterator[list[str]]:
-    """Many lines at a time, as long as more of them wait to be read."""
+    """Many lines at a time; fewer, if no more have arrived yet."""
     from sglm.text.lines import NOTHING_WAITS
 
     batch: list[str] = []

@@ -16,7 +16,7 @@ from sglm.cli.streams import drop_full_stdout, prepare_streams
 from sglm.errors import InputError, SglmError, SglmWarning, as_sglm_error, printable
 from sglm.runtime.process import prepare_process
 
-# Options whose value is no name; what they make of an empty one, they say themselves.
+# Options whose value is not a name; each handles an empty value itself.
 MAY_BE_EMPTY = ("--prompt", "--context", "--variants", "--seeds", "--shard")
 
 
@@ -48,8 +48,8 @@ class SglmGroup(TyperGroup):
 def refuse_surrogates(argument: str) -> None:
     """
     Raises:
-        BadParameter: a path of bytes that cannot be written down in JSON, logs or TensorBoard's
-            files.
+        BadParameter: an argument with a lone surrogate, which cannot be written to JSON, logs or
+            TensorBoard's files.
     """
     try:
         argument.encode()
@@ -65,8 +65,8 @@ def refuse_surrogates(argument: str) -> None:
 def refuse_empty(args: list[str]) -> None:
     """
     Raises:
-        InputError: an empty argument, an unset variable of the shell, which would otherwise be
-            taken for the folder one stands in.
+        InputError: an empty argument (often from an unset shell variable), which would otherwise
+            mean the current folder.
     """
     for before, argument in zip(["sglm", *args], args, strict=False):
         option, equals, value = argument.partition("=")
@@ -92,7 +92,7 @@ def errors_told() -> Iterator[None]:
     except KeyboardInterrupt:
         message, code = "interrupted", 130
     except BrokenPipeError:
-        # The reader of our output went away (`sglm score … | head`): not an error of ours.
+        # The reader of stdout has closed it (`sglm score … | head`): not an error of sglm.
         drop_full_stdout()
         raise typer.Exit(0) from None
     except (OSError, MemoryError, RuntimeError) as error:
@@ -107,7 +107,8 @@ def errors_told() -> Iterator[None]:
 
 @contextmanager
 def warnings_told() -> Iterator[None]:
-    """Inside, sglm's own warnings become a line each on stderr; others stay what they are."""
+    """Inside, sglm's own warnings become a line each on stderr; other warnings are shown
+    as usual."""
 
     def show(message: Warning | str, category: type[Warning], *where: Any) -> None:
         if issubclass(category, SglmWarning):
@@ -172,7 +173,7 @@ app.command("eval")(eval_command.evaluate)
 app.command("score")(score.score)
 app.command("surprisal")(surprisal.surprisal)
 app.command("pairs")(pairs.pairs)
-# Arguments that are too many are answered there, with what was meant.
+# `generate` itself reports extra arguments, and suggests what the user meant.
 app.command("generate", context_settings={"allow_extra_args": True})(generate.generate)
 app.command("compare", epilog=compare.VARIANTS_HELP)(compare.compare)
 app.command("recipes")(recipes.recipes)

@@ -20,7 +20,7 @@ def tensorboard(log_dir: Path) -> str:
 
 
 def run_folder(store: Path) -> Path:
-    """Where a first run on a store may go: named after it, and not there yet."""
+    """A folder for a first run on a store: named after the store, and not there yet."""
     name = store.resolve().name
     names = chain([name], (f"{name}-{number}" for number in count(2)))
     return next(run for each in names if not os.path.lexists(run := Path("runs", each)))

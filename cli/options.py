@@ -35,7 +35,7 @@ def one_of(
 ) -> OptionInfo:
     """An option whose value is one of an enumeration's.
 
-    Typer's own message for another value is that of a validator; this one names the cure.
+    For any other value, the error message suggests the right one; Typer's own does not.
 
     Args:
         name: as it is typed.

@@ -72,7 +72,7 @@ def pairs(
 
 
 def _count(lm: "LanguageModel", batch: list["Pair"], results: "PairResults") -> int:
-    """Adds a batch to the results; returns in how many of its pairs something is unknown."""
+    """Adds a batch to the results; returns how many of its pairs have an unknown token."""
     scores = lm.score([text for pair in batch for text in pair[:2]])
     for pair, good, bad in zip(batch, scores[::2], scores[1::2], strict=True):
         results.count(pair, good.logprob, bad.logprob)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 SECONDS_BETWEEN_LINES = 10.0
 FIRST_RECIPE = "tiny"
-# For that recipe, beyond doubt; whether fewer do takes seconds of imports to tell.
+# Certainly enough for that recipe. To check a shorter text takes seconds, for imports.
 LONG_ENOUGH_TOKENS = 20_000
 
 SourcesArgument = Annotated[
@@ -140,8 +140,8 @@ def _next_step(store: "TokenStore") -> str:
 
 
 def _settings_of_first_training(store: "TokenStore") -> list[str] | None:
-    """What to change in the first recipe so that the text is long enough for it; None: nothing
-    helps."""
+    """Settings to change in the first recipe so that the text is long enough for it; None: the text
+    is too short with any."""
     if store.counts("train").tokens >= LONG_ENOUGH_TOKENS:
         return []
     from sglm.config import load_config

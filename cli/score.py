@@ -56,7 +56,7 @@ def _as_json(text: str, result: "Score", per_token: bool) -> str:
 
     line: dict[str, Any] = {
         "text": text,
-        # JSON has no nan.
+        # JSON has no NaN.
         "logprob": finite_or_none(result.logprob),
         "n_tokens": result.n_tokens,
         "n_words": result.n_words,

@@ -23,7 +23,7 @@ class StopRequest:
         self.received = number
         for each in _STOPPING:
             signal.signal(each, signal.SIG_DFL)
-        # Not print: this may interrupt a print. Stderr may be closed.
+        # Not print(): the signal may have interrupted a print(). Stderr may be closed.
         with suppress(OSError):
             os.write(2, b"\nstopping after this step; once more to stop without saving\n")
 
@@ -34,7 +34,7 @@ class StopRequest:
 
 @contextmanager
 def stop_request() -> Iterator[StopRequest]:
-    """Inside, signals ask to stop; afterwards they do again what they did before."""
+    """Inside, a signal requests a stop; afterwards the previous handlers are restored."""
     request = StopRequest()
     with signals_handled(request.receive, *_STOPPING):
         yield request

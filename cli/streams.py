@@ -12,19 +12,19 @@ import typer
 
 
 def prepare_streams() -> None:
-    """From here on stdout and stderr take any text.
+    """Makes stdout and stderr accept any text.
 
     A character that a stream's encoding lacks is written as an escape (`\\u2014`); JSON is ASCII
-    anyway. A closed stream takes everything and keeps nothing, as /dev/null does, and so does a
-    stderr whose reader has gone: what is said there must not end the work. A closed stdin stays
-    closed: whoever reads it says so.
+    anyway. A closed stream discards what is written, as /dev/null does, and so does a stderr whose
+    reader has ended: a message must not end the work. A closed stdin stays closed: the code that
+    reads it reports that.
     """
     for number in (0, 1, 2):
         try:
             os.fstat(number)
         except OSError:
-            # It gets this number, the lowest free one, which otherwise the next file would get:
-            # a model, say, into which a library then prints its warnings.
+            # /dev/null takes this number, the lowest free one. Otherwise the next file to be opened
+            # would get it (a model, say), and a library's warnings would be written into it.
             os.open(os.devnull, os.O_RDWR)
     sys.stdout = _any_text(sys.stdout, drops=False)
     sys.stderr = _any_text(sys.stderr, drops=True)
@@ -45,8 +45,8 @@ class _AnyText(io.TextIOWrapper):
     """Takes the place of a stream.
 
     Args:
-        stream: is detached.
-        drops: what cannot be written, instead of raising an error.
+        stream: the one to replace; it is detached.
+        drops: whether text that cannot be written is dropped, instead of raising an error.
     """
 
     def __init__(self, stream: io.TextIOWrapper, *, drops: bool) -> None:
@@ -61,7 +61,7 @@ class _AnyText(io.TextIOWrapper):
 
     @property
     def encoding(self) -> str:  # type: ignore[override]
-        """Typer takes a stream of ASCII for a mistake, and writes UTF-8 into it."""
+        """Latin-1 in place of ASCII: Typer takes ASCII for a mistake, and would write UTF-8."""
         name = super().encoding
         return "latin-1" if codecs.lookup(name).name == "ascii" else name
 
@@ -76,8 +76,8 @@ class _AnyText(io.TextIOWrapper):
 
 
 def drop_full_stdout() -> None:
-    """After an error of the file system: if stdout is where it was, what waits to be written there
-    must not fail once more at the end of the process."""
+    """After an error of the file system: if it was an error of stdout, drops the buffered output,
+    which would otherwise fail again at the end of the process."""
     try:
         sys.stdout.flush()
     except OSError:
@@ -85,7 +85,7 @@ def drop_full_stdout() -> None:
 
 
 def announce_terminal() -> None:
-    """Says so where text is about to be read from a terminal: a command that waits without a word
+    """Prints a note if text is about to be read from a terminal: a command that waits silently
     looks as if it hung."""
     with suppress(AttributeError, ValueError):  # stdin is closed
         if sys.stdin.isatty():

@@ -32,7 +32,7 @@ COLUMNS = (
     "entropy",
 )
 PREVIOUS = "previous"
-# What would break a line of a table apart, of a token that is white space.
+# Characters of a white-space token that would break a row of the table.
 _ESCAPES = str.maketrans({"\t": r"\t", "\n": r"\n", "\r": r"\r"})
 
 

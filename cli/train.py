@@ -48,7 +48,7 @@ def train(
 
     The same command continues a training that was interrupted. Ctrl-C saves it first.
     """
-    # From here on, for what is imported below takes seconds.
+    # Before the imports below, which take seconds: a signal may arrive during them.
     with stop_request() as request:
         from sglm.config import load_config
         from sglm.text.store import TokenStore
@@ -74,7 +74,7 @@ def train(
 def _precision(
     device: options.Device, precision: options.PrecisionName, deterministic: bool
 ) -> "Precision":
-    """What to compute in, and where: `Precision.device`."""
+    """The precision to compute in; the device is `Precision.device`."""
     from sglm.optim.precision import make_precision
     from sglm.runtime.device import make_deterministic, own_gpu, pick_device
 

@@ -1,4 +1,4 @@
-"""The configuration of a run: `schema` is what there is to set, `load` reads it from TOML."""
+"""The configuration of a run: `schema` defines its keys, `load` reads it from TOML."""
 
 from sglm.config.load import (
     config_to_toml,

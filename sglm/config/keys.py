@@ -1,4 +1,4 @@
-"""Every configuration key with what it may be, its default and its sentence, from `schema`."""
+"""Every configuration key: its allowed values, default and description, taken from `schema`."""
 
 import ast
 import inspect
@@ -15,7 +15,7 @@ _BOUNDS = {
     "exclusiveMaximum": "below",
     "maximum": "to",
 }
-# A maximum above it guards against overflow, and tells nobody anything.
+# A larger maximum only guards against overflow, and is not shown to users.
 _ANY = 1e6
 _KINDS = {
     "boolean": "true, false",
@@ -33,7 +33,7 @@ class Key:
     Attributes:
         name: `section.key`.
         values: what it may be, in words.
-        default: of a configuration that leaves it out; None is off.
+        default: its value in a configuration that does not set it; None is off.
         sentence: what it does.
     """
 
@@ -54,7 +54,7 @@ def sections() -> dict[str, str]:
 
 
 def keys(section: str) -> list[Key]:
-    """All of a section, in their order."""
+    """All keys of a section, in the order of `schema`."""
     model = _section(section)
     sentences, forms = _sentences(model), model.model_json_schema()["properties"]
     return [

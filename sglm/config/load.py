@@ -13,10 +13,10 @@ from sglm.errors import ConfigError, InputError, did_you_mean, short_repr
 from sglm.storage.untrusted import read_bounded
 
 _LARGEST_FILE_BYTES = 1 << 20
-_UTF16 = (b"\xff\xfe", b"\xfe\xff")  # how it begins
-# For people and `sglm recipes`; it decides nothing.
+_UTF16 = (b"\xff\xfe", b"\xfe\xff")  # byte order marks
+# A table for readers and `sglm recipes`; it has no effect on a run.
 _ABOUT = "about"
-# By pydantic's names of types.
+# pydantic's name of a type → its description in messages.
 _WANTED = {
     "int": "an integer",
     "float": "a number",
@@ -70,7 +70,7 @@ def parse_config(values: Mapping[str, Any], source: str) -> Config:
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        # A value that may be of several types fails once for each: they share a line.
+        # If a value may have several types, there is an error for each: they are put in one line.
         by_key: dict[tuple[Any, ...], list[str]] = {}
         for problem in error.errors():
             by_key.setdefault(problem["loc"][:2], []).append(_explain(problem))
@@ -171,7 +171,7 @@ def _apply(values: dict[str, Any], override: str) -> None:
     if not isinstance(table, dict):
         raise ConfigError(f"--set {override!r}: {section} is not a section")
     if section == "schedule":
-        # The last override wins: giving cycles in one way drops the other.
+        # The last override wins: `cycles` removes the keys of geometric cycles, and they remove it.
         for other in GEOMETRIC_CYCLES if key == "cycles" else ("cycles",):
             if key in ("cycles", *GEOMETRIC_CYCLES):
                 table.pop(other, None)
@@ -179,10 +179,10 @@ def _apply(values: dict[str, Any], override: str) -> None:
 
 
 def _explain(problem: Any) -> str:
-    # Of what follows the key only an index in a list: pydantic also names the types that it tried.
+    # After the key, only an index into a list is kept: pydantic also names the types that it tried.
     path, rest = problem["loc"][:2], problem["loc"][2:]
     key = ".".join(str(part) for part in (*path, *(i for i in rest if isinstance(i, int))))
-    key = key.replace("\n", "\\n")  # a line break of the file is none of the message
+    key = key.replace("\n", "\\n")  # a key from the file must not break the line
     if problem["type"] == "extra_forbidden":
         section: Any = Config
         for part in problem["loc"][:-1]:
@@ -194,7 +194,7 @@ def _explain(problem: Any) -> str:
 
 
 def _wanted(problem: Any) -> str:
-    """What the value must be, in plain words instead of a validator's."""
+    """What the value must be, in plain words instead of pydantic's."""
     kind = problem["type"].removesuffix("_type").removesuffix("_parsing")
     if kind in _WANTED:
         return _WANTED[kind]

@@ -1,6 +1,6 @@
-"""What the shipped recipes say of themselves: the table `[about]` of their files.
+"""The descriptions of the shipped recipes: the table `[about]` of their files.
 
-A configuration of anybody's may have such a table, with anything in it; it decides nothing.
+A user's configuration may have such a table too, with any content; it has no effect on a run.
 """
 
 from typing import Annotated

@@ -1,7 +1,7 @@
-"""Where the network runs, and how exactly: all settings of devices.
+"""The device that the network runs on, and its numerical settings.
 
-`auto`, `cpu` or `cuda` becomes a device; `--deterministic` becomes the switches that torch has for
-it; what must be float32 is kept from being rounded (TF32, bfloat16). Nothing is set by importing.
+Chooses a device for `auto`, `cpu` or `cuda`; sets torch's switches for `--deterministic`; keeps
+float32 products from being rounded (to TF32 or bfloat16). Importing this module sets nothing.
 """
 
 import os
@@ -18,8 +18,8 @@ from sglm.runtime.ranks import local_rank
 DEVICES = ("auto", "cpu", "cuda")
 
 _WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
-# With these cuBLAS sums in the same order every time (CUDA's cuBLAS documentation, "Results
-# reproducibility"); torch refuses its products under any other.
+# With these values cuBLAS sums in the same order every time (cuBLAS documentation, "Results
+# reproducibility"). In deterministic mode, torch raises an error in cuBLAS products under others.
 _WORKSPACES = (":4096:8", ":16:8")
 
 
@@ -37,7 +37,7 @@ def pick_device(name: str | torch.device = "auto") -> torch.device:
     kind, _, index = wanted.partition(":")
     numbered = kind in ("cpu", "cuda") and index.isdecimal()
     if wanted not in DEVICES and not numbered:
-        # By its letters "gpu" is next to "cpu".
+        # Compared by letters, "gpu" is closest to "cpu", but means "cuda".
         cure = "; did you mean 'cuda'?" if kind == "gpu" else did_you_mean(wanted, DEVICES)
         raise InputError(f"unknown device {wanted!r}{cure}")
     if kind == "cuda" and not torch.cuda.is_available():
@@ -76,11 +76,11 @@ def own_gpu(device: torch.device) -> torch.device:
 
 
 def make_deterministic(device: torch.device) -> None:
-    """From here on the same work gives the same bits on this machine; some of it takes longer.
+    """Makes all later computation reproducible, bit for bit, on this machine; some of it is slower.
 
-    For the whole process, to be called before anything is computed on a GPU: cuBLAS and, through
-    it, cuDNN's recurrent nets read their environment variable once. On a CPU nothing is to be done:
-    a run is the same bit for bit anyway, with the same number of threads.
+    Applies to the whole process. Call it before anything is computed on a GPU: cuBLAS and, through
+    it, cuDNN's recurrent nets read their environment variable only once. A CPU needs no settings:
+    with the same number of threads, runs on it are equal bit for bit.
 
     Source: "Reproducibility" in torch's documentation.
 
@@ -102,18 +102,18 @@ def make_deterministic(device: torch.device) -> None:
 
 
 def _forbid_tf32() -> None:
-    # First by torch's older switches: set by the newer ones alone, the two families contradict each
-    # other, and torch then refuses to read either (`Context::allowTF32CuBLAS`).
+    # First torch's older switches: if only the newer ones are set, the two sets contradict each
+    # other, and torch raises an error when either is read (`Context::allowTF32CuBLAS`).
     backends: Any = torch.backends
     torch.set_float32_matmul_precision("highest")
     backends.cudnn.allow_tf32 = False
-    # Then by the newer ones: a setting for all backends would override cuDNN's older one.
+    # Then the newer ones: a newer setting for all backends would override cuDNN's older switch.
     backends.cudnn.rnn.fp32_precision = backends.cudnn.conv.fp32_precision = "ieee"
     backends.mkldnn.rnn.fp32_precision = "ieee"
 
 
 def _tf32_restorer() -> Callable[[], None]:
-    """A function that puts the settings of TF32 back to what they are now."""
+    """A function that restores the present settings of TF32."""
     backends: Any = torch.backends  # torch has no types for the newer switches
     cudnn, mkldnn = backends.cudnn, backends.mkldnn
     products = (backends.cuda.matmul, mkldnn.matmul, mkldnn.rnn, cudnn.rnn, cudnn.conv)
@@ -136,15 +136,16 @@ def _tf32_restorer() -> Callable[[], None]:
 
 
 class _SharedFloat32:
-    """The switches belong to the process: the first thread that enters sets them, the last one
-    that leaves puts them back."""
+    """The switches are global to the process: the first thread that enters sets them, the last one
+    that leaves restores them."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.inside = 0
 
     def needed_on_cpu(self) -> bool:
-        """Whether a CPU would round now, or did before another thread entered."""
+        """Whether a CPU may round products under the present settings, or under those that another
+        thread has replaced on entry."""
         mkldnn: Any = torch.backends.mkldnn
         settings = (mkldnn.matmul.fp32_precision, mkldnn.rnn.fp32_precision)
         return self.inside > 0 or "bf16" in settings

@@ -1,8 +1,8 @@
-"""Counting memory before it is taken: what the counts of all parts refer to.
+"""The quantities on which predictions of memory use depend.
 
-Each part of a training states, beside its code, how many numbers it holds; the dry run adds them
-up (`sglm.train.dry_run.memory`). Numbers are counted in units of float32's: one that is half as
-large counts half.
+Each part of a training states, beside its code, how many numbers it holds in memory. The dry run
+adds them up (`sglm.train.dry_run.memory`). The unit is one float32: a number of 16 bits counts as
+one half.
 """
 
 from typing import NamedTuple
@@ -14,9 +14,9 @@ class MemoryBasis(NamedTuple):
     """Where a run computes, and for how many lanes.
 
     Attributes:
-        lanes: B, of this process.
-        on_cpu: or else on a GPU.
-        product_size: of a number that goes into a matrix product or comes out of one.
+        lanes: B, the lanes of this process.
+        on_cpu: whether it computes on a CPU; otherwise on a GPU.
+        product_size: the size of the inputs and outputs of matrix products, in units of a float32.
     """
 
     lanes: int

@@ -1,6 +1,6 @@
 """Settings of a process that computes: of the C libraries under torch, and of its signals.
 
-Not made by `import sglm`: somebody else's program decides for itself.
+`import sglm` makes none of them: a program that uses sglm as a library decides for itself.
 """
 
 import ctypes
@@ -14,9 +14,9 @@ SignalHandler = Callable[[int, FrameType | None], object] | signal.Handlers
 
 _process = os.getpid()
 
-# Rounds of waiting: together a sixth of a millisecond on an Intel CPU, less on others.
+# Iterations of a spin wait: together a sixth of a millisecond on an Intel CPU, less on others.
 SPINS = 3000
-# A training step needs some dozens of them.
+# Of oneDNN. A training step uses some dozens of kernels.
 KERNELS_KEPT = 128
 # Parameters of glibc's mallopt (malloc.h), which no Python module names.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
@@ -54,7 +54,7 @@ def prepare_process() -> None:
 
 @contextmanager
 def signals_handled(handler: SignalHandler, *numbers: int) -> Iterator[None]:
-    """Inside, this handler gets these signals; afterwards those who had them before."""
+    """Inside the block, `handler` handles these signals; afterwards the previous handlers do."""
     before = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield
@@ -67,8 +67,8 @@ def signals_handled(handler: SignalHandler, *numbers: int) -> Iterator[None]:
 def ended_by_interrupts() -> Iterator[None]:
     """Inside, Ctrl-C ends the process by its signal, and raises nothing.
 
-    For imports of torch, whose C++ aborts on an exception from the Python that it calls. Where
-    somebody else handles the signal, or it is ignored, that is left as it is.
+    For imports of torch: its C++ code aborts if Python code that it calls raises an exception. If
+    the signal has another handler, or is ignored, nothing changes.
     """
     if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield
@@ -78,10 +78,10 @@ def ended_by_interrupts() -> Iterator[None]:
 
 
 def settle_after_fork() -> None:
-    """In a process that was forked since sglm was imported: computes on one thread from now on.
+    """In a process that was forked after sglm was imported: limits torch to one thread.
 
-    OpenMP's threads do not survive a fork, and its next parallel region would wait for them for
-    ever (GCC's libgomp). Cheap; to be called before anything is computed.
+    OpenMP's threads do not survive a fork, and its next parallel region would wait for them forever
+    (GCC's libgomp). The call is cheap; make it before anything is computed.
     """
     global _process
     if os.getpid() != _process:
@@ -93,10 +93,11 @@ def settle_after_fork() -> None:
 
 @contextmanager
 def denormals_as_zero() -> Iterator[None]:
-    """Inside, this thread takes numbers below 1e-38 for zero, and so do threads that it starts.
+    """Inside, this thread, and those that it starts, treat numbers below 1e-38 (denormals) as zero.
 
-    What comes back through hundreds of steps vanishes into them, and an Intel CPU computes with
-    them many times more slowly (docs/log.md). To be entered before torch starts its threads.
+    Gradients that are backpropagated through hundreds of steps become denormal, and an Intel CPU
+    computes with denormals many times more slowly (docs/log.md). Enter it before torch starts its
+    threads.
     """
     import torch
 

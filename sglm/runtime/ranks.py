@@ -4,7 +4,7 @@ torchrun starts them and gives each its rank. What is common to all (weights, tr
 generators' states) is kept equal by averaging gradients and measurements; what belongs to a lane
 (states, dropout masks) is drawn or gathered for all lanes in the order of ranks, so that a run does
 not depend on how many processes there are, up to rounding. Without torchrun there is one rank, and
-nothing here does anything.
+the functions here have no effect.
 """
 
 import os
@@ -22,8 +22,8 @@ from torch.distributed.rendezvous import rendezvous
 from sglm.errors import SglmError
 from sglm.runtime.process import signals_handled
 
-# Parts of the messages of torch's backends when another process is gone; they have no class of
-# their own for it.
+# Parts of the error messages of torch's backends when another process has ended: there is no
+# exception class for it.
 _LOST_PROCESS_MESSAGES = (
     *("gloo", "Gloo", "Connection closed by peer", "Connection reset by peer", "Broken pipe"),
     *("NCCL communicator was aborted", "ncclRemoteError", "ncclSystemError", "timed out"),
@@ -111,26 +111,27 @@ ALONE = Ranks()
 
 
 def every_lane(ranks: Ranks, own: Tensor | None, dim: int = 0) -> Tensor | None:
-    """What is saved of something that there may be: all ranks' lanes of it."""
+    """All ranks' lanes of a tensor, to be saved; None if there is none."""
     return None if own is None else ranks.gather(own, dim)
 
 
 def own_lanes(
     ranks: Ranks, every: Tensor | None, device: torch.device, *, dim: int = 0
 ) -> Tensor | None:
-    """This rank's lanes of what was saved, on its device: the inverse of `every_lane`."""
+    """This rank's lanes of a saved tensor, on its device: the inverse of `every_lane`."""
     return None if every is None else ranks.own(every, dim).to(device)
 
 
 def expected_ranks() -> Ranks:
-    """Which process this is, before it has joined the others: without collective calls."""
+    """The rank of this process and their count before it has joined the others, without collective
+    calls."""
     if not _launched_together():
         return ALONE
     return Ranks(rank=int(os.environ["RANK"]), count=int(os.environ["WORLD_SIZE"]))
 
 
 def _launched_together() -> bool:
-    # Batch systems set some of these for programs that know nothing of each other.
+    # Batch systems set some of these variables also for programs that do not run together.
     alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
     return not alone and {"RANK", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys()
 
@@ -148,18 +149,18 @@ def joined(device: torch.device) -> Iterator[Ranks]:
         device: GPUs communicate through NCCL, CPUs through gloo.
 
     Raises:
-        SglmError: another one was lost.
+        SglmError: another process was lost.
     """
     if not _launched_together():
         yield ALONE
         return
     backend = "nccl" if device.type == "cuda" else "gloo"
     try:
-        # A signal ends the process at once while it waits for others, who may never come.
+        # While it waits for the others, which may never start, a signal ends the process at once.
         with signals_handled(signal.SIG_DFL, signal.SIGINT, signal.SIGTERM):
             store, rank, count = next(rendezvous("env://"))
-            # After a restart torchrun's store still has the addresses of those who were there
-            # before. (Where agents of several machines count their restarts differently, the first
+            # After a restart torchrun's store still has the addresses of the processes that
+            # ended. (Where agents of several machines count their restarts differently, the first
             # restart fails, and the next one succeeds.)
             attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
             store = dist.PrefixStore(f"attempt {attempt}", store)  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""A run's state on disk: versioned, written aside and renamed, with checksums, never a pickle.
+"""A run's state on disk: versioned, with checksums, replaced atomically, never a pickle.
 
 A state is a tree of dicts and lists whose leaves are tensors and plain values. The tensors go to
 `state.safetensors`, the tree itself, with a reference in each tensor's place, to `state.json`, and
@@ -23,12 +23,12 @@ from sglm.errors import InputError
 from sglm.storage.durable import remove, sync, write_tensors
 from sglm.storage.untrusted import read_bounded
 
-# Raised whenever what a run saves gets another shape; there is no reading of older ones.
+# Incremented whenever the saved state changes its structure; older versions cannot be read.
 FORMAT_VERSION = 6
 _STATE, _TENSORS, _SUMS = "state.json", "state.safetensors", "SHA256SUMS"
 _REFERENCE = "tensor:"
 _DAMAGED = ".damaged"
-# Any other error of reading may pass.
+# Any other error of reading may be temporary.
 _ERRORS_OF_DAMAGE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EIO}
 
 
@@ -39,7 +39,7 @@ class Checkpoint(NamedTuple):
         step: steps done.
         state: the tree, tensors on the CPU.
         path: its folder.
-        damaged: newer ones, which cannot be used, and why not.
+        damaged: newer checkpoints that cannot be used, and the reason for each.
     """
 
     step: int
@@ -55,11 +55,11 @@ class _Damaged(Exception):
 def save_checkpoint(folder: Path, step: int, state: Any, *, keep: int = 2) -> None:
     """Writes `folder/step-…`, then points `folder/latest` to it and drops all but `keep`.
 
-    At any moment of this, `latest` is the old checkpoint or the new one, whole. The one before the
-    newest is kept in case a disk fails under the newest.
+    At every moment, `latest` is a complete checkpoint, the old one or the new one. By default the
+    one before the newest is kept too, in case the disk damages the newest.
 
     Raises:
-        OSError: the disk refuses; what was there before is there still.
+        OSError: writing failed; the earlier checkpoints are unchanged.
     """
     if not folder.exists():
         folder.mkdir(parents=True)
@@ -74,24 +74,24 @@ def save_checkpoint(folder: Path, step: int, state: Any, *, keep: int = 2) -> No
         _point_to(final)
         complete = complete_checkpoints(folder)
         newest = complete.index(final)
-        # Those of later steps are from before the run went back, because one was damaged or the
-        # training diverged.
+        # Checkpoints of later steps are obsolete: the run has gone back to an earlier one, because
+        # a checkpoint was damaged or the training diverged.
         for old in complete[: max(0, newest + 1 - keep)] + complete[newest + 1 :]:
-            # Half removed, it must not look like a whole one.
+            # Renamed first: a partly removed checkpoint must not look complete.
             old.rename(old.with_name(f"{old.name}.partial"))
     finally:
         clear_up(folder)
 
 
 def clear_up(folder: Path) -> None:
-    """Removes what is unfinished."""
+    """Removes unfinished checkpoints."""
     for leftover in folder.glob("*.partial"):
         remove(leftover)
 
 
 def put_damaged_aside(checkpoint: Checkpoint) -> None:
-    """Renames the damaged checkpoints and makes the one that is used instead `latest`: otherwise
-    they would be kept as those to go back to."""
+    """Renames the damaged checkpoints, and makes the one that was read `latest`: otherwise the
+    damaged ones would count among the checkpoints that are kept."""
     if checkpoint.damaged:
         _point_to(checkpoint.path)
     for path in checkpoint.damaged:
@@ -104,7 +104,7 @@ def put_damaged_aside(checkpoint: Checkpoint) -> None:
 def _point_to(checkpoint: Path) -> None:
     """Makes it `latest`."""
     folder = checkpoint.parent
-    # A copy made without links has a folder where the link was.
+    # A copy of the run that followed links has a folder in place of the link.
     if (folder / "latest").is_dir() and not (folder / "latest").is_symlink():
         remove(folder / "latest")
     link = folder / "latest.partial"
@@ -207,7 +207,7 @@ def _read_sums(folder: Path) -> dict[str, str]:
 
 
 def _content(path: Path) -> bytes:
-    """All bytes of an ordinary file, however large: no pipe or device, which might never end."""
+    """All bytes of a regular file of any size; refuses a pipe or device, which may never end."""
     try:
         return read_bounded(path, path.stat().st_size)
     except InputError as error:
@@ -223,7 +223,7 @@ def _check(path: Path, expected: str) -> None:
 
 
 def complete_checkpoints(folder: Path) -> list[Path]:
-    """By step, the newest last: what was renamed into place is complete."""
+    """The complete checkpoints (those renamed to their final names) by step, the newest last."""
     names = re.compile(r"step-[0-9]{9,}(\.[0-9]{2,})?")
     return sorted(path for path in folder.glob("step-*") if names.fullmatch(path.name))
 

@@ -1,4 +1,4 @@
-"""Writes that a crash cannot tear: aside, to the disk, then renamed; and one writer at a time."""
+"""Atomic writes (to a temporary file, synced, then renamed), and locks for a single writer."""
 
 import fcntl
 import hashlib
@@ -44,12 +44,12 @@ def sync(path: Path) -> None:
 
 
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Lets `write` fill a file aside, which is then renamed to `path`.
+    """Lets `write` fill a temporary file, which is then renamed to `path`.
 
-    Whenever the machine stops, `path` is the old file or the new one, whole.
+    If the machine stops at any moment, `path` is the complete old file or the complete new one.
     """
     aside = path.with_name(f".{path.name}.aside")
-    # What a killed process left there, or a link that would have the content written elsewhere.
+    # A leftover of a killed process, or a link through which the content would go elsewhere.
     aside.unlink(missing_ok=True)
     try:
         write(aside)
@@ -62,16 +62,16 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def write_tensors(path: Path, tensors: "Mapping[str, Tensor]") -> str:
-    """Writes a safetensors file; on a GPU or shared with others, each tensor by itself.
+    """Writes a safetensors file, one tensor at a time; they may be on a GPU, or share memory.
 
-    Follows the format's own description, because the library first copies all tensors into one
-    block of memory, or leaves a file of its own beside this one when it is killed.
+    Implements the format itself, because the safetensors library first copies all tensors into one
+    block of memory, or leaves a temporary file behind when the process is killed.
 
     Returns:
         The file's SHA-256 in hexadecimal.
 
     Raises:
-        OSError: the disk refuses.
+        OSError: writing failed.
     """
     import torch
 
@@ -120,7 +120,7 @@ def remove(path: Path) -> None:
 def locked(path: Path) -> Iterator[None]:
     """Holds a lock file while the block runs.
 
-    The system releases it when a process ends, however it ends. On a file system without such
+    The system releases the lock when the process ends for any reason. On a file system without
     locks, the process that is named in the file holds it as long as it is alive.
 
     Raises:
@@ -168,7 +168,7 @@ def _holder(file: TextIO) -> str:
 
 
 def _seems_alive(holder: str) -> bool:
-    """Whether the named process is there; one of another machine is assumed to be."""
+    """Whether the named process is alive; a process of another machine is assumed to be."""
     named = re.fullmatch(r"process ([0-9]{1,9}) on (.*)", holder)
     if named is None or int(named[1]) == os.getpid():
         return False
@@ -179,7 +179,7 @@ def _seems_alive(holder: str) -> bool:
     except ProcessLookupError:
         return False
     except PermissionError:
-        pass  # somebody else's
+        pass  # it is alive, and belongs to another user
     return True
 
 

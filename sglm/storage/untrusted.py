@@ -1,9 +1,9 @@
-"""Files that somebody else may have written: read within bounds, their JSON without surprises.
+"""Reads files that somebody else may have written: of limited size, and strict JSON only.
 
-A folder of a stranger may hold anything under the names that sglm looks for: a pipe that never
-ends, a link to a device, a gigabyte of brackets. What is read here is an ordinary file of a size
-that sglm itself could have written, and JSON as the standard defines it (RFC 8259), of which
-Python's own reader accepts more.
+A folder from an untrusted source may hold anything under the names that sglm looks for: a pipe that
+never ends, a link to a device, a gigabyte of brackets. The functions here read only a regular file
+of a size that sglm itself could have written, and only JSON as the standard defines it (RFC 8259):
+Python's own parser accepts more than that.
 """
 
 import errno
@@ -23,10 +23,10 @@ def read_bounded(path: Path, most_bytes: int) -> bytes:
 
     Raises:
         InputError: it is larger, or a folder, a pipe or a device.
-        OSError: it is not there, or the disk refuses.
+        OSError: it is not there, or reading failed.
     """
     try:
-        # Opening a pipe would otherwise wait for somebody to write into it.
+        # Otherwise opening a pipe would block until another process writes into it.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.ENXIO):
@@ -50,11 +50,11 @@ def read_bounded(path: Path, most_bytes: int) -> bytes:
 def given_path(what: str, path: str | os.PathLike[str]) -> Path:
     """
     Args:
-        what: is to be found there.
+        what: is expected there, for the message.
         path: from a caller in Python.
 
     Raises:
-        InputError: it is empty, which is not the current folder, or no path.
+        InputError: it is empty (which does not mean the current folder), or not a path.
     """
     if not isinstance(path, str | os.PathLike):
         raise InputError(f"{what} is given as a path, but this is {type(path).__name__}")
