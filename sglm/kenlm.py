@@ -4,11 +4,11 @@
 >>> model = kenlm.Model("runs/book")
 >>> model.score("the cat sat", bos=True, eos=True)      # log10
 
-Names and meaning are those of KenLM's module (Heafield 2011). What differs, because this is no
-n-gram model: `order` is `ORDER`, beyond any text; `bos=False` scores words as in the midst of a
-text, for a recurrent model has to begin somewhere; and where the vocabulary is of pieces,
-characters or bytes, a word's probability is the product of its tokens', the space before it
-included, and hardly any word is out of vocabulary.
+Names and meanings are those of KenLM's module (Heafield 2011). What differs, because this is not an
+n-gram model: `order` is `ORDER`, longer than any text; `bos=False` still reads `<eos>` first,
+because a recurrent model must start from some state, but scores the words as in the middle of a
+text; and where the vocabulary is of pieces, characters or bytes, a word's probability is the
+product of its tokens', the space before it included, and hardly any word is out of vocabulary.
 """
 
 import math
@@ -30,13 +30,13 @@ _BEGIN, _END = "<s>", "</s>"
 
 
 class LoadMethod:
-    """KenLM's names of ways to load; nothing here depends on them."""
+    """KenLM's constants for ways to load a model; they have no effect here."""
 
     LAZY, POPULATE_OR_LAZY, POPULATE_OR_READ, READ, PARALLEL_READ = range(5)
 
 
 class ARPALoadComplain:
-    """KenLM's names of what to complain of; nothing here depends on them."""
+    """KenLM's constants for warnings about ARPA files; they have no effect here."""
 
     ALL, EXPENSIVE, NONE = range(3)
 
@@ -51,7 +51,7 @@ class FullScoreReturn(NamedTuple):
 
 
 class Config:
-    """Takes what KenLM's takes; nothing here depends on it."""
+    """Takes the arguments of KenLM's `Config`; they have no effect here."""
 
     def __init__(self) -> None:
         self.load_method = LoadMethod.POPULATE_OR_READ
@@ -60,7 +60,7 @@ class Config:
 
 
 class State:
-    """What a model knows after some words; to be written by `BeginSentenceWrite` and the like."""
+    """A model's state after some words. Empty until `BeginSentenceWrite` or the like writes it."""
 
     def __init__(self) -> None:
         self._predictor_state: Any = None
@@ -95,7 +95,7 @@ class Model:
 
     Args:
         path: a run or a model folder.
-        config: for KenLM's sake.
+        config: as in KenLM; has no effect.
 
     Raises:
         InputError: no model there.
@@ -117,11 +117,11 @@ class Model:
         return f"<Model from {os.path.basename(self.path)!r}>"
 
     def __contains__(self, word: str) -> bool:
-        """Whether the vocabulary can say a word."""
+        """Whether a word is in the vocabulary: none of its tokens is unknown."""
         return word in (_BEGIN, _END) or not self._is_unknown(word)
 
     def score(self, sentence: str, bos: bool = True, eos: bool = True) -> float:
-        """The log10 probability of a sentence, `eos`: and that it ends there."""
+        """The log10 probability of a sentence; with `eos`, its end is included."""
         return math.fsum(each.log_prob for each in self.full_scores(sentence, bos=bos, eos=eos))
 
     def perplexity(self, sentence: str) -> float:
@@ -148,7 +148,7 @@ class Model:
         state._history = b"begin"
 
     def NullContextWrite(self, state: State) -> None:  # noqa: N802
-        """A state of which nothing is known but that words go before."""
+        """The state in the middle of a text whose earlier words are unknown."""
         self.BeginSentenceWrite(state)
         state._words = 0
         state._in_text = True
@@ -164,7 +164,7 @@ class Model:
         """`FullScoreReturn` of a word after a state; writes the state after it.
 
         Raises:
-            InputError: nobody has written the state, or that is no word.
+            InputError: the state has not been written, or `word` is not a single word.
         """
         if in_state._predictor_state is None:
             raise InputError("the state is empty: BeginSentenceWrite(state) comes first")

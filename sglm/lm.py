@@ -35,7 +35,7 @@ from sglm.text.user_text import checked_bytes, list_of_texts, pieces_of
 
 
 class LanguageModel:
-    """What predicts tokens, and the tokenizer that makes tokens of text."""
+    """A predictor and its tokenizer: scores, evaluates and continues text."""
 
     def __init__(
         self,
@@ -48,11 +48,11 @@ class LanguageModel:
         """Takes over `predictor`, which must not change while it scores.
 
         Args:
-            predictor: threads can share it where its calls do not disturb each other: a
-                `NetworkPredictor` where its network is in evaluation mode.
+            predictor: threads can share it if its calls are independent of each other: a
+                `NetworkPredictor` if its network is in evaluation mode.
             tokenizer: its vocabulary must be the predictor's.
             name: what results call the model.
-            training_lines: the file of what is remembered of the text that it was trained on.
+            training_lines: the file that records the lines of the model's training text.
 
         Raises:
             InputError: the vocabularies differ in size.
@@ -73,7 +73,7 @@ class LanguageModel:
         """The network.
 
         Raises:
-            AttributeError: something else than one network predicts.
+            AttributeError: the predictor is not a single network.
         """
         if not isinstance(self.predictor, NetworkPredictor):
             raise AttributeError(f"{type(self.predictor).__name__} is not one network")
@@ -212,7 +212,7 @@ class LanguageModel:
         split: str,
         context: Context = "carried",
     ) -> Evaluation:
-        """Evaluates a split of a token store, opened or not.
+        """Evaluates a split of a token store, given opened or as its path.
 
         Raises:
             InputError: the store was made by another tokenizer, or has no such split.
@@ -241,13 +241,14 @@ class LanguageModel:
 
         However a text is cut into pieces, their `logprob`, `n_tokens`, `n_words` and `n_bytes`
         add up to those of the whole. Where a piece changes how the end of the text before it is
-        cut into tokens ("hel", then "lo"), those tokens are withdrawn and scored anew: `tokens`
-        and `token_logprobs` then are the new ones, `logprob` and `n_tokens` count them less the
-        withdrawn ones (and may be above or below zero). Otherwise `token_logprobs` sum to
-        `logprob`, as always.
+        cut into tokens ("hel", then "lo"), those tokens are withdrawn and scored again: `tokens`
+        and `token_logprobs` are then those of the new tokens; `logprob` and `n_tokens` are the new
+        tokens' minus the withdrawn ones', so `logprob` may be positive and `n_tokens` negative.
+        Where no token is withdrawn, `token_logprobs` sum to `logprob`, as always.
 
-        The end of the text is re-read from the last boundary that the tokenizer can be sure of: a
-        space, for most; a text without spaces costs more with every piece.
+        The end of the text is read again from the last position before which no further text can
+        change the tokens: a space, for most tokenizers. In a text without spaces, each piece costs
+        more than the one before it.
 
         Args:
             state: from `start` or an earlier `extend`; stays valid.
@@ -269,8 +270,8 @@ class LanguageModel:
     def next(self, state: ScoringState) -> npt.NDArray[np.float32]:
         """Log-probabilities of all tokens that may come after a text, `(V,)`.
 
-        Indices are token ids (`lm.tokenizer`). The text's last word counts as it stands, though
-        the tokenizer might cut it otherwise once it goes on.
+        Indices are token ids (`lm.tokenizer`). The text's last word is read in its present tokens,
+        although the tokenizer might cut it differently if the text continued.
 
         Args:
             state: from `start` or `extend`; stays valid.

@@ -1,8 +1,8 @@
 """Reference or Triton kernel: chosen once, when the object that calls the function is built.
 
-A kernel lies beside its reference, in the module of the same name with `_triton` at its end: a
-function of the same name and parameters, and `can_run`, which takes the same arguments and tells
-whether the kernel computes them. Such a module imports Triton, so it is imported only where the
+The kernel of a reference in module `X` is in module `X_triton`: a function of the same name and
+parameters, and `can_run`, which takes the same arguments and returns whether the kernel supports
+them. Such a module imports Triton, so it is imported only where the
 kernels are asked for.
 """
 
@@ -25,7 +25,7 @@ R = TypeVar("R")
 
 
 def chosen(reference: Callable[P, R]) -> Callable[P, R]:
-    """What an object that is being built calls in place of `reference` as long as it lives.
+    """The function that an object, while it is built, chooses to call in place of `reference`.
 
     Returns:
         `reference` itself. Where the environment variable `SGLM_TRITON` is 1, a function that runs
@@ -48,7 +48,7 @@ def chosen(reference: Callable[P, R]) -> Callable[P, R]:
 
 @dataclass(frozen=True, kw_only=True)
 class _KernelOrReference(Generic[P, R]):
-    """The kernel where it can run; an object, and no closure, so that models can be pickled."""
+    """The kernel where it can run, else the reference. Not a closure: models must be picklable."""
 
     can_run: Callable[P, bool]
     kernel: Callable[P, R]
@@ -60,7 +60,7 @@ class _KernelOrReference(Generic[P, R]):
 
 
 def suitable(*tensors: Tensor, dtypes: tuple[torch.dtype, ...] = (torch.float32,)) -> bool:
-    """Whether kernels for these types take such tensors: on a GPU, neither empty nor too large.
+    """Whether kernels for these types accept the tensors: on a GPU, neither empty nor too large.
 
     Kernels count the elements of an array in 32 bits.
     """

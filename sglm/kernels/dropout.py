@@ -1,4 +1,4 @@
-"""Locked dropout of the last layer, and penalties on what it puts out: small (AR), slow (TAR).
+"""Locked dropout of the last layer's outputs, and penalties on their size (AR) and change (TAR).
 
 Merity, McCann & Socher 2017, "Revisiting Activation Regularization for Language RNNs", sec. 3: AR
 is α·L2(m ⊙ h_t) of the outputs after dropout, TAR is β·L2(h_t − h_{t+1}) of those before it, both
@@ -28,7 +28,7 @@ def activation_penalty(
         activation: α, for the size of `features_TBH`.
         temporal: β, for the change of `outputs_TBH` within the window.
     """
-    # Half types have no digits left for a mean over thousands of small squares.
+    # Half types are not precise enough for a mean over thousands of small squares.
     half = outputs_TBH.dtype in (torch.float16, torch.bfloat16)
     dtype = torch.float32 if half else outputs_TBH.dtype
     penalty = torch.zeros((), dtype=dtype, device=outputs_TBH.device)

@@ -15,7 +15,7 @@ from torch import Tensor
 from sglm.kernels.choice import HALF_DTYPES, suitable
 
 COLUMNS = 256  # of a program
-STEPS = 8  # of a program; the step before and the step after come from a cache
+STEPS = 8  # of a program; the steps before and after these are read from the cache
 
 
 @triton.jit
@@ -32,7 +32,7 @@ def _tile(
     since_there_SC = there_SC & (step_S1 > 0)
     before_SC = tl.load(outputs_ptr + offset_SC - columns, mask=since_there_SC, other=0.0)
     since_SC = tl.where(since_there_SC, output_SC - before_SC.to(tl.float32), 0.0)
-    # Rounded as it is stored, because the penalty is that of the stored number.
+    # Rounded to the stored type, because the penalty is defined on the stored number.
     feature_SC = (output_SC * mask_1C).to(outputs_ptr.dtype.element_ty)
     return step_S1, offset_SC, there_SC, output_SC, since_SC, feature_SC, mask_1C
 
@@ -82,7 +82,7 @@ class _RegularizedDropout(torch.autograd.Function):
         steps, columns = outputs_TBH.shape[0], mask_BH.numel()
         features_TBH = torch.empty_like(outputs_TBH)
         grid = (triton.cdiv(columns, COLUMNS), triton.cdiv(steps, STEPS))
-        # Each program has a place of its own, so that the sum's order is always the same.
+        # Each program writes its own element, so that the order of summation is fixed.
         partial = torch.empty(grid, dtype=torch.float32, device=outputs_TBH.device)
         _forward_kernel[grid](
             outputs_TBH, mask_BH, features_TBH, partial, steps, columns, activation, temporal,

@@ -17,7 +17,7 @@ class LSTMWeights(NamedTuple):
 
     Attributes:
         input_4HI, hidden_4HH, bias_4H: from the inputs, from the hidden state, and the bias.
-        zero_4H: the second bias that torch wants, a constant.
+        zero_4H: the second bias that torch requires, a constant.
     """
 
     input_4HI: Tensor
@@ -39,7 +39,7 @@ def lstm_layer(
     Args:
         inputs_TBI, hidden_BH, cell_BH: in the type of the products.
         weights: of the layer.
-        training: whether it may be differentiated (cuDNN asks).
+        training: whether the result may be differentiated, which cuDNN must know.
 
     Returns:
         `(outputs_TBH, hidden_BH, cell_BH)`, in that type.
@@ -53,7 +53,7 @@ def lstm_layer(
         weights,
         True,  # has biases
         1,  # layers
-        0.0,  # torch's own dropout between layers: not ours
+        0.0,  # torch's own dropout between layers: not used here
         training,
         False,  # bidirectional
         False,  # batch first
@@ -62,11 +62,11 @@ def lstm_layer(
 
 
 def _is_quicker_alone(inputs_TBI: Tensor) -> bool:
-    """Whether a step is quicker by torch's own cell.
+    """Whether a single step is faster with torch's own LSTM cell than with `torch.lstm`.
 
-    oneDNN, which `torch.lstm` calls on a CPU, lays out the weights anew at every call. That takes 5
-    to 26 times as long as a step of one lane (192 to 1,150 units), and is worth it from about
-    twenty lanes on.
+    oneDNN, which `torch.lstm` calls on a CPU, reorders the weights at every call. That takes 5 to
+    26 times as long as a step of one lane (192 to 1,150 units), and pays from about twenty lanes
+    on.
     """
     steps, lanes, _ = inputs_TBI.shape
     plain = not inputs_TBI.is_cuda and inputs_TBI.dtype in (torch.float32, torch.float64)

@@ -1,13 +1,14 @@
 """An LSTM layer that stays on the device from its first step to its last, as two Triton kernels.
 
-A library's LSTM fetches the recurrent matrix anew at every step. Here each program owns a few units
-of a group of lanes, and holds their rows of that matrix in its multiprocessor for the whole window
-(the idea: Diamos et al. 2016, "Persistent RNNs"); between steps the programs of a group exchange
-the hidden state (backwards: the gates' gradients) through memory, and wait for each other. All of
-them must therefore run at once: no more programs than multiprocessors. The products that need not
-wait, of the inputs and of the weights' gradients, are one each, outside.
+A library's LSTM reads the recurrent matrix from memory at every step. Here each program computes a
+few units for a group of lanes, and keeps their rows of that matrix in its multiprocessor for the
+whole window (as in Diamos et al. 2016, "Persistent RNNs"). Between steps the programs of a group
+exchange the hidden state (in the backward pass: the gates' gradients) through memory, and wait for
+each other. So all programs must run at the same time: there can be no more of them than
+multiprocessors. The products that do not depend on the previous step (of the inputs, and for the
+weights' gradients) are computed outside the kernels, as one matrix product each.
 
-Sums, cells and gradients within the layer are float32; what goes into a product is of its type.
+Sums, cells and gradients within the layer are float32; the factors of a product are of its type.
 
 Shapes: T time, B lanes, I inputs, H units; inside a kernel B lanes of its group, U units of
 a program, N = 4U of its gates, K numbers of a block of what is summed over: powers of two.
@@ -23,17 +24,17 @@ from torch import Tensor
 from sglm.kernels.choice import HALF_DTYPES, suitable
 from sglm.kernels.lstm import LSTMWeights
 
-OWNED = 16  # units of a program: a matrix product wants as many columns at least
-LARGEST = 1152  # units: their rows take 147 KB of the 227 that a Hopper's multiprocessor has
+OWNED = 16  # units of a program: a matrix product needs at least as many columns
+LARGEST = 1152  # units: a program's rows take 147 of the 227 KB of a Hopper multiprocessor
 BLOCK = 128  # numbers of K
 WARPS = 8
 
 
 @triton.jit
 def _wait_for_group(arrived_ptr, arrivals):
-    """Returns when so many have arrived: what each stored before is then visible to all."""
+    """Returns when so many programs have arrived: all then see what each of them had stored."""
     arrived_ptr += tl.program_id(1)
-    tl.debug_barrier()  # all threads of this program are here
+    tl.debug_barrier()  # waits for all threads of this program
     seen = tl.atomic_add(arrived_ptr, 1, sem="acq_rel") + 1
     while seen < arrivals:
         seen = tl.atomic_add(arrived_ptr, 0, sem="acquire")
@@ -50,7 +51,7 @@ def _forward_kernel(
     gates_ptr, weight_ptr, hidden_ptr, cells_ptr, arrived_ptr, first, last, lanes, units,
     LANES: tl.constexpr, OWNED: tl.constexpr, BLOCK: tl.constexpr, BLOCKS: tl.constexpr,
 ):  # fmt: skip
-    """Steps `first` to `last`. What the inputs put into the gates, T·B·4H, becomes the gates."""
+    """Steps `first` to `last`. The inputs' part of the gates, T·B·4H, is replaced by the gates."""
     b = tl.program_id(1) * LANES + tl.arange(0, LANES)
     n = tl.arange(0, 4 * OWNED)
     u = tl.program_id(0) * OWNED + tl.arange(0, OWNED)
@@ -106,7 +107,7 @@ def _backward_kernel(
     last, steps, lanes, units,
     LANES: tl.constexpr, OWNED: tl.constexpr, BLOCK: tl.constexpr, BLOCKS: tl.constexpr,
 ):  # fmt: skip
-    """Steps `last` − 1 down to `first`: gradients in what went into the gates, and in the cells."""
+    """Steps `last` − 1 down to `first`: gradients in the gates' pre-activations and the cells."""
     b = tl.program_id(1) * LANES + tl.arange(0, LANES)
     u = tl.program_id(0) * OWNED + tl.arange(0, OWNED)
     there_B1 = (b < lanes)[:, None]
@@ -162,9 +163,9 @@ def _backward_kernel(
 
 
 def _split(lanes: int, units: int, programs: int) -> tuple[int, int] | None:
-    """Programs that share the units, and lanes of a group; None where so many cannot run at once.
+    """Programs of a group, and its lanes; None where all groups' programs cannot run at once.
 
-    With more lanes to a group the compiler runs out of registers.
+    With more lanes in a group the compiler runs out of registers.
     """
     owners = triton.cdiv(units, OWNED)
     for group in (16, 32):
@@ -197,7 +198,7 @@ def _run(kernel: Any, *tensors: Tensor, steps: int, numbers: tuple[int, ...], su
     constants = _constants(lanes, units, summed=summed, programs=_programs(device))
     grid = triton.cdiv(units, OWNED), triton.cdiv(lanes, constants["LANES"])
     launches = [(0, steps)]
-    if grid[0] > 1 and _one_by_one():  # then they cannot wait for each other
+    if grid[0] > 1 and _one_by_one():  # such programs cannot wait for each other
         launches = [(step, step + 1) for step in range(steps)]
     for first, last in launches if kernel is _forward_kernel else reversed(launches):
         arrived = torch.zeros(grid[1], dtype=torch.int32, device=device)

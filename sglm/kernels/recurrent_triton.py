@@ -1,7 +1,7 @@
 """The element-wise recurrent synthesizer as two Triton kernels, forward and backward.
 
-In PyTorch one call writes and reads some ten arrays of N or 3N numbers for each coordinate. Here a
-coordinate's own number and memory are read, its new memory and its predictions are written, and the
+In PyTorch one call writes and reads some ten arrays of N or 3N numbers for each coordinate. These
+kernels only read a coordinate's number and memory and write its new memory and its predictions. The
 backward pass computes the gates again from the same inputs.
 
 The cell's input is affine in one number, so its share of the gates is too: W(ax + b) + c =
@@ -31,7 +31,7 @@ def _gate(
     x_R, h_RJ, folded_ptr, input_bias_ptr, hidden_ptr, hidden_bias_ptr, units, GATE: tl.constexpr,
     UNITS: tl.constexpr,
 ):  # fmt: skip
-    """What goes into one gate: from the coordinate, and from the memory."""
+    """One gate's pre-activation: the coordinate's part and the memory's."""
     i = tl.arange(0, UNITS)
     j = tl.arange(0, UNITS)
     row_I = GATE * units + i
@@ -46,7 +46,7 @@ def _gate(
     )
     bias_I = tl.load(hidden_bias_ptr + row_I, mask=there_I, other=0.0)
     of_x_RI = x_R[:, None] * slope_I[None, :] + offset_I[None, :]
-    # Not TF32: what is learned from is compared with float32.
+    # Not TF32: results are compared with those in float32.
     of_h_RI = tl.dot(h_RJ, weight_JI, input_precision="ieee") + bias_I[None, :]
     return of_x_RI, of_h_RI
 
@@ -139,7 +139,7 @@ def _backward_kernel(
             x_R, h_RI, folded_ptr, input_bias_ptr, hidden_ptr, hidden_bias_ptr, units, UNITS
         )
         out_RI = new + update * (h_RI - new)
-        # Rows that are not there have no gradient, so they add nothing to any sum below.
+        # Rows beyond the last coordinate get gradient zero, so they add nothing to the sums below.
         d_first_R = tl.load(predicted_gradient_ptr + row_R * HEADS, mask=there_R, other=0.0)
         d_out = d_first_R[:, None] * first_I[None, :]
         first_w += tl.sum(d_first_R[:, None] * out_RI, axis=0)
@@ -178,10 +178,10 @@ def _backward_kernel(
 
 
 def _blocks(units: int) -> tuple[int, int]:
-    """Padded units (a matrix product wants 16 at least) and rows of a block.
+    """Padded units (a matrix product needs at least 16) and rows of a block.
 
     Not tuned for speed. With `WARPS` warps the compiler keeps nearly all of such a block in a
-    Hopper GPU's registers; of larger blocks it spills kilobytes a thread.
+    Hopper GPU's registers; of larger blocks it spills kilobytes per thread.
     """
     padded = max(16, triton.next_power_of_2(units))
     return padded, 1024 // padded
@@ -231,7 +231,7 @@ class _Recurrent(torch.autograd.Function):
         blocks = triton.cdiv(coordinates, rows * PROGRAMS)
         programs = triton.cdiv(coordinates, rows * blocks)
         row_length = (3 * units + 9 + heads) * units + heads
-        # Each program has a row of its own, so that the sum's order is always the same.
+        # Each program writes its own row, so that the order of summation is fixed.
         partial_PW = coordinates_M.new_empty(programs, row_length)
         _backward_kernel[(programs,)](
             coordinates_M, memory_MN, *weights, predicted_gradient_MK.contiguous(), partial_PW,

@@ -44,8 +44,8 @@ def word_dropout(embedded: Tensor, ids: Tensor, *, words: int, rate: float) -> T
 def weight_dropout(weight: Tensor, rate: float) -> Tensor:
     """DropConnect on a recurrent matrix, one mask a window (Merity et al. 2018, sec. 2).
 
-    Returns a new tensor and leaves the parameter alone: nothing is registered again, which is
-    what the original code did and why it fails on torch ≥ 2.
+    Returns a new tensor and does not change the parameter. The original code registered the masked
+    matrix in the parameter's place, which fails on torch ≥ 2.
     """
     if rate == 0:
         return weight

@@ -1,9 +1,10 @@
-"""Words to vectors, where the softmax uses the same matrix (tied weights).
+"""The embedding, where the softmax uses the same matrix (tied weights).
 
-The matrix then gets a gradient from either use. The softmax's is full; that of the words read has a
-few rows, but autograd would make a matrix of zeros for it and add all of that: three passes over
-the vocabulary for the few hundred words of a window (docs/log.md has what they cost). Here both
-uses go through one node of the graph, which adds the rows where they belong.
+The matrix then gets a gradient from each of the two uses. The softmax's is dense. The embedding's
+has only the rows of the words read, but autograd would allocate a whole matrix of zeros for them
+and add it: three passes over the vocabulary for the few hundred words of a window (docs/log.md has
+the cost). Here both uses are one node of the graph, which adds only those rows to the dense
+gradient.
 
 Shapes: … any, V vocabulary, E embedding.
 """
@@ -19,8 +20,8 @@ def tied_embedding(ids: Tensor, weight_VE: Tensor) -> tuple[Tensor, Tensor]:
     """`(embedded (…, E), weight_VE)`; the softmax is to use the latter, which is the same matrix.
 
     What flows back through both is the gradient that autograd would compute, up to rounding.
-    The gradient of the returned matrix is added to in place: it must be nobody else's, as that of a
-    matrix product is and that of a sum with another tensor is not.
+    The gradient that arrives at the returned matrix is changed in place, so nothing else may share
+    its memory. The gradient of a matrix product is safe; that of a sum of two tensors is not.
 
     Args:
         ids: `(…)`, int64, on a CPU.
@@ -45,7 +46,7 @@ class _TiedEmbedding(torch.autograd.Function):
         if to_embedded is None:
             return None, to_weight_VE
         (ids,) = ctx.saved_tensors
-        if to_weight_VE is None or torch.is_grad_enabled():  # alone, or to be differentiated again
+        if to_weight_VE is None or torch.is_grad_enabled():  # only one use, or a second derivative
             rows_VE: Tensor = torch.ops.aten.embedding_dense_backward(
                 to_embedded, ids, ctx.words, -1, False
             )

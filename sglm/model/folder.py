@@ -1,7 +1,7 @@
-"""A model as a folder: `config.json`, `model.safetensors` and, put there by others, a tokenizer.
+"""A model as a folder: `config.json`, `model.safetensors` and a tokenizer, which others write.
 
 No pickle: a folder from elsewhere cannot run code. Everything in it is checked before memory is
-taken, so that a damaged or strange folder ends in one line that names it.
+allocated, so that a damaged or foreign folder is refused with an error of one line that names it.
 """
 
 import json
@@ -24,14 +24,15 @@ FORMAT_VERSION: Literal[1] = 1
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 
-# A thousand layers take a third of it. Millions of names would take the library minutes.
+# A header for a thousand layers is a third as long. One with millions of tensor names would take
+# the safetensors library minutes to parse.
 LARGEST_HEADER_BYTES = 1 << 20
-# Far beyond what anybody trains, far below what makes Python or torch stumble.
+# Far above any size that is trained, far below the sizes that overflow in Python or torch.
 _Size = Annotated[int, Field(ge=1, le=2**24)]
 
 
 class _Shape(BaseModel):
-    """`ModelShape` in a file: typed, bounded, nothing unknown."""
+    """`ModelShape` as stored in a file: types and bounds are checked, unknown keys refused."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -54,7 +55,7 @@ class ModelCard(BaseModel):
     """Anything else that the writer adds; reading a model does not depend on it."""
 
     def model_shape(self) -> ModelShape:
-        """The sizes, as the network wants them."""
+        """The sizes, as the network's constructor takes them."""
         return ModelShape(**self.shape.model_dump())
 
 
@@ -67,9 +68,9 @@ def save_model(
 ) -> None:
     """Writes `config.json` and `model.safetensors` (float32) into `folder`, made if needed.
 
-    Each file is written aside, synced to the disk and renamed: whenever the machine stops, each is
-    the old or the new one, whole. Both change together only if the caller fills a fresh folder,
-    tokenizer files included, and renames that; do so where a folder's model is replaced.
+    Each file is written under a temporary name, synced to the disk and renamed: whenever the
+    machine stops, each file is complete, either the old or the new one. To replace the files of a
+    folder together, the caller must fill a fresh folder, tokenizer files included, and rename it.
 
     Args:
         model: on any device, in any mode; not changed.
@@ -78,7 +79,7 @@ def save_model(
         extra: anything JSON can hold.
 
     Raises:
-        OSError: the disk refuses.
+        OSError: the files cannot be written.
     """
     card = ModelCard(
         format_version=FORMAT_VERSION,
@@ -139,9 +140,9 @@ def load_weights(folder: Path, device: torch.device | str = "cpu") -> LSTMLangua
     path = folder / WEIGHTS_FILE
     if not path.is_file():
         raise InputError(f"{folder} is not a whole model: it has no {WEIGHTS_FILE}; copy it again")
-    # Weights that were made in a caller's inference mode could never be trained.
+    # Tensors that are created in inference mode, which the caller may be in, cannot be trained.
     with torch.inference_mode(False):
-        # On "meta" nothing is allocated or drawn: the real weights take the places directly.
+        # On "meta" nothing is allocated or drawn; the weights read are then assigned.
         with torch.device("meta"):
             model = LSTMLanguageModel(card.model_shape())
         try:
@@ -178,7 +179,7 @@ def find_model_folder(path: Path) -> Path:
 
 
 def _is_model_folder(path: Path) -> bool:
-    # A config.json alone makes one too: whoever loads it reports what is missing.
+    # A config.json is enough here: loading the folder reports any file that is missing.
     return (path / CONFIG_FILE).is_file()
 
 

@@ -44,7 +44,7 @@ class ModelShape:
 
     @property
     def input_widths(self) -> tuple[int, ...]:
-        """What goes into each layer."""
+        """The number of inputs of each layer."""
         return (self.embedding, *self.widths[:-1])
 
     @property
@@ -67,8 +67,8 @@ class ModelShape:
 
 @dataclass(frozen=True, kw_only=True)
 class DropoutRates:
-    """Probabilities of dropping: what comes in, what passes between layers, what goes out,
-    whole words of the embedding, entries of the recurrent matrices."""
+    """Dropout probabilities: of the embedded input, of the outputs between layers, of the last
+    layer's output, of whole words of the embedding, of entries of the recurrent matrices."""
 
     input: float = 0.0
     between: float = 0.0
@@ -78,7 +78,7 @@ class DropoutRates:
 
 
 class LSTMLanguageModel(nn.Module):
-    """The network. `features` and `nll` are apart, so that the loss can be computed in chunks."""
+    """The network. `features` and `nll` are separate so that the loss can be computed in chunks."""
 
     def __init__(
         self,
@@ -97,7 +97,7 @@ class LSTMLanguageModel(nn.Module):
         self.shape = shape
         self.dropout = dropout or DropoutRates()
         self.compute_dtype = compute_dtype
-        self.ranks: Ranks = ALONE  # whose masks to draw beside one's own
+        self.ranks: Ranks = ALONE  # dropout masks are drawn for the lanes of all these
         self.embedding = nn.Parameter(torch.empty(shape.vocab_size, shape.embedding))
         nn.init.uniform_(self.embedding, -0.1, 0.1)  # Merity et al. 2018, sec. 5
         self.layers = nn.ModuleList(
@@ -114,11 +114,11 @@ class LSTMLanguageModel(nn.Module):
 
     @torch.no_grad()
     def start_from_unigram(self, counts_V: Tensor) -> None:
-        """Lets the softmax begin at the training text's word frequencies, with add-one smoothing.
+        """Sets the softmax biases to the unigram log-probabilities, with add-one smoothing.
 
-        Biases of rare words have far to go, about −log V, and an optimizer whose steps are bounded
-        by the learning rate (Adam) takes thousands of steps for it. Starting classifiers at the
-        class frequencies: Lin et al. 2017 (focal loss), sec. 3.3.
+        From zero, the biases of rare words would have to move by about −log V, for which an
+        optimizer whose steps are bounded by the learning rate (Adam) takes thousands of steps.
+        Initializing a classifier at the class frequencies: Lin et al. 2017 (focal loss), sec. 3.3.
         """
         smoothed_V = counts_V.to(self.softmax_bias) + 1
         self.softmax_bias.copy_((smoothed_V / smoothed_V.sum()).log())
@@ -134,7 +134,7 @@ class LSTMLanguageModel(nn.Module):
         return LSTMState.zeros(batch, self.shape.widths, device=weight.device, dtype=weight.dtype)
 
     def features(self, inputs_TB: Tensor, state: LSTMState) -> tuple[Tensor, LSTMState]:
-        """What the softmax sees at every step, and the state after the window.
+        """The softmax's input at every step, and the state after the window.
 
         Args:
             inputs_TB: token ids, int64.
@@ -150,8 +150,8 @@ class LSTMLanguageModel(nn.Module):
     def embed(self, inputs_TB: Tensor) -> tuple[Tensor, Tensor]:
         """`(embedded_TBE, output_weight)`: vectors of the words after dropout; the softmax matrix.
 
-        The latter is for `nll` and nothing else (see `tied_embedding`): where it is the embedding
-        itself, the gradients of both uses are put together more cheaply than by two uses.
+        Use `output_weight` for `nll` only (see `tied_embedding`). Where it is the embedding itself,
+        the gradients of the two uses are then added more cheaply than autograd would.
         """
         rates = self.dropout if self.training else DropoutRates()
         weight_VE, output_weight = self.embedding, self.output_weight
@@ -191,8 +191,8 @@ class LSTMLanguageModel(nn.Module):
     def outputs(self, embedded_TBE: Tensor, state: LSTMState) -> tuple[Tensor, LSTMState]:
         """The last layer's outputs before dropout, and the state after the window.
 
-        `features` in three parts, `embed`, this and `drop_outputs`, for a loss that looks at what
-        lies between them (`sglm.kernels.dropout`).
+        `embed`, `outputs` and `drop_outputs` together are `features`; they are separate for a loss
+        that needs the outputs before dropout (`sglm.kernels.dropout`).
 
         Args:
             embedded_TBE: from `embed`.
@@ -216,12 +216,12 @@ class LSTMLanguageModel(nn.Module):
         return outputs_TBH, LSTMState(tuple(hidden), tuple(cell))
 
     def known_residual(self, targets: Tensor) -> Tensor:
-        """What of ∂(nats)/∂features is known without a softmax: −W[y] `(…, H)`, a constant.
+        """The part of ∂(nats)/∂features that needs no softmax: −W[y] `(…, H)`, a constant.
 
-        The rest is the row that the softmax expects (`sglm.dni.expected_row`).
+        The other part is the mean row of W under the softmax (`sglm.dni.expected_row`).
 
         Args:
-            targets: token ids `(…)`; −100: nothing is predicted, and nothing comes back.
+            targets: token ids `(…)`; −100: nothing is predicted, and the gradient is zero.
         """
         rows = F.embedding(targets.clamp_min(0), self.output_weight.detach())
         return -rows.where((targets != IGNORED)[..., None], 0.0)
@@ -244,9 +244,9 @@ class LSTMLanguageModel(nn.Module):
     ) -> Tensor:
         """Negative log-likelihood of the targets in nats, float32 at least.
 
-        A sum that is to be differentiated never holds more than a chunk of logits where they are
-        many, and comes with its gradients where that is faster (`sglm.model.softmax_loss`); it can
-        then be differentiated once only.
+        A sum that is to be differentiated may be computed in chunks (`sglm.model.softmax_loss`),
+        where there are too many logits to hold at once or where chunks are faster. Its gradients
+        are then computed with it, and it can be differentiated only once.
 
         Args:
             features_TBH: from `features`.
@@ -292,13 +292,13 @@ def activation_floats(
     calls: int,
     random: bool,
 ) -> float:
-    """What the network keeps of a pass over so many steps for its backward pass.
+    """How many floats the network keeps for its backward pass over so many steps.
 
     Args:
         shape, rates: of the network.
-        basis: for which lanes, where.
-        steps: that are read in one pass.
-        calls: of torch's LSTM, in which a layer reads them.
+        basis: for how many lanes, on which device.
+        steps: how many are read in one pass.
+        calls: of torch's LSTM: how many a layer needs for these steps.
         random: whether the window is cut at random, so that every call goes through all layers.
     """
     rows, units, last = basis.lanes * steps, sum(shape.widths), shape.widths[-1]
@@ -309,12 +309,12 @@ def activation_floats(
         for inputs, width in zip(shape.input_widths, shape.widths, strict=True)
     )
     if basis.on_cpu:
-        # Outputs of several calls are put together: of every layer, or of the last.
+        # Outputs of several calls are concatenated: of every layer, or of the last one only.
         kept += product * rows * (last if random else units) * (calls > 1)
         if product < 1:  # the matrices, cast for every pass over the layers
             kept += product * sum(shape.layer_weights) * (calls if random else 1)
     kept += product * rows * (units - last) * (rates.between > 0)
     kept += product * rows * last * (rates.output > 0)
-    # The masks, and what they made of the matrices.
+    # The masks, and the masked matrices.
     kept += 2 * 4 * sum(width**2 for width in shape.widths) * (rates.weight > 0)
     return kept + rows * (rates.embedding > 0)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 # oneDNN makes a kernel for every number of rows and keeps it: about 2 ms and half a megabyte each.
-# Where rows come in any number, only multiples of this go there, so that there are few.
+# Where the number of rows varies, only multiples of this go to oneDNN, so that its kernels are few.
 ROWS_STEP = 32
 # Multiply-adds below which finding the kernel costs more than it saves.
 WORTHWHILE_PRODUCTS = 2**20
@@ -22,7 +22,7 @@ FEWEST_ROWS = 64  # below, oneDNN takes longer to lay out the weights than to mu
 
 
 def linear(values_NI: Tensor, weight_OI: Tensor, bias_O: Tensor) -> Tensor:
-    """`F.linear`; where no gradient is wanted, multiples of `ROWS_STEP` rows go by `matmul`."""
+    """`F.linear`; where no gradient is needed, multiples of `ROWS_STEP` rows go to `matmul`."""
     if torch.is_grad_enabled() or values_NI.dim() != 2 or len(values_NI) % ROWS_STEP:
         return F.linear(values_NI, weight_OI, bias_O)
     return matmul(values_NI, weight_OI.t(), bias_O)
@@ -86,7 +86,7 @@ def matmul(
 def onednn_matmul(left_RK: Tensor, right_KC: Tensor, bias_C: Tensor | None = None) -> Tensor:
     """The same by oneDNN, for float32 on a CPU that `has_onednn`.
 
-    torch offers this product only as an operator made for its compiler.
+    torch offers this product only as an internal operator of its compiler.
     """
     if bias_C is not None:
         bias_C = bias_C.contiguous()  # the operator ignores strides here

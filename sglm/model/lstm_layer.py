@@ -13,22 +13,22 @@ from sglm.model.packed_weights import packed_weights
 from sglm.runtime.memory_basis import MemoryBasis
 
 # oneDNN keeps a block of memory per call for the backward pass, sixteen times as large as the
-# outputs. Of long windows whose length varies, as it does while a horizon fills, no block fits
-# where the one before it lay; of segments of equal length they do.
+# outputs. For long windows of varying length (as while a horizon fills) the blocks differ in size,
+# so that memory fragments; for segments of equal length a freed block is used again.
 SEGMENT_STEPS = 70
 
-# What cuDNN's LSTM keeps for its backward pass, per step, lane and unit: gates, cell, tanh of it,
-# output. Unmeasured.
+# Floats that cuDNN's LSTM keeps for its backward pass, per step, lane and unit: gates, cell, tanh
+# of the cell, output. An estimate, not measured.
 _CUDNN_KEEPS = 8.0
-# oneDNN's (CPU, float32) keeps gates and output; and of states and their gradients so many vectors
-# as wide as the wider of input and output, and so many of the output's width, at every step and
-# once before the first. Read off the workspace that torch's `mkldnn_rnn_layer` returns (2.13) for
-# twenty shapes, where it is right within 5 %.
+# oneDNN's LSTM (CPU, float32) keeps gates and output. For states and their gradients it keeps, at
+# every step and once before the first, this many vectors as wide as the wider of input and output,
+# and this many of the output's width. Fitted to the workspace that torch's `mkldnn_rnn_layer`
+# (2.13) returns for twenty shapes, within 5 %.
 _ONEDNN_WIDE, _ONEDNN_NARROW = 6.5, 4.9
 # The same in bfloat16, which keeps cells and gradients in float32: 0.70 to 0.75 of its bytes.
 _ONEDNN_HALF = 0.71
-# What it needs besides while it runs backwards, per step, lane and unit; and per weight (oneDNN
-# reorders the matrices, and makes their gradients in an order of its own).
+# Floats that it needs in addition during the backward pass, per step, lane and unit; and per weight
+# (oneDNN reorders the matrices, and computes their gradients in its own order).
 _BACKWARD_PER_UNIT, _BACKWARD_PER_WEIGHT = 6.0, 3.0
 
 
@@ -48,7 +48,7 @@ class LSTMLayer(nn.Module):
         ):
             nn.init.xavier_uniform_(gate_ih)  # Glorot & Bengio 2010, eq. 16
             nn.init.orthogonal_(gate_hh)  # Saxe et al. 2014: norms survive many steps
-        # Remember at first: forget gates start open (Jozefowicz et al. 2015).
+        # Forget gates start open (Jozefowicz et al. 2015).
         self.bias.data[units : 2 * units] = 1.0
         self._lstm_layer = chosen(lstm_layer)
 
@@ -84,7 +84,7 @@ class LSTMLayer(nn.Module):
                 bias,
                 torch.zeros_like(bias),
             )
-        # cuDNN can differentiate only what ran in training mode, also when ours is evaluation.
+        # cuDNN can differentiate only what ran in its training mode, whatever the module's mode is.
         training = self.training or torch.is_grad_enabled()
         state_dtype = hidden_BH.dtype
         hidden_BH, cell_BH = hidden_BH.to(compute_dtype), cell_BH.to(compute_dtype)
@@ -99,7 +99,7 @@ class LSTMLayer(nn.Module):
 
 
 def _segments(inputs_TBI: Tensor) -> tuple[Tensor, ...]:
-    """The steps that one call of torch's LSTM gets: all of them, or some, where it keeps much."""
+    """The inputs, split into what each call of torch's LSTM reads (see `SEGMENT_STEPS`)."""
     if inputs_TBI.is_cuda or not torch.is_grad_enabled():
         return (inputs_TBI,)
     return torch.split(inputs_TBI, SEGMENT_STEPS)
@@ -113,13 +113,13 @@ def layer_weights(inputs: int, units: int) -> int:
 def layer_floats(
     inputs: int, units: int, basis: MemoryBasis, *, steps: int, calls: int = 1
 ) -> float:
-    """What a layer keeps of so many steps for its backward pass, its output included on a CPU.
+    """How many floats a layer keeps for its backward pass; on a CPU its output is included.
 
     Args:
         inputs, units: I and H.
-        basis: for which lanes, where.
-        steps: that are read.
-        calls: of torch's LSTM, in which they are read.
+        basis: for how many lanes, on which device.
+        steps: how many are read.
+        calls: of torch's LSTM: how many read these steps.
     """
     if not basis.on_cpu:
         return _CUDNN_KEEPS * basis.lanes * steps * units
@@ -130,6 +130,6 @@ def layer_floats(
 
 
 def layer_backward_floats(inputs: int, units: int, basis: MemoryBasis, *, steps: int) -> float:
-    """What a layer needs besides while it runs backwards over so many steps."""
+    """How many floats a layer needs in addition during its backward pass over so many steps."""
     works = _BACKWARD_PER_UNIT * basis.lanes * steps * units
     return works + _BACKWARD_PER_WEIGHT * layer_weights(inputs, units)

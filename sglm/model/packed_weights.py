@@ -1,12 +1,13 @@
-"""The weights of an LSTM layer in one block of memory, as cuDNN wants them.
+"""The weights of an LSTM layer in one block of memory, as cuDNN needs them.
 
-torch looks whether the four tensors given to a cuDNN LSTM lie in one block in cuDNN's order: both
-matrices, then both biases, gates in torch's own order. Where they do not it warns, and copies them
+torch checks whether the four tensors given to a cuDNN LSTM lie in one block in cuDNN's order: both
+matrices, then both biases, gates in torch's own order. Where they do not, it warns, and copies them
 into such a block at every call (aten/src/ATen/native/cudnn/RNN.cpp: `try_get_weight_buf`,
-`_cudnn_rnn`). `nn.LSTM` makes its parameters views of a block for that. Ours are cast, or masked by
-weight dropout, at every window anyway: so that one copy goes straight into a block.
+`_cudnn_rnn`). `nn.LSTM` makes its parameters views of one block for this reason. Here the weights
+are copied at every window anyway (cast, or masked by weight dropout), so they are copied directly
+into such a block.
 
-If a version of cuDNN should want another order, torch notices and does what it did before.
+If a version of cuDNN needs another order, torch detects that, and warns and copies as before.
 """
 
 from typing import Any
@@ -36,8 +37,8 @@ class _Pack(torch.autograd.Function):
     def forward(
         ctx: Any, weight_ih: Tensor, weight_hh: Tensor, bias: Tensor, dtype: torch.dtype
     ) -> tuple[Tensor, ...]:
-        # An autograd function, and not `torch.cat`, because that would also copy all gradients
-        # into one block and out of it again.
+        # An autograd function, and not `torch.cat`, whose backward pass would also copy all
+        # gradients into one block and out of it again.
         parts = (weight_ih, weight_hh, bias)
         ctx.dtypes = [part.dtype for part in parts]
         sizes = [*(part.numel() for part in parts), bias.numel()]

@@ -2,13 +2,13 @@
 
 The logits of a window are by far its largest tensor (T·B·V numbers, and as many again for their
 log-softmax and for their gradient), yet each row of them is needed only once: its loss is summed,
-its gradient goes into three matrix products. So a few rows at a time are made, used, and dropped
-(compare Wijmans et al. 2024, "Cut Your Losses in Large-Vocabulary Language Models").
+its gradient goes into three matrix products. So only a few rows at a time are computed, used, and
+freed (compare Wijmans et al. 2024, "Cut Your Losses in Large-Vocabulary Language Models").
 
-Why not torch's own `F.linear_cross_entropy` (from 2.13 on), which does the same: its loss comes in
-bfloat16 and its gradient of the weights in half precision where the products are half, so neither
-adds up in float32; older versions lack it, and two ways would make two sets of numbers. On a CPU it
-is also slower, by a half and more.
+Why not torch's own `F.linear_cross_entropy` (from 2.13 on), which does the same: where the products
+are in half precision, so are its loss and its gradient in the weights, which should be summed in
+float32; older versions of torch lack it, and then results would depend on the version. On a CPU it
+also takes half as long again or more.
 
 Shapes: N = T·B tokens, R rows of one chunk, V vocabulary, H features. Losses are in nats.
 """
@@ -28,13 +28,13 @@ IGNORED = -100  # the target that stands for none, as in torch's cross_entropy
 # chunk, would dominate.
 CHUNK_ENTRIES = {"cpu": 2**23, "cuda": 2**25}
 FEWEST_ROWS = 256
-# Multiply-adds from which gradients that are made with the loss make up for more calls: at 2**23
-# they did not yet.
+# Multiply-adds from which the chunked loss is faster on a CPU even with a single chunk. At 2**23
+# its additional calls still cost more than it saves.
 WORTHWHILE_PRODUCTS = 2**24
-# A gradient of so many numbers is bound by memory: to add to it in place is as fast as oneDNN's
-# product, which would need as much again for the result.
+# The product for a gradient of this many numbers is bound by memory bandwidth: adding to it in
+# place is as fast as oneDNN's product, which would need a second array of this size for its result.
 ADDED_IN_PLACE = 2**24
-# A kernel that oneDNN made for a number of rows, and keeps: one for each of a chunk's products.
+# oneDNN makes a kernel for each number of rows and keeps it: one for each of a chunk's products.
 _KERNEL_BYTES, _KERNELS_OF_A_CHUNK = 2**18, 3
 
 
@@ -45,10 +45,10 @@ def chunk_rows(vocab_size: int, device_type: str) -> int:
 
 
 def even_rows(tokens: int, most: int) -> int:
-    """Rows of every chunk but perhaps the last: at most so many, and none is left with few.
+    """Rows of every chunk but perhaps the last: at most `most`, and nearly equal for all chunks.
 
-    In steps, so that there are few different sizes (`ROWS_STEP`), as long as the last chunk does
-    not pay for it.
+    A multiple of `ROWS_STEP`, so that there are few different sizes, unless the last chunk would
+    then have less than half as many rows.
     """
     chunks = max(1, -(-tokens // most))
     even = max(1, -(-tokens // chunks))
@@ -58,7 +58,7 @@ def even_rows(tokens: int, most: int) -> int:
 
 
 def faster_chunked(features_NH: Tensor, weight_VH: Tensor) -> bool:
-    """Whether the chunked loss is faster even where one chunk is all there is."""
+    """Whether the chunked loss is faster even with a single chunk."""
     large = len(features_NH) * weight_VH.numel() >= WORTHWHILE_PRODUCTS
     return large and features_NH.device.type == "cpu" and features_NH.dtype != torch.float64
 
@@ -68,17 +68,17 @@ def chunked_nll(
 ) -> Tensor:
     """Summed negative log-likelihood of the targets under softmax(features · weightᵀ + bias).
 
-    The same numbers as `F.cross_entropy(F.linear(…), …, reduction="sum")`, but that a token counts
-    with at most 87 nats, what float32's least probability has (its gradient is right beyond that,
-    too), and that an infinite logit makes the loss NaN. The gradients are made in the forward pass,
-    where the logits are at hand, and only multiplied in the backward pass: beyond them no more than
-    a chunk's logits are held. Can be differentiated once.
+    The same as `F.cross_entropy(F.linear(…), …, reduction="sum")`, with two exceptions: a token
+    counts at most 87 nats, −log of the smallest normal float32 (its gradient is exact all the
+    same), and an infinite logit makes the loss NaN. The gradients are computed in the forward pass,
+    while a chunk's logits are in memory, and only scaled in the backward pass: besides them, only
+    the logits of one chunk are held. Can be differentiated once.
 
     Args:
         features_NH: in the type of the products.
         weight_VH, bias_V: parameters, in any floating type; cast to that of the products.
-        targets_N: token ids, int64; `IGNORED` counts nothing.
-        rows: R, of how many tokens the logits are held at a time, at most.
+        targets_N: token ids, int64; positions with `IGNORED` are left out of the sum.
+        rows: R, the most tokens whose logits are held at a time.
 
     Returns:
         A scalar, float32 at least.
@@ -117,14 +117,14 @@ class _ChunkedNLL(torch.autograd.Function):
         )
         for features_RH, targets_R, to_features_RH in chunks:
             counts_R1 = (targets_R != IGNORED).unsqueeze(1)
-            index_R1 = targets_R.unsqueeze(1) * counts_R1  # 0 for what counts nothing
+            index_R1 = targets_R.unsqueeze(1) * counts_R1  # 0 where the target is ignored
             into = None if logits_RV is None else logits_RV[: len(targets_R)]
             logits = matmul(features_RH, cast_VH.t(), cast_V, out_RC=into)
             p = logits if p_RV is None else p_RV[: len(targets_R)]
             nll -= (_softmax(logits, index_R1, p) * counts_R1).sum()
             # ∂nll/∂logits = p − [target].
             to_logits = p.scatter_add_(1, index_R1, torch.full_like(index_R1, -1, dtype=sum_type))
-            # What counts nothing is taken out of the narrow factors, not out of V columns.
+            # Ignored rows are zeroed in the narrow factors, which is cheaper than in V columns.
             to_bias_V.addmv_(to_logits.t().to(weight_type), counts_R1[:, 0].to(weight_type))
             if p_RV is not None:
                 to_logits = logits.copy_(to_logits)
@@ -143,8 +143,8 @@ class _ChunkedNLL(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, to_nll: Tensor) -> tuple[Tensor | None, ...]:
-        # Not `once_differentiable`: that lets a second derivative pass as zero where `to_nll` is a
-        # constant. Gradients are recorded here only where someone asked for a second derivative.
+        # Not `once_differentiable`: with it, a second derivative would silently be zero where
+        # `to_nll` is a constant. Gradients are recorded here only if a second one is wanted.
         if torch.is_grad_enabled():
             raise RuntimeError(
                 "the chunked softmax loss can be differentiated only once; for second derivatives"
@@ -167,9 +167,9 @@ def _buffers(
 ) -> tuple[Tensor | None, Tensor | None]:
     """Memory for a chunk's logits and for its probabilities, in the type of their sums.
 
-    Allocated once where possible: to get and return such blocks for every chunk fragments the heap.
-    None for the logits where oneDNN makes them, in memory of its own; None for the probabilities
-    where they are of the logits' type, whose memory they then take.
+    Allocated once where possible: to allocate and free such blocks for every chunk would fragment
+    the heap. None for the logits where oneDNN allocates them; None for the probabilities where they
+    are of the logits' type, and overwrite them.
     """
     words, sum_type = len(cast_VH), torch.promote_types(features_NH.dtype, torch.float32)
     logits_RV, p_RV = None, None
@@ -194,14 +194,15 @@ class _WeightGradient:
         by_onednn = onednn_pays(features_NH, cast_VH.t())
         large = cast_VH.numel() >= ADDED_IN_PLACE
         self.in_place = cast_VH.dtype == dtype and (large or not by_onednn)
-        # oneDNN first makes a copy of a transposed left factor. Better not of the logits', N·V
-        # numbers, but of the features; the sum, H·V numbers, is transposed once at the end.
+        # oneDNN first copies a left factor that is transposed. With many tokens it is cheaper to
+        # copy the features than the logits' gradient (N·V numbers), and to transpose the sum (H·V
+        # numbers) once at the end.
         wide = len(features_NH) > features_NH.shape[1]
         self.transposed = by_onednn and not self.in_place and wide
         self.sum: Tensor | None = None  # (V, H), or (H, V) where transposed
 
     def add(self, to_logits_RV: Tensor, features_RH: Tensor) -> None:
-        """A chunk's share; rows of `features_RH` that count nothing are zero."""
+        """Adds a chunk's gradient; rows of `features_RH` whose target is ignored must be zero."""
         left, right = to_logits_RV, features_RH
         if self.transposed:
             left, right = right, left
@@ -223,9 +224,9 @@ def _softmax(logits_RV: Tensor, targets_R1: Tensor, out_RV: Tensor) -> Tensor:
     """Probabilities into `out_RV`, which may be the logits themselves.
 
     Returns:
-        `(R, 1)`, the targets' log-probabilities, no lower than that of the least number there is.
+        `(R, 1)`, the targets' log-probabilities, at least the log of the smallest normal number.
     """
-    # Zero, or NaN where the target's logit is infinite, which its probability would hide.
+    # Zero, or NaN where the target's logit is infinite, which clamping its probability would hide.
     zero_R1 = 0 * logits_RV.gather(1, targets_R1).to(out_RV.dtype)
     if out_RV.device.type == "cpu":  # there the function's own cast takes twice as long
         logits_RV = out_RV.copy_(logits_RV)
@@ -237,15 +238,15 @@ def _softmax(logits_RV: Tensor, targets_R1: Tensor, out_RV: Tensor) -> Tensor:
 def loss_floats(
     tokens: int, basis: MemoryBasis, *, vocab_size: int, features: int
 ) -> tuple[float, float]:
-    """What the loss of so many tokens holds: `(in the forward pass, in the backward one)`."""
+    """How many floats the loss of so many tokens holds: `(forward pass, backward pass)`."""
     rows = chunk_rows(vocab_size, "cpu" if basis.on_cpu else "cuda")
     weight, product = vocab_size * features, basis.product_size
     if tokens <= rows and (not basis.on_cpu or tokens * weight < WORTHWHILE_PRODUCTS):
-        # Logits and their log-softmax; backwards that, its gradient and that of the logits.
+        # Logits and log-softmax; in the backward pass log-softmax, its gradient, the logits' one.
         return 2 * tokens * vocab_size, 3 * tokens * vocab_size
-    # A chunk's logits, which become their own gradient. oneDNN makes a transpose: of the chunk, or
-    # of the weights' gradient in the end; and that of a later chunk before it is added. All
-    # gradients are there already when the backward pass begins.
+    # A chunk's logits, which are overwritten by their gradient. oneDNN allocates a transposed copy:
+    # of the chunk, or of the weights' gradient at the end; and the gradient of a later chunk before
+    # it is added. All gradients already exist when the backward pass begins.
     later = tokens > rows
     gradients = weight + product * tokens * features + vocab_size
     chunk = even_rows(tokens, rows) * vocab_size
@@ -261,8 +262,8 @@ def loss_floats(
 
 
 def kept_kernel_bytes(tokens: Iterable[int], vocab_size: int) -> int:
-    """What oneDNN keeps for the losses of windows of so many tokens: a kernel for every number of
-    rows beyond the first."""
+    """Bytes that oneDNN keeps for losses of so many tokens each: kernels for every number of rows
+    beyond the first."""
     if not onednn_is_better():
         return 0
     most, sizes = chunk_rows(vocab_size, "cpu"), set[int]()

@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 class LSTMState(NamedTuple):
-    """Hidden and cell state of every layer, each `(B, H_l)`; differentiable or not, as it comes."""
+    """Hidden and cell state of every layer, each `(B, H_l)`; with or without a graph."""
 
     hidden: tuple[Tensor, ...]
     cell: tuple[Tensor, ...]
@@ -43,7 +43,7 @@ class LSTMState(NamedTuple):
         return sum(part.shape[1] for part in (*self.hidden, *self.cell))
 
     def detach(self) -> "LSTMState":
-        """The same numbers, cut off from the graph that made them: the truncation."""
+        """The same numbers, detached from the graph: here backpropagation is truncated."""
         return LSTMState(
             tuple(part.detach() for part in self.hidden), tuple(part.detach() for part in self.cell)
         )
@@ -58,7 +58,7 @@ class LSTMState(NamedTuple):
     def finite_or_zero(self) -> "LSTMState":
         """The same numbers, or the start state if one of them is not finite.
 
-        Nobody waits for the answer: it is decided where the numbers are.
+        Decided on the device, without a synchronization.
         """
         finite = torch.isfinite(self.packed()).all()
         return LSTMState(

@@ -9,8 +9,9 @@ from sglm.config import OptimizerConfig
 def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
     """Adam, AdamW or SGD in torch's fused form; weight decay on matrices only.
 
-    Biases are left alone: decay is there to keep the scale of products in hand, and a forget bias
-    pulled to zero forgets. `lr` of every group is the peak; the schedule multiplies it.
+    Biases get no decay: its purpose is to limit the scale of the matrix products, and decaying the
+    forget gate's bias would shorten the memory. `lr` of every group is the peak rate, which the
+    schedule multiplies.
     """
     matrices = [p for p in model.parameters() if p.dim() >= 2]
     biases = [p for p in model.parameters() if p.dim() < 2]
@@ -21,7 +22,8 @@ def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Opt
     if config.kind == "sgd":
         sgd = torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum, fused=True)
         if config.momentum:
-            # torch would make them at the first step, without numbers if that one is not taken.
+            # torch would allocate the buffers at the first step, and leave them uninitialized if
+            # that step is skipped.
             for p in (*matrices, *biases):
                 sgd.state[p]["momentum_buffer"] = torch.zeros_like(p)
         return sgd
@@ -38,11 +40,11 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) ->
 
 
 def step_where_finite(optimizer: torch.optim.Optimizer, finite: Tensor) -> None:
-    """Takes a fused optimizer's step, or leaves everything as it is where `finite` is false.
+    """Takes a fused optimizer's step, or skips it where `finite` is false.
 
-    Decided on the device, so that nobody waits for the answer: fused optimizers look at a flag
-    called `found_inf`, which torch's GradScaler hands them in the same way, and divide gradients by
-    a `grad_scale`, if there is one; neither stays.
+    Decided on the device, without a synchronization: fused optimizers skip a step where their
+    attribute `found_inf` is set, and divide gradients by their attribute `grad_scale`, if there is
+    one. torch's GradScaler uses them in the same way. Both are removed afterwards.
     """
     optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
     optimizer.step()

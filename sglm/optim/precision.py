@@ -1,4 +1,4 @@
-"""Precision: which type the matrix products run in, loss scaling, and whether a step may be taken.
+"""Precision: the type of the matrix products, loss scaling, and steps that are skipped.
 
 Weights, optimizer, carried state, synthesizer and losses stay in float32; the model casts around
 its products (no autocast: it would pick a type of its own for cuDNN's LSTMs).
@@ -34,7 +34,7 @@ class Precision:
         return scaled
 
     def loss_scale(self) -> Tensor | float:
-        """What the loss is multiplied with before its backward pass; 1 but for fp16."""
+        """The factor of the loss before its backward pass; 1 except in fp16."""
         # Not `get_scale`, which would wait for the device.
         if not self.scaler.is_enabled():
             return 1.0
@@ -44,7 +44,7 @@ class Precision:
         """Takes the loss scale out of the gradients.
 
         Returns:
-            `(their common norm, whether it is finite)`, scalars that nobody has waited for.
+            `(their common norm, whether it is finite)`, scalars on the device, not synchronized.
         """
         self.scaler.unscale_(optimizer)
         groups = optimizer.param_groups
@@ -60,9 +60,9 @@ class Precision:
         *,
         clip_norm: float | None = None,
     ) -> None:
-        """Takes the optimizer's step, or leaves everything as it is where it would do harm.
+        """Takes the optimizer's step, or skips it where the norm is not finite.
 
-        In fp16 a step that is not taken lowers the loss scale, so that a later one will be.
+        In fp16 a skipped step lowers the loss scale, so that later steps are finite again.
 
         Args:
             optimizer: of torch's fused ones.
@@ -70,22 +70,22 @@ class Precision:
             clip_norm: cap on the norm (Pascanu et al. 2013), or None.
         """
         if clip_norm is not None:
-            # As torch's `clip_grad_norm_`, but for the pass over all gradients: fused optimizers
-            # divide by this number, which they want in float32, as they read them.
+            # As torch's `clip_grad_norm_`, without its pass over all gradients: fused optimizers
+            # divide each gradient by this number, which must be float32, when they read it.
             over = ((norm + 1e-6) / clip_norm).clamp_min(1.0)
             optimizer.grad_scale = over.float()  # type: ignore[attr-defined]
         if self.scaler.is_enabled():
-            self.scaler.step(optimizer)  # has seen in `measure` whether all is finite
+            self.scaler.step(optimizer)  # `measure` has recorded whether all is finite
             self.scaler.update()
         else:
             step_where_finite(optimizer, finite)
 
 
 def make_precision(name: str, device: torch.device) -> Precision:
-    """`auto` is bf16 on a GPU that has it, fp16 on one that has not, and fp32 on a CPU.
+    """`auto` is bf16 on a GPU that supports it, fp16 on other GPUs, and fp32 on a CPU.
 
     Raises:
-        ConfigError: a half type was asked for on a CPU that would be many times slower with it.
+        ConfigError: a half type was asked for on a CPU, which would be many times slower with it.
     """
     if name == "auto":
         if device.type != "cuda":

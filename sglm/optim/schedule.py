@@ -1,8 +1,8 @@
 """What step number n does: a pure function from the step to learning rate, mode and cycle.
 
-Cosine annealing with warm restarts (SGDR: Loshchilov & Hutter 2017, eq. 5), and at each restart
-the kind of gradient flips between real and synthetic (Shang & Zhang 2019, sec. 3). There is no
-state to keep, so a resumed run cannot disagree with itself.
+Cosine annealing with warm restarts (SGDR: Loshchilov & Hutter 2017, eq. 5). At each restart the
+mode flips between real and synthetic (Shang & Zhang 2019, sec. 3). The schedule has no state, so a
+resumed run follows the same one.
 """
 
 import math
@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 
 class Mode(Enum):
-    """What crosses a truncation boundary backwards: nothing (real) or a predicted gradient."""
+    """The gradient that is injected at a boundary: none (real) or a predicted one (synthetic)."""
 
     REAL = "real"
     SYNTHETIC = "synthetic"
@@ -95,7 +95,7 @@ def make_schedule(
         start: mode of the first cycle when alternating.
         warmup_steps, final_factor: see `Schedule`.
     """
-    # Ends are rounded, not lengths, so that fractions do not add up to a drift.
+    # Ends are rounded, and not lengths, so that rounding errors do not accumulate.
     ends = [max(1, round(total * unit_steps)) for total in accumulate(cycle_lengths)]
     steps = tuple(max(1, end - before) for end, before in zip(ends, [0, *ends[:-1]], strict=True))
     first = Mode(start if mode == "alternating" else mode)
