@@ -1,1 +1,1 @@
-"""How probable a text is: predictors, and what reads texts through them."""
+"""The probability of texts: predictors, and the functions that score texts with them."""

@@ -1,4 +1,4 @@
-"""What callers in Python hand over as numbers and choices: taken if it is one, refused by name."""
+"""Checks of arguments from Python callers; an error names the argument that is refused."""
 
 import operator
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ _TRUTHS = bool | np.bool_
 
 
 def whole_number(name: str, value: Any) -> int:
-    """An int, or what stands for one: NumPy's and torch's.
+    """An int, or an integer of NumPy or torch.
 
     Raises:
         InputError: a float, a str, a bool.
@@ -27,7 +27,7 @@ def whole_number(name: str, value: Any) -> int:
 
 
 def real_number(name: str, value: Any) -> float:
-    """A float, or what stands for one: NumPy's and torch's, and whole numbers.
+    """A float or int, or a number of NumPy or torch.
 
     Raises:
         InputError: a str, a bool, an array of several.

@@ -1,8 +1,8 @@
-"""Many separate texts at once: each from the start state, whatever company it is read in.
+"""Many separate texts at once, each from the start state and independent of the others.
 
-What sequences begin with in common is read once: they are the branches of a tree of prefixes, and
-the predictor reads each of its nodes once. Where they have parted, each goes on in a lane of its
-own. No result depends on the company beyond rounding.
+A prefix that several sequences share is read once: the sequences form a tree of prefixes, and the
+predictor reads each node once. Where sequences differ, each is read on in a lane of its own. A
+sequence's result does not depend on the others in its batch, up to rounding.
 
 Shapes: N tokens of all sequences end to end, S sequences, B lanes, T time, U distinct prefixes,
 V vocabulary, M and C some of the tokens.
@@ -21,14 +21,14 @@ from sglm.scoring.stream import CHUNK_STEPS, Ids, Nats, StoppedReading, never, r
 
 Tokens = npt.NDArray[np.integer[Any]] | Sequence[int]
 
-# Steps times lanes of separate sequences in one pass.
+# Tokens (steps times lanes) that are read in one pass.
 BATCH_TOKENS = 2**13
-# A step on its own, apart from those around it, costs about as much as so many lanes in company.
+# A separate call for one step costs about as much as this many more lanes in a larger call.
 STEP_LANES = 32
-# Lanes that have ended are dropped after so many steps at the earliest, for the same reason. Steps
-# come in multiples of this and lanes in multiples of `STEP_LANES`: oneDNN makes a kernel for every
-# shape and keeps it, about 2 ms and a quarter of a megabyte each. One or two steps are left as they
-# are: short texts, most of which share their beginnings, often have no more to go.
+# Lanes that have ended are dropped after this many steps at the earliest, for the same reason. The
+# number of steps is a multiple of this and the number of lanes one of `STEP_LANES`, because oneDNN
+# makes a kernel for every shape and keeps it, about 2 ms and a quarter of a megabyte each. One or
+# two steps are not rounded up: after their shared prefixes, short texts often have no more left.
 FEWEST_STEPS = 4
 
 
@@ -51,14 +51,14 @@ def texts_nll(
         eos_id: what the first token of each is predicted from.
         batch_tokens: about how many tokens are read in one pass.
         should_stop: asked before every group of texts, of sixteen passes.
-        share: `(which, of how many)`: only every so manieth group is read, so that several
-            processes can do it together; their results add up to the whole.
+        share: `(i, n)`: only every n-th group is read, from number i (from 0) on, so that n
+            processes can share the work; their results add up to the whole.
 
     Returns:
         The float64 sum over all tokens of all texts read in nats.
 
     Raises:
-        StoppedReading: `should_stop` said so.
+        StoppedReading: `should_stop` returned true.
     """
     nll_nats = 0.0
     for number, group in enumerate(_groups(texts, eos_id, 16 * batch_tokens)):
@@ -70,8 +70,8 @@ def texts_nll(
 
 
 def _groups(texts: Iterable[Tokens], eos_id: int, tokens: int) -> Iterator[tuple[Ids, Ids]]:
-    """`(ids_N, lengths_S)` of about so many tokens: enough for many passes, so that sorting by
-    length leaves little padding."""
+    """Groups of texts, `(ids_N, lengths_S)`, of about so many tokens: enough for several passes, so
+    that sorting by length leaves little padding."""
     waiting: list[Tokens] = []
     lengths: list[int] = []
     size = 0
@@ -133,7 +133,7 @@ def packed_nlls(
     """
     nll_N = np.zeros(len(ids_N))
     before = predictor.start(1) if state is None else state
-    if len(lengths_S) == 1 and len(ids_N) > 0:  # no company: the direct way
+    if len(lengths_S) == 1 and len(ids_N) > 0:  # one sequence needs no batch
         nll_N[1:], _ = read_on(predictor, ids_N, before)
         return nll_N
     starts_S = np.cumsum(lengths_S) - lengths_S
@@ -154,7 +154,7 @@ def packed_nlls(
 
 
 def in_lanes(predictor: Predictor[State], state: State, lanes: int) -> State:
-    """The state of one lane, in so many."""
+    """The state of one lane, repeated for so many lanes."""
     return predictor.select(state, torch.zeros(lanes, dtype=torch.int64, device="cpu"))
 
 
@@ -169,7 +169,7 @@ def _read_batch(
 ) -> None:
     """Fills in the nats of sequences that are sorted by length, longest first."""
     last = int(lengths_B[0]) - 1
-    # How many lanes, the first ones, have something to predict at each step.
+    # At each step, how many lanes still have a token to predict: always the first ones.
     lanes_T = np.searchsorted(-lengths_B, -np.arange(1, last + 1))
     step, state, lanes = _read_shared(
         predictor, ids_N, nll_N, starts_B=starts_B, lanes_T=lanes_T, before=before
@@ -180,12 +180,12 @@ def _read_batch(
         if kept < lanes:
             lanes = kept
             state = predictor.select(state, torch.arange(lanes, device="cpu"))
-        # Until a quarter of the lanes has ended: little is then computed for nothing.
+        # Until a quarter of the lanes has ended, so that few steps of ended lanes are computed.
         quarter = int(lengths_B[3 * running // 4]) - 1
         steps = quarter - step if quarter - step <= 2 else _rounded_up(quarter - step, FEWEST_STEPS)
         end = step + min(steps, CHUNK_STEPS)
         places_TB = starts_B[:lanes] + np.arange(step, end)[:, None]
-        # A lane that ends early reads on in what lies behind it: no real step ever sees that.
+        # A lane that ends early reads on into the ids after its sequence; the results are dropped.
         inputs_TB = ids_N.take(places_TB, mode="clip")
         real_TB = np.arange(step, end)[:, None] < lengths_B[:lanes] - 1
         targets_TB = np.where(real_TB, ids_N.take(places_TB + 1, mode="clip"), IGNORED)
@@ -210,10 +210,10 @@ def _read_shared(
     lanes_T: Ids,
     before: State,
 ) -> tuple[int, State, int]:
-    """Reads step by step, each distinct prefix once, as long as enough lanes share theirs.
+    """Reads step by step, each distinct prefix once, as long as enough lanes share prefixes.
 
     Returns:
-        How many steps that were, the state of the lanes that go on, and how many these are.
+        The number of steps read, the state of the lanes that have not ended, and their number.
     """
     lanes, vocab_size = len(starts_B), predictor.vocab_size
     if lanes < STEP_LANES:  # too few to save anything

@@ -1,4 +1,4 @@
-"""What was expected where a token came: its rank, the entropy, whether a word was to begin.
+"""What was predicted at each token: its rank, the entropy, the probability that a word begins.
 
 For many texts at once, like `sglm.scoring.batch`, but with the whole softmax at every step.
 
@@ -43,9 +43,9 @@ def expectations(
     """Reads on from a state.
 
     Args:
-        predictor: reads.
-        ids_TB: what is read.
-        targets_TB: what comes next; any id where nothing does.
+        predictor: reads them.
+        ids_TB: the ids to read.
+        targets_TB: the token after each of them; any id where there is none.
         state: before the first of `ids_TB`.
         begins_V: which tokens begin a word (`Tokenizer.begins_word`), bool.
     """
@@ -68,7 +68,7 @@ def expectations(
             )
     logprob, rank, entropy, boundary = torch.cat(parts, dim=1).cpu().numpy()
     if bool(begins_V.all()):
-        boundary[:] = 0.0  # and not nearly so
+        boundary[:] = 0.0  # exactly, without rounding errors
     shape = ids_TB.shape
     return Expectations(
         logprob.reshape(shape),
@@ -84,15 +84,15 @@ def _of_block(
 ) -> Tensor:
     """`(4, M)`, float64: the fields of `Expectations`.
 
-    What is as large as the block itself is written into `scratch_MV`: new memory takes longer than
-    the arithmetic.
+    Intermediate results as large as the block are written into `scratch_MV`: allocating new memory
+    would take longer than the arithmetic.
     """
     logprob_M1 = logprobs_MV.gather(1, targets_M[:, None])
     torch.softmax(logprobs_MV, -1, out=scratch_MV)  # of log-probabilities: the probabilities
-    with torch.autocast(logprobs_MV.device.type, enabled=False):  # whatever the caller is in
+    with torch.autocast(logprobs_MV.device.type, enabled=False):  # in case the caller uses it
         begins_M = scratch_MV @ begins_V
         negative_entropy_M = torch.linalg.vecdot(scratch_MV, logprobs_MV)
-    if not negative_entropy_M.isfinite().all():  # 0·log 0, which is none
+    if not negative_entropy_M.isfinite().all():  # 0·log 0 is NaN here, and must be 0
         negative_entropy_M = -torch.special.entr(scratch_MV).sum(1)
     likelier_M = torch.gt(logprobs_MV, logprob_M1, out=scratch_MV).sum(1)
     return torch.stack(
@@ -122,8 +122,8 @@ def packed_expectations(
         lengths_S: how many belong to each text.
 
     Returns:
-        `(N,)`: what was predicted after every id. After the last one of a text nothing came: its
-        logprob and rank mean nothing.
+        `(N,)`: what was predicted after every id. The last id of a text has no target: its logprob
+        and rank are meaningless.
     """
     before = predictor.start(1) if state is None else state
     starts_S = np.cumsum(lengths_S) - lengths_S
@@ -133,7 +133,7 @@ def packed_expectations(
         steps = int(lengths_S[order[0]])
         lanes, order = np.split(order, [max(1, BATCH_TOKENS // steps)])
         places_TB = starts_S[lanes] + np.arange(steps)[:, None]
-        # A lane that ends early reads on in what lies behind it: no real step ever sees that.
+        # A lane that ends early reads on into the ids after its text; the results are dropped.
         read, _ = expectations(
             predictor,
             ids_N.take(places_TB, mode="clip"),

@@ -1,6 +1,6 @@
-"""How well a model predicts a text: its likelihood, tied to the text it came from.
+"""Evaluation: the likelihood of a text, with the counts and identity of the text.
 
-Token ids become nats in `sglm.scoring.stream` and `sglm.scoring.batch`.
+The nats are computed in `sglm.scoring.stream` and `sglm.scoring.batch`.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -30,7 +30,7 @@ LONGEST_TEXT = 1 << 25
 def with_overlap(
     evaluation: Evaluation, lines: LineHashes | None, training: LineHashes | None
 ) -> Evaluation:
-    """The same evaluation, which says how many lines of its text were trained on."""
+    """The same evaluation, with the number of its text's lines that were trained on."""
     if lines is None:
         return evaluation
     known = None if training is None else lines.overlap(training)
@@ -49,7 +49,7 @@ def evaluate_split(
 ) -> Evaluation:
     """Evaluates a model on a split of a store that its own tokenizer wrote.
 
-    Validation during a training and `sglm eval` are this function.
+    Validation during a training and `sglm eval` both use this function.
 
     Args:
         predictor: the model.
@@ -68,7 +68,7 @@ def evaluate_split(
 
     Raises:
         InputError: no such split, or context `reset` without any `<eos>` in it.
-        StoppedReading: `should_stop` said so.
+        StoppedReading: `should_stop` returned true.
     """
     started = perf_counter()
     ids, eos_id = store.ids(split), store.tokenizer().eos_id
@@ -131,7 +131,7 @@ def evaluate_pieces(
 
 
 class _Counted:
-    """Encodes pieces and keeps the books of what went through."""
+    """Encodes pieces, and counts what it has encoded."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer

@@ -1,4 +1,4 @@
-"""Continuing a text: one token after the other, drawn from what a predictor expects next.
+"""Continuing a text: each token is drawn from the predicted distribution.
 
 Shapes: V vocabulary. Draws come from a generator of their own: torch's global one is not touched.
 """
@@ -78,7 +78,7 @@ def generate_ids(
     Raises:
         InputError: a negative number of tokens, a temperature or `top_p` out of range, or what is
             no number.
-        SglmError: the model predicts nothing that is a number.
+        SglmError: the predicted log-probabilities are NaN.
     """
     tokens = whole_number("the number of tokens", tokens)
     temperature = real_number("the temperature", temperature)
@@ -110,7 +110,7 @@ def generate_ids(
 
 
 def _generator(seed: int | None) -> torch.Generator:
-    """On the CPU always: a seed then means the same draws wherever the model runs."""
+    """Always on the CPU, so that the draws of a seed do not depend on the model's device."""
     random = torch.Generator("cpu")
     if seed is None:
         random.seed()
@@ -138,7 +138,7 @@ def _prompt_chunks(ids: Sequence[int]) -> Sequence[Tensor]:
 def _draw(
     logprobs_V: Tensor, temperature: float, *, top_p: float | None, random: torch.Generator
 ) -> int:
-    """One id; float64 in, so that small temperatures do not overflow."""
+    """Draws one id; takes float64, so that small temperatures do not overflow."""
     if temperature == 0:
         return int(logprobs_V.argmax())
     # The largest becomes 0 before the division: exp stays in range however small the divisor is.

@@ -21,7 +21,7 @@ from sglm.text.user_text import checked_bytes
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class ScoringState:
-    """What is known of the text so far. Immutable: one state can be extended in several ways."""
+    """The state after the text so far. Immutable: one state can be extended in several ways."""
 
     predictor_state: Any
     """The predictor's own, before `previous_id` is read."""
@@ -30,7 +30,7 @@ class ScoringState:
     tail: str
     tail_ids: tuple[int, ...]
     tail_logprobs: tuple[float, ...]
-    """What has been counted for the tail."""
+    """The log-probabilities that have been counted for the tail."""
     in_word: bool
     """The text ends in a word that may go on."""
     tail_start: int = 0

@@ -13,7 +13,7 @@ DEFAULT_GROUPS = ("UID", "field")
 
 
 class Pair(NamedTuple):
-    """Two sentences that differ in what makes one of them acceptable.
+    """Two sentences, of which the first is acceptable, and which differ only in what decides that.
 
     groups: `(field, value)` of the record, for the fields that group.
     """
@@ -25,7 +25,7 @@ class Pair(NamedTuple):
 
 @dataclass(kw_only=True)
 class Accuracy:
-    """Of so many pairs, in how many the good sentence was more probable; a tie counts one half."""
+    """The number of pairs, and of those whose good sentence is more probable; a tie is a half."""
 
     n: int = 0
     right: int = 0
@@ -37,7 +37,7 @@ class Accuracy:
         return (self.right + self.ties / 2) / self.n
 
     def count(self, good: float, bad: float) -> None:
-        """One more pair, of two log-probabilities."""
+        """Counts one more pair, given the log-probabilities of its sentences."""
         self.n += 1
         self.right += good > bad
         self.ties += good == bad

@@ -1,7 +1,7 @@
-"""What predicts text: one interface, and the LSTM behind it.
+"""The interface of models that predict text, and its implementation by an LSTM.
 
-All of `sglm.scoring` reads text through a `Predictor` and knows nothing else of a model, so that
-whatever implements it can be scored, evaluated, extended and made to generate.
+All of `sglm.scoring` uses a model only through `Predictor`, so that every implementation of it can
+score, evaluate, extend and generate texts.
 
 Shapes: T time, B lanes, V vocabulary, H features, N = T·B tokens in time-major order, M some of
 them. Log-probabilities are natural (nats).
@@ -23,11 +23,11 @@ from sglm.runtime.device import full_float32
 from sglm.runtime.process import settle_after_fork
 
 State = TypeVar("State")
-# Rows over all tokens at a time: which of those asked for, and their log-probabilities `(M, V)`.
+# Blocks of distributions: a slice of the rows asked for, and their log-probabilities `(M, V)`.
 Blocks = Iterator[tuple[slice, Tensor]]
 
-# Rows whose logits are held at a time, and the most entries these may have (16 MB). Fewer rows
-# make slower products, more no faster ones.
+# Rows whose logits are held at a time, and the most entries these may have (16 MB). With fewer rows
+# the products are slower; with more they are no faster.
 LOGIT_ROWS = 512
 LOGIT_ENTRIES = 2**22
 
@@ -36,30 +36,30 @@ class Predictor(Protocol[State]):
     """Reads token ids in lanes side by side and gives log-probabilities of what comes next.
 
     **States** are the predictor's own and opaque to everybody else. A state is never changed: each
-    method returns a new one, and the one handed in stays valid, for a text may go on in several
-    ways. Lanes do not influence each other beyond rounding.
+    method returns a new one, and the one passed in stays valid, because a text may be continued in
+    several ways. Lanes do not influence each other beyond rounding.
 
     **Modes** are the predictor's own, too. It decides whether gradients are recorded, whether torch
     is in inference mode, whether dropout is off and which precision products have; callers set
-    nothing. Whatever it needs it enters and leaves within each call, and within each block of
-    `distributions`: while a caller holds a block, its own modes are as they were. The tensors
-    that come back are constants, to be read but not to be changed in place.
+    nothing. It sets and restores these modes within each call, and within each block of
+    `distributions`: while a caller holds a block, the caller's own modes are in force. The tensors
+    returned are constants, to be read but not to be changed in place.
 
-    **Devices**: ids, targets and lanes may lie anywhere (callers leave them in the host's memory)
-    and are moved; log-probabilities come back on `device`.
+    **Devices**: ids, targets and lanes may be on any device (callers leave them in the host's
+    memory) and are moved; log-probabilities are returned on `device`.
 
-    **Text** is cut into calls for the sake of memory only: two calls, the second from the state
-    that the first returned, read what one call reads.
+    **Calls**: text is split into several calls only to bound memory. Two calls, the second from the
+    state that the first returned, give the same as one call for both.
 
-    How others than one network fit in:
+    How predictors other than a single network fit this interface:
 
     - An ensemble: its state is a tuple of its members' states. A mixture's log-probability of a
       target is the logarithm of the mean of the members' probabilities of it, so that `read` needs
       no more of a member than its `read`; `distributions` mixes blocks of equal rows.
-    - An ONNX session: its state is the session's arrays; ids come as it wants them, in the host's
-      memory. `None` for targets is a run that fetches the state only.
+    - An ONNX session: its state is the session's arrays; ids are already where it needs them, in
+      the host's memory. With `None` for targets, a run fetches the state only.
     - A model that adapts while it reads (a cache, dynamic evaluation): what it has learned is part
-      of the state, so that `start` is the model as it was and every text is scored from there.
+      of the state, so that `start` returns the unadapted model and every text is scored from there.
       Within one call it predicts each token before it learns from it. It turns on the gradients
       that it needs, and it also learns where `targets_TB` is None, from the ids.
     """
@@ -70,7 +70,7 @@ class Predictor(Protocol[State]):
 
     @property
     def device(self) -> torch.device:
-        """Where log-probabilities come back."""
+        """The device of the log-probabilities returned."""
 
     def start(self, lanes: int) -> State:
         """The state before any text, in so many lanes; texts begin by reading `<eos>`."""
@@ -82,9 +82,9 @@ class Predictor(Protocol[State]):
 
         Args:
             ids_TB: int64, T and B at least 1; B is the number of lanes of `state`.
-            targets_TB: which token comes after each of `ids_TB`, int64. `IGNORED` (−100): nothing
-                is to be predicted there, and no row of the softmax is made for it. None: nothing
-                at all is; the predictor advances without a softmax.
+            targets_TB: the token after each of `ids_TB`, int64. `IGNORED` (−100): nothing is
+                predicted there, and no row of the softmax is computed. None: nothing is predicted
+                at all; the state advances without a softmax.
             state: before the first of `ids_TB`.
 
         Returns:
@@ -103,9 +103,9 @@ class Predictor(Protocol[State]):
 
         Returns:
             `(blocks, state)`. The blocks together are the N = T·B (or `last_steps`·B) rows in
-            time-major order, a bounded number at a time, each made when it is asked for: which
-            rows these are, and their log-probabilities `(M, V)`, float32 at least. A block is only
-            valid until the next one is asked for.
+            time-major order. Each block is computed when the iterator reaches it: a slice of a
+            bounded number of rows, and their log-probabilities `(M, V)`, float32 at least. A block
+            is valid only until the next one.
         """
 
     def select(self, state: State, lanes: Tensor) -> State:
@@ -127,8 +127,8 @@ class NetworkPredictor:
 
         Args:
             model: in any mode.
-            compute_dtype: type of the matrix products while it reads, in whatever type the network
-                trains; None is the parameters' own.
+            compute_dtype: type of the matrix products while it reads, independent of the type in
+                which the network trains; None is the parameters' own.
         """
         self.model = model
         self.compute_dtype = compute_dtype
@@ -153,7 +153,7 @@ class NetworkPredictor:
             if targets_TB is None:
                 return None, state
             features_NH, targets_N = features_TBH.flatten(0, 1), targets_TB.flatten()
-            if int(targets_N.min()) != IGNORED:  # all are predicted
+            if int(targets_N.min()) != IGNORED:  # every target is scored
                 logprobs_N = target_logprobs(self.model, features_NH, targets_N.to(self.device))
             else:
                 rows_M = (targets_N != IGNORED).nonzero()[:, 0]
@@ -176,7 +176,7 @@ class NetworkPredictor:
 
     def _blocks(self, features_NH: Tensor) -> Blocks:
         for rows in block_rows(len(features_NH), self.vocab_size):
-            # Not around the yield, which would put the caller into these modes as well.
+            # Not around the yield: the caller would then run in these modes as well.
             with evaluating(self.model, self.compute_dtype):
                 logprobs_MV = block_logprobs(self.model, features_NH[rows])
             yield rows, logprobs_MV
@@ -216,7 +216,7 @@ def evaluating(
 
 
 def target_logprobs(model: LSTMLanguageModel, features_NH: Tensor, targets_N: Tensor) -> Tensor:
-    """Of each target, float64 `(N,)`; logits exist for a bounded number of rows at a time."""
+    """The targets' log-probabilities, float64 `(N,)`; holds few rows of logits at a time."""
     parts = [
         block_logprobs(model, features_NH[rows]).gather(1, targets_N[rows, None])[:, 0].double()
         for rows in block_rows(len(features_NH), model.shape.vocab_size)
@@ -225,14 +225,14 @@ def target_logprobs(model: LSTMLanguageModel, features_NH: Tensor, targets_N: Te
 
 
 def block_rows(total: int, vocab_size: int) -> Iterator[slice]:
-    """Which of `total` rows have their logits in memory together, from the first to the last."""
+    """Slices of `total` rows, in order: each has its logits in memory at one time."""
     size = max(1, min(LOGIT_ROWS, LOGIT_ENTRIES // vocab_size))
     if size > ROWS_STEP:
         size -= size % ROWS_STEP
     start = 0
     while start < total:
         left = total - start
-        # The last rows in two parts, so that the larger one goes the faster way.
+        # The last rows in two parts, the first a multiple of `ROWS_STEP`, which is faster.
         count = size if left >= size else left - left % ROWS_STEP or left
         yield slice(start, start + count)
         start += count
@@ -246,14 +246,14 @@ def block_logprobs(model: LSTMLanguageModel, features_MH: Tensor) -> Tensor:
     logits_MV = model.logits(features_MH)
     if logits_MV.dtype in (torch.float16, torch.bfloat16):
         return F.log_softmax(logits_MV, dim=-1, dtype=torch.float32)
-    # In their own memory, which is at hand: reading and writing it is what takes time.
+    # In place, in memory that is already cached: the time goes into reading and writing it.
     return torch.log_softmax(logits_MV, -1, out=logits_MV)
 
 
 def reading_floats(shape: ModelShape, *, steps: int) -> float:
-    """What a network needs besides its weights to read and score so many steps of one lane.
+    """The memory, besides its weights, that a network needs to score so many steps of one lane.
 
-    In units of float32's (`sglm.runtime.memory_basis`).
+    Counted in float32 numbers (`sglm.runtime.memory_basis`).
     """
     rows = max(1, min(LOGIT_ROWS, steps, LOGIT_ENTRIES // shape.vocab_size))
     return 2 * rows * shape.vocab_size + steps * 8 * max(shape.widths) + max(shape.layer_weights)

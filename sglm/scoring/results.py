@@ -1,4 +1,4 @@
-"""What scoring a text and evaluating a model result in: likelihoods, and the measures of them."""
+"""The results of scoring a text and of evaluating a model: likelihoods, and measures of them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ CONTEXTS: tuple[Context, ...] = get_args(Context)
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Score:
-    """How probable a text is. `tokens`, `token_logprobs` and `unk` run in parallel."""
+    """The score of a text. `tokens`, `token_logprobs` and `unk` have one entry for each token."""
 
     tokens: list[str]
     """The scored tokens, readable."""
@@ -40,18 +40,19 @@ class Score:
     ranks: list[int] | None = None
     """Of each token, 1 for the likeliest; None unless asked for (`distribution=True`)."""
     entropies: list[float] | None = None
-    """In nats, of what was expected where each token came; None unless asked for."""
+    """Of the predicted distribution at each token, in nats; None unless asked for."""
     boundaries: list[float] | None = None
     """-log of the probability that a word begins, at each token and after the last one; 0 at the
     beginning of a text without context. None unless asked for."""
 
     def words(self, base: Base = 2, correction: Correction = "none") -> list[Word]:
-        """The words of the text and how surprising each was.
+        """The words of the text and their surprisals.
 
-        Uncorrected surprisals sum to -logprob, in the base's unit. Corrected ones sum to that and
-        the boundary's after the last word: whether a word has ended is told by what follows
-        it, and that probability is moved from the next word's tokens to the word's end (Pimentel &
-        Meister 2024, "How to compute the probability of a word"; Oh & Schuler 2024).
+        Uncorrected surprisals sum to -logprob, in the base's unit. A tokenizer that marks where
+        words begin shows that a word has ended only in the token after it. The correction moves the
+        probability of that boundary from the next word's tokens to the end of the word (Pimentel &
+        Meister 2024, "How to compute the probability of a word"; Oh & Schuler 2024). Corrected
+        surprisals sum to -logprob plus the surprisal of the boundary after the last word.
 
         Args:
             base: of the logarithm: 2, 10 or "e".
@@ -79,7 +80,7 @@ class Score:
         )
 
     def __repr__(self) -> str:
-        """The measures; of the tokens, which may be thousands, how many."""
+        """The measures, and only the number of the tokens, which may be thousands."""
         return (
             f"Score(logprob={self.logprob:.4f}, ppl={self.ppl:.2f},"
             f" bits_per_byte={_digits(self.bits_per_byte)}, n_tokens={self.n_tokens},"
@@ -109,7 +110,7 @@ def make_score(
         tokens, logprobs, unk: of the tokens, in parallel.
         n_words, n_bytes: of the text.
         offsets, text: see `Score`.
-        hides_bytes: tokens beyond these stand for unknown text.
+        hides_bytes: some of the text's bytes have no scored token.
         withdrawn: log-probabilities that were counted before and are replaced by these.
     """
     logprob = sum(logprobs, start=0.0) - sum(withdrawn)
@@ -182,7 +183,7 @@ class Evaluation:
 
     @property
     def bits_per_byte(self) -> float | None:
-        """None where `<unk>` stands in the text, for it hides bytes."""
+        """None where the text has `<unk>`, whose original bytes are not scored."""
         return bits_per_byte(self.nll_nats, self.bytes, self.unknown)
 
     def to_json(self) -> dict[str, Any]:

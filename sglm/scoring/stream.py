@@ -18,17 +18,17 @@ Ids = npt.NDArray[np.int64]
 Nats = npt.NDArray[np.float64]
 Stream = npt.NDArray[np.integer[Any]] | Iterable[Sequence[int]]
 
-# Steps of one call of a predictor, and between two looks at `should_stop`: bounds what is held of
-# a text at a time.
+# Steps of one call of a predictor, and between two calls of `should_stop`. Bounds how much of a
+# text is in memory at a time.
 CHUNK_STEPS = 256
 
 
 class StoppedReading(Exception):
-    """Somebody asked to stop in the midst of a text; there is no result."""
+    """`should_stop` returned true before the end of a text; there is no result."""
 
 
 def never() -> bool:
-    """Nobody asks to stop."""
+    """The default of `should_stop`: reading is never stopped."""
     return False
 
 
@@ -52,14 +52,14 @@ def stream_nll(
         eos_id: what the first token is predicted from.
         chunk_steps: steps read at a time.
         should_stop: asked before every chunk.
-        share: `(which, of how many)`: only every so manieth chunk is scored, so that several
-            processes can do it together; their results add up to the whole.
+        share: `(i, n)`: only every n-th chunk is scored, from number i (from 0) on, so that n
+            processes can share the work; their results add up to the whole.
 
     Returns:
         The float64 sum over all scored tokens in nats.
 
     Raises:
-        StoppedReading: `should_stop` said so.
+        StoppedReading: `should_stop` returned true.
     """
     nll_nats = 0.0
     state = predictor.start(1)
@@ -78,7 +78,7 @@ def stream_nll(
 
 
 def read_on(predictor: Predictor[State], ids: Ids, state: State) -> tuple[Nats, State]:
-    """Reads `ids` but the last from `state` on; scores each but the first.
+    """Reads all of `ids` except the last, from `state`; scores all except the first.
 
     Args:
         predictor: reads them.
@@ -86,7 +86,7 @@ def read_on(predictor: Predictor[State], ids: Ids, state: State) -> tuple[Nats, 
         state: of one lane.
 
     Returns:
-        Nats per token, one number fewer than ids; the state in which the last id is yet to be read.
+        Nats per token, one number fewer than ids; the state before the last id is read.
     """
     nlls = [np.empty(0)]
     for start in range(0, len(ids) - 1, CHUNK_STEPS):

@@ -1,4 +1,4 @@
-"""Separate texts to scores: tokenize, read them all at once, cut the numbers up again."""
+"""Scores of separate texts: tokenize, read all in batches, split the results by text."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -32,8 +32,8 @@ def score_texts(
 
     Args:
         predictor, tokenizer: of one vocabulary.
-        texts, sizes: what is scored, and its bytes in UTF-8.
-        names: of all ids.
+        texts, sizes: the texts to score, and the bytes of each in UTF-8.
+        names: the token of every id.
     """
     state, first_id, context = _read_context(predictor, tokenizer, context)
     read = [context + text for text in texts]
@@ -61,11 +61,11 @@ def score_texts(
             n_bytes=size,
             offsets=offsets,
             text=text,
-            # Without the first token's nats the bytes do not have all of theirs.
+            # Without bos the first token is not scored, so some bytes have no nats.
             hides_bytes=not bos,
         )
         if recorded is not None:
-            # Of a text of its own the beginning is a word's for sure.
+            # A text without context always begins a word.
             open_word = (
                 (context or state is not None)
                 and offsets
@@ -84,24 +84,23 @@ def _read(
     state: State | None,
     begins: list[bool] | None,
 ) -> tuple[list[float], Expectations | None]:
-    """The log-probability of every id, and what was expected there where words' beginnings are
-    given."""
+    """The log-probability of every id; if `begins` is given, also what was predicted after each."""
     if begins is None:
         return (-packed_nlls(predictor, ids_N, lengths_S, state=state)).tolist(), None
     begins_V = torch.tensor(begins, device="cpu")
     recorded = packed_expectations(predictor, ids_N, lengths_S, state=state, begins_V=begins_V)
-    # After every token; what is wanted is before.
+    # Recorded after every token, but returned for the token that was predicted.
     return [0.0, *recorded.logprob.tolist()], recorded
 
 
 def _read_context(
     predictor: Predictor[State], tokenizer: Tokenizer, context: str
 ) -> tuple[State | None, int, str]:
-    """Reads a context once, as far as its tokens are settled whatever follows.
+    """Reads the part of a context whose tokens no following text can change: the settled tokens.
 
     Returns:
-        The state before the last settled token is read, None without any; that token, or `<eos>`;
-        and the rest of the context.
+        The state before the last settled token is read, or None if there is none; that token, or
+        `<eos>`; and the rest of the context.
     """
     settled = tokenizer.safe_prefix(context)
     ids = tokenizer.encode(context[:settled])
@@ -117,7 +116,7 @@ def _read_context(
 def _end_to_end(
     tokenizer: Tokenizer, texts: Sequence[str], *, first: list[int], eos: bool
 ) -> tuple[list[int], list[int]]:
-    """The ids of all texts one after the other, and how many are of each."""
+    """The ids of all texts, concatenated, and the number of ids of each."""
     bos, last = len(first), [tokenizer.eos_id] * eos
     ids: list[int] = []
     lengths: list[int] = []
@@ -132,7 +131,7 @@ def _end_to_end(
 def _offsets(
     tokenizer: Tokenizer, text: str, ids: Sequence[int], *, context: str
 ) -> list[tuple[int, int]]:
-    """Of the tokens of `context + text` that are not the context's alone, in the text."""
+    """The offsets in `text` of the tokens of `context + text` that do not end in the context."""
     if not context:
         return tokenizer.offsets(text, ids)
     before = len(context)
@@ -146,7 +145,7 @@ def _offsets(
 def _with_expectations(
     score: Score, recorded: Expectations, scored: slice, *, own_beginning: bool
 ) -> Score:
-    """Adds what was expected where each of the scored tokens came, and after the last one."""
+    """Adds what was predicted at each scored token, and after the last one."""
     if not score.n_tokens:
         return replace(score, ranks=[], entropies=[], boundaries=[0.0])
     before = slice(scored.start - 1, scored.stop - 1)

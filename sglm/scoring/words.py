@@ -1,7 +1,7 @@
-"""From tokens to words: surprisal per word, as psycholinguists use it.
+"""From tokens to words: surprisal per word, as used in psycholinguistics.
 
-Words are set apart by white space. White space before a word belongs to it, that after the last
-word to the last one; so does a scored `<eos>`.
+Words are separated by white space. White space before a word belongs to it; white space after the
+last word, and a scored `<eos>`, belong to the last word.
 """
 
 import math
@@ -20,16 +20,16 @@ _NATS = {"2": math.log(2), "10": math.log(10), "e": 1.0}
 
 
 class Word(NamedTuple):
-    """A word of a text and how surprising it was.
+    """A word of a text and its surprisal.
 
     Attributes:
         word: as it stands in the text.
         start, end: where, in characters; the end is exclusive.
         surprisal: −log of its probability given what stands before it, in the base asked for.
         n_tokens: scored tokens that it consists of, white space before it included.
-        unk: one of them stands for something outside the vocabulary.
-        rank: of a word of one token: 1 where no token was likelier. None for others.
-        entropy: of the token that was to come at its beginning, in the base asked for.
+        unk: one of these tokens is `<unk>`.
+        rank: of a word that is one token: 1 where no token was likelier. None for other words.
+        entropy: of the prediction of the word's first token, in the base asked for.
     """
 
     word: str
@@ -80,9 +80,9 @@ def words_of(
     Args:
         text: what the offsets are of.
         offsets, logprobs, unk, ranks, entropies: of each scored token; None where not recorded.
-        boundaries: nats of a word's beginning at each token and after the last one: the correction
-            of Pimentel & Meister (2024) and Oh & Schuler (2024) moves them from the next word's
-            tokens to the end of the word before. None: no correction.
+        boundaries: surprisal, in nats, of "a word begins here", at each token and after the last
+            one. The correction of Pimentel & Meister (2024) and Oh & Schuler (2024) moves it from
+            the next word's tokens to the end of the word before. None: no correction.
         base: of the logarithm.
     """
     unit = unit_nats(base)
@@ -111,7 +111,7 @@ def words_of(
 def _first_tokens(
     text: str, offsets: Sequence[tuple[int, int]], spans: Sequence[tuple[int, int]]
 ) -> list[int]:
-    """Where each word's tokens begin, and where the last one's end."""
+    """The index of each word's first token, and the number of tokens."""
     starts, ends = [start for start, _ in spans], [end for _, end in spans]
     first_tokens = [0] * len(spans) + [len(offsets)]
     counts = [0] * (len(spans) + 1)
