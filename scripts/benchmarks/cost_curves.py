@@ -3,10 +3,11 @@
     python -m scripts.benchmarks.cost_curves runs/cost --pictures docs
 
 One size is varied at a time around 2 × 256 units, a vocabulary of 7,300, 20 lanes, windows of 35
-steps and a text of a million tokens: time a token (both arms in turn, medians) and peak memory (of
-a process of its own for each). And the effective horizon: what it costs to learn over h steps by a
-window of h, by reading h steps again at every window, or by synthetic gradients. Every point is a
-JSON file in the folder; what is there is not measured again. A quarter of an hour on two cores.
+steps and a text of a million tokens. Measured are time per token (both arms in turn, medians) and
+peak memory (each in a process of its own). In addition, the effective horizon: the cost of learning
+over h steps by a window of h, by reading h steps again at every window, or by synthetic gradients.
+Every point is a JSON file in the folder; a point whose file exists is not measured again. A quarter
+of an hour on two cores.
 """
 
 import argparse
@@ -26,7 +27,7 @@ from scripts.benchmarks.training.worker import Task, running
 from sglm.storage.durable import replace_text
 
 BASE, BASE_TEXT = Size(), 1_000_000
-SMALLEST = Size(layers=1, hidden=8, vocab_size=16, batch=1)  # what Python and torch themselves take
+SMALLEST = Size(layers=1, hidden=8, vocab_size=16, batch=1)  # the memory of Python and torch alone
 ARMS = {"bptt": "real", "alternating": "alternating adjoint"}
 AXES: dict[str, list[int]] = {
     "window": [5, 10, 20, 35, 70, 140],
@@ -66,9 +67,9 @@ def points(axis: str) -> dict[int, Point]:
 def measure_point(point: Point) -> dict[str, Any]:
     """Microseconds a token and peak memory of both arms, and the synthesizer's share of the time.
 
-    An alternating run is timed over a stretch of each kind. The share is of the very windows that
-    the synthesizer's functions are timed in (`parts`): on a busy machine a difference of two
-    processes says nothing about a few per cent.
+    An alternating run is timed over a stretch of each mode. The share is of the same windows in
+    which the synthesizer's functions are timed (`parts`): on a busy machine, the difference of two
+    processes is too noisy to show a few per cent.
     """
     threads = torch.get_num_threads()
     tasks = [Task(name, point.size, PLACE, threads, point.text) for name in ARMS.values()]
@@ -92,7 +93,7 @@ def measure_point(point: Point) -> dict[str, Any]:
 
 
 def measure_horizon(way: str, horizon: int) -> dict[str, float]:
-    """Microseconds a token and peak memory of a run that learns over so many steps."""
+    """Microseconds per token and peak memory of a run that learns over so many steps."""
     size, name, longer, windows = BASE, ARMS["bptt"], None, 2
     if way == "window":
         size = replace(BASE, window=horizon)
@@ -120,7 +121,7 @@ def measure_empty() -> dict[str, float]:
 
 
 def measured(path: Path, measure: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
-    """What is in the file, or else what is measured now and written there."""
+    """The content of the file; if there is none, measures now and writes it."""
     if not path.exists():
         print(path.stem, end=" … ", file=sys.stderr, flush=True)
         start = time.perf_counter()

@@ -55,7 +55,7 @@ def draw_axes(result: dict[str, Any], path: Path) -> None:
             )
         for panel in (above, below):
             _scale(panel, list(found), log=axis != "layers")
-            # From zero, so that flat looks flat; room for the shares above.
+            # From zero, so that a constant cost looks constant; room for the shares above.
             panel.set_ylim(0, 1.12 * panel.get_ylim()[1])
         below.set_xlabel(NAMES[axis])
     for row, label in enumerate(("µs a token", "memory, MB") * 2):

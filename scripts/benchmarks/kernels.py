@@ -3,10 +3,10 @@
     python -m scripts.benchmarks.kernels           a table
     python -m scripts.benchmarks.kernels --json    one JSON object
 
-Both are captured in CUDA graphs, as a training step would be, so that what is compared is the
-device's work and not Python's; they are replayed in turn, and the median over the rounds counts.
-The floor is the bytes that a call must read and write over the bandwidth of a large copy, measured
-in the same run; what fits into the cache can be faster than that.
+Both are captured in CUDA graphs, as a training step would be, so that the device's time is compared
+and not Python's; they are replayed in turn, and the median over the rounds counts. The floor is the
+bytes that a call must read and write, divided by the bandwidth of a large copy measured in the same
+run; data that fits into the cache can be faster than that.
 
 Shapes: B lanes, S coordinates of a lane's state, M coordinates of all, N units, T time, H features.
 """
@@ -40,7 +40,7 @@ COPIED_BYTES = 2**30
 
 @dataclass(frozen=True)
 class Case:
-    """One function at one size: what it must move, and the two ways to compute it."""
+    """One function at one size: the bytes it must move, and the two ways to compute it."""
 
     name: str
     size: dict[str, int]
@@ -78,12 +78,12 @@ def recurrent_cases(lanes: int, state: int, units: int, device: str) -> Iterator
 
 
 def injection_case(lanes: int, state: int, device: str) -> Case:
-    """What is injected."""
+    """The gradient that is injected: factor and trust bound applied to a prediction."""
     from sglm.dni import injection_triton
 
     predicted_BS = torch.randn(lanes, state, device=device)
     unit, factor = torch.tensor(2.0, device=device), torch.tensor(0.5, device=device)
-    longest = torch.tensor(2.0 * state**0.5, device=device)  # about half of the lanes are cut
+    longest = torch.tensor(2.0 * state**0.5, device=device)  # about half of the lanes are clipped
 
     def inject(of: Callable[..., tuple[Tensor, Tensor]]) -> Call:
         return lambda: of(predicted_BS, unit=unit, longest=longest, factor=factor)
@@ -124,7 +124,7 @@ def lstm_case(
         scale = 1 / units**0.5 if shape[0] == 4 * units else 1.0
         return torch.randn(shape, device=device).mul_(scale).to(dtype)
 
-    # In one block of memory, as cuDNN wants them.
+    # In one block of memory, as cuDNN needs them.
     sizes = [4 * units**2, 4 * units**2, 4 * units, 4 * units]
     input_W, hidden_W, bias_4H, zero_4H = torch.split(random(sum(sizes)).div_(units**0.5), sizes)
     matrices = (input_W.view(-1, units), hidden_W.view(-1, units))
@@ -173,10 +173,10 @@ def difference(case: Case) -> float:
 
 
 def captured(call: Call) -> Callable[[], float]:
-    """A clock of one call in microseconds, after warming up."""
+    """A function that times one call in microseconds; warmed up."""
     stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):  # a kernel is compiled and its memory found before capture
+    with torch.cuda.stream(stream):  # kernels are compiled and memory allocated before capture
         for _ in range(3):
             call()
     torch.cuda.current_stream().wait_stream(stream)
@@ -233,7 +233,7 @@ def measure() -> dict[str, object]:
 
 
 def table(found: dict[str, object]) -> str:
-    """The same for people."""
+    """The measurements as a table."""
     rows = found["cases"]
     assert isinstance(rows, list)
     lines = [f"{found['device']}, {found['bandwidth_gb_per_s']:.0f} GB/s; microseconds a call"]

@@ -4,7 +4,8 @@
 
 Each case trains for a few steps, with everything that belongs to a run (evaluations, snapshots,
 checkpoints), in a process of its own, whose peak resident size is read from the system at its end;
-before it, another process says what `--dry-run` does. On Linux, on the CPU, with one thread.
+before it, another process computes the prediction of `--dry-run`. On Linux, on the CPU, with one
+thread.
 """
 
 import argparse
@@ -36,7 +37,7 @@ TINY = "model.layers=1 model.hidden=32 train.batch=4 train.window=8"
 SMALL = "model.hidden=256 train.batch=20 train.window=35"
 MEDIUM = "model.hidden=650 train.batch=20 train.window=35"
 REAL = "schedule.mode=real schedule.cycles=[6.0]"
-# Long enough for a stretch of eight windows to be read and walked along, and for the gauge.
+# Long enough for a whole stretch of eight windows, and for the gauge.
 BOTH = "schedule.cycles=[3.0,80.0]"
 # name: (vocabulary, settings)
 CASES = {
@@ -66,7 +67,7 @@ CASES = {
         f"model.layers=1 model.hidden=512 train.batch=40 train.window=70 {REAL.replace('6', '3')}",
     ),
 }
-# Of other sizes, and not looked at while the prediction was made.
+# Other sizes, which were not used while the prediction was developed.
 HELD_OUT = {
     "3×384, E=200, dropout": (
         10_000,

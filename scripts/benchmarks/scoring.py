@@ -8,9 +8,9 @@ turn, round after round, so that a busy moment of the machine hits all of it; me
 many short lines   all at once; one by one; the floor
 one long text      as it is scored; its LSTM alone; its softmax alone; the floor
 
-floor: the matrix products alone, each as large as it can be: of short lines one row for every
-distinct prefix (equal beginnings need no second reading); of the long text the recurrent products
-one row at a time, for the state must pass through every token.
+floor: the matrix products alone, each with as many rows as possible: for short lines one row for
+every distinct prefix (a shared prefix is read only once); for the long text the recurrent products
+have one row each, because every step needs the state of the step before.
 
 Shapes: N rows, V vocabulary, H units.
 """
@@ -74,8 +74,8 @@ def products(
 ) -> Step:
     """The matrix products of reading and predicting so many tokens.
 
-    recurrent_rows: of the products that wait for each other; None: as many as in the others.
-    logit_rows: whose logits are made at once.
+    recurrent_rows: rows of the products that depend on each other; None: as many as in the others.
+    logit_rows: rows whose logits are computed at once.
     """
     H, V = size.hidden, size.vocab_size
     most = max(CHUNK_STEPS, LOGIT_ROWS)
@@ -127,7 +127,7 @@ def short_lines(size: Size, lines: int, words: int, rounds: int) -> dict[str, fl
         "distinct_prefixes": len(prefixes),
         **{f"{name}_s": value for name, value in seconds.items()},
         "times_faster": seconds["one_by_one"] / seconds["many"],
-        # What "many" could be at most, if it were its matrix products and nothing else.
+        # The upper limit of "times_faster": if "many" took only as long as its matrix products.
         "times_faster_of_floor": seconds["one_by_one"] / seconds["floor"],
         "share_of_floor": seconds["floor"] / seconds["many"],
     }

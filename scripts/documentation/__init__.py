@@ -1,1 +1,1 @@
-"""What of the documentation is made by a script: tables from committed numbers, the reference."""
+"""Generates parts of the documentation: tables from committed numbers, and the reference."""

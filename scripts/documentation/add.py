@@ -50,7 +50,7 @@ def measured(path: Path) -> dict[str, Any]:
 
 
 def merged(old: dict[str, Any], new: dict[str, Any], points: set[str] | None) -> dict[str, Any]:
-    """Both together; of the new one only such points. Times are replaced, perplexities never.
+    """Adds these points of `new` (None: all) to `old`. Replaces times, never perplexities.
 
     Raises:
         InputError: one point and seed with two perplexities.
@@ -92,7 +92,7 @@ def main() -> None:
         if path.exists():
             corpus = json.loads(path.read_text(encoding="utf-8"))
         for each in arguments.measured:
-            # A title that is there was written for the table.
+            # A title that the file already has is kept: it was written for the table.
             new = measured(each) | ({"title": ""} if path.exists() else {})
             corpus = merged(corpus, new, points)
     except (SglmError, OSError) as error:

@@ -1,7 +1,7 @@
 """Pages with generated blocks: `<!-- table: KIND NAME… -->` down to `<!-- end -->`.
 
-A block is made of the files in `docs/` that its marker names, so a page says what it shows, and
-the file what was measured.
+A block is generated from the files in `docs/` that its marker names: the page decides what it
+shows, and the files hold the numbers.
 """
 
 import re
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sglm.errors import InputError
 
-# The names behind the kind, and the folder `docs`, to the lines of the block.
+# Makes the text of a block from the names after KIND in its marker and the folder `docs`.
 Maker = Callable[[list[str], Path], str]
 
 _BEGINNING = re.compile(r"^<!-- table: ([^\n]+?) -->\n", re.MULTILINE)
@@ -21,8 +21,7 @@ def filled(page: str, makers: Mapping[str, Maker], docs: Path) -> str:
     """The page with each of its blocks made anew; a marker stands at the beginning of its line.
 
     Raises:
-        InputError: a kind of table that nobody makes, a file that is not there, a block without
-            end.
+        InputError: an unknown kind of table, a missing file, a block without end.
     """
 
     def fill(block: re.Match[str]) -> str:

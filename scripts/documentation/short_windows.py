@@ -67,7 +67,7 @@ def table(names: list[str], docs: Path) -> str:
 
 
 def corpus_rows(perplexities: Perplexities, times: Mapping[str, Any]) -> list[list[str]]:
-    """A row for each point: those that `frontier` knows in its order, then others in the file's."""
+    """A row for each point: those of `frontier` in its order, then the others as in the file."""
     decimals = 2 if statistics.mean(perplexities[BASELINE].values()) >= 10 else 3
     known = [point for point in POINTS if point in perplexities]
     of_gap = shares(perplexities, CEILING)
@@ -97,7 +97,7 @@ def _seeds(of_seed: Mapping[int, float], decimals: int) -> str:
 
 
 def _difference(difference: Difference, decimals: int) -> str:
-    """Bold where its interval leaves out zero."""
+    """Bold where its interval excludes zero."""
     mean = _signed(difference.mean, decimals)
     if difference.ci95 is None:
         return f"{mean} (one seed)"

@@ -1,1 +1,1 @@
-"""What synthetic gradients are good for: trainings that docs/results.md tells of, and pictures."""
+"""Experiments on the use of synthetic gradients, reported in docs/results.md, and pictures."""

@@ -2,8 +2,8 @@ r"""What share of the horizon gap is closed, at what cost? Estimators beside lon
 
     python -m scripts.experiments.frontier data/wap --out runs/frontier --seeds 0,1,2
 
-Trains every point with every seed (a run that is there is gone on with, or left as it is), then
-measures what a step of each takes, in turn in one process, and draws both. The gap is `bptt` minus
+Trains every point with every seed (an unfinished run is continued, a finished one kept), then
+measures the time of a step of each, in turn in one process, and draws both. The gap is `bptt` minus
 `bptt-long` at the horizon of `--ceiling`; times are medians of paired ratios to `bptt`.
 
     … --only-train            leaves the times for a quiet machine: the same command without it
@@ -49,7 +49,7 @@ POINTS = {
         for every, reach in ((1, 5), (1, 10), (1, 20), (2, 10), (4, 10), (4, 20), (8, 15))
     },
 }
-WARM_STEPS = 250  # before a step is timed: q has begun to learn now and then
+WARM_STEPS = 250  # before a step is timed: by then q learns at its regular intervals
 BLOCK = 10  # steps that are timed together
 ROUNDS = 15
 
@@ -58,9 +58,9 @@ def one_cycle(settings: str, seed: int, overrides: Sequence[str]) -> Config:
     """The recipe `short-window` with one cosine cycle, as long as its cycles together.
 
     Args:
-        settings: what the run differs in from others, as overrides with spaces between.
+        settings: the overrides of this run only, separated by spaces.
         seed: of the weights and dropout.
-        overrides: that all runs share.
+        overrides: those that all runs share.
     """
     steps = sum(load_config("short-window", overrides).schedule.cycle_lengths())
     own = [f"schedule.cycles=[{steps}]", f"train.seed={seed}", *settings.split()]
@@ -68,7 +68,7 @@ def one_cycle(settings: str, seed: int, overrides: Sequence[str]) -> Config:
 
 
 def perplexity_of(run: Path) -> float:
-    """At the end, after the last update."""
+    """The validation perplexity after the last update."""
     last = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1]
     return float(json.loads(last)["token_ppl"])
 
@@ -100,7 +100,7 @@ def train_points(
 
 
 class Timed:
-    """A training that goes on block by block, to be timed beside others."""
+    """A training that is timed block by block, in turn with others."""
 
     def __init__(self, config: Config, store: TokenStore) -> None:
         precision = precision_of("fp32", torch.device("cpu"))
@@ -145,7 +145,7 @@ def time_points(store: TokenStore, points: Sequence[str], sets: Sequence[str]) -
 
 
 def shares(perplexities: dict[str, dict[int, float]], ceiling: str) -> dict[str, list[float]]:
-    """Of the mean gap, how much each seed of a point closes against `bptt` with that seed."""
+    """The share of the mean gap that each seed of a point closes, against `bptt` with that seed."""
     base, best = perplexities[BASELINE], perplexities[ceiling]
     gap = statistics.mean(base.values()) - statistics.mean(best.values())
     return {
@@ -189,10 +189,10 @@ def main() -> None:
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Makes what is not there yet; writes `frontier.json` and, with times, `frontier.png`.
+    """Makes the runs that are missing; writes `frontier.json` and, with times, `frontier.png`.
 
     Raises:
-        InputError: no such point, or not the two that the gap lies between.
+        InputError: no such point, or one of the two points that define the gap is missing.
     """
     points = arguments.points.split(";") if arguments.points else list(POINTS)
     for point in points:

@@ -51,7 +51,7 @@ def _draw_panel(axes: Any, result: dict[str, Any]) -> None:
         axes.errorbar(at, means, bars, color=colour, **style)
         for point, x, y in zip(points, at, means, strict=True):
             style = {"textcoords": "offset points", "ha": "center", "fontsize": 8}
-            # Above and below, for the two often lie close together.
+            # Labels above and below, because the points often lie close together.
             offset = 9 if prefix == "bptt" else -15
             axes.annotate(point, (x, y), xytext=(0, offset), **style)
     axes.margins(x=0.18, y=0.15)

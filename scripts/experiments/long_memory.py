@@ -1,8 +1,8 @@
 """How long a memory does truncated training teach? Copy and Repeat Copy, window by window.
 
 Every run trains an LSTM on one task with windows of T steps, exactly as text is trained on; when
-the mean error falls under 0.15 bits the episodes get longer. What counts is the longest that was
-solved within so many updates, for each arm: a way of training.
+the mean error falls under 0.15 bits the episodes get longer. The result is the longest length that
+was solved within so many updates, for each arm (a way of training).
 
 A length is reported as in Jaderberg et al. 2017: N·R + 3 for N bits written R times.
 """
@@ -46,7 +46,8 @@ from sglm.train.step import train_step
 Values = Mapping[str, Mapping[str, Any]]
 Result = dict[str, Any]
 
-# What all arms share. Of rates 3e-4 to 3e-3 and norms 0.1 to none, what suited plain truncation.
+# What all arms share. Learning rate and clipping norm are those that were best for plain truncation
+# among rates of 3e-4 to 3e-3 and norms from 0.1 to none.
 BASE: Values = {
     "model": {"layers": 1, "hidden": 128, "embedding": 32, "tied": False},
     "train": {"batch": 32},
@@ -60,7 +61,7 @@ ARMS: dict[str, Values] = {
     "bptt": {"schedule": {"mode": "real"}},
     "adjoint": {"schedule": {"mode": "synthetic"}, "synthesizer": ADJOINT},
     "noise": {"schedule": {"mode": "synthetic"}, "synthesizer": {**ADJOINT, "inject": "noise"}},
-    # From the state alone, as in the paper; with the self-calibrating factor, and without.
+    # Predicts from the state alone, as in the paper; with the self-calibrating factor, and without.
     "mlp": {"schedule": {"mode": "synthetic"}, "synthesizer": {"kind": "mlp"}},
     "mlp-1": {"schedule": {"mode": "synthetic"}, "synthesizer": {"kind": "mlp", "factor": 1.0}},
 }
@@ -108,8 +109,8 @@ def train(run: Run, updates: int) -> Result:
     """Makes so many updates.
 
     Returns:
-        The run, its settings, `solved`: for each length in order, what it was and after how many
-        updates; the error at the length it was on at the end (None while too new), and seconds.
+        The run, its settings, and the seconds it took; `solved`: each length in order, and after
+        how many updates it was solved; the error at the last length (None while too new).
     """
     config = parse_config(run.values(), run.arm)
     learner, rule = make_learner(config), build_decision_rule(config)
@@ -125,7 +126,7 @@ def train(run: Run, updates: int) -> Result:
         decision = rule.decide(update - 1, plan, window)
         result = train_step(learner, window, decision, learning_rate=learner.rate(plan))
         if not settled:
-            continue  # some lanes still have shorter episodes, which would flatter
+            continue  # some lanes still have shorter episodes, which are easier
         targets = int((window.targets_TB != NO_TARGET).sum())
         error.add(float(result.nll_nats) / math.log(2), targets)
         if error.solved:
@@ -147,7 +148,7 @@ def train(run: Run, updates: int) -> Result:
 
 
 def make_learner(config: Config) -> Learner:
-    """Built like one for text, of which no token is known to be frequent."""
+    """A learner built as for text, without token frequencies to start from."""
     counts_V = np.zeros(VOCAB_SIZE, dtype=np.int64)
     return build_learner(config, counts_V, make_precision("fp32", torch.device("cpu")))
 
@@ -165,7 +166,7 @@ def train_all(runs: Iterable[Run], updates: int, folder: Path) -> None:
     """Makes each run that has no file yet, one file per run.
 
     Raises:
-        InputError: a file is there, but from other settings.
+        InputError: a run's file exists, but was made with other settings.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for run in runs:

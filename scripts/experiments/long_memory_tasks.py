@@ -6,8 +6,9 @@ et al. 2017, sec. 3.1). An episode, one token a step, here with N = 3 and R = 2:
     input    START  0  1  1  R=2   ·  ·  ·  ·  ·  ·   ·
     target     ·    ·  ·  ·   ·    0  1  1  0  1  1  STOP
 
-The delimiter says how often, as in Graves' Repeat Copy; for Copy that is once. While writing the
-input is blank, so nothing but the state knows the bits; elsewhere there is no target.
+The delimiter gives the number of repeats, as in Graves' Repeat Copy; for Copy it is one. While the
+bits are written the input is blank, so they can come from the state only; elsewhere there is no
+target.
 
 Shapes: T steps, B lanes, C steps that a buffer holds, K episodes, L steps of one.
 """
@@ -25,7 +26,7 @@ TASKS = ("copy", "repeat-copy")
 BLANK, START, ZERO, ONE, STOP, ONCE = range(6)  # the delimiter of R repeats is ONCE + R - 1
 MOST_REPEATS = 32  # that have a delimiter of their own; the paper's longest solved task has R = 8
 VOCAB_SIZE = ONCE + MOST_REPEATS
-NO_TARGET = -100  # what cross_entropy leaves out
+NO_TARGET = -100  # the target that cross_entropy ignores
 
 SOLVED_BELOW_BITS = 0.15  # Jaderberg et al. 2017, sec. 3.1
 MEAN_OVER_TARGETS = 4096  # about 0.005 bits of sampling error, against the threshold's 0.15
@@ -52,7 +53,7 @@ class Length(NamedTuple):
         return self.bits * self.repeats + 3
 
     def longer(self, task: str) -> "Length":
-        """The next lesson. Repeat Copy lengthens N and R by turns, N first."""
+        """The next length. Repeat Copy lengthens N and R by turns, N first."""
         if task == "repeat-copy" and self.bits > self.repeats:
             return self._replace(repeats=self.repeats + 1)
         return self._replace(bits=self.bits + 1)
@@ -61,9 +62,9 @@ class Length(NamedTuple):
 class TaskStream:
     """Episodes one after the other in every lane, each lane in its own phase, without end.
 
-    Windows are not aligned with episodes. A longer length holds for the episodes that start after
-    everything shown so far; at that point each lane pauses (blank, no target) for a random part of
-    an episode, since lanes that began alike would all read, then all write, at the same time.
+    Windows are not aligned with episodes. A new length applies to the episodes that start after
+    everything shown so far. At that point each lane pauses (blank, no target) for a random part of
+    an episode, because otherwise all lanes would read, and then write, at the same time.
 
     Args:
         task: one of `TASKS`.
@@ -77,7 +78,7 @@ class TaskStream:
         self._rng = np.random.default_rng(seed)
         self._buffer_2CB: Block = np.empty((2, 0, lanes), dtype=np.int64)
         self._now = 0  # all positions are columns of the buffer
-        self._shown = 0  # by window or peek: cannot change any more
+        self._shown = 0  # columns that `window` or `peek` has returned: these must not change
         self._start_B = np.zeros(lanes, dtype=np.int64)  # first episode of the current length
         self._end_B = np.zeros(lanes, dtype=np.int64)
         self._pause_and_refill()
@@ -103,7 +104,7 @@ class TaskStream:
         return inputs_TB, targets_TB
 
     def grow(self) -> None:
-        """Makes the episodes longer that have not begun, nor been shown."""
+        """Makes episodes longer, from the first that has neither begun nor been shown."""
         shown_B = np.maximum(self._shown - self._start_B, 0)
         begun_B = -(-shown_B // self.length.steps)
         self._end_B = self._start_B + begun_B * self.length.steps
@@ -116,12 +117,12 @@ class TaskStream:
         self._refill(pause_B)
 
     def _refill(self, pause_B: Block | None = None) -> None:
-        """A new buffer: what is still to come of the old one, a pause, and more episodes."""
+        """Makes a new buffer: the rest of the old one, a pause, and more episodes."""
         new_2BC = self._episodes()
         kept_B = self._end_B - self._now
         begin_B = kept_B if pause_B is None else kept_B + pause_B
         lanes, width = new_2BC.shape[1:]
-        # A fresh array, because what has been handed out are views of the old one.
+        # A fresh array, because the windows returned are views of the old one.
         buffer_2CB = np.full((2, begin_B.max() + width, lanes), BLANK, dtype=np.int64)
         buffer_2CB[1] = NO_TARGET
         for lane, (kept, begin) in enumerate(zip(kept_B, begin_B, strict=True)):

@@ -3,8 +3,8 @@ r"""Draws runs side by side: validation perplexity over minutes, with learning r
     python -m scripts.experiments.plot_runs docs/ptb-small.png plain=runs/ptb-plain \
         alternating=runs/ptb-alt
 
-Needs the extra `plots` (matplotlib). The lines are read from each run's `metrics.jsonl`, the
-schedule from its `config.toml`, and both are what the run itself wrote.
+Needs the extra `plots` (matplotlib). The curves are read from each run's `metrics.jsonl`, the
+schedule from its `config.toml`.
 """
 
 import argparse

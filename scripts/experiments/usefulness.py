@@ -2,10 +2,11 @@ r"""Which gauge tells what a synthesizer will buy? Explained variance, or what m
 
     python -m scripts.experiments.usefulness data/ptb data/wap data/code --out runs/usefulness
 
-Trains every estimator on every corpus and measures it on the way, far more often than a training
-does by itself: what it explains of the state gradient, and the slope, cosine and share in parameter
+Trains every estimator on every corpus and measures it during the training, far more often than
+usual: the explained variance of the state gradient, and the slope, cosine and share in parameter
 space (`sglm.dni.gauge`). Then it ranks the gauges by their correlation, over all runs, with the
-share of the horizon gap that the run has closed. One file a run; what is there is not run again.
+share of the horizon gap that the run has closed. One file per run; a run whose file exists is not
+made again.
 """
 
 import argparse
@@ -53,8 +54,8 @@ ARMS = {
     "mlp, factor 1": f'{SYNTHETIC} synthesizer.kind="mlp" synthesizer.factor=1.0',
 }
 GAUGES = ("explained", "beta", "cosine", "share", "effect")
-GAUGE_EVERY = 7  # windows; so that every place of a stretch comes up
-KEPT = 100  # measurements that one reading is of
+GAUGE_EVERY = 7  # windows; not a divisor of a stretch, so that every place in it is measured
+KEPT = 100  # measurements that are averaged into one reading
 BOOTSTRAPS = 2000
 
 
@@ -88,8 +89,8 @@ def measured_run(config: Config, store: TokenStore) -> dict[str, Any]:
 
 
 def gauges(explained: Sequence[float], products: Sequence[Sequence[float]]) -> dict[str, float]:
-    """What the gauges show over a whole run: ratios of mean products, 0 where there is none; and
-    `effect`, the mean product itself, in units of the exact effect's own length, noise included."""
+    """The gauges over a whole run: ratios of mean products, 0 where undefined; and `effect`, the
+    mean product itself, in units of the exact effect's length, noise included."""
     if not products:
         return dict.fromkeys(GAUGES, 0.0)
     both, injected, exact = (statistics.mean(column) for column in zip(*products, strict=True))
@@ -143,12 +144,12 @@ def with_shares(results: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Every run; then the gauges."""
+    """The tables of the runs and of the gauges."""
     return f"{runs_table(rows)}\n\n{gauges_table(rows)}"
 
 
 def runs_table(rows: Sequence[dict[str, Any]]) -> str:
-    """What each run ended with, and what the gauges showed on the way."""
+    """The final perplexity of each run, and its gauges."""
     lines = [
         f"| corpus | estimator | seed | perplexity | gap closed | {' | '.join(GAUGES)} |",
         "| --- " * (5 + len(GAUGES)) + "|",
@@ -196,7 +197,7 @@ def main() -> None:
 
 
 def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """Makes what is not there yet; returns all results in the folder."""
+    """Makes the runs that are missing; returns all results in the folder."""
     arguments.out.mkdir(parents=True, exist_ok=True)
     arms = arguments.arms.split(";") if arguments.arms else list(ARMS)
     for seed in map(int, arguments.seeds.split(",")):

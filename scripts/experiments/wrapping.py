@@ -2,11 +2,11 @@ r"""Is a gain on a text the text's, or its layout's? One book wrapped, joined an
 
     python -m scripts.experiments.wrapping war_and_peace.txt --out runs/wrapping --seeds 0,1
 
-Where lines are wrapped at a width and line breaks are tokens, a model that counts columns knows
-where a break comes, and what it takes to count lies beyond a short window. So the same text is
-compared three times: as it is, with the lines of its paragraphs joined, and folded anew. Each
+Where lines are wrapped at a width and line breaks are tokens, a model that counts columns can
+predict the breaks, and counting needs more context than a short window has. So the same text is
+compared in three forms: as it is, with the lines of its paragraphs joined, and wrapped again. Each
 difference to plain truncation is split by the chain rule, −log p(y) = −log p(break or not)
-− log p(y | break or not), over the validation text. Runs go on where they were stopped.
+− log p(y | break or not), over the validation text. Runs continue where they were stopped.
 """
 
 import argparse
@@ -79,7 +79,7 @@ def parts_of(predictor: Predictor[Any], store: TokenStore) -> Parts:
     nats = np.zeros(2)
     for targets_M, logprobs_MV in _predictions(predictor, ids_N, tokenizer.eos_id):
         break_M1 = torch.from_numpy(is_break_V)[targets_M][:, None]
-        # Over the tokens that are breaks where the target is one, and over the others elsewhere.
+        # Where the target is a break, sums over all breaks; elsewhere over all other tokens.
         kind_MV = torch.from_numpy(is_break_V) == break_M1
         of_kind_M = logprobs_MV.masked_fill(~kind_MV, -torch.inf).logsumexp(1)
         of_token_M = logprobs_MV.gather(1, targets_M[:, None])[:, 0]
@@ -103,7 +103,7 @@ def _predictions(
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Makes what is not there yet; returns, for each form, the comparison and its parts."""
+    """Makes the runs that are missing; returns, for each form, the comparison and its parts."""
     text = arguments.text.read_text(encoding="utf-8")
     seeds = tuple(int(seed) for seed in arguments.seeds.split(","))
     grid = Grid(variants=VARIANTS, seeds=seeds)

@@ -1,1 +1,1 @@
-"""What should not break sglm: kills at any moment, days of work, input of all kinds."""
+"""Stress tests of sglm: kills at any moment, days of work, damaged and random input."""

@@ -1,11 +1,12 @@
 """Kills `sglm prep`, `train` and `compare` over and over, and compares what comes out in the end.
 
 Every case is run once undisturbed. Then it is killed in four ways and started again until it has
-finished: just before its n-th file operation, amid a write after that, at a random moment (all
-three in forks of this process, see `chaos_processes`), and at a random moment as a process of its
-own, the way a user starts it. What it leaves behind must be that of the undisturbed run: stores,
-weights, optimizers and random numbers by byte, metrics and curves by number. Right after each kill,
-what looks complete must be; no start may say "Traceback", and none but a killed one may fail.
+finished: just before its n-th file operation, in the middle of a write after that, at a random
+moment (all three in forks of this process, see `chaos_processes`), and at a random moment as a
+process of its own, as a user starts it. The final output must equal that of the undisturbed run:
+stores, weights, optimizers and random numbers byte by byte, metrics and curves number by number.
+Right after each kill, whatever looks complete must be complete. No start may print "Traceback", and
+only a killed one may fail.
 
     scripts/chaos [--kills 200] [--seed 0] [--what prep,train,compare] [--every-operation] [--json]
 """
@@ -31,7 +32,7 @@ from scripts.stress.chaos_processes import Ending, Saboteur, Victim, forked, fre
 
 # The ways to kill, and what share of the kills each of them gets.
 WAYS = {"operation": 0.45, "torn write": 0.15, "moment": 0.35, "process": 0.05}
-# Of processes that are forked: there must be no other threads, or a fork would lack them.
+# The environment of processes that fork: a child has none of its parent's other threads.
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 WHAT = ("prep", "train", "compare")
 MOST_KILLS_OF_A_RUN = 6
@@ -40,7 +41,7 @@ TORN_BYTES = (2, 30, 400, 5000)
 
 
 class Start(NamedTuple):
-    """A process under way, after how many seconds it is killed, and what sabotages it."""
+    """A started process, the seconds after which it is killed, and the saboteur that ends it."""
 
     victim: Victim
     seconds: float | None = None
@@ -48,7 +49,7 @@ class Start(NamedTuple):
 
 
 class Whole(NamedTuple):
-    """What a case comes to undisturbed."""
+    """The undisturbed run of a case: its output, file operations and time."""
 
     out: Path
     operations: int
@@ -57,7 +58,7 @@ class Whole(NamedTuple):
 
 @dataclass
 class Row:
-    """What came of one way to kill one command."""
+    """The results of one way to kill one command."""
 
     what: str
     way: str
@@ -72,7 +73,7 @@ class Row:
 
 @dataclass
 class Chaos:
-    """Where it happens, the dice, and what went wrong."""
+    """One session: its folder, its random generator, and the problems found."""
 
     folder: Path
     dice: random.Random
@@ -105,7 +106,7 @@ class Chaos:
         return Whole(folder / "out", counting.done(), time.monotonic() - started)
 
     def run(self, case: Case, way: str, at: int, whole: Whole, row: Row) -> None:
-        """Kills one run until it has had enough, lets it finish, and compares."""
+        """Kills one run as often as the way prescribes, lets it finish, and compares."""
         folder, started, before = self.new_folder(case), time.monotonic(), len(self.problems)
         row.runs += 1
         continues_at = 0
@@ -123,7 +124,7 @@ class Chaos:
                 row.differences += 1
                 self.report(f"{folder}: after a kill: {found}")
         again = forked(case.arguments(folder), Saboteur()).wait()
-        # A prep that was killed after its last rename has done all that it was asked for.
+        # A prep that is killed after its last rename has already written the whole store.
         if ending.code not in (0, case.again) or again.code != case.again:
             row.failed_starts += 1
             self.report(f"{folder}: a start failed\n{ending}\n{again}")
@@ -137,7 +138,7 @@ class Chaos:
         say(f"{case.what} ({case.name}), {way}" + f" {at}" * (at > 0) + f": kill {row.kills}")
 
     def _starts(self, case: Case, way: str, at: int, whole: Whole, folder: Path) -> Iterator[Start]:
-        """One start after the other, the last of them left in peace."""
+        """One start after the other; the last of them is not killed."""
         arguments = case.arguments(folder)
         if way == "process":
             for _ in range(2):
@@ -150,7 +151,7 @@ class Chaos:
             torn = (
                 self.dice.randrange(self.dice.choice(TORN_BYTES)) if way == "torn write" else None
             )
-            # The first may have been cut off early in its life; so may the one that recovers.
+            # The first start is killed, and then the start that recovers from that.
             for operation in (at, self.dice.randint(1, whole.operations // 2 + 1)):
                 saboteur = Saboteur(operation, torn, spare_others=self.dice.random() < 0.5)
                 yield Start(forked(arguments, saboteur), None, saboteur)
@@ -164,20 +165,20 @@ class Chaos:
             self.report(f"{folder}: a traceback\n{ending.output}")
         announced = "continuing at step" in ending.output
         right = f"continuing at step {continues_at:,} " in ending.output
-        # One that was killed again may have died before it could say so.
+        # A start that was killed too may have ended before it printed that line.
         if continues_at and not right and (announced or left_alone):
             row.failed_starts += 1
             self.report(f"{folder}: not at step {continues_at}\n{ending.output}")
 
 
 def was_killed(ending: Ending, start: Start) -> bool:
-    """It, or the process that it waited for: then it says so and fails."""
+    """Whether it was killed, or failed because a process that it waited for was killed."""
     of_its_own = start.saboteur is not None and start.saboteur.struck and ending.code == 1
     return ending.killed or (of_its_own and "ended by SIG" in ending.output)
 
 
 def moments(way: str, kills: int, whole: Whole, dice: random.Random) -> Iterator[int]:
-    """At which operations to kill, spread over all of them; 0 for ways that are not about those."""
+    """The operations at which to kill, spread over all of them; 0 for ways that need none."""
     if way in ("moment", "process"):
         yield from itertools.repeat(0)
     while True:
@@ -203,7 +204,7 @@ def kill(chaos: Chaos, cases: Sequence[Case], kills: int, every_operation: bool)
                 whole = as_process
             wanted = row.kills + max(1, round(kills * WAYS[way] / len(cases)))
             operations = moments(way, wanted - row.kills, whole, chaos.dice)
-            # A run may go through before it is to be killed, but hardly that often.
+            # A run may finish before the moment of its kill, so more runs than kills are allowed.
             for _ in range(10 + 10 * (wanted - row.kills)):
                 if row.kills >= wanted:
                     break
@@ -212,7 +213,7 @@ def kill(chaos: Chaos, cases: Sequence[Case], kills: int, every_operation: bool)
 
 
 def make_cases(folder: Path, what: str) -> list[Case]:
-    """Small ones; what they are made of goes to `folder`."""
+    """Makes small cases; their inputs are written to `folder`."""
     text, longer, store, old = (folder / name for name in ("a.txt", "b.txt", "store", "old"))
     if not text.exists():
         make_text(text, 300)
@@ -275,12 +276,12 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> int:
     given = parse_arguments()
-    if not ONE_THREAD.items() <= os.environ.items():  # read only once, as libraries are loaded
+    if not ONE_THREAD.items() <= os.environ.items():  # libraries read these only once, on loading
         again = [sys.executable, *sys.orig_argv[1:]]
         os.execve(sys.executable, again, {**os.environ, **ONE_THREAD})
     started = time.monotonic()
     warm_up()
-    # What a killed process has written stays in memory as it would on a disk, but faster.
+    # Files in memory outlive a killed process as files on a disk do, and are faster.
     memory = MEMORY if os.access(MEMORY, os.W_OK) else None
     folder = Path(tempfile.mkdtemp(prefix="sglm-chaos-", dir=memory))
     chaos = Chaos(folder, random.Random(given.seed))

@@ -39,16 +39,16 @@ cycles = {cycles}
 
 @dataclass(frozen=True)
 class Case:
-    """A command, and what is to be said of its output.
+    """A command, and the checks of its output.
 
     Attributes:
         what: the command's name.
         name: of the case.
         arguments: of sglm; the output goes to `out` in the folder that this is called with.
         differences: between an undisturbed output and another one.
-        damage: to an output right after a kill.
+        damage: what is damaged in an output right after a kill.
         again: the exit status of one more start when all is done.
-        set_up: puts into a fresh folder what is there before the first start.
+        set_up: fills a fresh folder with the files that the first start finds.
     """
 
     what: str

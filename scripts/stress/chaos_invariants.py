@@ -16,7 +16,7 @@ from sglm.storage.checkpoint import load_checkpoint
 from sglm.text.store import TokenStore
 from sglm.text.tokenizer import load_tokenizer
 
-# What a clock or the system's accounts say is not repeated.
+# Times and memory differ from run to run, so they are not compared.
 _WALL_CLOCK = {"seconds", "seconds_mean", "seconds_ratio", "peak_memory_mb"}
 _LEFT_ASIDE = re.compile(r"\.(partial|aside|tmp)$|\.prep-")
 _CHECKPOINT = re.compile(r"step-(\d+)")
@@ -41,7 +41,7 @@ def store_damage(out: Path, before: Path | None) -> Iterator[str]:
 
 
 def _moved_aside(out: Path) -> bool:
-    """Between two renames the store is neither here nor there, but safe."""
+    """Whether the kill fell between two renames: the old store is then complete, but renamed."""
     return any((path / "meta.json").exists() for path in out.parent.glob(f".{out.name}.prep-*-old"))
 
 
@@ -110,7 +110,7 @@ def comparison_damage(out: Path) -> Iterator[str]:
 
 def curves(run: Path) -> dict[str, list[tuple[int, float]]]:
     """`tag: [(step, value), …]`, as TensorBoard reads them."""
-    logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it tells of every purge
+    logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it warns of every purge
     accumulator = EventAccumulator(str(run / "tensorboard"))
     accumulator.Reload()
     return {
@@ -121,13 +121,13 @@ def curves(run: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def read_json(path: Path) -> Any:
-    """What a file says; None if there is none."""
+    """The content of a file; None if there is no file."""
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
 def _comparable_files(run: Path) -> set[str]:
-    """All but the event files, which a number of sessions wrote, and the checkpoints before the
-    last, which a stop may have saved at other steps."""
+    """All files except event files, whose number depends on the number of starts, and checkpoints
+    before the last, which a stop may have saved at other steps."""
     return {
         str(path.relative_to(run))
         for folder in (run, *run.glob("checkpoints/latest"))
@@ -139,7 +139,7 @@ def _comparable_files(run: Path) -> set[str]:
 
 
 def _is_reproduced(name: str) -> bool:
-    """Logs, records and the JSON of a checkpoint tell seconds; the rest is the same to the byte."""
+    """Whether a file is the same byte by byte. Logs, records and a checkpoint's JSON hold times."""
     within = Path(name).parts[0] in ("model", "last", "snapshots", "config.toml")
     return within or name.endswith(".safetensors")
 

@@ -1,7 +1,7 @@
 """Processes to be killed: the command line of sglm in a fork of a process that is warm already.
 
-A fork costs milliseconds where a fresh Python with torch costs seconds. It is as good a victim: the
-parent computes nothing and has one thread, and SIGKILL leaves no child the time to clear up.
+A fork takes milliseconds, a fresh Python with torch seconds. A fork tests the same: the parent
+computes nothing and has one thread, and SIGKILL gives no process time to clean up.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, TextIO
 
-# What Python tells its audit hooks before it happens; os.replace tells as os.rename.
+# The events that Python's audit hooks receive before an operation; os.replace raises os.rename.
 _EVENTS = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.symlink", "os.link", "os.truncate"}
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 _SECONDS_TO_HANG = 300.0
@@ -27,15 +27,15 @@ _SECONDS_TO_HANG = 300.0
 
 @dataclass
 class Saboteur:
-    """Ends a process at its n-th file operation: just before that, or amid the next write.
+    """Ends a process at its n-th file operation: just before it, or during the next write.
 
     File operations are renames, removals, new folders and links, files opened for writing, and
     fsync. They are counted over a process and those that it forks.
 
     Attributes:
         operation: counted from 1; 0 ends nothing, but counts.
-        torn_bytes: None ends it before the operation; otherwise no file may grow longer than this
-            from there on, and the write that tries is cut off there, and the process with it.
+        torn_bytes: None ends the process before the operation. A number limits the size of every
+            file from there on: the first write beyond it is cut off there, and ends the process.
         spare_others: a forked process that comes to the operation ends its parent only, and is
             left behind as an orphan.
     """
@@ -59,7 +59,7 @@ class Saboteur:
         self.main = os.getpid()
         if self.torn_bytes is not None:
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-            signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # Python makes an error of it otherwise
+            signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # otherwise Python raises an error
         synced = os.fsync
 
         def fsync(descriptor: Any) -> None:
@@ -121,7 +121,7 @@ class Victim:
     output: int
 
     def wait(self, seconds: float | None = None) -> Ending:
-        """Until it ends; after `seconds` it is ended, with its group, by SIGKILL.
+        """Waits until it ends; after `seconds`, SIGKILL ends it and its group.
 
         Raises:
             TimeoutError: it hangs.
@@ -173,13 +173,13 @@ def fresh(arguments: Sequence[str]) -> Victim:
         stderr=theirs,
         start_new_session=True,
     )
-    process.returncode = 0  # it is waited for here, by its number
+    process.returncode = 0  # this module waits for it by its process id
     os.close(theirs)
     return Victim(process.pid, output)
 
 
 def warm_up() -> None:
-    """Imports all that a command needs, so that forks find it there."""
+    """Imports all modules that a command needs, so that forks need not import them."""
     import matplotlib.figure  # noqa: F401
     import torch
     import torch._dynamo  # torch's optimizers import it when they are first made
@@ -235,7 +235,7 @@ def _fork(run: Callable[[], int], stdin: int, stdout: int, stderr: int) -> int:
 
 
 class ForkedWorker:
-    """Stands in for `subprocess.Popen` of `sglm.compare.worker`: as much of it as is used."""
+    """Replaces `subprocess.Popen` for `sglm.compare.worker`: only the part of it that is used."""
 
     def __init__(self, command: Sequence[str], *, stderr: TextIO, **_: object) -> None:
         theirs_in, self._stdin = os.pipe()

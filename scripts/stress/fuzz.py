@@ -41,7 +41,7 @@ def main() -> int:
         fuzz(options.target, options.seconds, options.keep, options.worker)
     failed = []
     for name in names if options.target == "all" else [options.target]:
-        # Atheris leaves without a goodbye, so what it worked on is cleared away out here.
+        # Atheris exits without cleaning up, so the parent process removes its working folder.
         with tempfile.TemporaryDirectory() as folder:
             arguments = [name, "--seconds", str(options.seconds)]
             arguments += ["--keep", str(options.keep.resolve()), "--worker", folder]
@@ -55,7 +55,7 @@ def main() -> int:
 
 
 def target_names() -> list[str]:
-    """Of `fuzz_targets.TARGETS`, without the seconds that importing that takes."""
+    """The keys of `fuzz_targets.TARGETS`, without importing that module, which takes seconds."""
     text = (Path(__file__).parent / "fuzz_targets.py").read_text(encoding="utf-8")
     return [line[11:].split("(")[0] for line in text.splitlines() if line.startswith("def target_")]
 

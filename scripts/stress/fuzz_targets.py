@@ -1,7 +1,7 @@
 """What `scripts.stress.fuzz` fuzzes: a function for each kind of input.
 
-A target writes the bytes that it is given where sglm will read them, and reads them. It returns
-where sglm made something of them or refused them with an SglmError; what else comes out is a fault.
+A target writes the bytes that it is given into a file that sglm reads, and lets sglm read it. It
+returns if sglm accepts them or refuses them with an SglmError; any other exception is a fault.
 """
 
 import hashlib
@@ -43,7 +43,7 @@ SAMPLE = "\n".join([*LINES, "  two  spaces\tand\ttabs", "\u202eright to left", "
 
 
 class Originals:
-    """A folder of whole things, for the targets to spoil copies of."""
+    """A folder of valid stores, models and runs; targets damage copies of them."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True)
@@ -82,7 +82,7 @@ class Originals:
 
 
 def target(name: str, originals: Originals) -> Callable[[bytes], None]:
-    """What is run with each input."""
+    """The function that is run with each input."""
     return partial(_guarded, globals()[f"target_{name}"], originals)
 
 
@@ -114,7 +114,7 @@ def target_meta(originals: Originals, data: bytes) -> None:
 
 
 def target_ids(originals: Originals, data: bytes) -> None:
-    """The ids themselves, with everything else made to fit."""
+    """Fuzzes the ids of a store; everything else in it is made to match them."""
     folder = originals.copy("store")
     data = data[: len(data) // 2 * 2]
     (folder / "train.bin").write_bytes(data)
@@ -141,7 +141,7 @@ def target_tokenizer(originals: Originals, data: bytes) -> None:
 
 
 def target_vocabulary(originals: Originals, data: bytes) -> None:
-    """A list of words or characters, with the fingerprint that belongs to it."""
+    """Fuzzes a list of words or characters; its fingerprint is made to match."""
     kind, content = ("char" if data[:1] == b"c" else "word"), data[1:]
     try:
         canonical = json.dumps(json.loads(content), ensure_ascii=False, separators=(",", ":"))
@@ -195,7 +195,7 @@ def target_weights(originals: Originals, data: bytes) -> None:
 
 
 def target_header(originals: Originals, data: bytes) -> None:
-    """The header of a safetensors file; its length is made to fit, the data stay."""
+    """Fuzzes the header of a safetensors file; its length is made to match, the data stay."""
     folder = originals.copy("char")
     raw = (folder / "model.safetensors").read_bytes()
     rest = raw[8 + int.from_bytes(raw[:8], "little") :]
@@ -224,7 +224,7 @@ def tensor_file(originals: Originals) -> str:
 
 
 def _use_checkpoint(originals: Originals, name: str, data: bytes) -> None:
-    """With the checksum that belongs to it, where there are checksums."""
+    """Reads a checkpoint with one file replaced; its checksum, if it has one, is made to match."""
     folder = originals.copy("run/checkpoints")
     latest = folder / "latest"
     before = hashlib.sha256((latest / name).read_bytes()).hexdigest()

@@ -4,10 +4,10 @@
     python -m scripts.stress.soak train --steps 1000000     # a week of steps of a toy model
     python -m scripts.stress.soak train --steps 2000 --json
 
-Reads from /proc what the process holds: resident memory, open files, threads; from the run folder,
-what it has written. Says how much of it came after the first third, by when everything is warm.
-By plan a run's folder grows by a few numbers per log interval and evaluation, and by nothing else.
-Linux, one thread.
+Reads the process's resident memory, open files and threads from /proc, and the size of its run
+folder. Reports their growth after the first third, by when caches and buffers are filled. A run's
+folder should grow by a few numbers per log interval and evaluation, and by nothing else. Linux, one
+thread.
 """
 
 import argparse
@@ -34,7 +34,7 @@ LONGEST_LINE = 24  # words
 
 @dataclass(frozen=True)
 class Sample:
-    """What the process holds after `done` lines or steps."""
+    """Memory, open files and threads of the process after `done` lines or steps."""
 
     done: int
     seconds: float
@@ -73,7 +73,7 @@ def main() -> None:
 
 
 def verdict(samples: list[Sample]) -> dict[str, float]:
-    """What grew after the first third of the work."""
+    """The growth of each measure after the first third of the work."""
     last = samples[-1]
     warm = next(sample for sample in samples if sample.done >= WARM_SHARE * last.done)
     written = last.tensorboard_bytes - warm.tensorboard_bytes
@@ -90,7 +90,7 @@ def verdict(samples: list[Sample]) -> dict[str, float]:
 
 
 def words(seed: int) -> Iterator[str]:
-    """Lines of random words, few of them often and very many rarely, as in text."""
+    """Lines of random words: a few are frequent and very many are rare, as in text."""
     draw = random.Random(seed).random
     while True:
         count = 1 + int(draw() * LONGEST_LINE)
@@ -110,9 +110,9 @@ def command(*arguments: object) -> list[str]:
 
 
 def training(store: Path, out: Path, steps: int, every: int) -> list[str]:
-    """Cycles of both kinds, evaluations and checkpoints in the midst, a model that costs nothing.
-    The synthesizer looks ahead: the way with the most that could be kept."""
-    # Five cycles, however long: a snapshot each is by plan.
+    """The command of a training of a tiny model, with cycles of both modes, evaluations and
+    checkpoints. Its synthesizer reads ahead, which keeps the most data between windows."""
+    # Always five cycles, so that the number of snapshots does not grow with the steps.
     cycles = [steps // 5] * 4 + [steps - 4 * (steps // 5)]
     settings = [
         *("model.layers=1", "model.hidden=4", "train.batch=2", "train.window=2"),
@@ -134,7 +134,7 @@ def start(arguments: list[str], **pipes: Any) -> "subprocess.Popen[bytes]":
 
 
 def look(process: "subprocess.Popen[bytes]", done: int, started: float, run: Path) -> Sample:
-    """What /proc and the run folder say now."""
+    """A sample of /proc and of the run folder."""
     place = Path("/proc") / str(process.pid)
     status = dict(
         line.split(":", 1) for line in (place / "status").read_text().splitlines() if ":" in line
@@ -183,12 +183,12 @@ def score(folder: Path, lines: int) -> list[Sample]:
 
 
 def note(sample: Sample) -> None:
-    """A line now and then, for a night is long."""
+    """Prints a sample, to show progress."""
     print(f"{sample.done:,} in {sample.seconds:,.0f} s: {sample.rss_mb:,} MB", file=sys.stderr)
 
 
 def feed(pipe: IO[bytes], lines: int) -> None:
-    """A block of lines at a time: this process should not be what takes the time."""
+    """Writes the lines in blocks, so that this process does not limit the speed."""
     made = words(seed=1)
     with pipe:
         for _ in range(lines):
@@ -217,7 +217,7 @@ def train(folder: Path, steps: int) -> list[Sample]:
 
 
 def steps_done(line: bytes) -> int | None:
-    """How many steps a line of progress tells of: `step 1,200/2,000  cycle …`."""
+    """The number of steps done, from a line of progress: `step 1,200/2,000  cycle …`."""
     parts = line.split()
     if len(parts) < 2 or parts[0] != b"step" or b"/" not in parts[1]:
         return None

@@ -1,6 +1,6 @@
 """The arms of scripts/bench: the ordinary PyTorch loop, and sglm with and without a synthesizer.
 
-An arm steps over windows of one and the same random text, and says which of the functions that it
+All arms step over windows of the same random text. An arm also lists which of the functions that it
 calls belong to which part of a step (`parts` times them from outside).
 """
 
@@ -28,7 +28,7 @@ from sglm.train.build import (
 )
 from sglm.train.step import train_step
 
-# What a stretch of windows is: without a synthesizer, while it learns, while it injects.
+# The kinds of stretch: without a synthesizer, while it learns, while its predictions are injected.
 TURNS = {"real": Mode.REAL, "learning": Mode.REAL, "synthetic": Mode.SYNTHETIC}
 
 
@@ -66,19 +66,19 @@ class SglmArm:
             lookahead=lookahead_steps(config),
         )
         self.estimator = self.learner.estimator
-        # One that hands out no features costs a little less.
+        # A pass that does not return features costs a little less.
         self.passes = {
             keeps_features: build_window_pass(config, self.learner.model, keeps_features)
             for keeps_features in (False, True)
         }
         self.device, self.number, self.turns = device, 0, turns
-        if horizon is not None:  # as if it had run for long
+        if horizon is not None:  # as if it had already read so many windows
             learner, inputs_TB = self.learner, self.read().inputs_TB
             learner.past.extend([(learner.state, inputs_TB)] * (learner.past.maxlen or 0))
             self.number = 1
 
     def read(self) -> Window:
-        """The next window, where the model is."""
+        """The next window, on the model's device."""
         return self.batcher.at(self.number).to(self.device)
 
     def step(self, turn: str | None = None) -> None:

@@ -11,7 +11,7 @@ import torch
 from sglm.optim.precision import make_precision
 
 STRETCH = 8  # windows that are timed as one: an adjoint's q learns once in so many
-EPOCH_WINDOWS = 8 * STRETCH  # then the text starts anew; whole stretches, so they stay in step
+EPOCH_WINDOWS = 8 * STRETCH  # whole stretches; after them the text starts again
 
 Ids = npt.NDArray[np.unsignedinteger]
 
@@ -56,7 +56,7 @@ class Place:
 
 
 class Patch(NamedTuple):
-    """A function, by the object that it is looked up in, and the part of a step that it is."""
+    """A function, named by the object that holds it, and the part of a step that it belongs to."""
 
     owner: object
     name: str
@@ -64,7 +64,7 @@ class Patch(NamedTuple):
 
 
 class Arm(Protocol):
-    """Goes on by one window at each `step`: as it does by itself, or as a turn says."""
+    """Trains on one window at each `step`: in its own turn, or in the turn that is given."""
 
     def step(self, turn: str | None = None) -> None: ...
 

@@ -1,5 +1,5 @@
-"""The least that a step can take here: its matrix products alone, and on the memory's side the
-bytes that it must move, both at rates measured in the same run.
+"""Lower bounds on the time of a step on this machine: its matrix products alone, and the bytes that
+it must move to and from memory, both at rates measured in the same run.
 
 Shapes: T time, B lanes, V vocabulary, H units, L layers.
 """
@@ -24,17 +24,17 @@ def synchronize(device: torch.device) -> None:
 
 
 def flops(size: Size) -> int:
-    """Of a step's matrix products: a multiply-add is two operations, each product comes back twice
-    in the backward pass."""
+    """Operations of a step's matrix products: a multiply-add is two operations, and each product
+    has two products of the same size in the backward pass."""
     return 6 * size.tokens * size.parameters
 
 
 def floor(size: Size, place: Place | None = None) -> Timer:
-    """A step's matrix products on tensors at hand: each forward one with its two backward ones.
+    """A step's matrix products on existing tensors: each forward one with its two backward ones.
 
-    The recurrent products and their gradients in the state must wait for each other, step by step,
-    B rows each; the gradients in the recurrent weights need not. Each product is run as often as a
-    step needs it, by the faster of the libraries at hand, and counts with its median.
+    The recurrent products and their gradients in the state depend on each other, step by step, with
+    B rows each; the gradients in the recurrent weights do not. Each product is run as often as a
+    step needs it, by the faster of the libraries available, and counts with its median.
     """
     H, V, B, T, L = size.hidden, size.vocab_size, size.batch, size.window, size.layers
     place = place or Place()
@@ -94,7 +94,7 @@ def _fastest(left: torch.Tensor, right: torch.Tensor, out: torch.Tensor) -> Step
 
 
 def _recorded(product: Step, times: int) -> torch.cuda.CUDAGraph:
-    """So many runs one after the other as one graph: launching them is not part of the floor."""
+    """So many runs as one CUDA graph: the time of their launches is not part of the floor."""
     aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     aside.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(aside):
@@ -124,7 +124,7 @@ def _event_seconds(step: Step) -> float:
 
 
 def moved_bytes(size: Size, compute_bytes: int) -> int:
-    """What an ordinary step without fused kernels moves to and from memory at least.
+    """The fewest bytes that an ordinary step without fused kernels moves to and from memory.
 
     For each parameter, in float32: its gradient is written, and read for the norm; AdamW reads
     weight, gradient and two moments and writes all but the gradient; in the compute type it is read

@@ -22,7 +22,7 @@ from sglm.storage.durable import replace_text
 FEWEST_ROUNDS = 5
 
 
-OWN = None  # the turn that an arm takes by itself
+OWN = None  # an arm's own turns, as a run would take them
 
 Times = dict[tuple[str, str | None], list[float]]
 
@@ -34,11 +34,10 @@ def measure(
     seconds: float,
     details: bool,
 ) -> tuple[list[float], Times, dict[str, dict[str, Any]]]:
-    """Seconds a window of the floor, those of each arm and turn, and the arms' details.
+    """Seconds per window of the floor and of each arm and turn, by round; and the arms' details.
 
-    Both round by round. As many rounds as fit into so many seconds; a few if one takes long, but
-    then not for longer than twice that time if it can be helped. Details are each arm's shares and
-    peak memory.
+    Makes as many rounds as fit into `seconds`. If rounds are long, it makes a few all the same, but
+    stops after about twice that time. Details are each arm's shares and peak memory.
 
     Args:
         asked: the arms, and which turns of each to time in a round, some of them perhaps several
@@ -54,7 +53,7 @@ def measure(
     with running([Task(name, size, place, threads) for name in asked]) as processes:
         arms = dict(zip(asked, processes, strict=True))
         for name, arm in arms.items():
-            # Here it is built, allocates memory, and lets libraries choose their kernels.
+            # At its first step an arm is built, allocates memory, and libraries choose kernels.
             for turn in dict.fromkeys(asked[name]):
                 arm.ask("seconds", STRETCH, turn)
         measure_floor = floor(size, place)
@@ -66,7 +65,7 @@ def measure(
         while rounds == 0 or _another_round(rounds, time.perf_counter() - start, seconds):
             floor_times.append(measure_floor())
             for name, arm in arms.items():
-                # Each in its turn comes first, when another arm's memory is in the caches.
+                # The order rotates: the first turn finds another arm's memory in the caches.
                 first = rounds % len(asked[name])
                 for turn in (*asked[name][first:], *asked[name][:first]):
                     taken[name, turn].append(arm.ask("seconds", STRETCH, turn))
@@ -82,7 +81,7 @@ def _another_round(rounds: int, elapsed: float, seconds: float) -> bool:
 
 
 def measure_case(names: list[str], size: Size, place: Place, seconds: float) -> dict[str, Any]:
-    """All that is to be known of one case; `skipped` says why there is nothing."""
+    """All results of one case; or `skipped`, the reason why there are none."""
     device = torch.device(place.device)
     needed, free = needed_bytes(names, size), free_bytes(device)
     if needed > 0.9 * free:
@@ -98,10 +97,10 @@ def measure_case(names: list[str], size: Size, place: Place, seconds: float) -> 
     arms_found = {}
     for name in names:
         found = arms_found[name] = _rates(taken[name, OWN], size, floor_seconds)
-        # With a synthesizer, over the same learner without; else over another process.
+        # Relative to the same learner's real turns where it has them, else to another process.
         real = taken.get((name, "real"), taken.get(("real", OWN)))
         if real is not None and name != "real":
-            # Round by round: what slows both down cancels.
+            # Compared within each round, so that a slow moment of the machine cancels.
             over = [a / b - 1 for a, b in zip(taken[name, OWN], real, strict=True)]
             low, middle, high = _quartiles(over)
             found["over_real"] = round(middle, 4)
@@ -147,7 +146,7 @@ def _floor_rates(floor_seconds: float, size: Size, place: Place) -> dict[str, fl
 
 
 def machine(place: Place) -> dict[str, Any]:
-    """What the numbers depend on, beside the code."""
+    """What the numbers depend on, besides the code."""
     on_cuda = place.device == "cuda"
     return {
         "device": torch.cuda.get_device_name() if on_cuda else "cpu",

@@ -1,4 +1,4 @@
-"""What will not fit into this machine's memory."""
+"""Estimates whether a case fits into this machine's memory."""
 
 import os
 from pathlib import Path
@@ -11,12 +11,12 @@ _EMPTY_PROCESS = 350_000_000
 
 
 def needed_bytes(names: list[str], size: Size) -> int:
-    """Roughly what processes of arms of those names take together; they keep what they once had.
+    """A rough estimate of the memory that the processes of these arms need together.
 
-    Each: Python and torch; weights, gradients and two moments; and of the window, logits about four
-    times (their logarithms and their gradient among them) and what every layer keeps for its
-    backward pass. The recurrent synthesizer keeps some vectors of 50 for every coordinate of every
-    state.
+    Processes do not return memory, so peaks add up. Each needs: Python and torch; weights,
+    gradients and two moments; for the window, about four arrays as large as its logits (with their
+    log-softmax and their gradient), and what every layer keeps for its backward pass. The recurrent
+    synthesizer keeps some vectors of 50 numbers for every coordinate of every state.
     """
     weights = 16 * size.parameters
     window = 4 * size.tokens * (4 * size.vocab_size + 20 * size.layers * size.hidden)
@@ -26,7 +26,7 @@ def needed_bytes(names: list[str], size: Size) -> int:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that can still be had there."""
+    """Memory that is still available on the device."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     try:

@@ -1,8 +1,8 @@
-"""Where a step's time goes, seen from outside: the functions that it calls are timed, the product
-is not touched.
+"""Where a step's time goes: the functions that it calls are wrapped with timers from outside, so
+that sglm's own code needs none.
 
-A function that is called by another one of them counts for the outermost, so that no moment counts
-twice; what none of them takes is *other*, and all shares add up to 1.
+If a timed function calls another one, the time counts for the outermost only, so that nothing
+counts twice. Time outside all of them is *other*; all shares add up to 1.
 """
 
 import functools
@@ -23,8 +23,8 @@ Moment = Any  # seconds on a CPU, a recorded event on a GPU
 class Stopwatch:
     """Spans of time by name: by the clock on a CPU, by events on the stream of a GPU.
 
-    A GPU works behind the program's back, so there the clock would only see how long launching
-    takes. Events see when the work begins and ends; waiting for launches counts where it occurs.
+    A GPU works asynchronously, so the clock would measure only the launches. Events are recorded
+    when the work begins and ends; waiting for launches counts where it occurs.
     """
 
     def __init__(self, device: torch.device) -> None:

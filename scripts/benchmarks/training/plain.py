@@ -1,4 +1,4 @@
-"""The arm that everybody writes: an ordinary PyTorch training loop.
+"""The arm `plain`: an ordinary PyTorch training loop.
 
 Shapes: T time, B lanes, V vocabulary, H units, N steps of a lane.
 """
@@ -79,7 +79,8 @@ class PlainArm:
             Patch(self, "read", "data"),
             Patch(self.model.embedding, "forward", "forward"),
             Patch(self.model.lstm, "forward", "forward"),
-            Patch(self.model.decoder, "forward", "loss"),  # sglm's loss head begins here, too
+            # The softmax's product belongs to the loss, as in sglm.
+            Patch(self.model.decoder, "forward", "loss"),
             Patch(F, "cross_entropy", "loss"),
             Patch(torch.autograd, "backward", "backward"),
             Patch(nn.utils, "clip_grad_norm_", "clip"),

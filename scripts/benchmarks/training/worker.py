@@ -1,7 +1,7 @@
-"""One arm in a process of its own, which goes on when it is told to.
+"""One arm in a process of its own, which takes steps on request.
 
-So every arm runs as its users get it: sglm with what `sglm train` asks of the C libraries under
-torch, the ordinary loop without; and its peak memory is its own.
+So every arm runs as it does for its users: sglm with the settings that `sglm train` makes in the C
+libraries under torch, the ordinary loop without them; and its peak memory is measured alone.
 
 `python -m scripts.benchmarks.training.worker` reads a `Task` as JSON from the first line of stdin,
 then one request a line: `["seconds", n]`, `["seconds", n, turn]`, `["shares"]` or `["memory_mb"]`.
@@ -24,7 +24,7 @@ from sglm.runtime.process import denormals_as_zero, prepare_process
 if TYPE_CHECKING:
     from scripts.benchmarks.training.case import Place, Size
 
-# torch is imported in functions only: a process is prepared before it is.
+# torch is imported in functions only, because a process must be prepared before that import.
 
 
 @dataclass(frozen=True)
@@ -65,9 +65,9 @@ class Worker:
 
         Args:
             windows: whole stretches.
-            turn: what they are, of `arms.TURNS`; None: as the arm has it. So what a
-                synthesizer costs is seen on one learner, whose memory lies where it lies: two
-                processes that do the same differ by several per cent.
+            turn: one of `arms.TURNS`; None: the arm's own turns. With turns, the cost of a
+                synthesizer is measured within one process: two processes that do the same differ
+                by several per cent, because their memory is laid out differently.
         """
         from scripts.benchmarks.training.floor import synchronize
 
@@ -106,7 +106,7 @@ class Process:
         )
 
     def start(self) -> None:
-        """Says which arm it is; it is built at the first question."""
+        """Sends the task; the arm is built at the first request."""
         self._send(asdict(self.task))
 
     def ask(self, what: str, *arguments: Any) -> Any:
