@@ -5,10 +5,10 @@ has mean zero given the past and moves no weight in the long run. What does move
 means of Jᵀŝ and Jᵀg, where J = ∂s/∂θ, ŝ is what was injected after a window and g what a longer
 exact gradient would have sent back there. A product of two such vectors over *the same* lanes
 counts what has mean zero too, so each vector is made twice, from disjoint halves of the lanes, and
-only products across the halves are taken: their mean is the product of the means. And what all
-lanes are sent alike tells nothing of a lane's own future: another lane's text gives that as well,
-and does great harm (docs/results.md, "Foresight, not noise"). So the lanes' mean is taken off both
-gradients first; what is left of J's mean effect is its covariance with them.
+only products across the halves are taken: their mean is the product of the means. The mean over the
+lanes of a half is subtracted from both state gradients first. This shared part does not depend on a
+lane's own coming text: a reading of another lane's text has it too, and does great harm
+(docs/results.md, "Foresight, not noise"). What remains is the covariance of J with the gradients.
 
     beta   = ⟨Jᵀŝ, Jᵀg⟩ / ⟨Jᵀŝ, Jᵀŝ⟩      what best multiplies the injected gradient
     cosine = ⟨Jᵀŝ, Jᵀg⟩ / √(⟨Jᵀŝ, Jᵀŝ⟩·⟨Jᵀg, Jᵀg⟩)
@@ -170,8 +170,8 @@ class Gauge:
 def _effect(
     outgoing: LSTMState, gradient_BS: Tensor, *, weights: Sequence[Tensor], lanes: slice
 ) -> tuple[Tensor, ...]:
-    """Jᵀ of a state gradient over some of the lanes, without what it has in common for these: a
-    tensor for each weight matrix and bias."""
+    """Jᵀ of a state gradient over some of the lanes, minus its mean over these: a tensor for each
+    weight matrix and bias."""
     parts = [part[lanes] for part in (*outgoing.hidden, *outgoing.cell)]
     sent_back = [
         part_BH[lanes] - part_BH[lanes].mean(0) for part_BH in outgoing.parts_of(gradient_BS)

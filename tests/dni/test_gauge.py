@@ -82,8 +82,8 @@ def test_a_multiple_of_the_exact_gradient_has_its_slope(multiple: float) -> None
     assert reading.cosine == pytest.approx(math.copysign(1, multiple), rel=1e-9)
 
 
-def test_what_all_lanes_are_sent_alike_counts_for_nothing() -> None:
-    """Another lane's text would give that as well."""
+def test_a_part_that_all_lanes_share_counts_for_nothing() -> None:
+    """A reading of another lane's text has that part too."""
     model, coming = a_model(layers=2), some_text(6, LANES)
     exact_BS = exact_after(model, 0, coming)
     readings = []

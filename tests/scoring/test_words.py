@@ -2,6 +2,7 @@
 
 import math
 import sys
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from sglm.errors import InputError
 from sglm.lm import LanguageModel
+from sglm.scoring.distribution import expectations
 from sglm.scoring.results import Score
 from tests.tiny_models import KINDS, LINES, make_lm, make_tokenizer
 
@@ -242,3 +244,26 @@ def test_fragments_and_nothing(kind: str) -> None:
             assert len(score.ranks) == score.n_tokens
             total = math.fsum(word.surprisal for word in score.words(base="e"))
             assert total == pytest.approx(-score.logprob if text.split() else 0.0)
+
+
+class Certain:
+    """Predicts id + 1 with probability one, and everything else with none."""
+
+    vocab_size, device = 4, torch.device("cpu")
+
+    def distributions(
+        self, ids_TB: torch.Tensor, state: int, *, last_steps: int | None = None
+    ) -> tuple[Iterator[tuple[slice, torch.Tensor]], int]:
+        following_N = (ids_TB.flatten() + 1) % self.vocab_size
+        logprobs_NV = torch.full((len(following_N), self.vocab_size), -math.inf)
+        logprobs_NV[range(len(following_N)), following_N] = 0.0
+        return iter([(slice(0, len(following_N)), logprobs_NV)]), state
+
+
+def test_what_is_impossible_adds_nothing_to_the_entropy() -> None:
+    ids_TB, begins_V = np.array([[0], [1], [2]]), torch.tensor([False, False, True, False])
+    read, _ = expectations(Certain(), ids_TB, ids_TB + 1, state=0, begins_V=begins_V)  # type: ignore[arg-type]
+    assert read.entropy.tolist() == [[0], [0], [0]]
+    assert read.logprob.tolist() == [[0], [0], [0]]
+    assert read.rank.tolist() == [[1], [1], [1]]
+    assert read.boundary.tolist() == [[math.inf], [0], [math.inf]]
