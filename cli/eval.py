@@ -66,6 +66,13 @@ def evaluate(
             help_text="carried: one long text; reset: each line or document alone.",
         ),
     ] = Context.CARRIED,
+    ensemble: Annotated[
+        bool,
+        typer.Option(
+            "--ensemble", help="The mean of the probabilities of the models at the cycles' ends."
+        ),
+    ] = False,
+    last: options.LastOption = None,
     device: options.DeviceOption = options.Device.AUTO,
     as_json: options.JsonOption = False,
 ) -> None:
@@ -77,13 +84,16 @@ def evaluate(
     with ended_by_interrupts():
         from sglm.errors import InputError
         from sglm.lm import load
+        from sglm.snapshots import load_ensemble
 
+    if last is not None and not ensemble:
+        raise InputError("--last chooses snapshots; give it together with --ensemble")
     if data is not None and text is not None:
         raise InputError("give --data DIR (a store) or --text FILE, not both")
     if text is not None and split is not None:
         raise InputError("--split chooses a part of a store; --text FILE is evaluated whole")
     how: Literal["carried", "reset"] = "reset" if context is Context.RESET else "carried"
-    lm = load(run, device.value)
+    lm = load_ensemble(run, device.value, last=last) if ensemble else load(run, device.value)
     if text is not None:
         if str(text) == "-":
             announce_terminal()

@@ -26,7 +26,7 @@ STOREYS: list[set[str]] = [
     {"dni"},
     {"scoring"},
     {"lm"},
-    {"kenlm"},
+    {"kenlm", "snapshots"},
     {"train"},
     {"compare", "analyze"},
     {"cli"},
