@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from sglm.scoring.results import Score as Score
     from sglm.snapshots import average_snapshots as average_snapshots
     from sglm.snapshots import load_ensemble as load_ensemble
+    from sglm.train.fit import fit as fit
 
 __version__ = "0.1.0"
 
@@ -25,6 +26,7 @@ _HOMES = {
     "load": "sglm.lm",
     "LanguageModel": "sglm.lm",
     "average_snapshots": "sglm.snapshots",
+    "fit": "sglm.train.fit",
     "load_ensemble": "sglm.snapshots",
     "Score": "sglm.scoring.results",
     "ScoringState": "sglm.scoring.incremental",
@@ -40,6 +42,7 @@ __all__ = [
     "ScoringState",
     "SglmError",
     "average_snapshots",
+    "fit",
     "load",
     "load_ensemble",
 ]
