@@ -86,12 +86,13 @@ def evaluate(
         from sglm.lm import load
         from sglm.snapshots import load_ensemble
 
-    if last is not None and not ensemble:
-        raise InputError("--last chooses snapshots; give it together with --ensemble")
-    if data is not None and text is not None:
-        raise InputError("give --data DIR (a store) or --text FILE, not both")
-    if text is not None and split is not None:
-        raise InputError("--split chooses a part of a store; --text FILE is evaluated whole")
+    for wrong, cure in (
+        (last is not None and not ensemble, "--last chooses snapshots; give --ensemble as well"),
+        (data and text, "give --data DIR (a store) or --text FILE, not both"),
+        (text and split, "--split chooses a part of a store; --text FILE is evaluated whole"),
+    ):
+        if wrong:
+            raise InputError(cure)
     how: Literal["carried", "reset"] = "reset" if context is Context.RESET else "carried"
     lm = load_ensemble(run, device.value, last=last) if ensemble else load(run, device.value)
     if text is not None:
@@ -100,13 +101,19 @@ def evaluate(
         result = lm.perplexity(text, context=how, text_field=text_field)
     else:
         store = _store(data, run)
-        chosen = split.value if split else "test" if "test" in store.splits else "valid"
-        result = lm.evaluate(store, chosen, how)
+        result = lm.evaluate(store, _split_of(store, split), how)
     _warn_of_lines_trained_on(result)
     if as_json:
         typer.echo(json.dumps(result.to_json()))
     else:
         _print_table(result)
+
+
+def _split_of(store: "TokenStore", chosen: Split | None) -> str:
+    """The one that was chosen, or the one to report."""
+    if chosen is not None:
+        return chosen.value
+    return "test" if "test" in store.splits else "valid"
 
 
 def _store(data: Path | None, run: Path) -> "TokenStore":

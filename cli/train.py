@@ -61,15 +61,12 @@ def train(
         from sglm.text.store import TokenStore
         from sglm.train.starting_point import StartingPoint
 
-        overrides = [*(set_ or []), *([] if seed is None else [f"train.seed={seed}"])]
-        settings = load_config(config, overrides)
+        settings = load_config(config, _overrides(set_, seed))
         store = TokenStore.open(data)
         start = None if start_from is None else StartingPoint.open(start_from)
         chosen = _precision(device, precision, deterministic)
         if dry_run:
-            if start is not None:
-                start.check_fits(settings, store)
-            _print_plan(settings, store, precision=chosen, as_json=as_json)
+            _print_plan(settings, store, precision=chosen, start=start, as_json=as_json)
             return
         outcome = _train(
             settings,
@@ -82,10 +79,11 @@ def train(
         )
     if outcome is None:
         return
-    if as_json:
-        typer.echo(json.dumps({"run": str(out), **vars(outcome)}))
-    else:
-        typer.echo(summary(outcome, out))
+    typer.echo(json.dumps({"run": str(out), **vars(outcome)}) if as_json else summary(outcome, out))
+
+
+def _overrides(sets: list[str] | None, seed: int | None) -> list[str]:
+    return [*(sets or []), *([] if seed is None else [f"train.seed={seed}"])]
 
 
 def _precision(
@@ -132,12 +130,19 @@ def _train(
 
 
 def _print_plan(
-    config: "Config", store: "TokenStore", *, precision: "Precision", as_json: bool
+    config: "Config",
+    store: "TokenStore",
+    *,
+    precision: "Precision",
+    start: "StartingPoint | None",
+    as_json: bool,
 ) -> None:
     """What a training would do and take, without training; memory is that of this process."""
     from sglm.runtime.ranks import expected_ranks
     from sglm.train.dry_run.plan import plan_run
 
+    if start is not None:
+        start.check_fits(config, store)
     ranks = expected_ranks()
     if ranks.writes:
         plan = plan_run(config, store, precision, ranks=ranks)

@@ -110,7 +110,7 @@ def test_by_command(run: Path, tmp_path: Path) -> None:
         (["average", "RUN", "--out", "OUT", "--last", "0"], "ask for 1 to 3"),
         (["average", "MIXED", "--out", "OUT"], "has another tokenizer than cycle-000"),
         (["eval", "MIXED", "--ensemble", "--text", "-"], "has another tokenizer than cycle-000"),
-        (["eval", "RUN", "--last", "1", "--text", "-"], "together with --ensemble"),
+        (["eval", "RUN", "--last", "1", "--text", "-"], "give --ensemble as well"),
         (["eval", "RUN/snapshots/cycle-000", "--ensemble", "--text", "-"], "has no snapshots"),
     ],
 )

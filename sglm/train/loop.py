@@ -123,6 +123,11 @@ def train(
         stop_signal=stop_signal,
         on_report=on_report,
     )
+    return _run(job, resume)
+
+
+def _run(job: Job, resume: bool) -> Outcome:
+    """See `train`."""
     # Before the folder is made: a model too large for the memory leaves nothing behind.
     learner = _learner(job)
     with denormals_as_zero(), opened(job, resume):

@@ -11,7 +11,7 @@ from sglm.scoring.results import Evaluation
 from sglm.train.learner import Learner
 from sglm.train.log.console import ConsoleLog
 from sglm.train.log.lost_work import lost_work, restart_lines
-from sglm.train.log.meter import IntervalMeter
+from sglm.train.log.meter import IntervalMeans, IntervalMeter
 from sglm.train.log.metrics import append_metrics
 from sglm.train.log.tensorboard import EventFile, event_files
 from sglm.train.run_folder import RunFolder
@@ -93,26 +93,15 @@ class RunLog:
             Their mean loss in nats per token.
         """
         means = self.meter.means()
-        values = {
-            "fit/train_loss": means.loss,
-            "train/loss": means.loss,
-            "train/grad_norm": means.grad_norm,
+        scalars = {
             "train/skipped_steps": float(skipped),
             "sched/lr": rate,
             "sched/mode": float(mode is Mode.SYNTHETIC),
             "sched/cycle": float(cycle),
-            "perf/tokens_per_s": means.tokens_per_s,
+            **_scalars(means, learner),
         }
-        if learner.precision.scaler.is_enabled():
-            values["amp/scale"] = float(learner.precision.loss_scale())
-        values |= {f"sg/{name}": mean for name, mean in means.agreement.items()}
-        status = learner.estimator.status()
-        if status is not None:
-            values["sg/factor"] = status.factor
-        if learner.gauge is not None and (reading := learner.gauge.reading()).windows:
-            values |= {"sg/beta": reading.beta, "sg/parameter_cosine": reading.cosine}
         if self.events is not None:
-            for tag, value in values.items():
+            for tag, value in scalars.items():
                 self.events.scalar(tag, value, step)
             self.events.flush()
             self.console.progress(
@@ -216,6 +205,25 @@ class RunLog:
         if self.events is not None:
             self.console.close()
             self.events.close()
+
+
+def _scalars(means: IntervalMeans, learner: Learner) -> dict[str, float]:
+    """What TensorBoard shows of some steps and of the learner after them; all ranks call this."""
+    values = {
+        "fit/train_loss": means.loss,
+        "train/loss": means.loss,
+        "train/grad_norm": means.grad_norm,
+        "perf/tokens_per_s": means.tokens_per_s,
+    }
+    if learner.precision.scaler.is_enabled():
+        values["amp/scale"] = float(learner.precision.loss_scale())
+    values |= {f"sg/{name}": mean for name, mean in means.agreement.items()}
+    status = learner.estimator.status()
+    if status is not None:
+        values["sg/factor"] = status.factor
+    if learner.gauge is not None and (reading := learner.gauge.reading()).windows:
+        values |= {"sg/beta": reading.beta, "sg/parameter_cosine": reading.cosine}
+    return values
 
 
 def _markdown(sample: Sample) -> str:
