@@ -213,7 +213,8 @@ class TrainConfig(Section):
     keep_checkpoints: PositiveInt = 2
     """The newest ones; of the others, one can be gone back to where the newest is damaged."""
     cuda_graph: bool = False
-    """Replay a window's kernels from a recorded graph (not measured yet); no effect on a CPU."""
+    """Replay the kernels of a window, and of an adjoint, from recorded graphs (not measured yet);
+    no effect on a CPU."""
     log_every_steps: PositiveInt = 50
     """TensorBoard and progress lines."""
 

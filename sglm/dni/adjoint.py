@@ -12,7 +12,7 @@ Shapes: C steps of coming text, T of a window, B lanes, H features, V vocabulary
 lane's state, P boundaries.
 """
 
-import math
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,9 +20,10 @@ from torch import Tensor
 
 from sglm.config import SynthesizerConfig
 from sglm.dni.adjoint_pass import adjoint_gradients
-from sglm.dni.estimator import EstimatorStatus, FeatureGradient, Observation, StretchBeginning
+from sglm.dni.estimator import EstimatorStatus, Observation, StretchBeginning
 from sglm.dni.expected_row import ExpectedRow, residual_is_cheap, residual_of, softmax_residual
 from sglm.dni.injection import Injection
+from sglm.dni.row_lessons import RowLessons
 from sglm.dni.synthesizer import hidden_units
 from sglm.dni.trust import Agreement, Trust, agreement
 from sglm.model.language_model import (
@@ -32,17 +33,11 @@ from sglm.model.language_model import (
     activation_floats,
 )
 from sglm.model.lstm_layer import layer_backward_floats
-from sglm.model.softmax_loss import IGNORED
 from sglm.model.state import LSTMState
-from sglm.optim.optimizer import step_where_finite
+from sglm.runtime.calls import Calls
 from sglm.runtime.memory_basis import MemoryBasis
 from sglm.runtime.ranks import ALONE, Ranks, every_lane, own_lanes
 from sglm.text.batcher import ComingText
-
-# q learns from about so many tokens of a window, so that long windows cost little more. It has to
-# learn from every window, since the rows of W move: trained on one window in eight it explained as
-# much of the gradient and improved perplexity by next to nothing (docs/log.md).
-_LESSON_TOKENS = 128
 
 
 class AdjointEstimator:
@@ -74,6 +69,7 @@ class AdjointEstimator:
         hidden: units of q's hidden layer.
         noise: inject random directions of the gradient's length, drawn from here (a control).
         other_lane: inject what is read from the text of the lane before (a control).
+        calls: how to call the readings, the injections and q's lessons.
         ranks: the processes that share the lanes.
     """
 
@@ -91,6 +87,7 @@ class AdjointEstimator:
         hidden: int = 128,
         noise: torch.Generator | None = None,
         other_lane: bool = False,
+        calls: Calls | None = None,
         ranks: Ranks = ALONE,
     ) -> None:
         weight = model.embedding
@@ -99,6 +96,7 @@ class AdjointEstimator:
         self.reach = reach
         self.activation = activation
         self.other_lane = other_lane
+        self.calls = calls or Calls()
         self.ranks = ranks
         self.trust = Trust(model.shape.state_size, device=weight.device, ranks=ranks)
         self.injection = Injection(
@@ -109,11 +107,15 @@ class AdjointEstimator:
             # Forked, so that the model's dropout draws the same masks with and without it.
             with torch.random.fork_rng(devices=[]):
                 self.expected_row = ExpectedRow(model.shape.widths[-1], hidden).to(weight)
-            parameters = self.expected_row.parameters()
-            self.optimizer = torch.optim.Adam(parameters, lr=learning_rate, fused=True)
+            self.row_lessons = RowLessons(
+                self.expected_row,
+                model,
+                learning_rate=learning_rate,
+                calls=self.calls,
+                ranks=ranks,
+            )
         self.window = 0
         self.index = 0
-        self.lessons = 0
         self._coming: ComingText | None = None
         self._incoming: LSTMState | None = None
         self._read_at = 0
@@ -151,17 +153,17 @@ class AdjointEstimator:
         place = self.index - self._read_at
         if place >= len(self._gradients_PBS):
             return torch.zeros_like(self._gradients_PBS[0])
-        in_units_BS = self._gradients_PBS[place] / self.trust.unit
-        injected_BS = self.injection.inject(in_units_BS)
-        q = self.expected_row
-        return injected_BS if q is None else injected_BS * q.is_better
+        gradient_BS = self._gradients_PBS[place]
+        if self.injection.noise is not None:  # from a generator that no recording knows
+            return self._inject(gradient_BS)
+        return self.calls.run("inject", self._inject, gradient_BS)
 
     def end_window(self, observation: Observation) -> Agreement | None:
         """Measures on a probe; then q learns from the window, of long ones once a stretch."""
         on_probe = self._measure(observation) if observation.probe else None
         learns = self.index == 1 or reads_along(self.window, self.reach)
         if learns and self.expected_row is not None and observation.features is not None:
-            self._learn(self.expected_row, observation.features)
+            self.row_lessons.learn(observation.features)
         return on_probe
 
     def status(self) -> EstimatorStatus:
@@ -190,6 +192,11 @@ class AdjointEstimator:
         # Of α·mean(h²) for each token (`sglm.kernels.dropout`).
         return residual_CBH + 2 * self.activation / outputs_CBH.shape[-1] * outputs_CBH
 
+    def _inject(self, gradient_BS: Tensor) -> Tensor:
+        injected_BS = self.injection.inject(gradient_BS / self.trust.unit)
+        q = self.expected_row
+        return injected_BS if q is None else injected_BS * q.is_better
+
     def _text(self, first: int, last: int | None) -> ComingText:
         """From one of the stretch's boundaries to another, or as far as it is shown."""
         assert self._coming is not None, "no stretch has begun: the batcher must look ahead"
@@ -215,15 +222,24 @@ class AdjointEstimator:
         packed_BS = state.packed()
         gradients_PBS = packed_BS.new_zeros(boundaries, *packed_BS.shape)
         if with_text > 0:
-            gradients_PBS[:with_text] = adjoint_gradients(
-                self.model,
-                state,
-                text,
-                window=self.window,
-                boundaries=with_text,
-                residual=self.residual,
-            )
+            tensors = (*text, *state.hidden, *state.cell)
+            read = partial(self._read_text, boundaries=with_text)
+            name = ("read", with_text, self.window)
+            gradients_PBS[:with_text] = self.calls.run(name, read, *tensors)
         return gradients_PBS
+
+    def _read_text(
+        self, inputs_CB: Tensor, targets_CB: Tensor, *state: Tensor, boundaries: int
+    ) -> Tensor:
+        layers = len(state) // 2
+        return adjoint_gradients(
+            self.model,
+            LSTMState(state[:layers], state[layers:]),
+            ComingText(inputs_CB, targets_CB),
+            window=self.window,
+            boundaries=boundaries,
+            residual=self.residual,
+        )
 
     def _measure(self, observation: Observation) -> Agreement:
         """Compares with a prediction at the window's start, for which the window's own text alone
@@ -236,25 +252,6 @@ class AdjointEstimator:
         self.trust.observe(self.injection.bound(predicted_BS), observed_BS)
         return agreement(predicted_BS, observed_BS, self.ranks)
 
-    def _learn(self, q: ExpectedRow, features: FeatureGradient) -> None:
-        """One step of q towards the rows that the softmax has expected."""
-        # Every `stride`-th step, from one step later each time; of all lanes, so that the lesson is
-        # the same for any number of processes.
-        steps, lanes = features.targets_TB.shape
-        stride = min(steps, math.ceil(steps * lanes * self.ranks.count / _LESSON_TOKENS))
-        taken = slice(self.lessons % stride, None, stride)
-        self.lessons += 1
-        targets_N = features.targets_TB[taken].flatten()
-        features_NH = features.features_TBH[taken].flatten(0, 1).to(q.unit)
-        gradient_NH = features.gradient_TBH[taken].flatten(0, 1).to(q.unit)
-        expected_NH = gradient_NH - self.model.known_residual(targets_N).to(q.unit)
-        counts_N = targets_N != IGNORED
-        loss, finite = q.observe(features_NH, expected_NH, counts_N, ranks=self.ranks)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.ranks.average([p.grad for p in q.parameters() if p.grad is not None])
-        step_where_finite(self.optimizer, finite)
-
     def state_dict(self) -> dict[str, Any]:
         """Everything that steps change, of all ranks' lanes; to be called by all of them.
 
@@ -264,10 +261,10 @@ class AdjointEstimator:
         q = self.expected_row
         return {
             "expected_row": None if q is None else q.state_dict(),
-            "optimizer": None if q is None else self.optimizer.state_dict(),
+            "optimizer": None if q is None else self.row_lessons.optimizer.state_dict(),
             "trust": self.trust.state_dict(),
             "injection": self.injection.state_dict(),
-            "lessons": self.lessons,
+            "lessons": 0 if q is None else self.row_lessons.count,
             "window": self.window,
             "index": self.index,
             "read_at": self._read_at,
@@ -280,11 +277,11 @@ class AdjointEstimator:
         device = self.model.embedding.device
         if self.expected_row is not None:
             self.expected_row.load_state_dict(tree["expected_row"])
-            self.optimizer.load_state_dict(tree["optimizer"])
+            self.row_lessons.load_optimizer(tree["optimizer"])
+            self.row_lessons.count = tree["lessons"]
         self.trust.load_state_dict(tree["trust"])
         self.injection.load_state_dict(tree["injection"])
-        self.lessons, self.window = tree["lessons"], tree["window"]
-        self.index, self._read_at = tree["index"], tree["read_at"]
+        self.window, self.index, self._read_at = tree["window"], tree["index"], tree["read_at"]
         coming = [self.ranks.own(ids_CB, dim=1).to(device) for ids_CB in tree["coming"]]
         self._coming = ComingText(*coming) if coming else None
         self._gradients_PBS = own_lanes(self.ranks, tree["gradients"], device, dim=1)

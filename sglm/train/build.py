@@ -19,6 +19,7 @@ from sglm.model.language_model import DropoutRates, LSTMLanguageModel, ModelShap
 from sglm.optim.optimizer import make_optimizer
 from sglm.optim.precision import Precision
 from sglm.optim.schedule import Schedule, make_schedule
+from sglm.runtime.calls import Calls, RecordedCalls
 from sglm.runtime.ranks import ALONE, Ranks
 from sglm.text.batcher import Batcher
 from sglm.text.store import TokenStore
@@ -142,11 +143,15 @@ def build_window_pass(
         random_window=train.random_window,
         keeps_features=keeps_features,
     )
-    if not train.cuda_graph or not model.embedding.is_cuda:
+    if not _is_recorded(config, model):
         return window_pass if model.ranks.count == 1 else DistributedDataParallel(window_pass)
     if model.ranks.count > 1:
         raise ConfigError("train.cuda_graph is for one process; leave it out under torchrun")
     return GraphedPass(window_pass)
+
+
+def _is_recorded(config: Config, model: LSTMLanguageModel) -> bool:
+    return config.train.cuda_graph and model.embedding.is_cuda
 
 
 def token_counts(store: TokenStore) -> npt.NDArray[np.int64]:
@@ -198,6 +203,7 @@ def build_estimator(config: Config, model: LSTMLanguageModel) -> StateGradientEs
             hidden=hidden_units(settings),
             noise=noise,
             other_lane=settings.inject == "other-lane",
+            calls=RecordedCalls() if _is_recorded(config, model) else Calls(),
             ranks=model.ranks,
         )
     # Forked, so that the model's dropout draws the same masks with and without a synthesizer.

@@ -1,7 +1,11 @@
 """The model's pass over a window replayed from CUDA graphs, so that its kernels need no launching.
 
-With short windows a GPU is done with a kernel before the CPU has launched the next. Off by default:
-nobody has measured it here yet.
+With short windows a GPU is done with a kernel before the CPU has launched the next. What an adjoint
+does around the pass (its readings, what it injects, q's lessons) is recorded apart, by
+`sglm.runtime.calls`. Launched as ever are: the optimizer's step, because its learning rate is a
+number of Python's that changes with every step; the norm of the gradient before it and the state
+after it; probes and the gauge, which are rare; and the learned synthesizers. Off by default: nobody
+has measured it here yet.
 """
 
 from typing import Any

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from sglm.config import parse_config
-from sglm.dni import adjoint
+from sglm.dni import row_lessons
 from sglm.dni.adjoint import AdjointEstimator
 from sglm.dni.adjoint_pass import adjoint_gradients
 from sglm.dni.estimator import StretchBeginning
@@ -177,7 +177,7 @@ def test_what_q_learns_from_is_the_expected_row() -> None:
 
 
 def test_a_lesson_is_of_some_steps_and_all_get_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(adjoint, "_LESSON_TOKENS", 5)  # of twelve: every third of four steps
+    monkeypatch.setattr(row_lessons, "_LESSON_TOKENS", 5)  # of twelve: every third of four steps
     learner = with_adjoint()
     q, window = q_of(learner), batcher(stretch=1).at(0)
     observe, taken = q.observe, []
@@ -580,4 +580,4 @@ def test_the_configuration_reaches_the_estimator() -> None:
     assert estimator.expected_row.hidden.out_features == 9
     assert (float(estimator.factor), estimator.injection.bounded) == (0, False)  # q is no better
     assert float(estimator.injection.factor) == 0.25
-    assert estimator.optimizer.param_groups[0]["lr"] == 0.125
+    assert estimator.row_lessons.optimizer.param_groups[0]["lr"] == 0.125

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -20,8 +21,9 @@ from sglm.lm import LanguageModel, load
 from sglm.model.language_model import DropoutRates, LSTMLanguageModel, ModelShape
 from sglm.optim.precision import make_precision
 from sglm.optim.schedule import Mode, StepPlan
+from sglm.runtime.calls import Calls, RecordedCalls
 from sglm.scoring.predictor import NetworkPredictor
-from sglm.text.batcher import Window
+from sglm.text.batcher import Batcher, Window
 from sglm.text.store import TokenStore
 from sglm.text.tokenizer import ByteTokenizer
 from sglm.train.graph import GraphedPass
@@ -177,6 +179,36 @@ def test_a_recorded_pass_hands_out_what_the_adjoint_learns_from() -> None:
         means.append(estimator.expected_row.mean_H)
     # Rounding of sums may differ (atomics).
     torch.testing.assert_close(means[1], means[0], rtol=1e-3, atol=1e-5)
+
+
+def test_a_recorded_synthesizer_trains_as_a_launched_one() -> None:
+    """As tests/train/test_graph.py has it for the CPU, bit for bit."""
+    ids_N = np.concatenate([(np.arange(40 * T) + 3 * lane) % V for lane in range(B)])
+    text = Batcher(ids_N.astype(np.uint16), batch=B, window=T, eos_id=0, stretch=2, lookahead=20)
+    losses, means = [], []
+    for is_recorded in (False, True):
+        learner = make_learner("fp32")
+        calls = RecordedCalls() if is_recorded else Calls()
+        named = {"exact": False, "factor": 1.0, "stretch": 2, "reach": 20}
+        estimator = AdjointEstimator(learner.model, **named, calls=calls)  # type: ignore[arg-type]
+        learner.estimator = estimator
+        window_pass = WindowPass(learner.model, keeps_features=True)
+        learner.window_pass = GraphedPass(window_pass) if is_recorded else window_pass
+        for step in range(40):
+            mode, probe = Mode.SYNTHETIC if step > 9 else Mode.REAL, step % 8 == 5
+            decision = WindowDecision(
+                mode=mode, inject=mode is Mode.SYNTHETIC and not probe, probe=probe
+            )
+            window = text.at(step).to(torch.device("cuda"))
+            result = train_step(learner, window, decision, learning_rate=1e-2)
+            losses.append(float(result.nll_nats) / result.tokens)
+        assert estimator.expected_row is not None
+        means.append(estimator.expected_row.mean_H)
+    launched, replayed = losses[:40], losses[40:]
+    # Rounding of sums may differ (atomics), and grows from step to step.
+    assert replayed[:10] == pytest.approx(launched[:10], rel=1e-3)
+    assert replayed == pytest.approx(launched, rel=2e-2, abs=2e-2)
+    torch.testing.assert_close(means[1], means[0], rtol=5e-2, atol=1e-3)
 
 
 def test_scoring_uses_no_tf32_whatever_the_program_has_set() -> None:

@@ -6,19 +6,26 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from sglm.config import Config
+from sglm.dni import row_lessons
 from sglm.dni.adjoint import AdjointEstimator
 from sglm.errors import ConfigError
 from sglm.optim.precision import precision_of
+from sglm.runtime.calls import Calls, RecordedCalls
 from sglm.train.build import build_learner
 from sglm.train.graph import GraphedPass
+from sglm.train.learner import capture
 from sglm.train.step import train_step
 from sglm.train.window_pass import WindowPass
-from tests.dni.test_adjoint import EVERY_DROPOUT, with_adjoint
-from tests.dni.test_estimator import INJECT, batcher
+from tests.dni.test_adjoint import EVERY_DROPOUT, PROBE, with_adjoint
+from tests.dni.test_estimator import INJECT, PLAIN, batcher
+from tests.tape import use_tapes
 from tests.train.test_step import (
     SYNTHETIC,
+    B,
+    T,
     all_equal,
     make_learner,
     random_estimator,
@@ -97,3 +104,33 @@ def test_on_a_cpu_it_makes_no_difference(tiny_config: Callable[..., Config]) -> 
     cpu = torch.device("cpu")
     learner = build_learner(config, np.ones(9, dtype=np.int64), precision_of("fp32", cpu))
     assert isinstance(learner.window_pass, WindowPass)
+
+
+@pytest.mark.parametrize("stretch", [1, 3])
+@pytest.mark.parametrize("exact", [False, True])
+@pytest.mark.parametrize("factor", [None, 1.0])
+def test_a_recorded_synthesizer_is_the_one_that_is_launched(
+    monkeypatch: pytest.MonkeyPatch, stretch: int, exact: bool, factor: float | None
+) -> None:
+    """Readings, injections and q's lessons, bit for bit: on probes, at ends of texts, in both
+    modes. The windows' own passes have their graph besides."""
+    tapes = use_tapes(monkeypatch)
+    # Every second step, from another one each time. (Of a single step the recorded lesson would be
+    # a copy, aligned otherwise in memory, and the CPU's products would differ in their last bits.)
+    monkeypatch.setattr(row_lessons, "_LESSON_TOKENS", B * T // 2)
+    after = []
+    for calls in (Calls(), RecordedCalls()):
+        learner = with_adjoint(
+            EVERY_DROPOUT, exact=exact, factor=factor, stretch=stretch, reach=T + 1, calls=calls
+        )
+        torch.manual_seed(0)
+        text = batcher(stretch=stretch, epoch=7)
+        for step in range(35):
+            decision = PROBE if step % 5 == 0 else PLAIN if step < 3 else INJECT
+            train_step(learner, text.at(step), decision, learning_rate=1e-2)
+        state = capture(learner)
+        after.append([each for each in tree_leaves(state) if isinstance(each, Tensor)])
+    assert all_equal(*after)
+    # Readings of at least two lengths, for probes and ahead; injections; lessons.
+    assert len(tapes) >= (3 if exact else 4)
+    assert all(tape.replays >= 2 for tape in tapes)
