@@ -4,8 +4,10 @@ import copy
 import inspect
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,6 +25,8 @@ from sglm.kernels.lstm import LSTMWeights, lstm_layer
 from sglm.kernels.recurrent import RecurrentWeights, recurrent_synthesizer
 from sglm.model.language_model import LSTMLanguageModel, ModelShape
 from sglm.model.state import LSTMState
+
+ROOT = Path(__file__).resolve().parents[2]
 
 needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="Triton is for Linux")
 every_function = pytest.mark.parametrize(
@@ -89,6 +93,56 @@ def test_the_reference_itself_by_default(
     if setting is not None:
         monkeypatch.setenv("SGLM_TRITON", setting)
     assert chosen(reference) is reference
+
+
+@every_function
+@pytest.mark.parametrize(
+    ("speedup", "setting", "on"),
+    [
+        (1.5, None, True),
+        (1.5, "", True),
+        (1.5, "0", False),
+        (0.9, None, False),
+        (0.9, "1", True),
+        (None, None, False),
+    ],
+)
+def test_a_kernel_measured_to_be_faster_is_the_default(
+    reference: Callable[..., object],
+    kernel_calls: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    speedup: float | None,
+    setting: str | None,
+    on: bool,
+) -> None:
+    name = choice.full_name(reference)
+    measured = None if speedup is None else choice.Measured(device="a GPU", speedup=speedup)
+    entry = replace(choice.KERNELS[name], measured=measured)
+    monkeypatch.setitem(choice.KERNELS, name, entry)
+    monkeypatch.delenv("SGLM_TRITON", raising=False)
+    if setting is not None:
+        monkeypatch.setenv("SGLM_TRITON", setting)
+    assert (chosen(reference) is not reference) is on
+
+
+def test_a_default_is_no_reason_to_need_triton(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = choice.full_name(lstm_layer)
+    faster = choice.Kernel(measured=choice.Measured(device="a GPU", speedup=9.0))
+    monkeypatch.setitem(choice.KERNELS, name, faster)
+    monkeypatch.setattr(choice, "find_spec", lambda name: None)
+    monkeypatch.delenv("SGLM_TRITON", raising=False)
+    assert chosen(lstm_layer) is lstm_layer
+
+
+def test_every_kernel_there_is_has_its_entry_and_none_measured_slower_is_kept() -> None:
+    modules = [path.relative_to(ROOT) for path in (ROOT / "sglm").rglob("*_triton.py")]
+    files = {".".join(path.with_suffix("").parts) for path in modules}
+    assert {f"{name.rpartition('.')[0]}_triton" for name in choice.KERNELS} == files
+    # One that is slower goes, with its module and its tests.
+    assert all(
+        kernel.measured is None or kernel.on_by_default for kernel in choice.KERNELS.values()
+    )
 
 
 @needs_triton

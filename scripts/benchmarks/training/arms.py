@@ -53,7 +53,7 @@ class SglmArm:
         horizon: int | None = None,
     ) -> None:
         device = torch.device(place.device)
-        config = sglm_config(size, kind, horizon)
+        config = sglm_config(size, kind, horizon, cuda_graph=place.cuda_graph)
         counts_V = np.bincount(ids_N[: 2**20], minlength=size.vocab_size)
         self.learner = build_learner(config, counts_V, make_precision(place.precision, device))
         self.rule = build_decision_rule(config)
@@ -112,11 +112,13 @@ class SglmArm:
         return patches
 
 
-def sglm_config(size: Size, kind: str | None, horizon: int | None = None) -> Config:
+def sglm_config(
+    size: Size, kind: str | None, horizon: int | None = None, *, cuda_graph: bool = False
+) -> Config:
     """The shipped defaults at that size."""
     values: dict[str, dict[str, Any]] = {
         "model": {"layers": size.layers, "hidden": size.hidden},
-        "train": {"batch": size.batch, "window": size.window},
+        "train": {"batch": size.batch, "window": size.window, "cuda_graph": cuda_graph},
         "schedule": {"mode": "real" if kind is None else "alternating"},
     }
     if kind is not None:

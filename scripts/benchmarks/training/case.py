@@ -45,10 +45,18 @@ class Size:
 
 @dataclass(frozen=True)
 class Place:
-    """Where, and in which type the products run: as `--device` and `--precision` say it."""
+    """Where, and in which type the products run: as `--device` and `--precision` say it.
+
+    Attributes:
+        tf32: round float32 products to TF32 on a GPU, all or none. (Unless told otherwise torch,
+            and so `sglm train`, rounds those of LSTMs and no others.)
+        cuda_graph: as `train.cuda_graph`.
+    """
 
     device: str = "cpu"
     precision: str = "fp32"
+    tf32: bool = False
+    cuda_graph: bool = False
 
     @property
     def compute_dtype(self) -> torch.dtype:

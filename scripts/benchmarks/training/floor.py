@@ -107,6 +107,17 @@ def _recorded(product: Step, times: int) -> torch.cuda.CUDAGraph:
     return graph
 
 
+def elapsed_seconds(step: Step, device: torch.device) -> float:
+    """By events on a GPU, which count its waiting for launches too; else by the clock."""
+    return _event_seconds(step) if device.type == "cuda" else _clock_seconds(step)
+
+
+def set_tf32(allowed: bool) -> None:
+    """Whether a GPU rounds float32 products, the LSTMs' included, to TF32."""
+    torch.set_float32_matmul_precision("high" if allowed else "highest")
+    torch.backends.cudnn.allow_tf32 = allowed
+
+
 def _clock_seconds(step: Step) -> float:
     start = time.perf_counter()
     step()
@@ -139,20 +150,26 @@ def moved_bytes(size: Size, compute_bytes: int) -> int:
     return weights + layers + size.tokens * size.vocab_size * 5 * compute_bytes
 
 
-def rates(place: Place) -> dict[str, float]:
+def rates(place: Place, *, side: int | None = None, length: int | None = None) -> dict[str, float]:
     """The machine's best: operations per second of large square products, bytes per second copied
-    (read and written both count)."""
+    (read and written both count).
+
+    Args:
+        place: where.
+        side: of the matrices; None: what suits the device.
+        length: bytes of the copy; None: likewise.
+    """
     device, dtype = torch.device(place.device), place.compute_dtype
     on_cuda = device.type == "cuda"
-    side, length = (8192, 2**29) if on_cuda else (1024, 2**26)
+    side = side or (8192 if on_cuda else 1024)
+    length = length or (2**30 if on_cuda else 2**26)
     left, right = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
     product = torch.empty_like(left)
-    source = torch.zeros(length, dtype=torch.uint8, device=device)
-    target = torch.zeros_like(source)
-    clock = _event_seconds if on_cuda else _clock_seconds
+    source = torch.randint(256, (length,), dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
 
     def median_seconds(step: Step) -> float:
-        return statistics.median([clock(step) for _ in range(12)][2:])
+        return statistics.median([elapsed_seconds(step, device) for _ in range(12)][2:])
 
     multiply = median_seconds(_fastest(left, right, product))
     copy = median_seconds(lambda: target.copy_(source))

@@ -110,7 +110,7 @@ def measure_case(names: list[str], size: Size, place: Place, seconds: float) -> 
         found["peak_memory_mb"] = round(memory_mb, 1)
     return {
         "rounds": len(floor_times),
-        "floor": _floor_rates(floor_seconds, size, place),
+        "floor": floor_rates(floor_seconds, size, place, best=rates(place)),
         "arms": arms_found,
     }
 
@@ -130,8 +130,16 @@ def _rates(times: list[float], size: Size, floor_seconds: float) -> dict[str, An
     }
 
 
-def _floor_rates(floor_seconds: float, size: Size, place: Place) -> dict[str, float]:
-    best = rates(place)
+def floor_rates(
+    floor_seconds: float, size: Size, place: Place, *, best: Mapping[str, float]
+) -> dict[str, float]:
+    """What is known of a step's least time.
+
+    Args:
+        floor_seconds: of its products, one after another (`floor`).
+        size, place: of the step.
+        best: the machine's (`rates`).
+    """
     moved = moved_bytes(size, place.compute_dtype.itemsize)
     return {
         "tokens_per_s": round(size.tokens / floor_seconds, 1),

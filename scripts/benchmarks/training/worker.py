@@ -11,7 +11,6 @@ It answers in JSON, a line each.
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
@@ -46,8 +45,11 @@ class Worker:
         import torch
 
         from scripts.benchmarks.training.arms import build_arm
+        from scripts.benchmarks.training.floor import set_tf32
 
         torch.set_num_threads(task.threads)
+        if task.place.device == "cuda":
+            set_tf32(task.place.tf32)
         self.device = torch.device(task.place.device)
         self.arm = build_arm(task.name, task.size, task.place, task.text_tokens, task.horizon)
 
@@ -69,14 +71,14 @@ class Worker:
                 synthesizer is measured within one process: two processes that do the same differ
                 by several per cent, because their memory is laid out differently.
         """
-        from scripts.benchmarks.training.floor import synchronize
+        from scripts.benchmarks.training.floor import elapsed_seconds, synchronize
+
+        def steps() -> None:
+            for _ in range(windows):
+                self.arm.step(turn)
 
         synchronize(self.device)
-        start = time.perf_counter()
-        for _ in range(windows):
-            self.arm.step(turn)
-        synchronize(self.device)
-        return (time.perf_counter() - start) / windows
+        return elapsed_seconds(steps, self.device) / windows
 
     def shares(self) -> dict[str, float]:
         """See `parts`."""

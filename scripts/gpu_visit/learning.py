@@ -1,0 +1,213 @@
+"""Parts that train on Penn Treebank, as `sglm train` does, in this process: perplexity over epochs.
+
+What is trained is the recipe `ptb`, the size of AWD-LSTM; `learning` takes more lanes or fewer units
+where its epochs would not fit into the time.
+"""
+
+import json
+import signal
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from scripts.gpu_visit.cells import Cell, Context, Found
+from sglm.config import Config, load_config
+from sglm.errors import Stopped
+from sglm.optim.precision import make_precision
+from sglm.optim.schedule import Mode, StepPlan
+from sglm.runtime.device import make_deterministic
+from sglm.text.store import TokenStore
+from sglm.train.build import build_batcher, build_decision_rule, build_learner, token_counts
+from sglm.train.loop import train
+from sglm.train.step import train_step
+from sglm.train.validate import validate
+
+RECIPE = "ptb"
+CYCLES = [5.0, 5.0, 10.0, 20.0]  # epochs; the first four of the alternating paper's
+# The largest first. More lanes are fewer, wider steps: an epoch takes less time and learns less.
+SIZES = {
+    "20 lanes": [],
+    "40 lanes": ["train.batch=40"],
+    "80 lanes": ["train.batch=80"],
+    "80 lanes, 650 units": ["train.batch=80", "model.hidden=650"],
+}
+ARMS = {
+    "alternating": ("alternating", "bf16"),
+    "restarts only": ("real", "bf16"),
+    "synthetic only": ("synthetic", "bf16"),
+    "restarts only, fp32": ("real", "fp32"),
+}
+_TINY = ["model.layers=1", "model.hidden=8", "model.embedding=8", "train.batch=2", "train.window=4"]
+_USED = 0.85  # of the time that is left: what was timed for a moment may take longer
+
+
+def learning(context: Context) -> Iterator[Cell]:
+    """First which size fits; then its arms, each within its share of the time."""
+    fits: Found = dict(context.earlier.get("fit", {}))
+
+    def fit() -> Found:
+        fits.update(_fit(context))
+        return fits
+
+    yield Cell(name="fit", measure=fit)
+    for index, arm in enumerate(ARMS):
+        share = max(1, 3 - index)  # the fourth takes what the three leave
+        yield Cell(name=arm, measure=partial(_arm, context, arm, fits=fits, share=share))
+
+
+def _fit(context: Context) -> Found:
+    """The largest size whose arms fit, launched or replayed, whichever is faster."""
+    store, timed = TokenStore.open(_data(context)), dict[str, float]()
+    budget = _USED * context.seconds_left / (3 * sum(CYCLES))
+    for size, overrides in SIZES.items():
+        for graph in (False, True):
+            label = f"{size}, graph" if graph else size
+            asked = [*overrides, f"train.cuda_graph={str(graph).lower()}"]
+            timed[label] = _epoch_seconds(_config(context, asked), store, context.device)
+        quicker = min(timed[size], timed[f"{size}, graph"])
+        if quicker <= budget:
+            break
+    graph = timed[f"{size}, graph"] < timed[size]
+    return {"size": size, "cuda_graph": graph, "epoch_seconds": quicker, "timed": timed}
+
+
+def _epoch_seconds(config: Config, store: TokenStore, device: str) -> float:
+    """Of an epoch that injects, and of its validation, from a few steps of it."""
+    place = make_precision("auto", torch.device(device))
+    learner = build_learner(config, token_counts(store), place)
+    batcher, rule = build_batcher(config, store), build_decision_rule(config)
+    plan, steps = StepPlan(lr_factor=1.0, mode=Mode.SYNTHETIC, cycle=1), 0
+
+    def seconds(count: int) -> float:
+        nonlocal steps
+        start = time.monotonic()
+        for _ in range(count):
+            window = batcher.at(steps).to(place.device)
+            decision = rule.decide(steps, plan, window)
+            train_step(learner, window, decision, learning_rate=learner.rate(plan))
+            steps += 1
+        torch.stack([p.sum() for p in learner.model.parameters()]).tolist()  # until it is done
+        return time.monotonic() - start
+
+    stretches = 1 if device == "cpu" else 5
+    seconds(8 * stretches)
+    step_seconds = seconds(16) / 16
+    start = time.monotonic()
+    validate(learner, store, should_stop=lambda: False)
+    return batcher.steps_per_epoch * step_seconds + time.monotonic() - start
+
+
+def _arm(context: Context, arm: str, *, fits: Found, share: int) -> Found:
+    mode, precision = ARMS[arm]
+    size, graph = fits.get("size", "80 lanes"), fits.get("cuda_graph", False)
+    overrides = [*SIZES[size], f"train.cuda_graph={str(graph).lower()}"]
+    overrides += [f"schedule.mode={mode}", f"schedule.cycles={CYCLES}"]
+    seconds = (context.seconds_left - 5) / share
+    config = _config(context, overrides)
+    facts = {"arm": arm, "size": size, "precision": precision}
+    precision = "fp32" if context.rehearsing else precision
+    return facts | _trained(context, config, name=arm, precision=precision, seconds=seconds)
+
+
+def best(context: Context) -> Iterator[Cell]:
+    """The recipe as it is."""
+
+    def measure() -> Found:
+        config, seconds = _config(context, []), context.seconds_left - 10
+        precision = "fp32" if context.rehearsing else "bf16"
+        return _trained(context, config, name="best", precision=precision, seconds=seconds)
+
+    yield Cell(name="ptb", measure=measure)
+
+
+def deterministic(context: Context) -> Iterator[Cell]:
+    """Two short runs; are the weights the same bits?"""
+    for precision in ("fp32",) if context.rehearsing else ("bf16", "fp32"):
+        yield Cell(name=precision, measure=partial(_same_twice, context, precision))
+
+
+def _same_twice(context: Context, precision: str) -> Found:
+    make_deterministic(torch.device(context.device))
+    overrides = ["schedule.unit=steps", "schedule.cycles=[20, 40]"]
+    config, files, found = _config(context, overrides), [], dict[str, Any]()
+    for name in ("once", "again"):
+        found[name] = _trained(
+            context,
+            config,
+            name=f"{precision} {name}",
+            precision=precision,
+            seconds=context.seconds_left,
+        )
+        run = _run(context, f"{precision} {name}")
+        files.append((run / "last" / "model.safetensors").read_bytes())
+    seconds = [found[name]["train_seconds"] for name in ("once", "again")]
+    return {"same_bits": files[0] == files[1], "train_seconds": seconds}
+
+
+def _trained(
+    context: Context, config: Config, *, name: str, precision: str, seconds: float
+) -> Found:
+    """Trains until the end or until the time is up, and returns the curve."""
+    end, run = time.monotonic() + seconds, _run(context, name)
+    run.parent.mkdir(parents=True, exist_ok=True)
+    chosen = make_precision(precision, torch.device(context.device))
+    stopped: str | None = None
+    with (run.parent / f"{run.name}.log").open("a", encoding="utf-8") as console:
+        try:
+            train(
+                config,
+                TokenStore.open(_data(context)),
+                run,
+                precision=chosen,
+                console=console,
+                stop_signal=lambda: signal.SIGTERM if time.monotonic() > end else None,
+            )
+        except Stopped as error:
+            stopped = str(error).partition(" with everything")[0]
+    return {"stopped": stopped, **curve(run / "metrics.jsonl")}
+
+
+def curve(path: Path) -> Found:
+    """Validation perplexity, and its seconds and modes, of every evaluation."""
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return {
+        "token_ppl": [round(line["token_ppl"], 3) for line in lines],
+        "steps": [line["step"] for line in lines],
+        "modes": [line["mode"] for line in lines],
+        "train_seconds": round(lines[-1]["seconds"], 1) if lines else 0.0,
+    }
+
+
+def _run(context: Context, name: str) -> Path:
+    return context.work / "runs" / name.replace(" ", "-").replace(",", "")
+
+
+def _config(context: Context, overrides: list[str]) -> Config:
+    if context.rehearsing:  # three updates, and a text of a few lines
+        overrides = [each for each in overrides if not each.startswith(("train.b", "model."))]
+        overrides += [*_TINY, "schedule.unit=steps", "schedule.cycles=[2, 2]"]
+    return load_config(RECIPE, overrides)
+
+
+def _data(context: Context) -> Path:
+    if context.data is not None:
+        return context.data
+    if context.rehearsing:
+        return _rehearsed_store(context.work / "store")
+    raise FileNotFoundError("no token store of Penn Treebank: give --data STORE, made by sglm prep")
+
+
+def _rehearsed_store(folder: Path) -> Path:
+    from sglm.text.prepare import Recipe, prepare
+
+    if not (folder / "meta.json").exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        text = folder.parent / "rehearsed.txt"
+        text.write_text("a b c d e\n" * 60, encoding="utf-8")
+        recipe = Recipe(tokenizer="word", valid=0.2, test=0.2)
+        prepare([str(text)], folder, recipe)
+    return folder

@@ -1,0 +1,69 @@
+"""The part `other`: somebody else's training code, for the ratio. It is not in the repository.
+
+`--other FOLDER` names a folder with their checkout and, beside it, a file `arm.py` that knows how
+to call it:
+
+    def build(*, layers, hidden, vocab_size, batch, window, device):
+        '''Returns a function without arguments: one training step on a window of random tokens,
+        as their own script takes it (forward, backward, clipping, optimizer).'''
+
+The folder is put on the path. It travels to another machine like everything else that git ignores.
+"""
+
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from functools import partial
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from statistics import median
+
+import torch
+
+from scripts.benchmarks.training.case import Size
+from scripts.benchmarks.training.floor import elapsed_seconds, synchronize
+from scripts.gpu_visit.cells import Cell, Context, Found
+from scripts.gpu_visit.speed import LARGE, MEDIUM, TINY
+
+_STEPS, _ROUNDS = 8, 5
+
+
+def other(context: Context) -> Iterator[Cell]:
+    """Nothing without such a folder."""
+    if context.other is None:
+        return
+    sizes = {"tiny": TINY} if context.rehearsing else {"large": LARGE, "medium V=33k": MEDIUM}
+    for name, size in sizes.items():
+        yield Cell(name=name, measure=partial(_timed, context.other, size, context.device))
+
+
+def _timed(folder: Path, size: Size, device: str) -> Found:
+    step = _build(folder)(**asdict(size), device=device)
+    where = torch.device(device)
+
+    def steps() -> None:
+        for _ in range(_STEPS):
+            step()
+
+    steps()  # memory is allocated, libraries choose kernels
+    synchronize(where)
+    times = [1e3 * elapsed_seconds(steps, where) / _STEPS for _ in range(_ROUNDS)]
+    peak = torch.cuda.max_memory_allocated() / 1e6 if where.type == "cuda" else None
+    return {
+        "size": asdict(size),
+        "ms": median(times),
+        "ms_spread": [min(times), max(times)],
+        "peak_mb": peak,
+    }
+
+
+def _build(folder: Path) -> Callable[..., Callable[[], object]]:
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+    spec = spec_from_file_location("other_arm", folder / "arm.py")
+    if spec is None or spec.loader is None or not (folder / "arm.py").exists():
+        raise FileNotFoundError(f"{folder / 'arm.py'}: see scripts/gpu_visit/other.py")
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    build: Callable[..., Callable[[], object]] = module.build
+    return build

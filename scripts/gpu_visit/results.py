@@ -1,0 +1,88 @@
+"""The JSON-lines file of a visit, a line a cell, and its log."""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+Record = dict[str, Any]
+
+
+class Results:
+    """Appends; every line is on the disk before the next cell starts.
+
+    Args:
+        folder: of `visit.jsonl` and `visit.log`; made if it is not there.
+        earlier: files of visits before, whose cells are not to be measured again.
+
+    Attributes:
+        cells: what is known, by `(part, cell)`; of a cell with several lines the last counts.
+    """
+
+    def __init__(self, folder: Path, earlier: Iterable[Path] = ()) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.path, self.log_path = folder / "visit.jsonl", folder / "visit.log"
+        self.cells: dict[tuple[str, str], Record] = {}
+        for path in (*earlier, self.path):
+            self.cells |= {(each["part"], each["cell"]): each for each in read(path)}
+
+    def of_part(self, part: str) -> dict[str, Record]:
+        """What is known of its cells, by their names; errors are not: they are tried again."""
+        return {
+            cell: record
+            for (of, cell), record in self.cells.items()
+            if of == part and "error" not in record
+        }
+
+    def add(self, record: Record) -> None:
+        """Appends a cell, and shows it."""
+        record = {"when": time.strftime("%Y-%m-%d %H:%M:%S"), **record}
+        self.cells[record["part"], record["cell"]] = record
+        _append(self.path, json.dumps(record))
+        self.log(f"{record['part']}: {record['cell']}: {short(record)}")
+
+    def log(self, line: str) -> None:
+        """A line for people: on stderr and in the log."""
+        print(line, file=sys.stderr, flush=True)
+        _append(self.log_path, f"{time.strftime('%H:%M:%S')} {line}")
+
+
+def read(path: Path) -> list[Record]:
+    """The records of a file, without a line that was cut off; none where there is no file."""
+    if not path.exists():
+        return []
+    records = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            record = json.loads(line)
+            record["part"], record["cell"]
+        except (ValueError, TypeError, KeyError):
+            continue
+        records.append(record)
+    return records
+
+
+def short(record: Record) -> str:
+    """Its numbers, rounded, in a line."""
+    told = {"part", "cell", "when", "seconds", "rehearsal"}
+    values = {name: value for name, value in record.items() if name not in told}
+    text = ", ".join(
+        f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in values.items()
+    )
+    return text if len(text) <= 200 else f"{text[:199]}…"
+
+
+def _append(path: Path, line: str) -> None:
+    # A line that was cut off before stays a line of its own.
+    with path.open("ab+") as file:
+        if file.tell() > 0:
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                line = "\n" + line
+        file.write(line.encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())

@@ -1,0 +1,137 @@
+"""Runs a part in a process of its own, under a limit, and takes down what it reports.
+
+A part that is over its limit is killed with all its children, and the next one goes on. So is one
+whose cell hangs (programs of a kernel that wait for each other for ever): then the rest of the part
+is tried again in a new process.
+"""
+
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+from scripts import ROOT
+from scripts.gpu_visit.results import Results
+
+CHILD = ["-m", "scripts.gpu_visit.child"]
+_MOST_PROCESSES = 6  # of one part
+_DONE, _OVER = "done", "over the limit of the part"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """Seconds: of the whole part, and from one line of it to the next."""
+
+    part: float
+    cell: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Ending:
+    """How a process ended, at which cell if at one, after how many lines."""
+
+    why: str
+    cell: str | None
+    lines: int
+
+
+def run_part(part: str, told: dict[str, Any], limits: Limits, results: Results) -> None:
+    """Takes the part's missing measurements.
+
+    Args:
+        part: by name.
+        told: what the child is told besides: see `child`.
+        limits: of time.
+        results: where they go. Cells that failed in this run are not tried again.
+    """
+    deadline, failed = time.monotonic() + limits.part, dict[str, Any]()
+    for _ in range(_MOST_PROCESSES):
+        left = deadline - time.monotonic()
+        told = {**told, "part": part, "seconds": left, "earlier": results.of_part(part) | failed}
+        ending = _run_once(told, limits, results, failed)
+        if ending.cell is not None:
+            failed[ending.cell] = {}
+            _add(results, told, {"cell": ending.cell, "error": ending.why})
+        elif ending.lines == 0 and ending.why != _DONE:  # it would not get further the next time
+            _add(results, told, {"cell": "start", "error": ending.why})
+            return
+        if ending.why in (_DONE, _OVER) or time.monotonic() >= deadline:
+            return
+
+
+def _run_once(
+    told: dict[str, Any], limits: Limits, results: Results, failed: dict[str, Any]
+) -> _Ending:
+    deadline, cell, lines = time.monotonic() + told["seconds"], None, 0
+    with results.log_path.open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, *CHILD],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            start_new_session=True,
+        )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        process.stdin.write(json.dumps(told).encode())
+        process.stdin.close()
+        for line in _lines(process.stdout, deadline, limits.cell):
+            if isinstance(line, str):
+                return _Ending(why=line, cell=cell, lines=lines)
+            lines, message = lines + 1, json.loads(line)
+            if "done" in message:
+                return _Ending(why=_DONE, cell=None, lines=lines)
+            cell = message.get("begins")
+            if cell is None:
+                if "error" in message:
+                    failed[message["cell"]] = {}
+                _add(results, told, message)
+    finally:
+        _end(process)
+    why = f"its process ended with {process.returncode}; see {results.log_path.name}"
+    return _Ending(why=why, cell=cell, lines=lines)
+
+
+def _add(results: Results, told: dict[str, Any], message: dict[str, Any]) -> None:
+    rehearsal = {"rehearsal": True} if told["rehearsing"] else {}
+    results.add({"part": told["part"], **message, **rehearsal})
+
+
+def _lines(stream: BinaryIO, deadline: float, cell: float) -> Iterator[bytes | str]:
+    """Lines until the end of the stream; last a reason, if a limit came first."""
+    descriptor, rest = stream.fileno(), b""
+    with selectors.DefaultSelector() as selector:
+        selector.register(descriptor, selectors.EVENT_READ)
+        last = time.monotonic()
+        while True:
+            until = min(deadline, last + cell)
+            if not selector.select(max(0.0, until - time.monotonic())):
+                over = time.monotonic() >= deadline
+                yield _OVER if over else f"over the limit of a cell, {cell:.0f} s"
+                return
+            read = os.read(descriptor, 2**16)
+            if not read:
+                return
+            *lines, rest = (rest + read).split(b"\n")
+            last = time.monotonic()
+            yield from lines
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    """The process and its children are gone afterwards."""
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(timeout=1)  # one that is done ends by itself
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    if process.stdout is not None:
+        process.stdout.close()

@@ -1,0 +1,73 @@
+"""The parts by name, their limits, and the visits that they make up."""
+
+from dataclasses import dataclass, field
+from importlib import import_module
+
+from scripts.gpu_visit.cells import Part
+from scripts.gpu_visit.supervise import Limits
+
+_KERNELS_ON = {"SGLM_TRITON": "1"}
+_DETERMINISTIC = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """What is known of a part without importing it.
+
+    Attributes:
+        where: module of this package, and function.
+        sentence: what it measures.
+        limits: of time.
+        environment: variables of its process.
+    """
+
+    where: str
+    sentence: str
+    limits: Limits
+    environment: dict[str, str] = field(default_factory=dict)
+
+
+def _entry(where: str, sentence: str, part: float, cell: float, **named: dict[str, str]) -> Entry:
+    return Entry(where=where, sentence=sentence, limits=Limits(part=part, cell=cell), **named)
+
+
+PARTS = {
+    "tests": _entry(
+        "tests:tests", "the tests marked gpu, with the kernels on", 110, 60, environment=_KERNELS_ON
+    ),
+    "rates": _entry("speed:rates", "the machine: products and copies at their best", 25, 15),
+    "kernels": _entry("kernels:kernels", "each kernel against its reference", 75, 25),
+    "bench": _entry("speed:bench", "training steps, one factor at a time", 200, 40),
+    "floor": _entry("speed:floors", "what the arithmetic of these steps takes alone", 40, 15),
+    "memory": _entry("speed:memory", "memory and time with and without all logits", 30, 20),
+    "profile": _entry("speed:profile", "where the time of a step goes: the ten longest", 25, 20),
+    "other": _entry("other:other", "somebody else's code (--other) at two sizes", 40, 30),
+    "learning": _entry(
+        "learning:learning",
+        "Penn Treebank: alternating, restarts only, synthetic only; bf16 and fp32",
+        470,
+        400,
+    ),
+    "best": _entry("learning:best", "the recipe ptb for as many epochs as fit", 380, 380),
+    "deterministic": _entry(
+        "learning:deterministic",
+        "the recipe ptb twice, bit for bit",
+        60,
+        60,
+        environment=_DETERMINISTIC,
+    ),
+}
+
+VISITS = {
+    "visit1": ["rates", "tests", "kernels", "bench", "floor", "memory", "profile", "other"],
+    "visit2": ["rates", "learning"],
+    "visit3": ["rates", "deterministic", "best", "other"],
+}
+VISIT_SECONDS = 465.0  # of the eight minutes that a command should take; the rest is for its end
+
+
+def load_part(name: str) -> Part:
+    """The function of that part."""
+    module, _, function = PARTS[name].where.partition(":")
+    part: Part = getattr(import_module(f"scripts.gpu_visit.{module}"), function)
+    return part
