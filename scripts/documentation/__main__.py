@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from scripts import ROOT
-from scripts.documentation import benchmarks, experiments
+from scripts.documentation import benchmarks, experiments, gpu
 from scripts.documentation.pages import Maker, filled
 from scripts.documentation.reference import commands_page, configuration_page
 from scripts.documentation.short_windows import table as short_windows_table
@@ -22,6 +22,7 @@ MAKERS: dict[str, Maker] = {
     "short-windows": short_windows_table,
     **benchmarks.TABLES,
     **experiments.TABLES,
+    **gpu.TABLES,
 }
 
 

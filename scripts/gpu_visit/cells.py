@@ -1,5 +1,6 @@
 """What a part is made of, and how its process reports."""
 
+import gc
 import json
 import time
 from collections.abc import Callable, Iterable
@@ -72,13 +73,11 @@ def perform(part: Part, context: Context, stream: TextIO) -> None:
 
 
 def free_memory() -> None:
-    """Between cells: what one has left behind must not be the next one's peak."""
-    import gc
-
+    """On a GPU, between cells: what one has left behind must not be part of the next one's peak."""
     import torch
 
-    gc.collect()
-    if torch.cuda.is_initialized():
+    if torch.cuda.is_available():
+        gc.collect()
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
 

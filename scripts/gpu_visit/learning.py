@@ -1,7 +1,7 @@
-"""Parts that train on Penn Treebank, as `sglm train` does, in this process: perplexity over epochs.
+"""Parts that train on Penn Treebank, as `sglm train` does: perplexity over epochs.
 
-What is trained is the recipe `ptb`, the size of AWD-LSTM; `learning` takes more lanes or fewer units
-where its epochs would not fit into the time.
+What is trained is the recipe `ptb`, of the size of AWD-LSTM; `learning` takes more lanes or fewer
+units where its epochs would not fit into the time.
 """
 
 import json

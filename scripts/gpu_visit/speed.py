@@ -84,7 +84,7 @@ def machine() -> Found:
         "memory_gb": torch.cuda.mem_get_info()[1] / 1e9 if on_cuda else None,
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
-        "cudnn": torch.backends.cudnn.version() if on_cuda else None,
+        "cudnn": torch.backends.cudnn.version() if on_cuda else None,  # type: ignore[no-untyped-call]
         "python": platform.python_version(),
     }
 

@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 from scripts import ROOT
 from scripts.gpu_visit.results import Results
@@ -81,6 +81,7 @@ def _run_once(
         )
     assert process.stdin is not None
     assert process.stdout is not None
+    patience = 0.0
     try:
         process.stdin.write(json.dumps(told).encode())
         process.stdin.close()
@@ -89,14 +90,16 @@ def _run_once(
                 return _Ending(why=line, cell=cell, lines=lines)
             lines, message = lines + 1, json.loads(line)
             if "done" in message:
+                patience = 1.0
                 return _Ending(why=_DONE, cell=None, lines=lines)
             cell = message.get("begins")
             if cell is None:
                 if "error" in message:
                     failed[message["cell"]] = {}
                 _add(results, told, message)
+        patience = 1.0
     finally:
-        _end(process)
+        _end(process, patience)
     why = f"its process ended with {process.returncode}; see {results.log_path.name}"
     return _Ending(why=why, cell=cell, lines=lines)
 
@@ -106,7 +109,7 @@ def _add(results: Results, told: dict[str, Any], message: dict[str, Any]) -> Non
     results.add({"part": told["part"], **message, **rehearsal})
 
 
-def _lines(stream: BinaryIO, deadline: float, cell: float) -> Iterator[bytes | str]:
+def _lines(stream: IO[bytes], deadline: float, cell: float) -> Iterator[bytes | str]:
     """Lines until the end of the stream; last a reason, if a limit came first."""
     descriptor, rest = stream.fileno(), b""
     with selectors.DefaultSelector() as selector:
@@ -126,10 +129,10 @@ def _lines(stream: BinaryIO, deadline: float, cell: float) -> Iterator[bytes | s
             yield from lines
 
 
-def _end(process: "subprocess.Popen[bytes]") -> None:
-    """The process and its children are gone afterwards."""
+def _end(process: "subprocess.Popen[bytes]", patience: float) -> None:
+    """Kills what is left of the process and its children, after so many seconds of waiting."""
     with suppress(subprocess.TimeoutExpired):
-        process.wait(timeout=1)  # one that is done ends by itself
+        process.wait(timeout=patience)
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()

@@ -33,15 +33,15 @@ def _entry(where: str, sentence: str, part: float, cell: float, **named: dict[st
 
 PARTS = {
     "tests": _entry(
-        "tests:tests", "the tests marked gpu, with the kernels on", 110, 60, environment=_KERNELS_ON
+        "tests:tests", "the tests marked gpu, with the kernels on", 110, 90, environment=_KERNELS_ON
     ),
-    "rates": _entry("speed:rates", "the machine: products and copies at their best", 25, 15),
-    "kernels": _entry("kernels:kernels", "each kernel against its reference", 75, 25),
-    "bench": _entry("speed:bench", "training steps, one factor at a time", 200, 40),
-    "floor": _entry("speed:floors", "what the arithmetic of these steps takes alone", 40, 15),
-    "memory": _entry("speed:memory", "memory and time with and without all logits", 30, 20),
-    "profile": _entry("speed:profile", "where the time of a step goes: the ten longest", 25, 20),
-    "other": _entry("other:other", "somebody else's code (--other) at two sizes", 40, 30),
+    "rates": _entry("speed:rates", "the machine: products and copies at their best", 15, 15),
+    "kernels": _entry("kernels:kernels", "each kernel against its reference", 60, 25),
+    "bench": _entry("speed:bench", "training steps, one factor at a time", 170, 40),
+    "floor": _entry("speed:floors", "what the arithmetic of these steps takes alone", 35, 15),
+    "memory": _entry("speed:memory", "memory and time with and without all logits", 25, 20),
+    "profile": _entry("speed:profile", "where the time of a step goes: the ten longest", 20, 20),
+    "other": _entry("other:other", "somebody else's code (--other) at two sizes", 30, 30),
     "learning": _entry(
         "learning:learning",
         "Penn Treebank: alternating, restarts only, synthetic only; bf16 and fp32",

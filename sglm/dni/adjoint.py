@@ -109,7 +109,7 @@ class AdjointEstimator:
                 self.expected_row = ExpectedRow(model.shape.widths[-1], hidden).to(weight)
             self.row_lessons = RowLessons(
                 self.expected_row,
-                model,
+                model=model,
                 learning_rate=learning_rate,
                 calls=self.calls,
                 ranks=ranks,

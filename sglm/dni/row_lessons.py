@@ -40,8 +40,8 @@ class RowLessons:
     def __init__(
         self,
         q: ExpectedRow,
-        model: LSTMLanguageModel,
         *,
+        model: LSTMLanguageModel,
         learning_rate: float,
         calls: Calls,
         ranks: Ranks,

@@ -51,7 +51,7 @@ class RecordedCalls(Calls):
             self._called[key] += 1
             if self._called[key] <= _LAUNCHED_FIRST:
                 return function(*tensors)
-            self._recordings[key] = _Recording(function, tensors)
+            self._recordings[key] = _Recording(function, tensors=tensors)
         return self._recordings[key].replay(tensors)
 
     def forget(self) -> None:
@@ -62,7 +62,7 @@ class RecordedCalls(Calls):
 class _Recording:
     """One function in a graph. Recording it executes none of its kernels."""
 
-    def __init__(self, function: Callable[..., Tensor], tensors: Sequence[Tensor]) -> None:
+    def __init__(self, function: Callable[..., Tensor], *, tensors: Sequence[Tensor]) -> None:
         self.inputs = [each.clone() for each in tensors]
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph):

@@ -18,6 +18,7 @@ from scripts import ROOT
 MODULES = {
     "bench": "scripts.benchmarks.training.bench",
     "chaos": "scripts.stress.chaos",
+    "gpu": "scripts.gpu_visit",
     "long_memory": "scripts.experiments.long_memory",
 }
 SHELL_SCRIPTS = ["environment", "quickstart", "test", "test-oldest", *MODULES]
@@ -216,6 +217,23 @@ def test_a_launcher_runs_its_module_from_anywhere(
     assert find_spec(module) is not None
     assert checkout.run(name, "--quick", "two words").returncode == 0
     assert checkout.calls("-m scripts") == [f"python -m {module} --quick two words"]
+
+
+def test_what_was_packed_runs_without_an_environment(checkout: Checkout, tmp_path: Path) -> None:
+    """On a machine without a network: its own python3, with what has travelled on the path."""
+    (checkout.root / ".gpu" / "site").mkdir(parents=True)
+    (checkout.root / "sglm").mkdir()
+    own = tmp_path / "bin" / "python3"
+    own.parent.mkdir()
+    own.write_text('#!/usr/bin/env bash\necho "python3 $* PYTHONPATH=$PYTHONPATH" >>"$CALLS"\n')
+    own.chmod(0o755)
+    path = f"{own.parent}:{os.environ['PATH']}"
+    assert checkout.run("gpu", "visit1", PATH=path, PYTHONPATH="").returncode == 0
+    (call,) = checkout.calls("python3")
+    assert call.startswith("python3 -m scripts.gpu_visit visit1")
+    assert call.endswith(f"={checkout.root}/.gpu/site:{checkout.root}")
+    assert (checkout.root / "sglm" / "cli").readlink() == Path("../cli")
+    assert checkout.calls("-m venv") == []
 
 
 def test_the_oldest_versions_get_an_environment_of_their_own(checkout: Checkout) -> None:

@@ -9,11 +9,12 @@ from scripts import ROOT
 from scripts.benchmarks.training.case import Size
 from scripts.benchmarks.training.parts import PARTS
 from scripts.documentation import __main__ as documentation
-from scripts.documentation import add, benchmarks, experiments
+from scripts.documentation import add, benchmarks, experiments, gpu
 from scripts.documentation.pages import filled
 from scripts.documentation.short_windows import corpus_rows, table
 from scripts.experiments import usefulness
 from sglm.errors import InputError
+from sglm.kernels.choice import KERNELS
 
 PAGE = "# A page\n<!-- table: letters a b -->\nold\n<!-- end -->\nbelow\n"
 # Two corpora's worth of one file: a gap of 2, of which x closes a half.
@@ -179,3 +180,47 @@ def test_tables_of_a_machine_are_made_of_what_the_benchmarks_write(tmp_path: Pat
     assert "| sglm, real gradients | 500 (50 %) |" in quick
     lines = benchmarks.TABLES["scoring"](["scoring"], tmp_path)
     assert "| tiny | 10.0 | 200 | 20.0 | 30 | 9,000 |" in lines
+
+
+def test_kernels_are_not_measured_until_a_machine_has_measured_them(tmp_path: Path) -> None:
+    before = gpu.TABLES["kernels"]([], tmp_path)
+    assert before.count("| off | not measured |") == len(KERNELS)
+    cells = {"lstm B=20": {"speedup": 0.5}, "lstm B=80": {"speedup": 1.75}}
+    save(tmp_path / "benchmarks/x-gpu.json", {"kernels": cells})
+    after = gpu.TABLES["kernels"]([], tmp_path)
+    assert "| `sglm.kernels.lstm.lstm_layer` | off | 0.50 to 1.75 (x) | 1.2 |" in after
+
+
+def test_tables_of_a_gpu_are_made_of_its_visits(tmp_path: Path) -> None:
+    facts = {"size": vars(Size()), "precision": "bf16"}
+    times = {"real_ms": 5.0, "learning_ms": 6.0, "synthetic_ms": 7.0, "real_peak_mb": 900.0}
+    plain = {"plain_ms": 9.0, "plain_peak_mb": 1200.0}
+    floor = {"ms_at_best": 2.0, "ms_moving": 1.5}
+    visit = {
+        "bench": {
+            "large": facts | {"cuda_graph": False} | times,
+            "plain": facts | {"cuda_graph": True} | plain,
+        },
+        "floor": {
+            "other": {"size": vars(Size(batch=3)), "precision": "bf16"} | floor,
+            "large": facts | {"ms_at_best": 3.0, "ms_moving": 0.25},
+        },
+        "learning": {
+            "fit": {"size": "80 lanes"},
+            "alternating": {
+                "size": "80 lanes",
+                "precision": "bf16",
+                "token_ppl": [200.0, 150.0, 120.0, 110.0, 100.0, 105.0],
+                "train_seconds": 90.0,
+            },
+        },
+    }
+    save(tmp_path / "benchmarks/x-gpu.json", visit)
+    training = gpu.TABLES["gpu-training"](["x"], tmp_path)
+    size = "2 × 256, V = 7,300, B = 20, T = 35"
+    assert f"| large: {size} | bf16 |  | 5.00 | 6.00 | 7.00 | 3.00 + 0.25 | 900 |" in training
+    assert "| yes | 9.00 |  |  | 3.00 + 0.25 | 1,200 |" in training
+    learning = gpu.TABLES["gpu-learning"](["x"], tmp_path)
+    assert "| alternating | 80 lanes | bf16 | 100.0 | 100.0 | 1.5 |" in learning
+    with pytest.raises(InputError, match="scripts/gpu summary"):
+        gpu.TABLES["gpu-training"](["y"], tmp_path)
