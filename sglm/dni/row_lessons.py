@@ -51,12 +51,7 @@ class RowLessons:
         self.calls = calls
         self.ranks = ranks
         self.count = 0
-        self.optimizer = torch.optim.Adam(
-            q.parameters(),
-            lr=learning_rate,
-            fused=True,
-            capturable=q.unit.is_cuda,  # without which torch refuses to record its steps
-        )
+        self.optimizer = torch.optim.Adam(q.parameters(), lr=learning_rate, fused=True)
 
     def learn(self, features: FeatureGradient) -> None:
         """One step of q, from some of the window's tokens."""
@@ -85,8 +80,6 @@ class RowLessons:
         return loss.detach()
 
     def load_optimizer(self, state: dict[str, Any]) -> None:
-        """Puts back what the optimizer's `state_dict` gave, perhaps on another device."""
+        """Puts back what the optimizer's `state_dict` gave."""
         self.optimizer.load_state_dict(state)
-        for group in self.optimizer.param_groups:
-            group["capturable"] = self.q.unit.is_cuda
         self.calls.forget()  # its moments are elsewhere now

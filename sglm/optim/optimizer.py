@@ -44,8 +44,15 @@ def step_where_finite(optimizer: torch.optim.Optimizer, finite: Tensor) -> None:
 
     Decided on the device, without a synchronization: fused optimizers skip a step where their
     attribute `found_inf` is set, and divide gradients by their attribute `grad_scale`, if there is
-    one. torch's GradScaler uses them in the same way. Both are removed afterwards.
+    one. torch's GradScaler uses them in the same way. Both are removed afterwards. The step may be
+    recorded in a CUDA graph, with today's learning rate.
     """
+    # torch records no step without this, and warns of it where none is recorded. A fused optimizer
+    # does the same with and without.
+    recorded = finite.is_cuda and torch.cuda.is_current_stream_capturing()
+    for group in optimizer.param_groups:
+        if "capturable" in group:
+            group["capturable"] = recorded
     optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
     optimizer.step()
     for name in ("found_inf", "grad_scale"):
