@@ -58,7 +58,7 @@ def visit(arguments: argparse.Namespace) -> int:
         "rehearsing": rehearsing,
         "data": _there(arguments.data, FOLDER / "ptb") if not rehearsing else None,
         "other": _there(arguments.other, FOLDER / "other"),
-        "work": str((arguments.work or out / "work").absolute()),
+        "work": str((arguments.work or _work(out, rehearsing)).absolute()),
     }
     deadline = time.monotonic() + arguments.seconds
     for name in parts:
@@ -74,6 +74,11 @@ def visit(arguments: argparse.Namespace) -> int:
     failed = sum("error" in record for record in of_these)
     results.log(f"{len(of_these) - failed} cells in {results.path}; {failed} failed")
     return 1 if failed == len(of_these) or (rehearsing and failed) else 0
+
+
+def _work(out: Path, rehearsing: bool) -> Path:
+    """Not in $OUT: only a few files come back from there."""
+    return out / "work" if rehearsing else ROOT / "build" / "gpu" / "work"
 
 
 def _need_a_gpu() -> None:
@@ -103,7 +108,7 @@ def read_arguments() -> argparse.Namespace:
     add("--list", action="store_true", help="the parts and visits")
     add("--rehearse", action="store_true", help="on the CPU, with tiny sizes")
     add("--out", type=Path, help="folder of visit.jsonl and visit.log; else $OUT, or build/gpu")
-    add("--work", type=Path, help="folder of what is not brought back; else work/ in --out")
+    add("--work", type=Path, help="folder of what is not brought back; else build/gpu/work")
     add("--data", type=Path, help="a token store of Penn Treebank; else .gpu/ptb")
     add("--other", type=Path, help="somebody else's code with an arm.py; else .gpu/other")
     add("--seconds", type=float, default=VISIT_SECONDS, help="of all parts together")

@@ -5,6 +5,7 @@ units where its epochs would not fit into the time.
 """
 
 import json
+import math
 import signal
 import time
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from typing import Any
 
 import torch
 
-from scripts.gpu_visit.cells import Cell, Context, Found
+from scripts.gpu_visit.cells import Cell, Context, Found, free_memory
 from sglm.config import Config, load_config
 from sglm.errors import Stopped
 from sglm.optim.precision import make_precision
@@ -61,18 +62,29 @@ def learning(context: Context) -> Iterator[Cell]:
 
 def _fit(context: Context) -> Found:
     """The largest size whose arms fit, launched or replayed, whichever is faster."""
-    store, timed = TokenStore.open(_data(context)), dict[str, float]()
+    store, timed = TokenStore.open(_data(context)), dict[str, Any]()
     budget = _USED * context.seconds_left / (3 * sum(CYCLES))
     for size, overrides in SIZES.items():
         for graph in (False, True):
             label = f"{size}, graph" if graph else size
             asked = [*overrides, f"train.cuda_graph={str(graph).lower()}"]
-            timed[label] = _epoch_seconds(_config(context, asked), store, context.device)
-        quicker = min(timed[size], timed[f"{size}, graph"])
+            try:
+                timed[label] = _epoch_seconds(_config(context, asked), store, context.device)
+            except RuntimeError as error:  # it cannot be recorded, or there is no memory for it
+                timed[label] = str(error)[:200]
+            free_memory()
+        both = [timed[size], timed[f"{size}, graph"]]
+        quicker = min(each if isinstance(each, float) else math.inf for each in both)
         if quicker <= budget:
             break
-    graph = timed[f"{size}, graph"] < timed[size]
-    return {"size": size, "cuda_graph": graph, "epoch_seconds": quicker, "timed": timed}
+    if math.isinf(quicker):
+        raise RuntimeError(f"no size could be timed: {timed}")
+    return {
+        "size": size,
+        "cuda_graph": quicker == both[1],
+        "epoch_seconds": quicker,
+        "timed": timed,
+    }
 
 
 def _epoch_seconds(config: Config, store: TokenStore, device: str) -> float:
@@ -110,7 +122,8 @@ def _arm(context: Context, arm: str, *, fits: Found, share: int) -> Found:
     config = _config(context, overrides)
     facts = {"arm": arm, "size": size, "precision": precision}
     precision = "fp32" if context.rehearsing else precision
-    return facts | _trained(context, config, name=arm, precision=precision, seconds=seconds)
+    name = f"{arm} {size}{' graph' if graph else ''}"  # another size is another run
+    return facts | _trained(context, config, name=name, precision=precision, seconds=seconds)
 
 
 def best(context: Context) -> Iterator[Cell]:

@@ -4,10 +4,11 @@
 to call it:
 
     def build(*, layers, hidden, vocab_size, batch, window, device):
-        '''Returns a function without arguments: one training step on a window of random tokens,
-        as their own script takes it (forward, backward, clipping, optimizer).'''
+        '''Returns a function without arguments, or several by name: one training step on a window
+        of random tokens, as their own script takes it (forward, backward, clipping, optimizer).'''
 
-The folder is put on the path. It travels to another machine like everything else that git ignores.
+One for the alternating paper's code is `alternate_sg_arm.py`. The folder is put on the path; to
+another machine it travels in `.gpu/other`.
 """
 
 import sys
@@ -17,6 +18,7 @@ from functools import partial
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 
@@ -38,26 +40,30 @@ def other(context: Context) -> Iterator[Cell]:
 
 
 def _timed(folder: Path, size: Size, device: str) -> Found:
-    step = _build(folder)(**asdict(size), device=device)
-    where = torch.device(device)
+    built = _build(folder)(**asdict(size), device=device)
+    kinds = built if isinstance(built, dict) else {"step": built}
+    found: Found = {"size": asdict(size)}
+    for name, step in kinds.items():
+        times = _times(step, torch.device(device))
+        found |= {f"{name}_ms": median(times), f"{name}_ms_spread": [min(times), max(times)]}
+    if device == "cuda":
+        found["peak_mb"] = torch.cuda.max_memory_allocated() / 1e6
+    return found
+
+
+def _times(step: Callable[[], object], device: torch.device) -> list[float]:
+    """Milliseconds a step, a number for each round."""
 
     def steps() -> None:
         for _ in range(_STEPS):
             step()
 
     steps()  # memory is allocated, libraries choose kernels
-    synchronize(where)
-    times = [1e3 * elapsed_seconds(steps, where) / _STEPS for _ in range(_ROUNDS)]
-    peak = torch.cuda.max_memory_allocated() / 1e6 if where.type == "cuda" else None
-    return {
-        "size": asdict(size),
-        "ms": median(times),
-        "ms_spread": [min(times), max(times)],
-        "peak_mb": peak,
-    }
+    synchronize(device)
+    return [1e3 * elapsed_seconds(steps, device) / _STEPS for _ in range(_ROUNDS)]
 
 
-def _build(folder: Path) -> Callable[..., Callable[[], object]]:
+def _build(folder: Path) -> Callable[..., Any]:
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
     spec = spec_from_file_location("other_arm", folder / "arm.py")
@@ -65,5 +71,5 @@ def _build(folder: Path) -> Callable[..., Callable[[], object]]:
         raise FileNotFoundError(f"{folder / 'arm.py'}: see scripts/gpu_visit/other.py")
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
-    build: Callable[..., Callable[[], object]] = module.build
+    build: Callable[..., Any] = module.build
     return build

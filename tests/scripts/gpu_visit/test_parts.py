@@ -57,7 +57,11 @@ def test_somebody_elses_code_is_timed_where_it_is_named(tmp_path: Path) -> None:
     )
     _, cell, _ = reported(other.other, context(tmp_path, other=tmp_path))
     assert cell["cell"] == "tiny"
-    assert cell["ms"] > 0
+    assert cell["step_ms"] > 0
+    several = "\ndef build(**size):\n    return {'real': list, 'synthetic': list}\n"
+    (tmp_path / "arm.py").write_text(several)
+    _, cell, _ = reported(other.other, context(tmp_path, other=tmp_path))
+    assert {"real_ms", "synthetic_ms"} <= cell.keys()
     (tmp_path / "arm.py").unlink()
     _, cell, _ = reported(other.other, context(tmp_path, other=tmp_path))
     assert "arm.py" in cell["error"]
