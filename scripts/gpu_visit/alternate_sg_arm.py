@@ -71,8 +71,8 @@ class Arm:
         decoder = self.model.decoder
         loss: Tensor = self.criterion(decoder.weight, decoder.bias, output, ids[1].flatten())
         loss = loss + _ALPHA * after[-1].pow(2).mean()
-        loss = loss + _BETA * (before[-1][1:] - before[-1][:-1]).pow(2).mean()
-        return loss
+        change: Tensor = (before[-1][1:] - before[-1][:-1]).pow(2).mean()
+        return loss + _BETA * change
 
     def _update(self) -> None:
         torch.nn.utils.clip_grad_norm_(self.weights, _CLIP)
