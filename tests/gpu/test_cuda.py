@@ -112,16 +112,23 @@ def test_the_lstm_runs_in_the_type_that_was_asked_for(precision: str) -> None:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-@pytest.mark.parametrize("kind", ["adjoint", "mlp", "recurrent"])
+@pytest.mark.parametrize(
+    ("kind", "recorded"),
+    [("adjoint", False), ("adjoint", True), ("mlp", False), ("recurrent", False)],
+)
 def test_a_run_stops_resumes_and_scores_on_the_device(
     precision: str,
     kind: str,
+    *,
+    recorded: bool,
     tiny_config: Callable[..., Config],
     word_store: TokenStore,
     tmp_path: Path,
 ) -> None:
     device, out = torch.device("cuda"), tmp_path / "run"
-    config = tiny_config(synthesizer={"kind": kind, "auxiliary": kind != "adjoint"})
+    config = tiny_config(
+        synthesizer={"kind": kind, "auxiliary": kind != "adjoint"}, train={"cuda_graph": recorded}
+    )
     polls = iter([None] * 10 + [15])
     for stop in (lambda: next(polls), lambda: None):
         chosen = make_precision(precision, device)

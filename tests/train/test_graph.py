@@ -104,6 +104,8 @@ def test_on_a_cpu_it_makes_no_difference(tiny_config: Callable[..., Config]) -> 
     cpu = torch.device("cpu")
     learner = build_learner(config, np.ones(9, dtype=np.int64), precision_of("fp32", cpu))
     assert isinstance(learner.window_pass, WindowPass)
+    assert isinstance(learner.estimator, AdjointEstimator)
+    assert type(learner.estimator.calls) is Calls
 
 
 @pytest.mark.parametrize("stretch", [1, 3])
