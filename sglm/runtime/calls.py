@@ -14,6 +14,8 @@ from torch import Tensor
 # and optimizers their state, none of which can be done while recording. What is seldom called,
 # such as the last reading of a text, is never recorded.
 _LAUNCHED_FIRST = 3
+# Each recording keeps the memory that its kernels use.
+_MOST_RECORDINGS = 16
 
 
 class Calls:
@@ -49,7 +51,8 @@ class RecordedCalls(Calls):
         key = (name, *((each.shape, each.dtype) for each in tensors))
         if key not in self._recordings:
             self._called[key] += 1
-            if self._called[key] <= _LAUNCHED_FIRST:
+            full = len(self._recordings) == _MOST_RECORDINGS
+            if full or self._called[key] <= _LAUNCHED_FIRST:
                 return function(*tensors)
             self._recordings[key] = _Recording(function, tensors=tensors)
         return self._recordings[key].replay(tensors)

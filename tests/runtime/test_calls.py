@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from sglm.runtime import calls
 from sglm.runtime.calls import Calls, RecordedCalls
 from tests.tape import Tape, use_tapes
 
@@ -26,9 +27,9 @@ class Counter:
         return values + self.sum
 
 
-def results(calls: Calls, counter: Counter, lengths: list[int]) -> list[Tensor]:
+def results(how: Calls, counter: Counter, lengths: list[int]) -> list[Tensor]:
     return [
-        calls.run("add", counter.add, torch.arange(length) + float(number))
+        how.run("add", counter.add, torch.arange(length) + float(number))
         for number, length in enumerate(lengths)
     ]
 
@@ -46,25 +47,35 @@ def test_replays_are_calls_and_results_last(tapes: list[Tape]) -> None:
 
 
 def test_each_name_has_its_own_recording(tapes: list[Tape]) -> None:
-    calls, ones = RecordedCalls(), torch.ones(2)
+    recorded, ones = RecordedCalls(), torch.ones(2)
     for _ in range(5):
-        assert calls.run("twice", lambda x: 2 * x, ones).tolist() == [2.0, 2.0]
-        assert calls.run("thrice", lambda x: 3 * x, ones).tolist() == [3.0, 3.0]
+        assert recorded.run("twice", lambda x: 2 * x, ones).tolist() == [2.0, 2.0]
+        assert recorded.run("thrice", lambda x: 3 * x, ones).tolist() == [3.0, 3.0]
     assert [tape.replays for tape in tapes] == [2, 2]
 
 
+def test_recordings_do_not_pile_up(tapes: list[Tape], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calls, "_MOST_RECORDINGS", 2)
+    recorded = RecordedCalls()
+    for length in (1, 2, 3):
+        for _ in range(5):
+            ones = torch.ones(length)
+            assert torch.equal(recorded.run("twice", lambda x: 2 * x, ones), 2 * ones)
+    assert len(tapes) == 2
+
+
 def test_what_waits_for_the_device_cannot_be_recorded(tapes: list[Tape]) -> None:
-    calls = RecordedCalls()
+    recorded = RecordedCalls()
     for _ in range(3):
-        calls.run("wait", lambda x: x * float(x.sum()), torch.ones(2))
+        recorded.run("wait", lambda x: x * float(x.sum()), torch.ones(2))
     with pytest.raises(AssertionError, match="waits"):
-        calls.run("wait", lambda x: x * float(x.sum()), torch.ones(2))
+        recorded.run("wait", lambda x: x * float(x.sum()), torch.ones(2))
 
 
 def test_what_has_moved_is_recorded_again(tapes: list[Tape]) -> None:
-    calls, counter = RecordedCalls(), Counter()
-    results(calls, counter, [2] * 5)
+    recorded, counter = RecordedCalls(), Counter()
+    results(recorded, counter, [2] * 5)
     counter.sum = torch.full((), 100.0)
-    calls.forget()
-    assert all(each[0] >= 100 for each in results(calls, counter, [2] * 5))
+    recorded.forget()
+    assert all(each[0] >= 100 for each in results(recorded, counter, [2] * 5))
     assert len(tapes) == 2
