@@ -90,7 +90,8 @@ def _fit(context: Context) -> Found:
 def _epoch_seconds(config: Config, store: TokenStore, device: str) -> float:
     """Of an epoch that injects, and of its validation, from a few steps of it."""
     place = make_precision("auto", torch.device(device))
-    learner = build_learner(config, token_counts(store), place)
+    with place.device:  # weights are drawn there: on a CPU that would take longer than the rest
+        learner = build_learner(config, token_counts(store), place)
     batcher, rule = build_batcher(config, store), build_decision_rule(config)
     plan, steps = StepPlan(lr_factor=1.0, mode=Mode.SYNTHETIC, cycle=1), 0
 

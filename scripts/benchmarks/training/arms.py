@@ -55,7 +55,8 @@ class SglmArm:
         device = torch.device(place.device)
         config = sglm_config(size, kind, horizon, cuda_graph=place.cuda_graph)
         counts_V = np.bincount(ids_N[: 2**20], minlength=size.vocab_size)
-        self.learner = build_learner(config, counts_V, make_precision(place.precision, device))
+        with device:  # weights are drawn there: on a CPU large ones would take seconds
+            self.learner = build_learner(config, counts_V, make_precision(place.precision, device))
         self.rule = build_decision_rule(config)
         self.batcher = Batcher(
             ids_N,

@@ -111,7 +111,7 @@ def test_what_lasts_with_an_adjoint(hidden: int, tiny_config: Callable[..., Conf
     pairs: list[tuple[torch.nn.Module, torch.optim.Optimizer]]
     pairs = [(learner.model, learner.optimizer)]
     if estimator.expected_row is not None:
-        pairs.append((estimator.expected_row, estimator.optimizer))
+        pairs.append((estimator.expected_row, estimator.row_lessons.optimizer))
     assert len(pairs) == (2 if hidden == 16 else 1)
     for module, optimizer in pairs:
         for parameter in module.parameters():
