@@ -28,5 +28,5 @@ def average(
 
     folders = snapshot_folders(run, last)
     model = average_snapshots(run, out, last=last)
-    typer.echo(f"averaged {', '.join(folder.name for folder in folders)} into {model}", err=True)
+    typer.echo(f"{model}: the mean of {', '.join(folder.name for folder in folders)}")
     typer.echo(f"next: {next_step.command('eval', model)} --data STORE --split valid", err=True)

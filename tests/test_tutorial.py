@@ -56,6 +56,10 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         "train.txt": text,
         "valid.txt": make_text(50, seed=1),
         "lines.txt": make_text(5, seed=2),
+        "pairs.jsonl": json.dumps(
+            {"sentence_good": "the cat sees the moon .", "sentence_bad": "the cat see the moon ."}
+        )
+        + "\n",
         "reviews.jsonl": "".join(
             json.dumps({"body": line}) + "\n" for line in text.splitlines()[:300]
         ),
