@@ -1,0 +1,42 @@
+"""Options that mix a model with an n-gram model."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sglm.errors import InputError
+
+if TYPE_CHECKING:
+    from sglm.lm import LanguageModel
+
+MixOption = Annotated[
+    Path | None,
+    typer.Option(metavar="MODEL.arpa", help="Mix each probability with an n-gram model's."),
+]
+
+
+def mixed(lm: "LanguageModel", mix: Path | None, weight: float | None) -> "LanguageModel":
+    """The model itself, or its mixture with `--mix`.
+
+    Raises:
+        InputError: one of the two options without the other; see `sglm.mix.with_ngram`.
+    """
+    from sglm.mix import with_ngram
+
+    check(mix, weight)
+    return lm if mix is None or weight is None else with_ngram(lm, mix, weight=weight)
+
+
+def check(mix: Path | None, weight: object) -> None:
+    """
+    Raises:
+        InputError: one of the two options without the other.
+    """
+    if mix is None and weight is not None:
+        raise InputError("--weight is that of --mix MODEL.arpa; give it too")
+    if mix is not None and weight is None:
+        raise InputError(
+            "--mix needs --weight, from 0 to 1; `sglm eval RUN --mix MODEL.arpa --weight tune`"
+            " finds a good one"
+        )
