@@ -27,6 +27,7 @@ STOREYS: list[set[str]] = [
     {"scoring"},
     {"lm"},
     {"kenlm", "mix"},
+    {"pyctcdecode"},
     {"train"},
     {"compare", "analyze"},
     {"cli"},

@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -127,6 +128,36 @@ def read_references(file: Path, lists: NBest) -> list[str]:
     return texts
 
 
+@dataclass(frozen=True, kw_only=True)
+class Rescored:
+    """Lists and what decides in them."""
+
+    lists: NBest
+    logprobs_LK: Floats
+    """Of the texts, in nats."""
+    alpha: float
+    beta: float
+
+    def combined(self) -> Floats:
+        """score + alpha · log-probability + beta · length, `(L, K)`."""
+        weighted_LK = self.alpha * self.logprobs_LK + self.beta * self.lists.lengths()
+        return self.lists.scores_LK + weighted_LK
+
+    def best(self) -> list[dict[str, Any]]:
+        """The best candidate of each list: its text, its place in the list from 0, its numbers."""
+        combined_LK, size = self.combined(), self.logprobs_LK.shape[1]
+        return [
+            {
+                "text": self.lists.texts[row * size + place],
+                "candidate": place,
+                "score": float(self.lists.scores_LK[row, place]),
+                "logprob": float(self.logprobs_LK[row, place]),
+                "combined": float(combined_LK[row, place]),
+            }
+            for row, place in enumerate(best_of(combined_LK).tolist())
+        ]
+
+
 def best_of(scores_LK: Floats) -> Counts:
     """The place of each list's best candidate, the first of equally good ones, `(L,)`."""
     places_L: Counts = scores_LK.argmax(axis=1)
@@ -134,7 +165,8 @@ def best_of(scores_LK: Floats) -> Counts:
 
 
 def tune(
-    terms: tuple[Floats, Floats, Floats],
+    lists: NBest,
+    logprobs_LK: Floats,
     errors_LK: Counts,
     *,
     alpha: float | None = None,
@@ -147,30 +179,30 @@ def tune(
     those of the term have the standard deviation of those of the scores.
 
     Args:
-        terms: scores, log-probabilities and lengths, each `(L, K)`.
+        lists: what to choose from.
+        logprobs_LK: of the texts.
         errors_LK: word errors of each candidate.
         alpha, beta: a weight that is not to be tuned.
     """
-    scores_LK, logprobs_LK, lengths_LK = terms
-    alphas_P = _grid(ALPHAS, scores_LK, logprobs_LK) if alpha is None else np.array([alpha])
-    betas_Q = _grid(BETAS, scores_LK, lengths_LK) if beta is None else np.array([beta])
-    betas_Q = betas_Q[np.argsort(abs(betas_Q), kind="stable")]
+    scores_LK, lengths_LK = lists.scores_LK, lists.lengths()
+    alphas = _grid(ALPHAS, scores_LK, logprobs_LK) if alpha is None else [alpha]
+    betas = _grid(BETAS, scores_LK, lengths_LK) if beta is None else [beta]
     rows_L = np.arange(len(scores_LK))
     fewest, best = math.inf, (0.0, 0.0)
-    for one in alphas_P.tolist():
+    for one in alphas:
         partly_LK = scores_LK + one * logprobs_LK
-        for other in betas_Q.tolist():
+        for other in betas:
             errors = errors_LK[rows_L, best_of(partly_LK + other * lengths_LK)].sum()
             if errors < fewest:
                 fewest, best = errors, (one, other)
     return best
 
 
-def _grid(multiples: Floats, scores_LK: Floats, term_LK: Floats) -> Floats:
-    """Of three digits, so that what is printed is what was tried."""
+def _grid(multiples: Floats, scores_LK: Floats, term_LK: Floats) -> list[float]:
+    """Smallest first; of three digits, so that what is printed is what was tried."""
     spread = _spread(term_LK)
     unit = _spread(scores_LK) / spread if spread > 0 else 0.0
-    return np.unique([float(f"{value:.3g}") for value in multiples * unit])
+    return sorted({float(f"{value:.3g}") for value in multiples * unit}, key=abs)
 
 
 def _spread(values_LK: Floats) -> float:

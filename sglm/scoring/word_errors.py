@@ -1,25 +1,39 @@
-"""Word errors against a reference, counted by the package jiwer."""
+"""Word errors against references, counted by the package jiwer. L lists, K candidates in each."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from sglm.errors import InputError
+from sglm.scoring.nbest import Counts, NBest
 
 
 @dataclass(frozen=True, kw_only=True)
 class WordErrors:
-    """Of some hypotheses: substitutions, deletions and insertions in each, and the number of words
-    in each one's reference."""
+    """Substitutions, deletions and insertions in each candidate, and the number of words in the
+    references."""
 
-    errors: npt.NDArray[np.int64]
-    words: npt.NDArray[np.int64]
+    errors_LK: Counts
+    words: int
+
+    def rate(self, chosen_L: Counts) -> float:
+        """The word error rate of one candidate of each list, given their places."""
+        rows_L = np.arange(len(chosen_L))
+        return float(self.errors_LK[rows_L, chosen_L].sum() / self.words)
+
+    @property
+    def oracle(self) -> float:
+        """The least rate that any choice has."""
+        return float(self.errors_LK.min(axis=1).sum() / self.words)
 
 
-def count_word_errors(hypotheses: Sequence[str], references: Sequence[str]) -> WordErrors:
-    """The errors of each hypothesis; words are what spaces separate, compared as they are.
+def count_word_errors(lists: NBest, references: Sequence[str]) -> WordErrors:
+    """The errors of each candidate; words are what spaces separate, compared as they are.
+
+    Args:
+        lists: L of them.
+        references: of each list one, not all of them without words.
 
     Raises:
         InputError: jiwer is not installed.
@@ -30,7 +44,9 @@ def count_word_errors(hypotheses: Sequence[str], references: Sequence[str]) -> W
         raise InputError(
             "word error rates need the package jiwer: pip install 'sglm[kenlm]'"
         ) from None
-    counted = jiwer.process_words(list(references), list(hypotheses))
+    shape = lists.scores_LK.shape
+    repeated = [text for text in references for _ in range(shape[1])]
+    counted = jiwer.process_words(repeated, lists.texts)
     errors = [
         sum(
             max(chunk.ref_end_idx - chunk.ref_start_idx, chunk.hyp_end_idx - chunk.hyp_start_idx)
@@ -39,5 +55,5 @@ def count_word_errors(hypotheses: Sequence[str], references: Sequence[str]) -> W
         )
         for chunks in counted.alignments
     ]
-    words = [len(reference) for reference in counted.references]
-    return WordErrors(errors=np.array(errors), words=np.array(words))
+    words = sum(map(len, counted.references[:: shape[1]]))
+    return WordErrors(errors_LK=np.array(errors).reshape(shape), words=words)
