@@ -74,9 +74,8 @@ def rescore(
     """
     with ended_by_interrupts():
         from sglm.lm import load
-        from sglm.scoring.nbest import Rescored, read_nbest, read_references
+        from sglm.scoring.nbest import Rescored
         from sglm.scoring.nbest import tune as tune_weights
-        from sglm.scoring.word_errors import count_word_errors
 
     if beam_size < 1:
         raise InputError(f"--beam-size: a list of {beam_size} candidates; give 1 or more")
@@ -84,12 +83,7 @@ def rescore(
         raise InputError(
             "--tune finds --alpha and --beta, or the one that is left out, by --references FILE"
         )
-    if str(beams) == "-":
-        announce_terminal()
-    lists = read_nbest(beams, beam_size)
-    counted = None
-    if references is not None:
-        counted = count_word_errors(lists, read_references(references, lists))
+    lists, counted = _read(beams, beam_size, references)
     lm = mixed(load(run, device.value), mix, weight)
     logprobs_LK = _logprobs(lm, lists, eos)
     if tune and counted is not None:
@@ -107,6 +101,21 @@ def rescore(
         typer.echo(json.dumps(results))
     else:
         typer.echo("\n".join(candidate["text"] for candidate in results["best"]))
+
+
+def _read(
+    beams: Path, beam_size: int, references: Path | None
+) -> "tuple[NBest, WordErrors | None]":
+    """The lists, and the word errors in them where there are references."""
+    from sglm.scoring.nbest import read_nbest, read_references
+    from sglm.scoring.word_errors import count_word_errors
+
+    if str(beams) == "-":
+        announce_terminal()
+    lists = read_nbest(beams, beam_size)
+    if references is None:
+        return lists, None
+    return lists, count_word_errors(lists, read_references(references, lists))
 
 
 def _results(

@@ -39,6 +39,7 @@ class NgramPredictor:
                 f"{name}: an n-gram model predicts words, but this model {tokenizer.kind} tokens;"
                 " mixing needs one whose store was made with --tokenizer word"
             )
+        self.name = name
         self.vocab_size = tokenizer.vocab_size
         self.device = torch.device("cpu")
         self._ngram = ngram
