@@ -120,7 +120,10 @@ def evaluate_second_half(
 
 def _halves(lm: LanguageModel, store: TokenStore) -> tuple[Ids, Ids]:
     if store.tokenizer().fingerprint != lm.tokenizer.fingerprint:
-        raise InputError(f"{store.folder} was made by another tokenizer than {lm.name}")
+        raise InputError(
+            f"{store.folder} was made by another tokenizer than {lm.name}; use the store it was"
+            " trained on"
+        )
     ids = store.ids("valid").astype(np.int64)
     ends = np.flatnonzero(ids == lm.tokenizer.eos_id) + 1
     middle = ends[np.searchsorted(ends, len(ids) // 2)] if len(ends) > 1 else len(ids)
