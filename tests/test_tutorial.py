@@ -56,6 +56,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         "train.txt": text,
         "valid.txt": make_text(50, seed=1),
         "lines.txt": make_text(5, seed=2),
+        "beams.tsv": make_text(8, seed=3).replace("\n", "\t-1.5\n"),
         "reviews.jsonl": "".join(
             json.dumps({"body": line}) + "\n" for line in text.splitlines()[:300]
         ),
