@@ -3,13 +3,14 @@
 >>> from pyctcdecode import Alphabet, BeamSearchDecoderCTC
 >>> from sglm.pyctcdecode import SglmLanguageModel
 >>> alphabet = Alphabet.build_alphabet([" ", "a", "b", …])
->>> decoder = BeamSearchDecoderCTC(alphabet, SglmLanguageModel("runs/book", alpha=0.5, beta=1.0))
+>>> model = SglmLanguageModel("runs/book", unigrams=words, alpha=0.5, beta=1.0)
+>>> decoder = BeamSearchDecoderCTC(alphabet, model)
 
 Numbers and units are those of pyctcdecode's own class for KenLM models: a word adds
 alpha · (natural logarithm of its probability) + beta to a beam, and one that is out of vocabulary
-alpha · ln 10 · `unk_score_offset` besides. What differs: the vocabulary is known, so no list of
-unigrams is needed; where it is of pieces, characters or bytes, a word that is not finished yet
-costs nothing; and a text that ends in a space is not given an empty word that is out of vocabulary.
+alpha · ln 10 · `unk_score_offset` besides. What differs: a word-level model knows its words, so the
+list of unigrams is for the others; and a text that ends in a space is not given an empty word that
+is out of vocabulary.
 """
 
 import json
@@ -17,7 +18,7 @@ import math
 import os
 import shutil
 from bisect import bisect_left
-from functools import cached_property
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +53,7 @@ class SglmLanguageModel(AbstractLanguageModel):
         self,
         path: str | os.PathLike[str],
         *,
+        unigrams: Iterable[str] | None = None,
         alpha: float = 0.5,
         beta: float = 1.5,
         unk_score_offset: float = -10.0,
@@ -60,10 +62,13 @@ class SglmLanguageModel(AbstractLanguageModel):
         """
         Args:
             path: a run or a model folder.
+            unigrams: the words there are. None: those of a word-level model; of another one, all
+                words are, and as the search cannot know which beginnings lead nowhere, every
+                unfinished word costs as one that does. A list makes it far better.
             alpha: weight of the model.
             beta: is added for every word.
-            unk_score_offset: log10, is added for a word that is out of vocabulary, and in part for
-                an unfinished one that no word of a word-level vocabulary begins with.
+            unk_score_offset: log10, is added for a word that there is not; as it is, to an
+                unfinished one with which none begins.
             score_boundary: beams begin at the beginning of a text, and the `<eos>` after the last
                 word counts; otherwise they are from the middle of a text. None: where `<eos>` ends
                 a line, which is at word level.
@@ -73,6 +78,7 @@ class SglmLanguageModel(AbstractLanguageModel):
         """
         self._model = Model(path)
         self._tokenizer = self._model.language_model.tokenizer
+        self._words = self._own_words() if unigrams is None else sorted(set(unigrams))
         self.alpha = self.beta = self.unk_score_offset = 0.0
         self.score_boundary = self._tokenizer.kind == "word"
         self.reset_params(
@@ -122,26 +128,30 @@ class SglmLanguageModel(AbstractLanguageModel):
         if word:
             state = State()
             logprob, _, oov = self._model.BaseFullScore(prev_state, word, state)
-            logprob += self.unk_score_offset * oov
+            logprob += self.unk_score_offset * (oov or not self._is_word(word))
             added = self.beta
         if is_last_word and self.score_boundary:
             logprob += self._model.BaseScore(state, "</s>", State())
         return self.alpha * logprob * math.log(10) + added, state
 
     def score_partial_token(self, partial_token: str) -> float:
-        """What an unfinished word adds to a beam: 0, unless it can become no known word."""
-        if not self._leads_nowhere(partial_token):
+        """What an unfinished word adds to a beam: 0 if a known word begins with it."""
+        if self._words is not None and self._first_word(partial_token).startswith(partial_token):
             return 0.0
         return self.unk_score_offset * max(1.0, len(partial_token) / _WORD_CHARACTERS)
 
-    def _leads_nowhere(self, beginning: str) -> bool:
-        if self._tokenizer.kind != "word":
-            return beginning not in self._model
-        place = bisect_left(self._words, beginning)
-        return not (place < len(self._words) and self._words[place].startswith(beginning))
+    def _is_word(self, word: str) -> bool:
+        return self._words is None or self._first_word(word) == word
 
-    @cached_property
-    def _words(self) -> list[str]:
+    def _first_word(self, beginning: str) -> str:
+        """The first known word that is not before `beginning` in the alphabet."""
+        assert self._words is not None
+        place = bisect_left(self._words, beginning)
+        return self._words[place] if place < len(self._words) else ""
+
+    def _own_words(self) -> list[str] | None:
+        if self._tokenizer.kind != "word":
+            return None
         vocabulary = range(self._tokenizer.vocab_size)
         special = (self._tokenizer.eos_id, self._tokenizer.unk_id)
         return sorted(self._tokenizer.token(i) for i in vocabulary if i not in special)
@@ -151,9 +161,8 @@ class SglmLanguageModel(AbstractLanguageModel):
         folder = Path(filepath)
         shutil.copytree(find_model_folder(Path(os.fsdecode(self._model.path))), folder / _MODEL)
         names = ("alpha", "beta", "unk_score_offset", "score_boundary")
-        replace_text(
-            folder / _ATTRIBUTES, json.dumps({name: getattr(self, name) for name in names})
-        )
+        attributes = {name: getattr(self, name) for name in names} | {"unigrams": self._words}
+        replace_text(folder / _ATTRIBUTES, json.dumps(attributes))
 
     @classmethod
     def load_from_dir(cls, filepath: str) -> "SglmLanguageModel":

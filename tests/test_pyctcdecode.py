@@ -51,14 +51,23 @@ def test_what_is_out_of_vocabulary_costs_more(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["sentencepiece", "byte"])
-def test_an_open_vocabulary_knows_every_word(kind: str, tmp_path: Path) -> None:
-    model = SglmLanguageModel(save_lm(kind, tmp_path / "run"))
-    assert model.score_partial_token("thz") == 0
-    assert not model.score_boundary  # its <eos> ends documents, not lines
+def test_which_words_there_are_can_be_told(kind: str, tmp_path: Path) -> None:
+    run = save_lm(kind, tmp_path / "run")
+    plain = SglmLanguageModel(run, alpha=0.5)
+    assert not plain.score_boundary  # its <eos> ends documents, not lines
+    assert plain.score_partial_token("th") == -10  # the search cannot know
+    model = SglmLanguageModel(run, alpha=0.5, unigrams=["thin", "this", "thin"])
+    partly = [model.score_partial_token(part) for part in ("th", "thin", "thz", "u")]
+    assert partly == [0, 0, -10, -10]
+    start = model.get_start_state()
+    assert model.score(start, "this") == plain.score(start, "this")
+    difference = model.score(start, "thi")[0] - plain.score(start, "thi")[0]
+    assert difference == pytest.approx(0.5 * -10 * math.log(10))
 
 
 def test_it_is_saved_loaded_and_pickled(tmp_path: Path) -> None:
-    model = SglmLanguageModel(save_lm("word", tmp_path / "run"), alpha=0.9, score_boundary=False)
+    run = save_lm("word", tmp_path / "run")
+    model = SglmLanguageModel(run, alpha=0.9, score_boundary=False, unigrams=["cat"])
     (tmp_path / "saved").mkdir()
     model.save_to_dir(str(tmp_path / "saved"))
     for again in (
@@ -67,7 +76,8 @@ def test_it_is_saved_loaded_and_pickled(tmp_path: Path) -> None:
     ):
         start = model.get_start_state()
         assert again.get_start_state() == start
-        assert again.score(again.get_start_state(), "cat")[0] == model.score(start, "cat")[0]
+        for word in ("cat", "sat"):
+            assert again.score(start, word)[0] == model.score(start, word)[0]
         again.reset_params(alpha=0.1, beta=None)
         assert (again.alpha, again.beta) == (0.1, model.beta)
     with pytest.raises(InputError, match="save it again"):

@@ -14,6 +14,7 @@ from tests.tiny_models import KINDS, save_lm
 
 needs("kenlm")  # without it, pyctcdecode complains
 pyctcdecode = needs("pyctcdecode")
+WORDS = ["the", "cat", "mat", "sat"]
 LETTERS = ["", " ", *"abcdehmnorst"]
 
 
@@ -37,7 +38,7 @@ def spoken(*heard: str) -> npt.NDArray[np.float32]:
 def test_the_language_model_decides_what_is_ambiguous(kind: str, tmp_path: Path) -> None:
     run = save_lm(kind, tmp_path / "run")
     lm = sglm.load(run)
-    model = SglmLanguageModel(run, alpha=10.0, beta=0.5)
+    model = SglmLanguageModel(run, unigrams=WORDS, alpha=10.0, beta=0.5)
     likelier, other = sorted(
         ("the cat sat", "the mat sat"),
         key=lambda text: -lm.score(text, eos=model.score_boundary).logprob,
@@ -58,7 +59,8 @@ def test_the_language_model_decides_what_is_ambiguous(kind: str, tmp_path: Path)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_beam_has_the_score_of_its_text(kind: str, tmp_path: Path) -> None:
     run = save_lm(kind, tmp_path / "run")
-    lm, model = sglm.load(run), SglmLanguageModel(run, alpha=0.8, beta=0.5, score_boundary=True)
+    lm = sglm.load(run)
+    model = SglmLanguageModel(run, unigrams=WORDS, alpha=0.8, beta=0.5, score_boundary=True)
     decoder = pyctcdecode.BeamSearchDecoderCTC(pyctcdecode.Alphabet.build_alphabet(LETTERS), model)
     beams = decoder.decode_beams(spoken(*"the ", "cm", *"at"), beam_prune_logp=-50.0)
     assert {"the cat", "the mat"} <= {text for text, *_ in beams}

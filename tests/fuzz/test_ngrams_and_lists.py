@@ -1,6 +1,5 @@
 """ARPA files and n-best lists of others: read as they are, or refused by name."""
 
-
 import numpy as np
 import pytest
 from hypothesis import given
