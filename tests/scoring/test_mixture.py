@@ -32,6 +32,22 @@ def lm_of(predictor: Predictor) -> LanguageModel:
     return LanguageModel(predictor, tokenizer=make_tokenizer("word"))
 
 
+def test_lines_are_sentences(tmp_path: Path) -> None:
+    """Each between <s> and </s>; what the vocabulary lacks is <unk>."""
+    model = read_arpa(write_toy_arpa(tmp_path / "toy.arpa"))
+    tokenizer = make_tokenizer("word")
+    lm = lm_of(NgramPredictor(model, tokenizer=tokenizer, name="toy"))
+    words = "<s> the zyx cat </s> <s> the mat </s>".replace("zyx", "<unk>").split()
+    ids = [model.words.index(word) for word in words]
+    expected = [
+        model.logprobs(np.array([[-1, -1, *ids[:place]]]), np.array([ids[place]]))[0]
+        for place, word in enumerate(words)
+        if word != "<s>"
+    ]
+    score = lm.score("the zyx cat\nthe mat", eos=True)
+    assert score.token_logprobs == pytest.approx(expected, rel=1e-12)
+
+
 @pytest.mark.parametrize("weights", [[0.3, 0.7], [1.0, 0.0], [0.0, 1.0]])
 def test_probabilities_are_mixed_token_by_token(
     ngram: NgramPredictor, weights: Sequence[float]
