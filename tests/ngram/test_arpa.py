@@ -10,6 +10,7 @@ import pytest
 from sglm.errors import InputError
 from sglm.ngram.arpa import read_arpa
 from sglm.ngram.model import NgramModel
+from tests.toy_ngrams import write_toy_arpa
 
 # log10 probabilities and back-off weights; no trigram has the suffix "b b" of its own.
 ARPA = r"""anything may stand here
@@ -84,6 +85,37 @@ def test_distributions_are_the_words_one_by_one(path: Path) -> None:
     for word in range(len(model.words)):
         words_N = np.full(len(history_NK), word)
         np.testing.assert_allclose(logprobs_NV[:, word], model.logprobs(history_NK, words_N))
+
+
+def grams_of(text: str) -> dict[tuple[str, ...], tuple[float, float]]:
+    """Every n-gram of an ARPA file: log10 probability and back-off weight."""
+    grams = {}
+    for section in text.split("-grams:\n")[1:]:
+        for line in section.split("\n\n")[0].splitlines():
+            logprob, words, *backoff = line.split("\t")
+            grams[tuple(words.split())] = (float(logprob), float(backoff[0]) if backoff else 0.0)
+    return grams
+
+
+def test_all_words_after_all_histories(tmp_path: Path) -> None:
+    """By the definition, n-gram by n-gram."""
+    path = write_toy_arpa(tmp_path / "toy.arpa")
+    model, grams = read_arpa(path), grams_of(path.read_text(encoding="utf-8"))
+    assert len(grams) > 70
+    names = [*model.words, "(none)"]  # −1 is the last one
+
+    def log10(history: tuple[str, ...], word: str) -> float:
+        if (*history, word) in grams:
+            return grams[(*history, word)][0]
+        return grams.get(history, (0, 0))[1] + log10(history[1:], word)
+
+    known = range(-1, len(model.words))
+    history_NK = np.array([(one, other) for one in known for other in known])
+    expected = [
+        [log10((names[one], names[other]), word) for word in model.words]
+        for one, other in history_NK.tolist()
+    ]
+    np.testing.assert_allclose(model.distributions(history_NK), np.log(10) * np.array(expected))
 
 
 def test_compressed_and_with_other_line_ends(path: Path, tmp_path: Path) -> None:
