@@ -127,9 +127,10 @@ class NgramModel:
         keys_G = self._orders[length - 1].keys_G
         if not len(keys_G):
             return np.full(len(words_N), -1, dtype=np.int64)
-        wanted_N = contexts_N * len(self.words) + words_N
+        wanted_N = contexts_N * len(self.words) + words_N  # negative for a history of −1
         places_N = np.minimum(np.searchsorted(keys_G, wanted_N), len(keys_G) - 1)
-        found_N = (keys_G[places_N] == wanted_N) & (contexts_N >= 0) & (words_N >= 0)
+        # Without the second condition, a word of −1 would be the last word after another history.
+        found_N = (keys_G[places_N] == wanted_N) & (words_N >= 0)
         return np.where(found_N, places_N, -1)
 
     def _shown(self, gram: Words) -> str:

@@ -69,6 +69,7 @@ def log10_of(model: NgramModel, *words: str) -> float:
         ("b b a", -0.6),  # "b b" is no history of the model: no weight
         ("a b </s>", -0.03125 - 0.125 - 1.0),
         ("zyx a", -0.5),  # a history that the model does not know
+        ("b zyx a", -0.5),
         ("b zyx", -math.inf),
         ("a b <unk>", -0.03125 - 0.125 - 2.0),
     ],
