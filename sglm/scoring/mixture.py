@@ -7,6 +7,7 @@ N tokens.
 
 import math
 from collections.abc import Sequence
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -78,11 +79,11 @@ class Mixture:
         )
 
     def _mixed(self, logprobs: Sequence[Tensor]) -> Tensor:
-        weighted = [
+        weighted = (
             each.to(self.device) + log_weight
             for each, log_weight in zip(logprobs, self._log_weights, strict=True)
-        ]
-        return torch.logsumexp(torch.stack([each.double() for each in weighted]), dim=0)
+        )
+        return reduce(torch.logaddexp, weighted)
 
 
 def fit_weights(logprobs_PN: Nats, tolerance: float = 1e-6) -> Nats:

@@ -81,7 +81,8 @@ class NgramPredictor:
     def _blocks(self, history_NK: Words) -> Blocks:
         missing_V = self._predicted_V < 0
         for rows in block_rows(len(history_NK), self.vocab_size):
-            logprobs_MV = self._ngram.distributions(history_NK[rows])[:, self._predicted_V]
+            logprobs_MV = self._ngram.distributions(history_NK[rows]).astype(np.float32)
+            logprobs_MV = logprobs_MV[:, self._predicted_V]
             logprobs_MV[:, missing_V] = -np.inf
             yield rows, torch.from_numpy(logprobs_MV)
 
