@@ -70,9 +70,10 @@ def read_nbest(file: Path, beam_size: int) -> NBest:
     """
     texts: list[str] = []
     scores: list[float] = []
+    name = "stdin" if str(file) == "-" else str(file)
     for number, line in enumerate(read_text_lines(file), start=1):
         columns = line.text.rstrip("\r\n").split("\t")
-        where = f"{file}, line {number}"
+        where = f"{name}, line {number}"
         if len(columns) != 2:
             raise InputError(
                 f"{where}: {len(columns)} columns where there should be text<TAB>score"
@@ -85,10 +86,10 @@ def read_nbest(file: Path, beam_size: int) -> NBest:
         texts.append(columns[0])
         scores.append(_score(columns[1], where))
     if not texts:
-        raise InputError(f"{file}: no candidates in there")
+        raise InputError(f"{name}: no candidates in there")
     if len(texts) % beam_size:
         raise InputError(
-            f"{file}: {len(texts):,} lines are no multiple of the {beam_size:,} candidates of a"
+            f"{name}: {len(texts):,} lines are no multiple of the {beam_size:,} candidates of a"
             " list; --beam-size is how many lines belong to an utterance, the same for all"
         )
     return NBest(texts=texts, scores_LK=np.array(scores).reshape(-1, beam_size))
