@@ -51,6 +51,18 @@ ContextOption = Annotated[
         help_text="carried: one long text; reset: each line or document alone.",
     ),
 ]
+TextOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE", help="Instead of a store: anything that `sglm prep` reads; - is stdin."
+    ),
+]
+EnsembleOption = Annotated[
+    bool,
+    typer.Option(
+        "--ensemble", help="The mean of the probabilities of the models at the cycles' ends."
+    ),
+]
 WeightOption = Annotated[
     str | None,
     typer.Option(
@@ -68,18 +80,15 @@ def evaluate(
         typer.Option(metavar="STORE", help="Left out: the store that the run was trained on."),
     ] = None,
     split: SplitOption = None,
-    text: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", help="Instead of a store: anything that `sglm prep` reads; - is stdin."
-        ),
-    ] = None,
+    text: TextOption = None,
     text_field: Annotated[
         str, typer.Option(metavar="NAME", help="The field of a record of --text that is its text.")
     ] = "text",
     context: ContextOption = Context.CARRIED,
     mix: MixOption = None,
     weight: WeightOption = None,
+    ensemble: EnsembleOption = False,
+    last: options.LastOption = None,
     device: options.DeviceOption = options.Device.AUTO,
     as_json: options.JsonOption = False,
 ) -> None:
@@ -92,14 +101,17 @@ def evaluate(
     with ended_by_interrupts():
         from sglm.errors import InputError
         from sglm.lm import load
+        from sglm.snapshots import load_ensemble
 
+    if last is not None and not ensemble:
+        raise InputError("--last chooses snapshots; give it together with --ensemble")
     if data is not None and text is not None:
         raise InputError("give --data DIR (a store) or --text FILE, not both")
     if text is not None and split is not None:
         raise InputError("--split chooses a part of a store; --text FILE is evaluated whole")
     check_both(mix, weight)
     how: Literal["carried", "reset"] = "reset" if context is Context.RESET else "carried"
-    lm = load(run, device.value)
+    lm = load_ensemble(run, device.value, last=last) if ensemble else load(run, device.value)
     store = None
     if text is None or weight == TUNE:
         store = _store(data, run, "evaluating" if text is None else "tuning on")

@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 
 from sglm import __version__
 from sglm.cli import (
+    average,
     compare,
     config,
     generate,
@@ -188,6 +189,7 @@ app.command("rescore")(rescore.rescore)
 # `generate` itself reports extra arguments, and suggests what the user meant.
 app.command("generate", context_settings={"allow_extra_args": True})(generate.generate)
 app.command("compare", epilog=compare.VARIANTS_HELP)(compare.compare)
+app.command("average")(average.average)
 app.command("recipes")(recipes.recipes)
 app.command("config")(config.config)
 

@@ -26,7 +26,7 @@ STOREYS: list[set[str]] = [
     {"dni"},
     {"scoring"},
     {"lm"},
-    {"kenlm", "mix"},
+    {"kenlm", "mix", "snapshots"},
     {"pyctcdecode"},
     {"train"},
     {"compare", "analyze"},

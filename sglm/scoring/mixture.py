@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from sglm.errors import InputError
 from sglm.scoring.predictor import IGNORED, Blocks, Predictor
 
 Nats = npt.NDArray[np.float64]
@@ -22,16 +23,35 @@ State = tuple[Any, ...]
 
 
 class Mixture:
-    """A `Predictor` with the state of each of its predictors."""
+    """A `Predictor` with the state of each of its predictors; an ensemble where all weigh the same.
 
-    def __init__(self, predictors: Sequence[Predictor[Any]], *, weights: Sequence[float]) -> None:
+    Huang et al. 2017 (Snapshot Ensembles, section 3) average softmax outputs like this. By Jensen's
+    inequality no token costs more than the weighted mean of the predictors' nats for it.
+    """
+
+    def __init__(
+        self, predictors: Sequence[Predictor[Any]], *, weights: Sequence[float] | None = None
+    ) -> None:
         """
         Args:
-            predictors: of one vocabulary, which give their distributions in equal blocks.
-            weights: of each, not negative, with a sum of 1.
+            predictors: of one vocabulary, which give their distributions in equal blocks;
+                log-probabilities are mixed on the device of the first.
+            weights: of each, not negative, with a sum of 1; None: all equal.
+
+        Raises:
+            InputError: there are none, or their vocabularies differ in size.
         """
-        assert len({predictor.vocab_size for predictor in predictors}) == 1
+        if not predictors:
+            raise InputError("an ensemble needs at least one model")
+        sizes = sorted({predictor.vocab_size for predictor in predictors})
+        if len(sizes) > 1:
+            raise InputError(
+                f"models of {' and '.join(map(str, sizes))} tokens have no common vocabulary;"
+                " give models of one run"
+            )
         self._predictors = list(predictors)
+        if weights is None:
+            weights = [1 / len(predictors)] * len(predictors)
         self._log_weights = [math.log(w) if w > 0 else -math.inf for w in weights]
 
     @property
