@@ -18,6 +18,7 @@ from sglm.cli import (
     pairs,
     prep,
     recipes,
+    rescore,
     score,
     surprisal,
     train,
@@ -184,6 +185,7 @@ app.command("eval")(eval_command.evaluate)
 app.command("score")(score.score)
 app.command("surprisal")(surprisal.surprisal)
 app.command("pairs")(pairs.pairs)
+app.command("rescore")(rescore.rescore)
 # `generate` itself reports extra arguments, and suggests what the user meant.
 app.command("generate", context_settings={"allow_extra_args": True})(generate.generate)
 app.command("compare", epilog=compare.VARIANTS_HELP)(compare.compare)

@@ -15,7 +15,7 @@ from sglm.errors import InputError
 from sglm.lm import LanguageModel, load
 from sglm.model.folder import load_weights, read_card, save_model
 from sglm.model.language_model import LSTMLanguageModel
-from sglm.scoring.ensemble import Ensemble
+from sglm.scoring.mixture import Mixture
 from sglm.storage.durable import remove, sync
 from sglm.storage.untrusted import given_path
 from sglm.text.tokenizer import load_tokenizer
@@ -70,7 +70,7 @@ def load_ensemble(
     members = [load(folder, device) for folder in folders]
     count = len(members)
     return LanguageModel(
-        Ensemble([member.predictor for member in members]),
+        Mixture([member.predictor for member in members]),
         tokenizer=members[0].tokenizer,
         name=f"{os.fspath(run)} ({count} snapshot{'s' if count > 1 else ''})",
         training_lines=members[0].training_lines,

@@ -13,7 +13,7 @@ import sglm
 from sglm.cli.main import app
 from sglm.errors import InputError
 from sglm.model.folder import load_weights, save_model
-from sglm.scoring.ensemble import Ensemble
+from sglm.scoring.mixture import Mixture
 from sglm.scoring.predictor import NetworkPredictor
 from sglm.snapshots import snapshot_folders
 from tests.tiny_models import make_network, make_tokenizer
@@ -138,6 +138,6 @@ def test_snapshots_of_several_shapes_are_not_averaged(tmp_path: Path) -> None:
 
 def test_members_must_share_a_vocabulary() -> None:
     with pytest.raises(InputError, match="no common vocabulary"):
-        Ensemble([NetworkPredictor(make_network(size)) for size in (5, 6)])
+        Mixture([NetworkPredictor(make_network(size)) for size in (5, 6)])
     with pytest.raises(InputError, match="at least one"):
-        Ensemble([])
+        Mixture([])

@@ -60,6 +60,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             {"sentence_good": "the cat sees the moon .", "sentence_bad": "the cat see the moon ."}
         )
         + "\n",
+        "beams.tsv": make_text(8, seed=3).replace("\n", "\t-1.5\n"),
         "reviews.jsonl": "".join(
             json.dumps({"body": line}) + "\n" for line in text.splitlines()[:300]
         ),

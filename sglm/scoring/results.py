@@ -144,7 +144,7 @@ class Evaluation:
     words: int
     """Whitespace-separated."""
     bytes: int
-    """In UTF-8."""
+    """In UTF-8; 0 where that is not known, as of a part of a split."""
     unknown: int
     """How many of the tokens are `<unk>`."""
     context: Context = "carried"
@@ -193,7 +193,7 @@ class Evaluation:
             "split": self.split,
             "tokens": self.tokens,
             "words": self.words,
-            "bytes": self.bytes,
+            "bytes": self.bytes or None,
             "nll_nats": finite_or_none(self.nll_nats),
             "token_ppl": finite_or_none(self.token_ppl),
             "word_ppl": finite_or_none(self.word_ppl),

@@ -21,7 +21,7 @@ MODULES = {
     "gpu": "scripts.gpu_visit",
     "long_memory": "scripts.experiments.long_memory",
 }
-SHELL_SCRIPTS = ["environment", "quickstart", "test", "test-oldest", *MODULES]
+SHELL_SCRIPTS = ["environment", "quickstart", "test", "test-oldest", "test-extras", *MODULES]
 
 # Calls go to $CALLS, one a line. `-m venv DIR` makes a DIR/bin/python that is this file again and
 # a DIR/bin/sglm that notes its arguments. $FAKE_VERSION is its version, $FAIL what goes wrong.
@@ -115,7 +115,7 @@ def test_ci_runs_the_test_scripts_and_nothing_else() -> None:
     assert os.access(path, os.X_OK)
     lines = path.read_text(encoding="utf-8").splitlines()
     steps = [line for line in lines if line.startswith(("scripts/", "exec "))]
-    assert steps == ["scripts/test", "exec scripts/test-oldest"]
+    assert steps == ["scripts/test", "scripts/test-oldest", "exec scripts/test-extras"]
 
 
 def test_the_environment_is_made_once(checkout: Checkout) -> None:
@@ -255,6 +255,31 @@ def test_the_oldest_versions_get_an_environment_of_their_own(checkout: Checkout)
     assert checkout.run("test-oldest").returncode == 0
     assert len(checkout.calls("-m pip")) == 1
     assert checkout.run("test-oldest", FAIL="pytest").returncode == 1
+
+
+def test_the_extras_get_an_environment_on_top_of_the_ordinary_one(checkout: Checkout) -> None:
+    first = checkout.run("test-extras")
+    assert first.returncode == 0, first.stderr
+    assert checkout.calls("-m venv")[-1] == "python -m venv .venv-extras --without-pip"
+    core, extras, loose = checkout.calls("-m pip install")
+    assert "--editable .[test]" in core
+    assert "--constraint constraints.txt" in extras  # and what is installed already stays
+    assert "--constraint .venv-extras/installed.txt" in extras
+    assert "--no-deps pyctcdecode==" in loose
+    wanted = (checkout.root / ".venv-extras/wanted.txt").read_text().split()
+    assert {line.partition(">=")[0] for line in wanted} >= {"jiwer", "tokenizers", "ray"}
+    assert checkout.calls("<-m>") == ["<-m><pytest><-W><default><tests/extras>"]
+    # It is used again, until something that it was made of has changed.
+    checkout.run("test-extras", "tests/extras", "-k", "a or b")
+    assert checkout.calls("-m pip") == []
+    assert checkout.calls("<-m>") == ["<-m><pytest><-W><default><tests/extras><-k><a or b>"]
+    with (checkout.root / "constraints.txt").open("a") as file:
+        file.write("# changed\n")
+    failed = checkout.run("test-extras", FAIL="pip")
+    assert failed.returncode == 1
+    assert "No matching distribution found" in failed.stderr
+    assert checkout.run("test-extras").returncode == 0
+    assert checkout.run("test-extras", FAIL="pytest").returncode == 1
 
 
 def test_quickstart_goes_through_all_steps_and_reuses_the_store(checkout: Checkout) -> None:
