@@ -106,6 +106,7 @@ def surprisal(
     with ended_by_interrupts():
         from sglm.errors import InputError
         from sglm.lm import load
+        from sglm.scoring.words import UNMARKED
 
     if unit is Unit.TOKEN and correction is CorrectionName.BOW:
         raise InputError("--correction bow is about words; leave out --unit token")
@@ -115,6 +116,8 @@ def surprisal(
     fix: Literal["none", "bow"] = "bow" if correction is CorrectionName.BOW else "none"
     batches = read_batches(file, command=f"sglm surprisal {shlex.quote(str(run))}")
     lm = load(run, device.value)
+    if correction is CorrectionName.BOW and not lm.tokenizer.marks_words:
+        raise InputError(f"--correction bow {UNMARKED}")
     show = _as_json if as_json else _as_tsv if tsv else _as_row
     if not as_json:
         typer.echo("\t".join(COLUMNS) if tsv else _HEADING)

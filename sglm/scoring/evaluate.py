@@ -112,7 +112,7 @@ def evaluate_pieces(
             `LONGEST_TEXT` tokens.
     """
     started = perf_counter()
-    counted = _Counted(tokenizer, name=split)
+    counted = _Counted(tokenizer, name="stdin" if split == "-" else split)
     if context == "carried":
         ids = (counted.encode(piece) for piece in regroup(pieces))
         nll_nats = stream_nll(predictor, ids, tokenizer.eos_id)

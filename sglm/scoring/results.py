@@ -6,7 +6,7 @@ from typing import Any, Literal, get_args
 
 from sglm.errors import InputError
 from sglm.scoring.metrics import bits_per_byte, finite_or_none, perplexity
-from sglm.scoring.words import Base, Correction, Word, check_correction, words_of
+from sglm.scoring.words import UNMARKED, Base, Correction, Word, check_correction, words_of
 
 Context = Literal["carried", "reset"]
 CONTEXTS: tuple[Context, ...] = get_args(Context)
@@ -67,10 +67,7 @@ class Score:
             raise InputError("words are of whole texts: score(text), not a piece of extend()")
         if correction == "bow" and self.boundaries is None:
             if self.ranks is not None:
-                raise InputError(
-                    'correction "bow" needs tokens that mark where words begin, which this'
-                    " tokenizer's do not; leave the correction out"
-                )
+                raise InputError(f'correction "bow" {UNMARKED}')
             raise InputError(
                 'correction "bow" needs what was expected: score(text, distribution=True)'
             )

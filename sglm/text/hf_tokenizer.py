@@ -5,8 +5,9 @@ post-processor adds around every text (`[CLS]`, `[SEP]`). Special tokens that st
 theirs, as the package has it.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
 from sglm.errors import InputError
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 # How models call the end of a text; what is first comes first.
 _NAMES_OF_EOS = ("<eos>", "</s>", "<|endoftext|>", "<|end_of_text|>", "[EOS]", "<|eos|>", "<EOS>")
 _WORD_MARK = "\u2581"
+_BYTE_NAME = re.compile("<0x[0-9A-F]{2}>")
 
 
 class HfTokenizer(GivenTokenizer):
@@ -56,7 +58,7 @@ class HfTokenizer(GivenTokenizer):
         self._added = self._tokenizer.get_added_tokens_decoder()
         # Such a model says nothing of characters that it does not know, and leaves them out.
         self._drops = model.get("type", "BPE") == "BPE" and self.unk_id is None
-        self._is_whole = cache(self._reads_all_of)
+        self._is_whole = lru_cache(1 << 16)(self._has_all_tokens)
         self._finish(eos_id)
 
     def _named_eos(self) -> int | None:
@@ -69,12 +71,13 @@ class HfTokenizer(GivenTokenizer):
             raise InputError(_cannot(str(error))) from error
         except BaseException as error:
             raise _panicked(error) from error
-        if self._drops:
-            for text in texts:
-                self._refuse_dropped(text)
+        for text in texts if self._drops else ():
+            if not self._reads_all(text):
+                lost = next((c for c in text if not self._reads_all(c)), text)
+                raise InputError(_cannot(f"no token for {lost!r}, and no unknown token"))
         return [each.ids for each in encoded]
 
-    def _refuse_dropped(self, text: str) -> None:
+    def _reads_all(self, text: str) -> bool:
         for token in self._added.values():
             text = text.replace(token.content, " ")
         if (normalizer := self._tokenizer.normalizer) is not None:
@@ -83,12 +86,9 @@ class HfTokenizer(GivenTokenizer):
             parts = [text]
         else:
             parts = [part for part, _ in pre_tokenizer.pre_tokenize_str(text)]
-        for part in parts:
-            if not self._is_whole(part):
-                lost = next((c for c in part if not self._is_whole(c)), part)
-                raise InputError(_cannot(f"no token for {lost!r}, and no unknown token"))
+        return all(map(self._is_whole, parts))
 
-    def _reads_all_of(self, part: str) -> bool:
+    def _has_all_tokens(self, part: str) -> bool:
         tokens = self._tokenizer.model.tokenize(part)
         read: int = sum(end - start for start, end in (token.offsets for token in tokens))
         return read == len(part.encode())
@@ -99,7 +99,12 @@ class HfTokenizer(GivenTokenizer):
 
     @property
     def special_ids(self) -> Iterable[int]:
-        special = {token_id for token_id, token in self._added.items() if token.special}
+        # People who train a model with bytes give them as special tokens.
+        special = {
+            token_id
+            for token_id, token in self._added.items()
+            if token.special and not _BYTE_NAME.fullmatch(token.content)
+        }
         nameless = set(range(len(self._names))) - set(self._vocabulary.values())
         return special | nameless | ({self.unk_id} if self.unk_id is not None else set())
 

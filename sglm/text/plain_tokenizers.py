@@ -2,9 +2,10 @@
 
 import json
 import re
+import warnings
 from collections.abc import Iterable, Sequence
 
-from sglm.errors import InputError, short_repr
+from sglm.errors import InputError, SglmWarning, short_repr
 from sglm.text.lines import Piece
 from sglm.text.tokenizer_interface import EOS, UNK, Tokenizer, byte_offsets, utf8
 
@@ -169,19 +170,55 @@ class _IdOfNumeral(_Ids):
 
 
 class IdsTokenizer(_LinesOfWords):
-    """Ids that somebody else has made: integers between white space, a sequence a line."""
+    """Ids that somebody else has made: integers between white space, a sequence a line.
+
+    The id of `<eos>` may stand in a text, as the end of a line too.
+    """
 
     kind = "ids"
     content_file = None
     is_text = False
     unk_id = None
 
-    def __init__(self, vocab_size: int, *, eos_id: int) -> None:
-        self.vocab_size, self.eos_id = vocab_size, eos_id
+    def __init__(self, vocab_size: int, *, eos_id: int | None) -> None:
+        """
+        Args:
+            vocab_size: the ids of a text are below it.
+            eos_id: None adds an id for it, which stands in no text.
+        """
         self._ids = _IdOfNumeral(vocab_size)
+        self.adds_eos = eos_id is None
+        self.eos_id = vocab_size if eos_id is None else eos_id
+        self.vocab_size = vocab_size + self.adds_eos
+        self._ended = re.compile(rf"(?<!\S)0*{self.eos_id}[^\S\n]*(?:\n|\Z)")
+        self._has_warned = False
+
+    def encode(self, text: str) -> list[int]:
+        lines = [list(map(self._ids.__getitem__, line.split())) for line in text.split("\n")]
+        ids = lines[0]
+        for line in lines[1:]:
+            ids.append(self.eos_id)
+            ids += line
+        return ids
+
+    def encode_piece(self, piece: Piece) -> list[int]:
+        ids = super().encode_piece(piece)
+        if not self._has_warned and self._ended.search(piece.text):
+            self._has_warned = True
+            warnings.warn(
+                f"lines of ids end in {self.eos_id}, which is added to each line: it stands there"
+                " twice; leave it out of the text",
+                SglmWarning,
+                stacklevel=2,
+            )
+        return ids
 
     def token(self, token_id: int) -> str:
         return str(token_id)
+
+    @property
+    def settings(self) -> str:
+        return "adds eos" if self.adds_eos else ""
 
     def content(self) -> bytes:
         return f"{self.vocab_size} {self.eos_id}".encode()

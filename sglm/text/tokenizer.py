@@ -87,7 +87,8 @@ def _restore_given(kind: str, folder: Path, facts: dict[str, Any]) -> Tokenizer:
     if not is_count(eos_id) or eos_id >= vocab_size:
         raise ValueError("no end of text")
     if kind == "ids":
-        return IdsTokenizer(vocab_size, eos_id=eos_id)
+        adds_eos = facts.get("settings") == "adds eos"
+        return IdsTokenizer(vocab_size - adds_eos, eos_id=None if adds_eos else eos_id)
     if kind == "spm":
         from sglm.text.spm_tokenizer import SpmTokenizer
 

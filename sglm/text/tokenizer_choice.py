@@ -6,7 +6,6 @@ from sglm.errors import InputError, did_you_mean
 from sglm.storage.untrusted import read_bounded
 from sglm.text.tokenizer import GIVEN_KINDS, KINDS, IdsTokenizer, Tokenizer, tokenizer_of
 from sglm.text.tokenizer_interface import (
-    CARD_FILE,
     EOS,
     LARGEST_FILE_BYTES,
     LARGEST_VOCABULARY,
@@ -65,7 +64,6 @@ def _check_learned(kind: str, *, vocab_size: int | None, eos_id: int | None) -> 
 
 
 def _ids(vocab_size: int | None, eos_id: int | None) -> IdsTokenizer:
-    """Without an `eos_id`, the id after the vocabulary's last one is added for it."""
     if vocab_size is None:
         raise InputError("--tokenizer ids needs --vocab-size N: the ids are 0 to N - 1")
     if not 2 <= vocab_size < LARGEST_VOCABULARY:
@@ -78,17 +76,13 @@ def _ids(vocab_size: int | None, eos_id: int | None) -> IdsTokenizer:
             f"--eos-id {eos_id}: must be one of the ids, 0 to {vocab_size - 1}; leave it out for an"
             " id of its own"
         )
-    if eos_id is None:
-        return IdsTokenizer(vocab_size + 1, eos_id=vocab_size)
     return IdsTokenizer(vocab_size, eos_id=eos_id)
 
 
 def _from_file(kind: str, path: Path, eos_id: int | None) -> Tokenizer:
     what = "a tokenizer.json" if kind == "hf" else "a SentencePiece model"
     if path.is_dir():
-        if (path / CARD_FILE).is_file() and kind == "hf":
-            raise InputError(f"{path}: a folder; give hf:{path / CARD_FILE}")
-        raise InputError(f"{path}: a folder, not {what}")
+        raise InputError(f"{path}: a folder, not {what}; give the file in it")
     if not path.exists():
         raise InputError(f"{path}: no such file; {kind}: takes the path of {what}")
     content = read_bounded(path, LARGEST_FILE_BYTES)

@@ -162,6 +162,7 @@ class Tokenizer(ABC):
             "vocab_size": self.vocab_size,
             "eos_id": self.eos_id,
             "unk_id": self.unk_id,
+            **({"settings": self.settings} if self.settings else {}),
         }
         (folder / CARD_FILE).write_text(json.dumps(facts, indent=2) + "\n")
 
