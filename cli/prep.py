@@ -171,10 +171,9 @@ def _print_summary(store: "TokenStore", seconds: float) -> None:
 def _end_of_text(tokenizer: "Tokenizer") -> str:
     """Which token a given tokenizer has for `<eos>`, and where that stands."""
     unit = "line" if tokenizer.eos_ends_lines else "document (newlines are tokens)"
-    name = tokenizer.token(tokenizer.eos_id)
-    return f"each {unit} ends in the id {tokenizer.eos_id}" + (
-        "" if name.isdigit() else f", {name}"
-    )
+    name = getattr(tokenizer, "eos_name", "")
+    added = ", which is added" if tokenizer.adds_eos else f", {name}" if name else ""
+    return f"each {unit} ends in the id {tokenizer.eos_id}{added}"
 
 
 def _next_step(store: "TokenStore") -> str:

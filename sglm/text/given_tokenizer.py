@@ -86,6 +86,11 @@ class GivenTokenizer(Tokenizer):
         return newline not in (space, nothing) and unknown[0] <= unknown[1]
 
     @property
+    def eos_name(self) -> str:
+        """What the library calls it; `<eos>` for an id that was added."""
+        return self._names[self.eos_id]
+
+    @property
     def settings(self) -> str:
         return f"eos {self.eos_id}"
 
@@ -127,7 +132,7 @@ class GivenTokenizer(Tokenizer):
         return "".join(runs)
 
     def token(self, token_id: int) -> str:
-        return self._names[token_id]
+        return EOS if token_id == self.eos_id else self._names[token_id]
 
     @property
     def unwritten_ids(self) -> list[int]:

@@ -32,6 +32,7 @@ class Tokenizer(ABC):
     lossless: `decode(encode(text)) == text`, as long as no id is `unk_id`.
     is_text: False where the text is ids, of which the number of words and bytes means nothing.
     eos_ends_lines: `<eos>` ends every line; otherwise documents, and newlines have tokens.
+    adds_eos: of a given vocabulary: `<eos>` is an id that sglm has added to it.
     marks_words: `begins_word` is right about every token in every text.
     """
 
@@ -39,6 +40,7 @@ class Tokenizer(ABC):
     lossless: ClassVar[bool] = True
     is_text: ClassVar[bool] = True
     eos_ends_lines: bool = False
+    adds_eos: bool = False
     vocab_size: int
     eos_id: int
     unk_id: int | None
