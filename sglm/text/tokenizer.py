@@ -96,7 +96,11 @@ def _restore_given(kind: str, folder: Path, facts: dict[str, Any]) -> Tokenizer:
         return SpmTokenizer(content, eos_id=eos_id)
     from sglm.text.hf_tokenizer import HfTokenizer
 
-    return HfTokenizer(read_bounded(folder / HF_FILE, LARGEST_FILE_BYTES), eos_id=eos_id)
+    content = read_bounded(folder / HF_FILE, LARGEST_FILE_BYTES)
+    try:
+        return HfTokenizer(content, eos_id=eos_id)
+    except InputError as error:
+        raise InputError(f"{folder / HF_FILE}: {error}") from error
 
 
 def _restore(kind: str, folder: Path) -> Tokenizer:
