@@ -26,6 +26,8 @@ _ALL_TYPES = (*_OWN_TYPES, _USER_DEFINED, _UNUSED)
 _LONGEST_PIECE_BYTES = 64
 # Symbols that a user has defined may be longer; the stack holds a hundred times as much.
 _LONGEST_GIVEN_PIECE_BYTES = 1024
+# As many beginnings of a text as SentencePiece finds in its table at once.
+_LONGEST_REPLACED_BYTES = 32
 _BYTE_PIECES = {f"<0x{byte:02X}>".encode() for byte in range(256)}
 
 
@@ -83,11 +85,13 @@ def check_given_model(model: bytes) -> None:
 
 def _check_charsmap(table: int | float | bytes) -> None:
     """A table is the size of a double array in bytes, the array, and the replacements, each ended
-    by a NUL. From a unit of the array, a search goes on to any unit of a block of 256, and to one
-    whose value is where a replacement begins (`darts.h` of darts-clone).
+    by a NUL. The array is a trie of what is replaced (`darts.h` of darts-clone): a unit has the
+    byte that leads to it and where its children lie, in a block of 256; or it is the value of its
+    parent, which is where a replacement begins.
 
     Raises:
-        ValueError: some search would leave the array or the replacements.
+        ValueError: some search would leave the array or the replacements, or find more than
+            SentencePiece has room for.
     """
     if table == b"":
         return
@@ -97,15 +101,24 @@ def _check_charsmap(table: int | float | bytes) -> None:
     replacements = table[4 + size :]
     if not size or size % 4 or not replacements.endswith(b"\0"):
         raise ValueError("the normalisation table is cut off")
-    units = np.frombuffer(table, "<u4", size // 4, offset=4).astype(np.int64)
-    inner = np.flatnonzero(units >> 31 == 0)
-    offsets = (units[inner] >> 10) << ((units[inner] & 0x200) >> 6)
-    targets = inner ^ offsets
-    if ((targets | 255) >= len(units)).any():
-        raise ValueError("the normalisation table leads out of bounds")
-    values = units[targets[units[inner] & 0x100 != 0]] & 0x7FFF_FFFF
-    if (values >= len(replacements)).any():
-        raise ValueError("the normalisation table leads out of bounds")
+    replacements.decode()
+    begins_N = np.frombuffer(b"\0" + replacements[:-1], np.uint8) == 0
+    units_U = np.frombuffer(table, "<u4", size // 4, offset=4).astype(np.int64)
+    children_U = np.arange(len(units_U)) ^ (units_U >> 10 << ((units_U & 0x200) >> 6))
+    bytes_U = units_U & 0x8000_00FF  # a value's highest bit is set: no byte leads there
+    nodes = np.array([0])
+    for _ in range(_LONGEST_REPLACED_BYTES):
+        blocks = np.unique(children_U[nodes])
+        if len(blocks) and blocks.max() | 255 >= len(units_U):
+            raise ValueError("the normalisation table leads out of bounds")
+        values = units_U[children_U[nodes[units_U[nodes] & 0x100 != 0]]] & 0x7FFF_FFFF
+        if (values >= len(begins_N)).any() or not begins_N[values].all():
+            raise ValueError("the normalisation table leads out of bounds")
+        places = blocks[:, None] ^ np.arange(256)
+        nodes = np.unique(places[bytes_U[places] == np.arange(256)])
+        if not len(nodes):
+            return
+    raise ValueError(f"the normalisation table replaces over {_LONGEST_REPLACED_BYTES} bytes")
 
 
 def _piece(message: bytes, types: tuple[int, ...], longest: int) -> tuple[bytes, int]:

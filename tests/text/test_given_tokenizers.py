@@ -211,29 +211,46 @@ def field(number: int, content: bytes) -> bytes:
     return bytes([number << 3 | 2]) + length + bytes([size]) + content
 
 
+def patched(table: bytes, **units: int) -> bytes:
+    """With other units (`darts.h` of darts-clone): of the root, of its value, and of the letter "a"
+    that may follow."""
+    root = struct.unpack("<I", table[4:8])[0]
+    children = (root >> 10) << ((root & 0x200) >> 6)
+    places = {"root": 0, "value": children, "a": children ^ ord("a")}
+    raw = bytearray(table)
+    assert raw[4 + 4 * places["a"]] == ord("a")
+    if "value" in units:
+        units["root"] = root | 0x100  # it has a value
+    for name, unit in units.items():
+        raw[4 + 4 * places[name] : 8 + 4 * places[name]] = struct.pack("<I", unit)
+    return bytes(raw)
+
+
 def test_what_would_lead_sentencepiece_out_of_bounds_is_refused_before() -> None:
     for name in MODELS:
         check_given_model(model(name))
     table = charsmap()
     size = struct.unpack("<I", table[:4])[0]
     check_given_model(with_charsmap(table))
-    far = struct.pack("<I", (1 << 21) - 1 << 10 | 0x200)  # a unit whose search goes on far away
-    value = len(table) * 2 | 1 << 31
-    first = struct.unpack("<I", table[4:8])[0]
-    target = (first >> 10) << ((first & 0x200) >> 6)
-    leads_away = bytearray(table)
-    leads_away[4:8] = struct.pack("<I", first | 0x100)
-    leads_away[4 + 4 * target : 8 + 4 * target] = struct.pack("<I", value & 0xFFFF_FFFF)
+    check_given_model(with_charsmap(patched(table, value=1 << 31)))
+    middle = next(i for i in range(1, size) if table[3 + size + i] and table[4 + size + i])
     attacks = {
-        "out of bounds": [table[:4] + far + table[8:], bytes(leads_away)],
+        "out of bounds": [
+            patched(table, root=(1 << 21) - 1 << 10 | 0x200),
+            patched(table, value=len(table) | 1 << 31),
+            patched(table, value=middle | 1 << 31),
+        ],
+        # The children of "a" are those of the root: "aaa…" goes on without end.
+        "over 32 bytes": [patched(table, a=ord("a") << 10 | ord("a"))],
         "cut off": [table[:3], table[:100], table[:-1] + b"x", struct.pack("<I", size + 1) + table],
+        "can't decode": [table[:-2] + b"\xed\0"],
     }
     for message, tables in attacks.items():
         for attack in tables:
             with pytest.raises(ValueError, match=message):
                 check_given_model(with_charsmap(attack))
     for piece, message in {
-        field(1, b"x" * 5000) + b"": "5000 bytes",
+        field(1, b"x" * 5000): "5000 bytes",
         field(1, b"a\0"): "NUL",
         field(1, b"<0x41>") + b"\x18\x06": "some of the 256 bytes",
     }.items():
