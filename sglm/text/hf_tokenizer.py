@@ -57,7 +57,11 @@ class HfTokenizer(GivenTokenizer):
         self.unk_id = unk_id if isinstance(unk_id, int) and unk_id < len(self._names) else None
         self._added = self._tokenizer.get_added_tokens_decoder()
         # Such a model says nothing of characters that it does not know, and leaves them out.
-        self._drops = model.get("type", "BPE") == "BPE" and self.unk_id is None
+        self._drops = (
+            model.get("type", "BPE") == "BPE"
+            and self.unk_id is None
+            and not _has_all_bytes(facts, vocabulary)
+        )
         self._is_whole = lru_cache(1 << 16)(self._has_all_tokens)
         self._finish(eos_id)
 
@@ -135,6 +139,16 @@ def _read_facts(content: bytes) -> dict[str, Any]:
     if not isinstance(facts, dict) or not isinstance(facts.get("model"), dict):
         raise ValueError("it has no model; a tokenizer.json has one")
     return facts
+
+
+def _has_all_bytes(facts: dict[str, Any], vocabulary: dict[str, int]) -> bool:
+    """Whether every text consists of bytes that have a token each."""
+    if facts["model"].get("byte_fallback"):
+        return all(f"<0x{byte:02X}>" in vocabulary for byte in range(256))
+    pre_tokenizer = facts.get("pre_tokenizer") or {}
+    parts = [pre_tokenizer, *(pre_tokenizer.get("pretokenizers") or [])]
+    is_of_bytes = any(part.get("type") == "ByteLevel" for part in parts)
+    return is_of_bytes and vocabulary.keys() >= _byte_of_character().keys()
 
 
 def _load(content: bytes) -> "tokenizers.Tokenizer":
