@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+from sglm import kenlm
 from sglm.cli.main import app
 from sglm.lm import load
 from sglm.model.folder import save_model
@@ -50,7 +51,7 @@ def test_a_store_of_ids_counts_neither_words_nor_bytes(folder: Path) -> None:
     meta = json.loads((folder / "store/meta.json").read_text())
     assert (meta["splits"]["test"]["words"], meta["splits"]["test"]["bytes"]) == (None, None)
     assert meta["tokenizer"]["vocab_size"] == 10
-    again = ["prep", f"{folder}/ids.txt", "--tokenizer-of", f"{folder}/model"]
+    again = ["prep", f"{folder}/ids.txt", "--tokenizer-of", str(folder)]
     shown = checked(*again, "--test", f"{folder}/few.txt", "--out", f"{folder}/again")
     assert "each line ends in the id 0\n" in shown
     assert TokenStore.open(folder / "again").fingerprint == store.fingerprint
@@ -127,6 +128,15 @@ def test_the_line_that_holds_no_ids_is_named(
     assert result.exit_code == 2
     assert result.stderr.startswith(f"sglm: {message}")
     assert result.stderr.count("\n") == 1
+
+
+def test_kenlms_methods_for_ids(folder: Path) -> None:
+    model = kenlm.Model(str(folder / "model"))
+    nats = load(folder / "model", "cpu").score("5 7 9").logprob
+    assert model.score("5 7 9", eos=False) == pytest.approx(nats / math.log(10), rel=1e-5)
+    assert "5" in model
+    assert "x" not in model
+    assert "77" not in model
 
 
 def test_minimal_pairs_of_ids(folder: Path) -> None:

@@ -235,6 +235,7 @@ def changed(name: str, **model: Any) -> bytes:
 def test_what_it_cannot_encode_is_refused_and_never_dropped() -> None:
     poor = HfTokenizer(gpt2().to_str().encode())  # the bytes of its training text only
     assert poor.encode("the cat") == [*poor.encode("the"), *poor.encode(" cat")]
+    assert poor.encode("the<|endoftext|>") == [*poor.encode("the"), 0], "not of characters"
     with pytest.raises(InputError, match=r"no token for 'Ω', and no unknown token"):
         poor.encode("the Ω")
     assert poor.eos_ends_lines, "it has no newline"

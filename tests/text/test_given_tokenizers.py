@@ -41,6 +41,7 @@ MODELS: dict[str, dict[str, Any]] = {
         "vocab_size": 330,
         "normalization_rule_name": "identity",
     },
+    "spaces kept": {"model_type": "bpe", "vocab_size": 90, "remove_extra_whitespaces": False},
     "suffix": {"model_type": "bpe", "vocab_size": 90, "treat_whitespace_as_suffix": True},
     "symbols": {
         "model_type": "unigram",
@@ -145,6 +146,8 @@ def test_the_end_of_text_is_the_models_own_or_given_or_added() -> None:
     assert SpmTokenizer(model("bpe"), eos_id=7).eos_id == 7
     for mine in (tokenizer("bpe"), added):
         assert mine.token(mine.eos_id) == "<eos>"
+        assert mine.eos_id not in mine.unwritten_ids
+    assert tokenizer("bpe").unwritten_ids == [0, 1], "<unk> and <s> are never generated"
     with pytest.raises(InputError, match=rf"--eos-id 5000: .* 0 to {own - 1}"):
         SpmTokenizer(model("no eos"), eos_id=5000)
     prints = {added.fingerprint, SpmTokenizer(model("no eos"), eos_id=7).fingerprint}
