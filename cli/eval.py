@@ -3,15 +3,17 @@
 import json
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from sglm.cli import options
+from sglm.cli.mixing import TUNE, MixOption, check_both, mixed, read_weight, tuned
 from sglm.cli.streams import announce_terminal
 from sglm.runtime.process import ended_by_interrupts
 
 if TYPE_CHECKING:
+    from sglm.lm import LanguageModel
     from sglm.scoring.results import Evaluation
     from sglm.text.store import TokenStore
 
@@ -41,6 +43,35 @@ SplitOption = Annotated[
 ]
 
 
+ContextOption = Annotated[
+    Context,
+    options.one_of(
+        "--context",
+        Context,
+        help_text="carried: one long text; reset: each line or document alone.",
+    ),
+]
+TextOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE", help="Instead of a store: anything that `sglm prep` reads; - is stdin."
+    ),
+]
+EnsembleOption = Annotated[
+    bool,
+    typer.Option(
+        "--ensemble", help="The mean of the probabilities of the models at the cycles' ends."
+    ),
+]
+WeightOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="X|tune",
+        help="Of the n-gram model, from 0 to 1; tune: the best on half of valid.",
+    ),
+]
+
+
 def evaluate(
     *,
     run: options.RunArgument,
@@ -49,57 +80,93 @@ def evaluate(
         typer.Option(metavar="STORE", help="Left out: the store that the run was trained on."),
     ] = None,
     split: SplitOption = None,
-    text: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", help="Instead of a store: anything that `sglm prep` reads; - is stdin."
-        ),
-    ] = None,
+    text: TextOption = None,
     text_field: Annotated[
         str, typer.Option(metavar="NAME", help="The field of a record of --text that is its text.")
     ] = "text",
-    context: Annotated[
-        Context,
-        options.one_of(
-            "--context",
-            Context,
-            help_text="carried: one long text; reset: each line or document alone.",
-        ),
-    ] = Context.CARRIED,
+    context: ContextOption = Context.CARRIED,
+    mix: MixOption = None,
+    weight: WeightOption = None,
+    ensemble: EnsembleOption = False,
+    last: options.LastOption = None,
     device: options.DeviceOption = options.Device.AUTO,
     as_json: options.JsonOption = False,
 ) -> None:
     """Perplexity of a held-out split or of a file.
 
     Per token and per word, and in bits per byte; every token counts exactly once. Without --data
-    and --text: of the test split of the store that the run was trained on.
+    and --text: of the test split of the store that the run was trained on. --weight tune chooses
+    the weight on the first half of the validation split, of which then the other half is evaluated.
     """
     with ended_by_interrupts():
         from sglm.errors import InputError
         from sglm.lm import load
+        from sglm.snapshots import load_ensemble
 
+    if last is not None and not ensemble:
+        raise InputError("--last chooses snapshots; give it together with --ensemble")
     if data is not None and text is not None:
         raise InputError("give --data DIR (a store) or --text FILE, not both")
     if text is not None and split is not None:
         raise InputError("--split chooses a part of a store; --text FILE is evaluated whole")
+    check_both(mix, weight)
     how: Literal["carried", "reset"] = "reset" if context is Context.RESET else "carried"
-    lm = load(run, device.value)
+    lm = load_ensemble(run, device.value, last=last) if ensemble else load(run, device.value)
+    store = None
+    if text is None or weight == TUNE:
+        store = _store(data, run, "evaluating" if text is None else "tuning on")
+    lm, mixing = _mixed(lm, mix, weight, store=store, context=how)
     if text is not None:
         if str(text) == "-":
             announce_terminal()
         result = lm.perplexity(text, context=how, text_field=text_field)
     else:
-        store = _store(data, run)
-        chosen = split.value if split else "test" if "test" in store.splits else "valid"
-        result = lm.evaluate(store, chosen, how)
+        assert store is not None
+        result = _evaluate_store(lm, store, split, context=how, half=weight == TUNE)
     _warn_of_lines_trained_on(result)
     if as_json:
-        typer.echo(json.dumps(result.to_json()))
+        typer.echo(json.dumps(result.to_json() | ({"mix": mixing} if mixing else {})))
     else:
         _print_table(result)
 
 
-def _store(data: Path | None, run: Path) -> "TokenStore":
+def _mixed(
+    lm: "LanguageModel",
+    mix: Path | None,
+    weight: str | None,
+    *,
+    store: "TokenStore | None",
+    context: Literal["carried", "reset"],
+) -> tuple["LanguageModel", dict[str, Any] | None]:
+    """The model as the options want it, and what `--json` says of the mixture."""
+    if mix is None or weight is None:
+        return lm, None
+    if weight == TUNE and store is not None:
+        lm, value = tuned(lm, mix, store, context=context)
+    else:
+        value = read_weight(weight)
+        lm = mixed(lm, mix, value)
+    return lm, {"model": str(mix), "weight": value, "tuned": weight == TUNE}
+
+
+def _evaluate_store(
+    lm: "LanguageModel",
+    store: "TokenStore",
+    split: Split | None,
+    *,
+    context: Literal["carried", "reset"],
+    half: bool,
+) -> "Evaluation":
+    """half: of the validation split only the second."""
+    from sglm.mix import evaluate_second_half
+
+    chosen = split.value if split else "test" if "test" in store.splits else "valid"
+    if half and chosen == "valid":
+        return evaluate_second_half(lm, store, context=context)
+    return lm.evaluate(store, chosen, context)
+
+
+def _store(data: Path | None, run: Path, purpose: str) -> "TokenStore":
     """The one that was given, or the one that the run was trained on."""
     from sglm.text.store import TokenStore
     from sglm.train.record import trained_on
@@ -107,7 +174,7 @@ def _store(data: Path | None, run: Path) -> "TokenStore":
     if data is not None:
         return TokenStore.open(data)
     store = trained_on(run)
-    typer.echo(f"evaluating {store.folder}, which it was trained on", err=True)
+    typer.echo(f"{purpose} {store.folder}, which it was trained on", err=True)
     return store
 
 
@@ -140,7 +207,7 @@ def _print_table(result: "Evaluation") -> None:
             "bits per byte": "- (<unk> hides bytes)" if bits is None else f"{bits:.4f}",
             "tokens": rows["tokens"],
             "words": f"{result.words:,}",
-            "bytes": f"{result.bytes:,}",
+            "bytes": f"{result.bytes:,}" if result.bytes else "unknown",
         }
     rows |= {
         "lines trained on": "unknown" if known is None else f"{known:,} of {result.lines:,}",

@@ -10,7 +10,19 @@ import typer
 from typer.core import TyperGroup
 
 from sglm import __version__
-from sglm.cli import compare, config, generate, pairs, prep, recipes, score, surprisal, train
+from sglm.cli import (
+    average,
+    compare,
+    config,
+    generate,
+    pairs,
+    prep,
+    recipes,
+    rescore,
+    score,
+    surprisal,
+    train,
+)
 from sglm.cli import eval as eval_command
 from sglm.cli.streams import drop_full_stdout, prepare_streams
 from sglm.errors import InputError, SglmError, SglmWarning, as_sglm_error, printable
@@ -173,9 +185,11 @@ app.command("eval")(eval_command.evaluate)
 app.command("score")(score.score)
 app.command("surprisal")(surprisal.surprisal)
 app.command("pairs")(pairs.pairs)
+app.command("rescore")(rescore.rescore)
 # `generate` itself reports extra arguments, and suggests what the user meant.
 app.command("generate", context_settings={"allow_extra_args": True})(generate.generate)
 app.command("compare", epilog=compare.VARIANTS_HELP)(compare.compare)
+app.command("average")(average.average)
 app.command("recipes")(recipes.recipes)
 app.command("config")(config.config)
 

@@ -120,3 +120,7 @@ PrecisionOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+LastOption = Annotated[
+    int | None,
+    number("--last", int, "Only the snapshots of the last N cycles; left out: of all."),
+]

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from sglm.optim.precision import Precision
     from sglm.text.store import TokenStore
     from sglm.train.loop import Outcome
+    from sglm.train.starting_point import StartingPoint
 
 
 def train(
@@ -41,6 +42,12 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume/--no-resume", help="Continue a run that is in --out.")
     ] = True,
+    start_from: Annotated[
+        Path | None,
+        typer.Option(
+            "--from", metavar="RUN", help="Start from the weights of a trained run or model."
+        ),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.")] = False,
 ) -> None:
@@ -52,16 +59,26 @@ def train(
     with stop_request() as request:
         from sglm.config import load_config
         from sglm.text.store import TokenStore
+        from sglm.train.starting_point import StartingPoint
 
         overrides = [*(set_ or []), *([] if seed is None else [f"train.seed={seed}"])]
         settings = load_config(config, overrides)
         store = TokenStore.open(data)
+        start = None if start_from is None else StartingPoint.open(start_from)
         chosen = _precision(device, precision, deterministic)
         if dry_run:
+            if start is not None:
+                start.check_fits(settings, store)
             _print_plan(settings, store, precision=chosen, as_json=as_json)
             return
         outcome = _train(
-            settings, store, out, precision=chosen, resume=resume, stop_signal=request.signal_number
+            settings,
+            store,
+            out,
+            precision=chosen,
+            resume=resume,
+            start=start,
+            stop_signal=request.signal_number,
         )
     if outcome is None:
         return
@@ -91,6 +108,7 @@ def _train(
     *,
     precision: "Precision",
     resume: bool,
+    start: "StartingPoint | None",
     stop_signal: Callable[[], int | None],
 ) -> "Outcome | None":
     """Trains among the processes that torchrun has started, or alone; None where another of them
@@ -106,6 +124,7 @@ def _train(
             precision=precision,
             console=sys.stderr,
             resume=resume,
+            start=start,
             stop_signal=stop_signal,
             ranks=ranks,
         )

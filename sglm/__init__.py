@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from sglm.lm import load as load
     from sglm.scoring.incremental import ScoringState as ScoringState
     from sglm.scoring.results import Score as Score
+    from sglm.snapshots import average_snapshots as average_snapshots
+    from sglm.snapshots import load_ensemble as load_ensemble
+    from sglm.train.fit import fit as fit
 
 __version__ = "0.1.0"
 
@@ -22,6 +25,9 @@ __version__ = "0.1.0"
 _HOMES = {
     "load": "sglm.lm",
     "LanguageModel": "sglm.lm",
+    "average_snapshots": "sglm.snapshots",
+    "fit": "sglm.train.fit",
+    "load_ensemble": "sglm.snapshots",
     "Score": "sglm.scoring.results",
     "ScoringState": "sglm.scoring.incremental",
     "SglmError": "sglm.errors",
@@ -35,7 +41,10 @@ __all__ = [
     "Score",
     "ScoringState",
     "SglmError",
+    "average_snapshots",
+    "fit",
     "load",
+    "load_ensemble",
 ]
 
 

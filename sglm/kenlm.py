@@ -16,14 +16,14 @@ import os
 import sys
 from collections.abc import Iterator
 from hashlib import blake2b
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from sglm.errors import InputError
 from sglm.lm import LanguageModel as _LanguageModel
 from sglm.lm import load
-from sglm.scoring.stream import read_on
+from sglm.scoring.branching import Branch
 
 ORDER = sys.maxsize  # an n-gram model's longest n
 _BEGIN, _END = "<s>", "</s>"
@@ -63,8 +63,7 @@ class State:
     """A model's state after some words. Empty until `BeginSentenceWrite` or the like writes it."""
 
     def __init__(self) -> None:
-        self._predictor_state: Any = None
-        self._previous_id = -1
+        self._branch: Branch | None = None
         self._words = 0
         self._in_text = False
         self._history = b""
@@ -106,6 +105,11 @@ class Model:
         self._lm: _LanguageModel = load(os.fsdecode(path), "cpu")
 
     @property
+    def language_model(self) -> _LanguageModel:
+        """The model behind KenLM's methods."""
+        return self._lm
+
+    @property
     def order(self) -> int:
         """`ORDER`."""
         return ORDER
@@ -143,8 +147,10 @@ class Model:
         """The state at the beginning of a sentence."""
         state._write(State())
         state._words = 1  # <s>
-        state._predictor_state = self._lm.predictor.start(1)
-        state._previous_id = self._lm.tokenizer.eos_id
+        predictor = self._lm.predictor
+        state._branch = Branch(
+            predictor, state=predictor.start(1), token_id=self._lm.tokenizer.eos_id
+        )
         state._history = b"begin"
 
     def NullContextWrite(self, state: State) -> None:  # noqa: N802
@@ -166,19 +172,19 @@ class Model:
         Raises:
             InputError: the state has not been written, or `word` is not a single word.
         """
-        if in_state._predictor_state is None:
+        if in_state._branch is None:
             raise InputError("the state is empty: BeginSentenceWrite(state) comes first")
         ids = self._ids(word, in_text=in_state._in_text)
-        read = np.array([in_state._previous_id, *ids], dtype=np.int64)
-        nats, predictor_state = read_on(self._lm.predictor, read, in_state._predictor_state)
+        logprob, branch = in_state._branch.follow(ids)
         words = in_state._words + 1
         after = State()
-        after._predictor_state, after._previous_id = predictor_state, ids[-1]
+        after._branch = branch
         after._words, after._in_text = words, True
-        after._history = blake2b(in_state._history + read[1:].tobytes(), digest_size=16).digest()
+        read = np.array(ids, dtype=np.int64).tobytes()
+        after._history = blake2b(in_state._history + read, digest_size=16).digest()
         out_state._write(after)
         oov = word != _END and self._is_unknown(word)
-        return FullScoreReturn(-float(nats.sum()) / math.log(10), words, oov)
+        return FullScoreReturn(logprob / math.log(10), words, oov)
 
     def _ids(self, word: str, *, in_text: bool) -> list[int]:
         tokenizer = self._lm.tokenizer

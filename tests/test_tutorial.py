@@ -57,6 +57,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         "valid.txt": make_text(50, seed=1),
         "lines.txt": make_text(5, seed=2),
         "ids.txt": "".join(f"{n % 7 + 1} {n % 11 + 8} {n % 13 + 19}\n" for n in range(600)),
+        "beams.tsv": make_text(8, seed=3).replace("\n", "\t-1.5\n"),
         "reviews.jsonl": "".join(
             json.dumps({"body": line}) + "\n" for line in text.splitlines()[:300]
         ),

@@ -72,6 +72,12 @@ _MORE: dict[str, list[str | bytes]] = {
         "[" * 5000,
         '{"text": ' + "9" * 5000 + "}",
     ],
+    "arpa": [
+        "\\data\\\nngram 1=3\nngram 2=1\n\n\\1-grams:\n-99\t<s>\t-0.5\n-1\t</s>\n-0.3\ta\n\n"
+        "\\2-grams:\n-0.2\t<s> a\n\n\\end\\\n",
+        "\\data\\\nngram 1=999999999999\n\\1-grams:\n",
+    ],
+    "beams": ["the cat\t-1.5\na\t1e3\r\n", "a\t1e999\n", "a\t1_0\n", "\t1\n"],
     "vocabulary": ['w["a", "a"]', 'w["a b"]', 'c["ab"]', 'c["\\ud800"]', "w[1]", "w" + "[" * 5000],
     "score": [*(bytes([number]) + SAMPLE.encode() for number in range(4))],
     "prep": [

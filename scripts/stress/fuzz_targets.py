@@ -11,6 +11,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from sglm.compare.results import written_horizon
@@ -20,6 +21,8 @@ from sglm.errors import SglmError
 from sglm.lm import LanguageModel, load
 from sglm.model.folder import load_weights, save_model
 from sglm.model.language_model import LSTMLanguageModel, ModelShape
+from sglm.ngram.arpa import read_arpa
+from sglm.scoring.nbest import read_nbest
 from sglm.storage.checkpoint import load_checkpoint, save_checkpoint
 from sglm.text.lines import READ_BYTES, read_text_lines
 from sglm.text.prepare import Recipe, prepare
@@ -312,6 +315,23 @@ def target_parquet(originals: Originals, data: bytes) -> None:
     path.write_bytes(data)
     for piece in read_parquet(path, "text"):
         piece.text.encode("utf-8")
+
+
+def target_arpa(originals: Originals, data: bytes) -> None:
+    path = originals.folder / "fuzzed.arpa"
+    path.write_bytes(data)
+    model = read_arpa(path)
+    history = np.full((1, max(1, model.order - 1)), 0)
+    assert len(model.words) == len(set(model.words))
+    assert not np.isnan(model.distributions(history)).any()
+
+
+def target_beams(originals: Originals, data: bytes) -> None:
+    path = originals.folder / "fuzzed.tsv"
+    path.write_bytes(data)
+    lists = read_nbest(path, 1)
+    assert all(text.strip() for text in lists.texts)
+    assert np.isfinite(lists.scores_LK).all()
 
 
 def target_score(originals: Originals, data: bytes) -> None:

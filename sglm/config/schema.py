@@ -162,7 +162,7 @@ class SynthesizerConfig(Section):
     every: Annotated[PositiveInt | None, Off] = None
     """Windows from one reading of an adjoint to the next. Windows shorter than `reach` are read
     along, and what is read for the last one ages the longest; after longer ones it injects at
-    every reading and not in between. none: 1 for shorter windows, 8 for longer ones."""
+    every reading and not in between. none: 1 for shorter windows, 32 for longer ones."""
     reach: PositiveInt = 10
     """Tokens that an adjoint reads past the last boundary that a reading is for."""
     inject: Literal["prediction", "noise", "other-lane"] = "prediction"

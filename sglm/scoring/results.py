@@ -147,7 +147,7 @@ class Evaluation:
     words: int | None
     """Whitespace-separated; None where the text is ids."""
     bytes: int | None
-    """In UTF-8; None where the text is ids."""
+    """In UTF-8; 0 where that is not known, as of a part of a split; None where the text is ids."""
     unknown: int
     """How many of the tokens are `<unk>`."""
     context: Context = "carried"
@@ -196,7 +196,7 @@ class Evaluation:
             "split": self.split,
             "tokens": self.tokens,
             "words": self.words,
-            "bytes": self.bytes,
+            "bytes": self.bytes or None,
             "nll_nats": finite_or_none(self.nll_nats),
             "token_ppl": finite_or_none(self.token_ppl),
             "word_ppl": finite_or_none(self.word_ppl),

@@ -31,9 +31,9 @@ from sglm.train.window_pass import RunsWindow, WindowPass
 MakeEstimator = Callable[[Config, LSTMLanguageModel], StateGradientEstimator]
 
 COUNTED_AT_ONCE = 2**24
-# From one reading of an adjoint to the next where windows are long. Reading at every one took a
-# sixth of the training time, and with long windows there is no horizon gap to close (docs/log.md).
-_LONG_WINDOWS_STRETCH = 8
+# From one reading of an adjoint to the next where windows are long, so that it takes under a
+# twentieth of the training time: with long windows there is no horizon gap to close (docs/log.md).
+_LONG_WINDOWS_STRETCH = 32
 
 
 def model_shape(config: Config, vocab_size: int) -> ModelShape:
@@ -114,7 +114,10 @@ def _check_reading(config: Config, lane_length: int) -> None:
     settings = config.synthesizer
     if config.schedule.mode == "real" or settings.kind != "adjoint":
         return
-    every = stretch_windows(config)
+    # By default stretches of long windows are so long only to be read seldom: a short text is read
+    # once, and what would be past its end is not missed.
+    by_default = settings.every is None
+    every = 1 if by_default else stretch_windows(config)
     reads = every * config.train.window + settings.reach
     if reads > lane_length:
         raise ConfigError(

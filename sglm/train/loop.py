@@ -25,6 +25,8 @@ from sglm.train.build import (
     token_counts,
 )
 from sglm.train.closing_sentence import closing_sentence
+from sglm.train.learner import Learner
+from sglm.train.log.run_log import OnReport
 from sglm.train.run_folder import RunFolder
 from sglm.train.runaway import RAN_AWAY
 from sglm.train.sample import sample
@@ -40,6 +42,7 @@ from sglm.train.session import (
     opened,
     progress_of,
 )
+from sglm.train.starting_point import StartingPoint
 from sglm.train.step import train_step
 from sglm.train.validate import validate
 from sglm.train.window_decision import followed_mode
@@ -77,7 +80,9 @@ def train(
     precision: Precision,
     console: TextIO,
     resume: bool = True,
+    start: StartingPoint | None = None,
     stop_signal: Callable[[], int | None] = lambda: None,
+    on_report: OnReport | None = None,
     ranks: Ranks = ALONE,
 ) -> Outcome:
     """Trains, or continues a training, to the end of its schedule.
@@ -89,8 +94,11 @@ def train(
         precision: in what types, and on which device.
         console: for progress.
         resume: continue what is in `out`; otherwise a run there is an error.
+        start: a model whose weights the training starts from; None: from random ones.
         stop_signal: the number of the signal that asked to stop, or None; polled at every step of
             every rank: if one is asked, all of them stop.
+        on_report: called with every line of `metrics.jsonl`, and with the means of the training
+            steps in between (`split` is then `"train"`); what it raises ends the training.
         ranks: the processes that train together; each calls this with its own, rank 0 writes.
 
     Raises:
@@ -98,12 +106,13 @@ def train(
         InputError, ConfigError: `out` holds something else, or is in use; too short a text.
         SglmError: losses or gradients are not finite, also after going back to a checkpoint.
     """
+    if start is not None:
+        start.check_fits(config, store)
     batcher = build_batcher(config, store, ranks=ranks)
-    # Before the folder is made: a model too large for the memory leaves nothing behind.
-    learner = build_learner(config, token_counts(store), precision, ranks=ranks)
     job = Job(
         config=config,
         store=store,
+        start=start,
         run=RunFolder(out),
         batcher=batcher,
         schedule=build_schedule(config, batcher.steps_per_epoch),
@@ -112,7 +121,10 @@ def train(
         console=console,
         ranks=ranks,
         stop_signal=stop_signal,
+        on_report=on_report,
     )
+    # Before the folder is made: a model too large for the memory leaves nothing behind.
+    learner = _learner(job)
     with denormals_as_zero(), opened(job, resume):
         checkpoint = newest_checkpoint(job)
         progress = progress_of(job, checkpoint)
@@ -125,10 +137,18 @@ def train(
                 raise SglmError(_gave_up(session.progress))
             session.log.line(_going_back(session.progress))
             del session, learner  # there may be no room for two
-            learner = build_learner(config, token_counts(store), precision, ranks=ranks)
+            learner = _learner(job)
             session = begin(job, learner, newest_checkpoint(job))
             session.progress.went_back_to = session.progress.step
     return _outcome(session.progress, _diagnosis(session), already_finished=False)
+
+
+def _learner(job: Job) -> Learner:
+    """As it is before the first step."""
+    learner = build_learner(job.config, token_counts(job.store), job.precision, ranks=job.ranks)
+    if job.start is not None:
+        job.start.copy_into(learner.model)
+    return learner
 
 
 def _reaches_end(session: Session) -> bool:

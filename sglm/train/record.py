@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-import sglm
+from sglm import __version__
 from sglm.config import Config
 from sglm.errors import InputError
 from sglm.optim.precision import Precision
@@ -141,7 +141,7 @@ def versions(tokenizer_kind: str = "") -> dict[str, str | None]:
     """
     made_tokens = _MADE_TOKENS.get(tokenizer_kind)
     packages = [*_PACKAGES, *([made_tokens] if made_tokens else [])]
-    by_name: dict[str, str | None] = {"sglm": sglm.__version__, "python": platform.python_version()}
+    by_name: dict[str, str | None] = {"sglm": __version__, "python": platform.python_version()}
     for name in packages:
         try:
             by_name[name] = importlib.metadata.version(name)
@@ -150,7 +150,7 @@ def versions(tokenizer_kind: str = "") -> dict[str, str | None]:
     by_name["cuda"] = torch.version.cuda
     cudnn: Any = torch.backends.cudnn
     by_name["cudnn"] = str(cudnn.version()) if torch.version.cuda and cudnn.is_available() else None
-    package = Path(sglm.__file__).resolve().parent
+    package = Path(__file__).resolve().parents[1]
     by_name["git_commit"] = git_commit(package.parent)
     by_name["code_sha256"] = code_sha256(package)
     return by_name

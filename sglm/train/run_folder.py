@@ -19,6 +19,7 @@ from sglm.storage.durable import locked, remove, replace_text, sync
 from sglm.storage.untrusted import read_json
 from sglm.text.store import TokenStore
 from sglm.text.tokenizer import Tokenizer
+from sglm.train.starting_point import StartingPoint
 
 FORMAT_VERSION = 1
 _LOCK = ".lock"
@@ -60,23 +61,29 @@ class RunFolder:
         return self.path / "run.json"
 
     @contextmanager
-    def opened(self, config: Config, store: TokenStore, resume: bool) -> Iterator[None]:
+    def opened(
+        self,
+        config: Config,
+        store: TokenStore,
+        resume: bool,
+        start: StartingPoint | None = None,
+    ) -> Iterator[None]:
         """Starts a new run here, or continues the one here if it is the same; nobody else can
         open it until the block ends.
 
         Raises:
             ConfigError: the run here has another configuration.
-            InputError: another corpus; something that is not a run; another process trains here;
-                or `resume` is off and a run is here.
+            InputError: another corpus, or other weights to start from; something that is not a
+                run; another process trains here; or `resume` is off and a run is here.
         """
         self._refuse_foreign()
         self.path.mkdir(parents=True, exist_ok=True)
         self._refuse_links()
         with locked(self.path / _LOCK):
             if not self.identity.exists():
-                self._create(config, store)
+                self._create(config, store, start)
             else:
-                self.check_same(config, store)
+                self.check_same(config, store, start)
                 if not resume:
                     raise InputError(
                         f"{self.path}: already holds a run; give another --out, or leave out"
@@ -109,12 +116,13 @@ class RunFolder:
                         " files are its own: copy it with `cp -rL`, or give another --out"
                     )
 
-    def _create(self, config: Config, store: TokenStore) -> None:
+    def _create(self, config: Config, store: TokenStore, start: StartingPoint | None) -> None:
         identity = {
             "format_version": FORMAT_VERSION,
             "sglm": __version__,
             "corpus_fingerprint": store.fingerprint,
             "tokenizer_fingerprint": store.tokenizer().fingerprint,
+            "started_from": None if start is None else start.weights_sha256,
         }
         # run.json makes the folder a run, so the configuration goes with it in one piece.
         replace_text(
@@ -123,14 +131,17 @@ class RunFolder:
         )
         replace_text(self.config, config_to_toml(config))
 
-    def check_same(self, config: Config, store: TokenStore) -> None:
+    def check_same(
+        self, config: Config, store: TokenStore, start: StartingPoint | None = None
+    ) -> None:
         """
         Raises:
-            ConfigError, InputError: the run here has another configuration or another corpus.
+            ConfigError, InputError: the run here has another configuration or another corpus, or
+                started from other weights.
         """
         try:
             identity = read_json(self.identity)
-            corpus = identity["corpus_fingerprint"]
+            corpus, begun = identity["corpus_fingerprint"], identity.get("started_from")
             own = parse_config(identity["config"], str(self.identity))
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise InputError(
@@ -149,6 +160,13 @@ class RunFolder:
             raise InputError(
                 f"{self.path}: holds a run on another corpus;"
                 " give the --data it was started with, or another --out"
+            )
+        if begun != (None if start is None else start.weights_sha256):
+            raise InputError(
+                f"{self.path}: holds a run that started from"
+                f" {'random' if begun is None else 'other'} weights; give"
+                f" {'no --from' if begun is None else 'the --from it was started with'},"
+                " or another --out"
             )
 
     def load_checkpoint(self) -> Checkpoint | None:

@@ -25,11 +25,12 @@ from sglm.text.store import TokenStore
 from sglm.train.learner import Learner, capture, restore
 from sglm.train.log.console import print_while_open
 from sglm.train.log.metrics import drop_later_lines
-from sglm.train.log.run_log import RunLog
+from sglm.train.log.run_log import OnReport, RunLog
 from sglm.train.record import keep_training_lines, record_session
 from sglm.train.run_folder import RunFolder
 from sglm.train.runaway import RunawayWatch
 from sglm.train.save_timer import SaveTimer
+from sglm.train.starting_point import StartingPoint
 from sglm.train.window_decision import DecisionRule
 
 SKIPS_BEFORE_GOING_BACK = 100
@@ -88,7 +89,8 @@ class Job:
     """What is to be done, from the first step to the last; see `sglm.train.loop.train`.
 
     Attributes:
-        stop_signal: of this process alone.
+        start: whose weights the first step starts from; None: random ones.
+        stop_signal, on_report: of this process alone.
     """
 
     config: Config
@@ -101,6 +103,8 @@ class Job:
     console: TextIO
     ranks: Ranks
     stop_signal: Callable[[], int | None]
+    start: StartingPoint | None = None
+    on_report: OnReport | None = None
 
     @property
     def evaluate_every(self) -> int:
@@ -203,7 +207,7 @@ def opened(job: Job, resume: bool) -> Iterator[None]:
         refusal: SglmError | None = None
         if job.ranks.writes:
             try:
-                kept.enter_context(job.run.opened(job.config, job.store, resume))
+                kept.enter_context(job.run.opened(job.config, job.store, resume, job.start))
             except SglmError as error:
                 refusal = error
         refused = job.ranks.most(0 if refusal is None else 1)
@@ -284,6 +288,7 @@ def begin(job: Job, learner: Learner, checkpoint: Checkpoint | None) -> Session:
         interval=interval,
         files_before=progress.event_files,
         stream=job.console,
+        on_report=job.on_report,
         ranks=ranks,
     )
     progress.event_files = log.event_files

@@ -229,7 +229,7 @@ def test_how_often_an_adjoint_reads_depends_on_the_windows_unless_it_is_given() 
     def stretch(*overrides: str) -> int:
         return stretch_windows(load_config("tiny", ["synthesizer.reach=10", *overrides]))
 
-    assert [stretch(f"train.window={window}") for window in (2, 9, 10, 35)] == [1, 1, 8, 8]
+    assert [stretch(f"train.window={window}") for window in (2, 9, 10, 35)] == [1, 1, 32, 32]
     assert [stretch(f"train.window={w}", "synthesizer.every=2") for w in (2, 35)] == [2, 2]
     assert stretch("train.window=5", "synthesizer.kind=mlp") == 1
 

@@ -12,30 +12,8 @@ import pytest
 from sglm import kenlm
 from tests.extras.conftest import needs
 from tests.tiny_models import KINDS, save_lm
+from tests.toy_ngrams import write_toy_arpa
 
-# A bigram model of the words that the tiny models know; probabilities and back-offs are any.
-ARPA = """\\data\\
-ngram 1=7
-ngram 2=5
-
-\\1-grams:
--1.0\t<unk>\t0
-0\t<s>\t-0.3
--1.2\t</s>\t0
--0.7\tthe\t-0.2
--0.9\tcat\t-0.1
--1.1\tsat\t-0.4
--1.3\tmat\t-0.5
-
-\\2-grams:
--0.2\t<s> the
--0.3\tthe cat
--0.5\tcat sat
--0.6\tthe mat
--0.4\tsat </s>
-
-\\end\\
-"""
 SENTENCES = ["the cat sat", "the", "", "sat the zyx mat", "  the\tcat   sat "]
 
 
@@ -44,8 +22,7 @@ def module_and_model(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[An
     if request.param != "kenlm":
         return kenlm, kenlm.Model(save_lm(request.param, tmp_path / "run"))
     package = needs("kenlm")
-    (tmp_path / "toy.arpa").write_text(ARPA)
-    return package, package.Model(str(tmp_path / "toy.arpa"))
+    return package, package.Model(str(write_toy_arpa(tmp_path / "toy.arpa")))
 
 
 def test_scores_are_sums_of_words(module_and_model: tuple[Any, Any]) -> None:

@@ -18,6 +18,7 @@ from sglm.lm import load
 from sglm.optim.precision import precision_of
 from sglm.text.prepare import Recipe, prepare
 from sglm.text.store import TokenStore
+from sglm.train.build import stretch_windows
 from sglm.train.loop import Outcome, train
 
 CPU = torch.device("cpu")
@@ -349,3 +350,13 @@ def test_an_adjoint_that_would_read_more_than_the_text_is_refused(
     with pytest.raises(ConfigError, match=r"synthesizer\.every = 10000 .*; lower them"):
         run(config, word_store, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_text_shorter_than_a_stretch_of_long_windows_is_read_once(
+    tiny_config: MakeConfig, word_store: TokenStore, tmp_path: Path
+) -> None:
+    config = tiny_config(synthesizer={"kind": "adjoint"}, train={"window": 60, "batch": 4})
+    lane = len(word_store.ids("train")) // config.train.batch
+    assert stretch_windows(config) * config.train.window > lane
+    run(config, word_store, tmp_path / "run")
+    assert metrics(tmp_path / "run")

@@ -1,6 +1,7 @@
 """What a run writes down of itself: to the console, TensorBoard and `metrics.jsonl` at once."""
 
-from typing import TextIO
+from collections.abc import Callable
+from typing import Any, TextIO
 
 from sglm.config import Config
 from sglm.optim.schedule import Mode
@@ -17,6 +18,8 @@ from sglm.train.run_folder import RunFolder
 from sglm.train.sample import Sample
 from sglm.train.step import StepResult
 
+OnReport = Callable[[dict[str, Any]], None]
+
 
 class RunLog:
     """Writes down what happens in one session; decides nothing.
@@ -30,7 +33,8 @@ class RunLog:
         interval: `interval_sums` of the checkpoint that is continued.
         files_before: how many files of events there were at that checkpoint.
         stream: where progress goes; a bar on a terminal, plain lines elsewhere.
-        ranks: their sums are added up; only rank 0 writes.
+        on_report: is told of every validation and interval (`sglm.train.loop.train`).
+        ranks: their sums are added up; only rank 0 writes and reports.
     """
 
     def __init__(
@@ -43,9 +47,11 @@ class RunLog:
         interval: dict[str, float],
         files_before: int,
         stream: TextIO,
+        on_report: OnReport | None = None,
         ranks: Ranks = ALONE,
     ) -> None:
         self.metrics = run.metrics
+        self.on_report = on_report
         self.meter = IntervalMeter(interval, ranks=ranks)
         self.console = ConsoleLog(stream, total_steps=total_steps, first_step=first_step)
         self.events: EventFile | None = None
@@ -116,6 +122,18 @@ class RunLog:
                 f"{means.tokens_per_s:,.0f} tokens/s",
                 f"rate {rate:.2e}",
             )
+            self._report(
+                {
+                    "step": step,
+                    "split": "train",
+                    "nll_per_token": finite_or_none(means.loss),
+                    "token_ppl": finite_or_none(perplexity(means.loss, 1)),
+                    "lr": rate,
+                    "mode": mode.value,
+                    "cycle": cycle,
+                    "tokens_per_s": means.tokens_per_s,
+                }
+            )
         self.meter.restart_clock()
         return means.loss
 
@@ -176,7 +194,12 @@ class RunLog:
             f"step {step:,}: validation perplexity {evaluation.token_ppl:.2f}"
             f" ({nll:.4f} nats per token)"
         )
+        self._report(line)
         self.meter.restart_clock()
+
+    def _report(self, line: dict[str, Any]) -> None:
+        if self.on_report is not None:
+            self.on_report(line)
 
     def line(self, text: str) -> None:
         """A line on the console."""

@@ -1,0 +1,71 @@
+"""Options that mix a model with an n-gram model."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sglm.errors import InputError
+
+if TYPE_CHECKING:
+    from sglm.lm import LanguageModel
+    from sglm.scoring.results import Context
+    from sglm.text.store import TokenStore
+
+TUNE = "tune"
+MixOption = Annotated[
+    Path | None,
+    typer.Option(metavar="MODEL.arpa", help="Mix each probability with an n-gram model's."),
+]
+
+
+def mixed(lm: "LanguageModel", mix: Path | None, weight: float | None) -> "LanguageModel":
+    """The model itself, or its mixture with `--mix`.
+
+    Raises:
+        InputError: one of the two options without the other; see `sglm.mix.with_ngram`.
+    """
+    from sglm.mix import with_ngram
+
+    check_both(mix, weight)
+    return lm if mix is None or weight is None else with_ngram(lm, mix, weight=weight)
+
+
+def check_both(mix: Path | None, weight: float | str | None) -> None:
+    """
+    Raises:
+        InputError: one of the two options without the other.
+    """
+    if mix is None and weight is not None:
+        raise InputError("--weight is that of --mix MODEL.arpa; give it too")
+    if mix is not None and weight is None:
+        raise InputError(
+            "--mix needs --weight, from 0 to 1; `sglm eval RUN --mix MODEL.arpa --weight tune`"
+            " finds a good one"
+        )
+
+
+def read_weight(weight: str) -> float:
+    """
+    Raises:
+        InputError: no number, nor `tune`, which the caller handles.
+    """
+    try:
+        return float(weight)
+    except ValueError:
+        raise InputError(f"--weight: {weight!r} is neither a number nor {TUNE}") from None
+
+
+def tuned(
+    lm: "LanguageModel", mix: Path, store: "TokenStore", *, context: "Context"
+) -> tuple["LanguageModel", float]:
+    """The mixture with the weight that is best on the first half of the store's validation split.
+
+    Raises:
+        InputError: see `sglm.mix`.
+    """
+    from sglm.mix import read_ngram, tune_weight, with_ngram
+
+    ngram = read_ngram(lm, mix)
+    weight = tune_weight(lm, ngram, store, context=context)
+    return with_ngram(lm, ngram, weight=weight), weight

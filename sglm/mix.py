@@ -1,0 +1,147 @@
+"""A language model mixed with an n-gram model: an old and cheap gain (Mikolov et al. 2010,
+"Recurrent neural network based language model", table 1).
+
+Shapes: N tokens, P = 2 predictors: the model, then the n-gram model.
+"""
+
+import os
+from dataclasses import replace
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sglm.errors import InputError
+from sglm.lm import LanguageModel
+from sglm.ngram.arpa import read_arpa
+from sglm.scoring.arguments import real_number
+from sglm.scoring.batch import sequence_nlls, texts_nll
+from sglm.scoring.mixture import Mixture, fit_weights
+from sglm.scoring.ngram_predictor import NgramPredictor
+from sglm.scoring.predictor import Predictor
+from sglm.scoring.results import Context, Evaluation
+from sglm.scoring.stream import read_on, stream_nll
+from sglm.storage.untrusted import given_path
+from sglm.text.store import TokenStore
+
+Ids = npt.NDArray[np.int64]
+Nats = npt.NDArray[np.float64]
+
+
+def read_ngram(lm: LanguageModel, arpa: str | os.PathLike[str]) -> NgramPredictor:
+    """An n-gram model that predicts the tokens of `lm`.
+
+    Args:
+        lm: of words.
+        arpa: the n-gram model's file, over the same words, `<unk>` among them. A line's `<eos>` is
+            its `</s>`.
+
+    Raises:
+        InputError: no such file, or no whole ARPA file; another vocabulary.
+    """
+    path = given_path("an ARPA file", arpa)
+    return NgramPredictor(read_arpa(path), tokenizer=lm.tokenizer, name=str(path))
+
+
+def with_ngram(
+    lm: LanguageModel, ngram: str | os.PathLike[str] | NgramPredictor, *, weight: float
+) -> LanguageModel:
+    """A model whose probability of each token is (1 − weight) · lm's + weight · the n-gram's.
+
+    >>> mix.with_ngram(sglm.load("runs/ptb"), "ptb.arpa", weight=0.3).score("the cat sat").ppl
+
+    Args:
+        lm: is not changed.
+        ngram: an ARPA file (`read_ngram`), or what was read from one.
+        weight: of the n-gram model, from 0 to 1.
+
+    Raises:
+        InputError: see `read_ngram`; a weight out of range.
+    """
+    weight = real_number("weight", weight)
+    if not 0 <= weight <= 1:
+        raise InputError(f"weight: {weight:g} is no weight of a mixture; it is from 0 to 1")
+    if not isinstance(ngram, NgramPredictor):
+        ngram = read_ngram(lm, ngram)
+    return LanguageModel(
+        Mixture([lm.predictor, ngram], weights=[1 - weight, weight]),
+        tokenizer=lm.tokenizer,
+        name=f"{lm.name} + {weight:g} · {ngram.name}",
+        training_lines=lm.training_lines,
+    )
+
+
+def tune_weight(
+    lm: LanguageModel, ngram: NgramPredictor, store: TokenStore, *, context: Context = "carried"
+) -> float:
+    """The weight of the n-gram model with which the first half of the validation split, cut where
+    a line ends, is the most probable.
+
+    Raises:
+        InputError: no such split, or one of fewer than two lines.
+    """
+    first, _ = _halves(lm, store)
+    eos_id = lm.tokenizer.eos_id
+    logprobs_PN = [
+        _logprobs(each, first, eos_id=eos_id, context=context) for each in (lm.predictor, ngram)
+    ]
+    return float(fit_weights(np.stack(logprobs_PN))[1])
+
+
+def evaluate_second_half(
+    lm: LanguageModel, store: TokenStore, *, context: Context = "carried"
+) -> Evaluation:
+    """Evaluates the half of the validation split that `tune_weight` does not see, as a text of its
+    own; how many bytes it has is not known.
+
+    Raises:
+        InputError: see `tune_weight`.
+    """
+    started = perf_counter()
+    _, second = _halves(lm, store)
+    eos_id = lm.tokenizer.eos_id
+    if context == "carried":
+        nll_nats = stream_nll(lm.predictor, second, eos_id)
+    else:
+        nll_nats = texts_nll(lm.predictor, _lines(second, eos_id), eos_id)
+    evaluation = Evaluation(
+        nll_nats=nll_nats,
+        tokens=len(second),
+        words=int((second != eos_id).sum()),
+        bytes=0,
+        unknown=int((second == lm.tokenizer.unk_id).sum()),
+        context=context,
+        model=lm.name,
+        split="valid, second half",
+    )
+    return replace(evaluation, seconds=perf_counter() - started)
+
+
+def _halves(lm: LanguageModel, store: TokenStore) -> tuple[Ids, Ids]:
+    if store.tokenizer().fingerprint != lm.tokenizer.fingerprint:
+        raise InputError(
+            f"{store.folder} was made by another tokenizer than {lm.name}; use the store it was"
+            " trained on"
+        )
+    ids = store.ids("valid").astype(np.int64)
+    ends = np.flatnonzero(ids == lm.tokenizer.eos_id) + 1
+    middle = ends[np.searchsorted(ends, len(ids) // 2)] if len(ends) > 1 else len(ids)
+    if middle == len(ids):
+        raise InputError(
+            f"{store.folder}: its validation split is too short for two halves; give a --weight"
+        )
+    return ids[:middle], ids[middle:]
+
+
+def _logprobs(predictor: Predictor[Any], ids: Ids, *, eos_id: int, context: Context) -> Nats:
+    if context == "carried":
+        nll_N, _ = read_on(predictor, np.concatenate(([eos_id], ids)), predictor.start(1))
+        return -nll_N
+    lines = [np.concatenate(([eos_id], line)) for line in _lines(ids, eos_id)]
+    return -np.concatenate(sequence_nlls(predictor, lines))
+
+
+def _lines(ids: Ids, eos_id: int) -> list[Ids]:
+    parts = np.split(ids, np.flatnonzero(ids == eos_id) + 1)
+    return [part for part in parts if len(part)]

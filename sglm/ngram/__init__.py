@@ -1,0 +1,1 @@
+"""N-gram models with back-off: read from ARPA files, and scored."""

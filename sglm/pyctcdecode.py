@@ -1,0 +1,178 @@
+"""A model of sglm as the language model of pyctcdecode's beam search.
+
+>>> from pyctcdecode import Alphabet, BeamSearchDecoderCTC
+>>> from sglm.pyctcdecode import SglmLanguageModel
+>>> alphabet = Alphabet.build_alphabet([" ", "a", "b", …])
+>>> model = SglmLanguageModel("runs/book", unigrams=words, alpha=0.5, beta=1.0)
+>>> decoder = BeamSearchDecoderCTC(alphabet, model)
+
+Numbers and units are those of pyctcdecode's own class for KenLM models: a word adds
+alpha · (natural logarithm of its probability) + beta to a beam, and one that is out of vocabulary
+alpha · ln 10 · `unk_score_offset` besides. What differs: a word-level model knows its words, so the
+list of unigrams is for the others; and a text that ends in a space is not given an empty word that
+is out of vocabulary.
+"""
+
+import json
+import math
+import os
+import shutil
+from bisect import bisect_left
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sglm.errors import InputError
+from sglm.kenlm import Model, State
+from sglm.model.folder import find_model_folder
+from sglm.scoring.arguments import real_number, truth
+from sglm.storage.durable import replace_text
+from sglm.storage.untrusted import read_json
+
+if TYPE_CHECKING:
+    AbstractLanguageModel = object
+else:
+    try:
+        from pyctcdecode.language_model import AbstractLanguageModel
+    except ImportError:  # what the class does can be used without it
+        AbstractLanguageModel = object
+
+# Characters of a word that is out of vocabulary which cost as much as the whole, as in pyctcdecode.
+_WORD_CHARACTERS = 6
+_MODEL, _ATTRIBUTES = "model", "attrs.json"
+
+
+class SglmLanguageModel(AbstractLanguageModel):
+    """Scores the words of beams; the state after a beam's words is a `sglm.kenlm.State`.
+
+    What may follow a state is computed once, however many words are tried there. Picklable, by the
+    model's path.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        unigrams: Iterable[str] | None = None,
+        alpha: float = 0.5,
+        beta: float = 1.5,
+        unk_score_offset: float = -10.0,
+        score_boundary: bool | None = None,
+    ) -> None:
+        """
+        Args:
+            path: a run or a model folder.
+            unigrams: the words there are. None: those of a word-level model; of another one, all
+                words are, and as the search cannot know which beginnings lead nowhere, every
+                unfinished word costs as one that does. A list makes it far better.
+            alpha: weight of the model.
+            beta: is added for every word.
+            unk_score_offset: log10, is added for a word that there is not; as it is, to an
+                unfinished one with which none begins.
+            score_boundary: beams begin at the beginning of a text, and the `<eos>` after the last
+                word counts; otherwise they are from the middle of a text. None: where `<eos>` ends
+                a line, as at word level.
+
+        Raises:
+            InputError: no model there; no number.
+        """
+        self._model = Model(path)
+        self._tokenizer = self._model.language_model.tokenizer
+        self._words = self._own_words() if unigrams is None else sorted(set(unigrams))
+        self.alpha = self.beta = self.unk_score_offset = 0.0
+        self.score_boundary = self._tokenizer.eos_ends_lines
+        self.reset_params(
+            alpha=alpha,
+            beta=beta,
+            unk_score_offset=unk_score_offset,
+            score_boundary=score_boundary,
+        )
+
+    def reset_params(self, **params: Any) -> None:
+        """Changes `alpha`, `beta`, `unk_score_offset` or `score_boundary`; None changes nothing.
+
+        Raises:
+            InputError: no number, or not True or False.
+        """
+        for name in ("alpha", "beta", "unk_score_offset"):
+            if params.get(name) is not None:
+                setattr(self, name, real_number(name, params[name]))
+        if params.get("score_boundary") is not None:
+            self.score_boundary = truth("score_boundary", params["score_boundary"])
+
+    @property
+    def order(self) -> int:
+        """Longer than any text: beams with different words are never the same to this model."""
+        return self._model.order
+
+    def get_start_state(self) -> State:
+        """The state before a beam's first word."""
+        state = State()
+        if self.score_boundary:
+            self._model.BeginSentenceWrite(state)
+        else:
+            self._model.NullContextWrite(state)
+        return state
+
+    def score(
+        self, prev_state: State, word: str, is_last_word: bool = False
+    ) -> tuple[float, State]:
+        """What a word adds to a beam in nats, weighted, and the state after it.
+
+        Args:
+            prev_state: before the word.
+            word: "" where a beam ends in a space: it has no last word.
+            is_last_word: the end of the text counts too; the state is that before the end.
+        """
+        state, added, logprob = prev_state, 0.0, 0.0
+        if word:
+            state = State()
+            logprob, _, oov = self._model.BaseFullScore(prev_state, word, state)
+            logprob += self.unk_score_offset * (oov or not self._is_word(word))
+            added = self.beta
+        if is_last_word and self.score_boundary:
+            logprob += self._model.BaseScore(state, "</s>", State())
+        return self.alpha * logprob * math.log(10) + added, state
+
+    def score_partial_token(self, partial_token: str) -> float:
+        """What an unfinished word adds to a beam: 0 if a known word begins with it."""
+        if self._words is not None and self._first_word(partial_token).startswith(partial_token):
+            return 0.0
+        return self.unk_score_offset * max(1.0, len(partial_token) / _WORD_CHARACTERS)
+
+    def _is_word(self, word: str) -> bool:
+        return self._words is None or self._first_word(word) == word
+
+    def _first_word(self, beginning: str) -> str:
+        """The first known word that is not before `beginning` in the alphabet."""
+        assert self._words is not None
+        place = bisect_left(self._words, beginning)
+        return self._words[place] if place < len(self._words) else ""
+
+    def _own_words(self) -> list[str] | None:
+        if self._tokenizer.kind != "word":
+            return None
+        vocabulary = range(self._tokenizer.vocab_size)
+        special = (self._tokenizer.eos_id, self._tokenizer.unk_id)
+        return sorted(self._tokenizer.token(i) for i in vocabulary if i not in special)
+
+    def save_to_dir(self, filepath: str) -> None:
+        """Copies the model and the weights into a folder, for `load_from_dir`."""
+        folder = Path(filepath)
+        shutil.copytree(find_model_folder(Path(os.fsdecode(self._model.path))), folder / _MODEL)
+        names = ("alpha", "beta", "unk_score_offset", "score_boundary")
+        attributes = {name: getattr(self, name) for name in names} | {"unigrams": self._words}
+        replace_text(folder / _ATTRIBUTES, json.dumps(attributes))
+
+    @classmethod
+    def load_from_dir(cls, filepath: str) -> "SglmLanguageModel":
+        """What `save_to_dir` wrote. A decoder's own `load_from_dir` reads KenLM's models only.
+
+        Raises:
+            InputError: something else is there.
+        """
+        folder = Path(filepath)
+        try:
+            return cls(folder / _MODEL, **read_json(folder / _ATTRIBUTES))
+        except (OSError, ValueError, TypeError):
+            raise InputError(f"{folder}: not what save_to_dir wrote; save it again") from None

@@ -1,0 +1,138 @@
+"""The models at the ends of a run's cycles: together as an ensemble, or averaged into one model.
+
+A cycle with a warm restart ends in a minimum of its own (Huang et al. 2017): their probabilities
+can be averaged (`load_ensemble`), or, where the minima lie in one basin, their weights
+(`average_snapshots`; Izmailov et al. 2018).
+"""
+
+import os
+import shutil
+from pathlib import Path
+
+import torch
+
+from sglm.errors import InputError
+from sglm.lm import LanguageModel, load
+from sglm.model.folder import load_weights, read_card, save_model
+from sglm.model.language_model import LSTMLanguageModel
+from sglm.scoring.mixture import Mixture
+from sglm.storage.durable import remove, sync
+from sglm.storage.untrusted import given_path
+from sglm.text.tokenizer import load_tokenizer
+
+_ONE_RUN = "the snapshots must be of one run: copy it again"
+
+
+def snapshot_folders(run: str | os.PathLike[str], last: int | None = None) -> list[Path]:
+    """The model folders of a run's cycle ends, the earliest first.
+
+    Args:
+        run: what `sglm train` wrote.
+        last: only so many of the latest; None: all.
+
+    Raises:
+        InputError: there are none, or fewer than `last`.
+    """
+    path = given_path("a run", run)
+    folders = sorted(each for each in path.glob("snapshots/cycle-*") if each.suffix != ".partial")
+    if not folders:
+        raise InputError(
+            f"{path}: has no snapshots; give the folder that `sglm train` wrote, once its first"
+            " cycle has ended"
+        )
+    if last is not None and not 1 <= last <= len(folders):
+        raise InputError(
+            f"{path}: cannot take its last {last} snapshots; ask for 1 to {len(folders)}"
+        )
+    return folders if last is None else folders[-last:]
+
+
+def load_ensemble(
+    run: str | os.PathLike[str],
+    device: str | torch.device = "auto",
+    *,
+    last: int | None = None,
+) -> LanguageModel:
+    """The models of a run's cycle ends as one, whose probabilities are the mean of theirs.
+
+    Costs as much time and memory as all of them together.
+
+    Args:
+        run: what `sglm train` wrote.
+        device: as for `load`.
+        last: only so many of the latest cycles; None: all.
+
+    Raises:
+        InputError: no snapshots, a damaged one, or no such device.
+    """
+    folders = snapshot_folders(run, last)
+    _check_same_tokenizer(folders)
+    members = [load(folder, device) for folder in folders]
+    count = len(members)
+    return LanguageModel(
+        Mixture([member.predictor for member in members]),
+        tokenizer=members[0].tokenizer,
+        name=f"{os.fspath(run)} ({count} snapshot{'s' if count > 1 else ''})",
+        training_lines=members[0].training_lines,
+    )
+
+
+def average_snapshots(
+    run: str | os.PathLike[str], out: str | os.PathLike[str], *, last: int | None = None
+) -> Path:
+    """Writes one model whose weights are the mean of those of a run's cycle ends.
+
+    Args:
+        run: what `sglm train` wrote.
+        out: the model folder to be written; it must not exist.
+        last: only so many of the latest cycles; None: all.
+
+    Returns:
+        The folder, which `load` and every command take as a model.
+
+    Raises:
+        InputError: no snapshots, damaged ones or of different shapes; something is at `out`.
+    """
+    folders, target = snapshot_folders(run, last), given_path("a folder", out)
+    if target.exists():
+        raise InputError(f"{target}: is there already; give another --out")
+    _check_same_tokenizer(folders)
+    model = _mean_of_weights(folders)
+    tokenizer = load_tokenizer(folders[0])
+    aside = target.with_name(target.name + ".partial")
+    if aside.exists():
+        remove(aside)
+    try:
+        aside.mkdir(parents=True)
+        averaged = {"averaged": [folder.name for folder in folders]}
+        save_model(model, aside, tokenizer.fingerprint, extra=averaged)
+        tokenizer.save(aside)
+        for path in (*aside.iterdir(), aside):
+            sync(path)
+        aside.rename(target)
+    except OSError:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+    return target
+
+
+def _mean_of_weights(folders: list[Path]) -> LSTMLanguageModel:
+    """Summed in float64, one model at a time."""
+    first = read_card(folders[0])
+    for folder in folders[1:]:
+        if read_card(folder).shape != first.shape:
+            raise InputError(f"{folder}: has another shape than {folders[0].name}; {_ONE_RUN}")
+    model = load_weights(folders[0])
+    sums = {name: tensor.double() for name, tensor in model.state_dict().items()}
+    for folder in folders[1:]:
+        for name, tensor in load_weights(folder).state_dict().items():
+            sums[name] += tensor
+    model.load_state_dict({name: total / len(folders) for name, total in sums.items()})
+    return model
+
+
+def _check_same_tokenizer(folders: list[Path]) -> None:
+    fingerprints = [read_card(folder).tokenizer_fingerprint for folder in folders]
+    for folder, fingerprint in zip(folders, fingerprints, strict=True):
+        if fingerprint != fingerprints[0]:
+            raise InputError(f"{folder}: has another tokenizer than {folders[0].name}; {_ONE_RUN}")

@@ -1,0 +1,73 @@
+"""Training from Python: `sglm.fit`, what `sglm train` does."""
+
+import io
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+from sglm.config import Config, load_config, parse_config
+from sglm.errors import InputError
+from sglm.optim.precision import make_precision
+from sglm.runtime.device import own_gpu, pick_device
+from sglm.storage.untrusted import given_path
+from sglm.text.store import TokenStore
+from sglm.train.log.run_log import OnReport
+from sglm.train.loop import Outcome, train
+from sglm.train.starting_point import StartingPoint
+
+
+def fit(
+    config: Config | Mapping[str, Any] | str | os.PathLike[str],
+    store: TokenStore | str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    overrides: Sequence[str] = (),
+    start_from: str | os.PathLike[str] | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    on_report: OnReport | None = None,
+    console: TextIO | None = None,
+) -> Outcome:
+    """Trains a model, or continues a training that was interrupted, as `sglm train` does.
+
+    >>> sglm.fit("tiny", "data/docs", "runs/docs", on_report=print)
+    >>> lm = sglm.load("runs/docs")
+
+    Args:
+        config: the name of a recipe, a TOML file, a mapping of sections (`{"model": {"hidden":
+            64}}`; what is left out has its default), or a `Config`.
+        store: that `sglm prep` wrote.
+        out: the run's folder; a run there is continued.
+        overrides: `"section.key=value"`, as of `--set`; not with a mapping or a `Config`.
+        start_from: a run or a model whose weights the training starts from; None: random ones.
+        device: `"auto"`, `"cpu"`, `"cuda"`.
+        precision: `"auto"`, `"fp32"`, `"bf16"`, `"fp16"`.
+        on_report: called with a dictionary after every logged interval (`split` is `"train"`) and
+            every validation (`"valid"`): `step`, `split`, `nll_per_token` (nats), `token_ppl`,
+            `lr`, `mode`, `cycle`. An exception that it raises ends the training, which the same
+            call continues from the last checkpoint.
+        console: where lines of progress go; None: nowhere.
+
+    Returns:
+        How it ended: `steps`, `seconds`, `best_token_ppl`, ….
+
+    Raises:
+        ConfigError, InputError: a wrong setting, store, folder or starting point.
+        SglmError: losses are not finite, also after going back to a checkpoint.
+    """
+    if isinstance(config, Config | Mapping):
+        if overrides:
+            raise InputError("overrides change a recipe or a file; change the values themselves")
+        settings = config if isinstance(config, Config) else parse_config(dict(config), "config")
+    else:
+        settings = load_config(os.fspath(config), list(overrides))
+    return train(
+        settings,
+        store if isinstance(store, TokenStore) else TokenStore.open(given_path("a store", store)),
+        Path(given_path("a run's folder", out)),
+        precision=make_precision(precision, own_gpu(pick_device(device))),
+        console=console or io.StringIO(),
+        start=None if start_from is None else StartingPoint.open(start_from),
+        on_report=on_report,
+    )

@@ -1,0 +1,79 @@
+"""Weights to start a training from, in place of random ones: those of a trained model."""
+
+import hashlib
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from sglm.config import Config
+from sglm.errors import ConfigError, InputError
+from sglm.model.folder import (
+    WEIGHTS_FILE,
+    ModelCard,
+    find_model_folder,
+    load_weights,
+    read_card,
+)
+from sglm.model.language_model import LSTMLanguageModel
+from sglm.storage.untrusted import given_path
+from sglm.text.store import TokenStore
+from sglm.train.build import model_shape
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartingPoint:
+    """A trained model whose weights a training starts from.
+
+    Attributes:
+        folder: the model folder.
+        card: its `config.json`.
+        weights_sha256: of its weights: a run is continued only with the same ones.
+    """
+
+    folder: Path
+    card: ModelCard
+    weights_sha256: str
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> "StartingPoint":
+        """
+        Args:
+            path: a run (its `model/` is taken), a model folder or a snapshot.
+
+        Raises:
+            InputError: no model there.
+        """
+        folder = find_model_folder(given_path("a run or a model", path))
+        card = read_card(folder)
+        with open(folder / WEIGHTS_FILE, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return cls(folder=folder, card=card, weights_sha256=digest)
+
+    def check_fits(self, config: Config, store: TokenStore) -> None:
+        """
+        Raises:
+            InputError: the store's ids are not the model's.
+            ConfigError: the configuration is of a network of another shape.
+        """
+        if store.tokenizer().fingerprint != self.card.tokenizer_fingerprint:
+            raise InputError(
+                f"{store.folder}: was made by another tokenizer than {self.folder}; make the store"
+                f" with `sglm prep … --tokenizer-of {self.folder}`"
+            )
+        own = asdict(self.card.model_shape())
+        wanted = asdict(model_shape(config, own["vocab_size"]))
+        differing = {name: own[name] for name in own if own[name] != wanted[name]}
+        if differing:
+            cures = " ".join(f"--set model.{k}={str(v).lower()}" for k, v in differing.items())
+            raise ConfigError(
+                f"{self.folder}: is a network of another shape than the configuration's; give its"
+                f" run's config.toml, or {cures}"
+            )
+
+    def copy_into(self, model: LSTMLanguageModel) -> None:
+        """Puts the weights in place of the model's.
+
+        Raises:
+            InputError: they are damaged.
+        """
+        model.load_state_dict(load_weights(self.folder, model.embedding.device).state_dict())

@@ -1,0 +1,144 @@
+"""A model mixed with an n-gram model, in Python and by `sglm eval --mix`."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+import sglm
+from scripts.experiments.kneser_ney import write_ngram_model
+from sglm import mix
+from sglm.cli.main import app
+from sglm.errors import InputError
+from sglm.model.folder import save_model
+from sglm.text.prepare import Recipe, prepare
+from sglm.text.store import TokenStore
+from tests.tiny_models import LINES, make_network, make_store
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("mix")
+    (folder / "held.txt").write_text("\n".join(LINES), encoding="utf-8")
+    store = make_store(folder, "word", folder / "held.txt")
+    tokenizer = store.tokenizer()
+    save_model(make_network(tokenizer.vocab_size), folder / "run", tokenizer.fingerprint)
+    tokenizer.save(folder / "run")
+    # Of single words: anything longer would be far better than a network that has learned nothing.
+    write_ngram_model(store, folder / "toy.arpa", 1)
+    return folder
+
+
+@pytest.fixture
+def lm(place: Path) -> sglm.LanguageModel:
+    return sglm.load(place / "run")
+
+
+@pytest.fixture
+def store(place: Path) -> TokenStore:
+    return TokenStore.open(place / "store")
+
+
+def evaluate(place: Path, *arguments: object) -> Result:
+    return CliRunner().invoke(app, ["eval", str(place / "run"), *map(str, arguments)])
+
+
+def test_the_two_ends_are_the_two_models(place: Path, lm: sglm.LanguageModel) -> None:
+    texts = ["the cat sat", "a dog saw the mat"]
+    lstm, none = lm.score(texts), mix.with_ngram(lm, place / "toy.arpa", weight=0).score(texts)
+    assert [s.logprob for s in none] == pytest.approx([s.logprob for s in lstm], rel=1e-12)
+    alone = mix.with_ngram(lm, place / "toy.arpa", weight=1).score(texts)
+    half = mix.with_ngram(lm, str(place / "toy.arpa"), weight=0.5).score(texts)
+    for mixed, one, other in zip(half, lstm, alone, strict=True):
+        for p, q, r in zip(
+            mixed.token_logprobs, one.token_logprobs, other.token_logprobs, strict=True
+        ):
+            assert math.exp(p) == pytest.approx((math.exp(q) + math.exp(r)) / 2, rel=1e-12)
+
+
+@pytest.mark.parametrize("context", ["carried", "reset"])
+def test_the_weight_is_the_best_of_the_first_half(
+    place: Path, lm: sglm.LanguageModel, store: TokenStore, context: str
+) -> None:
+    ngram = mix.read_ngram(lm, place / "toy.arpa")
+    weight = mix.tune_weight(lm, ngram, store, context=context)
+    text = store.tokenizer().decode(store.ids("valid").tolist())
+    lines = text.splitlines(keepends=True)
+    counts = [len(line.split()) + 1 for line in lines]
+    middle = next(n for n in range(len(lines)) if 2 * sum(counts[:n]) >= sum(counts))
+
+    def nats(weight: float, part: list[str]) -> float:
+        mixed = mix.with_ngram(lm, ngram, weight=weight)
+        return mixed.perplexity(part, context=context).nll_nats
+
+    assert 0.01 < weight < 0.99
+    for other in (weight - 0.01, weight + 0.01):
+        assert nats(weight, lines[:middle]) < nats(other, lines[:middle])
+    mixed = mix.with_ngram(lm, ngram, weight=weight)
+    second = mix.evaluate_second_half(mixed, store, context=context)
+    whole = mixed.perplexity(lines[middle:], context=context)
+    assert second.nll_nats == pytest.approx(whole.nll_nats, rel=1e-6)  # float32
+    assert (second.tokens, second.words) == (whole.tokens, whole.words)
+    assert second.to_json()["bytes"] is None
+
+
+def test_eval_mixes_and_tunes(place: Path, lm: sglm.LanguageModel, store: TokenStore) -> None:
+    data, arpa = ("--data", place / "store"), ("--mix", place / "toy.arpa")
+    result = evaluate(place, *data, "--split", "test", *arpa, "--weight", 0.25, "--json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    mixed = mix.with_ngram(lm, place / "toy.arpa", weight=0.25)
+    assert found["nll_nats"] == pytest.approx(mixed.evaluate(store, "test").nll_nats, rel=1e-12)
+    assert found["mix"] == {"model": str(arpa[1]), "weight": 0.25, "tuned": False}
+    plain = json.loads(evaluate(place, *data, "--split", "test", "--json").stdout)
+    assert "mix" not in plain
+    # Tuned: the test split is evaluated whole, of the validation split the half that is left.
+    weight = mix.tune_weight(lm, mix.read_ngram(lm, arpa[1]), store)
+    for split, tokens in (
+        ("test", store.counts("test").tokens),
+        ("valid", mix.evaluate_second_half(mixed, store).tokens),
+    ):
+        result = evaluate(place, *data, "--split", split, *arpa, "--weight", "tune", "--json")
+        found = json.loads(result.stdout)
+        assert found["mix"] == {"model": str(arpa[1]), "weight": weight, "tuned": True}
+        assert found["tokens"] == tokens
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--mix", "toy.arpa"], "--mix needs --weight"),
+        (["--weight", "0.5"], "--weight is that of --mix"),
+        (["--mix", "toy.arpa", "--weight", "half"], "'half' is neither a number nor tune"),
+        (["--mix", "toy.arpa", "--weight", "1.5"], "weight: 1.5 is no weight of a mixture"),
+        (["--mix", "toy.arpa", "--weight", "nan"], "weight: nan is no weight of a mixture"),
+        (["--mix", "held.txt", "--weight", "0.5"], "held.txt: no ARPA file"),
+        (["--mix", "nope.arpa", "--weight", "0.5"], "nope.arpa: no such file"),
+    ],
+)
+def test_what_is_wrong_is_named(
+    place: Path, arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(place)
+    result = evaluate(place, "--data", "store", *arguments)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert result.stdout == ""
+
+
+def test_other_stores(place: Path, lm: sglm.LanguageModel, tmp_path: Path) -> None:
+    (tmp_path / "line.txt").write_text("the cat\n")
+    store = TokenStore.open(place / "store")
+    text = store.tokenizer().decode(store.ids("train").tolist())
+    (tmp_path / "train.txt").write_text(text, encoding="utf-8")
+    recipe = Recipe(
+        tokenizer="word", valid=str(tmp_path / "line.txt"), test=str(place / "held.txt")
+    )
+    short = prepare([str(tmp_path / "train.txt")], tmp_path / "short", recipe)
+    with pytest.raises(InputError, match="too short for two halves; give a --weight"):
+        mix.evaluate_second_half(lm, short)
+    other = make_store(tmp_path, "byte", place / "held.txt")
+    with pytest.raises(InputError, match=r"another tokenizer .* use the store it was trained on"):
+        mix.tune_weight(lm, mix.read_ngram(lm, place / "toy.arpa"), other)

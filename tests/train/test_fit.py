@@ -1,0 +1,160 @@
+"""Training from Python, and from the weights of a trained model."""
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from typer.testing import CliRunner, Result
+
+import sglm
+from sglm.cli.main import app
+from sglm.config import Config, config_to_toml
+from sglm.errors import ConfigError, InputError, Stopped
+from sglm.optim.precision import precision_of
+from sglm.text.prepare import Recipe, prepare
+from sglm.text.store import TokenStore
+from sglm.train.loop import train
+from sglm.train.starting_point import StartingPoint
+from tests.train.test_loop import metrics, stop_at
+
+MakeConfig = Callable[..., Config]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, word_store: TokenStore) -> Path:
+    run = tmp_path_factory.mktemp("trained") / "run"
+    sections = {
+        "model": {"layers": 2, "hidden": 8},
+        "train": {"batch": 4, "window": 5, "log_every_steps": 10},
+        "schedule": {"unit": "steps", "cycles": [20.0, 20.0]},
+    }
+    sglm.fit(sections, word_store, run)
+    return run
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(run / "last" / "model.safetensors")
+
+
+def command(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [*map(str, arguments)])
+
+
+def test_it_does_what_the_command_does_and_reports(
+    tiny_config: MakeConfig, word_store: TokenStore, tmp_path: Path
+) -> None:
+    config, reports = tiny_config(), list[dict[str, Any]]()
+    toml = tmp_path / "config.toml"
+    toml.write_text(config_to_toml(config))
+    outcome = sglm.fit(config, word_store, tmp_path / "a", on_report=reports.append)
+    assert outcome.steps == 40
+    done = command("train", toml, "--data", word_store.folder, "--out", tmp_path / "b")
+    assert done.exit_code == 0, done.output
+    for name, tensor in weights(tmp_path / "a").items():
+        assert torch.equal(tensor, weights(tmp_path / "b")[name])
+    valid = [{**each} for each in reports if each["split"] == "valid"]
+    assert all(each.pop("seconds") > 0 for each in valid)
+    assert valid == metrics(tmp_path / "a")
+    assert [each["step"] for each in reports if each["split"] == "train"] == [10, 20, 30, 40]
+    again = sglm.fit(str(toml), word_store.folder, tmp_path / "a")
+    assert again.already_finished
+
+
+def test_an_exception_of_the_listener_ends_it_and_the_next_call_goes_on(
+    tiny_config: MakeConfig, word_store: TokenStore, tmp_path: Path
+) -> None:
+    config = tiny_config(
+        train={"batch": 4, "window": 5, "log_every_steps": 10, "checkpoint_every_steps": 10}
+    )
+
+    def listen(report: dict[str, Any]) -> None:
+        if report["step"] == 30:
+            raise KeyError("enough")
+
+    with pytest.raises(KeyError, match="enough"):
+        sglm.fit(config, word_store, tmp_path / "a", on_report=listen)
+    sglm.fit(config, word_store, tmp_path / "a")
+    sglm.fit(config, word_store, tmp_path / "b")
+    for name, tensor in weights(tmp_path / "a").items():
+        assert torch.equal(tensor, weights(tmp_path / "b")[name])
+
+
+def test_training_starts_from_the_given_weights_also_when_it_is_continued(
+    tiny_config: MakeConfig, word_store: TokenStore, trained: Path, tmp_path: Path
+) -> None:
+    config, precision = tiny_config(), precision_of("fp32", torch.device("cpu"))
+    start = StartingPoint.open(trained)
+    sglm.fit(config, word_store, tmp_path / "whole", start_from=trained)
+    with pytest.raises(Stopped):
+        train(
+            config,
+            word_store,
+            tmp_path / "cut",
+            precision=precision,
+            console=io.StringIO(),
+            start=start,
+            stop_signal=stop_at(1),
+        )
+    # Stopped before the first step: the start is all that has been saved.
+    first = TokenStore.open(word_store.folder)
+    sglm.fit(config, first, tmp_path / "cut", start_from=trained)
+    sglm.fit(config, word_store, tmp_path / "fresh")
+    whole, cut, fresh = (weights(tmp_path / name) for name in ("whole", "cut", "fresh"))
+    assert all(torch.equal(tensor, cut[name]) for name, tensor in whole.items())
+    assert not all(torch.equal(tensor, fresh[name]) for name, tensor in whole.items())
+
+
+@pytest.mark.parametrize("rate", [1e-30])
+def test_with_a_rate_of_nothing_the_weights_stay_the_given_ones(
+    tiny_config: MakeConfig, word_store: TokenStore, trained: Path, tmp_path: Path, rate: float
+) -> None:
+    config = tiny_config(optimizer={"learning_rate": rate})
+    sglm.fit(config, word_store, tmp_path / "run", start_from=trained)
+    expected = load_file(trained / "model" / "model.safetensors")
+    for name, tensor in weights(tmp_path / "run").items():
+        assert torch.equal(tensor, expected[name]), name
+
+
+def test_a_run_is_continued_only_from_the_same_start(
+    tiny_config: MakeConfig, word_store: TokenStore, trained: Path, tmp_path: Path
+) -> None:
+    config = tiny_config()
+    sglm.fit(config, word_store, tmp_path / "from", start_from=trained)
+    sglm.fit(config, word_store, tmp_path / "random")
+    with pytest.raises(InputError, match="started from other weights; give the --from"):
+        sglm.fit(config, word_store, tmp_path / "from")
+    with pytest.raises(InputError, match="started from random weights; give no --from"):
+        sglm.fit(config, word_store, tmp_path / "random", start_from=trained)
+
+
+def test_a_start_that_does_not_fit_is_refused_with_the_cure(
+    tiny_config: MakeConfig, word_store: TokenStore, trained: Path, tmp_path: Path
+) -> None:
+    text = tmp_path / "other.txt"
+    text.write_text("other words here\n" * 200)
+    other = prepare([str(text)], tmp_path / "other", Recipe(tokenizer="word"))
+    out = tmp_path / "run"
+    with pytest.raises(InputError, match=r"--tokenizer-of .*model"):
+        sglm.fit(tiny_config(), other, out, start_from=trained)
+    with pytest.raises(ConfigError, match=r"--set model\.layers=2 --set model\.hidden=8"):
+        sglm.fit({"model": {"layers": 1, "hidden": 9}}, word_store, out, start_from=trained)
+    shared = ("--data", word_store.folder, "--out", out, "--from", trained)
+    for dry_run in ([], ["--dry-run"]):
+        refused = command("train", "tiny", *shared, *dry_run)
+        assert refused.exit_code == 2
+        assert "network of another shape" in refused.stderr
+    refused = command("train", "tiny", *shared[:-1], tmp_path)
+    assert refused.exit_code == 2
+    assert "model" in refused.stderr
+    assert not out.exists()
+
+
+def test_overrides_go_with_a_recipe_alone(word_store: TokenStore, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="change the values themselves"):
+        sglm.fit({}, word_store, tmp_path / "run", overrides=["train.seed=1"])
+    with pytest.raises(ConfigError, match="model"):
+        sglm.fit({"modell": {}}, word_store, tmp_path / "run")
