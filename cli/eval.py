@@ -195,19 +195,26 @@ def _warn_of_lines_trained_on(result: "Evaluation") -> None:
 
 def _print_table(result: "Evaluation") -> None:
     known = result.lines_in_training
-    bits = (
-        "- (<unk> hides bytes)" if result.bits_per_byte is None else f"{result.bits_per_byte:.4f}"
-    )
-    typer.echo(f"{result.model} on {result.split}, context {result.context}")
-    for name, value in {
+    unknown = f" ({result.unknown:,} <unk>)" if result.unknown else ""
+    rows = {
         "perplexity per token": f"{result.token_ppl:,.2f}",
-        "perplexity per word": f"{result.word_ppl:,.2f}",
-        "bits per byte": bits,
-        "tokens": f"{result.tokens:,}" + (f" ({result.unknown:,} <unk>)" if result.unknown else ""),
-        "words": f"{result.words:,}",
-        "bytes": f"{result.bytes:,}" if result.bytes else "unknown",
+        "tokens": f"{result.tokens:,}{unknown}",
+    }
+    if result.words is not None and result.bytes is not None:  # text, not ids
+        bits = result.bits_per_byte
+        rows = {
+            "perplexity per token": rows["perplexity per token"],
+            "perplexity per word": f"{result.word_ppl:,.2f}",
+            "bits per byte": "- (<unk> hides bytes)" if bits is None else f"{bits:.4f}",
+            "tokens": rows["tokens"],
+            "words": f"{result.words:,}",
+            "bytes": f"{result.bytes:,}" if result.bytes else "unknown",
+        }
+    rows |= {
         "lines trained on": "unknown" if known is None else f"{known:,} of {result.lines:,}",
         "nats in all": f"{result.nll_nats:,.2f}",
         "seconds": f"{result.seconds:,.1f}",
-    }.items():
+    }
+    typer.echo(f"{result.model} on {result.split}, context {result.context}")
+    for name, value in rows.items():
         typer.echo(f"  {name:<21} {value}")

@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,6 +41,24 @@ def read_batches(file: Path, *, command: str) -> Iterator[list[str]]:
             f" echo {shlex.quote(str(file))} | {command}"
         )
     return _batches(read_arriving_lines(file, most_bytes=LONGEST_LINE_BYTES))
+
+
+@contextmanager
+def numbered(file: Path, lines_before: int) -> Iterator[None]:
+    """Inside, an error about one of a batch's texts names the line of the file.
+
+    Args:
+        file: `-` is stdin.
+        lines_before: lines in earlier batches.
+    """
+    from sglm.errors import InputError
+    from sglm.text.user_text import TextError
+
+    try:
+        yield
+    except TextError as error:
+        name = "stdin" if str(file) == "-" else file
+        raise InputError(f"{name}, line {lines_before + error.number}: {error.problem}") from error
 
 
 def _batches(lines: Iterator["Piece"]) -> Iterator[list[str]]:

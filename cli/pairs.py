@@ -73,7 +73,14 @@ def pairs(
 
 def _count(lm: "LanguageModel", batch: list["Pair"], results: "PairResults") -> int:
     """Adds a batch to the results; returns how many of its pairs have an unknown token."""
-    scores = lm.score([text for pair in batch for text in pair[:2]])
+    from sglm.errors import InputError
+    from sglm.text.user_text import TextError
+
+    try:
+        scores = lm.score([text for pair in batch for text in pair[:2]])
+    except TextError as error:
+        number = results.overall.n + (error.number + 1) // 2
+        raise InputError(f"pair {number}: {error.problem}") from error
     for pair, good, bad in zip(batch, scores[::2], scores[1::2], strict=True):
         results.count(pair, good.logprob, bad.logprob)
     return sum(

@@ -16,6 +16,7 @@ from sglm.cli.streams import announce_terminal
 
 if TYPE_CHECKING:
     from sglm.text.store import TokenStore
+    from sglm.text.tokenizer import Tokenizer
 
 SECONDS_BETWEEN_LINES = 10.0
 FIRST_RECIPE = "tiny"
@@ -38,9 +39,42 @@ VocabSizeOption = Annotated[
         "--vocab-size",
         int,
         "Size of the vocabulary. Left out: 8000 or what a short text supports (sentencepiece),"
-        " every word of the training text (word).",
+        " every word of the training text (word). ids needs it.",
         show_default=False,
     ),
+]
+TokenizerOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="KIND",
+        help="Learned from the text: sentencepiece, word, char or byte. Given: hf:FILE (a"
+        " tokenizer.json of Hugging Face), spm:FILE (a SentencePiece model), or ids (the text is"
+        " integers, a sequence a line).",
+        show_default="sentencepiece",
+    ),
+]
+TokenizerOfOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="RUN", help="The tokenizer of a run, a model or a store.", show_default=False
+    ),
+]
+EosIdOption = Annotated[
+    int | None,
+    options.number(
+        "--eos-id",
+        int,
+        "The id that ends lines or documents (hf, spm, ids). Left out: the tokenizer's own, or"
+        " else an id is added.",
+        show_default=False,
+    ),
+]
+ValidOption = Annotated[
+    str,
+    typer.Option(metavar="TEXT", help="Validation text: a source, or the fraction to hold out."),
+]
+TestOption = Annotated[
+    str, typer.Option(metavar="TEXT", help="Test text: a source, or the fraction to hold out.")
 ]
 OutOption = Annotated[
     Path,
@@ -52,19 +86,12 @@ def prep(
     *,
     sources: SourcesArgument,
     out: OutOption,
-    tokenizer: Annotated[
-        str, typer.Option(metavar="KIND", help="sentencepiece, word, char or byte.")
-    ] = "sentencepiece",
+    tokenizer: TokenizerOption = None,
+    tokenizer_of: TokenizerOfOption = None,
     vocab_size: VocabSizeOption = None,
-    valid: Annotated[
-        str,
-        typer.Option(
-            metavar="TEXT", help="Validation text: a source, or the fraction to hold out."
-        ),
-    ] = "0.05",
-    test: Annotated[
-        str, typer.Option(metavar="TEXT", help="Test text: a source, or the fraction to hold out.")
-    ] = "0.05",
+    eos_id: EosIdOption = None,
+    valid: ValidOption = "0.05",
+    test: TestOption = "0.05",
     text_field: Annotated[
         str, typer.Option(metavar="NAME", help="The field of a record that holds its text.")
     ] = "text",
@@ -78,14 +105,19 @@ def prep(
 
     Validation and test text is held out before any vocabulary is learned.
     """
+    from sglm.errors import InputError
     from sglm.text.prepare import Recipe, prepare
 
+    if tokenizer is not None and tokenizer_of is not None:
+        raise InputError("give --tokenizer or --tokenizer-of, not both")
     if "-" in (*sources, valid, test):
         announce_terminal()
     started = time.monotonic()
     recipe = Recipe(
-        tokenizer=tokenizer,
+        tokenizer=tokenizer or "sentencepiece",
+        tokenizer_of=tokenizer_of,
         vocab_size=vocab_size,
+        eos_id=eos_id,
         valid=_fraction_or_source(valid),
         test=_fraction_or_source(test),
         text_field=text_field,
@@ -115,18 +147,33 @@ def _fraction_or_source(text: str) -> float | str:
 
 
 def _print_summary(store: "TokenStore", seconds: float) -> None:
+    from sglm.text.tokenizer import GIVEN_KINDS
+
     facts = store.meta["tokenizer"]
     typer.echo(
         f"{store.folder}: {facts['kind']} tokenizer, vocabulary {facts['vocab_size']:,}, "
         f"{seconds:.1f} s"
     )
+    if facts["kind"] in GIVEN_KINDS:
+        typer.echo(f"  {_end_of_text(store.tokenizer())}")
     rows = [["", *store.counts("train")._fields]]
-    rows += [[split, *(f"{each:,}" for each in store.counts(split))] for split in store.splits]
+    rows += [
+        [split, *("-" if each is None else f"{each:,}" for each in store.counts(split))]
+        for split in store.splits
+    ]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for name, *counts in rows:
         shown = (count.rjust(width) for count, width in zip(counts, widths[1:], strict=True))
         typer.echo(f"  {name:<{widths[0]}}  {'  '.join(shown)}")
     typer.echo(_next_step(store))
+
+
+def _end_of_text(tokenizer: "Tokenizer") -> str:
+    """Which token a given tokenizer has for `<eos>`, and where that stands."""
+    unit = "line" if tokenizer.eos_ends_lines else "document (newlines are tokens)"
+    name = getattr(tokenizer, "eos_name", "")
+    added = ", which is added" if tokenizer.adds_eos else f", {name}" if name else ""
+    return f"each {unit} ends in the id {tokenizer.eos_id}{added}"
 
 
 def _next_step(store: "TokenStore") -> str:

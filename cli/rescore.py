@@ -146,7 +146,7 @@ def _results(
 def _logprobs(lm: "LanguageModel", lists: "NBest", eos: bool | None) -> "Floats":
     import numpy as np
 
-    ends = lm.tokenizer.kind == "word" if eos is None else eos
+    ends = lm.tokenizer.eos_ends_lines if eos is None else eos
     unknown = 0
 
     def measure(texts: list[str]) -> list[float]:

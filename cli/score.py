@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sglm.cli import options
-from sglm.cli.lines import read_batches
+from sglm.cli.lines import numbered, read_batches
 from sglm.runtime.process import ended_by_interrupts
 
 if TYPE_CHECKING:
@@ -43,10 +43,13 @@ def score(
 
     batches = read_batches(file, command=f"sglm score {shlex.quote(str(run))}")
     lm = load(run, device.value)
-    for number, texts in enumerate(batches):
-        if number == 0 and not as_json:
+    lines = 0
+    for texts in batches:
+        if lines == 0 and not as_json:
             typer.echo(f"{'logprob':>12} {'ppl':>12} {'bits/byte':>10}  text")
-        results = lm.score(texts, bos=bos, eos=eos)
+        with numbered(file, lines):
+            results = lm.score(texts, bos=bos, eos=eos)
+        lines += len(texts)
         shown = _as_json if as_json else _as_row
         typer.echo("\n".join(map(shown, texts, results, repeat(per_token))))
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from sglm.cli import options
-from sglm.cli.lines import read_batches
+from sglm.cli.lines import numbered, read_batches
 from sglm.runtime.process import ended_by_interrupts
 
 if TYPE_CHECKING:
@@ -106,6 +106,7 @@ def surprisal(
     with ended_by_interrupts():
         from sglm.errors import InputError
         from sglm.lm import load
+        from sglm.scoring.words import UNMARKED
 
     if unit is Unit.TOKEN and correction is CorrectionName.BOW:
         raise InputError("--correction bow is about words; leave out --unit token")
@@ -115,11 +116,13 @@ def surprisal(
     fix: Literal["none", "bow"] = "bow" if correction is CorrectionName.BOW else "none"
     batches = read_batches(file, command=f"sglm surprisal {shlex.quote(str(run))}")
     lm = load(run, device.value)
+    if correction is CorrectionName.BOW and not lm.tokenizer.marks_words:
+        raise InputError(f"--correction bow {UNMARKED}")
     show = _as_json if as_json else _as_tsv if tsv else _as_row
     if not as_json:
         typer.echo("\t".join(COLUMNS) if tsv else _HEADING)
     text_id = 0
-    for scores in _scores(lm, batches, context):
+    for scores in _scores(lm, batches, context=context, file=file):
         lines = []
         for score in scores:
             words = score.words(log_base, fix) if unit is Unit.WORD else _tokens(score, log_base)
@@ -130,16 +133,21 @@ def surprisal(
 
 
 def _scores(
-    lm: "LanguageModel", batches: Iterator[list[str]], context: str
+    lm: "LanguageModel", batches: Iterator[list[str]], *, context: str, file: Path
 ) -> Iterator[list["Score"]]:
     if context == PREVIOUS:
-        for score in lm.score_running(line for texts in batches for line in texts):
-            yield [score]
+        with numbered(file, 0):
+            for score in lm.score_running(line for texts in batches for line in texts):
+                yield [score]
         return
     if context and not context[-1].isspace():
         context += " "
+    lines = 0
     for texts in batches:
-        yield lm.score(texts, distribution=True, context=context)
+        with numbered(file, lines):
+            scores = lm.score(texts, distribution=True, context=context)
+        lines += len(texts)
+        yield scores
 
 
 def _tokens(score: "Score", base: Literal[2, 10, "e"]) -> list["Word"]:

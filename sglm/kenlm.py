@@ -192,11 +192,17 @@ class Model:
             return [tokenizer.eos_id]
         if len(word.split()) != 1:
             raise InputError(f"{word!r} is not one word; for a sentence, score or full_scores")
-        return tokenizer.encode(f" {word}" if in_text else word)
+        if ids := tokenizer.encode_word(word, in_text=in_text):
+            return ids
+        raise InputError(f"{word!r} has no token: the tokenizer's normalisation takes it away")
 
     def _is_unknown(self, word: str) -> bool:
         unk_id = self._lm.tokenizer.unk_id
-        return unk_id is not None and unk_id in self._lm.tokenizer.encode(word)
+        try:
+            ids = self._lm.tokenizer.encode(word)
+        except InputError:  # no unknown token either
+            return True
+        return unk_id in ids or not ids
 
 
 LanguageModel = Model  # KenLM's older name

@@ -113,7 +113,7 @@ class LanguageModel:
         Args:
             text: one, or many: a list, a generator, a column of a table. Many are read in batches
                 of similar length, which is much faster than one by one and gives the same numbers
-                up to rounding.
+                up to rounding. For a model of ids a text is these: "5 7 9".
             bos: the first token is predicted from `<eos>`. Otherwise the text is a fragment: its
                 first token is read, but neither predicted nor counted in `tokens` and `n_tokens`
                 (`n_words` and `n_bytes` are those of the whole text all the same).
@@ -128,8 +128,9 @@ class LanguageModel:
             tokens, logprob 0 and ppl nan.
 
         Raises:
-            InputError: a text is not a str, or holds half a surrogate pair; many that have no
-                order, or are lines of an open file; a context without bos.
+            InputError: a text is not a str, or holds half a surrogate pair, or what a given
+                tokenizer cannot encode; many that have no order, or are lines of an open file; a
+                context without bos.
         """
         texts = [text] if isinstance(text, str) else list_of_texts(text)
         bos, eos = truth("bos", bos), truth("eos", eos)
@@ -247,8 +248,8 @@ class LanguageModel:
         Where no token is withdrawn, `token_logprobs` sum to `logprob`, as always.
 
         The end of the text is read again from the last position before which no further text can
-        change the tokens: a space, for most tokenizers. In a text without spaces, each piece costs
-        more than the one before it.
+        change the tokens: a space, for most tokenizers. In a text without spaces, and with a
+        tokenizer that was given (`hf:`, `spm:`), each piece costs more than the one before it.
 
         Args:
             state: from `start` or an earlier `extend`; stays valid.
@@ -291,8 +292,8 @@ class LanguageModel:
 
         Args:
             prompt: what it begins with; may be empty.
-            tokens: how many to add at most. Where `<eos>` ends documents (all tokenizers but the
-                word-level one, where it ends a line), the text may end earlier.
+            tokens: how many to add at most. Where `<eos>` ends documents and not lines, as at word
+                level, the text may end earlier.
             temperature: below 1 the likelier tokens are preferred; 0 always takes the likeliest.
             top_p: draw only from the likeliest tokens that together have this probability.
             seed: the same seed gives the same text; None gives another one every time. torch's

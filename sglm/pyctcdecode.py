@@ -71,7 +71,7 @@ class SglmLanguageModel(AbstractLanguageModel):
                 unfinished one with which none begins.
             score_boundary: beams begin at the beginning of a text, and the `<eos>` after the last
                 word counts; otherwise they are from the middle of a text. None: where `<eos>` ends
-                a line, which is at word level.
+                a line, as at word level.
 
         Raises:
             InputError: no model there; no number.
@@ -80,7 +80,7 @@ class SglmLanguageModel(AbstractLanguageModel):
         self._tokenizer = self._model.language_model.tokenizer
         self._words = self._own_words() if unigrams is None else sorted(set(unigrams))
         self.alpha = self.beta = self.unk_score_offset = 0.0
-        self.score_boundary = self._tokenizer.kind == "word"
+        self.score_boundary = self._tokenizer.eos_ends_lines
         self.reset_params(
             alpha=alpha,
             beta=beta,

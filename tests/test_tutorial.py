@@ -60,6 +60,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             {"sentence_good": "the cat sees the moon .", "sentence_bad": "the cat see the moon ."}
         )
         + "\n",
+        "ids.txt": "".join(f"{n % 7 + 1} {n % 11 + 8} {n % 13 + 19}\n" for n in range(600)),
         "beams.tsv": make_text(8, seed=3).replace("\n", "\t-1.5\n"),
         "reviews.jsonl": "".join(
             json.dumps({"body": line}) + "\n" for line in text.splitlines()[:300]

@@ -4,10 +4,13 @@ Random weights will do: the laws hold for any. They are larger than a fresh mode
 state matters and a mistake in it shows.
 """
 
+import io
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
+import sentencepiece
 import torch
 
 from sglm.lm import LanguageModel
@@ -16,10 +19,12 @@ from sglm.model.language_model import LSTMLanguageModel, ModelShape
 from sglm.scoring.predictor import NetworkPredictor
 from sglm.text.prepare import Recipe, prepare
 from sglm.text.sentencepiece_tokenizer import learn_sentencepiece
+from sglm.text.spm_tokenizer import SpmTokenizer
 from sglm.text.store import TokenStore
 from sglm.text.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer, WordTokenizer
 
-KINDS = ("sentencepiece", "word", "char", "byte")
+OWN_KINDS = ("sentencepiece", "word", "char", "byte")
+KINDS = (*OWN_KINDS, "spm")
 
 LINES = [
     "the cat sat on the mat",
@@ -33,6 +38,21 @@ LINES = [
 
 
 @cache
+def spm_model(**settings: Any) -> bytes:
+    """A SentencePiece model as others make them, with that package's defaults: of `LINES` without
+    the last one."""
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter([line for line in LINES[:-1] if line] * 20),
+        model_writer=model,
+        minloglevel=2,
+        hard_vocab_limit=False,
+        **settings,
+    )
+    return model.getvalue()
+
+
+@cache
 def make_tokenizer(kind: str) -> Tokenizer:
     """Learned from `LINES` without the last one; words and characters of that are unknown."""
     if kind == "byte":
@@ -41,6 +61,8 @@ def make_tokenizer(kind: str) -> Tokenizer:
         return learn_sentencepiece([line for line in LINES[:-1] if line] * 20, None)
     if kind == "char":
         return CharTokenizer(sorted(set("\n".join(LINES[:-1]))))
+    if kind == "spm":
+        return SpmTokenizer(spm_model(model_type="unigram", vocab_size=60))
     return WordTokenizer(sorted({word for line in LINES[:-1] for word in line.split()}))
 
 
@@ -105,5 +127,8 @@ def make_store(folder: Path, kind: str, held_out: Path) -> TokenStore:
     """A store whose test split is the file `held_out`, made the way users make it."""
     train = folder / "train.txt"
     train.write_text(("\n".join(LINES[:-1]) + "\n") * 20, encoding="utf-8")
+    if kind == "spm":
+        (folder / "given.model").write_bytes(make_tokenizer(kind).content())
+        kind = f"spm:{folder / 'given.model'}"
     recipe = Recipe(tokenizer=kind, valid=0.1, test=str(held_out))
     return prepare([str(train)], folder / "store", recipe)

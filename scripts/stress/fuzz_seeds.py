@@ -17,6 +17,7 @@ def seeds(name: str, originals: Originals) -> list[bytes]:
         "ids": "store/train.bin",
         "tokenizer": "word/tokenizer.json",
         "sentencepiece": "sentencepiece/sentencepiece.model",
+        "given_model": "sentencepiece/sentencepiece.model",
         "card": "char/config.json",
         "weights": "char/model.safetensors",
         "state": "run/checkpoints/latest/state.json",
@@ -57,6 +58,7 @@ _MORE: dict[str, list[str | bytes]] = {
         '{"finished": true, "seconds": 1.0, "peak_memory_mb": null, "device": "cpu",'
         ' "precision": "fp32"}',
     ],
+    "ids_text": ["5 7 9\n\n1 2\r\n", "007 -0 1_0 ٣", "9" * 5000],
     "results": ['{"horizon": 20}', '{"horizon": 1e999}'],
     "text": ["one\r\ntwo\rthree\n\nfour", b"\xff\xfea\0", b"\xed\xa0\x80", "\ufeff\ufeffa\n"],
     "gzip": [

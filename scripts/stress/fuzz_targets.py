@@ -33,10 +33,12 @@ from sglm.text.tokenizer import (
     KINDS,
     ByteTokenizer,
     CharTokenizer,
+    IdsTokenizer,
     Tokenizer,
     WordTokenizer,
     load_tokenizer,
 )
+from sglm.text.tokenizer_choice import given_tokenizer
 from sglm.train.build import build_schedule
 from sglm.train.log.metrics import drop_later_lines
 from sglm.train.run_folder import RunFolder
@@ -157,6 +159,19 @@ def target_vocabulary(originals: Originals, data: bytes) -> None:
 def target_sentencepiece(originals: Originals, data: bytes) -> None:
     fingerprint = _fingerprint("sentencepiece", data)
     _load_tokenizer(originals, "sentencepiece", "sentencepiece.model", data, fingerprint)
+
+
+def target_given_model(originals: Originals, data: bytes) -> None:
+    path = originals.folder / "given.model"
+    path.write_bytes(data)
+    given = given_tokenizer(f"spm:{path}", of=None, vocab_size=None, eos_id=None)
+    assert given is not None
+    _use_tokenizer(given)
+
+
+def target_ids_text(originals: Originals, data: bytes) -> None:
+    ids = IdsTokenizer(50, eos_id=0).encode(data.decode("utf-8", "surrogateescape"))
+    assert all(0 <= token_id < 50 for token_id in ids)
 
 
 def _fingerprint(kind: str, content: bytes) -> str:

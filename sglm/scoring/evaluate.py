@@ -112,7 +112,7 @@ def evaluate_pieces(
             `LONGEST_TEXT` tokens.
     """
     started = perf_counter()
-    counted = _Counted(tokenizer)
+    counted = _Counted(tokenizer, name="stdin" if split == "-" else split)
     if context == "carried":
         ids = (counted.encode(piece) for piece in regroup(pieces))
         nll_nats = stream_nll(predictor, ids, tokenizer.eos_id)
@@ -133,22 +133,28 @@ def evaluate_pieces(
 class _Counted:
     """Encodes pieces, and counts what it has encoded."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, *, name: str) -> None:
         self._tokenizer = tokenizer
-        self._encoder = Encoder(tokenizer)
-        self.counts = SplitCounts(0, 0, 0, 0)
+        self._encoder = Encoder(tokenizer, name=name)
+        self._sums = [0, 0, 0, 0]
+
+    @property
+    def counts(self) -> SplitCounts:
+        """Of all that was encoded."""
+        counts = SplitCounts(*self._sums)
+        return counts if self._tokenizer.is_text else counts.without_text()
 
     def encode(self, piece: Piece) -> list[int]:
         """The ids of a piece in a stream."""
         _, ids, words, text_bytes = self._encoder.encode(piece)
         unk_id = self._tokenizer.unk_id
         unknown = 0 if unk_id is None else ids.count(unk_id)
-        added = SplitCounts(tokens=len(ids), words=words, bytes=text_bytes, unknown=unknown)
-        self.counts = SplitCounts(*(a + b for a, b in zip(self.counts, added, strict=True)))
+        added = (len(ids), words, text_bytes, unknown)  # as in SplitCounts
+        self._sums = [a + b for a, b in zip(self._sums, added, strict=True)]
         return ids
 
     def texts(self, pieces: Iterable[Piece]) -> Iterator[Tokens]:
-        """The ids of each line or document; at word level every line is one, as in a store."""
+        """The ids of each line or document; each `<eos>` ends one, as in a store."""
         text: list[int] = []
         for piece in pieces:
             text += self.encode(piece)
@@ -159,11 +165,8 @@ class _Counted:
                 )
             if piece.unfinished:
                 continue
-            if self._tokenizer.kind == "word":
-                ids = np.array(text, dtype=np.int64)
-                yield from _cut(ids, np.flatnonzero(ids == self._tokenizer.eos_id) + 1)
-            else:
-                yield text
+            ids = np.array(text, dtype=np.int64)
+            yield from _cut(ids, np.flatnonzero(ids == self._tokenizer.eos_id) + 1)
             text = []
         if text:
             yield text

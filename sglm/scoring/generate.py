@@ -15,7 +15,7 @@ from sglm.errors import InputError, SglmError
 from sglm.scoring.arguments import real_number, whole_number
 from sglm.scoring.predictor import Predictor
 from sglm.scoring.stream import CHUNK_STEPS
-from sglm.text.tokenizer import UNK, Tokenizer
+from sglm.text.tokenizer import Tokenizer
 from sglm.text.user_text import checked_bytes
 
 
@@ -40,8 +40,8 @@ def continue_text(
         temperature=temperature,
         top_p=top_p,
         seed=seed,
-        never=[i for i in range(tokenizer.vocab_size) if tokenizer.token(i) == UNK],
-        stop_at_eos=tokenizer.kind != "word",
+        never=tokenizer.unwritten_ids,
+        stop_at_eos=not tokenizer.eos_ends_lines,
     )
     # The prompt stays as it was typed, whatever its tokens would be decoded to.
     continuation = tokenizer.decode([*ids, *added])[len(tokenizer.decode(ids)) :]

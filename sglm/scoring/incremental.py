@@ -75,12 +75,13 @@ def extend_text(
     kept = _common_length(state.tail_ids, ids)
     start = state.tail_start
     offsets = [(start + first, start + last) for first, last in tokenizer.offsets(tail, ids)]
+    n_words = len(text.split()) - (state.in_word and _starts_in_word(text))
     score = make_score(
         [tokenizer.token(token_id) for token_id in ids[kept:]],
         logprobs[kept:],
         [token_id == tokenizer.unk_id for token_id in ids[kept:]],
-        n_words=len(text.split()) - (state.in_word and _starts_in_word(text)),
-        n_bytes=n_bytes,
+        n_words=n_words if tokenizer.is_text else None,
+        n_bytes=n_bytes if tokenizer.is_text else None,
         offsets=offsets[kept:],
         withdrawn=state.tail_logprobs[kept:],
     )

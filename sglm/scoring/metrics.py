@@ -3,9 +3,10 @@
 import math
 
 
-def perplexity(nll_nats: float, units: int) -> float:
-    """exp(nll_nats / units); inf where that leaves the range of floats, nan for no units at all."""
-    if units <= 0:
+def perplexity(nll_nats: float, units: int | None) -> float:
+    """exp(nll_nats / units); inf where that leaves the range of floats, nan for no units at all or
+    an unknown number (None)."""
+    if units is None or units <= 0:
         return math.nan
     try:
         return math.exp(nll_nats / units)
@@ -13,9 +14,9 @@ def perplexity(nll_nats: float, units: int) -> float:
         return math.inf
 
 
-def bits_per_byte(nll_nats: float, text_bytes: int, unknown: int) -> float | None:
+def bits_per_byte(nll_nats: float, text_bytes: int | None, unknown: int) -> float | None:
     """nll_nats / (bytes · ln 2); None where an unknown token hides bytes, or there are none."""
-    return None if unknown or text_bytes <= 0 else nll_nats / (text_bytes * math.log(2))
+    return None if unknown or not text_bytes else nll_nats / (text_bytes * math.log(2))
 
 
 def finite_or_none(value: float | None) -> float | None:

@@ -6,7 +6,7 @@ from typing import Any, Literal, get_args
 
 from sglm.errors import InputError
 from sglm.scoring.metrics import bits_per_byte, finite_or_none, perplexity
-from sglm.scoring.words import Base, Correction, Word, check_correction, words_of
+from sglm.scoring.words import UNMARKED, Base, Correction, Word, check_correction, words_of
 
 Context = Literal["carried", "reset"]
 CONTEXTS: tuple[Context, ...] = get_args(Context)
@@ -22,10 +22,10 @@ class Score:
     logprob: float
     """Their sum in nats (see `LanguageModel.extend` for the one exception)."""
     n_tokens: int
-    n_words: int
-    """Whitespace-separated words of the text."""
-    n_bytes: int
-    """UTF-8 bytes of the text."""
+    n_words: int | None
+    """Whitespace-separated words of the text; None where it is ids."""
+    n_bytes: int | None
+    """UTF-8 bytes of the text; None where it is ids."""
     unk: list[bool]
     """Which of the tokens stand for something outside the vocabulary."""
     ppl: float
@@ -43,7 +43,8 @@ class Score:
     """Of the predicted distribution at each token, in nats; None unless asked for."""
     boundaries: list[float] | None = None
     """-log of the probability that a word begins, at each token and after the last one; 0 at the
-    beginning of a text without context. None unless asked for."""
+    beginning of a text without context. None unless asked for, and where the tokenizer does not
+    mark the beginnings of words."""
 
     def words(self, base: Base = 2, correction: Correction = "none") -> list[Word]:
         """The words of the text and their surprisals.
@@ -59,12 +60,14 @@ class Score:
             correction: "none" or "bow" (beginning of word), which needs `distribution=True`.
 
         Raises:
-            InputError: unknown base or correction, or what it needs was not recorded.
+            InputError: unknown base or correction, or what it needs was not recorded or cannot be.
         """
         check_correction(correction)
         if self.text is None:
             raise InputError("words are of whole texts: score(text), not a piece of extend()")
         if correction == "bow" and self.boundaries is None:
+            if self.ranks is not None:
+                raise InputError(f'correction "bow" {UNMARKED}')
             raise InputError(
                 'correction "bow" needs what was expected: score(text, distribution=True)'
             )
@@ -97,8 +100,8 @@ def make_score(
     logprobs: list[float],
     unk: list[bool],
     *,
-    n_words: int,
-    n_bytes: int,
+    n_words: int | None,
+    n_bytes: int | None,
     offsets: list[tuple[int, int]],
     text: str | None = None,
     hides_bytes: bool = False,
@@ -108,7 +111,7 @@ def make_score(
 
     Args:
         tokens, logprobs, unk: of the tokens, in parallel.
-        n_words, n_bytes: of the text.
+        n_words, n_bytes: of the text; None where it is ids.
         offsets, text: see `Score`.
         hides_bytes: some of the text's bytes have no scored token.
         withdrawn: log-probabilities that were counted before and are replaced by these.
@@ -141,10 +144,10 @@ class Evaluation:
     nll_nats: float
     """Sum over all tokens."""
     tokens: int
-    words: int
-    """Whitespace-separated."""
-    bytes: int
-    """In UTF-8; 0 where that is not known, as of a part of a split."""
+    words: int | None
+    """Whitespace-separated; None where the text is ids."""
+    bytes: int | None
+    """In UTF-8; 0 where that is not known, as of a part of a split; None where the text is ids."""
     unknown: int
     """How many of the tokens are `<unk>`."""
     context: Context = "carried"
@@ -178,12 +181,12 @@ class Evaluation:
 
     @property
     def word_ppl(self) -> float:
-        """exp(nats per word), comparable across tokenizers; nan without words."""
+        """exp(nats per word), comparable across tokenizers; nan without words, and of ids."""
         return perplexity(self.nll_nats, self.words)
 
     @property
     def bits_per_byte(self) -> float | None:
-        """None where the text has `<unk>`, whose original bytes are not scored."""
+        """None where the text has `<unk>`, whose original bytes are not scored, and of ids."""
         return bits_per_byte(self.nll_nats, self.bytes, self.unknown)
 
     def to_json(self) -> dict[str, Any]:

@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from sglm.errors import InputError
 from sglm.scoring.batch import packed_nlls
 from sglm.scoring.distribution import Expectations, expectations, packed_expectations
 from sglm.scoring.predictor import Predictor, State
 from sglm.scoring.results import Score, make_score
 from sglm.scoring.stream import CHUNK_STEPS, Ids
 from sglm.text.tokenizer import Tokenizer
-from sglm.text.user_text import checked_bytes
+from sglm.text.user_text import TextError, checked_bytes, encode_texts
 
 
 def score_texts(
@@ -36,8 +37,8 @@ def score_texts(
         names: the token of every id.
     """
     state, first_id, context = _read_context(predictor, tokenizer, context)
-    read = [context + text for text in texts]
-    ids, lengths = _end_to_end(tokenizer, read, first=[first_id] * bos, eos=eos)
+    encoded = encode_texts(tokenizer, texts, before=context)
+    ids, lengths = _end_to_end(encoded, first=[first_id] * bos, last=[tokenizer.eos_id] * eos)
     ids_N = np.array(ids, dtype=np.int64)
     lengths_S = np.array(lengths, dtype=np.int64)
     begins = tokenizer.word_beginnings if distribution else None
@@ -57,8 +58,8 @@ def score_texts(
             tokens[scored],
             logprobs[scored],
             unk[scored],
-            n_words=len(text.split()),
-            n_bytes=size,
+            n_words=len(text.split()) if tokenizer.is_text else None,
+            n_bytes=size if tokenizer.is_text else None,
             offsets=offsets,
             text=text,
             # Without bos the first token is not scored, so some bytes have no nats.
@@ -72,6 +73,8 @@ def score_texts(
                 and tokenizer.begins_word(ids[scored.start])
             )
             score = _with_expectations(score, recorded, scored, own_beginning=not open_word)
+            if not tokenizer.marks_words:
+                score = replace(score, boundaries=None)
         scores.append(score)
     return scores
 
@@ -114,14 +117,13 @@ def _read_context(
 
 
 def _end_to_end(
-    tokenizer: Tokenizer, texts: Sequence[str], *, first: list[int], eos: bool
+    texts: Sequence[list[int]], *, first: list[int], last: list[int]
 ) -> tuple[list[int], list[int]]:
     """The ids of all texts, concatenated, and the number of ids of each."""
-    bos, last = len(first), [tokenizer.eos_id] * eos
     ids: list[int] = []
     lengths: list[int] = []
-    for encoded in tokenizer.encode_batch(texts):
-        lengths.append(bos + len(encoded) + eos)
+    for encoded in texts:
+        lengths.append(len(first) + len(encoded) + len(last))
         ids += first
         ids += encoded
         ids += last
@@ -167,11 +169,14 @@ def running_scores(
 ) -> Iterator[Score]:
     """See `LanguageModel.score_running`."""
     begins_V = torch.tensor(tokenizer.word_beginnings, device="cpu")
-    line_end = tokenizer.encode("\n")
+    line_end = tokenizer.line_end
     state, previous_id = predictor.start(1), tokenizer.eos_id
     for number, line in enumerate(lines, start=1):
         size = checked_bytes(line, number)
-        ids = tokenizer.encode(line)
+        try:
+            ids = tokenizer.encode(line)
+        except InputError as error:
+            raise TextError(number, problem=str(error)) from error
         read_N = np.array([previous_id, *ids, *line_end], dtype=np.int64)
         recorded, state = expectations(
             predictor, read_N[:-1, None], read_N[1:, None], state=state, begins_V=begins_V
@@ -182,8 +187,8 @@ def running_scores(
             [names[i] for i in ids],
             logprob[:count],
             [i == tokenizer.unk_id for i in ids],
-            n_words=len(line.split()),
-            n_bytes=size,
+            n_words=len(line.split()) if tokenizer.is_text else None,
+            n_bytes=size if tokenizer.is_text else None,
             offsets=tokenizer.offsets(line, ids),
             text=line,
         )
@@ -191,5 +196,5 @@ def running_scores(
             score,
             ranks=rank[:count],
             entropies=entropy[:count],
-            boundaries=[0.0, *boundary[1 : count + 1]],
+            boundaries=[0.0, *boundary[1 : count + 1]] if tokenizer.marks_words else None,
         )

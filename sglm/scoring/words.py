@@ -15,6 +15,7 @@ from sglm.errors import InputError, did_you_mean
 Base = Literal[2, 10, "e"]
 Correction = Literal["none", "bow"]
 CORRECTIONS = ("none", "bow")
+UNMARKED = "needs tokens that mark where words begin, which this tokenizer's do not; leave it out"
 _WORD = re.compile(r"\S+")
 _NATS = {"2": math.log(2), "10": math.log(10), "e": 1.0}
 

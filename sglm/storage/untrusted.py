@@ -13,7 +13,7 @@ import os
 import stat
 from collections.abc import Hashable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from sglm.errors import InputError
 
@@ -92,7 +92,7 @@ def read_json(path: Path, most_bytes: int = 1 << 20) -> Any:
     return parse_json(read_bounded(path, most_bytes))
 
 
-def is_count(value: object) -> bool:
+def is_count(value: object) -> TypeGuard[int]:
     """Whether a value is an integer from 0 to 2⁶³ - 1 (a bool is none)."""
     return type(value) is int and 0 <= value < 2**63
 

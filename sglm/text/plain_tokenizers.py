@@ -2,8 +2,10 @@
 
 import json
 import re
+import warnings
 from collections.abc import Iterable, Sequence
 
+from sglm.errors import InputError, SglmWarning, short_repr
 from sglm.text.lines import Piece
 from sglm.text.tokenizer_interface import EOS, UNK, Tokenizer, byte_offsets, utf8
 
@@ -44,7 +46,11 @@ class ByteTokenizer(Tokenizer):
         return b""
 
 
-class _WithUnknown(dict[str, int]):
+class _Ids(dict[str, int]):
+    """The id of every token."""
+
+
+class _WithUnknown(_Ids):
     """A vocabulary that maps any other key to id 1, the id of `<unk>`."""
 
     def __missing__(self, key: str) -> int:
@@ -60,7 +66,7 @@ class _ListTokenizer(Tokenizer):
         self._entries = list(entries)
         self._names = [EOS, UNK, *entries]
         self.vocab_size = len(self._names)
-        self._ids = _WithUnknown((name, i) for i, name in enumerate(self._entries, start=2))
+        self._ids: _Ids = _WithUnknown((name, i) for i, name in enumerate(self._entries, start=2))
 
     def token(self, token_id: int) -> str:
         return self._names[token_id]
@@ -91,23 +97,16 @@ class CharTokenizer(_ListTokenizer):
         return token_id == self.eos_id or self.token(token_id).isspace()
 
 
-class WordTokenizer(_ListTokenizer):
-    """Whitespace-separated words, each line closed by one `<eos>`: the convention of the Penn
-    Treebank and WikiText benchmarks (Mikolov et al. 2010, Merity et al. 2017).
+class _LinesOfWords(Tokenizer):
+    """What stands between white space, each line closed by one `<eos>`."""
 
-    A literal `<unk>` is the unknown word, a literal `<eos>` the end of a line, as those corpora
-    have them.
-    """
-
-    kind = "word"
     lossless = False
-
-    def __init__(self, words: Sequence[str]) -> None:
-        super().__init__(words)
-        self._ids[EOS] = self.eos_id
+    eos_ends_lines = True
+    _ids: _Ids
 
     def encode(self, text: str) -> list[int]:
-        return list(map(self._ids.__getitem__, text.replace("\n", f" {EOS} ").split()))
+        line_end = f" {self.token(self.eos_id)} "
+        return list(map(self._ids.__getitem__, text.replace("\n", line_end).split()))
 
     def encode_piece(self, piece: Piece) -> list[int]:
         """Ends every line in exactly one `<eos>`, also an empty line or one without a newline."""
@@ -117,7 +116,7 @@ class WordTokenizer(_ListTokenizer):
         return ids
 
     def decode(self, ids: Iterable[int]) -> str:
-        words = " ".join(["\n" if i == self.eos_id else self._names[i] for i in ids])
+        words = " ".join(["\n" if i == self.eos_id else self.token(i) for i in ids])
         return words.replace(" \n", "\n").replace("\n ", "\n")
 
     def safe_prefix(self, text: str) -> int:
@@ -130,3 +129,96 @@ class WordTokenizer(_ListTokenizer):
 
     def begins_word(self, token_id: int) -> bool:
         return True
+
+
+class WordTokenizer(_LinesOfWords, _ListTokenizer):
+    """Whitespace-separated words, each line closed by one `<eos>`: the convention of the Penn
+    Treebank and WikiText benchmarks (Mikolov et al. 2010, Merity et al. 2017).
+
+    A literal `<unk>` is the unknown word, a literal `<eos>` the end of a line, as those corpora
+    have them.
+    """
+
+    kind = "word"
+
+    def __init__(self, words: Sequence[str]) -> None:
+        super().__init__(words)
+        self._ids[EOS] = self.eos_id
+
+
+class _IdOfNumeral(_Ids):
+    """Numeral → id, checked when it is looked up for the first time."""
+
+    def __init__(self, vocab_size: int) -> None:
+        super().__init__()
+        self._vocab_size = vocab_size
+
+    def __missing__(self, numeral: str) -> int:
+        if not re.fullmatch(r"-?[0-9]+", numeral):
+            raise InputError(f"{short_repr(numeral)} is not an integer; a text of ids is 5 7 9")
+        if numeral.startswith("-"):
+            raise InputError(f"the id {numeral[:20]} is negative; ids begin at 0")
+        digits = numeral.lstrip("0") or "0"
+        if len(digits) > 18 or int(digits) >= self._vocab_size:
+            raise InputError(
+                f"the id {digits[:20]} is not in the vocabulary, 0 to {self._vocab_size - 1};"
+                " larger ids need a larger --vocab-size in sglm prep"
+            )
+        if len(numeral) <= 8:  # numerals may have any number of leading zeros
+            self[numeral] = int(digits)
+        return int(digits)
+
+
+class IdsTokenizer(_LinesOfWords):
+    """Ids that somebody else has made: integers between white space, a sequence a line.
+
+    The id of `<eos>` may stand in a text, as the end of a line too.
+    """
+
+    kind = "ids"
+    content_file = None
+    is_text = False
+    unk_id = None
+
+    def __init__(self, vocab_size: int, *, eos_id: int | None) -> None:
+        """
+        Args:
+            vocab_size: the ids of a text are below it.
+            eos_id: None adds an id for it, which stands in no text.
+        """
+        self._ids = _IdOfNumeral(vocab_size)
+        self.adds_eos = eos_id is None
+        self.eos_id = vocab_size if eos_id is None else eos_id
+        self.vocab_size = vocab_size + self.adds_eos
+        self._ended = re.compile(rf"(?<!\S)0*{self.eos_id}[^\S\n]*(?:\n|\Z)")
+        self._has_warned = False
+
+    def encode(self, text: str) -> list[int]:
+        lines = [list(map(self._ids.__getitem__, line.split())) for line in text.split("\n")]
+        ids = lines[0]
+        for line in lines[1:]:
+            ids.append(self.eos_id)
+            ids += line
+        return ids
+
+    def encode_piece(self, piece: Piece) -> list[int]:
+        ids = super().encode_piece(piece)
+        if not self._has_warned and self._ended.search(piece.text):
+            self._has_warned = True
+            warnings.warn(
+                f"lines of ids end in {self.eos_id}, which is added to each line: it stands there"
+                " twice; leave it out of the text",
+                SglmWarning,
+                stacklevel=2,
+            )
+        return ids
+
+    def token(self, token_id: int) -> str:
+        return str(token_id)
+
+    @property
+    def settings(self) -> str:
+        return "adds eos" if self.adds_eos else ""
+
+    def content(self) -> bytes:
+        return f"{self.vocab_size} {self.eos_id}".encode()

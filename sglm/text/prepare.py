@@ -9,7 +9,7 @@ from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 
-from sglm.errors import InputError, SglmError, did_you_mean
+from sglm.errors import InputError, SglmError
 from sglm.text.encoder import Encoder
 from sglm.text.heldout import Division, OnBytes, divide
 from sglm.text.lines import READ_BYTES
@@ -17,16 +17,16 @@ from sglm.text.overlap import LineHasher, lines_file
 from sglm.text.regroup import regroup
 from sglm.text.sources import Source, find_sources, spooled
 from sglm.text.store import SPLITS, TokenStore, ids_file
-from sglm.text.store_writer import SplitWriter, new_store, refuse_occupied, write_meta
+from sglm.text.store_writer import SplitEntry, SplitWriter, new_store, refuse_occupied, write_meta
 from sglm.text.tokenizer import (
     EOS,
-    KINDS,
     UNK,
     ByteTokenizer,
     CharTokenizer,
     Tokenizer,
     WordTokenizer,
 )
+from sglm.text.tokenizer_choice import given_tokenizer
 from sglm.text.tokenizer_interface import vocabulary_too_large
 
 # More word types than this are not kept in memory while counting (about 150 MB).
@@ -42,12 +42,17 @@ OnProgress = Callable[[str, int, int | None], None]
 class Recipe:
     """What to make of the text.
 
+    tokenizer: what to learn of the text (`KINDS`), or what is given: `hf:FILE`, `spm:FILE`, `ids`.
+    tokenizer_of: a run, a model folder or a store whose tokenizer to take instead.
+    vocab_size: None lets the tokenizer choose; `ids` needs it.
+    eos_id: of a given tokenizer; None takes its own, or else adds one.
     valid, test: a fraction of the text, or a source of its own.
-    vocab_size: None lets the tokenizer choose.
     """
 
     tokenizer: str = "sentencepiece"
+    tokenizer_of: Path | None = None
     vocab_size: int | None = None
+    eos_id: int | None = None
     valid: float | str = 0.05
     test: float | str = 0.05
     text_field: str = "text"
@@ -75,7 +80,7 @@ def prepare(
         InputError: text, recipe or `out` cannot be used.
         SglmError: decoding the ids did not give the text back: a bug in sglm.
     """
-    check_recipe(recipe)
+    given = check_recipe(recipe)
     refuse_occupied(out, force)
     names_of_split = {"train": list(sources)}
     for split, held_out in (("valid", recipe.valid), ("test", recipe.test)):
@@ -93,35 +98,39 @@ def prepare(
         spool = folder / "spool"
         spool.mkdir()
         divisions = _divide(sources_of_split, recipe, spool=spool, on_progress=on_progress)
-        tokenizer = _learn(divisions["train"], recipe, on_progress)
-        splits = _encode(divisions, tokenizer, folder=folder, on_progress=on_progress)
+        tokenizer = given or _learn(divisions["train"], recipe, on_progress)
+        try:
+            splits = _encode(divisions, tokenizer, folder=folder, on_progress=on_progress)
+        except InputError:
+            _refuse_first_bad_line(divisions, tokenizer)
+            raise
         shutil.rmtree(spool)
         tokenizer.save(folder)
         write_meta(folder, tokenizer, splits)
     return TokenStore.open(out)
 
 
-def check_recipe(recipe: Recipe) -> None:
+def check_recipe(recipe: Recipe) -> Tokenizer | None:
     """
+    Returns:
+        The tokenizer, if it is given and not learned.
+
     Raises:
         InputError: an unknown tokenizer, a vocabulary size that cannot be, impossible fractions.
     """
-    if recipe.tokenizer not in KINDS:
-        known = did_you_mean(recipe.tokenizer, KINDS)
-        raise InputError(f"--tokenizer {recipe.tokenizer}: unknown{known}")
-    if recipe.vocab_size is not None and recipe.tokenizer in ("char", "byte"):
-        raise InputError(
-            f"--vocab-size does not go with --tokenizer {recipe.tokenizer}: "
-            "its vocabulary follows from the text; leave it out"
-        )
-    if recipe.vocab_size is not None and recipe.vocab_size < 3:
-        raise InputError(f"--vocab-size {recipe.vocab_size} is too small: {EOS}, {UNK} and a word")
+    given = given_tokenizer(
+        recipe.tokenizer,
+        of=recipe.tokenizer_of,
+        vocab_size=recipe.vocab_size,
+        eos_id=recipe.eos_id,
+    )
     fractions = [share for share in (recipe.valid, recipe.test) if not isinstance(share, str)]
     if not all(0 <= share < 1 for share in fractions) or sum(fractions) >= 1:
         raise InputError(
             f"--valid {recipe.valid} --test {recipe.test}: fractions must be at least 0 and "
             "leave something to train on"
         )
+    return given
 
 
 def _divide(
@@ -208,7 +217,7 @@ def learn_words(texts: Iterable[str], vocab_size: int | None) -> WordTokenizer:
 
 def _encode(
     divisions: dict[str, Division], tokenizer: Tokenizer, *, folder: Path, on_progress: OnProgress
-) -> dict[str, dict[str, int | str]]:
+) -> dict[str, SplitEntry]:
     """Writes every split's ids; returns the splits' entries for `meta.json`."""
     total_bytes = sum(division.total_bytes for division in divisions.values())
     on_bytes = _summed(on_progress, "encoding", total_bytes)
@@ -230,6 +239,20 @@ def _encode(
         for split in written:
             lines[split].finish().write(folder / lines_file(split))
         return {split: writers[split].finish() for split in written}
+
+
+def _refuse_first_bad_line(divisions: dict[str, Division], tokenizer: Tokenizer) -> None:
+    """Finds in which line of which source is what the tokenizer cannot encode: splits are made of
+    lines from everywhere.
+
+    Raises:
+        InputError: names it.
+    """
+    for division in divisions.values():
+        for source in division.sources:
+            encoder = Encoder(tokenizer, name=source.name)
+            for piece in source.read():
+                encoder.encode(piece)
 
 
 def _check_round_trip(tokenizer: Tokenizer, text: str, ids: list[int]) -> None:

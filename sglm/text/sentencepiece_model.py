@@ -1,23 +1,34 @@
-"""Checks that a `.model` file is one that sglm could have written, before SentencePiece reads it.
+"""Checks `.model` files before SentencePiece reads them.
 
 SentencePiece trusts its models: a made-up normalisation table (`precompiled_charsmap`) leads its
 C++ out of bounds, a very long piece overflows its stack (google/sentencepiece issues 1269 and 1263,
-seen in 0.2.1). sglm's models have neither, and use few of the format's fields: any other model
-is refused. The format is protobuf's wire format, the messages of `sentencepiece_model.proto`.
+seen in 0.2.1), a NUL or an unknown byte in a piece ends the process. sglm's own models have no
+table, and use few of the format's fields: `check_model` refuses all others. Of models from
+elsewhere `check_given_model` refuses those that would lead out of bounds. The format is protobuf's
+wire format, the messages of `sentencepiece_model.proto`.
 """
 
 import math
 import struct
 from collections.abc import Iterator
 
+import numpy as np
+
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
-_PIECE, _TRAINER, _NORMALIZER = 1, 2, 3  # fields of ModelProto
+_PIECE, _TRAINER, _NORMALIZER, _DENORMALIZER = 1, 2, 3, 5  # fields of ModelProto
 _TEXT, _SCORE, _TYPE = 1, 2, 3  # fields of ModelProto.SentencePiece
 _MODEL_TYPE, _BPE = 3, 2  # field of TrainerSpec, and its only value here
 _CHARSMAP = 2  # field of NormalizerSpec
-_NORMAL, _UNKNOWN, _CONTROL, _BYTE = 1, 2, 3, 6  # values of _TYPE
+_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = 1, 2, 3, 4, 5, 6  # values of _TYPE
+_OWN_TYPES = (_NORMAL, _UNKNOWN, _CONTROL, _BYTE)
+_ALL_TYPES = (*_OWN_TYPES, _USER_DEFINED, _UNUSED)
 # Longer ones are never learned: 16 characters of at most 4 bytes.
 _LONGEST_PIECE_BYTES = 64
+# Symbols that a user has defined may be longer; the stack holds a hundred times as much.
+_LONGEST_GIVEN_PIECE_BYTES = 1024
+# As many beginnings of a text as SentencePiece finds in its table at once.
+_LONGEST_REPLACED_BYTES = 32
+_BYTE_PIECES = {f"<0x{byte:02X}>".encode() for byte in range(256)}
 
 
 def check_model(model: bytes) -> None:
@@ -27,40 +38,106 @@ def check_model(model: bytes) -> None:
     """
     unknown = 0
     byte_pieces = set[bytes]()
-    for field, value in _fields(model):
+    for field, value in message_fields(model):
         if not isinstance(value, bytes) or field not in (_PIECE, _TRAINER, _NORMALIZER):
             raise ValueError(f"unexpected field {field}")
         if field == _PIECE:
-            text, kind = _piece(value)
+            text, kind = _piece(value, _OWN_TYPES, _LONGEST_PIECE_BYTES)
             unknown += kind == _UNKNOWN
             if kind == _BYTE:
                 byte_pieces.add(text)
         elif field == _TRAINER:
-            if any(key == _MODEL_TYPE and model_type != _BPE for key, model_type in _fields(value)):
+            if any(
+                key == _MODEL_TYPE and model_type != _BPE
+                for key, model_type in message_fields(value)
+            ):
                 raise ValueError("not a byte pair encoding")
-        elif any(key == _CHARSMAP and table != b"" for key, table in _fields(value)):
+        elif any(key == _CHARSMAP and table != b"" for key, table in message_fields(value)):
             raise ValueError("it rewrites text (precompiled_charsmap)")
-    if unknown != 1 or byte_pieces != {f"<0x{byte:02X}>".encode() for byte in range(256)}:
+    if unknown != 1 or byte_pieces != _BYTE_PIECES:
         raise ValueError("it lacks the unknown piece or some of the 256 bytes")
 
 
-def _piece(message: bytes) -> tuple[bytes, int]:
-    """Text and type of a piece."""
+def check_given_model(model: bytes) -> None:
+    """
+    Raises:
+        ValueError: not the format of SentencePiece's models, or one that it must not read.
+    """
+    pieces = 0
+    byte_pieces = set[bytes]()
+    for field, value in message_fields(model):
+        if field in (_PIECE, _TRAINER, _NORMALIZER, _DENORMALIZER) and not isinstance(value, bytes):
+            raise ValueError(f"unexpected field {field}")
+        if field == _PIECE and isinstance(value, bytes):
+            pieces += 1
+            text, kind = _piece(value, _ALL_TYPES, _LONGEST_GIVEN_PIECE_BYTES)
+            if kind == _BYTE:
+                byte_pieces.add(text)
+        elif field in (_NORMALIZER, _DENORMALIZER) and isinstance(value, bytes):
+            for key, table in message_fields(value):
+                if key == _CHARSMAP:
+                    _check_charsmap(table)
+    if not pieces:
+        raise ValueError("no pieces")
+    if byte_pieces and byte_pieces != _BYTE_PIECES:
+        raise ValueError("some of the 256 bytes are missing")
+
+
+def _check_charsmap(table: int | float | bytes) -> None:
+    """A table is the size of a double array in bytes, the array, and the replacements, each ended
+    by a NUL. The array is a trie of what is replaced (`darts.h` of darts-clone): a unit has the
+    byte that leads to it and where its children lie, in a block of 256; or it is the value of its
+    parent, which is where a replacement begins.
+
+    Raises:
+        ValueError: some search would leave the array or the replacements, or find more than
+            SentencePiece has room for.
+    """
+    if table == b"":
+        return
+    if not isinstance(table, bytes) or len(table) < 4:
+        raise ValueError("the normalisation table is cut off")
+    size = int.from_bytes(table[:4], "little")
+    replacements = table[4 + size :]
+    if not size or size % 4 or not replacements.endswith(b"\0"):
+        raise ValueError("the normalisation table is cut off")
+    replacements.decode()
+    begins_N = np.frombuffer(b"\0" + replacements[:-1], np.uint8) == 0
+    units_U = np.frombuffer(table, "<u4", size // 4, offset=4).astype(np.int64)
+    children_U = np.arange(len(units_U)) ^ (units_U >> 10 << ((units_U & 0x200) >> 6))
+    bytes_U = units_U & 0x8000_00FF  # a value's highest bit is set: no byte leads there
+    nodes = np.array([0])
+    for _ in range(_LONGEST_REPLACED_BYTES):
+        blocks = np.unique(children_U[nodes])
+        if len(blocks) and blocks.max() | 255 >= len(units_U):
+            raise ValueError("the normalisation table leads out of bounds")
+        values = units_U[children_U[nodes[units_U[nodes] & 0x100 != 0]]] & 0x7FFF_FFFF
+        if (values >= len(begins_N)).any() or not begins_N[values].all():
+            raise ValueError("the normalisation table leads out of bounds")
+        places = blocks[:, None] ^ np.arange(256)
+        nodes = np.unique(places[bytes_U[places] == np.arange(256)])
+        if not len(nodes):
+            return
+    raise ValueError(f"the normalisation table replaces over {_LONGEST_REPLACED_BYTES} bytes")
+
+
+def _piece(message: bytes, types: tuple[int, ...], longest: int) -> tuple[bytes, int]:
+    """Text and type of a piece, which is one of these types, and not longer."""
     text, kind = b"", _NORMAL
-    for field, value in _fields(message):
+    for field, value in message_fields(message):
         if field == _TEXT and isinstance(value, bytes):
             text = value
-        elif field == _TYPE and value in (_NORMAL, _UNKNOWN, _CONTROL, _BYTE):
+        elif field == _TYPE and value in types:
             kind = int(value)
         elif field != _SCORE or not isinstance(value, float) or not math.isfinite(value):
             raise ValueError(f"a piece with an unexpected field {field}")
-    if not 0 < len(text) <= _LONGEST_PIECE_BYTES or b"\0" in text:
+    if not 0 < len(text) <= longest or b"\0" in text:
         raise ValueError(f"a piece of {len(text)} bytes, or with a NUL")
     text.decode("utf-8")
     return text, kind
 
 
-def _fields(message: bytes) -> Iterator[tuple[int, int | float | bytes]]:
+def message_fields(message: bytes) -> Iterator[tuple[int, int | float | bytes]]:
     """Number and value of each field of a message, in their order."""
     at, end = 0, len(message)
     while at < end:

@@ -34,13 +34,17 @@ def ids_file(split: str) -> str:
 
 
 class SplitCounts(NamedTuple):
-    """How much a split holds: ids in its file; words and UTF-8 bytes of the original text; how
-    many of the ids are the tokenizer's unknown one."""
+    """How much a split holds: ids in its file; words and UTF-8 bytes of the original text, None
+    where that is ids; how many of the ids are the tokenizer's unknown one."""
 
     tokens: int
-    words: int
-    bytes: int
+    words: int | None
+    bytes: int | None
     unknown: int
+
+    def without_text(self) -> "SplitCounts":
+        """The counts of a text of ids."""
+        return self._replace(words=None, bytes=None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,7 +241,10 @@ def _wrong_entry(meta: dict[str, Any]) -> str | None:
     for split, facts in splits.items():
         if not isinstance(facts, dict) or not is_sha256(facts.get("sha256")):
             return f"split {split}"
-        if not all(is_count(facts.get(name)) for name in SplitCounts._fields):
+        counts = {name: facts.get(name) for name in SplitCounts._fields}
+        if tokenizer.get("kind") == "ids" and counts["words"] is counts["bytes"] is None:
+            counts |= {"words": 0, "bytes": 0}
+        if not all(map(is_count, counts.values())):
             return f"split {split}"
     return None
 

@@ -30,15 +30,17 @@ from sglm.text.store import (
 )
 from sglm.text.tokenizer_interface import (
     CARD_FILE,
+    HF_FILE,
     SENTENCEPIECE_FILE,
     VOCABULARY_FILE,
     Tokenizer,
 )
 
 WRITTEN_AT_ONCE = 1 << 16
+SplitEntry = dict[str, int | str | None]  # in meta.json
 OWN_FILES = {
     *(META_FILE, *map(ids_file, SPLITS), *map(lines_file, SPLITS)),
-    *(CARD_FILE, VOCABULARY_FILE, SENTENCEPIECE_FILE),
+    *(CARD_FILE, VOCABULARY_FILE, SENTENCEPIECE_FILE, HF_FILE),
 }
 
 
@@ -49,6 +51,7 @@ class SplitWriter:
         self._file = path.open("wb")
         self._id_type = ID_TYPES[id_type_name(tokenizer)]
         self._unknown_id = tokenizer.unk_id
+        self._is_text = tokenizer.is_text
         self._sha256 = hashlib.sha256()
         self._waiting: list[int] = []
         self._tokens = self._words = self._bytes = self._unknown = 0
@@ -77,16 +80,18 @@ class SplitWriter:
         if self._unknown_id is not None:
             self._unknown += int((array == self._unknown_id).sum())
 
-    def finish(self) -> dict[str, int | str]:
+    def finish(self) -> SplitEntry:
         """Waits until all is on the disk; returns the split's entry in `meta.json`."""
         self._write()
         self._file.flush()
         os.fsync(self._file.fileno())
         counts = SplitCounts(self._tokens, self._words, self._bytes, self._unknown)
+        if not self._is_text:
+            counts = counts.without_text()
         return {**counts._asdict(), "sha256": self._sha256.hexdigest()}
 
 
-def write_meta(folder: Path, tokenizer: Tokenizer, splits: dict[str, dict[str, int | str]]) -> None:
+def write_meta(folder: Path, tokenizer: Tokenizer, splits: dict[str, SplitEntry]) -> None:
     """Writes `meta.json`, which makes the folder a store."""
     meta = {
         "format_version": FORMAT_VERSION,

@@ -19,19 +19,28 @@ FORMAT_VERSION = 1
 # Files of a tokenizer's folder: its description, and its vocabulary, if its kind has one.
 CARD_FILE = "tokenizer.json"
 VOCABULARY_FILE, SENTENCEPIECE_FILE = "vocab.json", "sentencepiece.model"
+HF_FILE = "hf-tokenizer.json"
 # The largest vocabulary on disk: several million words. No larger file is written or read.
 LARGEST_FILE_BYTES = 1 << 26
+LARGEST_VOCABULARY = 1 << 24
 
 
 class Tokenizer(ABC):
     """One vocabulary. Ids run from 0 to `vocab_size - 1`.
 
-    unk_id: the id for text that is not in the vocabulary; None if every text can be encoded.
+    unk_id: the id for text that is not in the vocabulary; None if there is none.
     lossless: `decode(encode(text)) == text`, as long as no id is `unk_id`.
+    is_text: False where the text is ids, of which the number of words and bytes means nothing.
+    eos_ends_lines: `<eos>` ends every line; otherwise documents, and newlines have tokens.
+    adds_eos: of a given vocabulary: `<eos>` is an id that sglm has added to it.
+    marks_words: `begins_word` is right about every token in every text.
     """
 
     kind: ClassVar[str]
     lossless: ClassVar[bool] = True
+    is_text: ClassVar[bool] = True
+    eos_ends_lines: bool = False
+    adds_eos: bool = False
     vocab_size: int
     eos_id: int
     unk_id: int | None
@@ -86,6 +95,24 @@ class Tokenizer(ABC):
         """`begins_word` of every id."""
         return [self.begins_word(token_id) for token_id in range(self.vocab_size)]
 
+    @property
+    def marks_words(self) -> bool:
+        return True
+
+    @property
+    def line_end(self) -> list[int]:
+        """The ids of the end of a line in running text; one at least."""
+        return [self.eos_id] if self.eos_ends_lines else self.encode("\n")
+
+    @property
+    def unwritten_ids(self) -> list[int]:
+        """Ids that stand for no text, `<eos>` aside: they are never generated."""
+        return [i for i in range(self.vocab_size) if self.token(i) == UNK]
+
+    def encode_word(self, word: str, *, in_text: bool) -> list[int]:
+        """The ids of one word, at the beginning of a text or after another word."""
+        return self.encode(f" {word}" if in_text else word)
+
     @abstractmethod
     def content(self) -> bytes:
         """All that distinguishes this tokenizer from others of its kind."""
@@ -103,9 +130,16 @@ class Tokenizer(ABC):
         return ids
 
     @property
+    def settings(self) -> str:
+        """What the card adds to the content; "" where the content says everything."""
+        return ""
+
+    @property
     def fingerprint(self) -> str:
-        """SHA-256 of kind and content: equal fingerprints mean equal ids for every text."""
-        return hashlib.sha256(self.kind.encode() + b"\0" + self.content()).hexdigest()
+        """SHA-256 of kind, settings and content: equal fingerprints mean equal ids for every
+        text."""
+        head = f"{self.kind} {self.settings}".rstrip()
+        return hashlib.sha256(head.encode() + b"\0" + self.content()).hexdigest()
 
     content_file: ClassVar[str | None] = VOCABULARY_FILE
 
@@ -130,6 +164,7 @@ class Tokenizer(ABC):
             "vocab_size": self.vocab_size,
             "eos_id": self.eos_id,
             "unk_id": self.unk_id,
+            **({"settings": self.settings} if self.settings else {}),
         }
         (folder / CARD_FILE).write_text(json.dumps(facts, indent=2) + "\n")
 

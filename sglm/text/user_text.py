@@ -4,14 +4,14 @@ import codecs
 import os
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import suppress
 from typing import Any
 
 from sglm.errors import InputError, SglmWarning
 from sglm.text.lines import READ_BYTES, Piece, line_pieces, lines_of_file, read_text_lines
 from sglm.text.sources import RECORD_ENDINGS, TEXT_ENDINGS, find_sources
-from sglm.text.tokenizer import utf8
+from sglm.text.tokenizer import Tokenizer, utf8
 
 _LINES = re.compile(r"[^\n]*\n|[^\n]+")
 
@@ -144,6 +144,43 @@ def _keeps_line_ends(file: Any) -> bool:
         file.reconfigure(newline="\n")
         return True
     return False
+
+
+class TextError(InputError):
+    """One of many texts cannot be used.
+
+    Attributes:
+        number: which, counted from 1.
+        problem: what is wrong with it.
+    """
+
+    def __init__(self, number: int, *, problem: str) -> None:
+        super().__init__(f"text {number}: {problem}")
+        self.number, self.problem = number, problem
+
+
+def encode_texts(
+    tokenizer: Tokenizer, texts: Sequence[str], *, before: str = ""
+) -> list[list[int]]:
+    """The ids of many texts.
+
+    Args:
+        tokenizer: encodes them.
+        texts: of which each is encoded on its own.
+        before: stands before each of them.
+
+    Raises:
+        TextError: the tokenizer cannot encode one of them.
+    """
+    try:
+        return tokenizer.encode_batch([before + text for text in texts])
+    except InputError:
+        for number, text in enumerate(texts, start=1):
+            try:
+                tokenizer.encode(before + text)
+            except InputError as error:
+                raise TextError(number, problem=str(error)) from error
+        raise
 
 
 def checked_bytes(text: str, number: int | None = None) -> int:

@@ -30,8 +30,9 @@ from sglm.train.run_folder import RunFolder
 _LARGEST_RECORD_BYTES = 1 << 26
 SESSIONS = "sessions.jsonl"
 _GIVE_DATA = "give --data DIR"
-# Whose versions may change a run's numbers; sentencepiece's too, where it made the tokens.
+# Whose versions may change a run's numbers, and by kind of tokenizer the one that made the tokens.
 _PACKAGES = ("torch", "numpy", "safetensors")
+_MADE_TOKENS = {"sentencepiece": "sentencepiece", "spm": "sentencepiece", "hf": "tokenizers"}
 
 
 def record_session(
@@ -138,7 +139,8 @@ def versions(tokenizer_kind: str = "") -> dict[str, str | None]:
     `git_commit` is that of the checkout that sglm runs from, `code_sha256` is of sglm's own files
     as they are, with changes that nobody has committed.
     """
-    packages = [*_PACKAGES, *(["sentencepiece"] if tokenizer_kind == "sentencepiece" else [])]
+    made_tokens = _MADE_TOKENS.get(tokenizer_kind)
+    packages = [*_PACKAGES, *([made_tokens] if made_tokens else [])]
     by_name: dict[str, str | None] = {"sglm": __version__, "python": platform.python_version()}
     for name in packages:
         try:

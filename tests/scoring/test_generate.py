@@ -43,7 +43,7 @@ def test_greedy_takes_the_likeliest(lm: LanguageModel) -> None:
         if tokenizer.unk_id is not None:
             scores[tokenizer.unk_id] = math.inf
         best = int(np.argmin(scores))
-        if best == tokenizer.eos_id and tokenizer.kind != "word":
+        if best == tokenizer.eos_id and not tokenizer.eos_ends_lines:
             break
         greedy.append(best)
     expected = tokenizer.decode([*ids, *greedy])
@@ -90,7 +90,7 @@ def test_unknown_tokens_are_never_drawn(kind: str) -> None:
     assert "\ufffd" not in text or kind == "sentencepiece"
 
 
-def test_eos_ends_documents_but_only_lines_of_words() -> None:
+def test_generation_ends_where_eos_ends_documents_and_goes_on_where_it_ends_lines() -> None:
     for kind in KINDS:
         tokenizer = make_tokenizer(kind)
         network = make_network(tokenizer.vocab_size)
@@ -99,7 +99,7 @@ def test_eos_ends_documents_but_only_lines_of_words() -> None:
         text = LanguageModel(NetworkPredictor(network), tokenizer=tokenizer).generate(
             "the", tokens=3, seed=0
         )
-        assert text == ("the\n\n\n" if kind == "word" else "the")
+        assert text == ("the\n\n\n" if tokenizer.eos_ends_lines else "the")
 
 
 def test_nothing_is_drawn_after_the_end() -> None:

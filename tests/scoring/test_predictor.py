@@ -173,7 +173,7 @@ class TestAnyPredictor:
         assert (evaluation.model, evaluation.split) == ("table", "test")
         whole = evaluate_pieces(table, tokenizer, pieces_of(tmp_path / "test.txt")[0])
         assert whole.nll_nats == pytest.approx(expected, rel=1e-12)
-        for context in ("carried", "reset") if kind == "word" else ("carried",):
+        for context in ("carried", "reset") if tokenizer.eos_ends_lines else ("carried",):
             one, other = (
                 evaluate_split(table, store, "test", context=context, share=(which, 2))
                 for which in range(2)
@@ -231,7 +231,7 @@ class TestAnyPredictor:
             np.testing.assert_allclose(score.token_logprobs, np.negative(expected), rtol=1e-12)
             extended, _ = lm.extend(lm.start(), text)
             assert extended.logprob == pytest.approx(score.logprob, rel=1e-12)
-        scored = lm.score("the cat", eos=kind == "word")  # where a line ends in `<eos>`
+        scored = lm.score("the cat", eos=tokenizer.eos_ends_lines)
         assert lm.perplexity("the cat").nll_nats == pytest.approx(-scored.logprob)
         assert lm.generate("the", seed=0).startswith("the")
         with pytest.raises(AttributeError, match="not one network"):

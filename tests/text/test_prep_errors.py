@@ -4,6 +4,7 @@ import errno
 import gzip
 import json
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -45,6 +46,15 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "folder/readme.md": good,
         "occupied/thesis.md": good,
         "file": b"",
+        "ids.txt": b"1 2 3\n4 5 6\n" * 100,
+        "x.txt": b"1 2\n" * 70 + b"1 x\n" + b"1 2\n" * 70,
+        "high.txt": b"1 2\n" * 70 + b"1 99\n" + b"1 2\n" * 70,
+        "low.txt": b"1 2\n" * 70 + b"1 -9\n" + b"1 2\n" * 70,
+        "x.jsonl": b'{"text": "1 2"}\n' * 70 + b'{"text": "1\\nx"}\n' + b'{"text": "1 2"}\n' * 70,
+        "cut.json": b'{"model": {',
+        "list.json": b"[]",
+        "own/tokenizer.json": b'{"kind": "word", "fingerprint": "0"}',
+        "cut.model": b"\x0a\x0e\x0a",
     }
     for name, content in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -85,6 +95,33 @@ BAD = {
     "good.txt --vocab-size 100": "too small for sentencepiece, which needs 260",
     "good.txt --vocab-size 2 --tokenizer word": "--vocab-size 2 is too small",
     "good.txt --vocab-size 100 --tokenizer byte": "--vocab-size does not go with --tokenizer byte",
+    "good.txt --tokenizer hf": "--tokenizer hf: give hf:FILE",
+    "good.txt --tokenizer spm:": "--tokenizer spm:: give spm:FILE",
+    "good.txt --tokenizer ids:5": "--tokenizer ids:5: give ids",
+    "good.txt --tokenizer hf:gone": "gone: no such file; hf: takes the path of a tokenizer.json",
+    "good.txt --tokenizer spm:own": "own: a folder, not a SentencePiece model",
+    "good.txt --tokenizer hf:cut.json": "cut.json: not a tokenizer.json, or a damaged one (",
+    "good.txt --tokenizer hf:list.json": "list.json: not a tokenizer.json, or a damaged one (it",
+    "good.txt --tokenizer hf:own/tokenizer.json": "sglm's own; give --tokenizer-of own",
+    "good.txt --tokenizer spm:cut.model": "cut.model: not a SentencePiece model, or a damaged one",
+    "good.txt --tokenizer hf:x --vocab-size 9": "--vocab-size does not go with --tokenizer hf:x",
+    "good.txt --tokenizer word --eos-id 5": "--eos-id does not go with --tokenizer word",
+    "good.txt --tokenizer word --tokenizer-of own": "give --tokenizer or --tokenizer-of, not both",
+    "good.txt --tokenizer-of gone": "gone: no such folder; give a run, a model folder or a store",
+    "good.txt --tokenizer-of folder": "folder: holds no tokenizer of sglm",
+    "good.txt --tokenizer-of own": "own/tokenizer.json: damaged",
+    "good.txt --tokenizer-of own --eos-id 1": "--eos-id does not go with --tokenizer-of",
+    "good.txt --tokenizer-of own --vocab-size 9": "--vocab-size does not go with --tokenizer-of",
+    "ids.txt --tokenizer ids": "--tokenizer ids needs --vocab-size N: the ids are 0 to N - 1",
+    "ids.txt --tokenizer ids --vocab-size 1": "--vocab-size 1: it must be at least 2",
+    "ids.txt --tokenizer ids --vocab-size 99999999": "and less than 16,777,216",
+    "ids.txt --tokenizer ids --vocab-size 5": "ids.txt, line 2: the id 5 is not in the vocabulary",
+    "ids.txt --tokenizer ids --vocab-size 9 --eos-id 9": "--eos-id 9: must be one of the ids, 0 to",
+    "x.txt --tokenizer ids --vocab-size 9": "x.txt, line 71: 'x' is not an integer",
+    "high.txt --tokenizer ids --vocab-size 9": "high.txt, line 71: the id 99 is not in the vocab",
+    "low.txt --tokenizer ids --vocab-size 9": "low.txt, line 71: the id -9 is negative",
+    "ids.txt --tokenizer ids --vocab-size 9 --test x.txt": "x.txt, line 71: 'x' is not an integer",
+    "x.jsonl --tokenizer ids --vocab-size 9": "x.jsonl, record 71: 'x' is not an integer",
     "good.txt --valid 0.5 --test 0.5": "fractions must be at least 0 and leave something",
     "good.txt --valid 1": "fractions must be at least 0 and leave something",
     "good.txt --test nan": "fractions must be at least 0 and leave something",
@@ -109,6 +146,19 @@ def test_bad_input_is_named_and_nothing_is_left(run_prep: Run, here: Path, typed
     assert 1 <= message.count("\n") <= 2
     assert result.stdout == ""
     assert sorted(here.rglob("*")) == before
+
+
+def test_a_missing_package_is_named(
+    run_prep: Run, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    (here / "own" / "hf.json").write_text('{"model": {}}')
+    result = run_prep("good.txt", "--out", "store", "--tokenizer", "hf:own/hf.json")
+    assert result.exit_code == 2
+    assert result.stderr == (
+        "sglm: own/hf.json: a tokenizer.json needs the package tokenizers; install it:"
+        " pip install 'sglm[hf]'\n"
+    )
 
 
 def test_an_existing_store_needs_force(run_prep: Run, here: Path) -> None:
