@@ -65,6 +65,7 @@ class RunFolder:
         self,
         config: Config,
         store: TokenStore,
+        *,
         resume: bool,
         start: StartingPoint | None = None,
     ) -> Iterator[None]:

@@ -207,7 +207,8 @@ def opened(job: Job, resume: bool) -> Iterator[None]:
         refusal: SglmError | None = None
         if job.ranks.writes:
             try:
-                kept.enter_context(job.run.opened(job.config, job.store, resume, job.start))
+                opening = job.run.opened(job.config, job.store, resume=resume, start=job.start)
+                kept.enter_context(opening)
             except SglmError as error:
                 refusal = error
         refused = job.ranks.most(0 if refusal is None else 1)
