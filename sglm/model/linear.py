@@ -29,9 +29,7 @@ def linear(values_NI: Tensor, weight_OI: Tensor, bias_O: Tensor) -> Tensor:
     return matmul(values_NI, weight_OI.t(), bias_O)
 
 
-def repeated_linear(
-    weight_OI: Tensor, bias_O: Tensor, rows: int
-) -> Callable[[Tensor], Tensor]:
+def repeated_linear(weight_OI: Tensor, bias_O: Tensor, rows: int) -> Callable[[Tensor], Tensor]:
     """`linear` by one weight, for many products one after the other; not to be differentiated.
 
     oneDNN lays the weight out once, and not again for every product: 6 % of the time at 416 rows
@@ -160,6 +158,13 @@ def cpu_multiplies_bfloat16() -> bool:
     """Whether products of bfloat16 are faster than those of float32 here: by AMX, which Intel's
     server CPUs have from Sapphire Rapids on. Other CPUs can be many times slower with them."""
     return has_onednn() and "amx_bf16" in _cpu_description()
+
+
+@cache
+def cpu_has_bfloat16() -> bool:
+    """Whether the CPU has instructions for products of bfloat16, of AMX or AVX-512. With the latter
+    reading is faster than in float32, training may not be."""
+    return has_onednn() and any(name in _cpu_description() for name in ("amx_bf16", "avx512_bf16"))
 
 
 def _cpu_description() -> str:
