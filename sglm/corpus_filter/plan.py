@@ -154,7 +154,7 @@ def open_folder(path: Path, settings: Settings) -> Folder:
     """
     file = path / SETTINGS_FILE
     if not file.exists():
-        if path.is_dir() and any(entry.name != LOCK_FILE for entry in path.iterdir()):
+        if any(not entry.name.startswith(".") for entry in path.iterdir()):
             raise InputError(f"{path}: not empty, and no results of sglm score; give another --out")
         folder = Folder(path=path, settings=settings)
         folder.save()

@@ -17,6 +17,9 @@ from sglm.corpus_filter.progress import CorpusProgress
 from sglm.scoring.metrics import bits_per_byte, finite_or_none, perplexity
 from sglm.storage.durable import locked, replace_text
 
+# For less than this, a process takes longer to start than to work.
+BYTES_OF_A_PROCESS = 1 << 20
+
 Engine = Callable[[Sequence[Job], CorpusProgress], Iterator[Outcome]]
 
 
@@ -25,7 +28,7 @@ class Execution:
     """How the work is done, which does not decide on the results.
 
     run: the model.
-    processes: on this machine; None: as many as there are CPUs, one on a GPU.
+    processes: on this machine; None: one for each CPU, if there is enough to do; one on a GPU.
     """
 
     run: Path
@@ -148,18 +151,20 @@ def _perform(jobs: Sequence[Job], execution: Execution, *, doing: str) -> list[O
     sizes = [job.shard.size() for job in jobs]
     progress = CorpusProgress(execution.console, doing=doing, sizes=sizes)
     try:
-        return list(_engine(execution, len(jobs))(jobs, progress))
+        return list(_engine(execution, sizes)(jobs, progress))
     finally:
         progress.close()
 
 
-def _engine(execution: Execution, jobs: int) -> Engine:
+def _engine(execution: Execution, sizes: Sequence[int]) -> Engine:
     if execution.ray:
         return engines.on_ray
     wanted = execution.processes
+    if wanted is None and execution.device == "cuda":
+        wanted = 1
     if wanted is None:
-        wanted = 1 if execution.device == "cuda" else engines.usable_cpus()
-    processes = min(wanted, jobs)
+        wanted = min(engines.usable_cpus(), 1 + sum(sizes) // BYTES_OF_A_PROCESS)
+    processes = min(wanted, len(sizes))
     return engines.here if processes == 1 else partial(engines.in_processes, processes=processes)
 
 

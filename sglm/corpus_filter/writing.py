@@ -13,6 +13,7 @@ from typing import IO, TYPE_CHECKING, Any, Protocol
 from sglm.corpus_filter.measures import BUCKET, COUNTS
 from sglm.corpus_filter.reading import Records, is_parquet
 from sglm.errors import InputError
+from sglm.text.records import parquet_errors
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -165,7 +166,11 @@ def result_schema(
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    schema = pq.read_schema(source) if is_parquet(source) else _inferred(source, records)
+    if is_parquet(source):
+        with parquet_errors(source):
+            schema = pq.read_schema(source)
+    else:
+        schema = _inferred(source, records)
     for name in names:
         if name in schema.names:
             raise _there_already(source, name)
