@@ -36,11 +36,13 @@ def colored_text(text: str, score: "Score") -> str:
     subscripts (https://no-color.org).
     """
     plain = bool(os.environ.get("NO_COLOR"))
-    parts = []
+    parts, done = [], 0
     for start, end, bits in spans(text, score):
-        shown = "".join(map(_shown, text[start:end]))
+        shown = _safe(text[start:end])
+        parts.append(_safe(text[done:start]))
         parts.append(f"{shown}{_in_digits(bits)}" if plain else _painted(shown, bits))
-    return "".join(parts)
+        done = end
+    return "".join([*parts, _safe(text[done:])])
 
 
 def legend() -> str:
@@ -56,18 +58,18 @@ def legend() -> str:
 def spans(text: str, score: "Score") -> list[Span]:
     """The tokens of a text, each with the white space before it.
 
-    Tokens that share a character are one, and so is a token with what begins with a mark on its
-    last character (an accent): their surprisals are added up. What no token covers (the beginning
-    of a text without bos) has no span.
-    """
+        Tokens that share a character are one, and so is a token with what begins with a mark on its
+    XX"""
     merged: list[Span] = []
     for (start, end), logprob in zip(score.offsets, score.token_logprobs, strict=True):
         bits = -logprob / math.log(2)
         if merged and (start < merged[-1].end or _goes_on(text, start, end)):
-            before = merged.pop()
-            merged.append(Span(before.start, max(before.end, end), before.bits + bits))
+            last = merged.pop()
+            merged.append(Span(last.start, max(last.end, end), last.bits + bits))
         elif end > start:  # not the end of the text, which has no characters
-            merged.append(Span(merged[-1].end if merged else start, end, bits))
+            before = text[merged[-1].end if merged else 0 : start]
+            spaces = len(before) if before.isspace() else 0
+            merged.append(Span(start - spaces, end, bits))
     return merged
 
 
@@ -88,6 +90,10 @@ def _painted(shown: str, bits: float) -> str:
 
 def _in_digits(bits: float) -> str:
     return str(round(bits)).translate(_SUBSCRIPTS) if math.isfinite(bits) else "∞"
+
+
+def _safe(text: str) -> str:
+    return "".join(map(_shown, text))
 
 
 def _shown(character: str) -> str:

@@ -111,7 +111,8 @@ def _score_lines(
     eos: bool,
     device: options.Device,
 ) -> None:
-    """Prints a row for every line as they come."""
+    """Prints a row for every line as they come; their escape sequences also into a pipe, where
+    Typer would take them out."""
     from sglm.lm import load
 
     if len(sources) > 1:
@@ -120,8 +121,9 @@ def _score_lines(
     lm = load(run, device.value)
     for number, texts in enumerate(batches):
         if number == 0 and heading is not None:
-            typer.echo(heading)
-        typer.echo("\n".join(map(row, texts, lm.score(texts, bos=bos, eos=eos))))
+            typer.echo(heading, color=True)
+        rows = map(row, texts, lm.score(texts, bos=bos, eos=eos))
+        typer.echo("\n".join(rows), color=True)
 
 
 def _as_json(per_token: bool, text: str, result: "Score") -> str:

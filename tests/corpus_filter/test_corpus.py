@@ -1,4 +1,4 @@
-"""`sglm score --out`: every record once, as it was, with its scores, whatever happens on the way."""
+"""`sglm score --out`: every record once, as it was, with its scores, whatever happens."""
 
 import gzip
 import json
@@ -293,7 +293,7 @@ def test_processes_end_with_a_command_that_is_killed_and_make_the_same_files(
     later = {path.name: path.stat().st_mtime_ns for path in out.glob("*.jsonl")}
     assert len(later) == 24
     assert done.items() <= later.items(), "a finished file was done again"
-    assert len(set(path.read_bytes() for path in out.glob("*.jsonl"))) == 1
+    assert len({path.read_bytes() for path in out.glob("*.jsonl")}) == 1
 
 
 @pytest.mark.parametrize(

@@ -27,9 +27,7 @@ def _cluster() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_cluster")
-def test_a_cluster_makes_the_same_files(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_cluster_makes_the_same_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # tasks work in another folder
     save_lm("sentencepiece", Path("run"))
     Path("corpus").mkdir()
