@@ -221,7 +221,8 @@ def documents(
     )
     shard = Shard(source=str(source), out=str(folder), name="scored.jsonl")
     job = Job(shard=shard, settings=settings, run=str(run), device="cpu")
-    scorer(job.run, settings.model, job.device, settings.precision)  # loaded before the clock runs
+    # Loaded before the clock runs.
+    scorer(job.run, model=settings.model, device=job.device, precision=settings.precision)
     half = NetworkPredictor(lm.model, compute_dtype=torch.bfloat16)
     steps: dict[str, Step] = {
         "file": lambda: perform(job),

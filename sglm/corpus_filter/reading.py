@@ -4,7 +4,7 @@ import gzip
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from sglm.text.lines import READ_BYTES, ByteFile, lines_of_file
 from sglm.text.records import (
@@ -29,11 +29,18 @@ class Records(NamedTuple):
     """Some records, in order.
 
     texts: of each.
-    rows: the records themselves: JSON objects as they were written, or rows of a parquet file.
+    rows: the records themselves: JSON objects, or rows of a parquet file.
     """
 
     texts: list[str]
-    rows: "list[str] | pa.RecordBatch"
+    rows: "list[JsonRow] | pa.RecordBatch"
+
+
+class JsonRow(NamedTuple):
+    """A JSON object: as it was written, and its fields."""
+
+    line: str
+    fields: dict[str, Any]
 
 
 def is_parquet(path: Path) -> bool:
@@ -57,9 +64,11 @@ def read_records(path: Path, text_field: str, progress: Progress) -> Iterator[Re
         return
     for where, line in _lines(path, progress):
         if where is None:
-            yield Records([line], [json.dumps({TEXT: line}, ensure_ascii=False)])
+            fields = {TEXT: line}
+            yield Records([line], [JsonRow(json.dumps(fields, ensure_ascii=False), fields)])
         else:
-            yield Records([text_of(json_value(line, where), text_field, where)], [line])
+            fields = json_value(line, where)
+            yield Records([text_of(fields, text_field, where)], [JsonRow(line, fields)])
 
 
 def _lines(path: Path, progress: Progress) -> Iterator[tuple[str | None, str]]:
@@ -103,7 +112,8 @@ def read_values(
     """The records of a file that was written here, without their texts, and a field of each."""
     if not is_parquet(path):
         for _, line in _lines(path, progress):
-            yield Records([], [line]), [json.loads(line)[name]]
+            fields = json.loads(line)
+            yield Records([], [JsonRow(line, fields)]), [fields[name]]
         return
     import pyarrow.parquet as pq
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Protocol
 
 from sglm.corpus_filter.measures import BUCKET, COUNTS
-from sglm.corpus_filter.reading import Records, is_parquet
+from sglm.corpus_filter.reading import JsonRow, Records, is_parquet
 from sglm.errors import InputError
 from sglm.text.records import parquet_errors
 
@@ -69,17 +69,17 @@ class _JsonWriter:
 
     def write(self, records: Records, added: Added) -> None:
         rows = records.rows
-        lines = rows if isinstance(rows, list) else [self._json(row) for row in rows.to_pylist()]
-        joined = [self._join(line, dict(fields)) for line, fields in zip(lines, added, strict=True)]
+        if not isinstance(rows, list):
+            rows = [JsonRow(self._json(row), row) for row in rows.to_pylist()]
+        joined = [self._join(row, dict(fields)) for row, fields in zip(rows, added, strict=True)]
         self.file.write("".join(joined).encode())
 
-    def _join(self, line: str, fields: dict[str, Any]) -> str:
+    def _join(self, row: JsonRow, fields: dict[str, Any]) -> str:
         """The object as it was written, with fields at its end: numbers keep their digits."""
-        there = json.loads(line)
-        if twice := there.keys() & fields.keys():
+        if twice := row.fields.keys() & fields.keys():
             raise _there_already(self.source, min(twice))
-        before = line[:-1].rstrip()
-        return f"{before}{', ' if there else ''}{json.dumps(fields)[1:]}\n"
+        before = row.line[:-1].rstrip()
+        return f"{before}{', ' if row.fields else ''}{json.dumps(fields)[1:]}\n"
 
     def _json(self, row: dict[str, Any]) -> str:
         try:
@@ -132,7 +132,7 @@ class _ParquetWriter:
         before = records.rows
         if isinstance(before, list):
             schema = pa.schema([each for each in self.schema if each.name not in own])
-            before = pa.RecordBatch.from_pylist([json.loads(line) for line in before], schema)
+            before = pa.RecordBatch.from_pylist([row.fields for row in before], schema)
         batch = pa.RecordBatch.from_arrays([*before.columns, *columns], schema=self.schema)
         self.waiting.append(batch)
         if sum(each.nbytes for each in self.waiting) >= ROW_GROUP_BYTES:
@@ -206,7 +206,7 @@ def _inferred(source: Path, records: Iterator[Records]) -> "pa.Schema":
             ) from None
 
     for some in records:
-        waiting += [json.loads(line) for line in some.rows]
+        waiting += [row.fields for row in some.rows]
         if len(waiting) >= 1000:
             schema, waiting = unify(), []
     return unify()

@@ -44,12 +44,13 @@ def repeated_linear(weight_OI: Tensor, bias_O: Tensor, rows: int) -> Callable[[T
     laid_out = torch.ops.mkldnn._reorder_linear_weight(weight_OI, rows)
 
     def product(values_NI: Tensor) -> Tensor:
-        if len(values_NI) % ROWS_STEP:
-            return linear(values_NI, weight_OI, bias_O)
+        count = len(values_NI)
+        if count % ROWS_STEP:
+            values_NI = F.pad(values_NI, (0, 0, 0, -count % ROWS_STEP))
         out_NO: Tensor = torch.ops.mkldnn._linear_pointwise(
             values_NI, laid_out, bias_O, "none", [], ""
         )
-        return out_NO
+        return out_NO[:count]
 
     return product
 

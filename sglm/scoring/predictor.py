@@ -8,7 +8,7 @@ them. Log-probabilities are natural (nats).
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Protocol, TypeVar
@@ -32,8 +32,8 @@ Blocks = Iterator[tuple[slice, Tensor]]
 # the products are slower; with more they are no faster.
 LOGIT_ROWS = 512
 LOGIT_ENTRIES = 2**22
-# Up to here, laying out the softmax matrix for repeated products takes as long as it saves.
-FEW_BLOCKS = 2
+# Rows up to which laying out the softmax matrix for repeated products takes as long as it saves.
+FEW_ROWS = 256
 _BITS = math.log2(math.e)  # in a nat
 
 
@@ -227,7 +227,8 @@ def target_logprobs(model: LSTMLanguageModel, features_NH: Tensor, targets_N: Te
     these everywhere, but not for powers of e. Nothing is subtracted first, which would be two more
     passes over the logits; a block whose sums leave the range of float32 is computed again.
     """
-    blocks = list(block_rows(len(features_NH), model.shape.vocab_size))
+    count, vocab_size = len(features_NH), model.shape.vocab_size
+    blocks = list(block_rows(count, vocab_size))
     if not blocks:
         return targets_N.new_empty(0, dtype=torch.float64)
     if features_NH.is_cuda or features_NH.dtype == torch.float64:
@@ -235,10 +236,11 @@ def target_logprobs(model: LSTMLanguageModel, features_NH: Tensor, targets_N: Te
     bits_NH = (features_NH * _BITS).to(features_NH.dtype)
     bias_V = (model.softmax_bias * _BITS).to(features_NH.dtype)
     weight_VH = model.output_weight.to(features_NH.dtype)
-    if len(blocks) > FEW_BLOCKS:
-        product = repeated_linear(weight_VH, bias_V, blocks[0].stop)
-    else:
-        product = partial(linear, weight_OI=weight_VH, bias_O=bias_V)
+    product: Callable[[Tensor], Tensor]
+    product = partial(linear, weight_OI=weight_VH, bias_O=bias_V)
+    if count > FEW_ROWS and (size := most_rows(vocab_size)) >= ROWS_STEP:
+        product = repeated_linear(weight_VH, bias_V, size)
+        blocks = [slice(start, min(start + size, count)) for start in range(0, count, size)]
     parts = []
     for rows in blocks:
         logits_MV = product(bits_NH[rows])
@@ -263,11 +265,15 @@ def _by_log_softmax(model: LSTMLanguageModel, features_MH: Tensor, targets_M: Te
     return block_logprobs(model, features_MH).gather(1, targets_M[:, None])[:, 0].double()
 
 
+def most_rows(vocab_size: int) -> int:
+    """How many rows of logits are held at a time; a multiple of `ROWS_STEP`, if more than it."""
+    size = max(1, min(LOGIT_ROWS, LOGIT_ENTRIES // vocab_size))
+    return size - size % ROWS_STEP if size > ROWS_STEP else size
+
+
 def block_rows(total: int, vocab_size: int) -> Iterator[slice]:
     """Slices of `total` rows, in order: each has its logits in memory at one time."""
-    size = max(1, min(LOGIT_ROWS, LOGIT_ENTRIES // vocab_size))
-    if size > ROWS_STEP:
-        size -= size % ROWS_STEP
+    size = most_rows(vocab_size)
     start = 0
     while start < total:
         left = total - start
