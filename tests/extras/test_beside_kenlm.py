@@ -9,10 +9,26 @@ import pytest
 
 from scripts.benchmarks import beside_kenlm
 from tests.extras.conftest import needs
-from tests.extras.test_kenlm import ARPA
 from tests.tiny_models import make_lm, save_lm
 
 kenlm = needs("kenlm")
+ARPA = """\\data\\
+ngram 1=6
+ngram 2=1
+
+\\1-grams:
+-1.0\t<unk>
+0\t<s>
+-1.2\t</s>
+-0.7\tthe\t-0.2
+-0.9\tcat
+-1.1\tsat
+
+\\2-grams:
+-0.3\tthe cat
+
+\\end\\
+"""
 LINES = ["the cat sat", "the mat", "", "cat sat the zyx"]
 
 
@@ -31,8 +47,7 @@ def test_rates_and_perplexities(
     assert found.pop("threads") == 1
     nats = -sum(score.logprob for score in make_lm("word").score(LINES, eos=True))
     expected = {
-        "KenLM, line by line": 10
-        ** (-sum(map(kenlm.Model(names[1]).score, LINES)) / tokens),
+        "KenLM, line by line": 10 ** (-sum(map(kenlm.Model(names[1]).score, LINES)) / tokens),
         "sglm, in batches": math.exp(nats / tokens),
         "sglm, line by line": math.exp(nats / tokens),
     }
