@@ -38,7 +38,7 @@ def scorers(run: Path, arpa: Path, lines: list[str]) -> dict[str, Step]:
     half = NetworkPredictor(lm.model, compute_dtype=torch.bfloat16)
 
     def by_kenlm() -> float:
-        return sum(-ngrams.score(line) for line in lines) * math.log(10)
+        return float(sum(-ngrams.score(line) for line in lines)) * math.log(10)
 
     def in_batches(predictor: Any = lm.predictor) -> float:
         totals = text_totals(predictor, lm.tokenizer, lines, eos=True)

@@ -13,6 +13,7 @@ from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from multiprocessing.connection import wait as wait_for_any
 from typing import Any
 
@@ -35,7 +36,9 @@ def usable_cpus() -> int:
 def here(jobs: Sequence[Job], progress: CorpusProgress) -> Iterator[Outcome]:
     """One after the other, in this process."""
     for number, job in enumerate(jobs):
-        yield perform(job, lambda share, number=number: progress.at(number, share))  # type: ignore[misc]
+        outcome = perform(job, partial(progress.at, number))
+        progress.at(number, 1.0)
+        yield outcome
 
 
 def in_processes(
@@ -119,7 +122,9 @@ def _perform_numbered(number: int, job: Job) -> Outcome:
 
     _busy = True
     try:
-        return perform(job, progress)
+        outcome = perform(job, progress)
+        progress(1.0)
+        return outcome
     except _Ended:  # what was half written has been removed
         os._exit(128 + signal.SIGTERM)
     finally:

@@ -6,6 +6,7 @@ that was cut off anywhere is done again as a whole, and one that was not is not 
 
 import json
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -24,9 +25,13 @@ from sglm.storage.durable import replace_file, replace_text
 from sglm.storage.untrusted import read_json
 
 # Characters of texts that are scored together: enough for texts of similar lengths to be found
-# among them, so that little is computed for nothing (1 % of steps, of documents of 20 to 2,000
+# among them, so that little is computed for nothing (2 % of the steps, of documents of 20 to 2,000
 # tokens).
-GROUP_CHARACTERS = 1 << 22
+GROUP_CHARACTERS = 1 << 21
+
+
+# The share of a file that is done when all its records are, but not yet the file.
+_UNFINISHED = 0.999
 
 
 @dataclass(kw_only=True)
@@ -140,15 +145,17 @@ def score_file(job: Job, progress: Progress) -> int:
     target = shard.result if settings.percentiles is None else shard.scored
     lm = scorer(job.run, model=settings.model, device=job.device, precision=settings.precision)
     done = Done(version=shard.version())
+    latest = deque([0.0], maxlen=1)  # the share that has been read, ahead of what is scored
 
     def write(aside: Path) -> None:
         read = partial(read_records, source, settings.text_field)
         names = [settings.prefix + name for name in settings.fields]
         schema = result_schema(source, read(lambda share: None), target, names=names)
         with open_writer(aside, target, source=source, schema=schema) as writer:
-            for some, totals in _scored(lm, read(progress), settings):
+            for some, totals in _scored(lm, read(latest.append), settings):
                 fields = [added(each, settings.fields, settings.prefix) for each in totals]
                 writer.write(some, fields)
+                progress(_UNFINISHED * latest[0])
                 for each, values in zip(totals, fields, strict=True):
                     done.count(
                         each,
