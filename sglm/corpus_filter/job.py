@@ -7,7 +7,7 @@ that was cut off anywhere is done again as a whole, and one that was not is not 
 import json
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache, partial
@@ -145,17 +145,15 @@ def score_file(job: Job, progress: Progress) -> int:
     target = shard.result if settings.percentiles is None else shard.scored
     lm = scorer(job.run, model=settings.model, device=job.device, precision=settings.precision)
     done = Done(version=shard.version())
-    latest = deque([0.0], maxlen=1)  # the share that has been read, ahead of what is scored
 
     def write(aside: Path) -> None:
         read = partial(read_records, source, settings.text_field)
         names = [settings.prefix + name for name in settings.fields]
         schema = result_schema(source, read(lambda share: None), target, names=names)
         with open_writer(aside, target, source=source, schema=schema) as writer:
-            for some, totals in _scored(lm, read(latest.append), settings):
+            for some, totals in _scored(lm, read, settings, progress=progress):
                 fields = [added(each, settings.fields, settings.prefix) for each in totals]
                 writer.write(some, fields)
-                progress(_UNFINISHED * latest[0])
                 for each, values in zip(totals, fields, strict=True):
                     done.count(
                         each,
@@ -176,12 +174,30 @@ def score_file(job: Job, progress: Progress) -> int:
 
 
 def _scored(
-    lm: LanguageModel, records: Iterator[Records], settings: Settings
+    lm: LanguageModel,
+    read: Callable[[Progress], Iterator[Records]],
+    settings: Settings,
+    *,
+    progress: Progress,
 ) -> Iterator[tuple[Records, list[TextTotals]]]:
-    for group in _groups(records):
+    """All records and their scores."""
+    latest = deque([0.0], maxlen=1)  # the share that has been read, ahead of what is scored
+    before = 0.0
+
+    def report(share: float) -> None:
+        progress(_UNFINISHED * (before + share * (latest[0] - before)))
+
+    for group in _groups(read(latest.append)):
         texts = [text for some in group for text in some.texts]
-        totals = text_totals(lm.predictor, lm.tokenizer, texts, bos=settings.bos, eos=settings.eos)
-        start = 0
+        totals = text_totals(
+            lm.predictor,
+            lm.tokenizer,
+            texts,
+            bos=settings.bos,
+            eos=settings.eos,
+            progress=report,
+        )
+        before, start = latest[0], 0
         for some in group:
             yield some, totals[start : start + len(some.texts)]
             start += len(some.texts)

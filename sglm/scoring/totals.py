@@ -1,7 +1,7 @@
 """Sums over whole texts, without a list of each text's tokens: for corpora."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -37,6 +37,7 @@ def text_totals(
     *,
     bos: bool = True,
     eos: bool = False,
+    progress: Callable[[float], object] = lambda share: None,
 ) -> list[TextTotals]:
     """The same sums as `LanguageModel.score` of many texts.
 
@@ -44,6 +45,7 @@ def text_totals(
         predictor, tokenizer: of one vocabulary.
         texts: each on its own, from the start state.
         bos, eos: see `LanguageModel.score`.
+        progress: see `packed_nlls`.
 
     Raises:
         InputError: a lone surrogate.
@@ -58,7 +60,7 @@ def text_totals(
     if not texts:
         return []
     ids_N, lengths_S = np.concatenate(parts), np.array(lengths, dtype=np.int64)
-    nats_S = _sums(packed_nlls(predictor, ids_N, lengths_S), lengths_S)
+    nats_S = _sums(packed_nlls(predictor, ids_N, lengths_S, progress=progress), lengths_S)
     # Without bos the first token of a text is read, but not scored.
     first_S = np.cumsum(lengths_S) - lengths_S
     scored_N = np.ones(len(ids_N), dtype=bool)
