@@ -258,6 +258,26 @@ def test_killed_at_any_write_it_ends_as_if_undisturbed(
     assert kills >= 4 + 2 * 8, "settings twice; of each file the result and its record, twice"
 
 
+def test_killed_while_a_changed_source_is_scored_again_nothing_old_is_taken_for_new(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, old = tmp_path / "a.jsonl", tmp_path / "old"
+    source.write_text('{"text": "the cat"}\n')
+    monkeypatch.setattr(durable, "sync", lambda path: None)
+    assert score(run, source, "--out", old).exit_code == 0
+    source.write_text('{"text": "the mat and a dog"}\n')
+    kills = 0
+    while True:
+        out = shutil.copytree(old, tmp_path / f"{kills}")
+        killed = killed_at(kills, (run, source, "--out", out), monkeypatch)
+        assert score(run, source, "--out", out).exit_code == 0
+        assert [row["text"] for row in rows(out / "a.jsonl")] == ["the mat and a dog"]
+        if not killed:
+            break
+        kills += 1
+    assert kills >= 4, "the result and its record, twice"
+
+
 def alive(number: int) -> bool:
     try:
         state = Path(f"/proc/{number}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
