@@ -62,7 +62,7 @@ def score(
     device: options.DeviceOption = options.Device.AUTO,
     as_json: JsonOption = False,
 ) -> None:
-    """Log-probability and perplexity of lines, or of records of a corpus.
+    """Log-probability and perplexity of lines, or of a corpus.
 
     The log-probability is natural; bits per byte are printed too. Each line is a text of its own,
     of 4 MiB at most. Its line ending (LF or CRLF) is not part of it. Lines are scored as they come:
