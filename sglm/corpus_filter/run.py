@@ -134,7 +134,7 @@ def _give_buckets(shards: Sequence[Shard], folder: Folder, execution: Execution)
     scored = [shard for shard in shards if shard.scored.exists()]
     if folder.cutoffs is None:
         known = [done.histogram for shard in scored if (done := Done.read(shard)) is not None]
-        if not any(known):
+        if not known:
             return []
         folder.cutoffs = cutoffs(merged(known), folder.settings.percentiles)
         folder.save()

@@ -169,6 +169,15 @@ class TestBuckets:
         again = json.loads(score(run, folder, "--out", out, "--buckets", "30,60", "--json").stdout)
         assert (again["cutoffs"], again["already_done"]) == (facts["cutoffs"], 2)
 
+    @pytest.mark.parametrize("form", ["jsonl", "parquet"])
+    def test_of_texts_without_a_token(self, run: Path, tmp_path: Path, form: str) -> None:
+        (tmp_path / "a.jsonl").write_text('{"text": ""}\n{"text": " "}\n')
+        how = ("--buckets", "30,60", "--format", form, "--json")
+        result = score(run, tmp_path / "a.jsonl", "--out", tmp_path / "out", *how)
+        assert result.exit_code == 0, result.output
+        assert [row["bucket"] for row in rows(tmp_path / "out" / f"a.{form}")] == [None, None]
+        assert json.loads(result.stdout)["buckets"] == {"head": 0, "middle": 0, "tail": 0}
+
 
 DAMAGE = {
     "cut.jsonl.gz": ("broken gzip data", gzip.compress(b'{"text": "the cat"}\n' * 99)[:-20]),
