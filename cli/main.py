@@ -29,7 +29,7 @@ from sglm.errors import InputError, SglmError, SglmWarning, as_sglm_error, print
 from sglm.runtime.process import prepare_process
 
 # Options whose value is not a name; each handles an empty value itself.
-MAY_BE_EMPTY = ("--prompt", "--context", "--variants", "--seeds", "--shard")
+MAY_BE_EMPTY = ("--prompt", "--context", "--variants", "--seeds", "--shard", "--prefix")
 
 
 class SglmGroup(TyperGroup):

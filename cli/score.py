@@ -1,60 +1,135 @@
-"""`sglm score`: one text per line, one score per text, in order."""
+"""`sglm score`: one text per line, one score per text, in order; or the records of a corpus."""
 
 import json
 import shlex
-from itertools import repeat
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sglm.cli import options
+from sglm.cli import score_corpus as corpus
+from sglm.cli.colored import colored_text, legend
 from sglm.cli.lines import numbered, read_batches
+from sglm.errors import InputError
 from sglm.runtime.process import ended_by_interrupts
 
 if TYPE_CHECKING:
     from sglm.scoring.results import Score
 
+SourcesArgument = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="FILE",
+        help="One text per line; left out or -: stdin. With --out: files and folders.",
+        show_default=False,
+    ),
+]
+PerTokenOption = Annotated[bool, typer.Option("--per-token", help="Each token as well.")]
+ColorOption = Annotated[
+    bool, typer.Option("--color", help="Only the text, tokens coloured by their surprisal.")
+]
+BosOption = Annotated[
+    bool, typer.Option("--bos/--no-bos", help="Predict the first token from the start of text.")
+]
+EosOption = Annotated[
+    bool, typer.Option("--eos/--no-eos", help="Count the end of text after each text.")
+]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="A JSON object per line; with --out, one in all.")
+]
+
 
 def score(
     *,
     run: options.RunArgument,
-    file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="One text per line; - is stdin.")
-    ] = Path("-"),
-    per_token: Annotated[bool, typer.Option("--per-token", help="Each token as well.")] = False,
-    bos: Annotated[
-        bool, typer.Option("--bos/--no-bos", help="Predict the first token from the start of text.")
-    ] = True,
-    eos: Annotated[
-        bool, typer.Option("--eos/--no-eos", help="Count the end of text after each line.")
-    ] = False,
+    sources: SourcesArgument = None,
+    per_token: PerTokenOption = False,
+    color: ColorOption = False,
+    bos: BosOption = True,
+    eos: EosOption = False,
+    out: corpus.OutOption = None,
+    format: corpus.FormatOption = None,
+    text_field: corpus.TextFieldOption = "text",
+    fields: corpus.FieldsOption = "perplexity,bits_per_byte",
+    prefix: corpus.PrefixOption = "",
+    buckets: corpus.BucketsOption = None,
+    processes: corpus.ProcessesOption = None,
+    engine: corpus.EngineOption = corpus.EngineName.LOCAL,
+    precision: corpus.PrecisionOption = corpus.ScorePrecision.FP32,
     device: options.DeviceOption = options.Device.AUTO,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object per line.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """Log-probability and perplexity of every line of a text.
+    """Log-probability and perplexity of lines, or of a corpus.
 
     The log-probability is natural; bits per byte are printed too. Each line is a text of its own,
     of 4 MiB at most. Its line ending (LF or CRLF) is not part of it. Lines are scored as they come:
     whoever writes one into stdin gets its score back at once.
+
+    With --out, the records of every file (.txt, .jsonl, .parquet) go into a file of its name in
+    that folder, with scores added. Given again, the same command does what is missing.
     """
     with ended_by_interrupts():
-        from sglm.lm import load
+        import sglm.lm  # noqa: F401
 
-    batches = read_batches(file, command=f"sglm score {shlex.quote(str(run))}")
+    wanted = corpus.Wanted(
+        format=format,
+        text_field=text_field,
+        fields=fields,
+        prefix=prefix,
+        buckets=buckets,
+        processes=processes,
+        engine=engine,
+        precision=precision,
+    )
+    shown = [name for name, on in {"--per-token": per_token, "--color": color}.items() if on]
+    if len(given := [*shown, *["--json"] * (as_json and color), *["--out"] * bool(out)]) > 1:
+        raise InputError(f"{given[0]} and {given[1]} do not go together; leave one out")
+    if out is not None:
+        corpus.score_corpus(
+            run, sources or [], wanted, out=out, bos=bos, eos=eos, device=device, as_json=as_json
+        )
+        return
+    wanted.refuse_without_out()
+    row = colored_text if color else partial(_as_json if as_json else _as_row, per_token)
+    heading = None if as_json else legend() if color else _HEADING
+    _score_lines(run, sources or ["-"], row, heading=heading, bos=bos, eos=eos, device=device)
+
+
+_HEADING = f"{'logprob':>12} {'ppl':>12} {'bits/byte':>10}  text"
+
+
+def _score_lines(
+    run: Path,
+    sources: list[str],
+    row: Callable[[str, "Score"], str],
+    *,
+    heading: str | None,
+    bos: bool,
+    eos: bool,
+    device: options.Device,
+) -> None:
+    """Prints a row for every line as they come; their escape sequences also into a pipe, where
+    Typer would take them out."""
+    from sglm.lm import load
+
+    if len(sources) > 1:
+        raise InputError(f"{sources[1]}: one file at a time; for several, give --out DIR")
+    batches = read_batches(Path(sources[0]), command=f"sglm score {shlex.quote(str(run))}")
     lm = load(run, device.value)
     lines = 0
     for texts in batches:
-        if lines == 0 and not as_json:
-            typer.echo(f"{'logprob':>12} {'ppl':>12} {'bits/byte':>10}  text")
-        with numbered(file, lines):
+        if lines == 0 and heading is not None:
+            typer.echo(heading, color=True)
+        with numbered(Path(sources[0]), lines):
             results = lm.score(texts, bos=bos, eos=eos)
         lines += len(texts)
-        shown = _as_json if as_json else _as_row
-        typer.echo("\n".join(map(shown, texts, results, repeat(per_token))))
+        typer.echo("\n".join(map(row, texts, results)), color=True)
 
 
-def _as_json(text: str, result: "Score", per_token: bool) -> str:
+def _as_json(per_token: bool, text: str, result: "Score") -> str:
     from sglm.scoring.metrics import finite_or_none
 
     line: dict[str, Any] = {
@@ -76,7 +151,7 @@ def _as_json(text: str, result: "Score", per_token: bool) -> str:
     return json.dumps(line)
 
 
-def _as_row(text: str, result: "Score", per_token: bool) -> str:
+def _as_row(per_token: bool, text: str, result: "Score") -> str:
     ppl = f"{result.ppl:.2f}" if result.n_tokens else "-"
     bits = "-" if result.bits_per_byte is None else f"{result.bits_per_byte:.3f}"
     rows = [f"{result.logprob:12.3f} {ppl:>12} {bits:>10}  {text}"]

@@ -29,7 +29,7 @@ STOREYS: list[set[str]] = [
     {"kenlm", "mix", "snapshots"},
     {"pyctcdecode"},
     {"train"},
-    {"compare", "analyze"},
+    {"compare", "analyze", "corpus_filter"},
     {"cli"},
 ]
 STOREY = {room: height for height, rooms in enumerate(STOREYS) for room in rooms}

@@ -7,6 +7,8 @@ turn, round after round, so that a busy moment of the machine hits all of it; me
 
 many short lines   all at once; one by one; the floor
 one long text      as it is scored; its LSTM alone; its softmax alone; the floor
+documents          of 20 to 2,000 tokens: a file of them through `sglm score --out`; their texts in
+                   memory; the same in bfloat16, where the CPU has it; the floor
 
 floor: the matrix products alone, each with as many rows as possible: for short lines one row for
 every distinct prefix (a shared prefix is read only once); for the long text the recurrent products
@@ -17,19 +19,29 @@ Shapes: N rows, V vocabulary, H units.
 
 import argparse
 import json
+import math
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import torch
 
+from sglm.corpus_filter.job import Job, perform, scorer
+from sglm.corpus_filter.measures import DEFAULT_FIELDS
+from sglm.corpus_filter.plan import Settings, Shard, model_hash
 from sglm.lm import LanguageModel
+from sglm.model.folder import save_model
 from sglm.model.language_model import LSTMLanguageModel, ModelShape
-from sglm.model.linear import linear
+from sglm.model.linear import cpu_has_bfloat16, linear
+from sglm.runtime.process import prepare_process
 from sglm.scoring.predictor import LOGIT_ROWS, NetworkPredictor, evaluating, target_logprobs
 from sglm.scoring.stream import CHUNK_STEPS, read_on
+from sglm.scoring.totals import text_totals
 from sglm.text.tokenizer import WordTokenizer
 
 ROUNDS, QUICK_ROUNDS = 9, 3
@@ -46,6 +58,9 @@ class Size:
 
 
 SIZES = {"tiny": Size(1, 32, 500), "small": Size(2, 256, 7300)}
+# Of the documents: words of the Penn Treebank.
+DOCUMENTS = Size(2, 256, 10_000)
+SHORTEST, LONGEST = 20, 2000
 
 
 def make_lm(size: Size) -> LanguageModel:
@@ -96,15 +111,17 @@ def products(
     return step
 
 
-def medians(steps: dict[str, Step], rounds: int) -> dict[str, float]:
+def medians(
+    steps: dict[str, Step], rounds: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, float]:
     """Seconds of each, timed in turn; the first round does not count."""
     taken: dict[str, list[float]] = {name: [] for name in steps}
     for number in range(rounds + 1):
         for name, step in steps.items():
-            start = time.perf_counter()
+            start = clock()
             step()
             if number > 0:
-                taken[name].append(time.perf_counter() - start)
+                taken[name].append(clock() - start)
     return {name: statistics.median(seconds) for name, seconds in taken.items()}
 
 
@@ -172,6 +189,62 @@ def long_text(size: Size, words: int, rounds: int) -> dict[str, float]:
     }
 
 
+def document_lengths(tokens: int) -> list[int]:
+    """So many tokens in all or a few more; as many documents in each octave of lengths."""
+    random = np.random.default_rng(0)
+    lengths: list[int] = []
+    while sum(lengths) < tokens:
+        lengths.append(round(math.exp(random.uniform(math.log(SHORTEST), math.log(LONGEST)))))
+    return lengths
+
+
+def documents(
+    size: Size, tokens: int, rounds: int, *, folder: Path, clock: Callable[[], float]
+) -> dict[str, float]:
+    lm, lengths = make_lm(size), document_lengths(tokens)
+    words = iter(zipf_words(size, sum(lengths)))
+    texts = [" ".join(islice(words, length)) for length in lengths]
+    source, run = folder / "documents.jsonl", folder / "run"
+    source.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    save_model(lm.model, run, lm.tokenizer.fingerprint)
+    lm.tokenizer.save(run)
+    settings = Settings(
+        model=model_hash(run),
+        text_field="text",
+        fields=DEFAULT_FIELDS,
+        prefix="",
+        format=None,
+        percentiles=None,
+        bos=True,
+        eos=False,
+        precision="fp32",
+    )
+    shard = Shard(source=str(source), out=str(folder), name="scored.jsonl")
+    job = Job(shard=shard, settings=settings, run=str(run), device="cpu")
+    # Loaded before the clock runs.
+    scorer(job.run, model=settings.model, device=job.device, precision=settings.precision)
+    half = NetworkPredictor(lm.model, compute_dtype=torch.bfloat16)
+    steps: dict[str, Step] = {
+        "file": lambda: perform(job),
+        "texts": lambda: text_totals(lm.predictor, lm.tokenizer, texts),
+        "bf16": lambda: text_totals(half, lm.tokenizer, texts),
+        "floor": products(size, sum(lengths)),
+    }
+    if not cpu_has_bfloat16():
+        del steps["bf16"]
+    seconds = medians(steps, rounds, clock)
+    return {
+        "documents": len(lengths),
+        "tokens": sum(lengths),
+        **{f"{name}_tokens_per_s": sum(lengths) / value for name, value in seconds.items()},
+        **{
+            f"{name}_share_of_floor": seconds["floor"] / value
+            for name, value in seconds.items()
+            if name != "floor"
+        },
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m scripts.benchmarks.scoring", description=__doc__.splitlines()[0]
@@ -181,25 +254,45 @@ def main() -> None:
     parser.add_argument("--lines", type=int, default=1000, help="short lines to score")
     parser.add_argument("--words", type=int, default=5, help="words of each")
     parser.add_argument("--long", type=int, default=20_000, help="words of the long text")
+    parser.add_argument(
+        "--documents", type=int, default=250_000, help="tokens of all documents together"
+    )
+    parser.add_argument("--threads", type=int, help="left out: as torch chooses")
+    parser.add_argument(
+        "--cpu-time",
+        action="store_true",
+        help="of documents: the time of the processor, which others on a busy machine disturb less",
+    )
+    parser.add_argument("--only", choices=["short_lines", "long_text", "documents"])
     arguments = parser.parse_args()
+    if arguments.threads is not None:
+        torch.set_num_threads(arguments.threads)
     rounds = QUICK_ROUNDS if arguments.quick else ROUNDS
-    result = {
-        name: {
-            "short_lines": short_lines(size, arguments.lines, arguments.words, rounds),
-            "long_text": long_text(size, arguments.long, rounds),
-        }
-        for name, size in SIZES.items()
-    }
+    lines, words, only = arguments.lines, arguments.words, arguments.only
+    result: dict[str, dict[str, dict[str, float]]] = {}
+    for name, size in SIZES.items():
+        parts = result.setdefault(name, {})
+        if only in (None, "short_lines"):
+            parts["short_lines"] = short_lines(size, lines, words, rounds)
+        if only in (None, "long_text"):
+            parts["long_text"] = long_text(size, arguments.long, rounds)
+    if only in (None, "documents"):
+        with tempfile.TemporaryDirectory() as folder:
+            clock = time.process_time if arguments.cpu_time else time.perf_counter
+            tokens = arguments.documents
+            found = documents(DOCUMENTS, tokens, rounds, folder=Path(folder), clock=clock)
+        result["documents"] = {"documents": found}
     if arguments.json:
         print(json.dumps(result))
         return
     print(f"CPU, {torch.get_num_threads()} threads, torch {torch.__version__}")
     for name, parts in result.items():
         for part, numbers in parts.items():
-            print(f"\n{part.replace('_', ' ')}, {name}: {SIZES[name]}")
+            print(f"\n{part.replace('_', ' ')}, {name}: {SIZES.get(name, DOCUMENTS)}")
             for key, value in numbers.items():
                 print(f"  {key:24}{value:14,.4g}")
 
 
 if __name__ == "__main__":
+    prepare_process()
     main()

@@ -119,6 +119,7 @@ def packed_nlls(
     *,
     state: State | None = None,
     batch_tokens: int = BATCH_TOKENS,
+    progress: Callable[[float], object] = lambda share: None,
 ) -> Nats:
     """`sequence_nlls` for sequences that lie end to end in one array.
 
@@ -127,6 +128,7 @@ def packed_nlls(
         ids_N: all ids, one sequence after the other.
         lengths_S: how many belong to each.
         state: of one lane, before the first id of each; None: the start state.
+        progress: is told the share of the ids that have been read, now and then.
 
     Returns:
         `(N,)`: the nats of every id after those before it in its sequence; 0 for each first one.
@@ -150,6 +152,7 @@ def packed_nlls(
             lengths_B=lengths_S[lanes],
             before=before,
         )
+        progress(1 - int(lengths_S[order].sum()) / len(ids_N))
     return nll_N
 
 

@@ -7,8 +7,10 @@ Shapes: T time, B lanes, V vocabulary, H features, N = T·B tokens in time-major
 them. Log-probabilities are natural (nats).
 """
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Protocol, TypeVar
 
 import torch
@@ -16,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sglm.model.language_model import LSTMLanguageModel, ModelShape
-from sglm.model.linear import ROWS_STEP
+from sglm.model.linear import ROWS_STEP, linear, repeated_linear
 from sglm.model.softmax_loss import IGNORED as IGNORED
 from sglm.model.state import LSTMState
 from sglm.runtime.device import full_float32
@@ -30,6 +32,9 @@ Blocks = Iterator[tuple[slice, Tensor]]
 # the products are slower; with more they are no faster.
 LOGIT_ROWS = 512
 LOGIT_ENTRIES = 2**22
+# Rows up to which laying out the softmax matrix for repeated products takes as long as it saves.
+FEW_ROWS = 256
+_BITS = math.log2(math.e)  # in a nat
 
 
 class Predictor(Protocol[State]):
@@ -216,19 +221,59 @@ def evaluating(
 
 
 def target_logprobs(model: LSTMLanguageModel, features_NH: Tensor, targets_N: Tensor) -> Tensor:
-    """The targets' log-probabilities, float64 `(N,)`; holds few rows of logits at a time."""
-    parts = [
-        block_logprobs(model, features_NH[rows]).gather(1, targets_N[rows, None])[:, 0].double()
-        for rows in block_rows(len(features_NH), model.shape.vocab_size)
-    ]
-    return torch.cat(parts) if parts else targets_N.new_empty(0, dtype=torch.float64)
+    """The targets' log-probabilities, float64 `(N,)`; holds few rows of logits at a time.
+
+    On a CPU the softmax's sums are of powers of two, of logits in bits: torch has vector code for
+    these everywhere, but not for powers of e. Nothing is subtracted first, which would be two more
+    passes over the logits; a block whose sums leave the range of float32 is computed again.
+    """
+    count, vocab_size = len(features_NH), model.shape.vocab_size
+    blocks = list(block_rows(count, vocab_size))
+    if not blocks:
+        return targets_N.new_empty(0, dtype=torch.float64)
+    if features_NH.is_cuda or features_NH.dtype == torch.float64:
+        return torch.cat([_by_log_softmax(model, features_NH[r], targets_N[r]) for r in blocks])
+    bits_NH = (features_NH * _BITS).to(features_NH.dtype)
+    bias_V = (model.softmax_bias * _BITS).to(features_NH.dtype)
+    weight_VH = model.output_weight.to(features_NH.dtype)
+    product: Callable[[Tensor], Tensor]
+    product = partial(linear, weight_OI=weight_VH, bias_O=bias_V)
+    if count > FEW_ROWS and (size := most_rows(vocab_size)) >= ROWS_STEP:
+        product = repeated_linear(weight_VH, bias_V, size)
+        blocks = [slice(start, min(start + size, count)) for start in range(0, count, size)]
+    parts = []
+    for rows in blocks:
+        logits_MV = product(bits_NH[rows])
+        logits_M = logits_MV.gather(1, targets_N[rows, None])[:, 0].double()
+        sums_M = logits_MV.float().exp2_().sum(1)
+        if _in_range(sums_M):
+            parts.append((logits_M - sums_M.double().log2()) / _BITS)
+        else:
+            parts.append(_by_log_softmax(model, features_NH[rows], targets_N[rows]))
+    return torch.cat(parts)
+
+
+def _in_range(sums_M: Tensor) -> bool:
+    """Whether no power of two has overflown, and those that are 0 or denormal do not count.
+
+    Even of 2²⁴ tokens, powers below 2⁻¹²⁶ add less than 2⁻³⁸ of the sum to it.
+    """
+    return bool(((sums_M > 2.0**-64) & (sums_M < math.inf)).all())
+
+
+def _by_log_softmax(model: LSTMLanguageModel, features_MH: Tensor, targets_M: Tensor) -> Tensor:
+    return block_logprobs(model, features_MH).gather(1, targets_M[:, None])[:, 0].double()
+
+
+def most_rows(vocab_size: int) -> int:
+    """How many rows of logits are held at a time; a multiple of `ROWS_STEP`, if more than it."""
+    size = max(1, min(LOGIT_ROWS, LOGIT_ENTRIES // vocab_size))
+    return size - size % ROWS_STEP if size > ROWS_STEP else size
 
 
 def block_rows(total: int, vocab_size: int) -> Iterator[slice]:
     """Slices of `total` rows, in order: each has its logits in memory at one time."""
-    size = max(1, min(LOGIT_ROWS, LOGIT_ENTRIES // vocab_size))
-    if size > ROWS_STEP:
-        size -= size % ROWS_STEP
+    size = most_rows(vocab_size)
     start = 0
     while start < total:
         left = total - start

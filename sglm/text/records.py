@@ -4,7 +4,7 @@ import json
 import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import reduce
 from operator import getitem
 from pathlib import Path
@@ -23,17 +23,27 @@ from sglm.text.lines import (
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_PARQUET_ROWS = 64
+PARQUET_ROWS = 64  # read at a time
 
 
-def _piece_of(record: object, field: str, where: str) -> Piece:
+def text_of(record: object, field: str, where: str) -> str:
+    """The text of a record.
+
+    Args:
+        record: a JSON value.
+        field: the field that holds the text; `a.b`: the field `b` of the object `a`.
+        where: the position of the record, for error messages.
+
+    Raises:
+        InputError: not an object, no such field, or one that is no text.
+    """
     if not isinstance(record, dict):
         raise InputError(f"{where}: not an object with a field {field!r}")
     try:
         names = _names(record, field)
     except LookupError:
         raise InputError(f"{where}: {_no('field', map(str, record), field)}") from None
-    return _piece(reduce(getitem, names, record), field, where)
+    return checked_text(reduce(getitem, names, record), field, where)
 
 
 def _names(record: Mapping[str, Any], field: str) -> tuple[str, ...]:
@@ -58,13 +68,17 @@ def _no(what: str, known: Iterable[str], field: str) -> str:
     return f"no {what} {field!r}{hint} (--text-field names it, in Python text_field)"
 
 
-def _piece(text: object, field: str, where: str) -> Piece:
+def checked_text(text: object, field: str, where: str) -> str:
+    """
+    Raises:
+        InputError: the value of this field is no text.
+    """
     if not isinstance(text, str):
         kind = "null" if text is None else type(text).__name__
         raise InputError(f"{where}: the field {field!r} is not text but {kind}")
     if not text.isascii() and (lone := re.search("[\ud800-\udfff]", text)):
         raise InputError(f"{where}: {lone.group()!a} {LONE_SURROGATE}")
-    return Piece(text, True)
+    return text
 
 
 def read_jsonl(path: Path, field: str) -> Iterator[Piece]:
@@ -74,7 +88,7 @@ def read_jsonl(path: Path, field: str) -> Iterator[Piece]:
         InputError: a line that is not such an object (with its number), or far too long; see
             `read_text_lines`.
     """
-    return (_piece_of(record, field, where) for where, record in read_json_lines(path))
+    return (Piece(text_of(record, field, where), True) for where, record in read_json_lines(path))
 
 
 def read_json_lines(path: Path) -> Iterator[tuple[str, Any]]:
@@ -84,17 +98,28 @@ def read_json_lines(path: Path) -> Iterator[tuple[str, Any]]:
         InputError: a line that is not JSON (with its number), or far too long; see
             `read_text_lines`.
     """
-    for number, line in enumerate(read_text_lines(path), start=1):
-        if line.text.isspace():
-            continue
-        where = f"{path}, line {number}"
-        try:
-            record = json.loads(line.text.strip())
-        except json.JSONDecodeError as error:
-            raise InputError(f"{where}: not JSON ({error.msg}, column {error.colno})") from error
-        except (ValueError, RecursionError) as error:  # numbers too long, or nested too deeply
-            raise InputError(f"{where}: not JSON that can be read ({error})") from error
-        yield where, record
+    for where, line in json_lines(read_text_lines(path), str(path)):
+        yield where, json_value(line, where)
+
+
+def json_lines(lines: Iterable[Piece], name: str) -> Iterator[tuple[str, str]]:
+    """The position of each line that is not blank, for error messages, and the line, stripped."""
+    for number, line in enumerate(lines, start=1):
+        if not line.text.isspace():
+            yield f"{name}, line {number}", line.text.strip()
+
+
+def json_value(line: str, where: str) -> Any:
+    """
+    Raises:
+        InputError: the line is not JSON.
+    """
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{where}: not JSON ({error.msg}, column {error.colno})") from error
+    except (ValueError, RecursionError) as error:  # numbers too long, or nested too deeply
+        raise InputError(f"{where}: not JSON that can be read ({error})") from error
 
 
 def read_parquet(path: Path, field: str) -> Iterator[Piece]:
@@ -103,11 +128,10 @@ def read_parquet(path: Path, field: str) -> Iterator[Piece]:
     Raises:
         InputError: not a parquet file, no such column, or a row without text or with far too much.
     """
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    try:
-        names = _column(pq.read_schema(path), field, path)
+    with parquet_errors(path):
+        names = parquet_column(pq.read_schema(path), field, path)
         column = ".".join(names)
         # With a buffer and without pre-reading: otherwise a whole row group would be in memory. The
         # column as a dictionary: otherwise every repetition of a text would be in memory.
@@ -116,20 +140,50 @@ def read_parquet(path: Path, field: str) -> Iterator[Piece]:
         ) as file:
             row = 0
             # For the name `a.b`, pyarrow reads a column `a.b` and also the `b` inside a column `a`.
-            for batch in file.iter_batches(batch_size=_PARQUET_ROWS, columns=[column]):
-                for value in batch.column(names[0]):
+            for batch in file.iter_batches(batch_size=PARQUET_ROWS, columns=[column]):
+                for text in column_texts(batch, names, f"{path}, row {{}}", first=row + 1):
                     row += 1
-                    where = f"{path}, row {row}"
-                    for inner in names[1:]:
-                        value = value[inner] if value.is_valid else value
-                    yield _piece(_plain(value, where), field, where)
+                    yield Piece(text, True)
+
+
+@contextmanager
+def parquet_errors(path: Path) -> Iterator[None]:
+    """
+    Raises:
+        InputError: inside, reading the file fails.
+    """
+    import pyarrow as pa
+
+    try:
+        yield
     # Arrow raises OSError for a file that it cannot read, and ArrowMemoryError for one that
     # declares impossible sizes.
     except (pa.ArrowException, OSError, LookupError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not a readable parquet file ({_first_line(error)})") from error
 
 
-def _column(schema: "pa.Schema", field: str, path: Path) -> tuple[str, ...]:
+def column_texts(
+    batch: "pa.RecordBatch", names: tuple[str, ...], where: str, *, first: int
+) -> Iterator[str]:
+    """The texts in a column, or in a column of a column.
+
+    Args:
+        batch: some rows.
+        names: from `parquet_column`.
+        where: for error messages; the number of the row is put into it.
+        first: the number of the first row.
+
+    Raises:
+        InputError: a row without text, or with far too much.
+    """
+    for number, value in enumerate(batch.column(names[0]), start=first):
+        place = where.format(number)
+        for inner in names[1:]:
+            value = value[inner] if value.is_valid else value
+        yield checked_text(_plain(value, place), ".".join(names), place)
+
+
+def parquet_column(schema: "pa.Schema", field: str, path: Path) -> tuple[str, ...]:
     """The path of names to the text: one column, or a column and the nested columns below it.
 
     Raises:
@@ -187,7 +241,7 @@ def read_data_set(source: str, field: str) -> Iterator[Piece]:
     if not name:
         raise InputError("hf: needs a name, hf:NAME or hf:NAME:CONFIG")
     for number, record in enumerate(_stream(source, name, config or None), start=1):
-        yield _piece_of(record, field, f"{source}, record {number}")
+        yield Piece(text_of(record, field, f"{source}, record {number}"), True)
 
 
 def _stream(source: str, name: str, config: str | None) -> Iterator[object]:

@@ -20,7 +20,14 @@ from sglm.scoring.batch import STEP_LANES, packed_nlls, sequence_nlls, texts_nll
 from sglm.scoring.evaluate import evaluate_pieces, evaluate_split
 from sglm.scoring.generate import generate_ids
 from sglm.scoring.incremental import extend_text, start_text
-from sglm.scoring.predictor import IGNORED, Blocks, NetworkPredictor, Predictor
+from sglm.scoring.predictor import (
+    IGNORED,
+    Blocks,
+    NetworkPredictor,
+    Predictor,
+    evaluating,
+    target_logprobs,
+)
 from sglm.scoring.stream import CHUNK_STEPS, StoppedReading, read_on, stream_nll
 from sglm.text.user_text import pieces_of
 from tests.tiny_models import KINDS, LINES, make_network, make_store, make_tokenizer, plain_nlls
@@ -372,3 +379,24 @@ def test_nothing_else_in_scoring_knows_the_network() -> None:
         assert bool(from_model) == (path.name == "predictor.py"), (path.name, from_model)
         names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
         assert path.name == "predictor.py" or not names & {"NetworkPredictor", "LSTMState"}
+
+
+@pytest.mark.parametrize("scale", [1, 40, 1000])
+def test_log_probabilities_of_logits_of_any_size(scale: float) -> None:
+    """Sums of powers of two leave float32's range, upwards and downwards; the result does not."""
+    model = make_network(300)
+    with torch.no_grad():
+        model.softmax_bias.mul_(scale)
+        model.softmax_bias[:150] -= scale
+    features_NH = torch.rand(1500, model.shape.widths[-1]) * 2 - 1
+    targets_N = torch.arange(1500) % 300
+    for sign in (1, -1):
+        with torch.no_grad():
+            model.softmax_bias.sub_(model.softmax_bias.mean()).add_(sign * 3 * scale)
+            logits_NV = features_NH.double() @ model.output_weight.double().t()
+            logits_NV += model.softmax_bias.double()
+        expected_N = logits_NV.log_softmax(1).gather(1, targets_N[:, None])[:, 0]
+        with evaluating(model):
+            found_N = target_logprobs(model, features_NH, targets_N)
+        # A logit of thousands has an absolute error of 1e-4 in float32.
+        torch.testing.assert_close(found_N, expected_N, rtol=1e-5, atol=2e-7 * scale + 2e-5)

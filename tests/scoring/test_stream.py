@@ -74,9 +74,11 @@ def test_logits_are_never_there_for_more_than_a_few_steps(
     model = make_network(VOCABULARY)
     predictor = NetworkPredictor(model)
     sizes = []
-    logits = model.logits
+    linear = sglm.scoring.predictor.linear
     monkeypatch.setattr(
-        model, "logits", lambda features: sizes.append(len(features)) or logits(features)
+        sglm.scoring.predictor,
+        "linear",
+        lambda features, **to: sizes.append(len(features)) or linear(features, **to),
     )
     monkeypatch.setattr(sglm.scoring.predictor, "LOGIT_ENTRIES", 10 * VOCABULARY)
     stream_nll(predictor, ids, EOS)

@@ -10,14 +10,19 @@ from torch.utils.flop_counter import FlopCounterMode
 from scripts.benchmarks import scoring
 
 
-def test_json_is_one_object_with_both_measurements(
+def test_json_is_one_object_with_all_measurements(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(scoring, "SIZES", {"least": scoring.Size(1, 8, 30)})
+    monkeypatch.setattr(scoring, "DOCUMENTS", scoring.Size(1, 8, 30))
     arguments = ["--quick", "--json", "--lines", "40", "--words", "3", "--long", "300"]
+    arguments += ["--documents", "3000"]
     monkeypatch.setattr(sys, "argv", ["scoring", *arguments])
     scoring.main()
-    found = json.loads(capsys.readouterr().out)["least"]
+    results = json.loads(capsys.readouterr().out)
+    documents, found = results["documents"]["documents"], results["least"]
+    assert 3000 <= documents["tokens"] < 5000
+    assert documents["file_share_of_floor"] > 0
     assert found["short_lines"]["tokens"] == 120
     assert found["short_lines"]["distinct_prefixes"] < 120
     assert found["short_lines"]["times_faster"] > 0
@@ -32,3 +37,11 @@ def test_the_floor_does_all_the_products(recurrent_rows: int | None) -> None:
         scoring.products(size, rows, recurrent_rows)()
     per_row = 2 * (size.layers * 2 * 4 * size.hidden**2 + size.hidden * size.vocab_size)
     assert counter.get_total_flops() == rows * per_row
+
+
+def test_documents_are_of_all_lengths() -> None:
+    lengths = scoring.document_lengths(300_000)
+    assert min(lengths) >= scoring.SHORTEST
+    assert max(lengths) <= scoring.LONGEST
+    middle = (scoring.SHORTEST * scoring.LONGEST) ** 0.5
+    assert sum(length < middle for length in lengths) / len(lengths) == pytest.approx(0.5, abs=0.1)

@@ -1,0 +1,103 @@
+"""Text for a terminal, each token on a background that tells how surprising it was."""
+
+import math
+import os
+import unicodedata
+from bisect import bisect_right
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from sglm.scoring.results import Score
+
+# Bits at which the next colour begins; and the colours, of the 256 that terminals have: the
+# background from white through yellow to red, and black or white for the text, so that both
+# together can be read on a dark and on a light terminal.
+EDGES = (1, 2, 4, 6, 8, 11, 15)
+BACKGROUNDS = (231, 230, 229, 222, 215, 209, 203, 160)
+_BLACK, _WHITE = 16, 231
+_RESET = "\x1b[0m"
+_SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
+# Joiners: without them words of some scripts, and some emoji, fall apart.
+_JOINERS = "\u200c\u200d"
+
+
+class Span(NamedTuple):
+    """A part of a text that is shown in one colour."""
+
+    start: int
+    end: int
+    bits: float
+
+
+def colored_text(text: str, score: "Score") -> str:
+    """The text with escape sequences for colours, and none of its own.
+
+    Where the environment has NO_COLOR, every token is followed by its whole bits instead, in
+    subscripts (https://no-color.org).
+    """
+    plain = bool(os.environ.get("NO_COLOR"))
+    parts, done = [], 0
+    for start, end, bits in spans(text, score):
+        shown = _safe(text[start:end])
+        parts.append(_safe(text[done:start]))
+        parts.append(f"{shown}{_in_digits(bits)}" if plain else _painted(shown, bits))
+        done = end
+    return "".join([*parts, _safe(text[done:])])
+
+
+def legend() -> str:
+    """What the colours mean, on one line."""
+    if os.environ.get("NO_COLOR"):
+        return "surprisal in bits, after each token"
+    labels = [f"<{edge}" for edge in EDGES] + [f"{EDGES[-1]}+"]
+    levels = (0, *EDGES)
+    painted = [_painted(f" {label} ", bits) for label, bits in zip(labels, levels, strict=True)]
+    return f"surprisal in bits: {' '.join(painted)}"
+
+
+def spans(text: str, score: "Score") -> list[Span]:
+    """The tokens of a text, each with the white space before it.
+
+        Tokens that share a character are one, and so is a token with what begins with a mark on its
+    XX"""
+    merged: list[Span] = []
+    for (start, end), logprob in zip(score.offsets, score.token_logprobs, strict=True):
+        bits = -logprob / math.log(2)
+        if merged and (start < merged[-1].end or _goes_on(text, start, end)):
+            last = merged.pop()
+            merged.append(Span(last.start, max(last.end, end), last.bits + bits))
+        elif end > start:  # not the end of the text, which has no characters
+            before = text[merged[-1].end if merged else 0 : start]
+            spaces = len(before) if before.isspace() else 0
+            merged.append(Span(start - spaces, end, bits))
+    return merged
+
+
+def _goes_on(text: str, start: int, end: int) -> bool:
+    """Whether a token begins with a character that is drawn upon the one before it."""
+    if start >= end:
+        return False
+    first = text[start]
+    joined = start > 0 and text[start - 1] in _JOINERS
+    return unicodedata.category(first) in ("Mn", "Me", "Mc") or first in _JOINERS or joined
+
+
+def _painted(shown: str, bits: float) -> str:
+    level = bisect_right(EDGES, bits)
+    letters = _WHITE if level == len(EDGES) else _BLACK
+    return f"\x1b[38;5;{letters};48;5;{BACKGROUNDS[level]}m{shown}{_RESET}"
+
+
+def _in_digits(bits: float) -> str:
+    return str(round(bits)).translate(_SUBSCRIPTS) if math.isfinite(bits) else "∞"
+
+
+def _safe(text: str) -> str:
+    return "".join(map(_shown, text))
+
+
+def _shown(character: str) -> str:
+    """A character that moves nothing on a terminal; any other one as an escape."""
+    if character.isprintable() or character in _JOINERS or unicodedata.category(character) == "Zs":
+        return character
+    return character.encode("unicode_escape").decode("ascii")

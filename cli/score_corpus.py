@@ -1,0 +1,248 @@
+"""`sglm score RUN SOURCE… --out DIR`: a corpus, its records with scores added."""
+
+import json
+import sys
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from sglm.cli import options
+from sglm.cli.signals import termination_raises
+from sglm.errors import InputError, SglmError, Stopped, printable
+
+if TYPE_CHECKING:
+    from sglm.corpus_filter.plan import Settings
+    from sglm.corpus_filter.run import Summary
+
+# Failed files that are named on stderr; errors.json has all.
+MOST_NAMED = 20
+
+
+class FormatName(StrEnum):
+    """Of the results."""
+
+    JSONL = "jsonl"
+    PARQUET = "parquet"
+
+
+class EngineName(StrEnum):
+    """Who does the work."""
+
+    LOCAL = "local"
+    RAY = "ray"
+
+
+class ScorePrecision(StrEnum):
+    """The type of the matrix products."""
+
+    FP32 = "fp32"
+    BF16 = "bf16"
+
+
+OutOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR", help="Score whole files: their records, with fields added, go in here."
+    ),
+]
+FormatOption = Annotated[
+    FormatName | None,
+    options.one_of(
+        "--format", FormatName, help_text="Of the results; left out: that of each source."
+    ),
+]
+TextFieldOption = Annotated[
+    str, typer.Option(metavar="NAME", help="The field of a record that is its text.")
+]
+FieldsOption = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME,…",
+        help="perplexity, word_perplexity, bits_per_byte, logprob, n_tokens, n_words, n_bytes,"
+        " n_unk.",
+    ),
+]
+PrefixOption = Annotated[
+    str, typer.Option(metavar="TEXT", help="Before the names of the fields that are added.")
+]
+BucketsOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="P,Q",
+        help="Add the field bucket: head, middle or tail, cut at these percentiles of the"
+        " perplexities.",
+    ),
+]
+ProcessesOption = Annotated[
+    int | None,
+    options.number(
+        "--processes", int, "On this machine; left out: one a CPU, or one GPU.", show_default=False
+    ),
+]
+EngineOption = Annotated[
+    EngineName,
+    options.one_of("--engine", EngineName, help_text="ray: files are tasks of a Ray cluster."),
+]
+PrecisionOption = Annotated[
+    ScorePrecision,
+    options.one_of(
+        "--precision",
+        ScorePrecision,
+        help_text="bf16: faster where the hardware has it; a line's perplexity changes by 0.2 %.",
+    ),
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """The options of the command that are about corpora."""
+
+    format: FormatName | None = None
+    text_field: str = "text"
+    fields: str = "perplexity,bits_per_byte"
+    prefix: str = ""
+    buckets: str | None = None
+    processes: int | None = None
+    engine: EngineName = EngineName.LOCAL
+    precision: ScorePrecision = ScorePrecision.FP32
+
+    def refuse_without_out(self) -> None:
+        """
+        Raises:
+            InputError: one of them was given, but no `--out`.
+        """
+        for name, value in asdict(Wanted()).items():
+            if getattr(self, name) != value:
+                option = f"--{name.replace('_', '-')}"
+                raise InputError(f"{option} is for whole files; give --out DIR as well")
+
+
+def score_corpus(
+    run: Path,
+    sources: list[str],
+    wanted: Wanted,
+    *,
+    out: Path,
+    bos: bool,
+    eos: bool,
+    device: options.Device,
+    as_json: bool,
+) -> None:
+    """Scores the files, and prints a summary.
+
+    Raises:
+        InputError: a wrong option; no text there; `--out` has results of something else.
+        SglmError: some files failed; the others are complete.
+    """
+    from sglm.corpus_filter.plan import plan_shards
+    from sglm.corpus_filter.run import Execution
+    from sglm.corpus_filter.run import score_corpus as score_all
+    from sglm.runtime.device import pick_device
+
+    if not sources:
+        raise InputError("--out takes files and folders to score; none was given")
+    if wanted.processes is not None and wanted.processes < 1:
+        raise InputError(f"--processes must be at least 1, but is {wanted.processes}")
+    where = pick_device(device.value).type
+    settings = _settings(run, wanted, bos=bos, eos=eos, device=where)
+    shards = plan_shards(sources, out, text_field=wanted.text_field, format=settings.format)
+    execution = Execution(
+        run=run,
+        device=where,
+        processes=wanted.processes,
+        ray=wanted.engine is EngineName.RAY,
+        console=sys.stderr,
+    )
+    goes_on = "stopped; the same command goes on with what is missing"
+    try:
+        with termination_raises(goes_on):
+            summary = score_all(shards, settings, execution)
+    except KeyboardInterrupt:
+        raise Stopped(goes_on, signal_number=2) from None
+    typer.echo(json.dumps(summary.to_json()) if as_json else "\n".join(_lines(summary)))
+    _tell_failures(summary, out)
+
+
+def _settings(run: Path, wanted: Wanted, *, bos: bool, eos: bool, device: str) -> "Settings":
+    from sglm.corpus_filter.measures import PERPLEXITY, check_fields
+    from sglm.corpus_filter.plan import Settings, model_hash
+    from sglm.model.linear import cpu_has_bfloat16
+
+    fields = check_fields([name.strip() for name in wanted.fields.split(",") if name.strip()])
+    if wanted.buckets is not None and PERPLEXITY not in fields:
+        raise InputError("--buckets are of perplexities; add perplexity to --fields")
+    if wanted.precision is ScorePrecision.BF16 and device == "cpu" and not cpu_has_bfloat16():
+        raise InputError("--precision bf16: this CPU has no products of bfloat16; leave it out")
+    chosen: Literal["jsonl", "parquet"] | None = None
+    if wanted.format is not None:
+        chosen = "parquet" if wanted.format is FormatName.PARQUET else "jsonl"
+    return Settings(
+        model=model_hash(run),
+        text_field=wanted.text_field,
+        fields=fields,
+        prefix=wanted.prefix,
+        format=chosen,
+        percentiles=None if wanted.buckets is None else _percentiles(wanted.buckets),
+        bos=bos,
+        eos=eos,
+        precision=wanted.precision.value,
+    )
+
+
+def _percentiles(text: str) -> tuple[float, float]:
+    try:
+        low, high = map(float, text.split(","))
+        assert 0 < low < high < 100
+    except (ValueError, AssertionError):
+        raise InputError(
+            f"--buckets: {text!r} are no two rising percentiles between 0 and 100, as in 30,60"
+        ) from None
+    return low, high
+
+
+def _lines(summary: "Summary") -> list[str]:
+    facts = summary.to_json()
+
+    def shown(name: str, digits: int) -> str:
+        return "-" if facts[name] is None else f"{facts[name]:,.{digits}f}"
+
+    done = len(summary.done)
+    lines = [
+        f"{done:,} of {summary.files:,} files, {facts['records']:,} records,"
+        f" {facts['tokens']:,} tokens",
+        f"  perplexity per token {shown('token_ppl', 2)}, bits per byte"
+        f" {shown('bits_per_byte', 4)}",
+    ]
+    if summary.already_done:
+        lines.append(f"  done before: {summary.already_done:,} files")
+    if summary.tokens_now:
+        rate = summary.tokens_now / summary.seconds
+        lines.append(f"  {summary.seconds:,.1f} s, {rate:,.0f} tokens a second")
+    buckets = summary.buckets()
+    if buckets is not None and summary.cutoffs is not None:
+        low, high = (f"{bound:,.4g}" for bound in summary.cutoffs)
+        meant = (f"below {low}", f"below {high}", f"{high} and above")
+        lines += [
+            f"  {name:<7} {count:>12,} records  perplexity {range_}"
+            for (name, count), range_ in zip(buckets.items(), meant, strict=True)
+        ]
+    return lines
+
+
+def _tell_failures(summary: "Summary", out: Path) -> None:
+    from sglm.corpus_filter.plan import ERRORS_FILE
+
+    failed = summary.failed
+    if not failed:
+        return
+    for each in failed[:MOST_NAMED]:
+        typer.echo(f"sglm: {printable(str(each.error))}", err=True)
+    more = len(failed) - MOST_NAMED
+    also = f", {more:,} more than are named here" if more > 0 else ""
+    raise SglmError(
+        f"{len(failed):,} of {summary.files:,} files failed{also} ({out / ERRORS_FILE}); the others"
+        " are complete. Mend them, and give the same command again"
+    )

@@ -1,0 +1,1 @@
+"""Scores added to the records of a corpus, file by file: `sglm score RUN SOURCE… --out DIR`."""

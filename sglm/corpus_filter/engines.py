@@ -1,0 +1,185 @@
+"""Does jobs: in this process, in several on this machine, or as the tasks of a Ray cluster.
+
+Each engine yields the outcomes as they come. Where it is left early, what is unfinished is dropped.
+"""
+
+import ctypes
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from multiprocessing.connection import wait as wait_for_any
+from typing import Any
+
+from sglm.corpus_filter.job import Job, Outcome, perform
+from sglm.corpus_filter.progress import CorpusProgress
+from sglm.errors import InputError, SglmError
+from sglm.runtime.process import prepare_process
+
+_POLL_SECONDS = 0.5
+ENDED = "the process that scored it was ended (out of memory?)"
+
+
+def usable_cpus() -> int:
+    """Of this process."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def here(jobs: Sequence[Job], progress: CorpusProgress) -> Iterator[Outcome]:
+    """One after the other, in this process."""
+    for number, job in enumerate(jobs):
+        outcome = perform(job, partial(progress.at, number))
+        progress.at(number, 1.0)
+        yield outcome
+
+
+def in_processes(
+    jobs: Sequence[Job], progress: CorpusProgress, *, processes: int
+) -> Iterator[Outcome]:
+    """In so many processes on this machine, which share its CPUs.
+
+    They end with this process, however that ends.
+
+    Raises:
+        SglmError: one of them was ended from outside.
+    """
+    # A fork would inherit torch's threads, which do not survive it.
+    context = multiprocessing.get_context("spawn")
+    shares = context.RawArray(ctypes.c_double, len(jobs))
+    pool = ProcessPoolExecutor(
+        processes,
+        mp_context=context,
+        initializer=_prepare_worker,
+        initargs=(shares, max(1, usable_cpus() // processes)),
+    )
+    waiting = {pool.submit(_perform_numbered, number, job) for number, job in enumerate(jobs)}
+    try:
+        while waiting:
+            finished, waiting = wait(waiting, _POLL_SECONDS, FIRST_COMPLETED)
+            progress.at_all(list(shares))
+            for future in finished:
+                yield future.result()
+    except BrokenProcessPool:
+        raise SglmError(
+            f"one of the {processes} processes was ended (out of memory? then give fewer"
+            " --processes); the same command goes on with what is missing"
+        ) from None
+    finally:
+        if waiting:
+            for process in multiprocessing.active_children():
+                process.terminate()
+        pool.shutdown(cancel_futures=True)
+
+
+# Of a worker: where it tells how far each job is, and whether it is at one.
+_shares: Any = None
+_busy = False
+
+
+class _Ended(BaseException):
+    """SIGTERM, in a worker that is at a job."""
+
+
+def _prepare_worker(shares: Any, threads: int) -> None:
+    import torch
+
+    global _shares
+    _shares = shares
+    prepare_process()
+    torch.set_num_threads(threads)
+    # Ctrl-C at a terminal reaches this process too; the parent ends it, so that nothing is left.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _end)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end(number: int, frame: object) -> None:
+    if _busy:
+        raise _Ended
+    os._exit(128 + number)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait_for_any([parent.sentinel])
+    os._exit(1)
+
+
+def _perform_numbered(number: int, job: Job) -> Outcome:
+    global _busy
+
+    def progress(share: float) -> None:
+        _shares[number] = share
+
+    _busy = True
+    try:
+        outcome = perform(job, progress)
+        progress(1.0)
+        return outcome
+    except _Ended:  # what was half written has been removed
+        os._exit(128 + signal.SIGTERM)
+    finally:
+        _busy = False
+
+
+def on_ray(jobs: Sequence[Job], progress: CorpusProgress) -> Iterator[Outcome]:
+    """As the tasks of a Ray cluster: the one that the environment or the program has connected to,
+    else one of this machine. Every machine of it must see the files under the same names, and have
+    sglm installed.
+
+    Raises:
+        InputError: no Ray, or no cluster.
+    """
+    try:
+        import ray
+    except ImportError:
+        raise InputError("--engine ray needs the package ray: pip install 'sglm[ray]'") from None
+    if not ray.is_initialized():
+        try:
+            ray.init(log_to_driver=False, logging_level="error")
+        except (ConnectionError, ValueError) as error:
+            raise InputError(f"Ray cannot be reached ({str(error).splitlines()[0]})") from None
+    needs_gpu = {"num_gpus": 1} if jobs and jobs[0].device == "cuda" else {}
+    task = ray.remote(num_cpus=1, **needs_gpu)(perform)
+    numbers = {task.remote(_absolute(job)): number for number, job in enumerate(jobs)}
+    waiting = list(numbers)
+    try:
+        while waiting:
+            finished, waiting = ray.wait(waiting, timeout=_POLL_SECONDS)
+            progress.tick()
+            for each in finished:
+                progress.at(numbers[each], 1.0)
+                yield _ray_outcome(each, jobs[numbers[each]])
+    finally:
+        for each in waiting:
+            with suppress(Exception):  # the cluster is gone
+                ray.cancel(each, force=True)
+
+
+def _ray_outcome(reference: Any, job: Job) -> Outcome:
+    import ray
+
+    try:
+        outcome: Outcome = ray.get(reference)
+    except ray.exceptions.RayError as error:
+        reason = ENDED if isinstance(error, ray.exceptions.WorkerCrashedError) else str(error)
+        lines = reason.strip().splitlines()
+        message = f"{job.shard.source}: {lines[-1] if lines else type(error).__name__}"
+        return Outcome(source=job.shard.source, error=message, tokens=0, seconds=0.0)
+    return replace(outcome, source=job.shard.source)
+
+
+def _absolute(job: Job) -> Job:
+    """For a process that works in another folder."""
+    shard = job.shard
+    shard = replace(shard, source=os.path.abspath(shard.source), out=os.path.abspath(shard.out))
+    return replace(job, shard=shard, run=os.path.abspath(job.run))

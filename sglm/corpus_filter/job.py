@@ -1,0 +1,261 @@
+"""The work on one file, wherever it is done: adding the scores, or the buckets.
+
+The result gets its name when it is complete, and what is known of it is written before that: a job
+that was cut off anywhere is done again as a whole, and one that was not is not done again.
+"""
+
+import json
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache, partial
+from pathlib import Path
+
+from sglm.corpus_filter.measures import BUCKET, PERPLEXITY, added, bin_of, bucket
+from sglm.corpus_filter.plan import Settings, Shard, model_hash
+from sglm.corpus_filter.reading import Progress, Records, read_records, read_values
+from sglm.corpus_filter.writing import open_writer, result_schema
+from sglm.errors import InputError, SglmError, as_sglm_error
+from sglm.lm import LanguageModel, load
+from sglm.scoring.predictor import NetworkPredictor
+from sglm.scoring.totals import TextTotals, text_totals
+from sglm.storage.durable import replace_file, replace_text
+from sglm.storage.untrusted import read_json
+
+# Characters of texts that are scored together: enough for texts of similar lengths to be found
+# among them, so that little is computed for nothing (2 % of the steps, of documents of 20 to 2,000
+# tokens).
+GROUP_CHARACTERS = 1 << 21
+
+
+# The share of a file that is done when all its records are, but not yet the file.
+_UNFINISHED = 0.999
+
+
+@dataclass(kw_only=True)
+class Done:
+    """What is known of a finished file."""
+
+    version: list[int]
+    """Of its source (`Shard.version`)."""
+    records: int = 0
+    tokens: int = 0
+    words: int = 0
+    bytes: int = 0
+    unknown: int = 0
+    nll_nats: float = 0.0
+    hides_bytes: bool = False
+    histogram: dict[str, int] = field(default_factory=dict)
+    """Of perplexities, where there will be buckets."""
+    buckets: dict[str, int] | None = None
+    """Records in each, once they are there."""
+
+    def count(self, totals: TextTotals, *, perplexity: float | None, histogram: bool) -> None:
+        """Adds a record."""
+        self.records += 1
+        self.tokens += totals.tokens
+        self.words += totals.words
+        self.bytes += totals.bytes
+        self.unknown += totals.unknown
+        self.nll_nats += totals.nll_nats
+        self.hides_bytes = self.hides_bytes or totals.hides_bytes
+        if histogram and perplexity is not None:
+            place = str(bin_of(perplexity))
+            self.histogram[place] = self.histogram.get(place, 0) + 1
+
+    def write(self, path: Path) -> None:
+        """As JSON, under a temporary name first."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_text(path, json.dumps(asdict(self)) + "\n")
+
+    @classmethod
+    def read(cls, shard: Shard) -> "Done | None":
+        """None: not finished, or its source has changed since."""
+        if not (shard.result.exists() or shard.scored.exists()):
+            return None
+        try:
+            done = cls(**read_json(shard.record))
+        except (OSError, ValueError, TypeError, InputError):
+            return None
+        return done if done.version == shard.version() else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A file to be scored, or one that has been and gets its buckets: plain values, which go to
+    another process.
+
+    run: the model.
+    bounds: None: to be scored.
+    """
+
+    shard: Shard
+    settings: Settings
+    run: str
+    device: str
+    bounds: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How a job ended: `error` is None where it was done."""
+
+    source: str
+    error: str | None
+    tokens: int
+    seconds: float
+
+
+def perform(job: Job, progress: Progress = lambda share: None) -> Outcome:
+    """Does a job; its failures are part of the outcome, so that others go on."""
+    start, tokens, error = time.monotonic(), 0, None
+    try:
+        with _arrow_errors(job.shard.source):
+            tokens = score_file(job, progress) if job.bounds is None else bucket_file(job, progress)
+    except SglmError as failure:
+        error = str(failure)
+    except (OSError, MemoryError, RuntimeError) as failure:
+        translated = as_sglm_error(failure)
+        if translated is None:
+            raise
+        error = f"{job.shard.source}: {translated}"
+    return Outcome(
+        source=job.shard.source, error=error, tokens=tokens, seconds=time.monotonic() - start
+    )
+
+
+@contextmanager
+def _arrow_errors(source: str) -> Iterator[None]:
+    """Of writing, for reading has its own."""
+    try:
+        yield
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] != "pyarrow":
+            raise
+        message = str(error).strip().splitlines()[0]
+        raise InputError(f"{source}: cannot be written as parquet ({message})") from error
+
+
+def score_file(job: Job, progress: Progress) -> int:
+    """Writes the records of a file with their scores; returns the number of tokens scored."""
+    shard, settings = job.shard, job.settings
+    source = Path(shard.source)
+    target = shard.result if settings.percentiles is None else shard.scored
+    lm = scorer(job.run, model=settings.model, device=job.device, precision=settings.precision)
+    done = Done(version=shard.version())
+
+    def write(aside: Path) -> None:
+        read = partial(read_records, source, settings.text_field)
+        names = [settings.prefix + name for name in settings.fields]
+        schema = result_schema(source, read(lambda share: None), target, names=names)
+        with open_writer(aside, target, source=source, schema=schema) as writer:
+            for some, totals in _scored(lm, read, settings, progress=progress):
+                fields = [added(each, settings.fields, settings.prefix) for each in totals]
+                writer.write(some, fields)
+                for each, values in zip(totals, fields, strict=True):
+                    done.count(
+                        each,
+                        perplexity=values.get(settings.prefix + PERPLEXITY),
+                        histogram=settings.percentiles is not None,
+                    )
+        if shard.version() != done.version:
+            raise InputError(
+                f"{source}: was written to while it was read; run the same command again"
+            )
+        done.write(shard.record)
+
+    for old in (shard.result, shard.scored):  # of a source that has changed since
+        old.unlink(missing_ok=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(target, write)
+    return done.tokens
+
+
+def _scored(
+    lm: LanguageModel,
+    read: Callable[[Progress], Iterator[Records]],
+    settings: Settings,
+    *,
+    progress: Progress,
+) -> Iterator[tuple[Records, list[TextTotals]]]:
+    """All records and their scores."""
+    latest = deque([0.0], maxlen=1)  # the share that has been read, ahead of what is scored
+    before = 0.0
+
+    def report(share: float) -> None:
+        progress(_UNFINISHED * (before + share * (latest[0] - before)))
+
+    for group in _groups(read(latest.append)):
+        texts = [text for some in group for text in some.texts]
+        totals = text_totals(
+            lm.predictor,
+            lm.tokenizer,
+            texts,
+            bos=settings.bos,
+            eos=settings.eos,
+            progress=report,
+        )
+        before, start = latest[0], 0
+        for some in group:
+            yield some, totals[start : start + len(some.texts)]
+            start += len(some.texts)
+
+
+def _groups(records: Iterator[Records]) -> Iterator[list[Records]]:
+    """Records of about so many characters together."""
+    group: list[Records] = []
+    characters = 0
+    for some in records:
+        group.append(some)
+        characters += sum(len(text) + 1 for text in some.texts)
+        if characters >= GROUP_CHARACTERS:
+            yield group
+            group, characters = [], 0
+    if group:
+        yield group
+
+
+@lru_cache(maxsize=1)
+def scorer(run: str, *, model: str, device: str, precision: str) -> LanguageModel:
+    """The model, loaded once in a process.
+
+    Raises:
+        InputError: no model there; another one than `model`, its hash.
+    """
+    import torch
+
+    lm = load(run, device)
+    if model_hash(Path(run)) != model:
+        raise InputError(f"{run}: the model has changed since the command began; give a copy of it")
+    if precision == "bf16":
+        predictor = NetworkPredictor(lm.model, compute_dtype=torch.bfloat16)
+        return LanguageModel(predictor, tokenizer=lm.tokenizer, name=lm.name)
+    return lm
+
+
+def bucket_file(job: Job, progress: Progress) -> int:
+    """Gives every record of a scored file its bucket; returns 0, the number of tokens scored."""
+    shard, prefix, bounds = job.shard, job.settings.prefix, job.bounds
+    assert bounds is not None
+    done = Done.read(shard)
+    if done is None:
+        raise InputError(f"{shard.source}: changed since it was scored; run the same command again")
+    counts: dict[str, int] = {}
+
+    def write(aside: Path) -> None:
+        schema = result_schema(shard.scored, iter(()), shard.scored, names=[prefix + BUCKET])
+        with open_writer(aside, shard.result, source=shard.scored, schema=schema) as writer:
+            for some, values in read_values(shard.scored, prefix + PERPLEXITY, progress):
+                buckets = [bucket(value, bounds) for value in values]
+                for each in buckets:
+                    counts[str(each)] = counts.get(str(each), 0) + 1
+                writer.write(some, [{prefix + BUCKET: each} for each in buckets])
+        done.buckets = counts
+        done.write(shard.record)
+
+    shard.result.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(shard.result, write)
+    shard.scored.unlink()
+    return 0

@@ -1,0 +1,63 @@
+"""How far the files of a corpus are, and the time left: a line that is overwritten on a terminal,
+elsewhere one now and then."""
+
+import time
+from collections.abc import Sequence
+from typing import TextIO
+
+from sglm.train.log.console import duration, is_terminal, print_while_open
+
+_SECONDS_BETWEEN_LINES = {True: 0.5, False: 30.0}  # on a terminal, elsewhere
+
+
+class CorpusProgress:
+    """Of some files that are worked on.
+
+    Args:
+        console: where to.
+        doing: what is done to them.
+        sizes: of the files, in bytes.
+    """
+
+    def __init__(self, console: TextIO, *, doing: str, sizes: Sequence[int]) -> None:
+        self.console = console
+        self.doing = doing
+        self.sizes = sizes
+        self.shares = [0.0] * len(sizes)
+        self.on_terminal = is_terminal(console)
+        self.started = time.monotonic()
+        self.shown_at = self.started
+
+    def at(self, number: int, share: float) -> None:
+        """So much of a file is done."""
+        self.shares[number] = share
+        self.tick()
+
+    def at_all(self, shares: Sequence[float]) -> None:
+        """So much of each."""
+        self.shares = list(shares)
+        self.tick()
+
+    def tick(self) -> None:
+        """Shows how far it is, if it is time to."""
+        now = time.monotonic()
+        if now - self.shown_at >= _SECONDS_BETWEEN_LINES[self.on_terminal]:
+            self.shown_at = now
+            before, after = ("\r\x1b[2K", "") if self.on_terminal else ("", "\n")
+            print_while_open(f"{before}{self.line(now)}{after}", self.console)
+
+    def line(self, now: float) -> str:
+        """What is shown."""
+        total = sum(self.sizes) or 1
+        done = sum(share * size for share, size in zip(self.shares, self.sizes, strict=True))
+        done /= total
+        left = "?" if done <= 0 else duration((now - self.started) * (1 - done) / done)
+        finished = sum(share >= 1.0 for share in self.shares)
+        return (
+            f"{self.doing}  {100 * done:.1f} %  {left} left  {finished:,}/{len(self.sizes):,} files"
+        )
+
+    def close(self) -> None:
+        """The line gives way to others."""
+        if self.on_terminal:
+            print_while_open("\r\x1b[2K", self.console)

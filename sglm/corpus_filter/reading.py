@@ -1,0 +1,124 @@
+"""Reads a file of a corpus with all that its records hold, a few records at a time."""
+
+import gzip
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+from sglm.text.lines import READ_BYTES, ByteFile, lines_of_file
+from sglm.text.records import (
+    PARQUET_ROWS,
+    column_texts,
+    json_lines,
+    json_value,
+    parquet_column,
+    parquet_errors,
+    text_of,
+)
+from sglm.text.sources import TEXT_ENDINGS
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Progress = Callable[[float], None]
+TEXT = "text"  # the field that a line of running text becomes
+
+
+class Records(NamedTuple):
+    """Some records, in order.
+
+    texts: of each.
+    rows: the records themselves: JSON objects, or rows of a parquet file.
+    """
+
+    texts: list[str]
+    rows: "list[JsonRow] | pa.RecordBatch"
+
+
+class JsonRow(NamedTuple):
+    """A JSON object: as it was written, and its fields."""
+
+    line: str
+    fields: dict[str, Any]
+
+
+def is_parquet(path: Path) -> bool:
+    """By its name."""
+    return path.name.lower().endswith(".parquet")
+
+
+def read_records(path: Path, text_field: str, progress: Progress) -> Iterator[Records]:
+    """All records of a file; a line of running text is one, too.
+
+    Args:
+        path: `.txt`, `.jsonl`, both also with `.gz`; `.parquet`.
+        text_field: see `text_of`.
+        progress: is told the share of the file that has been read.
+
+    Raises:
+        InputError: the file is damaged, or a record has no text; with the record's number.
+    """
+    if is_parquet(path):
+        yield from _parquet_records(path, text_field, progress)
+        return
+    for where, line in _lines(path, progress):
+        if where is None:
+            fields = {TEXT: line}
+            yield Records([line], [JsonRow(json.dumps(fields, ensure_ascii=False), fields)])
+        else:
+            fields = json_value(line, where)
+            yield Records([text_of(fields, text_field, where)], [JsonRow(line, fields)])
+
+
+def _lines(path: Path, progress: Progress) -> Iterator[tuple[str | None, str]]:
+    """The lines: of running text, or JSON lines with the position of each."""
+    running = path.name.lower().endswith(TEXT_ENDINGS)
+    size = path.stat().st_size or 1
+    with path.open("rb") as raw:
+        packed = path.name.lower().endswith(".gz")
+        file = gzip.GzipFile(fileobj=raw) if packed else raw
+        pieces = lines_of_file(cast(ByteFile, file), str(path), None)
+        if running:
+            lines: Iterator[tuple[str | None, str]] = (
+                (None, piece.text.removesuffix("\n").removesuffix("\r")) for piece in pieces
+            )
+        else:
+            lines = iter(json_lines(pieces, str(path)))
+        for where, line in lines:
+            progress(raw.tell() / size)
+            yield where, line
+
+
+def _parquet_records(path: Path, text_field: str, progress: Progress) -> Iterator[Records]:
+    import pyarrow.parquet as pq
+
+    with (
+        parquet_errors(path),
+        pq.ParquetFile(path, buffer_size=READ_BYTES, pre_buffer=False) as file,
+    ):
+        names = parquet_column(file.schema_arrow, text_field, path)
+        row, rows = 0, file.metadata.num_rows or 1
+        for batch in file.iter_batches(batch_size=PARQUET_ROWS):
+            texts = list(column_texts(batch, names, f"{path}, row {{}}", first=row + 1))
+            row += len(texts)
+            progress(row / rows)
+            yield Records(texts, batch)
+
+
+def read_values(
+    path: Path, name: str, progress: Progress
+) -> Iterator[tuple[Records, list[float | None]]]:
+    """The records of a file that was written here, without their texts, and a field of each."""
+    if not is_parquet(path):
+        for _, line in _lines(path, progress):
+            fields = json.loads(line)
+            yield Records([], [JsonRow(line, fields)]), [fields[name]]
+        return
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path, buffer_size=READ_BYTES, pre_buffer=False) as file:
+        rows = file.metadata.num_rows or 1
+        for number, batch in enumerate(file.iter_batches(batch_size=PARQUET_ROWS), start=1):
+            progress(min(1.0, number * PARQUET_ROWS / rows))
+            yield Records([], batch), batch.column(name).to_pylist()

@@ -1,0 +1,212 @@
+"""Writes records with fields added: every field that they had stays as it was, in its place."""
+
+import datetime
+import decimal
+import gzip
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Protocol
+
+from sglm.corpus_filter.measures import BUCKET, COUNTS
+from sglm.corpus_filter.reading import JsonRow, Records, is_parquet
+from sglm.errors import InputError
+from sglm.text.records import parquet_errors
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Added = Sequence[Mapping[str, float | int | str | None]]
+# Bytes of a row group in memory before it is written.
+ROW_GROUP_BYTES = 1 << 25
+
+
+class Writer(Protocol):
+    """Takes records in order."""
+
+    def write(self, records: Records, added: Added) -> None:
+        """Some records, and what each gets.
+
+        Raises:
+            InputError: a field of that name is there already; a value that the format lacks.
+        """
+
+
+@contextmanager
+def open_writer(
+    aside: Path, result: Path, *, source: Path, schema: "pa.Schema | None"
+) -> Iterator[Writer]:
+    """
+    Args:
+        aside: what is written.
+        result: the name that it will get, which decides on the format.
+        source: for error messages.
+        schema: of a parquet file, the added fields included; None for JSON lines.
+    """
+    if schema is not None:
+        import pyarrow.parquet as pq
+
+        with pq.ParquetWriter(aside, schema) as file:
+            parquet = _ParquetWriter(file, schema=schema, source=source)
+            yield parquet
+            parquet.flush()
+        return
+    with aside.open("wb") as raw:
+        if result.name.endswith(".gz"):
+            # Without a time in it: the same records are the same bytes.
+            with gzip.GzipFile(filename="", fileobj=raw, mode="wb", mtime=0) as packed:
+                yield _JsonWriter(packed, source=source)
+        else:
+            yield _JsonWriter(raw, source=source)
+
+
+class _JsonWriter:
+    def __init__(self, file: IO[bytes] | gzip.GzipFile, *, source: Path) -> None:
+        self.file = file
+        self.source = source
+
+    def write(self, records: Records, added: Added) -> None:
+        rows = records.rows
+        if not isinstance(rows, list):
+            rows = [JsonRow(self._json(row), row) for row in rows.to_pylist()]
+        joined = [self._join(row, dict(fields)) for row, fields in zip(rows, added, strict=True)]
+        self.file.write("".join(joined).encode())
+
+    def _join(self, row: JsonRow, fields: dict[str, Any]) -> str:
+        """The object as it was written, with fields at its end: numbers keep their digits."""
+        if twice := row.fields.keys() & fields.keys():
+            raise _there_already(self.source, min(twice))
+        before = row.line[:-1].rstrip()
+        return f"{before}{', ' if row.fields else ''}{json.dumps(fields)[1:]}\n"
+
+    def _json(self, row: dict[str, Any]) -> str:
+        try:
+            return json.dumps(_plain(row), ensure_ascii=False, allow_nan=False)
+        except TypeError as error:
+            raise InputError(
+                f"{self.source}: {error}, which JSON lacks; leave out --format jsonl"
+            ) from None
+
+
+def _plain(value: Any) -> Any:
+    """A value of a parquet file as JSON has it: times and decimals as text, no number for NaN."""
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, datetime.date | datetime.time):
+        return value.isoformat()
+    if isinstance(value, decimal.Decimal | datetime.timedelta):
+        return str(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, bytes):
+        raise TypeError("a column holds bytes")
+    return value
+
+
+def _there_already(source: Path, name: str) -> InputError:
+    return InputError(
+        f"{source}: its records have a field {name!r} already; give another --prefix for those"
+        " that are added"
+    )
+
+
+class _ParquetWriter:
+    def __init__(self, file: Any, *, schema: "pa.Schema", source: Path) -> None:
+        self.file = file
+        self.schema = schema
+        self.source = source
+        self.waiting: list[pa.RecordBatch] = []
+
+    def write(self, records: Records, added: Added) -> None:
+        import pyarrow as pa
+
+        own = [name for name in self.schema.names if added and name in added[0]]
+        columns = [
+            pa.array([fields[name] for fields in added], self.schema.field(name).type)
+            for name in own
+        ]
+        before = records.rows
+        if isinstance(before, list):
+            schema = pa.schema([each for each in self.schema if each.name not in own])
+            before = pa.RecordBatch.from_pylist([row.fields for row in before], schema)
+        batch = pa.RecordBatch.from_arrays([*before.columns, *columns], schema=self.schema)
+        self.waiting.append(batch)
+        if sum(each.nbytes for each in self.waiting) >= ROW_GROUP_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Writes what waits as one row group."""
+        import pyarrow as pa
+
+        if self.waiting:
+            self.file.write_table(pa.Table.from_batches(self.waiting, self.schema))
+            self.waiting = []
+
+
+def result_schema(
+    source: Path, records: Iterator[Records], result: Path, *, names: Sequence[str]
+) -> "pa.Schema | None":
+    """The columns of the result, where that is a parquet file.
+
+    Args:
+        source: a parquet file says what its columns are; JSON lines must be read for it.
+        records: of the source, from its beginning; taken only where they are needed.
+        result: its name decides on the format.
+        names: the fields that are added.
+
+    Raises:
+        InputError: a column of that name is there already; fields of records of several types.
+    """
+    if not is_parquet(result):
+        return None
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if is_parquet(source):
+        with parquet_errors(source):
+            schema = pq.read_schema(source)
+    else:
+        schema = _inferred(source, records)
+    for name in names:
+        if name in schema.names:
+            raise _there_already(source, name)
+        schema = schema.append(pa.field(name, _type_of(name)))
+    return schema
+
+
+def _type_of(name: str) -> "pa.DataType":
+    import pyarrow as pa
+
+    if name.endswith(BUCKET):
+        return pa.string()
+    return pa.int64() if name.endswith(COUNTS) else pa.float64()
+
+
+def _inferred(source: Path, records: Iterator[Records]) -> "pa.Schema":
+    """One type for each field that occurs in JSON lines."""
+    import pyarrow as pa
+
+    schema = pa.schema([])
+    waiting: list[Any] = []
+
+    def unify() -> "pa.Schema":
+        try:
+            found = pa.array(waiting, from_pandas=False).type
+            fields = pa.schema(list(found)) if waiting else pa.schema([])
+            return pa.unify_schemas([schema, fields], promote_options="permissive")
+        except (pa.ArrowException, UnicodeError, OverflowError) as error:
+            message = str(error).strip().splitlines()[0]
+            raise InputError(
+                f"{source}: a field has values of several types, which parquet lacks ({message});"
+                " give --format jsonl"
+            ) from None
+
+    for some in records:
+        waiting += [row.fields for row in some.rows]
+        if len(waiting) >= 1000:
+            schema, waiting = unify(), []
+    return unify()

@@ -1,0 +1,109 @@
+"""Sums over whole texts, without a list of each text's tokens: for corpora."""
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from sglm.scoring.batch import packed_nlls
+from sglm.scoring.predictor import Predictor
+from sglm.scoring.stream import Ids
+from sglm.text.tokenizer import Tokenizer, utf8
+
+# Characters of a text that are handled together: a list of its tokens or words takes many times
+# their memory.
+ENCODED_CHARACTERS = 1 << 16
+
+
+class TextTotals(NamedTuple):
+    """Of one text: nats over all scored tokens, and counts.
+
+    hides_bytes: the nats are not those of all the bytes.
+    """
+
+    nll_nats: float
+    tokens: int
+    words: int
+    bytes: int
+    unknown: int
+    hides_bytes: bool
+
+
+def text_totals(
+    predictor: Predictor[Any],
+    tokenizer: Tokenizer,
+    texts: Sequence[str],
+    *,
+    bos: bool = True,
+    eos: bool = False,
+    progress: Callable[[float], object] = lambda share: None,
+) -> list[TextTotals]:
+    """The same sums as `LanguageModel.score` of many texts.
+
+    Args:
+        predictor, tokenizer: of one vocabulary.
+        texts: each on its own, from the start state.
+        bos, eos: see `LanguageModel.score`.
+        progress: see `packed_nlls`.
+
+    Raises:
+        InputError: a lone surrogate.
+    """
+    before, after = [tokenizer.eos_id] * bos, [tokenizer.eos_id] * eos
+    parts: list[Ids] = []
+    lengths: list[int] = []
+    for text in texts:
+        ids = encode_in_parts(tokenizer, text)
+        parts += [np.array(before, dtype=np.int64), ids, np.array(after, dtype=np.int64)]
+        lengths.append(bos + len(ids) + eos)
+    if not texts:
+        return []
+    ids_N, lengths_S = np.concatenate(parts), np.array(lengths, dtype=np.int64)
+    nats_S = _sums(packed_nlls(predictor, ids_N, lengths_S, progress=progress), lengths_S)
+    # Without bos the first token of a text is read, but not scored.
+    first_S = np.cumsum(lengths_S) - lengths_S
+    scored_N = np.ones(len(ids_N), dtype=bool)
+    scored_N[first_S[lengths_S > 0]] = False
+    unknown = tokenizer.unk_id if tokenizer.unk_id is not None else -1
+    unknown_S = _sums((ids_N == unknown) & scored_N, lengths_S)
+    return [
+        TextTotals(
+            float(nats),
+            max(0, length - 1),
+            _words(text),
+            len(utf8(text)),
+            int(count),
+            not bos or bool(count > 0),
+        )
+        for text, nats, length, count in zip(texts, nats_S, lengths, unknown_S, strict=True)
+    ]
+
+
+def encode_in_parts(tokenizer: Tokenizer, text: str) -> Ids:
+    """`tokenizer.encode(text)`, of a long text in parts, cut where this changes no token."""
+    parts = []
+    start, size = 0, ENCODED_CHARACTERS
+    while len(text) - start > size:
+        part = text[start : start + size]
+        settled = tokenizer.safe_prefix(part)
+        if settled == 0:  # a word longer than this
+            size *= 2
+            continue
+        parts.append(np.array(tokenizer.encode(part[:settled]), dtype=np.int64))
+        start, size = start + settled, ENCODED_CHARACTERS
+    parts.append(np.array(tokenizer.encode(text[start:]), dtype=np.int64))
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def _words(text: str) -> int:
+    if len(text) <= ENCODED_CHARACTERS:
+        return len(text.split())
+    return sum(1 for _ in re.finditer(r"\S+", text))  # slower, without a list of them
+
+
+def _sums(values_N: Any, lengths_S: Ids) -> Any:
+    """`(S,)`: the sum over each text, which may be empty."""
+    ends_S = np.cumsum(lengths_S)
+    total_N1 = np.concatenate(([0], np.cumsum(values_N, dtype=np.float64)))
+    return total_N1[ends_S] - total_N1[ends_S - lengths_S]

@@ -1,0 +1,382 @@
+"""`sglm score --out`: every record once, as it was, with its scores, whatever happens."""
+
+import gzip
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner, Result
+
+import sglm
+from sglm.cli.main import app
+from sglm.storage import durable
+from tests.tiny_models import LINES, save_lm
+
+FIELDS = [
+    *("perplexity", "word_perplexity", "bits_per_byte", "logprob"),
+    *("n_tokens", "n_words", "n_bytes", "n_unk"),
+]
+# Digits that a float would lose, an escape, an order that is not the alphabet's.
+ROW = '{"z": 12345678901234567890123, "n": 1.50, "text": %s ,"a": {"\\u00e9": [1, null]}}'
+
+
+def score(*arguments: object) -> Result:
+    return CliRunner().invoke(app, ["score", *map(str, arguments)])
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """The results, without what is kept about them."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not any(p.startswith(".") for p in path.relative_to(folder).parts)
+    }
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    if path.name.endswith(".parquet"):
+        found: list[dict[str, Any]] = pq.read_table(path).to_pylist()
+        return found
+    raw = path.read_bytes()
+    text = (gzip.decompress(raw) if path.name.endswith(".gz") else raw).decode()
+    return [json.loads(line) for line in text.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_lm("word", tmp_path_factory.mktemp("run"))
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    """A file of each kind, one of them below a folder."""
+    folder = tmp_path / "corpus"
+    (folder / "below").mkdir(parents=True)
+    (folder / "lines.txt").write_text("\n".join(LINES), encoding="utf-8")
+    lines = [ROW % json.dumps(line) for line in LINES]
+    (folder / "rows.jsonl").write_text("\n\n".join(lines) + "\n", encoding="utf-8")
+    (folder / "below" / "packed.jsonl.gz").write_bytes(gzip.compress("\n".join(lines).encode()))
+    table = {"n": pa.array(range(len(LINES)), pa.int8()), "text": LINES, "l": [[1]] * len(LINES)}
+    pq.write_table(pa.table(table).replace_schema_metadata({"who": "me"}), folder / "t.parquet")
+    return folder
+
+
+class TestRecords:
+    @pytest.mark.parametrize("form", [None, "jsonl", "parquet"])
+    def test_have_the_scores_of_their_texts(
+        self, run: Path, corpus: Path, tmp_path: Path, form: str | None
+    ) -> None:
+        if form == "parquet":  # it has no integers of this size
+            for path in (corpus / "rows.jsonl",):
+                path.write_text(path.read_text().replace("12345678901234567890123", "7"))
+            (corpus / "below" / "packed.jsonl.gz").unlink()
+        given = ("--format", form) if form else ()
+        out = tmp_path / "out"
+        result = score(run, corpus, "--out", out, "--fields", ",".join(FIELDS), *given, "--json")
+        assert result.exit_code == 0, result.output
+        scores = sglm.load(run).score(LINES)
+        found = {name for name in contents(out) if name != "score.json"}
+        assert len(found) == 3 + (form != "parquet")
+        for name in found:
+            assert len(rows(out / name)) == len(LINES)
+            for row, expected in zip(rows(out / name), scores, strict=True):
+                assert row["text"] == expected.text
+                assert list(row)[-len(FIELDS) :] == FIELDS
+                assert row["logprob"] == pytest.approx(expected.logprob, rel=1e-6, abs=1e-9)
+                assert row["n_tokens"] == expected.n_tokens
+                assert row["n_words"] == expected.n_words
+                assert row["n_bytes"] == expected.n_bytes
+                assert row["n_unk"] == sum(expected.unk)
+                if expected.n_tokens:
+                    assert row["perplexity"] == pytest.approx(expected.ppl, rel=1e-6)
+                else:
+                    assert row["perplexity"] is None
+                assert (row["bits_per_byte"] is None) == (expected.bits_per_byte is None)
+        facts = json.loads(result.stdout)
+        assert facts["records"] == len(found) * len(LINES)
+        assert facts["tokens"] == len(found) * sum(each.n_tokens for each in scores)
+        nats = -len(found) * sum(each.logprob for each in scores)
+        assert facts["token_ppl"] == pytest.approx(math.exp(nats / facts["tokens"]), rel=1e-6)
+
+    def test_are_otherwise_as_they_were(self, run: Path, corpus: Path, tmp_path: Path) -> None:
+        assert score(run, corpus, "--out", tmp_path / "out").exit_code == 0
+        before = [line for line in (corpus / "rows.jsonl").read_text().split("\n") if line]
+        after = (tmp_path / "out" / "rows.jsonl").read_text().splitlines()
+        for old, new in zip(before, after, strict=True):
+            assert new.startswith(old[:-1])
+        table = pq.read_table(tmp_path / "out" / "t.parquet")
+        old_table = pq.read_table(corpus / "t.parquet")
+        assert table.select(old_table.schema.names).equals(old_table)
+        assert table.schema.metadata == old_table.schema.metadata
+        assert {"below/packed.jsonl.gz", "lines.jsonl"} <= contents(tmp_path / "out").keys()
+
+    def test_are_read_from_another_field(self, run: Path, tmp_path: Path) -> None:
+        (tmp_path / "a.jsonl").write_text('{"a": {"b": "the cat"}, "perplexity": 3}\n')
+        where = ("--out", tmp_path / "out", "--text-field", "a.b")
+        result = score(run, tmp_path / "a.jsonl", *where)
+        assert result.exit_code == 1
+        assert "have a field 'perplexity' already; give another --prefix" in result.stderr
+        shutil.rmtree(tmp_path / "out")
+        assert score(run, tmp_path / "a.jsonl", *where, "--prefix", "lm_").exit_code == 0
+        row = rows(tmp_path / "out" / "a.jsonl")[0]
+        assert list(row) == ["a", "perplexity", "lm_perplexity", "lm_bits_per_byte"]
+
+
+class TestBuckets:
+    def test_cut_the_documents_at_the_percentiles(self, run: Path, tmp_path: Path) -> None:
+        folder = tmp_path / "corpus"
+        folder.mkdir()
+        words = " ".join(LINES).split()
+        for part in range(2):
+            texts = [" ".join(words[i : i + 3]) for i in range(part, len(words), 2)] + [""]
+            lines = [json.dumps({"text": text}) for text in texts]
+            (folder / f"{part}.jsonl").write_text("\n".join(lines))
+        out = tmp_path / "out"
+        result = score(run, folder, "--out", out, "--buckets", "30,60", "--json")
+        assert result.exit_code == 0, result.output
+        facts = json.loads(result.stdout)
+        found = rows(out / "0.jsonl") + rows(out / "1.jsonl")
+        low, high = facts["cutoffs"]
+        total = sum(row["perplexity"] is not None for row in found)
+        for row in found:
+            value = row["perplexity"]
+            expected = None if value is None else "head" if value < low else "tail"
+            if value is not None and low <= value < high:
+                expected = "middle"
+            assert row["bucket"] == expected
+        counts = [facts["buckets"][name] for name in ("head", "middle", "tail")]
+        assert counts == [
+            sum(row["bucket"] == name for row in found) for name in ("head", "middle", "tail")
+        ]
+        assert sum(counts) == total
+        # Documents are not cut in two, and some have the same text.
+        assert counts[0] / total == pytest.approx(0.3, abs=1.5 / total + 0.02)
+        assert counts[1] / total == pytest.approx(0.3, abs=1.5 / total + 0.02)
+        assert not list((out / ".sglm" / "scored").rglob("*.jsonl"))
+        # More of the corpus later: the same bounds.
+        (folder / "2.jsonl").write_text('{"text": "the cat sat on"}\n')
+        again = json.loads(score(run, folder, "--out", out, "--buckets", "30,60", "--json").stdout)
+        assert (again["cutoffs"], again["already_done"]) == (facts["cutoffs"], 2)
+
+    @pytest.mark.parametrize("form", ["jsonl", "parquet"])
+    def test_of_texts_without_a_token(self, run: Path, tmp_path: Path, form: str) -> None:
+        (tmp_path / "a.jsonl").write_text('{"text": ""}\n{"text": " "}\n')
+        how = ("--buckets", "30,60", "--format", form, "--json")
+        result = score(run, tmp_path / "a.jsonl", "--out", tmp_path / "out", *how)
+        assert result.exit_code == 0, result.output
+        assert [row["bucket"] for row in rows(tmp_path / "out" / f"a.{form}")] == [None, None]
+        assert json.loads(result.stdout)["buckets"] == {"head": 0, "middle": 0, "tail": 0}
+
+
+DAMAGE = {
+    "cut.jsonl.gz": ("broken gzip data", gzip.compress(b'{"text": "the cat"}\n' * 99)[:-20]),
+    "cut.jsonl": ("cut.jsonl, line 2: not JSON", b'{"text": "the cat"}\n{"text": "th'),
+    "other.jsonl": ("line 1: no field 'text'; did you mean 'texts'?", b'{"texts": "a"}\n'),
+    "number.jsonl": ("line 2: the field 'text' is not text but int", b'{"text":""}\n{"text":1}\n'),
+    "latin.txt": ("not UTF-8 text (byte offset 3)", b"caf\xe9\n"),
+    "cut.parquet": ("not a readable parquet file", b"PAR1 and no more"),
+}
+
+
+def test_a_damaged_file_is_named_and_costs_nothing_but_itself(
+    run: Path, corpus: Path, tmp_path: Path
+) -> None:
+    out, mended = tmp_path / "out", tmp_path / "mended"
+    for name, (_, raw) in DAMAGE.items():
+        (corpus / name).write_bytes(raw)
+    command = (run, corpus, "--out", out, "--processes", 1)
+    result = score(*command)
+    assert result.exit_code == 1
+    assert "6 of 10 files failed" in result.stderr
+    errors = json.loads((out / "errors.json").read_text())
+    for name, (message, _) in DAMAGE.items():
+        assert message in result.stderr
+        assert [message in e["error"] for e in errors if e["source"].endswith(name)] == [True]
+    assert len(contents(out)) == 4 + 2
+    assert not list(out.rglob(".*aside"))
+    first = {
+        path: path.stat().st_mtime_ns for path in out.glob("*.[jp]*") if path.suffix != ".json"
+    }
+    for name in DAMAGE:
+        (corpus / name).unlink()
+    (corpus / "cut.jsonl").write_bytes(b'{"text": "the cat"}\n')
+    assert score(*command).exit_code == 0
+    assert not (out / "errors.json").exists()
+    for path, written in first.items():
+        assert path.stat().st_mtime_ns == written, f"{path} was done again"
+    assert score(run, corpus, "--out", mended).exit_code == 0
+    assert contents(out) == contents(mended)
+
+
+def test_a_source_that_has_changed_is_scored_again(run: Path, corpus: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert score(run, corpus, "--out", out).exit_code == 0
+    (corpus / "lines.txt").write_text("the mat\n")
+    facts = json.loads(score(run, corpus, "--out", out, "--json").stdout)
+    assert facts["already_done"] == 3
+    assert [row["text"] for row in rows(out / "lines.jsonl")] == ["the mat"]
+
+
+def killed_at(number: int, command: tuple[object, ...], monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether the process was killed when it wrote to the disk for the n-th time."""
+    left = iter(range(number))
+
+    def dying_sync(path: Path) -> None:
+        if next(left, None) is None:
+            os._exit(9)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Python warns of the threads that a fork loses
+        child = os.fork()
+    if child == 0:
+        with monkeypatch.context() as patch:
+            patch.setattr(durable, "sync", dying_sync)
+            os._exit(score(*command).exit_code)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+
+
+def test_killed_at_any_write_it_ends_as_if_undisturbed(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    for number in range(2):
+        (corpus / f"{number}.jsonl").write_text(json.dumps({"text": LINES[number]}) + "\n")
+    how = ("--buckets", "30,60", "--processes", 1)
+    assert score(run, corpus, "--out", tmp_path / "whole", *how).exit_code == 0
+    expected = contents(tmp_path / "whole")
+    monkeypatch.setattr(durable, "sync", lambda path: None)  # no machine stops here
+    kills = 0
+    while killed_at(kills, (run, corpus, "--out", tmp_path / f"{kills}", *how), monkeypatch):
+        out = tmp_path / f"{kills}"
+        assert score(run, corpus, "--out", out, *how).exit_code == 0
+        assert contents(out) == expected
+        assert not list(out.rglob(".*aside"))
+        kills += 1
+    assert kills >= 4 + 2 * 8, "settings twice; of each file the result and its record, twice"
+
+
+def test_killed_while_a_changed_source_is_scored_again_nothing_old_is_taken_for_new(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, old = tmp_path / "a.jsonl", tmp_path / "old"
+    source.write_text('{"text": "the cat"}\n')
+    monkeypatch.setattr(durable, "sync", lambda path: None)
+    assert score(run, source, "--out", old).exit_code == 0
+    source.write_text('{"text": "the mat and a dog"}\n')
+    kills = 0
+    while True:
+        out = shutil.copytree(old, tmp_path / f"{kills}")
+        killed = killed_at(kills, (run, source, "--out", out), monkeypatch)
+        assert score(run, source, "--out", out).exit_code == 0
+        assert [row["text"] for row in rows(out / "a.jsonl")] == ["the mat and a dog"]
+        if not killed:
+            break
+        kills += 1
+    assert kills >= 4, "the result and its record, twice"
+
+
+def alive(number: int) -> bool:
+    try:
+        state = Path(f"/proc/{number}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+    except OSError:
+        return False
+    return state[0] != "Z"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds child processes in /proc")
+def test_processes_end_with_a_command_that_is_killed_and_make_the_same_files(
+    run: Path, tmp_path: Path
+) -> None:
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    for number in range(24):
+        (corpus / f"{number:02}.jsonl").write_text((ROW % json.dumps(LINES[0]) + "\n") * 300)
+    out = tmp_path / "out"
+    arguments = [str(run), str(corpus), "--out", str(out)]
+    command = [sys.executable, "-P", "-m", "sglm.cli.main", "score", *arguments]
+    with subprocess.Popen([*command, "--processes", "2"]) as process:
+        while not list(out.glob("*.jsonl")):
+            assert process.poll() is None
+            time.sleep(0.02)
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        os.kill(process.pid, signal.SIGKILL)
+    done = {path.name: path.stat().st_mtime_ns for path in out.glob("*.jsonl")}
+    deadline = time.monotonic() + 10
+    while any(alive(int(child)) for child in children):
+        assert time.monotonic() < deadline, "a worker outlives the command"
+        time.sleep(0.05)
+    assert len(children) >= 2
+    assert score(run, corpus, "--out", out, "--processes", 1).exit_code == 0
+    later = {path.name: path.stat().st_mtime_ns for path in out.glob("*.jsonl")}
+    assert len(later) == 24
+    assert done.items() <= later.items(), "a finished file was done again"
+    assert len({path.read_bytes() for path in out.glob("*.jsonl")}) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--fields", "perplexity,tokens"], "unknown 'tokens'; did you mean 'n_tokens'?"),
+        (["--fields", "n_unk,n_unk"], "'n_unk' is there twice"),
+        (["--buckets", "60,30"], "no two rising percentiles"),
+        (["--buckets", "30,60", "--fields", "n_unk"], "add perplexity to --fields"),
+        (["--processes", "0"], "--processes must be at least 1"),
+        (["--per-token"], "--per-token and --out do not go together"),
+        (["--color"], "--color and --out do not go together"),
+        (["--engine", "spark"], "unknown 'spark'"),
+    ],
+)
+def test_wrong_options(
+    run: Path, corpus: Path, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    result = score(run, corpus, "--out", tmp_path / "out", *arguments)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert result.stderr.count("\n") <= 2
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_the_folder_of_results_refuses(run: Path, corpus: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert score(run, corpus / "lines.txt", "--out", out).exit_code == 0
+    other = save_lm("byte", tmp_path / "other")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("")
+    (tmp_path / "lines.txt").write_text("a\n")
+    for arguments, message in {
+        (other, corpus, "--out", out): "made with the model",
+        (run, corpus, "--out", out, "--eos"): "made with --bos",
+        (run, corpus, "--out", out, "--fields", "n_unk"): "made with --fields perplexity,bits_per",
+        (run, corpus, "--out", tmp_path / "mine"): "not empty, and no results of sglm score",
+        (run, corpus, "--out", corpus / "below" / "out"): "lies in",
+        (run, corpus, tmp_path / "lines.txt", "--out", out): "would both become",
+        (run, "-", "--out", out): "takes files and folders",
+        (run, "--out", out): "none was given",
+        (run, corpus, corpus): "one file at a time; for several, give --out DIR",
+        (run, corpus / "lines.txt", "--buckets", "30,60"): "--buckets is for whole files; give",
+    }.items():
+        result = score(*arguments)
+        expected = message.replace("made with --bos", "made with --eos False, now it is --eos True")
+        assert expected in result.stderr
+        assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+
+
+def test_without_ray(
+    run: Path, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    result = score(run, corpus, "--out", tmp_path / "out", "--engine", "ray")
+    assert result.exit_code == 2
+    assert "pip install 'sglm[ray]'" in result.stderr
