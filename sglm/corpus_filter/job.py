@@ -23,6 +23,7 @@ from sglm.scoring.predictor import NetworkPredictor
 from sglm.scoring.totals import TextTotals, text_totals
 from sglm.storage.durable import replace_file, replace_text
 from sglm.storage.untrusted import read_json
+from sglm.text.user_text import TextError
 
 # Characters of texts that are scored together: enough for texts of similar lengths to be found
 # among them, so that little is computed for nothing (2 % of the steps, of documents of 20 to 2,000
@@ -56,8 +57,8 @@ class Done:
         """Adds a record."""
         self.records += 1
         self.tokens += totals.tokens
-        self.words += totals.words
-        self.bytes += totals.bytes
+        self.words += totals.words or 0
+        self.bytes += totals.bytes or 0
         self.unknown += totals.unknown
         self.nll_nats += totals.nll_nats
         self.hides_bytes = self.hides_bytes or totals.hides_bytes
@@ -151,7 +152,7 @@ def score_file(job: Job, progress: Progress) -> int:
         names = [settings.prefix + name for name in settings.fields]
         schema = result_schema(source, read(lambda share: None), target, names=names)
         with open_writer(aside, target, source=source, schema=schema) as writer:
-            for some, totals in _scored(lm, read, settings, progress=progress):
+            for some, totals in _scored(lm, read, settings, source=source, progress=progress):
                 fields = [added(each, settings.fields, settings.prefix) for each in totals]
                 writer.write(some, fields)
                 for each, values in zip(totals, fields, strict=True):
@@ -178,25 +179,32 @@ def _scored(
     read: Callable[[Progress], Iterator[Records]],
     settings: Settings,
     *,
+    source: Path,
     progress: Progress,
 ) -> Iterator[tuple[Records, list[TextTotals]]]:
     """All records and their scores."""
     latest = deque([0.0], maxlen=1)  # the share that has been read, ahead of what is scored
-    before = 0.0
+    before, records = 0.0, 0
 
     def report(share: float) -> None:
         progress(_UNFINISHED * (before + share * (latest[0] - before)))
 
     for group in _groups(read(latest.append)):
         texts = [text for some in group for text in some.texts]
-        totals = text_totals(
-            lm.predictor,
-            lm.tokenizer,
-            texts,
-            bos=settings.bos,
-            eos=settings.eos,
-            progress=report,
-        )
+        try:
+            totals = text_totals(
+                lm.predictor,
+                lm.tokenizer,
+                texts,
+                bos=settings.bos,
+                eos=settings.eos,
+                progress=report,
+            )
+        except TextError as error:
+            raise InputError(
+                f"{source}, record {records + error.number}: {error.problem}"
+            ) from error
+        records += len(texts)
         before, start = latest[0], 0
         for some in group:
             yield some, totals[start : start + len(some.texts)]

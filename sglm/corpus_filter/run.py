@@ -60,8 +60,8 @@ class Summary:
             "failed": [{"source": each.source, "error": each.error} for each in self.failed],
             "records": self._sum("records"),
             "tokens": tokens,
-            "words": self._sum("words"),
-            "bytes": self._sum("bytes"),
+            "words": self._sum("words") or None,  # none are counted where texts are ids
+            "bytes": self._sum("bytes") or None,
             "unknown": self._sum("unknown"),
             "nll_nats": nats,
             "token_ppl": finite_or_none(perplexity(nats, tokens)),

@@ -6,10 +6,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from sglm.errors import InputError
 from sglm.scoring.batch import packed_nlls
 from sglm.scoring.predictor import Predictor
 from sglm.scoring.stream import Ids
 from sglm.text.tokenizer import Tokenizer, utf8
+from sglm.text.user_text import TextError
 
 # Characters of a text that are handled together: a list of its tokens or words takes many times
 # their memory.
@@ -19,13 +21,14 @@ ENCODED_CHARACTERS = 1 << 16
 class TextTotals(NamedTuple):
     """Of one text: nats over all scored tokens, and counts.
 
+    words, bytes: None where a text is ids.
     hides_bytes: the nats are not those of all the bytes.
     """
 
     nll_nats: float
     tokens: int
-    words: int
-    bytes: int
+    words: int | None
+    bytes: int | None
     unknown: int
     hides_bytes: bool
 
@@ -48,13 +51,16 @@ def text_totals(
         progress: see `packed_nlls`.
 
     Raises:
-        InputError: a lone surrogate.
+        TextError: a text that the tokenizer cannot encode, or with a lone surrogate.
     """
     before, after = [tokenizer.eos_id] * bos, [tokenizer.eos_id] * eos
     parts: list[Ids] = []
     lengths: list[int] = []
-    for text in texts:
-        ids = encode_in_parts(tokenizer, text)
+    for number, text in enumerate(texts, start=1):
+        try:
+            ids = encode_in_parts(tokenizer, text)
+        except InputError as error:
+            raise TextError(number, problem=str(error)) from error
         parts += [np.array(before, dtype=np.int64), ids, np.array(after, dtype=np.int64)]
         lengths.append(bos + len(ids) + eos)
     if not texts:
@@ -71,8 +77,8 @@ def text_totals(
         TextTotals(
             float(nats),
             max(0, length - 1),
-            _words(text),
-            len(utf8(text)),
+            _words(text) if tokenizer.is_text else None,
+            len(utf8(text)) if tokenizer.is_text else None,
             int(count),
             not bos or bool(count > 0),
         )

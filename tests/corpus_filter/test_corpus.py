@@ -20,8 +20,10 @@ from typer.testing import CliRunner, Result
 
 import sglm
 from sglm.cli.main import app
+from sglm.model.folder import save_model
 from sglm.storage import durable
-from tests.tiny_models import LINES, save_lm
+from sglm.text.tokenizer import IdsTokenizer
+from tests.tiny_models import LINES, make_network, save_lm
 
 FIELDS = [
     *("perplexity", "word_perplexity", "bits_per_byte", "logprob"),
@@ -380,3 +382,25 @@ def test_without_ray(
     result = score(run, corpus, "--out", tmp_path / "out", "--engine", "ray")
     assert result.exit_code == 2
     assert "pip install 'sglm[ray]'" in result.stderr
+
+
+def test_records_of_ids_have_no_words_and_bytes_and_a_foreign_id_is_named_by_its_record(
+    tmp_path: Path,
+) -> None:
+    tokenizer, run, out = IdsTokenizer(20, eos_id=0), tmp_path / "run", tmp_path / "out"
+    save_model(make_network(20), run, tokenizer.fingerprint)
+    tokenizer.save(run)
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    (corpus / "good.txt").write_text("1 2 3\n4 5\n")
+    (corpus / "foreign.txt").write_text("1 2\n3\n4 20\n")
+    result = score(run, corpus, "--out", out, "--fields", ",".join(FIELDS), "--json")
+    assert result.exit_code == 1
+    assert "foreign.txt, record 3: the id 20 is not in the vocabulary" in result.stderr
+    summary = json.loads(result.stdout)
+    assert (summary["words"], summary["bytes"], summary["bits_per_byte"]) == (None, None, None)
+    lm = sglm.load(run)
+    for row in rows(out / "good.jsonl"):
+        assert row["perplexity"] == pytest.approx(lm.score(row["text"]).ppl, rel=1e-5)
+        for name in ("word_perplexity", "bits_per_byte", "n_words", "n_bytes"):
+            assert row[name] is None
