@@ -58,15 +58,21 @@ def legend() -> str:
 def spans(text: str, score: "Score") -> list[Span]:
     """The tokens of a text, each with the white space before it.
 
-        Tokens that share a character are one, and so is a token with what begins with a mark on its
-    XX"""
+    Tokens that share a character are one, and so is a token with what begins with a mark on its
+    last letter. A token without characters of its own (a vocabulary may have one that only says
+    that a word begins) counts with the token after it; the end of the text is left out.
+    """
     merged: list[Span] = []
+    waiting = 0.0
     for (start, end), logprob in zip(score.offsets, score.token_logprobs, strict=True):
-        bits = -logprob / math.log(2)
+        bits = waiting - logprob / math.log(2)
+        waiting = 0.0
         if merged and (start < merged[-1].end or _goes_on(text, start, end)):
             last = merged.pop()
             merged.append(Span(last.start, max(last.end, end), last.bits + bits))
-        elif end > start:  # not the end of the text, which has no characters
+        elif end == start:
+            waiting = bits
+        else:
             before = text[merged[-1].end if merged else 0 : start]
             spaces = len(before) if before.isspace() else 0
             merged.append(Span(start - spaces, end, bits))
