@@ -1,0 +1,291 @@
+"""Synthetic gradient descent at test time: a small network proposes the steps.
+
+After Hu et al. 2020, "Empirical Bayes transductive meta-learning with synthetic gradients",
+sections 3.2 and 3.3: what adapts starts from a learned initialisation and takes K steps down
+gradients that a network proposes. No loss is differentiated at test time. There the network reads
+the predictions for the queries of a task; here, what the model predicted of the text so far, and
+which of that came true.
+
+What adapts, a small set: the output biases, and scale and shift of the last layer's features.
+Every segment starts again from the initialisation: what is known of the text so far is in its
+evidence, averages over the past that decay at several rates.
+
+Shapes: B lanes, T time, V vocabulary, H features, R rates of decay.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from sglm.adapt.reader import Part, SoftmaxPart, gathered
+from sglm.model.language_model import LSTMLanguageModel
+from sglm.model.state import LSTMState
+from sglm.scoring.predictor import Blocks
+
+# Tokens between two proposals: what one costs is spread over so many.
+SEGMENT = 64
+# The tokens after which what was read counts e times less.
+HORIZONS = (100.0, 600.0, 4000.0)
+STEPS = 2
+HIDDEN = 16
+# A word counts as read until its count, at the slowest rate, has fallen below this.
+_FORGOTTEN = 0.05
+# Added to averages of probabilities before their logarithm is taken.
+_SMALL = 1e-6
+
+
+class Proposal(NamedTuple):
+    """What adapts, a set for each lane."""
+
+    bias_BV: Tensor
+    scale_BH: Tensor
+    """Features are multiplied by 1 + this."""
+    shift_BH: Tensor
+
+    def adapted(self, features_TBH: Tensor) -> Tensor:
+        """The features, scaled and shifted."""
+        return features_TBH * (1 + self.scale_BH) + self.shift_BH
+
+
+class Evidence(NamedTuple):
+    """Sums over past tokens, each counting less the older it is, for each rate of decay.
+
+    `weight_R` is the sum of ones: what the others are divided by.
+    """
+
+    observed_BRV: Tensor
+    """How often each word was read."""
+    expected_BRV: Tensor
+    """The probabilities that the trained biases would have given it."""
+    features_BRH: Tensor
+    weight_R: Tensor
+
+    @classmethod
+    def none(cls, network: LSTMLanguageModel, lanes: int) -> "Evidence":
+        """Before any text."""
+        shape, rates = network.shape, len(HORIZONS)
+        words = network.softmax_bias.new_zeros(lanes, rates, shape.vocab_size)
+        features = words.new_zeros(lanes, rates, shape.widths[-1])
+        return cls(words, words, features, words.new_zeros(rates))
+
+    def after(
+        self, words_TB: Tensor, expected_BV: Tensor, features_TBH: Tensor, *, bias_BV: Tensor
+    ) -> "Evidence":
+        """With one more segment.
+
+        Args:
+            words_TB: the words that came.
+            expected_BV: the sum over the segment of the probabilities predicted.
+            features_TBH: of the trained network.
+            bias_BV: the biases they were predicted with; their effect is taken out again.
+        """
+        steps = len(words_TB)
+        kept_R = torch.exp(-steps / torch.tensor(HORIZONS).to(self.weight_R))
+        trained_BV = expected_BV * torch.exp(-bias_BV)
+        trained_BV = trained_BV * (steps / trained_BV.sum(1, keepdim=True))
+        observed_BV = torch.zeros_like(expected_BV)
+        observed_BV.scatter_add_(1, words_TB.T, torch.ones_like(words_TB.T, dtype=bias_BV.dtype))
+        return Evidence(
+            self.observed_BRV * kept_R[:, None] + observed_BV[:, None],
+            self.expected_BRV * kept_R[:, None] + trained_BV[:, None],
+            self.features_BRH * kept_R[:, None] + features_TBH.sum(0)[:, None],
+            self.weight_R * kept_R + steps,
+        )
+
+
+class SyntheticGradients(nn.Module):
+    """The initialisation, and the networks that propose gradients: of a word's bias from what is
+    known of that word, of a feature's scale and shift from what is known of that feature.
+
+    Words that were not read lately keep the bias of the initialisation.
+    """
+
+    def __init__(self, vocab_size: int, features: int, *, steps: int = STEPS) -> None:
+        super().__init__()
+        rates = len(HORIZONS)
+        self.steps = steps
+        self.bias_V = nn.Parameter(torch.zeros(vocab_size))
+        self.scale_H = nn.Parameter(torch.zeros(features))
+        self.shift_H = nn.Parameter(torch.zeros(features))
+        self.of_words = _small_network(3 * rates + 1, 1)
+        self.of_features = _small_network(2 * rates + 2, 2)
+
+    def forward(self, evidence: Evidence, output_weight: Tensor) -> Proposal:
+        """K steps down the proposed gradients, from the initialisation.
+
+        Args:
+            evidence: of the text so far.
+            output_weight: the softmax matrix `(V, H)`, a constant.
+        """
+        lanes = len(evidence.observed_BRV)
+        start_BV, scale_BH, shift_BH = (
+            start.expand(lanes, -1) for start in (self.bias_V, self.scale_H, self.shift_H)
+        )
+        if not self.steps or not bool(evidence.weight_R[0] > 0):
+            return Proposal(start_BV, scale_BH, shift_BH)
+        known = _Known.of(evidence, start_BV, output_weight)
+        bias_BS = start_BV[:, known.words_S]
+        for _ in range(self.steps):
+            of_words = torch.cat((known.of_words(bias_BS), bias_BS[:, None]), 1)
+            of_features = torch.cat(
+                (known.features_BRH, known.errors_BRH, scale_BH[:, None], shift_BH[:, None]), 1
+            )
+            bias_BS = bias_BS - known.read_BS * self.of_words(of_words.mT)[..., 0]
+            gradient_BH2 = self.of_features(of_features.mT)
+            scale_BH = scale_BH - gradient_BH2[..., 0]
+            shift_BH = shift_BH - gradient_BH2[..., 1]
+        bias_BV = start_BV.index_copy(1, known.words_S, bias_BS)
+        return Proposal(bias_BV, scale_BH, shift_BH)
+
+
+class _Known(NamedTuple):
+    """What the networks read, as numbers of order one. S: the words that a lane has read lately."""
+
+    words_S: Tensor
+    read_BS: Tensor
+    """Which of these this lane has read: 1 or 0."""
+    observed_BRS: Tensor
+    expected_BRS: Tensor
+    others_BR1: Tensor
+    """The probability of all other words, with the biases of the initialisation."""
+    features_BRH: Tensor
+    errors_BRH: Tensor
+    """The gradient of the text so far in the features, at the initialisation."""
+
+    @classmethod
+    def of(cls, evidence: Evidence, bias_BV: Tensor, output_weight: Tensor) -> "_Known":
+        slowest_BV = evidence.observed_BRV[:, -1]
+        words_S = (slowest_BV > _FORGOTTEN).any(0).nonzero()[:, 0]
+        weight_R1 = evidence.weight_R[:, None]
+        observed_BRV = evidence.observed_BRV / weight_R1
+        expected_BRV = evidence.expected_BRV / weight_R1
+        tilted_BRV = expected_BRV * torch.exp(bias_BV)[:, None]
+        total_BR1 = tilted_BRV.sum(2, keepdim=True)
+        error_BRV = tilted_BRV / total_BR1 - observed_BRV
+        return cls(
+            words_S,
+            (slowest_BV[:, words_S] > _FORGOTTEN).to(slowest_BV),
+            observed_BRV[:, :, words_S],
+            expected_BRV[:, :, words_S],
+            total_BR1 - tilted_BRV[:, :, words_S].sum(2, keepdim=True),
+            evidence.features_BRH / weight_R1,
+            error_BRV @ output_weight,
+        )
+
+    def of_words(self, bias_BS: Tensor) -> Tensor:
+        """Observed and predicted frequencies, and the error of what would have been predicted of
+        the text so far with these biases: its true gradient in them. `(B, 3R, S)`."""
+        tilted_BRS = self.expected_BRS * torch.exp(bias_BS)[:, None]
+        total_BR1 = self.others_BR1 + tilted_BRS.sum(2, keepdim=True)
+        error_BRS = 1e4 * (tilted_BRS / total_BR1 - self.observed_BRS)
+        return torch.cat(
+            (
+                torch.log10(self.observed_BRS + _SMALL) + 4,
+                torch.log10(self.expected_BRS + _SMALL) + 4,
+                error_BRS.sign() * torch.log1p(error_BRS.abs()),
+            ),
+            1,
+        )
+
+
+def _small_network(inputs: int, outputs: int) -> nn.Sequential:
+    last = nn.Linear(HIDDEN, outputs)
+    # Adaptation begins as none.
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    return nn.Sequential(nn.Linear(inputs, HIDDEN), nn.Tanh(), last)
+
+
+class SyntheticState(NamedTuple):
+    """A lane's evidence, what was proposed on it, and the segment read since."""
+
+    lstm: LSTMState
+    evidence: Evidence
+    proposal: Proposal
+    expected_1V: Tensor
+    """The sum of the probabilities predicted in this segment."""
+    features_T1H: Tensor
+    ids_T: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadPart:
+    """Steps whose predictions are all there: no more than a segment's."""
+
+    features_TH: Tensor
+    logprobs_TV: Tensor
+
+    def blocks(self) -> Blocks:
+        yield slice(0, len(self.logprobs_TV)), self.logprobs_TV
+
+    def target_logprobs(self, targets_T: Tensor) -> Tensor:
+        return gathered(self.blocks(), targets_T)
+
+
+class SyntheticReader:
+    """Predicts each segment with what is proposed from the text before it."""
+
+    def __init__(
+        self, network: LSTMLanguageModel, gradients: SyntheticGradients, *, segment: int = SEGMENT
+    ) -> None:
+        self.network = network
+        self.gradients = gradients
+        self.segment = segment
+
+    def start(self) -> SyntheticState:
+        evidence = Evidence.none(self.network, 1)
+        return SyntheticState(
+            self.network.start_state(1),
+            evidence,
+            self.gradients(evidence, self.network.output_weight),
+            torch.zeros_like(evidence.observed_BRV[:, 0]),
+            evidence.features_BRH.new_empty(0, 1, evidence.features_BRH.shape[2]),
+            torch.empty(0, dtype=torch.int64),
+        )
+
+    def parts(self, ids_T: Tensor, state: SyntheticState) -> Iterator[tuple[Part, SyntheticState]]:
+        # The LSTM does not adapt: all steps at once.
+        features_T1H, lstm = self.network.features(ids_T[:, None], state.lstm)
+        state = state._replace(lstm=lstm)
+        if not self.gradients.steps:  # nothing is learned on the way
+            yield self._predicted(features_T1H, state.proposal), state
+            return
+        first = 0
+        while first < len(ids_T):
+            if len(state.ids_T) == self.segment:
+                state = self._learned(state, ids_T[first : first + 1])
+            end = min(len(ids_T), first + self.segment - len(state.ids_T))
+            predicted = self._predicted(features_T1H[first:end], state.proposal)
+            logprobs_TV = torch.cat([logprobs_MV for _, logprobs_MV in predicted.blocks()])
+            state = state._replace(
+                expected_1V=state.expected_1V + logprobs_TV.exp().sum(0),
+                features_T1H=torch.cat((state.features_T1H, features_T1H[first:end])),
+                ids_T=torch.cat((state.ids_T.to(ids_T), ids_T[first:end])),
+            )
+            yield ReadPart(features_TH=features_T1H[first:end, 0], logprobs_TV=logprobs_TV), state
+            first = end
+
+    def _predicted(self, features_T1H: Tensor, proposal: Proposal) -> SoftmaxPart:
+        return SoftmaxPart(
+            network=self.network,
+            features_TH=proposal.adapted(features_T1H)[:, 0],
+            bias_V=proposal.bias_BV[0],
+        )
+
+    def _learned(self, state: SyntheticState, next_1: Tensor) -> SyntheticState:
+        evidence = state.evidence.after(
+            torch.cat((state.ids_T[1:], next_1))[:, None],
+            state.expected_1V,
+            state.features_T1H,
+            bias_BV=state.proposal.bias_BV,
+        )
+        return state._replace(
+            evidence=evidence,
+            proposal=self.gradients(evidence, self.network.output_weight),
+            expected_1V=torch.zeros_like(state.expected_1V),
+            features_T1H=state.features_T1H[:0],
+            ids_T=state.ids_T[:0],
+        )

@@ -1,0 +1,105 @@
+"""Trains the network of `sglm.adapt.synthetic` through its own steps; the model is frozen.
+
+Shapes: T time of a segment, B lanes, V vocabulary, H features.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sglm.adapt.synthetic import SEGMENT, STEPS, Evidence, Proposal, SyntheticGradients
+from sglm.model.language_model import LSTMLanguageModel
+from sglm.scoring.predictor import evaluating
+from sglm.text.batcher import Batcher
+
+LANES = 16
+SEGMENTS = 600
+LEARNING_RATE = 3e-3
+
+
+class Progress(NamedTuple):
+    """Mean nats per token of the segments since the last report."""
+
+    segment: int
+    segments: int
+    static: float
+    adapted: float
+
+
+def train_gradients(
+    network: LSTMLanguageModel,
+    ids_N: npt.NDArray[np.unsignedinteger],
+    *,
+    eos_id: int,
+    seed: int = 0,
+    steps: int = STEPS,
+    segments: int = SEGMENTS,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> SyntheticGradients:
+    """Reads lanes of a text segment by segment; the loss is that of the segment to come.
+
+    Args:
+        network: stays as it is.
+        ids_N: the text.
+        eos_id: what the first token is predicted from.
+        seed: of the initial weights; torch's global generator is not touched.
+        steps: K.
+        segments: how many to read, of each lane.
+        on_progress: called after every tenth of them.
+    """
+    lanes = max(1, min(LANES, len(ids_N) // (4 * SEGMENT)))
+    batcher = Batcher(ids_N, batch=lanes, window=SEGMENT, eos_id=eos_id)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        gradients = SyntheticGradients(
+            network.shape.vocab_size, network.shape.widths[-1], steps=steps
+        ).to(network.embedding.device)
+    optimizer = torch.optim.Adam(gradients.parameters(), lr=LEARNING_RATE)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, segments)
+    sums = [0.0, 0.0]
+    for step in range(segments):
+        window = batcher.at(step).to(network.embedding.device)
+        if window.is_first:
+            state, evidence = network.start_state(lanes), Evidence.none(network, lanes)
+        with evaluating(network):
+            features_TBH, state = network.features(window.inputs_TB, state)
+            static = network.nll(features_TBH, window.targets_TB)
+        features_TBH = features_TBH.clone()  # outside inference mode, as part of a graph
+        output_weight = network.output_weight.detach()
+        proposal = gradients(evidence, output_weight)
+        logits_TBV = _logits(network, proposal, features_TBH)
+        loss = F.cross_entropy(logits_TBV.flatten(0, 1), window.targets_TB.flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        with torch.no_grad():
+            evidence = evidence.after(
+                window.targets_TB,
+                logits_TBV.softmax(2).sum(0),
+                features_TBH,
+                bias_BV=proposal.bias_BV,
+            )
+        sums = [sums[0] + static.item() / window.targets_TB.numel(), sums[1] + loss.item()]
+        every = max(1, segments // 10)
+        if on_progress and (step + 1) % every == 0:
+            on_progress(Progress(step + 1, segments, sums[0] / every, sums[1] / every))
+            sums = [0.0, 0.0]
+    return gradients.requires_grad_(False)
+
+
+def _logits(network: LSTMLanguageModel, proposal: Proposal, features_TBH: Tensor) -> Tensor:
+    """`(T, B, V)`, differentiable in the proposal only."""
+    return (
+        F.linear(
+            proposal.adapted(features_TBH),
+            network.output_weight.detach(),
+            network.softmax_bias.detach(),
+        )
+        + proposal.bias_BV
+    )
