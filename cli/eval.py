@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from sglm.cli import options
+from sglm.cli import adapting, options
 from sglm.cli.streams import announce_terminal
 from sglm.runtime.process import ended_by_interrupts
 
@@ -66,6 +66,9 @@ def evaluate(
             help_text="carried: one long text; reset: each line or document alone.",
         ),
     ] = Context.CARRIED,
+    adapt: adapting.AdaptOption = "none",
+    setting: adapting.SettingOption = None,
+    tune: adapting.TuneOption = False,
     device: options.DeviceOption = options.Device.AUTO,
     as_json: options.JsonOption = False,
 ) -> None:
@@ -82,16 +85,32 @@ def evaluate(
         raise InputError("give --data DIR (a store) or --text FILE, not both")
     if text is not None and split is not None:
         raise InputError("--split chooses a part of a store; --text FILE is evaluated whole")
+    if tune and (adapt == "none" or text is not None):
+        raise InputError(
+            "--tune chooses settings of --adapt KIND, on the validation split of a store"
+        )
+    if setting and adapt == "none":
+        raise InputError("--setting is one of --adapt KIND; give that as well")
     how: Literal["carried", "reset"] = "reset" if context is Context.RESET else "carried"
+    settings = adapting.parse_settings(setting)
     lm = load(run, device.value)
+    store = None if text is not None else _store(data, run)
+    if adapt != "none":
+        adaptation = adapting.prepared(lm, adapt, settings, store=store, run=run)
+        if tune and store is not None:
+            adapting.tune_on_valid(adaptation, store, settings)
+        lm = lm.reading_by(adaptation)
     if text is not None:
         if str(text) == "-":
             announce_terminal()
         result = lm.perplexity(text, context=how, text_field=text_field)
     else:
-        store = _store(data, run)
-        chosen = split.value if split else "test" if "test" in store.splits else "valid"
-        result = lm.evaluate(store, chosen, how)
+        assert store is not None  # without a text
+        chosen = _split(split, store, tune)
+        half: Literal["second"] | None = "second" if tune and chosen == "valid" else None
+        result = lm.evaluate(store, chosen, how, half=half)
+    if lm.adaptation is not None:
+        result = adapting.with_cost(result, lm.adaptation)
     _warn_of_lines_trained_on(result)
     if as_json:
         typer.echo(json.dumps(result.to_json()))
@@ -109,6 +128,13 @@ def _store(data: Path | None, run: Path) -> "TokenStore":
     store = trained_on(run)
     typer.echo(f"evaluating {store.folder}, which it was trained on", err=True)
     return store
+
+
+def _split(given: Split | None, store: "TokenStore", tune: bool) -> str:
+    """What to evaluate: with settings tuned on one half of valid, the other."""
+    if given is not None:
+        return given.value
+    return "test" if "test" in store.splits and not tune else "valid"
 
 
 def _warn_of_lines_trained_on(result: "Evaluation") -> None:
@@ -139,6 +165,7 @@ def _print_table(result: "Evaluation") -> None:
         "words": f"{result.words:,}",
         "bytes": f"{result.bytes:,}",
         "lines trained on": "unknown" if known is None else f"{known:,} of {result.lines:,}",
+        **adapting.table_rows(result),
         "nats in all": f"{result.nll_nats:,.2f}",
         "seconds": f"{result.seconds:,.1f}",
     }.items():

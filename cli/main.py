@@ -10,7 +10,18 @@ import typer
 from typer.core import TyperGroup
 
 from sglm import __version__
-from sglm.cli import compare, config, generate, pairs, prep, recipes, score, surprisal, train
+from sglm.cli import (
+    adapting,
+    compare,
+    config,
+    generate,
+    pairs,
+    prep,
+    recipes,
+    score,
+    surprisal,
+    train,
+)
 from sglm.cli import eval as eval_command
 from sglm.cli.streams import drop_full_stdout, prepare_streams
 from sglm.errors import InputError, SglmError, SglmWarning, as_sglm_error, printable
@@ -170,6 +181,7 @@ def main(
 app.command("prep")(prep.prep)
 app.command("train")(train.train)
 app.command("eval")(eval_command.evaluate)
+app.command("adapt-train")(adapting.adapt_train)
 app.command("score")(score.score)
 app.command("surprisal")(surprisal.surprisal)
 app.command("pairs")(pairs.pairs)

@@ -25,6 +25,7 @@ STOREYS: list[set[str]] = [
     {"optim"},
     {"dni"},
     {"scoring"},
+    {"adapt"},
     {"lm"},
     {"kenlm"},
     {"train"},

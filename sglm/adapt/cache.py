@@ -60,7 +60,7 @@ class CacheReader:
     def parts(self, ids_T: Tensor, state: CacheState) -> Iterator[tuple[Part, CacheState]]:
         first = 0
         for part, beneath in self.beneath.parts(ids_T, state.beneath):
-            queries_TH = part.features_TH.float()
+            queries_TH = part.features().float()
             read_T = ids_T[first : first + len(queries_TH)]
             first += len(queries_TH)
             before = len(state.features_NH)
@@ -93,9 +93,8 @@ class CachePart:
     """How many of the keys were there before this part."""
     cache: CacheReader
 
-    @property
-    def features_TH(self) -> Tensor:
-        return self.beneath.features_TH
+    def features(self) -> Tensor:
+        return self.beneath.features()
 
     def target_logprobs(self, targets_T: Tensor) -> Tensor:
         cached = [
@@ -118,7 +117,7 @@ class CachePart:
 
     def _mixed(self, logprobs: Tensor, cached: Tensor, rows: slice) -> Tensor:
         """The logarithm of the mixture, of rows `(M,)` or `(M, V)`."""
-        weight_T = torch.full((len(self.features_TH),), self.cache.weight, dtype=torch.float64)
+        weight_T = torch.full((len(self.features()),), self.cache.weight, dtype=torch.float64)
         if not self.before:
             weight_T[0] = 0.0  # nothing is cached yet
         weight = weight_T[rows].to(logprobs).view(-1, *[1] * (logprobs.dim() - 1))
@@ -126,7 +125,7 @@ class CachePart:
 
     def _weights(self, rows: slice | None = None) -> Iterator[tuple[slice, Tensor]]:
         """Of every word in the cache at some of the steps, `(M, N)`; a row's sum is 1, or 0."""
-        first, end = (0, len(self.features_TH)) if rows is None else (rows.start, rows.stop)
+        first, end = (0, len(self.features())) if rows is None else (rows.start, rows.stop)
         count = max(1, SIMILARITIES // max(1, len(self.words_N)))
         queries_TH = self.keys_NH[self.before :]
         places_N = torch.arange(len(self.words_N), device=self.keys_NH.device)

@@ -28,9 +28,9 @@ class Rule:
     """
 
     learning_rate: float
-    scale: Sequence[Tensor | float]
+    scale: Sequence[Tensor]
     """Of each of the network's parameters, in order."""
-    pull: Sequence[Tensor | float]
+    pull: Sequence[Tensor]
     """Likewise: the share of the way back that each step goes, at most 1."""
 
 
@@ -77,7 +77,9 @@ class DynamicReader:
         # Weights that were made in inference mode could not be learned from again.
         with torch.inference_mode(False), torch.no_grad():
             weights = [
-                weight - self.rule.learning_rate * gradient / scale + pull * (trained - weight)
+                torch.lerp(weight, trained, pull).addcdiv_(
+                    gradient, scale, value=-self.rule.learning_rate
+                )
                 for weight, gradient, scale, pull, trained in zip(
                     state.network.parameters(),
                     gradients,

@@ -16,7 +16,7 @@ from sglm.scoring.predictor import evaluating
 from sglm.text.batcher import Batcher
 
 # Of the training text: so many lanes side by side, so many segments of each.
-LANES, SEGMENTS = 100, 100
+LANES, SEGMENTS = 32, 50
 # Keeps weights that hardly ever have a gradient from taking steps as large as all others: a share
 # of the mean root mean square. (Krause et al. have a constant, 2e-5, which is about that.)
 EPSILON = 0.1
@@ -70,5 +70,9 @@ def rms_rule(sizes: GradientSizes, *, learning_rate: float, decay: float) -> Rul
 
 def sgd_rule(network: LSTMLanguageModel, *, learning_rate: float, decay: float) -> Rule:
     """The same step for every weight."""
-    count = len(list(network.parameters()))
-    return Rule(learning_rate=learning_rate, scale=[1.0] * count, pull=[decay] * count)
+    weights = list(network.parameters())
+    return Rule(
+        learning_rate=learning_rate,
+        scale=[weight.new_ones(()) for weight in weights],
+        pull=[weight.new_full((), decay) for weight in weights],
+    )

@@ -25,9 +25,8 @@ LaneState = TypeVar("LaneState")
 class Part(Protocol):
     """Consecutive steps of a lane, read and not yet learned from."""
 
-    @property
-    def features_TH(self) -> Tensor:
-        """What the network knows at each step."""
+    def features(self) -> Tensor:
+        """What the network knows at each step, `(T, H)`."""
 
     def blocks(self) -> Blocks:
         """The log-probabilities `(M, V)` of all tokens, some rows at a time."""
@@ -55,12 +54,13 @@ class SoftmaxPart:
     bias_V: Tensor | None = None
     """Added to the logits."""
 
+    def features(self) -> Tensor:
+        return self.features_TH
+
     def blocks(self) -> Blocks:
         for rows in block_rows(len(self.features_TH), self.network.shape.vocab_size):
-            logprobs_MV = block_logprobs(self.network, self.features_TH[rows])
-            if self.bias_V is not None:
-                logprobs_MV = torch.log_softmax(logprobs_MV.add_(self.bias_V), -1, out=logprobs_MV)
-            yield rows, logprobs_MV
+            features_MH = self.features_TH[rows]
+            yield rows, block_logprobs(self.network, features_MH, bias_V=self.bias_V)
 
     def target_logprobs(self, targets_T: Tensor) -> Tensor:
         return gathered(self.blocks(), targets_T)
@@ -146,7 +146,7 @@ class AdaptingPredictor(Generic[LaneState]):
             first = 0
             for part, after in self.reader.parts(ids_T, state):
                 state = after
-                end = first + len(part.features_TH)
+                end = first + len(part.features())
                 if targets_T is not None:
                     asked = targets_T[first:end].to(self.device)
                     logprobs_T = part.target_logprobs(asked.clamp_min(0))
@@ -172,7 +172,7 @@ class AdaptingPredictor(Generic[LaneState]):
                     ids_TB[:, lane].to(self.device), lane_state
                 ):
                     lane_state = following
-                    first += len(part.features_TH)
+                    first += len(part.features())
                     if first > len(ids_TB) - kept:
                         parts_TV += [logprobs_MV.clone() for _, logprobs_MV in part.blocks()]
                 lanes.append(torch.cat(parts_TV)[-kept:])

@@ -13,8 +13,9 @@ evidence, averages over the past that decay at several rates.
 Shapes: B lanes, T time, V vocabulary, H features, R rates of decay.
 """
 
+import copy
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -25,16 +26,26 @@ from sglm.model.language_model import LSTMLanguageModel
 from sglm.model.state import LSTMState
 from sglm.scoring.predictor import Blocks
 
-# Tokens between two proposals: what one costs is spread over so many.
-SEGMENT = 64
-# The tokens after which what was read counts e times less.
-HORIZONS = (100.0, 600.0, 4000.0)
-STEPS = 2
-HIDDEN = 16
 # A word counts as read until its count, at the slowest rate, has fallen below this.
 _FORGOTTEN = 0.05
 # Added to averages of probabilities before their logarithm is taken.
 _SMALL = 1e-6
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradientsShape:
+    """What must be known to build the network again."""
+
+    vocab_size: int
+    features: int
+    """H of the model that it adapts."""
+    steps: int = 2
+    """K."""
+    segment: int = 64
+    """Tokens between two proposals: what one costs is spread over so many."""
+    horizons: tuple[float, ...] = (100.0, 600.0, 4000.0)
+    """Tokens after which what was read counts e times less; the longest last."""
+    hidden: int = 16
 
 
 class Proposal(NamedTuple):
@@ -62,14 +73,14 @@ class Evidence(NamedTuple):
     """The probabilities that the trained biases would have given it."""
     features_BRH: Tensor
     weight_R: Tensor
+    horizons_R: Tensor
 
     @classmethod
-    def none(cls, network: LSTMLanguageModel, lanes: int) -> "Evidence":
+    def none(cls, horizons: Tensor, lanes: int, *, shape: GradientsShape) -> "Evidence":
         """Before any text."""
-        shape, rates = network.shape, len(HORIZONS)
-        words = network.softmax_bias.new_zeros(lanes, rates, shape.vocab_size)
-        features = words.new_zeros(lanes, rates, shape.widths[-1])
-        return cls(words, words, features, words.new_zeros(rates))
+        words = horizons.new_zeros(lanes, len(horizons), shape.vocab_size)
+        features = horizons.new_zeros(lanes, len(horizons), shape.features)
+        return cls(words, words, features, torch.zeros_like(horizons), horizons)
 
     def after(
         self, words_TB: Tensor, expected_BV: Tensor, features_TBH: Tensor, *, bias_BV: Tensor
@@ -83,7 +94,7 @@ class Evidence(NamedTuple):
             bias_BV: the biases they were predicted with; their effect is taken out again.
         """
         steps = len(words_TB)
-        kept_R = torch.exp(-steps / torch.tensor(HORIZONS).to(self.weight_R))
+        kept_R = torch.exp(-steps / self.horizons_R)
         trained_BV = expected_BV * torch.exp(-bias_BV)
         trained_BV = trained_BV * (steps / trained_BV.sum(1, keepdim=True))
         observed_BV = torch.zeros_like(expected_BV)
@@ -93,6 +104,7 @@ class Evidence(NamedTuple):
             self.expected_BRV * kept_R[:, None] + trained_BV[:, None],
             self.features_BRH * kept_R[:, None] + features_TBH.sum(0)[:, None],
             self.weight_R * kept_R + steps,
+            self.horizons_R,
         )
 
 
@@ -103,15 +115,34 @@ class SyntheticGradients(nn.Module):
     Words that were not read lately keep the bias of the initialisation.
     """
 
-    def __init__(self, vocab_size: int, features: int, *, steps: int = STEPS) -> None:
+    def __init__(self, shape: GradientsShape) -> None:
         super().__init__()
-        rates = len(HORIZONS)
-        self.steps = steps
-        self.bias_V = nn.Parameter(torch.zeros(vocab_size))
-        self.scale_H = nn.Parameter(torch.zeros(features))
-        self.shift_H = nn.Parameter(torch.zeros(features))
-        self.of_words = _small_network(3 * rates + 1, 1)
-        self.of_features = _small_network(2 * rates + 2, 2)
+        rates = len(shape.horizons)
+        self.shape = shape
+        self.bias_V = nn.Parameter(torch.zeros(shape.vocab_size))
+        self.scale_H = nn.Parameter(torch.zeros(shape.features))
+        self.shift_H = nn.Parameter(torch.zeros(shape.features))
+        self.of_words = _small_network(3 * rates + 1, shape.hidden, 1)
+        self.of_features = _small_network(2 * rates + 2, shape.hidden, 2)
+
+    def initialisation(self) -> list[nn.Parameter]:
+        """Where the steps begin."""
+        return [self.bias_V, self.scale_H, self.shift_H]
+
+    def networks(self) -> list[nn.Parameter]:
+        """The weights of what proposes."""
+        return [*self.of_words.parameters(), *self.of_features.parameters()]
+
+    def taking(self, steps: int) -> "SyntheticGradients":
+        """The same networks, with another K; none: only the initialisation is left."""
+        other = copy.copy(self)
+        other.shape = replace(self.shape, steps=steps)
+        return other
+
+    def no_evidence(self, lanes: int) -> Evidence:
+        """Before any text."""
+        horizons_R = self.bias_V.new_tensor(self.shape.horizons)
+        return Evidence.none(horizons_R, lanes, shape=self.shape)
 
     def forward(self, evidence: Evidence, output_weight: Tensor) -> Proposal:
         """K steps down the proposed gradients, from the initialisation.
@@ -124,11 +155,11 @@ class SyntheticGradients(nn.Module):
         start_BV, scale_BH, shift_BH = (
             start.expand(lanes, -1) for start in (self.bias_V, self.scale_H, self.shift_H)
         )
-        if not self.steps or not bool(evidence.weight_R[0] > 0):
+        if not self.shape.steps or not bool(evidence.weight_R[0] > 0):
             return Proposal(start_BV, scale_BH, shift_BH)
         known = _Known.of(evidence, start_BV, output_weight)
         bias_BS = start_BV[:, known.words_S]
-        for _ in range(self.steps):
+        for _ in range(self.shape.steps):
             of_words = torch.cat((known.of_words(bias_BS), bias_BS[:, None]), 1)
             of_features = torch.cat(
                 (known.features_BRH, known.errors_BRH, scale_BH[:, None], shift_BH[:, None]), 1
@@ -191,12 +222,12 @@ class _Known(NamedTuple):
         )
 
 
-def _small_network(inputs: int, outputs: int) -> nn.Sequential:
-    last = nn.Linear(HIDDEN, outputs)
+def _small_network(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
+    last = nn.Linear(hidden, outputs)
     # Adaptation begins as none.
     nn.init.zeros_(last.weight)
     nn.init.zeros_(last.bias)
-    return nn.Sequential(nn.Linear(inputs, HIDDEN), nn.Tanh(), last)
+    return nn.Sequential(nn.Linear(inputs, hidden), nn.Tanh(), last)
 
 
 class SyntheticState(NamedTuple):
@@ -218,6 +249,9 @@ class ReadPart:
     features_TH: Tensor
     logprobs_TV: Tensor
 
+    def features(self) -> Tensor:
+        return self.features_TH
+
     def blocks(self) -> Blocks:
         yield slice(0, len(self.logprobs_TV)), self.logprobs_TV
 
@@ -228,15 +262,13 @@ class ReadPart:
 class SyntheticReader:
     """Predicts each segment with what is proposed from the text before it."""
 
-    def __init__(
-        self, network: LSTMLanguageModel, gradients: SyntheticGradients, *, segment: int = SEGMENT
-    ) -> None:
+    def __init__(self, network: LSTMLanguageModel, *, gradients: SyntheticGradients) -> None:
         self.network = network
         self.gradients = gradients
-        self.segment = segment
+        self.segment = gradients.shape.segment
 
     def start(self) -> SyntheticState:
-        evidence = Evidence.none(self.network, 1)
+        evidence = self.gradients.no_evidence(1)
         return SyntheticState(
             self.network.start_state(1),
             evidence,
@@ -250,7 +282,7 @@ class SyntheticReader:
         # The LSTM does not adapt: all steps at once.
         features_T1H, lstm = self.network.features(ids_T[:, None], state.lstm)
         state = state._replace(lstm=lstm)
-        if not self.gradients.steps:  # nothing is learned on the way
+        if not self.gradients.shape.steps:  # nothing is learned on the way
             yield self._predicted(features_T1H, state.proposal), state
             return
         first = 0

@@ -12,13 +12,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sglm.adapt.synthetic import SEGMENT, STEPS, Evidence, Proposal, SyntheticGradients
+from sglm.adapt.synthetic import GradientsShape, Proposal, SyntheticGradients
+from sglm.errors import InputError
 from sglm.model.language_model import LSTMLanguageModel
 from sglm.scoring.predictor import evaluating
 from sglm.text.batcher import Batcher
 
 LANES = 16
-SEGMENTS = 600
+SEGMENTS = 120
+# Of the small networks; a tenth for the initialisation, whose thousands of biases would otherwise
+# learn this text by heart.
 LEARNING_RATE = 3e-3
 
 
@@ -37,35 +40,49 @@ def train_gradients(
     *,
     eos_id: int,
     seed: int = 0,
-    steps: int = STEPS,
+    shape: GradientsShape,
     segments: int = SEGMENTS,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> SyntheticGradients:
     """Reads lanes of a text segment by segment; the loss is that of the segment to come.
+
+    Of a text that the model was not trained on: what it predicts of its own training text is wrong
+    in other ways.
 
     Args:
         network: stays as it is.
         ids_N: the text.
         eos_id: what the first token is predicted from.
         seed: of the initial weights; torch's global generator is not touched.
-        steps: K.
+        shape: of the network to train.
         segments: how many to read, of each lane.
         on_progress: called after every tenth of them.
+
+    Raises:
+        InputError: the text is shorter than two segments.
     """
-    lanes = max(1, min(LANES, len(ids_N) // (4 * SEGMENT)))
-    batcher = Batcher(ids_N, batch=lanes, window=SEGMENT, eos_id=eos_id)
+    if len(ids_N) < 2 * shape.segment:
+        raise InputError(
+            f"the text to train on has {len(ids_N)} tokens, fewer than {2 * shape.segment};"
+            " prepare a store with more, by sglm prep --valid"
+        )
+    lanes = max(1, min(LANES, len(ids_N) // (4 * shape.segment)))
+    batcher = Batcher(ids_N, batch=lanes, window=shape.segment, eos_id=eos_id)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        gradients = SyntheticGradients(
-            network.shape.vocab_size, network.shape.widths[-1], steps=steps
-        ).to(network.embedding.device)
-    optimizer = torch.optim.Adam(gradients.parameters(), lr=LEARNING_RATE)
+        gradients = SyntheticGradients(shape).to(network.embedding.device)
+    optimizer = torch.optim.Adam(
+        [
+            {"params": gradients.initialisation(), "lr": LEARNING_RATE / 10},
+            {"params": gradients.networks(), "lr": LEARNING_RATE},
+        ]
+    )
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, segments)
     sums = [0.0, 0.0]
     for step in range(segments):
         window = batcher.at(step).to(network.embedding.device)
         if window.is_first:
-            state, evidence = network.start_state(lanes), Evidence.none(network, lanes)
+            state, evidence = network.start_state(lanes), gradients.no_evidence(lanes)
         with evaluating(network):
             features_TBH, state = network.features(window.inputs_TB, state)
             static = network.nll(features_TBH, window.targets_TB)
@@ -75,7 +92,7 @@ def train_gradients(
         logits_TBV = _logits(network, proposal, features_TBH)
         loss = F.cross_entropy(logits_TBV.flatten(0, 1), window.targets_TB.flatten())
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         schedule.step()
         with torch.no_grad():

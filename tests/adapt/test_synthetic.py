@@ -1,0 +1,115 @@
+"""Synthetic gradient descent: what it reads, where it begins, that it learns, and its files."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from sglm.adapt.folder import CARD_FILE, GRADIENTS_FILE, load_gradients, save_gradients
+from sglm.adapt.reader import AdaptingPredictor
+from sglm.adapt.synthetic import GradientsShape, SyntheticGradients, SyntheticReader
+from sglm.adapt.synthetic_training import train_gradients
+from sglm.errors import InputError
+from sglm.model.folder import save_model
+from sglm.model.language_model import LSTMLanguageModel
+from sglm.scoring.predictor import NetworkPredictor
+from sglm.scoring.stream import stream_nll
+from tests.adapt.readers import EOS, VOCABULARY, make_gradients
+from tests.tiny_models import make_network
+
+
+def bursty(tokens: int, seed: int) -> np.ndarray:
+    """For a hundred tokens at a time the same three words, others each time."""
+    random = np.random.default_rng(seed)
+    topics = [
+        random.choice(VOCABULARY, 3)[random.integers(0, 3, 100)] for _ in range(tokens // 100)
+    ]
+    return np.concatenate(topics).astype(np.uint16)
+
+
+def perplexity(network: LSTMLanguageModel, gradients: SyntheticGradients, ids: np.ndarray) -> float:
+    reader = SyntheticReader(network, gradients=gradients)
+    predictor = AdaptingPredictor(reader, network=network)
+    return float(np.exp(stream_nll(predictor, ids, EOS) / len(ids)))
+
+
+def test_learns_to_adapt_and_what_it_reads_matters() -> None:
+    network = make_network(VOCABULARY)
+    before = {name: weight.clone() for name, weight in network.state_dict().items()}
+    shape = GradientsShape(
+        vocab_size=VOCABULARY, features=8, segment=10, horizons=(30.0, 300.0), hidden=8
+    )
+    gradients = train_gradients(network, bursty(8000, 0), eos_id=EOS, shape=shape, segments=100)
+    ids = bursty(2000, 1)
+    static = np.exp(stream_nll(NetworkPredictor(network), ids, EOS) / len(ids))
+    adapted = perplexity(network, gradients, ids)
+    assert adapted < 0.8 * perplexity(network, gradients.taking(0), ids)
+    assert adapted < 0.8 * static
+    assert all(torch.equal(before[name], w) for name, w in network.state_dict().items())
+
+
+def test_without_steps_or_a_learned_beginning_it_is_the_network_itself() -> None:
+    network = make_network(VOCABULARY)
+    ids = np.random.default_rng(6).integers(0, VOCABULARY, 300)
+    shape = GradientsShape(vocab_size=VOCABULARY, features=8, steps=0)
+    predictor = AdaptingPredictor(
+        SyntheticReader(network, gradients=SyntheticGradients(shape)), network=network
+    )
+    assert stream_nll(predictor, ids, EOS) == stream_nll(NetworkPredictor(network), ids, EOS)
+
+
+def test_each_step_reads_what_the_steps_before_changed() -> None:
+    """Two steps are not twice the first one."""
+    network, ids = make_network(VOCABULARY), np.random.default_rng(7).integers(0, VOCABULARY, 40)
+    found = [
+        perplexity(network, make_gradients(network, steps=steps), ids) for steps in (0, 1, 2, 3)
+    ]
+    assert len(set(found)) == 4
+    shapes = [make_gradients(network).taking(steps).shape.steps for steps in (0, 5)]
+    assert shapes == [0, 5]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    network = make_network(VOCABULARY)
+    save_model(network, tmp_path, "fingerprint")
+    save_gradients(make_gradients(network), tmp_path)
+    return tmp_path
+
+
+class TestFolder:
+    def test_comes_back_as_it_was(self, folder: Path) -> None:
+        network = make_network(VOCABULARY)
+        loaded, saved = load_gradients(folder, network), make_gradients(network)
+        assert loaded.shape == saved.shape
+        assert all(torch.equal(saved.state_dict()[n], w) for n, w in loaded.state_dict().items())
+
+    def test_of_another_model(self, folder: Path) -> None:
+        other = make_network(VOCABULARY, seed=1)
+        save_model(other, folder, "fingerprint")
+        with pytest.raises(InputError, match=r"another model .*sglm adapt-train"):
+            load_gradients(folder, other)
+
+    @pytest.mark.parametrize("missing", [CARD_FILE, GRADIENTS_FILE])
+    def test_none_there(self, folder: Path, missing: str) -> None:
+        (folder / missing).unlink()
+        with pytest.raises(InputError, match="no trained network .*`sglm adapt-train"):
+            load_gradients(folder, make_network(VOCABULARY))
+
+    @pytest.mark.parametrize(
+        "change", [{"steps": -1}, {"horizons": []}, {"hidden": 10**9}, {"segment": "7"}, {"x": 1}]
+    )
+    def test_a_card_that_sglm_would_not_write(self, folder: Path, change: dict) -> None:
+        path = folder / CARD_FILE
+        card = json.loads(path.read_text())
+        card["shape"] |= change
+        path.write_text(json.dumps(card))
+        with pytest.raises(InputError, match="adapt.json is damaged"):
+            load_gradients(folder, make_network(VOCABULARY))
+
+    def test_weights_that_are_damaged(self, folder: Path) -> None:
+        (folder / GRADIENTS_FILE).write_bytes(b"no tensors")
+        with pytest.raises(InputError, match="adapt.safetensors is .*damaged"):
+            load_gradients(folder, make_network(VOCABULARY))

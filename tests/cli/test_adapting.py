@@ -1,0 +1,104 @@
+"""`sglm eval --adapt` and `sglm adapt-train` as a user meets them."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+import sglm
+from sglm.cli.main import app
+from sglm.model.folder import save_model
+from tests.tiny_models import LINES, make_network, make_store
+
+
+def sglm_command(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(a) for a in arguments])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`store`, and `model` for it."""
+    folder = tmp_path_factory.mktemp("eval-adapt")
+    (folder / "test.txt").write_text("\n".join(LINES) + "\n", encoding="utf-8")
+    store = make_store(folder, "byte", folder / "test.txt")
+    tokenizer = store.tokenizer()
+    save_model(make_network(tokenizer.vocab_size), folder / "model", tokenizer.fingerprint)
+    tokenizer.save(folder / "model")
+    return folder
+
+
+def evaluated(folder: Path, *arguments: object) -> dict:
+    result = sglm_command(
+        "eval", folder / "model", "--data", folder / "store", "--json", *arguments
+    )
+    assert result.exit_code == 0, result.output
+    assert result.stdout.count("\n") == 1
+    return json.loads(result.stdout)
+
+
+def test_says_how_it_adapted_and_what_that_cost(folder: Path) -> None:
+    shown = evaluated(folder, "--adapt", "cache", "--setting", "weight=0.25")
+    assert shown["adapt"] == "cache"
+    assert shown["adapt_settings"] == {"size": 500, "weight": 0.25, "sharpness": 0.3}
+    assert shown["static_evaluations"] > 0
+    lm = sglm.load(folder / "model").adapting("cache", weight=0.25)
+    assert shown["nll_nats"] == pytest.approx(lm.evaluate(folder / "store", "test").nll_nats)
+    static = evaluated(folder)
+    assert static["adapt"] == "none"
+    assert "adapt_settings" not in static
+    table = sglm_command(
+        "eval", folder / "model", "--text", folder / "test.txt", "--adapt", "dynamic"
+    )
+    assert table.exit_code == 0
+    assert "dynamic (rule sgd, segment 32, learning_rate 1" in table.stdout
+    assert "no training text is known, so the rule is sgd" in table.stderr
+
+
+def test_tunes_on_one_half_of_valid_and_evaluates_the_other(folder: Path) -> None:
+    whole = evaluated(folder, "--split", "valid")
+    tuned = evaluated(folder, "--adapt", "cache", "--tune", "--setting", "size=50")
+    assert tuned["split"] == "valid, second half"
+    assert tuned["tokens"] == whole["tokens"] - whole["tokens"] // 2
+    assert tuned["adapt_settings"]["size"] == 50
+    on_test = evaluated(folder, "--adapt", "cache", "--tune", "--split", "test")
+    assert on_test["split"] == "test"
+
+
+def test_trains_the_network_for_synthetic_gradients(folder: Path) -> None:
+    missing = sglm_command(
+        "eval", folder / "model", "--data", folder / "store", "--adapt", "synthetic"
+    )
+    assert missing.exit_code == 2
+    assert "train one with `sglm adapt-train" in missing.stderr
+    arguments = ["adapt-train", folder / "model", "--data", folder / "store", "--segments", 3]
+    trained = sglm_command(*arguments, "--json")
+    assert trained.exit_code == 0, trained.output
+    assert json.loads(trained.stdout)["model"] == str(folder / "model")
+    assert evaluated(folder, "--adapt", "synthetic")["adapt_settings"] == {"steps": 2}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--adapt", "cash"], "no adaptation 'cash'; did you mean 'cache'"),
+        (["--adapt", "cache", "--setting", "weight"], "'weight' is not NAME=VALUE"),
+        (["--adapt", "cache", "--setting", "weight=much"], "weight must be a number"),
+        (["--setting", "weight=0.1"], "--setting is one of --adapt KIND"),
+        (["--tune"], "--tune chooses settings of --adapt KIND"),
+        (["--adapt", "cache", "--setting", "size=999999999999"], "more than half of this machine"),
+    ],
+)
+def test_bad_input_is_a_line(folder: Path, arguments: list[str], message: str) -> None:
+    result = sglm_command("eval", folder / "model", "--data", folder / "store", *arguments)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert result.stderr.strip().count("\n") <= 1
+
+
+def test_too_little_text_to_train_on(folder: Path) -> None:
+    result = sglm_command(
+        "adapt-train", folder / "model", "--data", folder / "store", "--segments", 0
+    )
+    assert result.exit_code == 2
+    assert "--segments: must be 1 or more" in result.stderr
