@@ -15,6 +15,7 @@ from sglm.runtime.process import ended_by_interrupts
 
 if TYPE_CHECKING:
     from sglm.adapt.build import Adaptation
+    from sglm.adapt.synthetic_training import Progress
     from sglm.lm import LanguageModel
     from sglm.scoring.results import Evaluation
     from sglm.text.store import TokenStore
@@ -41,12 +42,14 @@ TuneOption = Annotated[
 ]
 
 
-def parse_settings(given: Sequence[str] | None) -> dict[str, float | str]:
+def parse_settings(given: Sequence[str] | None, adapt: str) -> dict[str, float | str]:
     """`NAME=VALUE` of `--setting`.
 
     Raises:
-        InputError: something else.
+        InputError: something else, or nothing adapts.
     """
+    if given and adapt == "none":
+        raise InputError("--setting is one of --adapt KIND; give that as well")
     settings: dict[str, float | str] = {}
     for each in given or ():
         name, equals, value = each.partition("=")
@@ -65,35 +68,42 @@ def _number(text: str) -> float | str:
     return text
 
 
-def prepared(
+def adapted(
     lm: "LanguageModel",
     kind: str,
     settings: Mapping[str, float | str],
     *,
     store: "TokenStore | None",
     run: Path,
-) -> "Adaptation":
-    """How a loaded model is to adapt.
+    tune: bool,
+) -> "LanguageModel":
+    """A loaded model as one that adapts.
 
     Args:
         lm: the model.
         kind, settings: as they were given.
         store: that is evaluated; None: a text is.
         run: the model's; without a store, the one that it was trained on is taken.
+        tune: choose the other settings on the store's validation split.
     """
     from sglm.adapt.build import Adaptation
     from sglm.train.record import trained_on
 
+    train = store
     if store is not None:
         store.check_made_by(lm.tokenizer, lm.name)
     elif "dynamic" in kind:
         with suppress(InputError):
-            store = trained_on(run)
-
-    train = store if store is not None and "train" in store.splits else None
+            train = trained_on(run)
+    train = train if train is not None and "train" in train.splits else None
     if train is None and "dynamic" in kind and "rule" not in settings:
         typer.echo("no training text is known, so the rule is sgd", err=True)
-    return Adaptation(kind, network=lm.model, settings=settings, folder=lm.folder, train=train)
+    adaptation = Adaptation(
+        kind, network=lm.model, settings=settings, folder=lm.folder, train=train
+    )
+    if tune and store is not None:
+        tune_on_valid(adaptation, store, settings)
+    return lm.reading_by(adaptation)
 
 
 def tune_on_valid(
@@ -124,11 +134,13 @@ def shown(settings: Mapping[str, Any]) -> str:
     )
 
 
-def with_cost(result: "Evaluation", adaptation: "Adaptation") -> "Evaluation":
-    """The same evaluation, with what it cost."""
+def with_cost(result: "Evaluation", lm: "LanguageModel") -> "Evaluation":
+    """The same evaluation; if the model adapted, with what that cost."""
     from sglm.adapt.cost import in_static_evaluations
 
-    return replace(result, cost=in_static_evaluations(result, adaptation.network))
+    if lm.adaptation is None:
+        return result
+    return replace(result, cost=in_static_evaluations(result, lm.adaptation.network))
 
 
 def table_rows(result: "Evaluation") -> dict[str, str]:
@@ -144,10 +156,7 @@ def table_rows(result: "Evaluation") -> dict[str, str]:
 def adapt_train(
     *,
     run: options.RunArgument,
-    data: Annotated[
-        Path | None,
-        typer.Option(metavar="STORE", help="Left out: the store that the run was trained on."),
-    ] = None,
+    data: options.OwnStoreOption = None,
     segments: Annotated[
         int | None,
         options.number(
@@ -166,7 +175,7 @@ def adapt_train(
     with ended_by_interrupts():
         from sglm.adapt.folder import save_gradients
         from sglm.adapt.synthetic import GradientsShape
-        from sglm.adapt.synthetic_training import SEGMENTS, Progress, train_gradients
+        from sglm.adapt.synthetic_training import SEGMENTS, train_gradients
         from sglm.lm import load
         from sglm.scoring.evaluate import half_of
         from sglm.text.store import TokenStore
@@ -177,17 +186,13 @@ def adapt_train(
     lm = load(run, device.value)
     store = TokenStore.open(data) if data is not None else trained_on(run)
     store.check_made_by(lm.tokenizer, lm.name)
-    reports: list[Progress] = []
-
-    def report(progress: Progress) -> None:
-        reports.append(progress)
-        typer.echo(
-            f"segment {progress.segment} of {progress.segments}: nats per token"
-            f" {progress.adapted:.4f}, without adapting {progress.static:.4f}",
-            err=True,
-        )
-
     model = lm.model
+    last: list["Progress"] = []
+
+    def report(progress: "Progress") -> None:
+        last[:] = [progress]
+        _print_progress(progress)
+
     gradients = train_gradients(
         model,
         half_of(store.ids("valid"), "first"),
@@ -200,9 +205,16 @@ def adapt_train(
     assert lm.folder is not None  # it was loaded from one
     save_gradients(gradients, lm.folder)
     if as_json:
-        last = reports[-1]
-        result = {"model": str(lm.folder), "static": last.static, "adapted": last.adapted}
+        result = {"model": str(lm.folder), "static": last[0].static, "adapted": last[0].adapted}
         typer.echo(json.dumps(result))
     else:
         typer.echo(f"{lm.folder}: its network for synthetic gradients is there")
         typer.echo(f"next: {next_step.command('eval', run, '--adapt', 'synthetic')}")
+
+
+def _print_progress(progress: "Progress") -> None:
+    typer.echo(
+        f"segment {progress.segment} of {progress.segments}: nats per token"
+        f" {progress.adapted:.4f}, without adapting {progress.static:.4f}",
+        err=True,
+    )

@@ -41,31 +41,32 @@ SplitOption = Annotated[
 ]
 
 
+TextOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE", help="Instead of a store: anything that `sglm prep` reads; - is stdin."
+    ),
+]
+ContextOption = Annotated[
+    Context,
+    options.one_of(
+        "--context",
+        Context,
+        help_text="carried: one long text; reset: each line or document alone.",
+    ),
+]
+
+
 def evaluate(
     *,
     run: options.RunArgument,
-    data: Annotated[
-        Path | None,
-        typer.Option(metavar="STORE", help="Left out: the store that the run was trained on."),
-    ] = None,
+    data: options.OwnStoreOption = None,
     split: SplitOption = None,
-    text: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", help="Instead of a store: anything that `sglm prep` reads; - is stdin."
-        ),
-    ] = None,
+    text: TextOption = None,
     text_field: Annotated[
         str, typer.Option(metavar="NAME", help="The field of a record of --text that is its text.")
     ] = "text",
-    context: Annotated[
-        Context,
-        options.one_of(
-            "--context",
-            Context,
-            help_text="carried: one long text; reset: each line or document alone.",
-        ),
-    ] = Context.CARRIED,
+    context: ContextOption = Context.CARRIED,
     adapt: adapting.AdaptOption = "none",
     setting: adapting.SettingOption = None,
     tune: adapting.TuneOption = False,
@@ -85,32 +86,24 @@ def evaluate(
         raise InputError("give --data DIR (a store) or --text FILE, not both")
     if text is not None and split is not None:
         raise InputError("--split chooses a part of a store; --text FILE is evaluated whole")
+    settings = adapting.parse_settings(setting, adapt)
     if tune and (adapt == "none" or text is not None):
-        raise InputError(
-            "--tune chooses settings of --adapt KIND, on the validation split of a store"
-        )
-    if setting and adapt == "none":
-        raise InputError("--setting is one of --adapt KIND; give that as well")
+        raise InputError("--tune chooses settings of --adapt KIND on a store's validation split")
     how: Literal["carried", "reset"] = "reset" if context is Context.RESET else "carried"
-    settings = adapting.parse_settings(setting)
     lm = load(run, device.value)
     store = None if text is not None else _store(data, run)
     if adapt != "none":
-        adaptation = adapting.prepared(lm, adapt, settings, store=store, run=run)
-        if tune and store is not None:
-            adapting.tune_on_valid(adaptation, store, settings)
-        lm = lm.reading_by(adaptation)
-    if text is not None:
-        if str(text) == "-":
-            announce_terminal()
-        result = lm.perplexity(text, context=how, text_field=text_field)
-    else:
-        assert store is not None  # without a text
+        lm = adapting.adapted(lm, adapt, settings, store=store, run=run, tune=tune)
+    if store is not None:
         chosen = _split(split, store, tune)
         half: Literal["second"] | None = "second" if tune and chosen == "valid" else None
         result = lm.evaluate(store, chosen, how, half=half)
-    if lm.adaptation is not None:
-        result = adapting.with_cost(result, lm.adaptation)
+    else:
+        assert text is not None  # or there would be a store
+        if str(text) == "-":
+            announce_terminal()
+        result = lm.perplexity(text, context=how, text_field=text_field)
+    result = adapting.with_cost(result, lm)
     _warn_of_lines_trained_on(result)
     if as_json:
         typer.echo(json.dumps(result.to_json()))

@@ -93,6 +93,12 @@ ConfigArgument = Annotated[
     ),
 ]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run, or a model folder.")]
+OwnStoreOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--data", metavar="STORE", help="Left out: the store that the run was trained on."
+    ),
+]
 SetOption = Annotated[
     list[str] | None,
     typer.Option(

@@ -31,20 +31,20 @@ _Horizon = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 class _Shape(BaseModel):
     """`GradientsShape` as stored in a file."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     vocab_size: _Size
     features: _Size
     steps: _Few
     segment: Annotated[int, Field(ge=1, le=2**16)]
-    horizons: Annotated[tuple[_Horizon, ...], Field(min_length=1, max_length=16)]
+    horizons: Annotated[list[_Horizon], Field(min_length=1, max_length=16)]
     hidden: Annotated[int, Field(ge=1, le=4096)]
 
 
 class _Card(BaseModel):
     """The content of `adapt.json`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     format_version: Literal[1]
     model_sha256: str
@@ -61,7 +61,7 @@ def save_gradients(gradients: SyntheticGradients, model_folder: Path) -> None:
     card = _Card(
         format_version=FORMAT_VERSION,
         model_sha256=_weights_sha256(model_folder),
-        shape=_Shape(**asdict(gradients.shape)),
+        shape=_Shape(**{**asdict(gradients.shape), "horizons": list(gradients.shape.horizons)}),
     )
     tensors = {
         name: tensor.detach().cpu().contiguous() for name, tensor in gradients.state_dict().items()
@@ -84,7 +84,7 @@ def load_gradients(model_folder: Path, network: LSTMLanguageModel) -> SyntheticG
         card = _Card.model_validate(read_json(path))
     except (ValidationError, ValueError):
         raise InputError(f"{path} is damaged, or of another version of sglm; {again}") from None
-    shape = GradientsShape(**card.shape.model_dump())
+    shape = GradientsShape(**{**card.shape.model_dump(), "horizons": tuple(card.shape.horizons)})
     of_network = (network.shape.vocab_size, network.shape.widths[-1])
     if (shape.vocab_size, shape.features) != of_network or (
         card.model_sha256 != _weights_sha256(model_folder)

@@ -57,14 +57,16 @@ def default_rate(rule: str) -> float:
 
 
 def checked_kind(kind: Any) -> str:
-    """
+    """One of `KINDS`; two of them may be named in any order.
+
     Raises:
-        InputError: not one of `KINDS`.
+        InputError: another one.
     """
-    if kind not in KINDS:
-        cure = did_you_mean(str(kind), KINDS)
+    name = ",".join(sorted(str(kind).split(",")))
+    if name not in KINDS:
+        cure = did_you_mean(name, KINDS)
         raise InputError(f"there is no adaptation {short_repr(kind)}{cure}")
-    return str(kind)
+    return name
 
 
 def checked_settings(kind: str, given: Mapping[str, Any], *, has_train: bool) -> dict[str, Any]:

@@ -184,26 +184,27 @@ class _Known(NamedTuple):
     """The probability of all other words, with the biases of the initialisation."""
     features_BRH: Tensor
     errors_BRH: Tensor
-    """The gradient of the text so far in the features, at the initialisation."""
+    """The gradient of the text so far in the features, at the initialisation; of these words only,
+    because all rows of the softmax matrix would take as long as everything else."""
 
     @classmethod
     def of(cls, evidence: Evidence, bias_BV: Tensor, output_weight: Tensor) -> "_Known":
         slowest_BV = evidence.observed_BRV[:, -1]
         words_S = (slowest_BV > _FORGOTTEN).any(0).nonzero()[:, 0]
         weight_R1 = evidence.weight_R[:, None]
-        observed_BRV = evidence.observed_BRV / weight_R1
-        expected_BRV = evidence.expected_BRV / weight_R1
-        tilted_BRV = expected_BRV * torch.exp(bias_BV)[:, None]
-        total_BR1 = tilted_BRV.sum(2, keepdim=True)
-        error_BRV = tilted_BRV / total_BR1 - observed_BRV
+        observed_BRS = evidence.observed_BRV[:, :, words_S] / weight_R1
+        expected_BRS = evidence.expected_BRV[:, :, words_S] / weight_R1
+        tilt_BV = torch.exp(bias_BV)
+        tilted_BRS = expected_BRS * tilt_BV[:, None, words_S]
+        total_BR1 = (evidence.expected_BRV @ tilt_BV[:, :, None]) / weight_R1
         return cls(
             words_S,
             (slowest_BV[:, words_S] > _FORGOTTEN).to(slowest_BV),
-            observed_BRV[:, :, words_S],
-            expected_BRV[:, :, words_S],
-            total_BR1 - tilted_BRV[:, :, words_S].sum(2, keepdim=True),
+            observed_BRS,
+            expected_BRS,
+            total_BR1 - tilted_BRS.sum(2, keepdim=True),
             evidence.features_BRH / weight_R1,
-            error_BRV @ output_weight,
+            (tilted_BRS / total_BR1 - observed_BRS) @ output_weight[words_S],
         )
 
     def of_words(self, bias_BS: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ Shapes: T time of a segment, B lanes, V vocabulary, H features.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -36,7 +36,7 @@ class Progress(NamedTuple):
 
 def train_gradients(
     network: LSTMLanguageModel,
-    ids_N: npt.NDArray[np.unsignedinteger],
+    ids_N: npt.NDArray[np.integer[Any]],
     *,
     eos_id: int,
     seed: int = 0,
@@ -61,34 +61,21 @@ def train_gradients(
     Raises:
         InputError: the text is shorter than two segments.
     """
-    if len(ids_N) < 2 * shape.segment:
-        raise InputError(
-            f"the text to train on has {len(ids_N)} tokens, fewer than {2 * shape.segment};"
-            " prepare a store with more, by sglm prep --valid"
-        )
-    lanes = max(1, min(LANES, len(ids_N) // (4 * shape.segment)))
-    batcher = Batcher(ids_N, batch=lanes, window=shape.segment, eos_id=eos_id)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        gradients = SyntheticGradients(shape).to(network.embedding.device)
-    optimizer = torch.optim.Adam(
-        [
-            {"params": gradients.initialisation(), "lr": LEARNING_RATE / 10},
-            {"params": gradients.networks(), "lr": LEARNING_RATE},
-        ]
-    )
+    batcher = _batcher(ids_N, eos_id, segment=shape.segment)
+    gradients = _fresh(shape, seed).to(network.embedding.device)
+    optimizer = _optimizer(gradients)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, segments)
-    sums = [0.0, 0.0]
+    every, sums = max(1, segments // 10), [0.0, 0.0]
     for step in range(segments):
         window = batcher.at(step).to(network.embedding.device)
+        lanes = window.inputs_TB.shape[1]
         if window.is_first:
             state, evidence = network.start_state(lanes), gradients.no_evidence(lanes)
         with evaluating(network):
             features_TBH, state = network.features(window.inputs_TB, state)
-            static = network.nll(features_TBH, window.targets_TB)
+            static = network.nll(features_TBH, window.targets_TB) / window.targets_TB.numel()
         features_TBH = features_TBH.clone()  # outside inference mode, as part of a graph
-        output_weight = network.output_weight.detach()
-        proposal = gradients(evidence, output_weight)
+        proposal = gradients(evidence, network.output_weight.detach())
         logits_TBV = _logits(network, proposal, features_TBH)
         loss = F.cross_entropy(logits_TBV.flatten(0, 1), window.targets_TB.flatten())
         optimizer.zero_grad()
@@ -96,18 +83,40 @@ def train_gradients(
         optimizer.step()
         schedule.step()
         with torch.no_grad():
+            expected_BV = logits_TBV.softmax(2).sum(0)
             evidence = evidence.after(
-                window.targets_TB,
-                logits_TBV.softmax(2).sum(0),
-                features_TBH,
-                bias_BV=proposal.bias_BV,
+                window.targets_TB, expected_BV, features_TBH, bias_BV=proposal.bias_BV
             )
-        sums = [sums[0] + static.item() / window.targets_TB.numel(), sums[1] + loss.item()]
-        every = max(1, segments // 10)
+        sums = [sums[0] + static.item() / every, sums[1] + loss.item() / every]
         if on_progress and (step + 1) % every == 0:
-            on_progress(Progress(step + 1, segments, sums[0] / every, sums[1] / every))
+            on_progress(Progress(step + 1, segments, *sums))
             sums = [0.0, 0.0]
     return gradients.requires_grad_(False)
+
+
+def _batcher(ids_N: npt.NDArray[np.integer[Any]], eos_id: int, *, segment: int) -> Batcher:
+    if len(ids_N) < 2 * segment:
+        raise InputError(
+            f"the text to train on has {len(ids_N)} tokens, fewer than {2 * segment};"
+            " prepare a store with more, by sglm prep --valid"
+        )
+    lanes = max(1, min(LANES, len(ids_N) // (4 * segment)))
+    return Batcher(ids_N, batch=lanes, window=segment, eos_id=eos_id)
+
+
+def _fresh(shape: GradientsShape, seed: int) -> SyntheticGradients:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return SyntheticGradients(shape)
+
+
+def _optimizer(gradients: SyntheticGradients) -> torch.optim.Optimizer:
+    return torch.optim.Adam(
+        [
+            {"params": gradients.initialisation(), "lr": LEARNING_RATE / 10},
+            {"params": gradients.networks(), "lr": LEARNING_RATE},
+        ]
+    )
 
 
 def _logits(network: LSTMLanguageModel, proposal: Proposal, features_TBH: Tensor) -> Tensor:

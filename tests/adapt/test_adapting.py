@@ -75,7 +75,7 @@ class TestRefused:
         ("kind", "settings", "message"),
         [
             ("cashe", {}, "no adaptation 'cashe'; did you mean 'cache'"),
-            ("dynamic,cache", {}, "did you mean 'cache,dynamic'"),
+            ("cache,synthetic", {}, "there is no adaptation 'cache,synthetic'"),
             ("cache", {"wieght": 0.1}, "no setting 'wieght'; did you mean 'weight'"),
             ("cache", {"decay": 0.1}, "adaptation by cache has no setting 'decay'"),
             ("cache", {"weight": 1.5}, "weight must be from 0 to 1, but is 1.5"),

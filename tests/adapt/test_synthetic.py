@@ -95,7 +95,7 @@ class TestFolder:
     @pytest.mark.parametrize("missing", [CARD_FILE, GRADIENTS_FILE])
     def test_none_there(self, folder: Path, missing: str) -> None:
         (folder / missing).unlink()
-        with pytest.raises(InputError, match="no trained network .*`sglm adapt-train"):
+        with pytest.raises(InputError, match=r"no trained network .*`sglm adapt-train"):
             load_gradients(folder, make_network(VOCABULARY))
 
     @pytest.mark.parametrize(
@@ -106,10 +106,10 @@ class TestFolder:
         card = json.loads(path.read_text())
         card["shape"] |= change
         path.write_text(json.dumps(card))
-        with pytest.raises(InputError, match="adapt.json is damaged"):
+        with pytest.raises(InputError, match=r"adapt\.json is damaged"):
             load_gradients(folder, make_network(VOCABULARY))
 
     def test_weights_that_are_damaged(self, folder: Path) -> None:
         (folder / GRADIENTS_FILE).write_bytes(b"no tensors")
-        with pytest.raises(InputError, match="adapt.safetensors is .*damaged"):
+        with pytest.raises(InputError, match=r"adapt\.safetensors is .*damaged"):
             load_gradients(folder, make_network(VOCABULARY))

@@ -9,6 +9,7 @@ from typer.testing import CliRunner, Result
 import sglm
 from sglm.cli.main import app
 from sglm.model.folder import save_model
+from sglm.text.prepare import Recipe, prepare
 from tests.tiny_models import LINES, make_network, make_store
 
 
@@ -21,7 +22,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`store`, and `model` for it."""
     folder = tmp_path_factory.mktemp("eval-adapt")
     (folder / "test.txt").write_text("\n".join(LINES) + "\n", encoding="utf-8")
-    store = make_store(folder, "byte", folder / "test.txt")
+    (folder / "train.txt").write_text(("\n".join(LINES) + "\n") * 20, encoding="utf-8")
+    recipe = Recipe(tokenizer="byte", valid=0.3, test=str(folder / "test.txt"))
+    store = prepare([str(folder / "train.txt")], folder / "store", recipe)
     tokenizer = store.tokenizer()
     save_model(make_network(tokenizer.vocab_size), folder / "model", tokenizer.fingerprint)
     tokenizer.save(folder / "model")
@@ -96,9 +99,19 @@ def test_bad_input_is_a_line(folder: Path, arguments: list[str], message: str) -
     assert result.stderr.strip().count("\n") <= 1
 
 
-def test_too_little_text_to_train_on(folder: Path) -> None:
+@pytest.mark.parametrize(
+    ("store", "segments", "message"),
+    [
+        ("store", 0, "--segments: must be 1 or more"),
+        ("small/store", 3, "tokens, fewer than 128; prepare a store with more"),
+    ],
+)
+def test_nothing_to_train_on(folder: Path, store: str, segments: int, message: str) -> None:
+    if not (folder / "small").exists():
+        (folder / "small").mkdir()
+        make_store(folder / "small", "byte", folder / "test.txt")
     result = sglm_command(
-        "adapt-train", folder / "model", "--data", folder / "store", "--segments", 0
+        "adapt-train", folder / "model", "--data", folder / store, "--segments", segments
     )
     assert result.exit_code == 2
-    assert "--segments: must be 1 or more" in result.stderr
+    assert message in result.stderr
