@@ -187,7 +187,7 @@ def adapt_train(
     store = TokenStore.open(data) if data is not None else trained_on(run)
     store.check_made_by(lm.tokenizer, lm.name)
     model = lm.model
-    last: list["Progress"] = []
+    last: list[Progress] = []
 
     def report(progress: "Progress") -> None:
         last[:] = [progress]

@@ -289,7 +289,7 @@ class SyntheticReader:
         first = 0
         while first < len(ids_T):
             if len(state.ids_T) == self.segment:
-                state = self._learned(state, ids_T[first : first + 1])
+                state = self.learned(state, ids_T[first : first + 1])
             end = min(len(ids_T), first + self.segment - len(state.ids_T))
             predicted = self._predicted(features_T1H[first:end], state.proposal)
             logprobs_TV = torch.cat([logprobs_MV for _, logprobs_MV in predicted.blocks()])
@@ -308,7 +308,8 @@ class SyntheticReader:
             bias_V=proposal.bias_BV[0],
         )
 
-    def _learned(self, state: SyntheticState, next_1: Tensor) -> SyntheticState:
+    def learned(self, state: SyntheticState, next_1: Tensor) -> SyntheticState:
+        """The state after a whole segment, whose last label is the token after it."""
         evidence = state.evidence.after(
             torch.cat((state.ids_T[1:], next_1))[:, None],
             state.expected_1V,
