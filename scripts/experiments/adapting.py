@@ -3,9 +3,9 @@ r"""Static, cache, dynamic, synthetic, cache and dynamic: perplexity and cost of
     python -m scripts.experiments.adapting RUN --data STORE --out adapting.json
 
 Settings are chosen on the first half of the validation text, on which `sglm adapt-train` trains
-too; what is reported is the second half and the test text. Two controls of synthetic gradients: no
-steps from the learned initialisation, and what is proposed from another text. Cost is processor
-time over that of a static evaluation just before.
+too; what is reported is the second half, and the test text if there is one. Two controls of
+synthetic gradients: no steps from the learned initialisation, and what is proposed from another
+text. Cost is processor time over that of a static evaluation just before.
 """
 
 import argparse
@@ -74,14 +74,14 @@ def measured(predictor: Predictor[Any], lm: LanguageModel, texts: dict[str, Any]
 
 
 def controls(
-    lm: LanguageModel, adaptation: Adaptation, texts: dict[str, Any]
+    lm: LanguageModel, adaptation: Adaptation, texts: dict[str, Any], *, other: Any
 ) -> Iterator[tuple[str, Predictor[Any], dict[str, Any]]]:
     """Each with the texts that it is measured on."""
     yield "synthetic, no steps", adaptation.predictor(steps=0), texts
     reader = adaptation.predictor().reader
+    assert isinstance(reader, SyntheticReader)
+    made = proposals_of(reader, other)
     for name, ids in texts.items():
-        [other] = (each for other_name, each in texts.items() if other_name != name)
-        made = proposals_of(reader, other)
         replayed = Replayed(reader, proposals=chain.from_iterable(repeat(made)))
         predictor = AdaptingPredictor(replayed, network=lm.model)
         yield f"synthetic, of another text ({name})", predictor, {name: ids}
@@ -98,7 +98,9 @@ def main() -> None:
     arguments = parser.parse_args()
     lm, store = load(arguments.run, "cpu"), TokenStore.open(arguments.data)
     valid, eos_id = store.ids("valid"), store.tokenizer().eos_id
-    texts = {"valid, second half": half_of(valid, "second"), "test": store.ids("test")}
+    texts = {"valid, second half": half_of(valid, "second")}
+    if "test" in store.splits:
+        texts["test"] = store.ids("test")
     rows: dict[str, Any] = {}
 
     def record(name: str, row: dict[str, Any]) -> None:
@@ -114,7 +116,8 @@ def main() -> None:
         row = measured(adaptation.predictor(), lm, texts)
         record(kind, {**row, "settings": adaptation.settings})
         if kind == "synthetic":
-            for name, predictor, measured_on in controls(lm, adaptation, texts):
+            other = half_of(valid, "first")
+            for name, predictor, measured_on in controls(lm, adaptation, texts, other=other):
                 record(name, measured(predictor, lm, measured_on))
 
 
