@@ -18,6 +18,7 @@ def seeds(name: str, originals: Originals) -> list[bytes]:
         "tokenizer": "word/tokenizer.json",
         "sentencepiece": "sentencepiece/sentencepiece.model",
         "card": "char/config.json",
+        "adaptation": "char/adapt.json",
         "weights": "char/model.safetensors",
         "state": "run/checkpoints/latest/state.json",
         "tensors": f"run/checkpoints/latest/{tensor_file(originals)}",
@@ -43,7 +44,9 @@ def seeds(name: str, originals: Originals) -> list[bytes]:
     return [*found, b"", SAMPLE.encode()]
 
 
-_JSON_TARGETS = ("meta", "tokenizer", "card", "state", "run", "record", "results", "header")
+_JSON_TARGETS = (
+    *("meta", "tokenizer", "card", "adaptation", "state", "run", "record", "results", "header"),
+)
 _MORE: dict[str, list[str | bytes]] = {
     "config": [
         "[model]\nhidden = 1979-05-27\n[schedule]\nfirst = inf\ngrowth = nan\n",

@@ -119,6 +119,20 @@ def test_texts_start_from_the_loaded_model_which_stays_as_it_was(
     assert all(weight.grad is None for weight in predictor.network.parameters())
 
 
+def test_texts_are_read_one_by_one_because_states_are_large(
+    predictor: AdaptingPredictor, ids: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lanes = []
+    read = predictor.read
+    monkeypatch.setattr(
+        predictor,
+        "read",
+        lambda ids_TB, *others: lanes.append(ids_TB.shape[1]) or read(ids_TB, *others),
+    )
+    sequence_nlls(predictor, [ids[:9].tolist()] * 3)
+    assert set(lanes) == {1}
+
+
 def test_the_modes_of_the_caller_stay(predictor: AdaptingPredictor, ids: np.ndarray) -> None:
     expected, _ = read_on(predictor, ids, predictor.start(1))
     with torch.inference_mode():

@@ -41,7 +41,7 @@ def test_learns_to_adapt_and_what_it_reads_matters() -> None:
     shape = GradientsShape(
         vocab_size=VOCABULARY, features=8, segment=10, horizons=(30.0, 300.0), hidden=8
     )
-    gradients = train_gradients(network, bursty(8000, 0), eos_id=EOS, shape=shape, segments=100)
+    gradients = train_gradients(network, bursty(5000, 0), eos_id=EOS, shape=shape, segments=60)
     ids = bursty(2000, 1)
     static = np.exp(stream_nll(NetworkPredictor(network), ids, EOS) / len(ids))
     adapted = perplexity(network, gradients, ids)
@@ -58,6 +58,29 @@ def test_without_steps_or_a_learned_beginning_it_is_the_network_itself() -> None
         SyntheticReader(network, gradients=SyntheticGradients(shape)), network=network
     )
     assert stream_nll(predictor, ids, EOS) == stream_nll(NetworkPredictor(network), ids, EOS)
+
+
+def test_evidence_is_of_the_trained_biases_and_fades() -> None:
+    """One step a segment: then taking the effect of other biases out again is exact."""
+    trained_BV = torch.tensor([[0.5, 0.3, 0.2]])
+    bias_BV = torch.tensor([[1.0, -2.0, 0.0]])
+    predicted_BV = (trained_BV.log() + bias_BV).softmax(1)
+    shape = GradientsShape(vocab_size=3, features=2, horizons=(2.0, 1e9))
+    none = SyntheticGradients(shape).no_evidence(1)
+    evidence = none
+    for word, feature in ((2, 1.0), (0, 3.0)):
+        evidence = evidence.after(
+            torch.tensor([[word]]), predicted_BV, torch.full((1, 1, 2), feature), bias_BV=bias_BV
+        )
+    faded = np.exp(-1 / 2)
+    expected = {
+        "weight_R": [1 + faded, 2.0],
+        "observed_BRV": [[[1, 0, faded], [1, 0, 1]]],
+        "features_BRH": [[[3 + faded] * 2, [4.0] * 2]],
+    }
+    for name, values in expected.items():
+        torch.testing.assert_close(getattr(evidence, name), torch.tensor(values).float())
+    torch.testing.assert_close(evidence.expected_BRV[:, 1], 2 * trained_BV)
 
 
 def test_each_step_reads_what_the_steps_before_changed() -> None:
