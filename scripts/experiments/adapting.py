@@ -5,7 +5,8 @@ r"""Static, cache, dynamic, synthetic, cache and dynamic: perplexity and cost of
 Settings are chosen on the first half of the validation text, on which `sglm adapt-train` trains
 too; what is reported is the second half, and the test text if there is one. Two controls of
 synthetic gradients: no steps from the learned initialisation, and what is proposed from another
-text. Cost is processor time over that of a static evaluation just before.
+text. For cache and dynamic together only the cache's weight is chosen anew. Cost is processor time
+over that of a static evaluation just before. Rows that are in FILE already are kept.
 """
 
 import argparse
@@ -94,25 +95,35 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--kinds", nargs="*", default=KINDS)
     arguments = parser.parse_args()
     lm, store = load(arguments.run, "cpu"), TokenStore.open(arguments.data)
     valid, eos_id = store.ids("valid"), store.tokenizer().eos_id
     texts = {"valid, second half": half_of(valid, "second")}
     if "test" in store.splits:
         texts["test"] = store.ids("test")
-    rows: dict[str, Any] = {}
+    out: Path = arguments.out
+    rows: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {}
 
     def record(name: str, row: dict[str, Any]) -> None:
         rows[name] = row
         print(name, row, flush=True)
-        arguments.out.write_text(json.dumps(rows, indent=1) + "\n")
+        out.write_text(json.dumps(rows, indent=1) + "\n")
 
     record("static", measured(lm.predictor, lm, texts))
-    for kind in arguments.kinds:
-        adaptation = Adaptation(kind, network=lm.model, settings={}, folder=lm.folder, train=store)
+    for kind in (each for each in KINDS if each not in rows):
+        chosen: dict[str, Any] = {}
+        for part in kind.split(","):
+            chosen |= rows.get(part, {}).get("settings", {})
+        adaptation = Adaptation(
+            kind, network=lm.model, settings=chosen, folder=lm.folder, train=store
+        )
         with suppress(InputError):  # of synthetic gradients there is nothing to choose
-            adaptation.settings = tune(adaptation, half_of(valid, "first"), eos_id=eos_id)
+            adaptation.settings = tune(
+                adaptation,
+                half_of(valid, "first"),
+                eos_id=eos_id,
+                fixed=tuple(name for name in chosen if name != "weight"),
+            )
         row = measured(adaptation.predictor(), lm, texts)
         record(kind, {**row, "settings": adaptation.settings})
         if kind == "synthetic":

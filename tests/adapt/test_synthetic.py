@@ -83,6 +83,42 @@ def test_evidence_is_of_the_trained_biases_and_fades() -> None:
     torch.testing.assert_close(evidence.expected_BRV[:, 1], 2 * trained_BV)
 
 
+def test_a_segment_is_evidence_once_the_token_after_it_is_read() -> None:
+    network = make_network(VOCABULARY)
+    shape = GradientsShape(vocab_size=VOCABULARY, features=8, segment=7, horizons=(1e9,))
+    reader = SyntheticReader(network, gradients=SyntheticGradients(shape))
+    predictor = AdaptingPredictor(reader, network=network)
+    ids = torch.arange(3, 11)[:, None]
+    _, [before] = predictor.read(ids[:7], None, predictor.start(1))
+    assert before.evidence.weight_R.tolist() == [0.0]
+    _, [after] = predictor.read(ids[7:], None, (before,))
+    assert after.evidence.observed_BRV[0, 0].nonzero()[:, 0].tolist() == list(range(4, 11))
+    # Nothing is proposed yet, so that the trained network predicted.
+    static = NetworkPredictor(network)
+    blocks, _ = static.distributions(ids[:7], static.start(1))
+    expected_V = torch.cat([logprobs_MV for _, logprobs_MV in blocks]).exp().sum(0)
+    torch.testing.assert_close(after.evidence.expected_BRV[0, 0], expected_V)
+
+
+def test_steps_go_down_what_is_proposed_for_the_words_that_were_read() -> None:
+    network = make_network(VOCABULARY)
+    shape = GradientsShape(vocab_size=VOCABULARY, features=8, steps=3)
+    gradients = SyntheticGradients(shape).requires_grad_(False)
+    gradients.of_words[-1].bias.fill_(0.5)  # whatever is known, of every word
+    gradients.of_features[-1].bias.copy_(torch.tensor([0.1, -0.2]))
+    evidence = gradients.no_evidence(1)
+    features_11H = torch.zeros(1, 1, 8)
+    predicted_1V = torch.full((1, VOCABULARY), 1 / VOCABULARY)
+    evidence = evidence.after(
+        torch.tensor([[4]]), predicted_1V, features_11H, bias_BV=torch.zeros(1, VOCABULARY)
+    )
+    proposal = gradients(evidence, network.output_weight)
+    assert proposal.bias_BV[0].nonzero().tolist() == [[4]]
+    assert proposal.bias_BV[0, 4].item() == pytest.approx(-1.5)
+    assert proposal.scale_BH[0].tolist() == pytest.approx([-0.3] * 8)
+    assert proposal.shift_BH[0].tolist() == pytest.approx([0.6] * 8)
+
+
 def test_each_step_reads_what_the_steps_before_changed() -> None:
     """Two steps are not twice the first one."""
     network, ids = make_network(VOCABULARY), np.random.default_rng(7).integers(0, VOCABULARY, 40)
