@@ -53,9 +53,8 @@ class CacheReader:
         self.sharpness = sharpness
 
     def start(self) -> CacheState:
-        return CacheState(
-            self.beneath.start(), torch.empty(0, 0), torch.empty(0, dtype=torch.int64)
-        )
+        none = torch.empty(0, dtype=torch.int64, device="cpu")
+        return CacheState(self.beneath.start(), none, none)
 
     def parts(self, ids_T: Tensor, state: CacheState) -> Iterator[tuple[Part, CacheState]]:
         first = 0
@@ -117,10 +116,10 @@ class CachePart:
 
     def _mixed(self, logprobs: Tensor, cached: Tensor, rows: slice) -> Tensor:
         """The logarithm of the mixture, of rows `(M,)` or `(M, V)`."""
-        weight_T = torch.full((len(self.features()),), self.cache.weight, dtype=torch.float64)
+        weight_T = logprobs.new_full((len(self.features()),), self.cache.weight)
         if not self.before:
             weight_T[0] = 0.0  # nothing is cached yet
-        weight = weight_T[rows].to(logprobs).view(-1, *[1] * (logprobs.dim() - 1))
+        weight = weight_T[rows].view(-1, *[1] * (logprobs.dim() - 1))
         return torch.logaddexp(torch.log1p(-weight) + logprobs, (weight * cached).log())
 
     def _weights(self, rows: slice | None = None) -> Iterator[tuple[slice, Tensor]]:

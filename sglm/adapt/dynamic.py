@@ -55,7 +55,9 @@ class DynamicReader:
 
     def start(self) -> DynamicState:
         state = self.network.start_state(1)
-        return DynamicState(self.network, state, state, torch.empty(0, dtype=torch.int64))
+        return DynamicState(
+            self.network, state, state, torch.empty(0, dtype=torch.int64, device="cpu")
+        )
 
     def parts(self, ids_T: Tensor, state: DynamicState) -> Iterator[tuple[Part, DynamicState]]:
         first = 0

@@ -276,7 +276,7 @@ class SyntheticReader:
             self.gradients(evidence, self.network.output_weight),
             torch.zeros_like(evidence.observed_BRV[:, 0]),
             evidence.features_BRH.new_empty(0, 1, evidence.features_BRH.shape[2]),
-            torch.empty(0, dtype=torch.int64),
+            torch.empty(0, dtype=torch.int64, device="cpu"),
         )
 
     def parts(self, ids_T: Tensor, state: SyntheticState) -> Iterator[tuple[Part, SyntheticState]]:

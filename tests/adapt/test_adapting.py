@@ -13,6 +13,7 @@ from sglm.adapt.tune import tune
 from sglm.errors import InputError
 from sglm.lm import LanguageModel
 from sglm.scoring.stream import stream_nll
+from tests.scoring.test_ambient import AMBIENT
 from tests.tiny_models import LINES, make_lm, make_network, make_store, save_lm
 
 TEXT = ("\n".join(LINES) + "\n") * 3
@@ -62,6 +63,30 @@ def test_carried_or_reset(lm: LanguageModel, kind: str) -> None:
     assert first.logprob + second.logprob == pytest.approx(whole.logprob, rel=1e-5)
 
 
+def adapted_nats(folder: Path, store: Path) -> list[float]:
+    """By every kind, from loading on."""
+    lm = sglm.load(folder, "cpu")
+    readers = [lm.adapting(kind, segment=3) for kind in ("dynamic", "cache,dynamic")]
+    readers += [lm.adapting("cache"), lm.adapting("synthetic")]
+    readers += [lm.adapting("dynamic", segment=3, train=store)]
+    return [reader.perplexity(TEXT).nll_nats for reader in readers]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("adapting-store")
+    (folder / "test.txt").write_text(TEXT)
+    return make_store(folder, "word", folder / "test.txt").folder
+
+
+def test_what_the_caller_has_set_changes_no_bit(lm: LanguageModel, store: Path) -> None:
+    assert lm.folder is not None
+    expected = adapted_nats(lm.folder, store)
+    for name in ("autocast to bfloat16", "default float64", "default device meta", "inference"):
+        with AMBIENT[name]():
+            assert adapted_nats(lm.folder, store) == expected, name
+
+
 def test_generates_and_expects(lm: LanguageModel) -> None:
     reader = lm.adapting("cache,dynamic", segment=2)
     assert reader.generate("the cat", tokens=5, seed=0)
@@ -101,10 +126,8 @@ class TestRefused:
             lm.adapting("cache").adapting("dynamic")
 
 
-def test_the_training_text_makes_the_rule_rms(lm: LanguageModel, tmp_path: Path) -> None:
-    (tmp_path / "test.txt").write_text(TEXT)
-    store = make_store(tmp_path, "word", tmp_path / "test.txt")
-    reader = lm.adapting("dynamic", train=store.folder, segment=4)
+def test_the_training_text_makes_the_rule_rms(lm: LanguageModel, store: Path) -> None:
+    reader = lm.adapting("dynamic", train=store, segment=4)
     assert reader.adaptation.settings["rule"] == "rms"
     assert lm.adapting("dynamic").adaptation.settings["rule"] == "sgd"
     ppl = [each.perplexity(TEXT).token_ppl for each in (reader, lm.adapting("dynamic", segment=4))]
