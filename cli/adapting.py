@@ -114,7 +114,8 @@ def tune_on_valid(
     from sglm.scoring.evaluate import half_of
 
     def report(settings: dict[str, Any], ppl: float) -> None:
-        typer.echo(f"  {shown(settings):<60} {ppl:10,.2f}", err=True)
+        changed = ", ".join(f"{name} {_shown(value)}" for name, value in settings.items())
+        typer.echo(f"  {ppl:10,.2f}  {changed}", err=True)
 
     typer.echo(f"perplexity on the first half of {store.folder}'s valid:", err=True)
     adaptation.settings = tune(
@@ -126,12 +127,8 @@ def tune_on_valid(
     )
 
 
-def shown(settings: Mapping[str, Any]) -> str:
-    """Settings in a line."""
-    return ", ".join(
-        f"{name} {value if isinstance(value, str) else f'{value:g}'}"
-        for name, value in settings.items()
-    )
+def _shown(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:g}"
 
 
 def with_cost(result: "Evaluation", lm: "LanguageModel") -> "Evaluation":
@@ -148,7 +145,8 @@ def table_rows(result: "Evaluation") -> dict[str, str]:
     if result.adapt == "none":
         return {}
     return {
-        "adapting by": f"{result.adapt} ({shown(result.adapt_settings)})",
+        "adapting by": result.adapt,
+        **{f"  {name}": _shown(value) for name, value in result.adapt_settings.items()},
         "static evaluations": f"{result.cost:.1f}",
     }
 
