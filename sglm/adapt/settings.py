@@ -44,11 +44,11 @@ SETTINGS: dict[str, Setting] = {
     "sharpness": Setting(kind="cache", default=0.3, most=1e6, tried=(0.1, 0.2, 0.3, 0.5, 0.8)),
     "segment": Setting(kind="dynamic", default=32, least=1, most=2**20, whole=True),
     "learning_rate": Setting(kind="dynamic", default=1.0, most=1e6),
-    "decay": Setting(kind="dynamic", default=0.001, most=1.0, tried=(0.0, 0.001, 0.003, 0.01)),
+    "decay": Setting(kind="dynamic", default=0.01, most=1.0, tried=(0.003, 0.01, 0.03)),
     "steps": Setting(kind="synthetic", default=2, most=1000, whole=True),
 }
 # Learning rates: the default of each rule, and what is tried.
-LEARNING_RATES = {"sgd": (0.3, 1.0, 2.0), "rms": (0.00005, 0.0001, 0.0002)}
+LEARNING_RATES = {"sgd": (0.3, 1.0, 2.0), "rms": (0.0001, 0.0002, 0.0003)}
 
 
 def default_rate(rule: str) -> float:
