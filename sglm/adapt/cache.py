@@ -1,7 +1,7 @@
 """The continuous cache: the words that followed similar features in the text so far.
 
 Source: Grave, Joulin & Usunier 2017, "Improving neural language models with a continuous cache",
-section 3, eqs. 2 to 4.
+section 3.
 
 Shapes: T time, H features, V vocabulary, M queries at a time, N entries of the cache.
 """

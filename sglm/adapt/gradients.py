@@ -1,6 +1,6 @@
 """How large the gradient of each weight usually is: measured on the training text, once.
 
-Source: Krause et al. 2018 (see `sglm.adapt.dynamic`), section 4, eqs. 6 to 9.
+Source: Krause et al. 2018 (see `sglm.adapt.dynamic`), section 5.
 """
 
 from typing import NamedTuple

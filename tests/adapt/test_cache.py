@@ -17,7 +17,7 @@ from tests.tiny_models import make_network
 def brute_force(
     ids: np.ndarray, *, size: int, weight: float, sharpness: float
 ) -> tuple[list[float], NetworkPredictor]:
-    """Grave et al. 2017, eqs. 2 to 4; features and the model's own predictions from the network."""
+    """Grave et al. 2017, section 3; features and the model's own predictions from the network."""
     static = NetworkPredictor(make_network(VOCABULARY))
     with torch.no_grad():
         features_T1H, _ = static.model.features(
