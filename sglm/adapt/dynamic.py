@@ -1,8 +1,8 @@
 """Dynamic evaluation: gradient descent on the text that was just read.
 
 Source: Krause, Kahembwe, Murray & Renals 2018, "Dynamic evaluation of neural sequence models",
-section 5: after each segment of a few tokens all weights take a step down the gradient of
-its loss, and one back towards the weights that were trained.
+section 5: after each segment of a few tokens all weights take a step down the gradient of its loss,
+and one back towards the weights that were trained.
 
 Shapes: T time, V vocabulary. Losses are means over a segment's tokens, in nats.
 """

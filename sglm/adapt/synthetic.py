@@ -1,10 +1,9 @@
 """Synthetic gradient descent at test time: a small network proposes the steps.
 
 After Hu et al. 2020, "Empirical Bayes transductive meta-learning with synthetic gradients", eq. 10:
-what adapts starts from a learned initialisation and takes K steps down
-gradients that a network proposes. No loss is differentiated at test time. There the network reads
-the predictions for the queries of a task; here, what the model predicted of the text so far, and
-which of that came true.
+what adapts starts from a learned initialisation and takes K steps down gradients that a network
+proposes. No loss is differentiated at test time. There the network reads the predictions for the
+queries of a task; here, what the model predicted of the text so far, and what came.
 
 What adapts, a small set: the output biases, and scale and shift of the last layer's features.
 Every segment starts again from the initialisation: what is known of the text so far is in its
