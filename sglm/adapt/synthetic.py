@@ -291,7 +291,8 @@ class SyntheticReader:
                 state = self.learned(state, ids_T[first : first + 1])
             end = min(len(ids_T), first + self.segment - len(state.ids_T))
             predicted = self._predicted(features_T1H[first:end], state.proposal)
-            logprobs_TV = torch.cat([logprobs_MV for _, logprobs_MV in predicted.blocks()])
+            blocks = [logprobs_MV for _, logprobs_MV in predicted.blocks()]
+            logprobs_TV = blocks[0] if len(blocks) == 1 else torch.cat(blocks)
             state = state._replace(
                 expected_1V=state.expected_1V + logprobs_TV.exp().sum(0),
                 features_T1H=torch.cat((state.features_T1H, features_T1H[first:end])),
