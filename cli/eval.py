@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from sglm.cli import options
+from sglm.cli import adapting, options
 from sglm.cli.mixing import TUNE, MixOption, check_both, mixed, read_weight, tuned
 from sglm.cli.streams import announce_terminal
 from sglm.runtime.process import ended_by_interrupts
@@ -75,16 +75,16 @@ WeightOption = Annotated[
 def evaluate(
     *,
     run: options.RunArgument,
-    data: Annotated[
-        Path | None,
-        typer.Option(metavar="STORE", help="Left out: the store that the run was trained on."),
-    ] = None,
+    data: options.OwnStoreOption = None,
     split: SplitOption = None,
     text: TextOption = None,
     text_field: Annotated[
         str, typer.Option(metavar="NAME", help="The field of a record of --text that is its text.")
     ] = "text",
     context: ContextOption = Context.CARRIED,
+    adapt: adapting.AdaptOption = "none",
+    setting: adapting.SettingOption = None,
+    tune: adapting.TuneOption = False,
     mix: MixOption = None,
     weight: WeightOption = None,
     ensemble: EnsembleOption = False,
@@ -98,37 +98,50 @@ def evaluate(
     and --text: of the test split of the store that the run was trained on. --weight tune chooses
     the weight on the first half of the validation split, of which then the other half is evaluated.
     """
-    with ended_by_interrupts():
-        from sglm.errors import InputError
-        from sglm.lm import load
-        from sglm.snapshots import load_ensemble
-
-    for wrong, cure in (
+    settings = adapting.parse_settings(setting, adapt)
+    check_both(mix, weight)
+    adapts, text_alone = adapt != "none", text is not None
+    options.refuse_together(
         (last is not None and not ensemble, "--last chooses snapshots; give --ensemble as well"),
         (data and text, "give --data DIR (a store) or --text FILE, not both"),
         (text and split, "--split chooses a part of a store; --text FILE is evaluated whole"),
-    ):
-        if wrong:
-            raise InputError(cure)
-    check_both(mix, weight)
+        (tune and (text_alone or not adapts), _TUNES),
+        (adapts and (mix or ensemble), "--adapt, --mix and --ensemble: one of them at a time"),
+    )
     how: Literal["carried", "reset"] = "reset" if context is Context.RESET else "carried"
-    lm = load_ensemble(run, device.value, last=last) if ensemble else load(run, device.value)
+    lm = _loaded(run, device, ensemble=ensemble, last=last)
     store = None
     if text is None or weight == TUNE:
         store = _store(data, run, "evaluating" if text is None else "tuning on")
     lm, mixing = _mixed(lm, mix, weight, store=store, context=how)
+    if adapt != "none":
+        lm = adapting.adapted(lm, adapt, settings, store=store, run=run, tune=tune)
     if text is not None:
         if str(text) == "-":
             announce_terminal()
         result = lm.perplexity(text, context=how, text_field=text_field)
     else:
         assert store is not None
-        result = _evaluate_store(lm, store, split, context=how, half=weight == TUNE)
+        result = _evaluate_store(lm, store, split, context=how, tuned=tune or weight == TUNE)
+    result = adapting.with_cost(result, lm)
     _warn_of_lines_trained_on(result)
     if as_json:
         typer.echo(json.dumps(result.to_json() | ({"mix": mixing} if mixing else {})))
     else:
         _print_table(result)
+
+
+_TUNES = "--tune chooses settings of --adapt KIND on a store's validation split"
+
+
+def _loaded(
+    run: Path, device: options.Device, *, ensemble: bool, last: int | None
+) -> "LanguageModel":
+    with ended_by_interrupts():
+        from sglm.lm import load
+        from sglm.snapshots import load_ensemble
+
+    return load_ensemble(run, device.value, last=last) if ensemble else load(run, device.value)
 
 
 def _mixed(
@@ -156,15 +169,13 @@ def _evaluate_store(
     split: Split | None,
     *,
     context: Literal["carried", "reset"],
-    half: bool,
+    tuned: bool,
 ) -> "Evaluation":
-    """half: of the validation split only the second."""
-    from sglm.mix import evaluate_second_half
-
-    chosen = split.value if split else "test" if "test" in store.splits else "valid"
-    if half and chosen == "valid":
-        return evaluate_second_half(lm, store, context=context)
-    return lm.evaluate(store, chosen, context)
+    """tuned: on the first half of the validation split, of which only the second is evaluated."""
+    chosen = split.value if split else "test" if "test" in store.splits and not tuned else "valid"
+    return lm.evaluate(
+        store, chosen, context, half="second" if tuned and chosen == "valid" else None
+    )
 
 
 def _store(data: Path | None, run: Path, purpose: str) -> "TokenStore":
@@ -211,6 +222,7 @@ def _print_table(result: "Evaluation") -> None:
             "bytes": f"{result.bytes:,}" if result.bytes else "unknown",
         }
     rows |= {
+        **adapting.table_rows(result),
         "lines trained on": "unknown" if known is None else f"{known:,} of {result.lines:,}",
         "nats in all": f"{result.nll_nats:,.2f}",
         "seconds": f"{result.seconds:,.1f}",

@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 
 from sglm import __version__
 from sglm.cli import (
+    adapting,
     average,
     compare,
     config,
@@ -182,6 +183,7 @@ def main(
 app.command("prep")(prep.prep)
 app.command("train")(train.train)
 app.command("eval")(eval_command.evaluate)
+app.command("adapt-train")(adapting.adapt_train)
 app.command("score")(score.score)
 app.command("surprisal")(surprisal.surprisal)
 app.command("pairs")(pairs.pairs)

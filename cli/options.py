@@ -86,6 +86,19 @@ def deterministic_option(help_text: str) -> OptionInfo:
     return option
 
 
+def refuse_together(*cases: tuple[object, str]) -> None:
+    """
+    Args:
+        cases: options that do not go together as they are given (true if so), and the cure.
+
+    Raises:
+        InputError: in the first case that is true.
+    """
+    for wrong, cure in cases:
+        if wrong:
+            raise InputError(cure)
+
+
 ConfigArgument = Annotated[
     str,
     typer.Argument(
@@ -93,6 +106,12 @@ ConfigArgument = Annotated[
     ),
 ]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run, or a model folder.")]
+OwnStoreOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--data", metavar="STORE", help="Left out: the store that the run was trained on."
+    ),
+]
 SetOption = Annotated[
     list[str] | None,
     typer.Option(

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from sglm.adapt.adaptable import Adaptable
 from sglm.errors import InputError
 from sglm.model.folder import find_model_folder, load_weights, read_card
 from sglm.model.language_model import LSTMLanguageModel
@@ -25,7 +26,7 @@ from sglm.scoring.evaluate import evaluate_pieces, evaluate_split, with_overlap
 from sglm.scoring.generate import continue_text
 from sglm.scoring.incremental import ScoringState, extend_text, next_logprobs, start_text
 from sglm.scoring.predictor import NetworkPredictor, Predictor
-from sglm.scoring.results import CONTEXTS, Context, Evaluation, Score
+from sglm.scoring.results import CONTEXTS, Context, Evaluation, Half, Score
 from sglm.scoring.texts import running_scores, score_texts
 from sglm.storage.untrusted import given_path
 from sglm.text.overlap import LineHasher, LineHashes, find_training_lines
@@ -34,7 +35,7 @@ from sglm.text.tokenizer import Tokenizer, load_tokenizer
 from sglm.text.user_text import checked_bytes, list_of_texts, pieces_of
 
 
-class LanguageModel:
+class LanguageModel(Adaptable):
     """A predictor and its tokenizer: scores, evaluates and continues text."""
 
     def __init__(
@@ -205,15 +206,17 @@ class LanguageModel:
             name=self.name,
             split=name,
         )
-        return with_overlap(evaluation, lines.finish(), self._trained_on())
+        return with_overlap(self._adapted(evaluation), lines.finish(), self._trained_on())
 
     def evaluate(
         self,
         store: TokenStore | str | os.PathLike[str],
         split: str,
         context: Context = "carried",
+        *,
+        half: Half = None,
     ) -> Evaluation:
-        """Evaluates a split of a token store, given opened or as its path.
+        """Evaluates a split of a token store, given opened or as its path; or half of its tokens.
 
         Raises:
             InputError: the store was made by another tokenizer, or has no such split.
@@ -221,14 +224,12 @@ class LanguageModel:
         one_of("context", context, CONTEXTS)
         if not isinstance(store, TokenStore):
             store = TokenStore.open(store)
-        theirs, ours = store.tokenizer(), self.tokenizer
-        if theirs.fingerprint != ours.fingerprint:
-            raise InputError(
-                f"{store.folder} was made by another tokenizer ({_describe(theirs)}) than "
-                f"{self.name} ({_describe(ours)}); use the store it was trained on, or --text FILE"
-            )
-        evaluation = evaluate_split(self.predictor, store, split, context=context, name=self.name)
-        return with_overlap(evaluation, store.lines(split), self._trained_on())
+        store.check_made_by(self.tokenizer, self.name)
+        evaluation = evaluate_split(
+            self.predictor, store, split, context=context, name=self.name, half=half
+        )
+        lines = None if half else store.lines(split)
+        return with_overlap(self._adapted(evaluation), lines, self._trained_on())
 
     def _trained_on(self) -> LineHashes | None:
         return LineHashes.read(self.training_lines) if self.training_lines else None
@@ -335,15 +336,11 @@ def load(path: str | os.PathLike[str], device: str | torch.device = "auto") -> L
     if tokenizer.fingerprint != card.tokenizer_fingerprint:
         raise InputError(
             f"{folder}: its tokenizer is not the one the model was trained with "
-            f"({_describe(tokenizer)}, not {card.tokenizer_fingerprint[:12]}); copy it again"
+            f"({tokenizer.description}, not {card.tokenizer_fingerprint[:12]}); copy it again"
         )
     return LanguageModel(
         NetworkPredictor(load_weights(folder, where)),
         tokenizer=tokenizer,
         name=os.fspath(path),
         training_lines=find_training_lines(folder),
-    )
-
-
-def _describe(tokenizer: Tokenizer) -> str:
-    return f"{tokenizer.kind}, {tokenizer.vocab_size} tokens, {tokenizer.fingerprint[:12]}"
+    ).of_folder(folder)

@@ -5,8 +5,6 @@ Shapes: N tokens, P = 2 predictors: the model, then the n-gram model.
 """
 
 import os
-from dataclasses import replace
-from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -16,12 +14,13 @@ from sglm.errors import InputError
 from sglm.lm import LanguageModel
 from sglm.ngram.arpa import read_arpa
 from sglm.scoring.arguments import real_number
-from sglm.scoring.batch import sequence_nlls, texts_nll
+from sglm.scoring.batch import sequence_nlls
+from sglm.scoring.evaluate import half_of
 from sglm.scoring.mixture import Mixture, fit_weights
 from sglm.scoring.ngram_predictor import NgramPredictor
 from sglm.scoring.predictor import Predictor
-from sglm.scoring.results import Context, Evaluation
-from sglm.scoring.stream import read_on, stream_nll
+from sglm.scoring.results import Context
+from sglm.scoring.stream import read_on
 from sglm.storage.untrusted import given_path
 from sglm.text.store import TokenStore
 
@@ -75,63 +74,19 @@ def with_ngram(
 def tune_weight(
     lm: LanguageModel, ngram: NgramPredictor, store: TokenStore, *, context: Context = "carried"
 ) -> float:
-    """The weight of the n-gram model with which the first half of the validation split, cut where
-    a line ends, is the most probable.
+    """The weight of the n-gram model with which the first half of the validation split is the most
+    probable (`LanguageModel.evaluate` knows the other half).
 
     Raises:
-        InputError: no such split, or one of fewer than two lines.
+        InputError: no such split, or a store made by another tokenizer.
     """
-    first, _ = _halves(lm, store)
+    store.check_made_by(lm.tokenizer, lm.name)
     eos_id = lm.tokenizer.eos_id
+    first = half_of(store.ids("valid"), "first", eos_id).astype(np.int64)
     logprobs_PN = [
         _logprobs(each, first, eos_id=eos_id, context=context) for each in (lm.predictor, ngram)
     ]
     return float(fit_weights(np.stack(logprobs_PN))[1])
-
-
-def evaluate_second_half(
-    lm: LanguageModel, store: TokenStore, *, context: Context = "carried"
-) -> Evaluation:
-    """Evaluates the half of the validation split that `tune_weight` does not see, as a text of its
-    own; how many bytes it has is not known.
-
-    Raises:
-        InputError: see `tune_weight`.
-    """
-    started = perf_counter()
-    _, second = _halves(lm, store)
-    eos_id = lm.tokenizer.eos_id
-    if context == "carried":
-        nll_nats = stream_nll(lm.predictor, second, eos_id)
-    else:
-        nll_nats = texts_nll(lm.predictor, _lines(second, eos_id), eos_id)
-    evaluation = Evaluation(
-        nll_nats=nll_nats,
-        tokens=len(second),
-        words=int((second != eos_id).sum()),
-        bytes=0,
-        unknown=int((second == lm.tokenizer.unk_id).sum()),
-        context=context,
-        model=lm.name,
-        split="valid, second half",
-    )
-    return replace(evaluation, seconds=perf_counter() - started)
-
-
-def _halves(lm: LanguageModel, store: TokenStore) -> tuple[Ids, Ids]:
-    if store.tokenizer().fingerprint != lm.tokenizer.fingerprint:
-        raise InputError(
-            f"{store.folder} was made by another tokenizer than {lm.name}; use the store it was"
-            " trained on"
-        )
-    ids = store.ids("valid").astype(np.int64)
-    ends = np.flatnonzero(ids == lm.tokenizer.eos_id) + 1
-    middle = ends[np.searchsorted(ends, len(ids) // 2)] if len(ends) > 1 else len(ids)
-    if middle == len(ids):
-        raise InputError(
-            f"{store.folder}: its validation split is too short for two halves; give a --weight"
-        )
-    return ids[:middle], ids[middle:]
 
 
 def _logprobs(predictor: Predictor[Any], ids: Ids, *, eos_id: int, context: Context) -> Nats:

@@ -25,6 +25,7 @@ STOREYS: list[set[str]] = [
     {"optim", "ngram"},
     {"dni"},
     {"scoring"},
+    {"adapt"},
     {"lm"},
     {"kenlm", "mix", "snapshots"},
     {"pyctcdecode"},

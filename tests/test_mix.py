@@ -13,7 +13,6 @@ from sglm import mix
 from sglm.cli.main import app
 from sglm.errors import InputError
 from sglm.model.folder import save_model
-from sglm.text.prepare import Recipe, prepare
 from sglm.text.store import TokenStore
 from tests.tiny_models import LINES, make_network, make_store
 
@@ -77,11 +76,10 @@ def test_the_weight_is_the_best_of_the_first_half(
     for other in (weight - 0.01, weight + 0.01):
         assert nats(weight, lines[:middle]) < nats(other, lines[:middle])
     mixed = mix.with_ngram(lm, ngram, weight=weight)
-    second = mix.evaluate_second_half(mixed, store, context=context)
+    second = mixed.evaluate(store, "valid", context, half="second")
     whole = mixed.perplexity(lines[middle:], context=context)
     assert second.nll_nats == pytest.approx(whole.nll_nats, rel=1e-6)  # float32
     assert (second.tokens, second.words) == (whole.tokens, whole.words)
-    assert second.to_json()["bytes"] is None
 
 
 def test_eval_mixes_and_tunes(place: Path, lm: sglm.LanguageModel, store: TokenStore) -> None:
@@ -98,7 +96,7 @@ def test_eval_mixes_and_tunes(place: Path, lm: sglm.LanguageModel, store: TokenS
     weight = mix.tune_weight(lm, mix.read_ngram(lm, arpa[1]), store)
     for split, tokens in (
         ("test", store.counts("test").tokens),
-        ("valid", mix.evaluate_second_half(mixed, store).tokens),
+        ("valid", mixed.evaluate(store, "valid", half="second").tokens),
     ):
         result = evaluate(place, *data, "--split", split, *arpa, "--weight", "tune", "--json")
         found = json.loads(result.stdout)
@@ -128,17 +126,7 @@ def test_what_is_wrong_is_named(
     assert result.stdout == ""
 
 
-def test_other_stores(place: Path, lm: sglm.LanguageModel, tmp_path: Path) -> None:
-    (tmp_path / "line.txt").write_text("the cat\n")
-    store = TokenStore.open(place / "store")
-    text = store.tokenizer().decode(store.ids("train").tolist())
-    (tmp_path / "train.txt").write_text(text, encoding="utf-8")
-    recipe = Recipe(
-        tokenizer="word", valid=str(tmp_path / "line.txt"), test=str(place / "held.txt")
-    )
-    short = prepare([str(tmp_path / "train.txt")], tmp_path / "short", recipe)
-    with pytest.raises(InputError, match="too short for two halves; give a --weight"):
-        mix.evaluate_second_half(lm, short)
+def test_a_store_of_another_tokenizer(place: Path, lm: sglm.LanguageModel, tmp_path: Path) -> None:
     other = make_store(tmp_path, "byte", place / "held.txt")
     with pytest.raises(InputError, match=r"another tokenizer .* use the store it was trained on"):
         mix.tune_weight(lm, mix.read_ngram(lm, place / "toy.arpa"), other)

@@ -19,6 +19,7 @@ def seeds(name: str, originals: Originals) -> list[bytes]:
         "sentencepiece": "sentencepiece/sentencepiece.model",
         "given_model": "sentencepiece/sentencepiece.model",
         "card": "char/config.json",
+        "adaptation": "char/adapt.json",
         "weights": "char/model.safetensors",
         "state": "run/checkpoints/latest/state.json",
         "tensors": f"run/checkpoints/latest/{tensor_file(originals)}",
@@ -44,7 +45,9 @@ def seeds(name: str, originals: Originals) -> list[bytes]:
     return [*found, b"", SAMPLE.encode()]
 
 
-_JSON_TARGETS = ("meta", "tokenizer", "card", "state", "run", "record", "results", "header")
+_JSON_TARGETS = (
+    *("meta", "tokenizer", "card", "adaptation", "state", "run", "record", "results", "header"),
+)
 _MORE: dict[str, list[str | bytes]] = {
     "config": [
         "[model]\nhidden = 1979-05-27\n[schedule]\nfirst = inf\ngrowth = nan\n",

@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from sglm.adapt.folder import save_gradients
+from sglm.adapt.synthetic import GradientsShape, SyntheticGradients
 from sglm.compare.results import written_horizon
 from sglm.compare.runs import Record
 from sglm.config import config_to_toml, load_config
@@ -72,6 +74,8 @@ class Originals:
                 )
             save_model(model, folder / kind, tokenizer.fingerprint)
             tokenizer.save(folder / kind)
+        shape = GradientsShape(vocab_size=self.tokenizers["char"].vocab_size, features=4)
+        save_gradients(SyntheticGradients(shape), folder / "char")
         self.lms: dict[str, LanguageModel] = {kind: load(folder / kind, "cpu") for kind in KINDS}
         self.run = RunFolder(folder / "run")
         with self.run.opened(load_config("tiny"), TokenStore.open(self.store), resume=True):
@@ -219,6 +223,12 @@ def target_header(originals: Originals, data: bytes) -> None:
     rest = raw[8 + int.from_bytes(raw[:8], "little") :]
     (folder / "model.safetensors").write_bytes(len(data).to_bytes(8, "little") + data + rest)
     _use_model(folder)
+
+
+def target_adaptation(originals: Originals, data: bytes) -> None:
+    folder = originals.copy("char")
+    (folder / "adapt.json").write_bytes(data)
+    load(folder, "cpu").adapting("synthetic").score("the cat sat on the mat")
 
 
 def _use_model(folder: Path) -> None:

@@ -146,7 +146,7 @@ def load_weights(folder: Path, device: torch.device | str = "cpu") -> LSTMLangua
         with torch.device("meta"):
             model = LSTMLanguageModel(card.model_shape())
         try:
-            tensors = _read_tensors(path, model.state_dict())
+            tensors = read_tensors(path, model.state_dict())
         except SafetensorError as error:
             raise InputError(f"{path} is cut off or damaged ({error}); copy it again") from None
         model.load_state_dict(tensors, assign=True)
@@ -200,8 +200,20 @@ def _nearby(path: Path) -> str:
     return ""
 
 
-def _read_tensors(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of a file, after its header was found to list exactly the expected ones."""
+def read_tensors(
+    path: Path, expected: Mapping[str, Tensor], *, card: str = CONFIG_FILE
+) -> dict[str, Tensor]:
+    """The tensors of a file, after its header was found to list exactly the expected ones.
+
+    Args:
+        path: a safetensors file.
+        expected: names and shapes; no values.
+        card: the file beside it that says what is expected.
+
+    Raises:
+        InputError: others, or values that are not finite.
+        SafetensorError: not such a file.
+    """
     with path.open("rb") as start:
         if int.from_bytes(start.read(8), "little") > LARGEST_HEADER_BYTES:
             raise InputError(
@@ -210,10 +222,10 @@ def _read_tensors(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tenso
     with safe_open(path, framework="pt") as file:
         names = set(file.keys())
         if missing := sorted(expected.keys() - names):
-            raise InputError(f"{path} lacks {missing[0]!r}: it is not the model of {CONFIG_FILE}")
+            raise InputError(f"{path} lacks {missing[0]!r}: it is not the model of {card}")
         if unknown := sorted(names - expected.keys()):
             raise InputError(
-                f"{path} holds {short_repr(unknown[0])}, which {CONFIG_FILE} does not speak of: "
+                f"{path} holds {short_repr(unknown[0])}, which {card} does not speak of: "
                 "the two files are of different models"
             )
         for name, tensor in expected.items():
@@ -221,7 +233,7 @@ def _read_tensors(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tenso
             shape = tuple(entry.get_shape())
             if shape != tuple(tensor.shape) or entry.get_dtype() != "F32":
                 raise InputError(
-                    f"{path}: {name!r} is {entry.get_dtype()} {shape}, but {CONFIG_FILE} wants "
+                    f"{path}: {name!r} is {entry.get_dtype()} {shape}, but {card} wants "
                     f"F32 {tuple(tensor.shape)}: the two files are of different models"
                 )
         # Copied, for the file may be replaced while the model is in use.

@@ -143,7 +143,7 @@ def packed_nlls(
     order = np.argsort(-lengths_S, kind="stable")[: np.count_nonzero(lengths_S > 1)]
     while len(order):
         steps = min(_rounded_up(int(lengths_S[order[0]]) - 1, FEWEST_STEPS), CHUNK_STEPS)
-        lanes, order = np.split(order, [max(1, batch_tokens // steps)])
+        lanes, order = np.split(order, [lanes_at_once(predictor, batch_tokens // steps)])
         _read_batch(
             predictor,
             ids_N,
@@ -154,6 +154,11 @@ def packed_nlls(
         )
         progress(1 - int(lengths_S[order].sum()) / len(ids_N))
     return nll_N
+
+
+def lanes_at_once(predictor: Predictor[Any], wanted: int) -> int:
+    """At least one, and no more than the predictor wants, if it says so (`most_lanes`)."""
+    return max(1, min(wanted, getattr(predictor, "most_lanes", wanted)))
 
 
 def in_lanes(predictor: Predictor[State], state: State, lanes: int) -> State:

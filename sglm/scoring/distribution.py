@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from sglm.scoring.batch import BATCH_TOKENS, in_lanes
+from sglm.scoring.batch import BATCH_TOKENS, in_lanes, lanes_at_once
 from sglm.scoring.predictor import Predictor, State
 from sglm.scoring.stream import CHUNK_STEPS, Ids
 
@@ -131,7 +131,7 @@ def packed_expectations(
     order = np.argsort(-lengths_S, kind="stable")[: np.count_nonzero(lengths_S)]
     while len(order):
         steps = int(lengths_S[order[0]])
-        lanes, order = np.split(order, [max(1, BATCH_TOKENS // steps)])
+        lanes, order = np.split(order, [lanes_at_once(predictor, BATCH_TOKENS // steps)])
         places_TB = starts_S[lanes] + np.arange(steps)[:, None]
         # A lane that ends early reads on into the ids after its text; the results are dropped.
         read, _ = expectations(

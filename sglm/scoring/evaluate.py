@@ -14,7 +14,7 @@ import numpy.typing as npt
 from sglm.errors import InputError
 from sglm.scoring.batch import Tokens, texts_nll
 from sglm.scoring.predictor import Predictor
-from sglm.scoring.results import Context, Evaluation
+from sglm.scoring.results import Context, Evaluation, Half
 from sglm.scoring.stream import never, stream_nll
 from sglm.text.encoder import Encoder
 from sglm.text.lines import Piece
@@ -44,6 +44,7 @@ def evaluate_split(
     *,
     context: Context = "carried",
     name: str = "",
+    half: Half = None,
     should_stop: Callable[[], bool] = never,
     share: tuple[int, int] = (0, 1),
 ) -> Evaluation:
@@ -58,6 +59,7 @@ def evaluate_split(
         context: carried: the state runs through the split. reset: each text on its own, where a
             text ends in `<eos>`: a line at word level, else a document.
         name: what to call the model in the result.
+        half: only that half of the split's tokens, as a text of its own.
         should_stop: asked every so often.
         share: `(which, of how many)` of the tokens to score, so that several processes can
             evaluate together.
@@ -71,7 +73,9 @@ def evaluate_split(
         StoppedReading: `should_stop` returned true.
     """
     started = perf_counter()
-    ids, eos_id = store.ids(split), store.tokenizer().eos_id
+    eos_id = store.tokenizer().eos_id
+    ids = half_of(store.ids(split), half, eos_id)
+    counts = store.counts(split) if half is None else _counts(ids, store.tokenizer())
     if context == "carried":
         nll_nats = stream_nll(predictor, ids, eos_id, should_stop=should_stop, share=share)
     else:
@@ -85,12 +89,35 @@ def evaluate_split(
         nll_nats = texts_nll(predictor, texts, eos_id, should_stop=should_stop, share=share)
     return Evaluation(
         nll_nats=nll_nats,
-        **store.counts(split)._asdict(),
+        **counts._asdict(),
         context=context,
         model=name,
-        split=split,
+        split=split if half is None else f"{split}, {half} half",
         seconds=perf_counter() - started,
     )
+
+
+def half_of(
+    ids: npt.NDArray[np.integer[Any]], half: Half, eos_id: int
+) -> npt.NDArray[np.integer[Any]]:
+    """The first or the second half of a split's ids, or all of them; cut where a text ends, if one
+    ends in its second half and before the end."""
+    if half is None:
+        return ids
+    middle = len(ids) // 2
+    ends = np.flatnonzero(ids == eos_id) + 1
+    later = ends[(middle <= ends) & (ends < len(ids))]
+    cut = int(later[0]) if len(later) else middle
+    return ids[:cut] if half == "first" else ids[cut:]
+
+
+def _counts(ids: npt.NDArray[np.integer[Any]], tokenizer: Tokenizer) -> SplitCounts:
+    """Of a part of a split, as far as its tokens tell: `<unk>` counts as it is written."""
+    text = tokenizer.decode(ids.tolist())
+    unknown = 0 if tokenizer.unk_id is None else int((ids == tokenizer.unk_id).sum())
+    words, size = len(text.split()), len(text.encode())
+    counts = SplitCounts(tokens=len(ids), words=words, bytes=size, unknown=unknown)
+    return counts if tokenizer.is_text else counts.without_text()
 
 
 def evaluate_pieces(

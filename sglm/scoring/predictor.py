@@ -66,7 +66,8 @@ class Predictor(Protocol[State]):
     - A model that adapts while it reads (a cache, dynamic evaluation): what it has learned is part
       of the state, so that `start` returns the unadapted model and every text is scored from there.
       Within one call it predicts each token before it learns from it. It turns on the gradients
-      that it needs, and it also learns where `targets_TB` is None, from the ids.
+      that it needs, and it also learns where `targets_TB` is None, from the ids. Where its states
+      are large, an attribute `most_lanes` says how many lanes to read side by side.
     """
 
     @property
@@ -283,12 +284,17 @@ def block_rows(total: int, vocab_size: int) -> Iterator[slice]:
         start += count
 
 
-def block_logprobs(model: LSTMLanguageModel, features_MH: Tensor) -> Tensor:
+def block_logprobs(
+    model: LSTMLanguageModel, features_MH: Tensor, *, bias_V: Tensor | None = None
+) -> Tensor:
     """Log-probabilities `(M, V)` of all tokens after each row. Not to be differentiated.
 
     Float32 at least: sums of exponentials over thousands of words need it (logits may be half).
+    `bias_V` is added to the logits.
     """
     logits_MV = model.logits(features_MH)
+    if bias_V is not None:
+        logits_MV += bias_V
     if logits_MV.dtype in (torch.float16, torch.bfloat16):
         return F.log_softmax(logits_MV, dim=-1, dtype=torch.float32)
     # In place, in memory that is already cached: the time goes into reading and writing it.

@@ -1,6 +1,6 @@
 """The results of scoring a text and of evaluating a model: likelihoods, and measures of them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -9,6 +9,7 @@ from sglm.scoring.metrics import bits_per_byte, finite_or_none, perplexity
 from sglm.scoring.words import UNMARKED, Base, Correction, Word, check_correction, words_of
 
 Context = Literal["carried", "reset"]
+Half = Literal["first", "second"] | None
 CONTEXTS: tuple[Context, ...] = get_args(Context)
 
 
@@ -162,6 +163,11 @@ class Evaluation:
     lines_in_training: int | None = None
     """How many of those occur in the training text too, an estimate where that is very large
     (`sglm.text.overlap`); None where that is not known: of a model without its run."""
+    adapt: str = "none"
+    """How the model adapted while it read (`sglm.adapt.settings.KINDS`)."""
+    adapt_settings: Mapping[str, Any] = field(default_factory=dict)
+    cost: float | None = None
+    """Of reading so, in units of reading the text without adapting; None where not measured."""
 
     def __repr__(self) -> str:
         """What was evaluated, and the measures."""
@@ -191,6 +197,10 @@ class Evaluation:
 
     def to_json(self) -> dict[str, Any]:
         """The object that `sglm eval --json` prints; infinite and undefined numbers are None."""
+        adapted: dict[str, Any] = {}
+        if self.adapt != "none":
+            cost = None if self.cost is None else round(self.cost, 2)
+            adapted = {"adapt_settings": dict(self.adapt_settings), "static_evaluations": cost}
         return {
             "model": self.model,
             "split": self.split,
@@ -202,8 +212,9 @@ class Evaluation:
             "word_ppl": finite_or_none(self.word_ppl),
             "bits_per_byte": finite_or_none(self.bits_per_byte),
             "context": self.context,
-            "adapt": "none",
+            "adapt": self.adapt,
             "seconds": round(self.seconds, 3),
             "lines": self.lines,
             "lines_in_training": self.lines_in_training,
+            **adapted,
         }

@@ -5,7 +5,7 @@ Shapes: N tokens of the stream, B lanes, T steps of a window.
 
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -80,7 +80,7 @@ class Batcher:
 
     def __init__(
         self,
-        ids_N: npt.NDArray[np.unsignedinteger],
+        ids_N: npt.NDArray[np.integer[Any]],
         *,
         batch: int,
         window: int,

@@ -91,6 +91,22 @@ class TokenStore:
         """The tokenizer that wrote the ids."""
         return self._tokenizer
 
+    def check_made_by(self, tokenizer: Tokenizer, name: str) -> None:
+        """
+        Args:
+            tokenizer: of the model that is to read the store.
+            name: of that model, for the message.
+
+        Raises:
+            InputError: another tokenizer made the store.
+        """
+        own = self._tokenizer
+        if own.fingerprint != tokenizer.fingerprint:
+            raise InputError(
+                f"{self.folder} was made by another tokenizer ({own.description}) than {name}"
+                f" ({tokenizer.description}); use the store it was trained on, or --text FILE"
+            )
+
     def ids(self, split: str) -> "np.memmap[Any, Any]":
         """All ids of a split, `(tokens,)`, uint16 or uint32, read-only.
 

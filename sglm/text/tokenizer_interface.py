@@ -143,6 +143,11 @@ class Tokenizer(ABC):
 
     content_file: ClassVar[str | None] = VOCABULARY_FILE
 
+    @property
+    def description(self) -> str:
+        """Which it is, for messages."""
+        return f"{self.kind}, {self.vocab_size} tokens, {self.fingerprint[:12]}"
+
     def save(self, folder: Path) -> None:
         """Writes `tokenizer.json` and, where there is any, the content beside it.
 

@@ -13,7 +13,7 @@ from sglm.cli.main import FIRST_STEPS, app
 
 COMMANDS = [
     *("prep", "train", "eval", "score", "surprisal", "pairs"),
-    *("rescore", "generate", "average", "compare", "recipes", "config"),
+    *("rescore", "generate", "average", "adapt-train", "compare", "recipes", "config"),
 ]
 HELP_SECONDS = 0.5  # the contract's figure, on two cores
 TRIES = 7  # other programs may be busy: the quickest of so many is what the command itself takes

@@ -1,0 +1,136 @@
+r"""Static, cache, dynamic, synthetic, cache and dynamic: perplexity and cost of one model.
+
+    python -m scripts.experiments.adapting RUN --data STORE --out adapting.json
+
+Settings are chosen on the first half of the validation text, on which `sglm adapt-train` trains
+too; what is reported is the second half, and the test text if there is one. Two controls of
+synthetic gradients: no steps from the learned initialisation, and what is proposed from another
+text. For cache and dynamic together only the cache's weight is chosen anew. Cost is processor time
+over that of a static evaluation just before. Rows that are in FILE already are kept.
+"""
+
+import argparse
+import json
+from collections.abc import Iterator
+from contextlib import suppress
+from itertools import chain, repeat
+from pathlib import Path
+from time import process_time
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sglm.adapt.build import Adaptation
+from sglm.adapt.reader import AdaptingPredictor
+from sglm.adapt.synthetic import Proposal, SyntheticReader, SyntheticState
+from sglm.adapt.tune import tune
+from sglm.errors import InputError
+from sglm.lm import LanguageModel, load
+from sglm.scoring.evaluate import half_of
+from sglm.scoring.predictor import Predictor
+from sglm.scoring.stream import CHUNK_STEPS, stream_nll
+from sglm.text.store import TokenStore
+
+KINDS = ("cache", "dynamic", "synthetic", "cache,dynamic")
+
+
+class Replayed(SyntheticReader):
+    """Learns nothing of what it reads: takes proposals that were made elsewhere."""
+
+    def __init__(self, reader: SyntheticReader, *, proposals: Iterator[Proposal]) -> None:
+        super().__init__(reader.network, gradients=reader.gradients)
+        self.proposals = proposals
+
+    def learned(self, state: SyntheticState, next_1: Tensor) -> SyntheticState:
+        return state._replace(
+            proposal=next(self.proposals),
+            ids_T=state.ids_T[:0],
+            features_T1H=state.features_T1H[:0],
+        )
+
+
+def proposals_of(reader: SyntheticReader, ids: Any) -> list[Proposal]:
+    """What is proposed after each segment of a text."""
+    predictor = AdaptingPredictor(reader, network=reader.network)
+    state, made = predictor.start(1), []
+    for start in range(0, len(ids), reader.segment):
+        ids_T1 = torch.from_numpy(ids[start : start + reader.segment].astype(np.int64))[:, None]
+        _, state = predictor.read(ids_T1, None, state)
+        made.append(state[0].proposal)
+    return made[1:]
+
+
+def measured(predictor: Predictor[Any], lm: LanguageModel, texts: dict[str, Any]) -> dict[str, Any]:
+    """Perplexity on each text, and the cost on all of them."""
+    eos_id, seconds, perplexities = lm.tokenizer.eos_id, [0.0, 0.0], {}
+    for name, ids in texts.items():
+        for place, each in enumerate((lm.predictor, predictor)):
+            started = process_time()
+            nll_nats = stream_nll(each, ids, eos_id, chunk_steps=CHUNK_STEPS)
+            seconds[place] += process_time() - started
+        perplexities[name] = float(np.exp(nll_nats / len(ids)))
+    return {"token_ppl": perplexities, "static_evaluations": seconds[1] / seconds[0]}
+
+
+def controls(
+    lm: LanguageModel, adaptation: Adaptation, texts: dict[str, Any], *, other: Any
+) -> Iterator[tuple[str, Predictor[Any], dict[str, Any]]]:
+    """Each with the texts that it is measured on."""
+    yield "synthetic, no steps", adaptation.predictor(steps=0), texts
+    reader = adaptation.predictor().reader
+    assert isinstance(reader, SyntheticReader)
+    made = proposals_of(reader, other)
+    for name, ids in texts.items():
+        replayed = Replayed(reader, proposals=chain.from_iterable(repeat(made)))
+        predictor = AdaptingPredictor(replayed, network=lm.model)
+        yield f"synthetic, of another text ({name})", predictor, {name: ids}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.experiments.adapting", description=(__doc__ or "").split("\n")[0]
+    )
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+    lm, store = load(arguments.run, "cpu"), TokenStore.open(arguments.data)
+    valid, eos_id = store.ids("valid"), store.tokenizer().eos_id
+    texts = {"valid, second half": half_of(valid, "second", eos_id)}
+    if "test" in store.splits:
+        texts["test"] = store.ids("test")
+    out: Path = arguments.out
+    rows: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {}
+
+    def record(name: str, row: dict[str, Any]) -> None:
+        rows[name] = row
+        print(name, row, flush=True)
+        out.write_text(json.dumps(rows, indent=1) + "\n")
+
+    record("static", measured(lm.predictor, lm, texts))
+    for kind in (each for each in KINDS if each not in rows):
+        chosen: dict[str, Any] = {}
+        for part in kind.split(","):
+            chosen |= rows.get(part, {}).get("settings", {})
+        adaptation = Adaptation(
+            kind, network=lm.model, settings=chosen, folder=lm.folder, train=store
+        )
+        with suppress(InputError):  # of synthetic gradients there is nothing to choose
+            adaptation.settings = tune(
+                adaptation,
+                half_of(valid, "first", eos_id),
+                eos_id=eos_id,
+                fixed=tuple(name for name in chosen if name != "weight"),
+            )
+        row = measured(adaptation.predictor(), lm, texts)
+        record(kind, {**row, "settings": adaptation.settings})
+        if kind == "synthetic":
+            other = half_of(valid, "first", eos_id)
+            for name, predictor, measured_on in controls(lm, adaptation, texts, other=other):
+                record(name, measured(predictor, lm, measured_on))
+
+
+if __name__ == "__main__":
+    main()

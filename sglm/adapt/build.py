@@ -1,0 +1,104 @@
+"""From a kind and its settings to a predictor."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sglm.adapt.cache import CacheReader, refuse_if_too_large
+from sglm.adapt.dynamic import DynamicReader
+from sglm.adapt.folder import load_gradients
+from sglm.adapt.gradients import GradientSizes, gradient_sizes, rms_rule, sgd_rule
+from sglm.adapt.reader import AdaptingPredictor, LaneReader, StaticReader
+from sglm.adapt.settings import checked_kind, checked_settings
+from sglm.adapt.synthetic import SyntheticReader
+from sglm.errors import InputError
+from sglm.model.language_model import LSTMLanguageModel
+from sglm.text.store import TokenStore
+
+
+class Adaptation:
+    """A kind of adaptation of one model; what it needs is read or measured once.
+
+    Attributes:
+        kind: one of `KINDS`.
+        settings: all of them, the defaults included; tuning replaces them.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        *,
+        network: LSTMLanguageModel,
+        settings: Mapping[str, Any],
+        folder: Path | None = None,
+        train: TokenStore | None = None,
+    ) -> None:
+        """
+        Args:
+            kind: one of `KINDS`.
+            network: the loaded one; it stays as it is.
+            settings: those that are not the defaults.
+            folder: the model's, beside which a network for `synthetic` lies.
+            train: whose training split the RMS rule measures gradients on.
+
+        Raises:
+            InputError: an unknown kind or setting, a cache larger than memory, no network for
+                `synthetic` or that of another model.
+        """
+        self.kind = checked_kind(kind)
+        self.network = network
+        self._train = train
+        self._sizes: GradientSizes | None = None
+        self._sizes_of = 0
+        self.settings = checked_settings(self.kind, settings, has_train=train is not None)
+        if "size" in self.settings:
+            refuse_if_too_large(self.settings["size"], network)
+        if self.kind == "synthetic":
+            if folder is None:
+                raise InputError(
+                    "a model that was not loaded from a folder has no network for synthetic"
+                    " gradients; load one that `sglm adapt-train` was run on"
+                )
+            self._gradients = load_gradients(folder, network)
+            if "steps" not in settings:
+                self.settings["steps"] = self._gradients.shape.steps
+
+    def predictor(self, **changed: float) -> AdaptingPredictor[Any]:
+        """With these settings, some of them changed."""
+        settings = {**self.settings, **changed}
+        reader: LaneReader[Any] = StaticReader(self.network)
+        if self.kind == "synthetic":
+            reader = SyntheticReader(
+                self.network, gradients=self._gradients.taking(settings["steps"])
+            )
+        # Without a rate nothing changes, and the network reads as it is.
+        if "dynamic" in self.kind and settings["learning_rate"] > 0:
+            reader = self._dynamic(settings)
+        if "cache" in self.kind:
+            reader = CacheReader(
+                reader,
+                size=settings["size"],
+                weight=settings["weight"],
+                sharpness=settings["sharpness"],
+            )
+        return AdaptingPredictor(reader, network=self.network)
+
+    def _dynamic(self, settings: Mapping[str, Any]) -> DynamicReader:
+        rate, decay, segment = (settings[n] for n in ("learning_rate", "decay", "segment"))
+        if settings["rule"] == "sgd":
+            rule = sgd_rule(self.network, learning_rate=rate, decay=decay)
+        else:
+            rule = rms_rule(self._measured(segment), learning_rate=rate, decay=decay)
+        return DynamicReader(self.network, segment=segment, rule=rule)
+
+    def _measured(self, segment: int) -> GradientSizes:
+        if self._sizes is None or self._sizes_of != segment:
+            assert self._train is not None  # or the settings would have been refused
+            self._sizes = gradient_sizes(
+                self.network,
+                self._train.ids("train"),
+                eos_id=self._train.tokenizer().eos_id,
+                segment=segment,
+            )
+            self._sizes_of = segment
+        return self._sizes

@@ -1,0 +1,160 @@
+"""The continuous cache: the words that followed similar features in the text so far.
+
+Source: Grave, Joulin & Usunier 2017, "Improving neural language models with a continuous cache",
+section 3.
+
+Shapes: T time, H features, V vocabulary, M queries at a time, N entries of the cache.
+"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from sglm.adapt.reader import LaneReader, Part
+from sglm.errors import InputError
+from sglm.model.language_model import LSTMLanguageModel
+from sglm.runtime.memory_basis import FLOAT_BYTES
+from sglm.scoring.predictor import Blocks
+
+# Entries of the cache times queries whose similarities are held at a time (16 MB).
+SIMILARITIES = 2**22
+
+
+class CacheState(NamedTuple):
+    """Features of the last steps, and the word that followed each; the last one's is yet to come.
+
+    The reader's own state beneath is `beneath`.
+    """
+
+    beneath: Any
+    features_NH: Tensor
+    words_N: Tensor
+    """One fewer than features, or none."""
+
+
+class CacheReader:
+    """Mixes a reader's predictions with those of a cache of its own features.
+
+    p(w) = (1 − weight)·p_model(w) + weight·p_cache(w), where p_cache(w) is proportional to the sum
+    of exp(sharpness·⟨h_t, h_i⟩) over those of the last `size` steps i that w followed. While the
+    cache is empty the model predicts alone.
+    """
+
+    def __init__(
+        self, beneath: LaneReader[Any], *, size: int, weight: float, sharpness: float
+    ) -> None:
+        self.beneath = beneath
+        self.size = size
+        self.weight = weight
+        self.sharpness = sharpness
+
+    def start(self) -> CacheState:
+        none = torch.empty(0, dtype=torch.int64, device="cpu")
+        return CacheState(self.beneath.start(), none, none)
+
+    def parts(self, ids_T: Tensor, state: CacheState) -> Iterator[tuple[Part, CacheState]]:
+        first = 0
+        for part, beneath in self.beneath.parts(ids_T, state.beneath):
+            queries_TH = part.features().float()
+            read_T = ids_T[first : first + len(queries_TH)]
+            first += len(queries_TH)
+            before = len(state.features_NH)
+            if before:
+                keys_NH = torch.cat((state.features_NH, queries_TH))
+                # The first id of this part is the word after the last feature before it.
+                words_N = torch.cat((state.words_N, read_T))
+            else:
+                keys_NH, words_N = queries_TH, read_T[1:]
+            kept = min(self.size, len(keys_NH))
+            state = CacheState(beneath, keys_NH[-kept:], words_N[len(words_N) + 1 - kept :])
+            yield (
+                CachePart(
+                    beneath=part, keys_NH=keys_NH, words_N=words_N, before=before, cache=self
+                ),
+                state,
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CachePart:
+    """Steps predicted by the reader beneath and the cache."""
+
+    beneath: Part
+    keys_NH: Tensor
+    """The features before this part, then its own, which are the queries."""
+    words_N: Tensor
+    """What followed each of them; the last one's is yet to come."""
+    before: int
+    """How many of the keys were there before this part."""
+    cache: CacheReader
+
+    def features(self) -> Tensor:
+        return self.beneath.features()
+
+    def target_logprobs(self, targets_T: Tensor) -> Tensor:
+        cached = [
+            (weights_MN * (self.words_N == targets_T[rows, None])).sum(1)
+            for rows, weights_MN in self._weights()
+        ]
+        return self._mixed(
+            self.beneath.target_logprobs(targets_T), torch.cat(cached).double(), slice(None)
+        )
+
+    def blocks(self) -> Blocks:
+        for rows, logprobs_MV in self.beneath.blocks():
+            cached_MV = torch.zeros_like(logprobs_MV)
+            for some, weights_MN in self._weights(rows):
+                words_MN = self.words_N.expand(len(weights_MN), -1)
+                cached_MV[some.start - rows.start : some.stop - rows.start].scatter_add_(
+                    1, words_MN, weights_MN
+                )
+            yield rows, self._mixed(logprobs_MV, cached_MV, rows)
+
+    def _mixed(self, logprobs: Tensor, cached: Tensor, rows: slice) -> Tensor:
+        """The logarithm of the mixture, of rows `(M,)` or `(M, V)`."""
+        weight_T = logprobs.new_full((len(self.features()),), self.cache.weight)
+        if not self.before:
+            weight_T[0] = 0.0  # nothing is cached yet
+        weight = weight_T[rows].view(-1, *[1] * (logprobs.dim() - 1))
+        return torch.logaddexp(torch.log1p(-weight) + logprobs, (weight * cached).log())
+
+    def _weights(self, rows: slice | None = None) -> Iterator[tuple[slice, Tensor]]:
+        """Of every word in the cache at some of the steps, `(M, N)`; a row's sum is 1, or 0."""
+        first, end = (0, len(self.features())) if rows is None else (rows.start, rows.stop)
+        count = max(1, SIMILARITIES // max(1, len(self.words_N)))
+        queries_TH = self.keys_NH[self.before :]
+        places_N = torch.arange(len(self.words_N), device=self.keys_NH.device)
+        for start in range(first, end, count):
+            some = slice(start, min(start + count, end))
+            # A step sees the `size` steps before it, whose next words it has read.
+            place_M1 = self.before + torch.arange(some.start, some.stop, device=places_N.device)
+            age_MN = place_M1[:, None] - places_N
+            scores_MN = queries_TH[some] @ self.keys_NH[: len(self.words_N)].T
+            seen_MN = (age_MN >= 1) & (age_MN <= self.cache.size)
+            scores_MN = (self.cache.sharpness * scores_MN).masked_fill(~seen_MN, -torch.inf)
+            yield some, torch.softmax(scores_MN, dim=1).nan_to_num(0.0)
+
+
+def refuse_if_too_large(size: int, network: LSTMLanguageModel) -> None:
+    """
+    Raises:
+        InputError: so many entries do not fit into half of the machine's memory.
+    """
+    needed = cache_bytes(size, network)
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > there / 2:
+        per_entry = cache_bytes(1, network)
+        raise InputError(
+            f"a cache of {size:,} tokens takes {needed / 2**30:,.1f} GiB, more than half of this"
+            f" machine's {there / 2**30:,.1f} GiB; lower size to {int(there / 2 / per_entry):,} or"
+            " less"
+        )
+
+
+def cache_bytes(size: int, network: LSTMLanguageModel) -> int:
+    """What a cache takes: its entries twice, while the next ones are joined to them."""
+    return 2 * size * (network.shape.widths[-1] * FLOAT_BYTES + 8)

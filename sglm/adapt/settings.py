@@ -1,0 +1,111 @@
+"""The kinds of adaptation and their settings: names, defaults, ranges, and what is tried."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sglm.errors import InputError, did_you_mean, short_repr
+from sglm.scoring.arguments import one_of, real_number, whole_number
+
+KINDS = ("cache", "dynamic", "synthetic", "cache,dynamic")
+RULES = ("sgd", "rms")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """A number that an adaptation depends on."""
+
+    kind: str
+    default: float
+    most: float
+    least: float = 0.0
+    whole: bool = False
+    tried: tuple[float, ...] = ()
+    """The values among which tuning chooses."""
+
+    def checked(self, name: str, value: Any) -> float:
+        """
+        Raises:
+            InputError: no number, or out of range.
+        """
+        number = whole_number(name, value) if self.whole else real_number(name, value)
+        if not self.least <= number <= self.most:
+            raise InputError(
+                f"{name} must be from {self.least:g} to {self.most:g}, but is {short_repr(value)}"
+            )
+        return number
+
+
+SETTINGS: dict[str, Setting] = {
+    "size": Setting(
+        kind="cache", default=500, least=1, most=2**40, whole=True, tried=(200, 500, 2000)
+    ),
+    "weight": Setting(kind="cache", default=0.1, most=1.0, tried=(0.05, 0.1, 0.15, 0.2, 0.3)),
+    "sharpness": Setting(kind="cache", default=0.3, most=1e6, tried=(0.1, 0.2, 0.3, 0.5, 0.8)),
+    "segment": Setting(kind="dynamic", default=32, least=1, most=2**20, whole=True),
+    "learning_rate": Setting(kind="dynamic", default=1.0, most=1e6),
+    "decay": Setting(kind="dynamic", default=0.01, most=1.0, tried=(0.003, 0.01, 0.03)),
+    "steps": Setting(kind="synthetic", default=2, most=1000, whole=True),
+}
+# Learning rates: the default of each rule, and what is tried.
+LEARNING_RATES = {"sgd": (0.3, 1.0, 2.0), "rms": (0.0001, 0.0002, 0.0003)}
+
+
+def default_rate(rule: str) -> float:
+    """The middle one."""
+    return LEARNING_RATES[rule][1]
+
+
+def checked_kind(kind: Any) -> str:
+    """One of `KINDS`; two of them may be named in any order.
+
+    Raises:
+        InputError: another one.
+    """
+    name = ",".join(sorted(str(kind).split(",")))
+    if name not in KINDS:
+        cure = did_you_mean(name, KINDS)
+        raise InputError(f"there is no adaptation {short_repr(kind)}{cure}")
+    return name
+
+
+def checked_settings(kind: str, given: Mapping[str, Any], *, has_train: bool) -> dict[str, Any]:
+    """All settings of a kind, the defaults included.
+
+    Args:
+        kind: a checked one.
+        given: those that are not the defaults.
+        has_train: a training text is there, as the RMS rule needs it.
+
+    Raises:
+        InputError: an unknown setting, one of another kind, or one out of range.
+    """
+    kinds = kind.split(",")
+    own = {name: each for name, each in SETTINGS.items() if each.kind in kinds}
+    known = [*own, "rule"] if "dynamic" in kinds else [*own]
+    for name in given:
+        if name not in known:
+            raise InputError(
+                f"adaptation by {kind} has no setting {name!r}{did_you_mean(name, known)}"
+            )
+    settings = {
+        name: each.checked(name, given.get(name, each.default)) for name, each in own.items()
+    }
+    if "dynamic" in kinds:
+        rule = one_of("rule", given.get("rule", "rms" if has_train else "sgd"), RULES)
+        if rule == "rms" and not has_train:
+            raise InputError(
+                "the rule rms needs the training text, on which gradients are measured: give"
+                " train=STORE, or rule sgd"
+            )
+        if "learning_rate" not in given:
+            settings["learning_rate"] = default_rate(rule)
+        return {"rule": rule, **settings}
+    return settings
+
+
+def values_tried(name: str, settings: Mapping[str, Any]) -> tuple[float, ...]:
+    """What tuning chooses from."""
+    if name == "learning_rate":
+        return LEARNING_RATES[settings["rule"]]
+    return SETTINGS[name].tried if name in SETTINGS else ()

@@ -1,0 +1,131 @@
+"""Trains the network of `sglm.adapt.synthetic` through its own steps; the model is frozen.
+
+Shapes: T time of a segment, B lanes, V vocabulary, H features.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sglm.adapt.synthetic import GradientsShape, Proposal, SyntheticGradients
+from sglm.errors import InputError
+from sglm.model.language_model import LSTMLanguageModel
+from sglm.scoring.predictor import evaluating
+from sglm.text.batcher import Batcher
+
+LANES = 16
+SEGMENTS = 120
+# Of the small networks; a tenth for the initialisation, whose thousands of biases would otherwise
+# learn this text by heart.
+LEARNING_RATE = 3e-3
+
+
+class Progress(NamedTuple):
+    """Mean nats per token of the segments since the last report."""
+
+    segment: int
+    segments: int
+    static: float
+    adapted: float
+
+
+def train_gradients(
+    network: LSTMLanguageModel,
+    ids_N: npt.NDArray[np.integer[Any]],
+    *,
+    eos_id: int,
+    seed: int = 0,
+    shape: GradientsShape,
+    segments: int = SEGMENTS,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> SyntheticGradients:
+    """Reads lanes of a text segment by segment; the loss is that of the segment to come.
+
+    Of a text that the model was not trained on: what it predicts of its own training text is wrong
+    in other ways.
+
+    Args:
+        network: stays as it is.
+        ids_N: the text.
+        eos_id: what the first token is predicted from.
+        seed: of the initial weights; torch's global generator is not touched.
+        shape: of the network to train.
+        segments: how many to read, of each lane.
+        on_progress: called after every tenth of them.
+
+    Raises:
+        InputError: the text is shorter than two segments.
+    """
+    batcher = _batcher(ids_N, eos_id, segment=shape.segment)
+    gradients = _fresh(shape, seed).to(network.embedding.device)
+    optimizer = _optimizer(gradients)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, segments)
+    every, sums = max(1, segments // 10), [0.0, 0.0]
+    for step in range(segments):
+        window = batcher.at(step).to(network.embedding.device)
+        lanes = window.inputs_TB.shape[1]
+        if window.is_first:
+            state, evidence = network.start_state(lanes), gradients.no_evidence(lanes)
+        with evaluating(network):
+            features_TBH, state = network.features(window.inputs_TB, state)
+            static = network.nll(features_TBH, window.targets_TB) / window.targets_TB.numel()
+        features_TBH = features_TBH.clone()  # outside inference mode, as part of a graph
+        proposal = gradients(evidence, network.output_weight.detach())
+        logits_TBV = _logits(network, proposal, features_TBH)
+        loss = F.cross_entropy(logits_TBV.flatten(0, 1), window.targets_TB.flatten())
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        schedule.step()
+        with torch.no_grad():
+            expected_BV = logits_TBV.softmax(2).sum(0)
+            evidence = evidence.after(
+                window.targets_TB, expected_BV, features_TBH, bias_BV=proposal.bias_BV
+            )
+        sums = [sums[0] + static.item() / every, sums[1] + loss.item() / every]
+        if on_progress and (step + 1) % every == 0:
+            on_progress(Progress(step + 1, segments, *sums))
+            sums = [0.0, 0.0]
+    return gradients.requires_grad_(False)
+
+
+def _batcher(ids_N: npt.NDArray[np.integer[Any]], eos_id: int, *, segment: int) -> Batcher:
+    if len(ids_N) < 2 * segment:
+        raise InputError(
+            f"the text to train on has {len(ids_N)} tokens, fewer than {2 * segment};"
+            " prepare a store with more, by sglm prep --valid"
+        )
+    lanes = max(1, min(LANES, len(ids_N) // (4 * segment)))
+    return Batcher(ids_N, batch=lanes, window=segment, eos_id=eos_id)
+
+
+def _fresh(shape: GradientsShape, seed: int) -> SyntheticGradients:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return SyntheticGradients(shape)
+
+
+def _optimizer(gradients: SyntheticGradients) -> torch.optim.Optimizer:
+    return torch.optim.Adam(
+        [
+            {"params": gradients.initialisation(), "lr": LEARNING_RATE / 10},
+            {"params": gradients.networks(), "lr": LEARNING_RATE},
+        ]
+    )
+
+
+def _logits(network: LSTMLanguageModel, proposal: Proposal, features_TBH: Tensor) -> Tensor:
+    """`(T, B, V)`, differentiable in the proposal only."""
+    return (
+        F.linear(
+            proposal.adapted(features_TBH),
+            network.output_weight.detach(),
+            network.softmax_bias.detach(),
+        )
+        + proposal.bias_BV
+    )

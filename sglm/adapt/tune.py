@@ -1,0 +1,55 @@
+"""Chooses settings on a text: one after the other, each from a few values."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sglm.adapt.build import Adaptation
+from sglm.adapt.settings import values_tried
+from sglm.errors import InputError
+from sglm.scoring.metrics import perplexity
+from sglm.scoring.stream import stream_nll
+
+
+def tune(
+    adaptation: Adaptation,
+    ids_N: npt.NDArray[np.integer[Any]],
+    *,
+    eos_id: int,
+    fixed: tuple[str, ...] = (),
+    on_tried: Callable[[dict[str, Any], float], None] | None = None,
+) -> dict[str, Any]:
+    """The settings with the lowest perplexity on a text; each is chosen given those before it.
+
+    Args:
+        adaptation: whose settings are where the search begins; not changed.
+        ids_N: the text.
+        eos_id: what its first token is predicted from.
+        fixed: settings that stay as they are.
+        on_tried: called with what was tried and its perplexity.
+
+    Raises:
+        InputError: nothing is left to choose.
+    """
+    best = dict(adaptation.settings)
+    names = [n for n in best if n not in fixed and values_tried(n, best)]
+    if not names:
+        raise InputError(f"--tune: adaptation by {adaptation.kind} has nothing left to choose")
+
+    def tried(settings: dict[str, Any]) -> float:
+        nll_nats = stream_nll(adaptation.predictor(**settings), ids_N, eos_id)
+        ppl = perplexity(nll_nats, len(ids_N))
+        if on_tried:
+            on_tried(settings, ppl)
+        return ppl if np.isfinite(ppl) else float("inf")
+
+    lowest = tried(best)
+    for name in names:
+        for value in values_tried(name, best):
+            if value != adaptation.settings[name]:
+                settings = {**best, name: value}
+                if (ppl := tried(settings)) < lowest:
+                    best, lowest = settings, ppl
+    return best

@@ -1,0 +1,120 @@
+"""`sglm eval --adapt` and `sglm adapt-train` as a user meets them."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+import sglm
+from sglm.cli.main import app
+from sglm.model.folder import save_model
+from sglm.text.prepare import Recipe, prepare
+from tests.tiny_models import LINES, make_network, make_store
+
+
+def sglm_command(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(a) for a in arguments])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`store`, and `model` for it."""
+    folder = tmp_path_factory.mktemp("eval-adapt")
+    (folder / "test.txt").write_text("\n".join(LINES) + "\n", encoding="utf-8")
+    (folder / "train.txt").write_text(("\n".join(LINES) + "\n") * 20, encoding="utf-8")
+    recipe = Recipe(tokenizer="byte", valid=0.3, test=str(folder / "test.txt"))
+    store = prepare([str(folder / "train.txt")], folder / "store", recipe)
+    tokenizer = store.tokenizer()
+    save_model(make_network(tokenizer.vocab_size), folder / "model", tokenizer.fingerprint)
+    tokenizer.save(folder / "model")
+    return folder
+
+
+def evaluated(folder: Path, *arguments: object) -> dict:
+    result = sglm_command(
+        "eval", folder / "model", "--data", folder / "store", "--json", *arguments
+    )
+    assert result.exit_code == 0, result.output
+    assert result.stdout.count("\n") == 1
+    return json.loads(result.stdout)
+
+
+def test_says_how_it_adapted_and_what_that_cost(folder: Path) -> None:
+    shown = evaluated(folder, "--adapt", "cache", "--setting", "weight=0.25")
+    assert shown["adapt"] == "cache"
+    assert shown["adapt_settings"] == {"size": 500, "weight": 0.25, "sharpness": 0.3}
+    assert shown["static_evaluations"] > 0
+    lm = sglm.load(folder / "model").adapting("cache", weight=0.25)
+    assert shown["nll_nats"] == pytest.approx(lm.evaluate(folder / "store", "test").nll_nats)
+    static = evaluated(folder)
+    assert static["adapt"] == "none"
+    assert "adapt_settings" not in static
+    table = sglm_command(
+        "eval", folder / "model", "--text", folder / "test.txt", "--adapt", "dynamic"
+    )
+    assert table.exit_code == 0
+    rows = [line.split() for line in table.stdout.splitlines()]
+    assert ["adapting", "by", "dynamic"] in rows
+    assert ["rule", "sgd"] in rows
+    assert ["learning_rate", "1"] in rows
+    assert "no training text is known, so the rule is sgd" in table.stderr
+
+
+def test_tunes_on_one_half_of_valid_and_evaluates_the_other(folder: Path) -> None:
+    whole = evaluated(folder, "--split", "valid")
+    tuned = evaluated(folder, "--adapt", "cache", "--tune", "--setting", "size=50")
+    assert tuned["split"] == "valid, second half"
+    assert tuned["tokens"] == whole["tokens"] - whole["tokens"] // 2
+    assert tuned["adapt_settings"]["size"] == 50
+    on_test = evaluated(folder, "--adapt", "cache", "--tune", "--split", "test")
+    assert on_test["split"] == "test"
+
+
+def test_trains_the_network_for_synthetic_gradients(folder: Path) -> None:
+    missing = sglm_command(
+        "eval", folder / "model", "--data", folder / "store", "--adapt", "synthetic"
+    )
+    assert missing.exit_code == 2
+    assert "train one with `sglm adapt-train" in missing.stderr
+    arguments = ["adapt-train", folder / "model", "--data", folder / "store", "--segments", 3]
+    trained = sglm_command(*arguments, "--json")
+    assert trained.exit_code == 0, trained.output
+    assert json.loads(trained.stdout)["model"] == str(folder / "model")
+    assert evaluated(folder, "--adapt", "synthetic")["adapt_settings"] == {"steps": 2}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--adapt", "cash"], "no adaptation 'cash'; did you mean 'cache'"),
+        (["--adapt", "cache", "--setting", "weight"], "'weight' is not NAME=VALUE"),
+        (["--adapt", "cache", "--setting", "weight=much"], "weight must be a number"),
+        (["--setting", "weight=0.1"], "--setting is one of --adapt KIND"),
+        (["--tune"], "--tune chooses settings of --adapt KIND"),
+        (["--adapt", "cache", "--setting", "size=999999999999"], "more than half of this machine"),
+    ],
+)
+def test_bad_input_is_a_line(folder: Path, arguments: list[str], message: str) -> None:
+    result = sglm_command("eval", folder / "model", "--data", folder / "store", *arguments)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert result.stderr.strip().count("\n") <= 1
+
+
+@pytest.mark.parametrize(
+    ("store", "segments", "message"),
+    [
+        ("store", 0, "--segments: must be 1 or more"),
+        ("small/store", 3, "tokens, fewer than 128; prepare a store with more"),
+    ],
+)
+def test_nothing_to_train_on(folder: Path, store: str, segments: int, message: str) -> None:
+    if not (folder / "small").exists():
+        (folder / "small").mkdir()
+        make_store(folder / "small", "byte", folder / "test.txt")
+    result = sglm_command(
+        "adapt-train", folder / "model", "--data", folder / store, "--segments", segments
+    )
+    assert result.exit_code == 2
+    assert message in result.stderr
