@@ -17,7 +17,7 @@ from sglm.corpus_filter.measures import BUCKET, PERPLEXITY, added, bin_of, bucke
 from sglm.corpus_filter.plan import Settings, Shard, model_hash
 from sglm.corpus_filter.reading import Progress, Records, read_records, read_values
 from sglm.corpus_filter.writing import open_writer, result_schema
-from sglm.errors import InputError, SglmError, as_sglm_error
+from sglm.errors import InputError, SglmError, Stopped, as_sglm_error
 from sglm.lm import LanguageModel, load
 from sglm.scoring.predictor import NetworkPredictor
 from sglm.scoring.totals import TextTotals, text_totals
@@ -110,11 +110,17 @@ class Outcome:
 
 
 def perform(job: Job, progress: Progress = lambda share: None) -> Outcome:
-    """Does a job; its failures are part of the outcome, so that others go on."""
+    """Does a job; its failures are part of the outcome, so that others go on.
+
+    Raises:
+        Stopped: a signal ended it, which is no failure of the file.
+    """
     start, tokens, error = time.monotonic(), 0, None
     try:
         with _arrow_errors(job.shard.source):
             tokens = score_file(job, progress) if job.bounds is None else bucket_file(job, progress)
+    except Stopped:
+        raise
     except SglmError as failure:
         error = str(failure)
     except (OSError, MemoryError, RuntimeError) as failure:
