@@ -334,7 +334,9 @@ def test_processes_end_with_a_command_that_is_killed_and_make_the_same_files(
         (["--fields", "n_unk,n_unk"], "'n_unk' is there twice"),
         (["--buckets", "60,30"], "no two rising percentiles"),
         (["--buckets", "30,60", "--fields", "n_unk"], "add perplexity to --fields"),
+        (["--buckets", "nan,60"], "no two rising percentiles"),
         (["--processes", "0"], "--processes must be at least 1"),
+        (["--processes", "2", "--engine", "ray"], "leave it out with --engine ray"),
         (["--per-token"], "--per-token and --out do not go together"),
         (["--color"], "--color and --out do not go together"),
         (["--engine", "spark"], "unknown 'spark'"),
@@ -357,12 +359,15 @@ def test_what_the_folder_of_results_refuses(run: Path, corpus: Path, tmp_path: P
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("")
     (tmp_path / "lines.txt").write_text("a\n")
+    before = contents(out)
     for arguments, message in {
         (other, corpus, "--out", out): "made with the model",
         (run, corpus, "--out", out, "--eos"): "made with --bos",
         (run, corpus, "--out", out, "--fields", "n_unk"): "made with --fields perplexity,bits_per",
         (run, corpus, "--out", tmp_path / "mine"): "not empty, and no results of sglm score",
         (run, corpus, "--out", corpus / "below" / "out"): "lies in",
+        (run, corpus, "--out", out / ".." / "corpus" / "below" / "out"): "lies in",
+        (run, out / "lines.jsonl", "--out", out): "lines.jsonl in it; give another",
         (run, corpus, tmp_path / "lines.txt", "--out", out): "would both become",
         (run, "-", "--out", out): "takes files and folders",
         (run, "--out", out): "none was given",
@@ -373,6 +378,7 @@ def test_what_the_folder_of_results_refuses(run: Path, corpus: Path, tmp_path: P
         expected = message.replace("made with --bos", "made with --eos False, now it is --eos True")
         assert expected in result.stderr
         assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+        assert contents(out) == before
 
 
 def test_without_ray(
