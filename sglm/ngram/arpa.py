@@ -29,6 +29,7 @@ BEGIN, END, UNKNOWN = "<s>", "</s>", "<unk>"
 MAKE_AGAIN = "; copy or estimate it again"
 # Estimators round: a probability of 1 may come out a little larger.
 LARGEST_LOG10 = 1e-4
+MOST_DIGITS = 18  # of a count
 # deflate makes nothing smaller than 1/1032 of its size.
 MOST_PACKED = 1032
 
@@ -114,7 +115,8 @@ class _Reader:
         counts: list[int] = []
         while (fields := self._next("its head is cut"))[0] == "ngram":
             order, _, count = "".join(fields[1:]).partition("=")
-            if order != str(len(counts) + 1) or not (count.isascii() and count.isdigit()):
+            is_count = count.isascii() and count.isdigit() and len(count) <= MOST_DIGITS
+            if order != str(len(counts) + 1) or not is_count:
                 self._fail(f"expected ngram {len(counts) + 1}=COUNT")
             counts.append(int(count))
         if not counts or counts[0] == 0:
