@@ -70,7 +70,7 @@ class _JsonWriter:
     def write(self, records: Records, added: Added) -> None:
         rows = records.rows
         if not isinstance(rows, list):
-            rows = [JsonRow(self._json(row), row) for row in rows.to_pylist()]
+            rows = [JsonRow(self._json(row), row) for row in self._values(rows)]
         joined = [self._join(row, dict(fields)) for row, fields in zip(rows, added, strict=True)]
         self.file.write("".join(joined).encode())
 
@@ -81,20 +81,31 @@ class _JsonWriter:
         before = row.line[:-1].rstrip()
         return f"{before}{', ' if row.fields else ''}{json.dumps(fields)[1:]}\n"
 
+    def _values(self, batch: "pa.RecordBatch") -> list[dict[str, Any]]:
+        try:
+            rows: list[dict[str, Any]] = batch.to_pylist()
+        except (ValueError, OverflowError) as error:  # times that Python's types do not have
+            raise self._no_json(error) from error
+        return rows
+
     def _json(self, row: dict[str, Any]) -> str:
         try:
             return json.dumps(_plain(row), ensure_ascii=False, allow_nan=False)
         except TypeError as error:
-            raise InputError(
-                f"{self.source}: {error}, which JSON lacks; leave out --format jsonl"
-            ) from None
+            raise self._no_json(error) from error
+
+    def _no_json(self, error: Exception) -> InputError:
+        return InputError(
+            f"{self.source}: a value that cannot be written as JSON ({error}); leave out"
+            " --format jsonl"
+        )
 
 
 def _plain(value: Any) -> Any:
     """A value of a parquet file as JSON has it: times and decimals as text, no number for NaN."""
     if isinstance(value, dict):
         return {key: _plain(inner) for key, inner in value.items()}
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):  # a map is a list of pairs
         return [_plain(inner) for inner in value]
     if isinstance(value, datetime.date | datetime.time):
         return value.isoformat()

@@ -134,6 +134,29 @@ class TestRecords:
         row = rows(tmp_path / "out" / "a.jsonl")[0]
         assert list(row) == ["a", "perplexity", "lm_perplexity", "lm_bits_per_byte"]
 
+    def test_of_parquet_become_json_or_are_refused(self, run: Path, tmp_path: Path) -> None:
+        """A year that Python's dates do not have, bytes, and a number that JSON does not have."""
+        corpus, out = tmp_path / "corpus", tmp_path / "out"
+        corpus.mkdir()
+        for name, column in {
+            "year": pa.array([2**50], pa.timestamp("ms")),
+            "bytes": pa.array([b"a"]),
+            "map": pa.array([[("a", math.nan)]], pa.map_(pa.string(), pa.float64())),
+        }.items():
+            table = pa.table({"text": ["the cat"], "other": column})
+            pq.write_table(table, corpus / f"{name}.parquet")
+        result = score(run, corpus, "--out", out, "--format", "jsonl", "--processes", 1)
+        assert (result.exit_code, result.stderr.count("leave out --format jsonl")) == (1, 2)
+        assert contents(out).keys() == {"errors.json", "map.jsonl", "score.json"}
+        assert rows(out / "map.jsonl")[0]["other"] == [["a", None]]
+
+    @pytest.mark.parametrize("form", ["jsonl", "parquet"])
+    def test_there_may_be_none(self, run: Path, tmp_path: Path, form: str) -> None:
+        pq.write_table(pa.table({"text": pa.array([], pa.string())}), tmp_path / "a.parquet")
+        result = score(run, tmp_path / "a.parquet", "--out", tmp_path / "out", "--format", form)
+        assert result.exit_code == 0, result.output
+        assert rows(tmp_path / "out" / f"a.{form}") == []
+
 
 class TestBuckets:
     def test_cut_the_documents_at_the_percentiles(self, run: Path, tmp_path: Path) -> None:
