@@ -5,7 +5,6 @@ Shapes: N tokens, P = 2 predictors: the model, then the n-gram model.
 """
 
 import os
-from dataclasses import replace
 from time import perf_counter
 from typing import Any
 
@@ -105,7 +104,7 @@ def evaluate_second_half(
         nll_nats = stream_nll(lm.predictor, second, eos_id)
     else:
         nll_nats = texts_nll(lm.predictor, _lines(second, eos_id), eos_id)
-    evaluation = Evaluation(
+    return Evaluation(
         nll_nats=nll_nats,
         tokens=len(second),
         words=int((second != eos_id).sum()),
@@ -114,8 +113,8 @@ def evaluate_second_half(
         context=context,
         model=lm.name,
         split="valid, second half",
+        seconds=perf_counter() - started,
     )
-    return replace(evaluation, seconds=perf_counter() - started)
 
 
 def _halves(lm: LanguageModel, store: TokenStore) -> tuple[Ids, Ids]:
