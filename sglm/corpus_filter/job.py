@@ -29,8 +29,6 @@ from sglm.text.user_text import TextError
 # among them, so that little is computed for nothing (2 % of the steps, of documents of 20 to 2,000
 # tokens).
 GROUP_CHARACTERS = 1 << 21
-
-
 # The share of a file that is done when all its records are, but not yet the file.
 _UNFINISHED = 0.999
 

@@ -9,7 +9,6 @@ import pytest
 from sglm.corpus_filter import progress as module
 from sglm.corpus_filter.engines import here
 from sglm.corpus_filter.job import Job, perform
-from sglm.corpus_filter.measures import DEFAULT_FIELDS
 from sglm.corpus_filter.plan import Settings, model_hash, plan_shards
 from sglm.corpus_filter.progress import CorpusProgress
 from sglm.errors import Stopped
@@ -33,7 +32,7 @@ def make_job(tmp_path: Path) -> Job:
     settings = Settings(
         model=model_hash(run),
         text_field="text",
-        fields=DEFAULT_FIELDS,
+        fields=("perplexity", "bits_per_byte"),
         prefix="",
         format=None,
         percentiles=None,
