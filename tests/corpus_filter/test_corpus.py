@@ -388,6 +388,7 @@ def test_what_the_folder_of_results_refuses(run: Path, corpus: Path, tmp_path: P
         (run, corpus, "--out", out, "--eos"): "made with --bos",
         (run, corpus, "--out", out, "--fields", "n_unk"): "made with --fields perplexity,bits_per",
         (run, corpus, "--out", tmp_path / "mine"): "not empty, and no results of sglm score",
+        (run, corpus, "--out", tmp_path / "lines.txt"): "a file, not a folder",
         (run, corpus, "--out", corpus / "below" / "out"): "lies in",
         (run, corpus, "--out", out / ".." / "corpus" / "below" / "out"): "lies in",
         (run, out / "lines.jsonl", "--out", out): "lines.jsonl in it; give another",

@@ -172,6 +172,12 @@ def test_what_is_wrong_is_named(path: Path, old: str, new: str, message: str) ->
     assert str(path) in str(error.value)
 
 
+def test_a_binary_file_of_kenlm_is_named(path: Path) -> None:
+    path.write_bytes(b"mmap lm http://kheafield.com/code format version 5\n\0\0")
+    with pytest.raises(InputError, match="give the ARPA file that it was made of"):
+        read_arpa(path)
+
+
 def test_a_file_cut_anywhere_is_no_other_model(path: Path) -> None:
     whole = ARPA[: ARPA.index("\\end\\") + 5]
     for length in range(len(whole)):
