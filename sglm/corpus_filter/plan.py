@@ -96,6 +96,8 @@ def plan_shards(
             raise InputError(f"--out {out} has {source} in it; give another")
         for found in find_sources(source, text_field):
             name = _result_name(str(Path(found.name).relative_to(folder)), format)
+            if name in shards and os.path.samefile(shards[name].source, found.name):
+                raise InputError(f"{found.name}: given twice; give it once")
             if name in shards:
                 raise InputError(
                     f"{shards[name].source} and {found.name} would both become {out / name};"

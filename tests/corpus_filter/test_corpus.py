@@ -393,6 +393,7 @@ def test_what_the_folder_of_results_refuses(run: Path, corpus: Path, tmp_path: P
         (run, corpus, "--out", out / ".." / "corpus" / "below" / "out"): "lies in",
         (run, out / "lines.jsonl", "--out", out): "lines.jsonl in it; give another",
         (run, corpus, tmp_path / "lines.txt", "--out", out): "would both become",
+        (run, corpus, corpus / "lines.txt", "--out", out): "lines.txt: given twice; give it once",
         (run, "-", "--out", out): "takes files and folders",
         (run, "--out", out): "none was given",
         (run, corpus, corpus): "one file at a time; for several, give --out DIR",
