@@ -195,6 +195,16 @@ class TestBuckets:
         assert (again["cutoffs"], again["already_done"]) == (facts["cutoffs"], 2)
 
     @pytest.mark.parametrize("form", ["jsonl", "parquet"])
+    def test_are_refused_before_the_scoring_where_a_field_has_their_name(
+        self, run: Path, tmp_path: Path, form: str
+    ) -> None:
+        (tmp_path / "a.jsonl").write_text('{"text": "the cat", "bucket": 7}\n')
+        how = ("--out", tmp_path / "out", "--buckets", "30,60", "--format", form, "--json")
+        result = score(run, tmp_path / "a.jsonl", *how)
+        assert f"{tmp_path / 'a.jsonl'}: its records have a field 'bucket' already" in result.stderr
+        assert json.loads(result.stdout)["tokens_scored"] == 0
+
+    @pytest.mark.parametrize("form", ["jsonl", "parquet"])
     def test_of_texts_without_a_token(self, run: Path, tmp_path: Path, form: str) -> None:
         (tmp_path / "a.jsonl").write_text('{"text": ""}\n{"text": " "}\n')
         how = ("--buckets", "30,60", "--format", form, "--json")
