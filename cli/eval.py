@@ -96,7 +96,7 @@ def evaluate(
 
     Per token and per word, and in bits per byte; every token counts exactly once. Without --data
     and --text: of the test split of the store that the run was trained on. --weight tune chooses
-    the weight on the first half of the validation split, of which then the other half is evaluated.
+    the weight on the first half of the validation split; --split valid then evaluates the other.
     """
     settings = adapting.parse_settings(setting, adapt)
     check_both(mix, weight)
@@ -205,22 +205,18 @@ def _warn_of_lines_trained_on(result: "Evaluation") -> None:
 
 
 def _print_table(result: "Evaluation") -> None:
-    known = result.lines_in_training
+    known, bits = result.lines_in_training, result.bits_per_byte
     unknown = f" ({result.unknown:,} <unk>)" if result.unknown else ""
-    rows = {
-        "perplexity per token": f"{result.token_ppl:,.2f}",
-        "tokens": f"{result.tokens:,}{unknown}",
-    }
-    if result.words is not None and result.bytes is not None:  # text, not ids
-        bits = result.bits_per_byte
-        rows = {
-            "perplexity per token": rows["perplexity per token"],
-            "perplexity per word": f"{result.word_ppl:,.2f}",
-            "bits per byte": "- (<unk> hides bytes)" if bits is None else f"{bits:.4f}",
-            "tokens": rows["tokens"],
-            "words": f"{result.words:,}",
-            "bytes": f"{result.bytes:,}" if result.bytes else "unknown",
-        }
+    no_bits = "- (<unk> hides bytes)" if result.unknown else "-"
+    is_text = result.words is not None  # and not ids
+    rows = {"perplexity per token": f"{result.token_ppl:,.2f}"}
+    if is_text:
+        rows["perplexity per word"] = f"{result.word_ppl:,.2f}"
+        rows["bits per byte"] = no_bits if bits is None else f"{bits:.4f}"
+    rows["tokens"] = f"{result.tokens:,}{unknown}"
+    if is_text:
+        rows["words"] = f"{result.words:,}"
+        rows["bytes"] = f"{result.bytes:,}" if result.bytes else "unknown"
     rows |= {
         **adapting.table_rows(result),
         "lines trained on": "unknown" if known is None else f"{known:,} of {result.lines:,}",

@@ -23,11 +23,10 @@ def mixed(lm: "LanguageModel", mix: Path | None, weight: float | None) -> "Langu
     """The model itself, or its mixture with `--mix`.
 
     Raises:
-        InputError: one of the two options without the other; see `sglm.mix.with_ngram`.
+        InputError: see `sglm.mix.with_ngram`.
     """
     from sglm.mix import with_ngram
 
-    check_both(mix, weight)
     return lm if mix is None or weight is None else with_ngram(lm, mix, weight=weight)
 
 

@@ -1,5 +1,6 @@
 """Arguments and options that several commands share. Light to import: every --help reads it."""
 
+import math
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
@@ -58,7 +59,7 @@ def one_of(
 
 
 def number(name: str, kind: type[int] | type[float], help_text: str, **others: Any) -> OptionInfo:
-    """An option whose value is a number.
+    """An option whose value is a number, finite.
 
     Args:
         name: as it is typed.
@@ -69,10 +70,13 @@ def number(name: str, kind: type[int] | type[float], help_text: str, **others: A
 
     def read(text: str) -> float:
         try:
-            return kind(text)
+            value = kind(text)
         except ValueError:
             what = "integer" if kind is int else "number"
             raise InputError(f"{name}: {text!r} is no {what}") from None
+        if kind is float and not math.isfinite(value):
+            raise InputError(f"{name}: {text!r} is no finite number")
+        return value
 
     option: OptionInfo = typer.Option(
         name, parser=read, **{"metavar": "N" if kind is int else "X", "help": help_text, **others}

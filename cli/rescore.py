@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sglm.cli import options
-from sglm.cli.mixing import MixOption, mixed
+from sglm.cli.mixing import MixOption, check_both, mixed
 from sglm.cli.streams import announce_terminal
 from sglm.errors import InputError
 from sglm.runtime.process import ended_by_interrupts
@@ -83,6 +83,7 @@ def rescore(
         raise InputError(
             "--tune finds --alpha and --beta, or the one that is left out, by --references FILE"
         )
+    check_both(mix, weight)
     lists, counted = _read(beams, beam_size, references)
     lm = mixed(load(run, device.value), mix, weight)
     logprobs_LK = _logprobs(lm, lists, eos)

@@ -53,7 +53,7 @@ def score(
     out: corpus.OutOption = None,
     format: corpus.FormatOption = None,
     text_field: corpus.TextFieldOption = "text",
-    fields: corpus.FieldsOption = "perplexity,bits_per_byte",
+    fields: corpus.FieldsOption = corpus.Wanted.fields,
     prefix: corpus.PrefixOption = "",
     buckets: corpus.BucketsOption = None,
     processes: corpus.ProcessesOption = None,

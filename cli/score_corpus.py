@@ -144,6 +144,8 @@ def score_corpus(
 
     if not sources:
         raise InputError("--out takes files and folders to score; none was given")
+    if wanted.processes is not None and wanted.engine is EngineName.RAY:
+        raise InputError("--processes are those of this machine; leave it out with --engine ray")
     if wanted.processes is not None and wanted.processes < 1:
         raise InputError(f"--processes must be at least 1, but is {wanted.processes}")
     where = pick_device(device.value).type
@@ -195,11 +197,12 @@ def _settings(run: Path, wanted: Wanted, *, bos: bool, eos: bool, device: str) -
 def _percentiles(text: str) -> tuple[float, float]:
     try:
         low, high = map(float, text.split(","))
-        assert 0 < low < high < 100
-    except (ValueError, AssertionError):
+    except ValueError:
+        low = high = 0.0
+    if not 0 < low < high < 100:
         raise InputError(
             f"--buckets: {text!r} are no two rising percentiles between 0 and 100, as in 30,60"
-        ) from None
+        )
     return low, high
 
 

@@ -28,6 +28,7 @@ from sglm.model.folder import find_model_folder
 from sglm.scoring.arguments import real_number, truth
 from sglm.storage.durable import replace_text
 from sglm.storage.untrusted import read_json
+from sglm.text.tokenizer_interface import LARGEST_FILE_BYTES
 
 if TYPE_CHECKING:
     AbstractLanguageModel = object
@@ -173,6 +174,6 @@ class SglmLanguageModel(AbstractLanguageModel):
         """
         folder = Path(filepath)
         try:
-            return cls(folder / _MODEL, **read_json(folder / _ATTRIBUTES))
+            return cls(folder / _MODEL, **read_json(folder / _ATTRIBUTES, LARGEST_FILE_BYTES))
         except (OSError, ValueError, TypeError):
             raise InputError(f"{folder}: not what save_to_dir wrote; save it again") from None

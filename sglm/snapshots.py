@@ -34,7 +34,8 @@ def snapshot_folders(run: str | os.PathLike[str], last: int | None = None) -> li
         InputError: there are none, or fewer than `last`.
     """
     path = given_path("a run", run)
-    folders = sorted(each for each in path.glob("snapshots/cycle-*") if each.suffix != ".partial")
+    found = (each for each in path.glob("snapshots/cycle-*") if each.suffix != ".partial")
+    folders = sorted(found, key=lambda each: (len(each.name), each.name))  # 1000 is after 999
     if not folders:
         raise InputError(
             f"{path}: has no snapshots; give the folder that `sglm train` wrote, once its first"

@@ -67,7 +67,8 @@ def test_which_words_there_are_can_be_told(kind: str, tmp_path: Path) -> None:
 
 def test_it_is_saved_loaded_and_pickled(tmp_path: Path) -> None:
     run = save_lm("word", tmp_path / "run")
-    model = SglmLanguageModel(run, alpha=0.9, score_boundary=False, unigrams=["cat"])
+    words = ["cat", *(f"a word of hundreds of thousands, {n}" for n in range(30_000))]
+    model = SglmLanguageModel(run, alpha=0.9, score_boundary=False, unigrams=words)
     (tmp_path / "saved").mkdir()
     model.save_to_dir(str(tmp_path / "saved"))
     for again in (

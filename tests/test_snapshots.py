@@ -136,6 +136,13 @@ def test_snapshots_of_several_shapes_are_not_averaged(tmp_path: Path) -> None:
         sglm.average_snapshots(run, tmp_path / "out")
 
 
+def test_the_last_ones_of_a_thousand_are_the_latest(tmp_path: Path) -> None:
+    for number in (998, 999, 1000, 1001):
+        (tmp_path / "snapshots" / f"cycle-{number:03d}").mkdir(parents=True)
+    folders = snapshot_folders(tmp_path, last=3)
+    assert [each.name for each in folders] == ["cycle-999", "cycle-1000", "cycle-1001"]
+
+
 def test_members_must_share_a_vocabulary() -> None:
     with pytest.raises(InputError, match="no common vocabulary"):
         Mixture([NetworkPredictor(make_network(size)) for size in (5, 6)])

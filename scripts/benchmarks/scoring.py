@@ -32,7 +32,6 @@ import numpy as np
 import torch
 
 from sglm.corpus_filter.job import Job, perform, scorer
-from sglm.corpus_filter.measures import DEFAULT_FIELDS
 from sglm.corpus_filter.plan import Settings, Shard, model_hash
 from sglm.lm import LanguageModel
 from sglm.model.folder import save_model
@@ -211,7 +210,7 @@ def documents(
     settings = Settings(
         model=model_hash(run),
         text_field="text",
-        fields=DEFAULT_FIELDS,
+        fields=("perplexity", "bits_per_byte"),
         prefix="",
         format=None,
         percentiles=None,

@@ -17,7 +17,7 @@ from sglm.corpus_filter.measures import BUCKET, PERPLEXITY, added, bin_of, bucke
 from sglm.corpus_filter.plan import Settings, Shard, model_hash
 from sglm.corpus_filter.reading import Progress, Records, read_records, read_values
 from sglm.corpus_filter.writing import open_writer, result_schema
-from sglm.errors import InputError, SglmError, as_sglm_error
+from sglm.errors import InputError, SglmError, Stopped, as_sglm_error
 from sglm.lm import LanguageModel, load
 from sglm.scoring.predictor import NetworkPredictor
 from sglm.scoring.totals import TextTotals, text_totals
@@ -29,8 +29,6 @@ from sglm.text.user_text import TextError
 # among them, so that little is computed for nothing (2 % of the steps, of documents of 20 to 2,000
 # tokens).
 GROUP_CHARACTERS = 1 << 21
-
-
 # The share of a file that is done when all its records are, but not yet the file.
 _UNFINISHED = 0.999
 
@@ -110,11 +108,17 @@ class Outcome:
 
 
 def perform(job: Job, progress: Progress = lambda share: None) -> Outcome:
-    """Does a job; its failures are part of the outcome, so that others go on."""
+    """Does a job; its failures are part of the outcome, so that others go on.
+
+    Raises:
+        Stopped: a signal ended it, which is no failure of the file.
+    """
     start, tokens, error = time.monotonic(), 0, None
     try:
         with _arrow_errors(job.shard.source):
             tokens = score_file(job, progress) if job.bounds is None else bucket_file(job, progress)
+    except Stopped:
+        raise
     except SglmError as failure:
         error = str(failure)
     except (OSError, MemoryError, RuntimeError) as failure:
@@ -150,8 +154,9 @@ def score_file(job: Job, progress: Progress) -> int:
     def write(aside: Path) -> None:
         read = partial(read_records, source, settings.text_field)
         names = [settings.prefix + name for name in settings.fields]
-        schema = result_schema(source, read(lambda share: None), target, names=names)
-        with open_writer(aside, target, source=source, schema=schema) as writer:
+        later = [] if settings.percentiles is None else [settings.prefix + BUCKET]
+        schema = result_schema(source, read(lambda share: None), target, names=names, later=later)
+        with open_writer(aside, target, source=source, schema=schema, later=later) as writer:
             for some, totals in _scored(lm, read, settings, source=source, progress=progress):
                 fields = [added(each, settings.fields, settings.prefix) for each in totals]
                 writer.write(some, fields)

@@ -11,7 +11,6 @@ from sglm.scoring.totals import TextTotals
 
 Value = float | int | None
 PERPLEXITY = "perplexity"
-DEFAULT_FIELDS = (PERPLEXITY, "bits_per_byte")
 FIELDS: dict[str, Callable[[TextTotals], Value]] = {
     PERPLEXITY: lambda t: finite_or_none(perplexity(t.nll_nats, t.tokens)),
     "word_perplexity": lambda t: finite_or_none(perplexity(t.nll_nats, t.words or 0)),

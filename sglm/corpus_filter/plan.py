@@ -80,19 +80,24 @@ def plan_shards(
     """A shard for every file, named after it; below a folder, after its path in there.
 
     Raises:
-        InputError: no files, or no text in them; two would become one; `out` lies among them.
+        InputError: no files, or no text in them; two would become one; `out` lies among them, or
+            they in `out`.
     """
     shards: dict[str, Shard] = {}
     for source in sources:
         if source == "-" or source.startswith(("builtin:", "hf:")):
             raise InputError(f"{source}: --out takes files and folders; write this into one first")
         folder = Path(source) if os.path.isdir(source) else Path(source).parent
-        if os.path.isdir(source) and out.absolute().is_relative_to(folder.absolute()):
+        if os.path.isdir(source) and out.resolve().is_relative_to(folder.resolve()):
             raise InputError(
                 f"--out {out} lies in {source}, where it would be read as text; give another"
             )
+        if folder.resolve().is_relative_to(out.resolve()):  # results would replace their sources
+            raise InputError(f"--out {out} has {source} in it; give another")
         for found in find_sources(source, text_field):
             name = _result_name(str(Path(found.name).relative_to(folder)), format)
+            if name in shards and os.path.samefile(shards[name].source, found.name):
+                raise InputError(f"{found.name}: given twice; give it once")
             if name in shards:
                 raise InputError(
                     f"{shards[name].source} and {found.name} would both become {out / name};"
@@ -176,14 +181,16 @@ def open_folder(path: Path, settings: Settings) -> Folder:
 def _checked(file: Path) -> dict[str, Any]:
     try:
         content = read_json(file)
-        assert content["format_version"] == FORMAT_VERSION
-        assert isinstance(content["settings"], dict)
         cutoffs = content["cutoffs"]
-        assert cutoffs is None or [type(each) for each in cutoffs] == [float, float]
-    except (ValueError, KeyError, TypeError, AssertionError):
-        raise InputError(
-            f"{file}: damaged, or of another version of sglm; give another --out"
-        ) from None
+        known = (
+            content["format_version"] == FORMAT_VERSION
+            and isinstance(content["settings"], dict)
+            and (cutoffs is None or [type(each) for each in cutoffs] == [float, float])
+        )
+    except (ValueError, KeyError, TypeError):
+        known = False
+    if not known:
+        raise InputError(f"{file}: damaged, or of another version of sglm; give another --out")
     return dict(content)
 
 

@@ -14,6 +14,7 @@ from sglm.corpus_filter.job import Done, Job, Outcome
 from sglm.corpus_filter.measures import BUCKETS, cutoffs, merged
 from sglm.corpus_filter.plan import ERRORS_FILE, LOCK_FILE, Folder, Settings, Shard, open_folder
 from sglm.corpus_filter.progress import CorpusProgress
+from sglm.errors import InputError
 from sglm.scoring.metrics import bits_per_byte, finite_or_none, perplexity
 from sglm.storage.durable import locked, replace_text
 
@@ -89,10 +90,13 @@ def score_corpus(shards: Sequence[Shard], settings: Settings, execution: Executi
     """Writes the result of every shard that has none yet.
 
     Raises:
-        InputError: the folder of results is of other settings, or another process works in it.
+        InputError: the folder of results is none, or of other settings, or another process works
+            in it.
         SglmError: a process was ended from outside. What failed is otherwise in the summary.
     """
     start, out = time.monotonic(), Path(shards[0].out)
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out}: a file, not a folder; give another --out")
     out.mkdir(parents=True, exist_ok=True)
     with locked(out / LOCK_FILE):
         folder = open_folder(out, settings)

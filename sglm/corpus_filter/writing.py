@@ -36,7 +36,12 @@ class Writer(Protocol):
 
 @contextmanager
 def open_writer(
-    aside: Path, result: Path, *, source: Path, schema: "pa.Schema | None"
+    aside: Path,
+    result: Path,
+    *,
+    source: Path,
+    schema: "pa.Schema | None",
+    later: Sequence[str] = (),
 ) -> Iterator[Writer]:
     """
     Args:
@@ -44,6 +49,7 @@ def open_writer(
         result: the name that it will get, which decides on the format.
         source: for error messages.
         schema: of a parquet file, the added fields included; None for JSON lines.
+        later: see `result_schema`.
     """
     if schema is not None:
         import pyarrow.parquet as pq
@@ -57,44 +63,58 @@ def open_writer(
         if result.name.endswith(".gz"):
             # Without a time in it: the same records are the same bytes.
             with gzip.GzipFile(filename="", fileobj=raw, mode="wb", mtime=0) as packed:
-                yield _JsonWriter(packed, source=source)
+                yield _JsonWriter(packed, source=source, later=later)
         else:
-            yield _JsonWriter(raw, source=source)
+            yield _JsonWriter(raw, source=source, later=later)
 
 
 class _JsonWriter:
-    def __init__(self, file: IO[bytes] | gzip.GzipFile, *, source: Path) -> None:
+    def __init__(
+        self, file: IO[bytes] | gzip.GzipFile, *, source: Path, later: Sequence[str]
+    ) -> None:
         self.file = file
         self.source = source
+        self.later = later
 
     def write(self, records: Records, added: Added) -> None:
         rows = records.rows
         if not isinstance(rows, list):
-            rows = [JsonRow(self._json(row), row) for row in rows.to_pylist()]
+            rows = [JsonRow(self._json(row), row) for row in self._values(rows)]
         joined = [self._join(row, dict(fields)) for row, fields in zip(rows, added, strict=True)]
         self.file.write("".join(joined).encode())
 
     def _join(self, row: JsonRow, fields: dict[str, Any]) -> str:
         """The object as it was written, with fields at its end: numbers keep their digits."""
-        if twice := row.fields.keys() & fields.keys():
+        if twice := row.fields.keys() & {*fields, *self.later}:
             raise _there_already(self.source, min(twice))
         before = row.line[:-1].rstrip()
         return f"{before}{', ' if row.fields else ''}{json.dumps(fields)[1:]}\n"
+
+    def _values(self, batch: "pa.RecordBatch") -> list[dict[str, Any]]:
+        try:
+            rows: list[dict[str, Any]] = batch.to_pylist()
+        except (ValueError, OverflowError) as error:  # times that Python's types do not have
+            raise self._no_json(error) from error
+        return rows
 
     def _json(self, row: dict[str, Any]) -> str:
         try:
             return json.dumps(_plain(row), ensure_ascii=False, allow_nan=False)
         except TypeError as error:
-            raise InputError(
-                f"{self.source}: {error}, which JSON lacks; leave out --format jsonl"
-            ) from None
+            raise self._no_json(error) from error
+
+    def _no_json(self, error: Exception) -> InputError:
+        return InputError(
+            f"{self.source}: a value that cannot be written as JSON ({error}); leave out"
+            " --format jsonl"
+        )
 
 
 def _plain(value: Any) -> Any:
     """A value of a parquet file as JSON has it: times and decimals as text, no number for NaN."""
     if isinstance(value, dict):
         return {key: _plain(inner) for key, inner in value.items()}
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):  # a map is a list of pairs
         return [_plain(inner) for inner in value]
     if isinstance(value, datetime.date | datetime.time):
         return value.isoformat()
@@ -148,7 +168,12 @@ class _ParquetWriter:
 
 
 def result_schema(
-    source: Path, records: Iterator[Records], result: Path, *, names: Sequence[str]
+    source: Path,
+    records: Iterator[Records],
+    result: Path,
+    *,
+    names: Sequence[str],
+    later: Sequence[str] = (),
 ) -> "pa.Schema | None":
     """The columns of the result, where that is a parquet file.
 
@@ -157,6 +182,7 @@ def result_schema(
         records: of the source, from its beginning; taken only where they are needed.
         result: its name decides on the format.
         names: the fields that are added.
+        later: those that will be added when all files are done, and must not be there either.
 
     Raises:
         InputError: a column of that name is there already; fields of records of several types.
@@ -171,9 +197,10 @@ def result_schema(
             schema = pq.read_schema(source)
     else:
         schema = _inferred(source, records)
-    for name in names:
+    for name in (*names, *later):
         if name in schema.names:
             raise _there_already(source, name)
+    for name in names:
         schema = schema.append(pa.field(name, _type_of(name)))
     return schema
 

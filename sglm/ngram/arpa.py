@@ -29,6 +29,8 @@ BEGIN, END, UNKNOWN = "<s>", "</s>", "<unk>"
 MAKE_AGAIN = "; copy or estimate it again"
 # Estimators round: a probability of 1 may come out a little larger.
 LARGEST_LOG10 = 1e-4
+MOST_DIGITS = 18  # of a count
+KENLM_BINARY = b"mmap lm"  # the beginning of what its build_binary writes
 # deflate makes nothing smaller than 1/1032 of its size.
 MOST_PACKED = 1032
 
@@ -40,6 +42,13 @@ def read_arpa(path: Path) -> NgramModel:
         InputError: no such file, no ARPA file, cut, of other counts than its head says, with
             n-grams that stand there twice or lack what they are made of.
     """
+    if path.is_file():
+        with path.open("rb") as file:
+            if file.read(len(KENLM_BINARY)) == KENLM_BINARY:
+                raise InputError(
+                    f"{path}: a binary file, which KenLM alone reads; give the ARPA file that it"
+                    " was made of"
+                )
     return _Reader(path).read()
 
 
@@ -108,13 +117,14 @@ class _Reader:
                 break
         else:
             raise InputError(
-                f"{self._path}: no ARPA file: it has no line \\data\\ (KenLM's lmplz writes"
-                " one, also SRILM; a binary file is read by KenLM alone)"
+                f"{self._path}: no ARPA file: it has no line \\data\\; give what KenLM's lmplz"
+                " or SRILM has written"
             )
         counts: list[int] = []
         while (fields := self._next("its head is cut"))[0] == "ngram":
             order, _, count = "".join(fields[1:]).partition("=")
-            if order != str(len(counts) + 1) or not (count.isascii() and count.isdigit()):
+            is_count = count.isascii() and count.isdigit() and len(count) <= MOST_DIGITS
+            if order != str(len(counts) + 1) or not is_count:
                 self._fail(f"expected ngram {len(counts) + 1}=COUNT")
             counts.append(int(count))
         if not counts or counts[0] == 0:

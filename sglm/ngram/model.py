@@ -92,8 +92,8 @@ class NgramModel:
             contexts_N = self._context(history_NK[:, -length:])
             result_N += self._backoffs(length, contexts_N)
             places_N = self._find(length + 1, contexts_N, words_N)
-            logprobs_N = self._orders[length].logprob_G[places_N]
-            result_N = np.where(known_N & (places_N >= 0), logprobs_N, result_N)
+            found_N = known_N & (places_N >= 0)
+            result_N[found_N] = self._orders[length].logprob_G[places_N[found_N]]
         return result_N
 
     def distributions(self, history_NK: Words) -> Nats:
@@ -113,7 +113,10 @@ class NgramModel:
 
     def _backoffs(self, length: int, contexts_N: Words) -> Nats:
         """Of histories of so many words; 0 where the model has no such history."""
-        return np.where(contexts_N >= 0, self._orders[length - 1].backoff_G[contexts_N], 0.0)
+        result_N = np.zeros(len(contexts_N))
+        found_N = contexts_N >= 0
+        result_N[found_N] = self._orders[length - 1].backoff_G[contexts_N[found_N]]
+        return result_N
 
     def _context(self, words_NK: Words) -> Words:
         """Where histories are among the n-grams of their length; −1 for those that are not."""

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
-from sglm.errors import InputError
+from sglm.errors import InputError, Stopped
 from sglm.storage.untrusted import parse_json
 from sglm.text.given_tokenizer import GivenTokenizer
 from sglm.text.tokenizer_interface import HF_FILE, LARGEST_VOCABULARY
@@ -71,6 +71,8 @@ class HfTokenizer(GivenTokenizer):
     def _encode(self, texts: list[str]) -> list[list[int]]:
         try:
             encoded = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        except Stopped:  # a signal came meanwhile
+            raise
         except Exception as error:
             raise InputError(_cannot(str(error))) from error
         except BaseException as error:

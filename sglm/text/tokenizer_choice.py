@@ -16,7 +16,8 @@ from sglm.text.tokenizer_interface import (
 def given_tokenizer(
     name: str, *, of: Path | None, vocab_size: int | None, eos_id: int | None
 ) -> Tokenizer | None:
-    """
+    """The tokenizer that somebody gives, if one is asked for.
+
     Args:
         name: one of `KINDS`, `hf:FILE`, `spm:FILE` or `ids`.
         of: a run, a model folder or a store whose tokenizer to take; None: `name` says it.

@@ -112,7 +112,10 @@ def test_unknown_words_are_told(run: Path) -> None:
         (["--tune", "--references", "x", "--alpha", 1, "--beta", 1], "the one that is left out"),
         (["--weight", 0.5], "--weight is that of --mix"),
         (["--mix", "x.arpa"], "--mix needs --weight"),
+        # Before anything is read.
+        (["--mix", "x.arpa", "--references", "nope.txt"], "--mix needs --weight"),
         (["--alpha", "much"], "--alpha: 'much' is no number"),
+        (["--beta", "nan"], "--beta: 'nan' is no finite number"),
         (["--beam-size", 0], "a list of 0 candidates; give 1 or more"),
         (["--beam-size", 4], "6 lines are no multiple of the 4 candidates"),
         (["--references", "nope.txt"], "nope.txt: no such file"),

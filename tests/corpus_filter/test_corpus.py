@@ -134,6 +134,29 @@ class TestRecords:
         row = rows(tmp_path / "out" / "a.jsonl")[0]
         assert list(row) == ["a", "perplexity", "lm_perplexity", "lm_bits_per_byte"]
 
+    def test_of_parquet_become_json_or_are_refused(self, run: Path, tmp_path: Path) -> None:
+        """A year that Python's dates do not have, bytes, and a number that JSON does not have."""
+        corpus, out = tmp_path / "corpus", tmp_path / "out"
+        corpus.mkdir()
+        for name, column in {
+            "year": pa.array([2**50], pa.timestamp("ms")),
+            "bytes": pa.array([b"a"]),
+            "map": pa.array([[("a", math.nan)]], pa.map_(pa.string(), pa.float64())),
+        }.items():
+            table = pa.table({"text": ["the cat"], "other": column})
+            pq.write_table(table, corpus / f"{name}.parquet")
+        result = score(run, corpus, "--out", out, "--format", "jsonl", "--processes", 1)
+        assert (result.exit_code, result.stderr.count("leave out --format jsonl")) == (1, 2)
+        assert contents(out).keys() == {"errors.json", "map.jsonl", "score.json"}
+        assert rows(out / "map.jsonl")[0]["other"] == [["a", None]]
+
+    @pytest.mark.parametrize("form", ["jsonl", "parquet"])
+    def test_there_may_be_none(self, run: Path, tmp_path: Path, form: str) -> None:
+        pq.write_table(pa.table({"text": pa.array([], pa.string())}), tmp_path / "a.parquet")
+        result = score(run, tmp_path / "a.parquet", "--out", tmp_path / "out", "--format", form)
+        assert result.exit_code == 0, result.output
+        assert rows(tmp_path / "out" / f"a.{form}") == []
+
 
 class TestBuckets:
     def test_cut_the_documents_at_the_percentiles(self, run: Path, tmp_path: Path) -> None:
@@ -170,6 +193,16 @@ class TestBuckets:
         (folder / "2.jsonl").write_text('{"text": "the cat sat on"}\n')
         again = json.loads(score(run, folder, "--out", out, "--buckets", "30,60", "--json").stdout)
         assert (again["cutoffs"], again["already_done"]) == (facts["cutoffs"], 2)
+
+    @pytest.mark.parametrize("form", ["jsonl", "parquet"])
+    def test_are_refused_before_the_scoring_where_a_field_has_their_name(
+        self, run: Path, tmp_path: Path, form: str
+    ) -> None:
+        (tmp_path / "a.jsonl").write_text('{"text": "the cat", "bucket": 7}\n')
+        how = ("--out", tmp_path / "out", "--buckets", "30,60", "--format", form, "--json")
+        result = score(run, tmp_path / "a.jsonl", *how)
+        assert f"{tmp_path / 'a.jsonl'}: its records have a field 'bucket' already" in result.stderr
+        assert json.loads(result.stdout)["tokens_scored"] == 0
 
     @pytest.mark.parametrize("form", ["jsonl", "parquet"])
     def test_of_texts_without_a_token(self, run: Path, tmp_path: Path, form: str) -> None:
@@ -334,7 +367,9 @@ def test_processes_end_with_a_command_that_is_killed_and_make_the_same_files(
         (["--fields", "n_unk,n_unk"], "'n_unk' is there twice"),
         (["--buckets", "60,30"], "no two rising percentiles"),
         (["--buckets", "30,60", "--fields", "n_unk"], "add perplexity to --fields"),
+        (["--buckets", "nan,60"], "no two rising percentiles"),
         (["--processes", "0"], "--processes must be at least 1"),
+        (["--processes", "2", "--engine", "ray"], "leave it out with --engine ray"),
         (["--per-token"], "--per-token and --out do not go together"),
         (["--color"], "--color and --out do not go together"),
         (["--engine", "spark"], "unknown 'spark'"),
@@ -357,13 +392,18 @@ def test_what_the_folder_of_results_refuses(run: Path, corpus: Path, tmp_path: P
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("")
     (tmp_path / "lines.txt").write_text("a\n")
+    before = contents(out)
     for arguments, message in {
         (other, corpus, "--out", out): "made with the model",
         (run, corpus, "--out", out, "--eos"): "made with --bos",
         (run, corpus, "--out", out, "--fields", "n_unk"): "made with --fields perplexity,bits_per",
         (run, corpus, "--out", tmp_path / "mine"): "not empty, and no results of sglm score",
+        (run, corpus, "--out", tmp_path / "lines.txt"): "a file, not a folder",
         (run, corpus, "--out", corpus / "below" / "out"): "lies in",
+        (run, corpus, "--out", out / ".." / "corpus" / "below" / "out"): "lies in",
+        (run, out / "lines.jsonl", "--out", out): "lines.jsonl in it; give another",
         (run, corpus, tmp_path / "lines.txt", "--out", out): "would both become",
+        (run, corpus, corpus / "lines.txt", "--out", out): "lines.txt: given twice; give it once",
         (run, "-", "--out", out): "takes files and folders",
         (run, "--out", out): "none was given",
         (run, corpus, corpus): "one file at a time; for several, give --out DIR",
@@ -373,6 +413,7 @@ def test_what_the_folder_of_results_refuses(run: Path, corpus: Path, tmp_path: P
         expected = message.replace("made with --bos", "made with --eos False, now it is --eos True")
         assert expected in result.stderr
         assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+        assert contents(out) == before
 
 
 def test_without_ray(

@@ -8,10 +8,10 @@ import pytest
 
 from sglm.corpus_filter import progress as module
 from sglm.corpus_filter.engines import here
-from sglm.corpus_filter.job import Job
-from sglm.corpus_filter.measures import DEFAULT_FIELDS
+from sglm.corpus_filter.job import Job, perform
 from sglm.corpus_filter.plan import Settings, model_hash, plan_shards
 from sglm.corpus_filter.progress import CorpusProgress
+from sglm.errors import Stopped
 from tests.tiny_models import save_lm
 
 
@@ -23,8 +23,7 @@ def test_files_count_by_their_size() -> None:
     assert "1/2 files" in shown.line(shown.started + 30)
 
 
-def test_what_is_read_ahead_is_not_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Records are read many at a time and then scored: it is the scored ones that count."""
+def make_job(tmp_path: Path) -> Job:
     run = save_lm("byte", tmp_path / "run")
     (tmp_path / "a.jsonl").write_text('{"text": "abc"}\n' * 9000)
     shards = plan_shards(
@@ -33,7 +32,7 @@ def test_what_is_read_ahead_is_not_done(tmp_path: Path, monkeypatch: pytest.Monk
     settings = Settings(
         model=model_hash(run),
         text_field="text",
-        fields=DEFAULT_FIELDS,
+        fields=("perplexity", "bits_per_byte"),
         prefix="",
         format=None,
         percentiles=None,
@@ -41,7 +40,12 @@ def test_what_is_read_ahead_is_not_done(tmp_path: Path, monkeypatch: pytest.Monk
         eos=False,
         precision="fp32",
     )
-    jobs = [Job(shard=shards[0], settings=settings, run=str(run), device="cpu")]
+    return Job(shard=shards[0], settings=settings, run=str(run), device="cpu")
+
+
+def test_what_is_read_ahead_is_not_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Records are read many at a time and then scored: it is the scored ones that count."""
+    jobs = [make_job(tmp_path)]
     events: list[float] = []
     progress = CorpusProgress(io.StringIO(), doing="scoring", sizes=[1])
     monkeypatch.setattr(progress, "at", lambda number, share: events.append(share))
@@ -50,6 +54,17 @@ def test_what_is_read_ahead_is_not_done(tmp_path: Path, monkeypatch: pytest.Monk
     assert len(events) > 3, "though all was read before anything was scored"
     assert events[0] < 0.6
     assert events[-2] < events[-1] == 1.0
+
+
+def test_a_signal_that_ends_the_command_is_no_failure_of_a_file(tmp_path: Path) -> None:
+    """SIGTERM is raised as `Stopped` wherever the work is; nothing goes on after it."""
+
+    def stopped(share: float) -> None:
+        raise Stopped("stopped", signal_number=15)
+
+    with pytest.raises(Stopped):
+        perform(make_job(tmp_path), stopped)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == []
 
 
 def test_lines_come_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from sglm.cli.main import app
-from sglm.errors import InputError
+from sglm.errors import InputError, Stopped
 from sglm.lm import LanguageModel, load
 from sglm.model.folder import save_model
 from sglm.scoring.predictor import NetworkPredictor
@@ -230,6 +230,21 @@ def changed(name: str, **model: Any) -> bytes:
     facts = json.loads(content(name))
     facts["model"].update(model)
     return json.dumps(facts).encode()
+
+
+def test_a_signal_meanwhile_is_no_text_that_it_cannot_encode(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its handler runs when the library returns; an error of the text would not end a command."""
+
+    class Interrupted:
+        def encode_batch_fast(self, texts: list[str], **_: Any) -> None:
+            raise Stopped("stopped", signal_number=15)
+
+    tokenizer = HfTokenizer(gpt2().to_str().encode())
+    monkeypatch.setattr(tokenizer, "_tokenizer", Interrupted())
+    with pytest.raises(Stopped):
+        tokenizer.encode("the cat")
 
 
 def test_what_it_cannot_encode_is_refused_and_never_dropped() -> None:

@@ -119,6 +119,19 @@ def test_all_words_after_all_histories(tmp_path: Path) -> None:
     np.testing.assert_allclose(model.distributions(history_NK), np.log(10) * np.array(expected))
 
 
+def test_an_order_may_have_no_n_grams(path: Path) -> None:
+    """So tools write a model of which all have been pruned."""
+    without = ARPA.replace("ngram 3=2", "ngram 3=0\nngram 4=0")
+    first, _, rest = without.partition("-0.1\t<s> a b\n-0.2\ta b a\n")
+    path.write_text(f"{first}\n\\4-grams:\n{rest}")
+    model = read_arpa(path)
+    history = np.array([[-1, *(model.words.index(word) for word in ("<s>", "a"))]])
+    words = np.arange(len(model.words))
+    logprobs_V = model.logprobs(np.repeat(history, len(words), axis=0), words)
+    assert logprobs_V[model.words.index("b")] == pytest.approx((-0.0625 - 0.4) * math.log(10))
+    np.testing.assert_allclose(model.distributions(history)[0], logprobs_V)
+
+
 def test_compressed_and_with_other_line_ends(path: Path, tmp_path: Path) -> None:
     packed = tmp_path / "toy.arpa.gz"
     packed.write_bytes(gzip.compress(ARPA.replace("\n", "\r\n").encode()))
@@ -131,6 +144,7 @@ def test_compressed_and_with_other_line_ends(path: Path, tmp_path: Path) -> None
         (r"\data\\"[:-1], "data", "no ARPA file: it has no line \\data\\"),
         ("ngram 2=3", "ngram 3=3", "line 5: expected ngram 2=COUNT"),
         ("ngram 1=5", "ngram 1=0", "the head announces no 1-grams"),
+        ("ngram 1=5", f"ngram 1={'9' * 5000}", "line 4: expected ngram 1=COUNT"),
         ("ngram 2=3", "ngram 2=2", "line 18: more than the 2 2-grams that are announced"),
         ("ngram 2=3", "ngram 2=4", "line 20: too few 2-grams: 4 are announced, here are 3"),
         ("ngram 2=3", "ngram 2=99999999", "100,000,006 n-grams are announced, in a file of"),
@@ -156,6 +170,12 @@ def test_what_is_wrong_is_named(path: Path, old: str, new: str, message: str) ->
         read_arpa(path)
     assert message in str(error.value)
     assert str(path) in str(error.value)
+
+
+def test_a_binary_file_of_kenlm_is_named(path: Path) -> None:
+    path.write_bytes(b"mmap lm http://kheafield.com/code format version 5\n\0\0")
+    with pytest.raises(InputError, match="give the ARPA file that it was made of"):
+        read_arpa(path)
 
 
 def test_a_file_cut_anywhere_is_no_other_model(path: Path) -> None:
