@@ -95,8 +95,9 @@ def evaluate(
     """Perplexity of a held-out split or of a file.
 
     Per token and per word, and in bits per byte; every token counts exactly once. Without --data
-    and --text: of the test split of the store that the run was trained on. --weight tune chooses
-    the weight on the first half of the validation split; --split valid then evaluates the other.
+    and --text: of the test split of the store that the run was trained on. --tune and --weight tune
+    choose on the first half of the validation split; then the other half is evaluated, or --split
+    test.
     """
     settings = adapting.parse_settings(setting, adapt)
     check_both(mix, weight)
