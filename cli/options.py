@@ -1,5 +1,6 @@
 """Arguments and options that several commands share. Light to import: every --help reads it."""
 
+import math
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
@@ -69,10 +70,13 @@ def number(name: str, kind: type[int] | type[float], help_text: str, **others: A
 
     def read(text: str) -> float:
         try:
-            return kind(text)
+            value = kind(text)
+            if math.isfinite(value):
+                return value
         except ValueError:
-            what = "integer" if kind is int else "number"
-            raise InputError(f"{name}: {text!r} is no {what}") from None
+            pass
+        what = "integer" if kind is int else "number"
+        raise InputError(f"{name}: {text!r} is no {what}")
 
     option: OptionInfo = typer.Option(
         name, parser=read, **{"metavar": "N" if kind is int else "X", "help": help_text, **others}

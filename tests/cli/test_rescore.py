@@ -113,6 +113,7 @@ def test_unknown_words_are_told(run: Path) -> None:
         (["--weight", 0.5], "--weight is that of --mix"),
         (["--mix", "x.arpa"], "--mix needs --weight"),
         (["--alpha", "much"], "--alpha: 'much' is no number"),
+        (["--alpha", "nan"], "--alpha: 'nan' is no number"),
         (["--beam-size", 0], "a list of 0 candidates; give 1 or more"),
         (["--beam-size", 4], "6 lines are no multiple of the 4 candidates"),
         (["--references", "nope.txt"], "nope.txt: no such file"),
