@@ -80,8 +80,10 @@ def plan_shards(
     """A shard for every file, named after it; below a folder, after its path in there.
 
     Raises:
-        InputError: no files, or no text in them; two would become one; `out` lies among them.
+        InputError: no files; two would become one; `out` lies among them, or is a file.
     """
+    if out.exists() and not out.is_dir():
+        raise InputError(f"--out {out}: a file is there; give a folder")
     shards: dict[str, Shard] = {}
     for source in sources:
         if source == "-" or source.startswith(("builtin:", "hf:")):
@@ -91,7 +93,7 @@ def plan_shards(
             raise InputError(
                 f"--out {out} lies in {source}, where it would be read as text; give another"
             )
-        for found in find_sources(source, text_field):
+        for found in find_sources(source, text_field, keep_empty=True):
             name = _result_name(str(Path(found.name).relative_to(folder)), format)
             if name in shards:
                 raise InputError(
@@ -156,10 +158,10 @@ def open_folder(path: Path, settings: Settings) -> Folder:
     if not file.exists():
         if any(not entry.name.startswith(".") for entry in path.iterdir()):
             raise InputError(f"{path}: not empty, and no results of sglm score; give another --out")
-        folder = Folder(path=path, settings=settings)
-        folder.save()
-        return folder
+        return _new_folder(path, settings)
     content = _checked(file)
+    if not any(path.glob(".sglm/done/**/*.json")):  # no file was ever finished
+        return _new_folder(path, settings)
     before, now = content["settings"], json.loads(json.dumps(asdict(settings)))
     for key, value in now.items():
         if before.get(key) != value:
@@ -171,6 +173,12 @@ def open_folder(path: Path, settings: Settings) -> Folder:
     return Folder(
         path=path, settings=settings, cutoffs=None if cutoffs is None else (cutoffs[0], cutoffs[1])
     )
+
+
+def _new_folder(path: Path, settings: Settings) -> Folder:
+    folder = Folder(path=path, settings=settings)
+    folder.save()
+    return folder
 
 
 def _checked(file: Path) -> dict[str, Any]:
