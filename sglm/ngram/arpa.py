@@ -29,6 +29,7 @@ BEGIN, END, UNKNOWN = "<s>", "</s>", "<unk>"
 MAKE_AGAIN = "; copy or estimate it again"
 # Estimators round: a probability of 1 may come out a little larger.
 LARGEST_LOG10 = 1e-4
+_KENLM_BINARY = b"mmap lm http://kheafield.com/code"  # what a binary file of KenLM begins with
 # deflate makes nothing smaller than 1/1032 of its size.
 MOST_PACKED = 1032
 
@@ -40,7 +41,18 @@ def read_arpa(path: Path) -> NgramModel:
         InputError: no such file, no ARPA file, cut, of other counts than its head says, with
             n-grams that stand there twice or lack what they are made of.
     """
+    if path.is_file():
+        with path.open("rb") as file:
+            if file.read(len(_KENLM_BINARY)) == _KENLM_BINARY:
+                raise _no_arpa_file(path)
     return _Reader(path).read()
+
+
+def _no_arpa_file(path: Path) -> InputError:
+    return InputError(
+        f"{path}: no ARPA file: it has no line \\data\\ (KenLM's lmplz writes one, also SRILM; a"
+        " binary file is read by KenLM alone)"
+    )
 
 
 class _Reader:
@@ -107,10 +119,7 @@ class _Reader:
             if fields == ["\\data\\"]:
                 break
         else:
-            raise InputError(
-                f"{self._path}: no ARPA file: it has no line \\data\\ (KenLM's lmplz writes"
-                " one, also SRILM; a binary file is read by KenLM alone)"
-            )
+            raise _no_arpa_file(self._path)
         counts: list[int] = []
         while (fields := self._next("its head is cut"))[0] == "ngram":
             order, _, count = "".join(fields[1:]).partition("=")

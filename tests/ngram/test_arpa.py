@@ -166,3 +166,9 @@ def test_a_file_cut_anywhere_is_no_other_model(path: Path) -> None:
             read_arpa(path)
     path.write_text(whole)
     assert read_arpa(path).order == 3
+
+
+def test_a_binary_file_of_kenlm_is_told(path: Path) -> None:
+    path.write_bytes(b"mmap lm http://kheafield.com/code format version 5\n\0\xff\xff")
+    with pytest.raises(InputError, match="a binary file is read by KenLM alone"):
+        read_arpa(path)
