@@ -79,8 +79,8 @@ def _count(lm: "LanguageModel", batch: list["Pair"], results: "PairResults") -> 
     try:
         scores = lm.score([text for pair in batch for text in pair[:2]])
     except TextError as error:
-        number = results.overall.n + (error.number + 1) // 2
-        raise InputError(f"pair {number}: {error.problem}") from error
+        where = batch[(error.number - 1) // 2].where
+        raise InputError(f"{where}: {error.problem}") from error
     for pair, good, bad in zip(batch, scores[::2], scores[1::2], strict=True):
         results.count(pair, good.logprob, bad.logprob)
     return sum(

@@ -147,12 +147,17 @@ def _results(
 def _logprobs(lm: "LanguageModel", lists: "NBest", eos: bool | None) -> "Floats":
     import numpy as np
 
+    from sglm.text.user_text import TextError
+
     ends = lm.tokenizer.eos_ends_lines if eos is None else eos
     unknown = 0
 
     def measure(texts: list[str]) -> list[float]:
         nonlocal unknown
-        scores = lm.score(texts, eos=ends)
+        try:
+            scores = lm.score(texts, eos=ends)
+        except TextError as error:
+            raise InputError(f"{texts[error.number - 1]!r}: {error.problem}") from error
         unknown += sum(any(score.unk) for score in scores)
         return [score.logprob for score in scores]
 

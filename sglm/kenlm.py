@@ -86,6 +86,22 @@ class State:
         return hash(self._history)
 
 
+def _as_str(data: str | bytes) -> str:
+    """A text, which KenLM takes in UTF-8 as well.
+
+    Raises:
+        InputError: something else.
+    """
+    if isinstance(data, bytes):
+        try:
+            return data.decode()
+        except UnicodeDecodeError as error:
+            raise InputError(f"{data!r}: not UTF-8 text; decode it") from error
+    if not isinstance(data, str):
+        raise InputError(f"a text must be a str, but this is {type(data).__name__}")
+    return data
+
+
 class Model:
     """A language model of sglm behind KenLM's methods. Picklable, by its path.
 
@@ -101,7 +117,8 @@ class Model:
     """
 
     def __init__(self, path: str | bytes | os.PathLike[str], config: Config | None = None) -> None:
-        self.path = os.fsencode(path)
+        # Absolute, as KenLM's: a pickle may be loaded in another folder.
+        self.path = os.path.abspath(os.fsencode(path))
         self._lm: _LanguageModel = load(os.fsdecode(path), "cpu")
 
     @property
@@ -120,26 +137,27 @@ class Model:
     def __repr__(self) -> str:
         return f"<Model from {os.path.basename(self.path)!r}>"
 
-    def __contains__(self, word: str) -> bool:
+    def __contains__(self, word: str | bytes) -> bool:
         """Whether a word is in the vocabulary: none of its tokens is unknown."""
+        word = _as_str(word)
         return word in (_BEGIN, _END) or not self._is_unknown(word)
 
-    def score(self, sentence: str, bos: bool = True, eos: bool = True) -> float:
+    def score(self, sentence: str | bytes, bos: bool = True, eos: bool = True) -> float:
         """The log10 probability of a sentence; with `eos`, its end is included."""
         return math.fsum(each.log_prob for each in self.full_scores(sentence, bos=bos, eos=eos))
 
-    def perplexity(self, sentence: str) -> float:
+    def perplexity(self, sentence: str | bytes) -> float:
         """10^(-log10 probability / words), the end counted as a word, as KenLM does."""
-        words = len(sentence.split()) + 1
+        words = len(_as_str(sentence).split()) + 1
         return float(10.0 ** (-self.score(sentence) / words))
 
     def full_scores(
-        self, sentence: str, bos: bool = True, eos: bool = True
+        self, sentence: str | bytes, bos: bool = True, eos: bool = True
     ) -> Iterator[FullScoreReturn]:
         """`FullScoreReturn` of each word, and of the end."""
         state, after = State(), State()
         (self.BeginSentenceWrite if bos else self.NullContextWrite)(state)
-        for word in [*sentence.split(), *[_END] * eos]:
+        for word in [*_as_str(sentence).split(), *[_END] * eos]:
             yield self.BaseFullScore(state, word, after)
             state, after = after, state
 
@@ -160,18 +178,21 @@ class Model:
         state._in_text = True
         state._history = b"null"
 
-    def BaseScore(self, in_state: State, word: str, out_state: State) -> float:  # noqa: N802
+    def BaseScore(  # noqa: N802
+        self, in_state: State, word: str | bytes, out_state: State
+    ) -> float:
         """The log10 probability of a word after a state; writes the state after it."""
         return self.BaseFullScore(in_state, word, out_state).log_prob
 
     def BaseFullScore(  # noqa: N802
-        self, in_state: State, word: str, out_state: State
+        self, in_state: State, word: str | bytes, out_state: State
     ) -> FullScoreReturn:
         """`FullScoreReturn` of a word after a state; writes the state after it.
 
         Raises:
             InputError: the state has not been written, or `word` is not a single word.
         """
+        word = _as_str(word)
         if in_state._branch is None:
             raise InputError("the state is empty: BeginSentenceWrite(state) comes first")
         ids = self._ids(word, in_text=in_state._in_text)

@@ -22,7 +22,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sglm.errors import InputError
+from sglm.errors import InputError, short_repr
 from sglm.kenlm import Model, State
 from sglm.model.folder import find_model_folder
 from sglm.scoring.arguments import real_number, truth
@@ -75,10 +75,12 @@ class SglmLanguageModel(AbstractLanguageModel):
                 a line, as at word level.
 
         Raises:
-            InputError: no model there; no number.
+            InputError: no model there; no number; one str as the unigrams.
         """
         self._model = Model(path)
         self._tokenizer = self._model.language_model.tokenizer
+        if isinstance(unigrams, str):
+            raise InputError(f"unigrams are a list of words, but this is {short_repr(unigrams)}")
         self._words = self._own_words() if unigrams is None else sorted(set(unigrams))
         self.alpha = self.beta = self.unk_score_offset = 0.0
         self.score_boundary = self._tokenizer.eos_ends_lines
@@ -97,7 +99,10 @@ class SglmLanguageModel(AbstractLanguageModel):
         """
         for name in ("alpha", "beta", "unk_score_offset"):
             if params.get(name) is not None:
-                setattr(self, name, real_number(name, params[name]))
+                value = real_number(name, params[name])
+                if not math.isfinite(value):
+                    raise InputError(f"{name} must be finite, but is {value}")
+                setattr(self, name, value)
         if params.get("score_boundary") is not None:
             self.score_boundary = truth("score_boundary", params["score_boundary"])
 

@@ -1,6 +1,7 @@
 """What `sglm.kenlm` has of sglm; its laws, and KenLM's, are in `tests/extras/test_kenlm.py`."""
 
 import math
+import pickle
 from pathlib import Path
 
 import pytest
@@ -37,3 +38,16 @@ def test_wrong_use_is_named(tmp_path: Path) -> None:
         model.BaseScore(state, "the cat", state)
     with pytest.raises(InputError, match="nope"):
         kenlm.Model(tmp_path / "nope")
+    with pytest.raises(InputError, match="a text must be a str, but this is int"):
+        model.score(3)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="not UTF-8"):
+        b"\xff" in model  # noqa: B015
+
+
+def test_a_pickle_is_read_in_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_lm("word", tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    model = kenlm.Model("run")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert pickle.loads(pickle.dumps(model)).score("the cat") == model.score("the cat")

@@ -102,9 +102,9 @@ def test_eval_mixes_and_tunes(place: Path, lm: sglm.LanguageModel, store: TokenS
         found = json.loads(result.stdout)
         assert found["mix"] == {"model": str(arpa[1]), "weight": weight, "tuned": True}
         assert found["tokens"] == tokens
-    # Its bytes are not known; the table gives <unk> as the reason only where there are some.
+    # The table gives <unk> as the reason only where there are some.
     shown = evaluate(place, *data, "--split", "valid", *arpa, "--weight", "tune").stdout
-    unknown = mix.evaluate_second_half(mixed, store).unknown
+    unknown = mixed.evaluate(store, "valid", half="second").unknown
     (bits,) = (line for line in shown.splitlines() if "bits per byte" in line)
     assert ("<unk> hides bytes" in bits) == (unknown > 0), unknown
 

@@ -83,5 +83,9 @@ def test_it_is_saved_loaded_and_pickled(tmp_path: Path) -> None:
         assert (again.alpha, again.beta) == (0.1, model.beta)
     with pytest.raises(InputError, match="save it again"):
         SglmLanguageModel.load_from_dir(str(tmp_path))
+    with pytest.raises(InputError, match="alpha must be finite"):
+        SglmLanguageModel(run, alpha=float("nan"))
+    with pytest.raises(InputError, match="unigrams are a list of words"):
+        SglmLanguageModel(run, unigrams="the cat")
     with pytest.raises(InputError, match="alpha must be a number"):
         model.reset_params(alpha="much")

@@ -80,8 +80,7 @@ def plan_shards(
     """A shard for every file, named after it; below a folder, after its path in there.
 
     Raises:
-        InputError: no files, or no text in them; two would become one; `out` lies among them, or
-            they in `out`.
+        InputError: no files; two would become one; `out` lies among them, or they in `out`.
     """
     shards: dict[str, Shard] = {}
     for source in sources:
@@ -94,7 +93,7 @@ def plan_shards(
             )
         if folder.resolve().is_relative_to(out.resolve()):  # results would replace their sources
             raise InputError(f"--out {out} has {source} in it; give another")
-        for found in find_sources(source, text_field):
+        for found in find_sources(source, text_field, keep_empty=True):
             name = _result_name(str(Path(found.name).relative_to(folder)), format)
             if name in shards and os.path.samefile(shards[name].source, found.name):
                 raise InputError(f"{found.name}: given twice; give it once")
@@ -161,10 +160,10 @@ def open_folder(path: Path, settings: Settings) -> Folder:
     if not file.exists():
         if any(not entry.name.startswith(".") for entry in path.iterdir()):
             raise InputError(f"{path}: not empty, and no results of sglm score; give another --out")
-        folder = Folder(path=path, settings=settings)
-        folder.save()
-        return folder
+        return _new_folder(path, settings)
     content = _checked(file)
+    if not any(path.glob(".sglm/done/**/*.json")):  # no file was ever finished
+        return _new_folder(path, settings)
     before, now = content["settings"], json.loads(json.dumps(asdict(settings)))
     for key, value in now.items():
         if before.get(key) != value:
@@ -176,6 +175,12 @@ def open_folder(path: Path, settings: Settings) -> Folder:
     return Folder(
         path=path, settings=settings, cutoffs=None if cutoffs is None else (cutoffs[0], cutoffs[1])
     )
+
+
+def _new_folder(path: Path, settings: Settings) -> Folder:
+    folder = Folder(path=path, settings=settings)
+    folder.save()
+    return folder
 
 
 def _checked(file: Path) -> dict[str, Any]:

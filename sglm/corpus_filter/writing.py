@@ -185,7 +185,7 @@ def result_schema(
         later: those that will be added when all files are done, and must not be there either.
 
     Raises:
-        InputError: a column of that name is there already; fields of records of several types.
+        InputError: a column of that name is there already; fields of several types, or too large.
     """
     if not is_parquet(result):
         return None
@@ -228,8 +228,8 @@ def _inferred(source: Path, records: Iterator[Records]) -> "pa.Schema":
         except (pa.ArrowException, UnicodeError, OverflowError) as error:
             message = str(error).strip().splitlines()[0]
             raise InputError(
-                f"{source}: a field has values of several types, which parquet lacks ({message});"
-                " give --format jsonl"
+                f"{source}: its fields do not fit into a parquet table ({message}); give"
+                " --format jsonl"
             ) from None
 
     for some in records:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sglm.errors import InputError, did_you_mean
-from sglm.text.records import read_json_lines
+from sglm.text.records import checked_text, read_json_lines
 
 DEFAULT_GROUPS = ("UID", "field")
 
@@ -16,11 +16,13 @@ class Pair(NamedTuple):
     """Two sentences, of which the first is acceptable, and which differ only in what decides that.
 
     groups: `(field, value)` of the record, for the fields that group.
+    where: file and line, for error messages.
     """
 
     good: str
     bad: str
     groups: tuple[tuple[str, str], ...] = ()
+    where: str = ""
 
 
 @dataclass(kw_only=True)
@@ -116,15 +118,15 @@ def read_pairs(
                 _text(record, good, where=where, option="--good"),
                 _text(record, bad, where=where, option="--bad"),
                 tuple((name, _value(record, name, where)) for name in wanted),
+                where,
             )
 
 
 def _text(record: dict[str, Any], name: str, *, where: str, option: str) -> str:
-    value = _field(record, name, where=where, option=option)
-    if not isinstance(value, str) or not value.strip():
-        kind = "empty" if isinstance(value, str) else type(value).__name__
-        raise InputError(f"{where}: the field {name!r} is no sentence but {kind}")
-    return value
+    text = checked_text(_field(record, name, where=where, option=option), name, where)
+    if not text.strip():
+        raise InputError(f"{where}: the field {name!r} is empty")
+    return text
 
 
 def _value(record: dict[str, Any], name: str, where: str) -> str:

@@ -54,7 +54,11 @@ class Source:
 
 
 def find_sources(
-    source: str, text_field: str = "text", longest_bytes: int | None = None
+    source: str,
+    text_field: str = "text",
+    longest_bytes: int | None = None,
+    *,
+    keep_empty: bool = False,
 ) -> list[Source]:
     """Everything a SOURCE of the command line stands for, in reading order.
 
@@ -64,6 +68,7 @@ def find_sources(
             `builtin:NAME` or `hf:NAME[:CONFIG]`.
         text_field: the field of a record that holds its text.
         longest_bytes: see `read_text_lines`.
+        keep_empty: files of no bytes in a folder count too.
 
     Raises:
         InputError: nothing there, or nothing that can be read. Reading may raise it too.
@@ -102,7 +107,7 @@ def find_sources(
         for child in sorted(_files_below(path))
         if child.name.lower().endswith(TEXT_ENDINGS + RECORD_ENDINGS)
         and child.is_file()
-        and child.stat().st_size > 0
+        and (keep_empty or child.stat().st_size > 0)
     ]
     if not files:
         endings = ", ".join(TEXT_ENDINGS + RECORD_ENDINGS)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import suppress
 from typing import Any
 
-from sglm.errors import InputError, SglmWarning
+from sglm.errors import InputError, SglmWarning, short_repr
 from sglm.text.lines import READ_BYTES, Piece, line_pieces, lines_of_file, read_text_lines
 from sglm.text.sources import RECORD_ENDINGS, TEXT_ENDINGS, find_sources
 from sglm.text.tokenizer import Tokenizer, utf8
@@ -210,6 +210,10 @@ def list_of_texts(texts: object) -> list[Any]:
         InputError: none of these. Whether each is a text, `checked_bytes` tells.
     """
     refuse_unordered(texts)
+    if isinstance(texts, str):
+        raise InputError(
+            f"a list of texts, but this is one: {short_repr(texts)}; put it into a list"
+        )
     if hasattr(texts, "read"):
         raise InputError(
             "an open file: for the text as a whole, perplexity; for its lines one by one,"

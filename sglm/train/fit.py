@@ -56,6 +56,10 @@ def fit(
         ConfigError, InputError: a wrong setting, store, folder or starting point.
         SglmError: losses are not finite, also after going back to a checkpoint.
     """
+    if isinstance(overrides, str):
+        raise InputError(f"overrides are a list, but this is one str: [{overrides!r}]")
+    if on_report is not None and not callable(on_report):
+        raise InputError(f"on_report is called, but is {type(on_report).__name__}; give a function")
     if isinstance(config, Config | Mapping):
         if overrides:
             raise InputError("overrides change a recipe or a file; change the values themselves")

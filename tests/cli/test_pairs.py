@@ -87,8 +87,13 @@ def test_unknown_words_are_told(tmp_path: Path) -> None:
         ({"sentence_good": "a"}, [], "line 1: no field 'sentence_bad'"),
         (RECORDS[0], ["--good", "sentence_god"], "did you mean 'sentence_good'? (--good names it)"),
         (RECORDS[0], ["--group", "UDI"], "did you mean 'UID'? (--group names it)"),
-        ({"sentence_good": 3, "sentence_bad": "a"}, [], "is no sentence but int"),
-        ({"sentence_good": " ", "sentence_bad": "a"}, [], "is no sentence but empty"),
+        (
+            {"sentence_good": 3, "sentence_bad": "a"},
+            [],
+            "line 1: the field 'sentence_good' is not text but int",
+        ),
+        ({"sentence_good": " ", "sentence_bad": "a"}, [], "the field 'sentence_good' is empty"),
+        ({"sentence_good": "\ud800", "sentence_bad": "a"}, [], "line 1: '\\ud800' is half a"),
         ([1], [], "line 1: not an object"),
     ],
 )

@@ -10,7 +10,9 @@ from typer.testing import CliRunner, Result
 import sglm
 from sglm import mix
 from sglm.cli.main import app
-from tests.tiny_models import save_lm
+from sglm.model.folder import save_model
+from sglm.text.tokenizer import IdsTokenizer
+from tests.tiny_models import make_network, save_lm
 from tests.toy_ngrams import write_toy_arpa
 
 LISTS = [
@@ -103,6 +105,18 @@ def test_unknown_words_are_told(run: Path) -> None:
     (run.parent / "beams.tsv").write_text("the zyx\t0\nthe cat\t0\n")
     result = rescore(run, beam_size=2)
     assert "warning: 1 candidates hold words that the vocabulary lacks" in result.stderr
+
+
+def test_a_candidate_that_cannot_be_encoded_is_named(tmp_path: Path) -> None:
+    tokenizer = IdsTokenizer(20, eos_id=0)
+    save_model(make_network(20), tmp_path / "ids", tokenizer.fingerprint)
+    tokenizer.save(tmp_path / "ids")
+    (tmp_path / "beams.tsv").write_text("1 2\t-1\n1 20\t-2\n")
+    result = CliRunner().invoke(
+        app, ["rescore", str(tmp_path / "ids"), str(tmp_path / "beams.tsv"), "--beam-size", "2"]
+    )
+    assert result.exit_code == 2
+    assert result.stderr.startswith("sglm: '1 20': the id 20 is not in the vocabulary")
 
 
 @pytest.mark.parametrize(

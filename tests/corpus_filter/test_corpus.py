@@ -416,6 +416,24 @@ def test_what_the_folder_of_results_refuses(run: Path, corpus: Path, tmp_path: P
         assert contents(out) == before
 
 
+def test_empty_files_have_empty_results(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "corpus").mkdir()
+    for name in ("a.jsonl", "b.txt", "c.jsonl.gz"):
+        (tmp_path / "corpus" / name).write_bytes(b"")
+    assert score(run, tmp_path / "corpus", "--out", tmp_path / "out").exit_code == 0
+    assert set(contents(tmp_path / "out")) == {"a.jsonl", "b.jsonl", "c.jsonl.gz", "score.json"}
+    assert rows(tmp_path / "out" / "c.jsonl.gz") == rows(tmp_path / "out" / "b.jsonl") == []
+
+
+def test_options_may_be_mended_until_a_file_is_done(
+    run: Path, corpus: Path, tmp_path: Path
+) -> None:
+    command = (run, corpus / "rows.jsonl", "--out", tmp_path / "out")
+    assert score(*command, "--text-field", "txet").exit_code == 1
+    assert score(*command).exit_code == 0
+    assert "made with --text-field text" in score(*command, "--text-field", "z").stderr
+
+
 def test_without_ray(
     run: Path, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -83,6 +83,9 @@ def test_words_and_pickles(module_and_model: tuple[Any, Any]) -> None:
     _, model = module_and_model
     assert "the" in model
     assert "<s>" in model
+    assert b"the" in model  # texts may be UTF-8
+    assert model.score(b"the cat sat", eos=False) == model.score("the cat sat", eos=False)
+    assert model.perplexity(b"the cat") == model.perplexity("the cat")
     again = pickle.loads(pickle.dumps(model))
     assert again.path == model.path
     assert again.score("the cat sat") == model.score("the cat sat")

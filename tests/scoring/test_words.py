@@ -167,6 +167,8 @@ def test_candidates_go_on_from_what_they_have_in_common(kind: str, count: int) -
             assert score.text == candidate
     with pytest.raises(InputError, match="str"):
         lm.score_nbest("the", [3])  # type: ignore[list-item]
+    with pytest.raises(InputError, match="a list of texts, but this is one: ' cat'"):
+        lm.score_nbest("the", " cat")
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -158,3 +158,11 @@ def test_overrides_go_with_a_recipe_alone(word_store: TokenStore, tmp_path: Path
         sglm.fit({}, word_store, tmp_path / "run", overrides=["train.seed=1"])
     with pytest.raises(ConfigError, match="model"):
         sglm.fit({"modell": {}}, word_store, tmp_path / "run")
+    with pytest.raises(InputError, match=r"overrides are a list, .*: \['train.seed=1'\]"):
+        sglm.fit("tiny", word_store, tmp_path / "run", overrides="train.seed=1")
+
+
+def test_what_cannot_be_called_is_refused_at_once(word_store: TokenStore, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="on_report is called, but is int"):
+        sglm.fit({}, word_store, tmp_path / "run", on_report=1)  # type: ignore[arg-type]
+    assert not (tmp_path / "run").exists()
