@@ -261,11 +261,6 @@ class LanguageModel:
         Raises:
             InputError: not a str, or half a surrogate pair; not a state.
         """
-        if not isinstance(state, ScoringState):
-            raise InputError(
-                f"a state comes from start() or extend(), but this is {type(state).__name__};"
-                " extend takes the state first, then the text"
-            )
         return extend_text(self.predictor, self.tokenizer, state, text=text)
 
     def next(self, state: ScoringState) -> npt.NDArray[np.float32]:
@@ -276,6 +271,9 @@ class LanguageModel:
 
         Args:
             state: from `start` or `extend`; stays valid.
+
+        Raises:
+            InputError: not a state.
         """
         return next_logprobs(self.predictor, state)
 
