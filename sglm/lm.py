@@ -262,11 +262,6 @@ class LanguageModel(Adaptable):
         Raises:
             InputError: not a str, or half a surrogate pair; not a state.
         """
-        if not isinstance(state, ScoringState):
-            raise InputError(
-                f"a state comes from start() or extend(), but this is {type(state).__name__};"
-                " extend takes the state first, then the text"
-            )
         return extend_text(self.predictor, self.tokenizer, state, text=text)
 
     def next(self, state: ScoringState) -> npt.NDArray[np.float32]:
@@ -277,6 +272,9 @@ class LanguageModel(Adaptable):
 
         Args:
             state: from `start` or `extend`; stays valid.
+
+        Raises:
+            InputError: not a state.
         """
         return next_logprobs(self.predictor, state)
 

@@ -125,6 +125,8 @@ def test_prompts_and_pieces_are_text_and_states_are_states() -> None:
     for wrong_state in ("the", None, LM.extend(state, "the")):
         with pytest.raises(InputError, match="the state first"):
             LM.extend(wrong_state, "cat")
+        with pytest.raises(InputError, match="a state comes from start"):
+            LM.next(wrong_state)
 
 
 def test_what_a_model_is_loaded_from_and_onto(tmp_path: Path, monkeypatch: Any) -> None:

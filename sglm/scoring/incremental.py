@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from sglm.errors import InputError
 from sglm.scoring.predictor import Predictor
 from sglm.scoring.results import Score, make_score
 from sglm.scoring.stream import Ids, read_on
@@ -40,6 +41,18 @@ class ScoringState:
         return f"ScoringState(tail={self.tail[-40:]!r})"
 
 
+def _check_state(state: object) -> None:
+    """
+    Raises:
+        InputError: not a state.
+    """
+    if not isinstance(state, ScoringState):
+        raise InputError(
+            f"a state comes from start() or extend(), but this is {type(state).__name__};"
+            " extend takes the state first, then the text"
+        )
+
+
 def start_text(predictor: Predictor[Any], eos_id: int) -> ScoringState:
     """The state before any text: about to read `<eos>`."""
     return ScoringState(
@@ -58,8 +71,9 @@ def extend_text(
     """Scores what `text` adds to the text so far: see `LanguageModel.extend`.
 
     Raises:
-        InputError: not a str, or half a surrogate pair.
+        InputError: not a str, or half a surrogate pair; not a state.
     """
+    _check_state(state)
     n_bytes = checked_bytes(text)
     tail = state.tail + text
     cut = tokenizer.safe_prefix(tail)
@@ -97,7 +111,12 @@ def extend_text(
 
 
 def next_logprobs(predictor: Predictor[Any], state: ScoringState) -> npt.NDArray[np.float32]:
-    """See `LanguageModel.next`."""
+    """See `LanguageModel.next`.
+
+    Raises:
+        InputError: not a state.
+    """
+    _check_state(state)
     ids_T1 = torch.tensor([state.previous_id, *state.tail_ids], device="cpu")[:, None]
     blocks, _ = predictor.distributions(ids_T1, state.predictor_state, last_steps=1)
     ((_, logprobs_1V),) = blocks
