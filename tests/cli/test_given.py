@@ -146,7 +146,7 @@ def test_minimal_pairs_of_ids(folder: Path) -> None:
     pairs.write_text('{"sentence_good": "1 2 3", "sentence_bad": "the"}\n')
     result = run("pairs", f"{folder}/model", str(pairs))
     assert result.exit_code == 2
-    assert "pair 1: 'the' is not an integer" in result.stderr
+    assert "pairs.jsonl, line 1: 'the' is not an integer" in result.stderr
 
 
 def test_a_sentencepiece_model_from_elsewhere(tmp_path: Path) -> None:
