@@ -47,7 +47,7 @@ class _Card(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     format_version: Literal[1]
-    model_sha256: str
+    weights_sha256: str
     """Of the model's weights file."""
     shape: _Shape
 
@@ -60,7 +60,7 @@ def save_gradients(gradients: SyntheticGradients, model_folder: Path) -> None:
     """
     card = _Card(
         format_version=FORMAT_VERSION,
-        model_sha256=_weights_sha256(model_folder),
+        weights_sha256=_weights_sha256(model_folder),
         shape=_Shape(**{**asdict(gradients.shape), "horizons": list(gradients.shape.horizons)}),
     )
     tensors = {
@@ -87,7 +87,7 @@ def load_gradients(model_folder: Path, network: LSTMLanguageModel) -> SyntheticG
     shape = GradientsShape(**{**card.shape.model_dump(), "horizons": tuple(card.shape.horizons)})
     of_network = (network.shape.vocab_size, network.shape.widths[-1])
     if (shape.vocab_size, shape.features) != of_network or (
-        card.model_sha256 != _weights_sha256(model_folder)
+        card.weights_sha256 != _weights_sha256(model_folder)
     ):
         raise InputError(f"{path} belongs to another model than the one beside it; {again}")
     # Tensors that are made in inference mode, which the caller may be in, are of no use outside.
