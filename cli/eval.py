@@ -97,7 +97,7 @@ def evaluate(
     Per token and per word, and in bits per byte; every token counts exactly once. Without --data
     and --text: of the test split of the store that the run was trained on. --tune and --weight tune
     choose on the first half of the validation split; then the other half is evaluated, or --split
-    test.
+    test. `sglm adapt-train` learns from that half, too: --adapt synthetic leaves it out.
     """
     settings = adapting.parse_settings(setting, adapt)
     check_both(mix, weight)
@@ -123,7 +123,9 @@ def evaluate(
         result = lm.perplexity(text, context=how, text_field=text_field)
     else:
         assert store is not None
-        result = _evaluate_store(lm, store, split, context=how, tuned=tune or weight == TUNE)
+        tuned = tune or weight == TUNE
+        name, half = _part(store, split, tuned=tuned, trained=adapt == "synthetic")
+        result = lm.evaluate(store, name, how, half=half)
     result = adapting.with_cost(result, lm)
     _warn_of_lines_trained_on(result)
     if as_json:
@@ -164,19 +166,14 @@ def _mixed(
     return lm, {"model": str(mix), "weight": value, "tuned": weight == TUNE}
 
 
-def _evaluate_store(
-    lm: "LanguageModel",
-    store: "TokenStore",
-    split: Split | None,
-    *,
-    context: Literal["carried", "reset"],
-    tuned: bool,
-) -> "Evaluation":
-    """tuned: on the first half of the validation split, of which only the second is evaluated."""
-    chosen = split.value if split else "test" if "test" in store.splits and not tuned else "valid"
-    return lm.evaluate(
-        store, chosen, context, half="second" if tuned and chosen == "valid" else None
-    )
+def _part(
+    store: "TokenStore", split: Split | None, *, tuned: bool, trained: bool
+) -> tuple[str, Literal["second"] | None]:
+    """The split to evaluate, and the half of it: of valid not the first one where settings were
+    tuned, or the network of synthetic gradients trained, on that."""
+    given = "test" if "test" in store.splits and not tuned else "valid"
+    name = split.value if split else given
+    return name, "second" if name == "valid" and (tuned or trained) else None
 
 
 def _store(data: Path | None, run: Path, purpose: str) -> "TokenStore":

@@ -55,7 +55,10 @@ class Adaptable:
                 trained network or that of another model; this model is not a single network.
         """
         if not isinstance(self.predictor, NetworkPredictor):
-            raise InputError("only a model as it was loaded can adapt, not one that already does")
+            raise InputError(
+                "only a single network can adapt, no ensemble, mixture or reader that already does;"
+                " load the model alone"
+            )
         if train is not None and not isinstance(train, TokenStore):
             train = TokenStore.open(train)
         return self.reading_by(

@@ -124,7 +124,7 @@ class TestRefused:
             make_lm("word").adapting("synthetic")
 
     def test_a_reader_that_adapts_already(self, lm: LanguageModel) -> None:
-        with pytest.raises(InputError, match="as it was loaded"):
+        with pytest.raises(InputError, match="only a single network can adapt"):
             lm.adapting("cache").adapting("dynamic")
 
 

@@ -82,6 +82,10 @@ def test_trains_the_network_for_synthetic_gradients(folder: Path) -> None:
     assert trained.exit_code == 0, trained.output
     assert json.loads(trained.stdout)["model"] == str(folder / "model")
     assert evaluated(folder, "--adapt", "synthetic")["adapt_settings"] == {"steps": 2}
+    # Not on the half that the network was trained on.
+    valid = evaluated(folder, "--adapt", "synthetic", "--split", "valid")
+    assert valid["split"] == "valid, second half"
+    assert evaluated(folder, "--adapt", "cache", "--split", "valid")["split"] == "valid"
 
 
 @pytest.mark.parametrize(
