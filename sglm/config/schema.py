@@ -41,6 +41,22 @@ class ModelConfig(Section):
     """Size of the word vectors; none: as `hidden`."""
     tied: bool = True
     """The softmax uses the embedding as its weights."""
+    softmax: Literal["full", "adaptive"] = "full"
+    """adaptive: for vocabularies of ten thousands of words on a CPU: a softmax over the frequent
+    words and the clusters of the others, and one inside each cluster (Grave et al. 2017)."""
+    cutoffs: Annotated[Annotated[list[PositiveInt], Field(min_length=1)] | None, Off] = None
+    """Of an adaptive softmax: how many words, by count, come before each cluster; none: so many
+    that 80 % of the training text are words before the first, and 95 % before the second."""
+
+    @model_validator(mode="after")
+    def _cutoffs_ascend(self) -> "ModelConfig":
+        if self.cutoffs is None:
+            return self
+        if self.softmax == "full":
+            raise ValueError('cutoffs are of an adaptive softmax; set softmax = "adaptive"')
+        if sorted(set(self.cutoffs)) != self.cutoffs:
+            raise ValueError(f"cutoffs = {self.cutoffs} must ascend")
+        return self
 
 
 class DropoutConfig(Section):
@@ -253,6 +269,15 @@ class Config(Section):
     def _there_is_another_lane(self) -> "Config":
         if self.synthesizer.inject == "other-lane" and self.train.batch == 1:
             raise ValueError('synthesizer.inject = "other-lane" needs two lanes; raise train.batch')
+        return self
+
+    @model_validator(mode="after")
+    def _graphs_are_always_alike(self) -> "Config":
+        if self.train.cuda_graph and self.model.softmax == "adaptive":
+            raise ValueError(
+                "cuda_graph needs windows that are always computed alike; leave it out, or set"
+                ' model.softmax = "full"'
+            )
         return self
 
     @model_validator(mode="after")

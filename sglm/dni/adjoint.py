@@ -26,13 +26,9 @@ from sglm.dni.injection import Injection
 from sglm.dni.row_lessons import RowLessons
 from sglm.dni.synthesizer import hidden_units
 from sglm.dni.trust import Agreement, Trust, agreement
-from sglm.model.language_model import (
-    DropoutRates,
-    LSTMLanguageModel,
-    ModelShape,
-    activation_floats,
-)
+from sglm.model.language_model import DropoutRates, LSTMLanguageModel, ModelShape
 from sglm.model.lstm_layer import layer_backward_floats
+from sglm.model.memory import activation_floats
 from sglm.model.state import LSTMState
 from sglm.runtime.calls import Calls
 from sglm.runtime.memory_basis import MemoryBasis
@@ -106,7 +102,10 @@ class AdjointEstimator:
         if not (residual_is_cheap(model.shape) if exact is None else exact):
             # Forked, so that the model's dropout draws the same masks with and without it.
             with torch.random.fork_rng(devices=[]):
-                self.expected_row = ExpectedRow(model.shape.widths[-1], hidden).to(weight)
+                q = ExpectedRow(
+                    model.shape.widths[-1], hidden, clusters=1 + len(model.shape.cutoffs)
+                )
+            self.expected_row = q.to(weight)
             self.row_lessons = RowLessons(
                 self.expected_row,
                 model=model,
@@ -185,7 +184,8 @@ class AdjointEstimator:
             residual_CBH = softmax_residual(self.model, outputs_CBH, targets_CB)
         else:
             with torch.no_grad():
-                expected_CBH: Tensor = self.expected_row(outputs_CBH)
+                clusters_CB = self.model.clusters_of(targets_CB)
+                expected_CBH: Tensor = self.expected_row(outputs_CBH, clusters_CB)
                 residual_CBH = residual_of(self.model, expected_CBH, targets_CB)
         if not self.activation:
             return residual_CBH
@@ -304,7 +304,8 @@ def adjoint_parameters(settings: SynthesizerConfig, shape: ModelShape) -> int:
     if residual_is_cheap(shape):
         return 0
     with torch.device("meta"):
-        q = ExpectedRow(shape.widths[-1], hidden_units(settings))
+        clusters = 1 + len(shape.cutoffs)
+        q = ExpectedRow(shape.widths[-1], hidden_units(settings), clusters=clusters)
     return sum(parameter.numel() for parameter in q.parameters())
 
 

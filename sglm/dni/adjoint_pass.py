@@ -44,7 +44,7 @@ def adjoint_gradients(
     cuts.append(len(coming.inputs_CB) - sum(cuts))
     states, outputs = [state.as_leaf()], []
     with torch.enable_grad(), without_dropout(model):
-        embedded_CBE = F.embedding(coming.inputs_CB, model.embedding.detach())
+        embedded_CBE = F.embedding(model.rows_of(coming.inputs_CB), model.embedding.detach())
         for piece_TBE in torch.split(embedded_CBE, cuts):
             piece_TBH, outgoing = model.outputs(piece_TBE, states[-1])
             outputs.append(piece_TBH)

@@ -15,6 +15,7 @@ from sglm.dni.gauge import Gauge, gauge_every
 from sglm.dni.learned import LearnedEstimator
 from sglm.dni.synthesizer import build_synthesizer, hidden_units
 from sglm.errors import ConfigError
+from sglm.model.cutoffs import chosen_cutoffs
 from sglm.model.language_model import DropoutRates, LSTMLanguageModel, ModelShape
 from sglm.optim.optimizer import make_optimizer
 from sglm.optim.precision import Precision
@@ -37,15 +38,62 @@ COUNTED_AT_ONCE = 2**24
 _LONG_WINDOWS_STRETCH = 32
 
 
-def model_shape(config: Config, vocab_size: int) -> ModelShape:
-    """The network's sizes."""
+def model_shape(
+    config: Config, vocab_size: int, counts_V: npt.NDArray[np.int64] | None = None
+) -> ModelShape:
+    """The network's sizes.
+
+    Args:
+        config: asks for them.
+        vocab_size: V.
+        counts_V: how often each token occurs; needed where the cutoffs of an adaptive softmax are
+            to be chosen (`chooses_cutoffs`).
+
+    Raises:
+        ConfigError: `model.cutoffs` do not fit the vocabulary.
+    """
     return ModelShape(
         vocab_size=vocab_size,
         layers=config.model.layers,
         hidden=config.model.hidden,
         embedding=config.model.embedding or config.model.hidden,
         tied=config.model.tied,
+        cutoffs=_cutoffs(config, vocab_size, counts_V),
     )
+
+
+def store_shape(config: Config, store: TokenStore) -> ModelShape:
+    """The sizes of the network that is trained on a store."""
+    counts_V = token_counts(store) if chooses_cutoffs(config) else None
+    return model_shape(config, store.tokenizer().vocab_size, counts_V)
+
+
+def chooses_cutoffs(config: Config) -> bool:
+    """Whether the sizes depend on how often each token occurs."""
+    return config.model.softmax == "adaptive" and config.model.cutoffs is None
+
+
+def _cutoffs(
+    config: Config, vocab_size: int, counts_V: npt.NDArray[np.int64] | None
+) -> tuple[int, ...]:
+    if config.model.softmax == "full":
+        return ()
+    if chooses_cutoffs(config):
+        assert counts_V is not None
+        cutoffs = chosen_cutoffs(counts_V)
+    else:
+        cutoffs = tuple(config.model.cutoffs or ())
+    if not cutoffs:
+        raise ConfigError(
+            f"a vocabulary of {vocab_size} tokens is too small for model.softmax ="
+            ' "adaptive"; set it to "full"'
+        )
+    if cutoffs[-1] >= vocab_size:
+        raise ConfigError(
+            f"model.cutoffs = {list(cutoffs)} must be below the size of the vocabulary,"
+            f" {vocab_size:,}; lower them, or leave them out"
+        )
+    return cutoffs
 
 
 def build_learner(
@@ -73,7 +121,7 @@ def build_learner(
     _check_lanes(train.batch, ranks)
     torch.manual_seed(config.train.seed)
     model = LSTMLanguageModel(
-        model_shape(config, len(token_counts_V)),
+        model_shape(config, len(token_counts_V), token_counts_V),
         DropoutRates(**config.dropout.model_dump()),
         precision.compute_dtype,
     )
@@ -144,7 +192,10 @@ def build_window_pass(
         keeps_features=keeps_features,
     )
     if not _is_recorded(config, model):
-        return window_pass if model.ranks.count == 1 else DistributedDataParallel(window_pass)
+        if model.ranks.count == 1:
+            return window_pass
+        # Its only buffer, the order of the words, is the same everywhere.
+        return DistributedDataParallel(window_pass, broadcast_buffers=False)
     if model.ranks.count > 1:
         raise ConfigError("train.cuda_graph is for one process; leave it out under torchrun")
     return GraphedPass(window_pass)

@@ -107,7 +107,7 @@ def train(
         SglmError: losses or gradients are not finite, also after going back to a checkpoint.
     """
     if start is not None:
-        start.check_fits(config, store)
+        config = start.fitted(config, store)
     batcher = build_batcher(config, store, ranks=ranks)
     job = Job(
         config=config,

@@ -257,3 +257,24 @@ def test_a_pipe_is_no_recipe(tmp_path: Path) -> None:
         os.mkfifo(tmp_path / name)
         with pytest.raises(ConfigError, match="a pipe"):
             load_config(str(tmp_path / name))
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"model": {"cutoffs": [3, 9]}}, 'adaptive softmax; set softmax = "adaptive"'),
+        ({"model": {"softmax": "adaptive", "cutoffs": [9, 3]}}, r"\[9, 3\] must ascend"),
+        ({"model": {"softmax": "adaptive", "cutoffs": [3, 3]}}, r"\[3, 3\] must ascend"),
+        ({"model": {"softmax": "adaptive", "cutoffs": []}}, "cutoffs = .* at least 1"),
+        ({"model": {"softmax": "adaptive", "cutoffs": [0]}}, "cutoffs.0 = 0: .*greater than 0"),
+        (
+            {"model": {"softmax": "adaptive"}, "train": {"cuda_graph": True}},
+            "cuda_graph needs .* leave it out",
+        ),
+    ],
+)
+def test_an_adaptive_softmax_that_cannot_be_is_refused_with_the_cure(
+    sections: dict[str, dict[str, object]], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse_config(sections, "test")

@@ -105,6 +105,10 @@ KINDS: dict[str, Sections] = {
         "synthesizer": {"kind": "adjoint", "every": 3, "reach": 7},
         "model": {"hidden": 6},
     },
+    "adaptive": {
+        "synthesizer": {"kind": "adjoint", "every": 3, "reach": 7},
+        "model": {"hidden": 6, "softmax": "adaptive", "cutoffs": [4, 9]},
+    },
     "adjoint noise": {"synthesizer": {"kind": "adjoint", "inject": "noise"}},
     "noise": {"synthesizer": {"kind": "mlp", "inject": "noise"}},
     "horizon": {"train": {"horizon": 15}, "schedule": {"mode": "real"}},

@@ -31,6 +31,11 @@ CASES = {
         *("--set", "synthesizer.kind=adjoint", "--set", "synthesizer.every=2"),
         *("--set", "synthesizer.factor=0.5", "--set", "model.hidden=6"),  # few enough for q
     ],
+    "adaptive": [
+        *("--set", "synthesizer.every=2", "--set", "synthesizer.factor=0.5"),
+        *("--set", "model.hidden=6", "--set", "model.softmax=adaptive"),
+        *("--set", "model.cutoffs=[4, 9]"),
+    ],
     # Long windows: read now and then, and learned from in part.
     "adjoint, long": ["--set", "train.window=40", "--set", "model.hidden=6"],
     "other lane": [

@@ -13,6 +13,7 @@ import resource
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,9 +23,9 @@ from sglm.dni.adjoint import adjoint_floats, adjoint_parameters
 from sglm.dni.gauge import gauge_every, gauge_floats
 from sglm.dni.synthesizer import GRU_PREDICTS, parameter_count, recurrent_state_floats
 from sglm.dni.teaching import regression_floats
-from sglm.model.language_model import DropoutRates, ModelShape, activation_floats
+from sglm.model.language_model import DropoutRates, ModelShape
 from sglm.model.lstm_layer import SEGMENT_STEPS, layer_backward_floats
-from sglm.model.softmax_loss import kept_kernel_bytes, loss_floats
+from sglm.model.memory import activation_floats, softmax_floats, softmax_kernel_bytes
 from sglm.runtime.memory_basis import FLOAT_BYTES, MemoryBasis
 from sglm.scoring.predictor import NetworkPredictor, reading_floats
 from sglm.scoring.stream import CHUNK_STEPS, stream_nll
@@ -105,8 +106,8 @@ def plan_memory(
         # Before there is anything else; it is seldom the peak.
         counting = 8 * min(len(batcher.ids_N), COUNTED_AT_ONCE) // FLOAT_BYTES
         situations["counting"] = max(0, counting - lasting)
-        tokens = (lanes * length for length in set(batcher.lengths))
-        outside = batcher.ids_N.nbytes + valid_bytes + kept_kernel_bytes(tokens, shape.vocab_size)
+        tokens = [lanes * length for length in set(batcher.lengths)]
+        outside = batcher.ids_N.nbytes + valid_bytes + softmax_kernel_bytes(shape, tokens)
     worst = lasting + max(situations.values())
     return MemoryPlan(
         base=loaded_bytes(config, precision) if on_cpu else 0,
@@ -191,18 +192,13 @@ def _activations(config: Config, shape: ModelShape, basis: MemoryBasis, *, steps
     )
 
 
-def _loss(shape: ModelShape, tokens: int, basis: MemoryBasis) -> tuple[float, float]:
-    """See `loss_floats`."""
-    return loss_floats(tokens, basis, vocab_size=shape.vocab_size, features=shape.widths[-1])
-
-
 def _forward(config: Config, shape: ModelShape, basis: MemoryBasis, *, longest: int) -> float:
     """At the end of the forward pass.
 
     Weights have no gradients then; `_lasting` counts these, so they are subtracted.
     """
     kept = _activations(config, shape, basis, steps=_read_steps(config, longest))
-    return kept + _loss(shape, basis.lanes * longest, basis)[0] - shape.parameters
+    return kept + softmax_floats(shape, basis.lanes * longest, basis)[0] - shape.parameters
 
 
 def _backward(config: Config, shape: ModelShape, basis: MemoryBasis, *, longest: int) -> float:
@@ -213,7 +209,7 @@ def _backward(config: Config, shape: ModelShape, basis: MemoryBasis, *, longest:
     kept = _activations(config, shape, basis, steps=steps)
     at_once = -(-steps // _calls(config, steps)) if basis.on_cpu else steps
     works = layer_backward_floats(shape.input_widths[-1], last, basis, steps=at_once)
-    loss = _loss(shape, basis.lanes * longest, basis)[1]
+    loss = softmax_floats(shape, basis.lanes * longest, basis)[1]
     begins = kept - shape.parameters + max(loss, works + min(loss, shape.vocab_size * last))
     # The embedding's gradient; on a GPU from the words read, from the softmax, and their sum.
     apart = shape.tied and not basis.on_cpu
@@ -232,7 +228,9 @@ def loaded_bytes(config: Config, precision: str = "fp32") -> int:
     from sglm.train.build import build_decision_rule, build_learner
     from sglm.train.step import train_step
 
-    small = {"hidden": 16, "embedding": 16}
+    small: dict[str, Any] = {"hidden": 16, "embedding": 16}
+    if config.model.softmax == "adaptive":
+        small["cutoffs"] = [8, 16]
     miniature = config.model_copy(
         update={
             "model": config.model.model_copy(update=small),

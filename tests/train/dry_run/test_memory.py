@@ -208,6 +208,17 @@ def test_only_a_cpu_holds_libraries_and_what_is_saved(tiny_config: Callable[...,
     assert "counting" in on_cpu.situations.keys() - on_gpu.situations.keys()
 
 
+def test_cutoffs_of_a_large_vocabulary_are_planned_for(
+    tiny_config: Callable[..., Config],
+) -> None:
+    model = {"softmax": "adaptive", "cutoffs": [4000, 20_000]}
+    full, adaptive = (
+        plan(tiny_config(model=softmax, train={"batch": 20, "window": 35}), 33_000, "cpu")
+        for softmax in ({}, model)
+    )
+    assert adaptive.situations["forward"] < full.situations["forward"]
+
+
 def allocated(work: Callable[[], object]) -> int:
     """Bytes of tensors at the most while `work` runs, above those at its beginning."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
@@ -277,6 +288,39 @@ def test_what_a_pass_allocates_was_predicted(
     predicted = whole.situations["forward"] + 4 * shape.parameters
     # The goal; here no heap's holes blur it.
     assert allocated(run) == pytest.approx(predicted, rel=0.15)
+
+
+@pytest.mark.parametrize("library", ["MKL", "oneDNN"])
+def test_what_a_pass_with_an_adaptive_softmax_allocates_was_predicted(
+    library: str, tiny_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(linear, "mkl_on_intel", lambda: library == "MKL")
+    config = tiny_config(
+        train={"batch": 16, "window": 35},
+        model={"hidden": 256, "layers": 2, "softmax": "adaptive"},
+        schedule={"mode": "real"},
+    )
+    counts_V = 100_000 // np.arange(1, 16_001)  # Zipf's law
+    learner = build_learner(config, counts_V, precision_of("fp32", CPU))
+    shares_V = (counts_V + 1) / (counts_V + 1).sum()
+    drawn_TB = np.random.default_rng(0).choice(16_000, (36, 16), p=shares_V)
+    ids_TB = torch.from_numpy(drawn_TB)
+
+    def run(*, back: bool) -> object:
+        outputs = learner.window_pass(ids_TB[:-1], ids_TB[1:], learner.state.as_leaf())
+        if back:
+            outputs.objective_nats.backward()  # type: ignore[no-untyped-call]
+        return outputs
+
+    run(back=False)  # kernels are made at the first call
+    shape, batcher = learner.model.shape, make_batcher(config, tokens=40_000)
+    whole = plan_memory(config, shape, batcher, valid_bytes=0, device_type="cpu")
+    for back, situation, tolerance in ((False, "forward", 0.2), (True, "backward", 0.1)):
+        predicted = whole.situations[situation] + 4 * shape.parameters
+        # A forward pass is not the peak; how many tokens a tail has is guessed.
+        assert allocated(lambda back=back: run(back=back)) == pytest.approx(
+            predicted, rel=tolerance
+        )
 
 
 def test_processes_hold_their_own_lanes(tiny_config: Callable[..., Config]) -> None:
