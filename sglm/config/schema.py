@@ -77,6 +77,9 @@ class OptimizerConfig(Section):
     """The peak at every restart."""
     weight_decay: NonNegative = 0.0
     """On matrices only, never on biases."""
+    weight_decay_until: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Fraction of the run after which nothing decays any more: decay at the start alone keeps the
+    weights small to the end (Bjorck, Weinberger & Gomes 2021)."""
     beta1: Rate = 0.9
     """Adam's decay of the mean gradient."""
     beta2: Rate = 0.999

@@ -90,6 +90,7 @@ def build_learner(
         gauge=Gauge(device, ranks=ranks) if _is_gauged(config, ranks) else None,
         state=model.start_state(train.batch // ranks.count),
         learning_rate=config.optimizer.learning_rate,
+        weight_decay=config.optimizer.weight_decay,
         clip_norm=config.optimizer.clip_norm,
         past=deque(maxlen=(train.horizon or train.window) // train.window - 1),
         renews_state=train.past == "state",
@@ -265,4 +266,5 @@ def build_schedule(config: Config, steps_per_epoch: int) -> Schedule:
         start=schedule.start,
         warmup_steps=schedule.warmup_steps,
         final_factor=schedule.final_rate,
+        decay_until=config.optimizer.weight_decay_until,
     )

@@ -28,6 +28,7 @@ class Learner:
         state: what the lanes carry into the next window.
         gauge: of what is injected; None where nothing is.
         learning_rate: the peak, which the schedule's plan multiplies.
+        weight_decay: of matrices, where the plan has one.
         clip_norm: cap on the gradient's norm, or None.
         past: the windows before the next one that are read again for a longer exact gradient,
             each with the state before it; holds none unless given a length.
@@ -44,6 +45,7 @@ class Learner:
     learning_rate: float
     estimator: StateGradientEstimator = field(default_factory=PlainTruncation)
     gauge: Gauge | None = None
+    weight_decay: float = 0.0
     clip_norm: float | None = None
     past: deque[tuple[LSTMState, Tensor]] = field(default_factory=lambda: deque(maxlen=0))
     renews_state: bool = False
@@ -53,6 +55,10 @@ class Learner:
     def rate(self, plan: StepPlan) -> float:
         """The learning rate of a step with that plan."""
         return self.learning_rate * plan.lr_factor
+
+    def decay(self, plan: StepPlan) -> float:
+        """The weight decay of a step with that plan."""
+        return self.weight_decay if plan.decays else 0.0
 
 
 def capture(learner: Learner) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import TextIO
 from sglm.config import Config
 from sglm.dni.gauge import REACH
 from sglm.errors import SglmError, Stopped
+from sglm.optim.optimizer import set_weight_decay
 from sglm.optim.precision import Precision
 from sglm.runtime.process import denormals_as_zero
 from sglm.runtime.ranks import ALONE, Ranks
@@ -202,6 +203,9 @@ def _train_on(session: Session) -> None:
         if decision.gauge:
             window = window._replace(ahead=job.batcher.ahead(step, REACH))
         rate = learner.rate(plan)
+        set_weight_decay(learner.optimizer, learner.decay(plan))
+        if (step + 1) % config.log_every_steps == 0:
+            log.norms.measure_next()
         result = train_step(learner, window.to(job.precision.device), decision, learning_rate=rate)
         progress.advance(result.tokens * learner.ranks.count)
         session.taken.append(result.taken)

@@ -18,8 +18,11 @@ from sglm.lm import load
 from sglm.optim.precision import precision_of
 from sglm.text.prepare import Recipe, prepare
 from sglm.text.store import TokenStore
+from sglm.train import loop
 from sglm.train.build import stretch_windows
+from sglm.train.learner import Learner
 from sglm.train.loop import Outcome, train
+from sglm.train.step import StepResult, train_step
 
 CPU = torch.device("cpu")
 MakeConfig = Callable[..., Config]
@@ -71,6 +74,7 @@ def test_a_run_leaves_what_the_contract_says(
     assert [line["mode"] for line in lines] == ["real", "real", "synthetic", "synthetic"]
     assert set(lines[0]) == {
         "step", "tokens_seen", "split", "nll_per_token", "token_ppl", "lr", "mode", "cycle",
+        "norms",
     }  # fmt: skip
     assert lines[-1]["tokens_seen"] == 40 * 4 * 5
     assert outcome.best_token_ppl == pytest.approx(min(line["token_ppl"] for line in lines))
@@ -79,8 +83,57 @@ def test_a_run_leaves_what_the_contract_says(
         "train/loss", "train/grad_norm", "train/skipped_steps", "valid/loss", "valid/token_ppl",
         "sched/lr", "sched/mode", "sched/cycle", "sg/cosine", "sg/relative_mse", "sg/norm_ratio",
         "sg/factor", "fit/train_loss", "fit/valid_loss", "fit/valid_ppl", "fit/best_ppl",
+        *(f"norm/{what}/{layer}" for what in ("weight", "update", "effective_rate")
+          for layer in ("embedding", "layers.0", "layers.1")),
     } | ({"valid/bits_per_byte"} if word_store.counts("valid").unknown == 0 else set())  # fmt: skip
     assert [value for _, value in tags["sched/mode"]] == [0, 0, 1, 1]
+
+
+@pytest.mark.parametrize("kind", ["adamw", "adam"])
+def test_decay_ends_after_its_fraction_of_the_run(
+    kind: str,
+    tiny_config: MakeConfig,
+    word_store: TokenStore,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also in a run that stops and goes on after that."""
+    config = tiny_config(
+        optimizer={"kind": kind, "weight_decay": 0.25, "weight_decay_until": 0.3},
+        schedule={"mode": "real"},
+    )
+    decays = []
+
+    def watched(learner: Learner, *args: Any, **kwargs: Any) -> StepResult:
+        decays.append([group["weight_decay"] for group in learner.optimizer.param_groups])
+        return train_step(learner, *args, **kwargs)
+
+    monkeypatch.setattr(loop, "train_step", watched)
+    with pytest.raises(Stopped):
+        run(config, word_store, tmp_path / "run", stop_signal=stop_at(20))
+    run(config, word_store, tmp_path / "run")
+    assert decays == [[0.25, 0.0]] * 12 + [[0.0, 0.0]] * 28
+
+
+def test_norms_are_in_the_metrics_as_in_the_curves(
+    tiny_config: MakeConfig, word_store: TokenStore, tmp_path: Path
+) -> None:
+    """Means over the logged steps since the validation before."""
+    config = tiny_config(
+        optimizer={"kind": "adam"},
+        schedule={"mode": "real", "cycles": [40.0]},
+        train={"evaluate_every_steps": 20, "log_every_steps": 5},
+    )
+    run(config, word_store, tmp_path / "run")
+    tags, lines = curves(tmp_path / "run"), metrics(tmp_path / "run")
+    for layer in ("embedding", "layers.0", "layers.1"):
+        for what in ("weight", "update", "effective_rate", "l2_share"):
+            points = tags[f"norm/{what}/{layer}"]
+            assert [step for step, _ in points] == list(range(5, 45, 5))
+            for part, line in zip((points[:4], points[4:]), lines, strict=True):
+                mean = sum(value for _, value in part) / 4
+                # TensorBoard keeps float32.
+                assert line["norms"][layer][what] == pytest.approx(mean, rel=1e-6)
 
 
 def test_it_learns(tiny_config: MakeConfig, word_store: TokenStore, tmp_path: Path) -> None:
@@ -108,6 +161,7 @@ KINDS: dict[str, Sections] = {
     "adjoint noise": {"synthesizer": {"kind": "adjoint", "inject": "noise"}},
     "noise": {"synthesizer": {"kind": "mlp", "inject": "noise"}},
     "horizon": {"train": {"horizon": 15}, "schedule": {"mode": "real"}},
+    "early decay": {"optimizer": {"kind": "adam", "weight_decay": 1e-3, "weight_decay_until": 0.5}},
     "random": {"train": {"truncation": "random", "window": 8}, "schedule": {"mode": "real"}},
 }
 

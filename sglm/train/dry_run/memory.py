@@ -1,8 +1,9 @@
 """How much memory a run will take at its worst moment, from what it will hold there.
 
 A run goes through a few situations, and its peak is that of the largest: counting the words,
-the end of a step's forward pass, its backward pass, the synthesizer learning, an evaluation,
-saving. Each part's share is stated beside its code; here they are added up.
+the end of a step's forward pass, its backward pass, an update whose norms are logged, the
+synthesizer learning, an evaluation, saving. Each part's share is stated beside its code; here they
+are added up.
 `scripts.benchmarks.memory` compares the prediction with measured peaks (docs/benchmarks/).
 
 Numbers are counted in units of float32's (`sglm.runtime.memory_basis`). Shapes: R steps read in one
@@ -30,6 +31,7 @@ from sglm.scoring.predictor import NetworkPredictor, reading_floats
 from sglm.scoring.stream import CHUNK_STEPS, stream_nll
 from sglm.text.batcher import Batcher
 from sglm.train.build import COUNTED_AT_ONCE, build_schedule, lookahead_steps, stretch_windows
+from sglm.train.log.norms import norm_floats
 from sglm.train.truncation import part_steps
 
 # Fragmentation: freed blocks do not always fit the next request. The share of a CPU's heap that is
@@ -148,6 +150,7 @@ def _situations(
     situations = {
         "forward": _forward(config, shape, basis, longest=longest),
         "backward": _backward(config, shape, basis, longest=longest),
+        "update": norm_floats(config.optimizer, shape),
         "evaluation": reading_floats(shape, steps=CHUNK_STEPS),
     }
     settings = config.synthesizer

@@ -21,6 +21,7 @@ from sglm.runtime.ranks import ALONE, Ranks
 from sglm.text.batcher import Batcher
 from sglm.train.build import build_learner, lookahead_steps, model_shape, stretch_windows
 from sglm.train.dry_run.memory import MemoryPlan, plan_memory
+from sglm.train.log.norms import NormMeter, norm_floats
 from sglm.train.step import train_step
 from sglm.train.truncation import draw_lengths
 from sglm.train.window_decision import WindowDecision
@@ -171,6 +172,23 @@ def test_what_the_gauge_allocates_was_predicted(tiny_config: Callable[..., Confi
     floats = gauge_floats(model_shape(config, 6000), MemoryBasis(16, True, 1.0), window=35)
     # As for a pass.
     assert allocated(run) == pytest.approx(4 * floats, rel=0.25)
+
+
+@pytest.mark.parametrize("kind", ["adamw", "adam"])
+def test_what_a_measured_update_allocates_was_predicted(
+    kind: str, tiny_config: Callable[..., Config]
+) -> None:
+    config = tiny_config(model={"hidden": 64}, optimizer={"kind": kind, "weight_decay": 0.1})
+    learner = build_learner(config, np.ones(6000, dtype=np.int64), precision_of("fp32", CPU))
+    norms = NormMeter(learner.model, optimizer=learner.optimizer, sums={})
+    for parameter in learner.model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    learner.optimizer.step()  # the moments are made at the first one
+    norms.measure_next()
+    floats = norm_floats(config.optimizer, model_shape(config, 6000))
+    # As for a pass.
+    assert allocated(learner.optimizer.step) == pytest.approx(4 * floats, rel=0.25)
+    assert plan(config, 6000).situations["update"] == 4 * floats
 
 
 def test_real_gradients_alone_need_no_synthesizer(tiny_config: Callable[..., Config]) -> None:
