@@ -3,24 +3,16 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from sglm.compare.runs import FinishedRun
 from sglm.compare.variants import VARIANTS
-from sglm.storage.durable import replace_file
+from sglm.storage.picture import WITHOUT_MATPLOTLIB, can_draw, save_picture
 
 # The first steps, where perplexity falls from the vocabulary's size, would flatten the rest.
 _SHARE_LEFT_OUT = 0.2
 _MARKERS = "os^vDP*Xd<>p"
-NOT_DRAWN = "curves.png will not be drawn: it needs matplotlib; pip install matplotlib"
-
-
-def can_draw() -> bool:
-    """Whether matplotlib is installed."""
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        return False
-    return True
+NOT_DRAWN = f"curves.png {WITHOUT_MATPLOTLIB}"
 
 
 def draw(runs: Sequence[FinishedRun], path: Path) -> None:
@@ -30,10 +22,10 @@ def draw(runs: Sequence[FinishedRun], path: Path) -> None:
     """
     if not runs or not can_draw():
         return
-    # Not pyplot: that would choose a backend for the whole process.
-    from matplotlib.figure import Figure
+    save_picture(path, lambda figure: _draw(figure, runs))
 
-    figure = Figure(figsize=(8, 5), layout="constrained")
+
+def _draw(figure: Any, runs: Sequence[FinishedRun]) -> None:
     axes = figure.subplots()
     late: list[float] = []
     names = [name for name in VARIANTS if any(run.variant == name for run in runs)]
@@ -65,7 +57,6 @@ def draw(runs: Sequence[FinishedRun], path: Path) -> None:
     axes.grid(alpha=0.3)
     axes.set_title("mean over seeds (legend: at the end), lowest to highest", fontsize=10)
     axes.legend()
-    replace_file(path, lambda aside: figure.savefig(aside, format="png", dpi=120))
 
 
 def band(

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from typing import Any, TextIO
 
 from sglm.compare.comparison import check_precision
-from sglm.compare.curves import NOT_DRAWN, can_draw
+from sglm.compare.curves import NOT_DRAWN
 from sglm.compare.grid import Cell, Grid
 from sglm.compare.process import Execution
 from sglm.compare.runs import Comparison, FinishedRun
 from sglm.compare.timing import seconds_of_runs
+from sglm.storage.picture import can_draw
 from sglm.train.build import model_shape
 from sglm.train.log.console import duration, print_while_open
 

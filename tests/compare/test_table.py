@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from sglm.compare.curves import band, can_draw, draw
+from sglm.compare.curves import band, draw
 from sglm.compare.grid import Cell
 from sglm.compare.results import write_results
 from sglm.compare.runs import Comparison
 from sglm.compare.table import in_words, table, terminal_table
+from sglm.storage.picture import can_draw
 from tests.compare.conftest import write_run
 
 PNG = b"\x89PNG\r\n\x1a\n"
