@@ -12,6 +12,7 @@ import typer
 from sglm.cli.output import fill
 from sglm.cli.signals import termination_raises
 from sglm.errors import Stopped
+from sglm.runtime.process import ended_by_interrupts
 
 if TYPE_CHECKING:
     from sglm.analyze.analysis import Analysis, Progress, ReportsProgress
@@ -45,6 +46,26 @@ analyze = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="What do synthetic gradients do to a model?",
 )
+
+
+@analyze.command("norms")
+def norms(
+    runs: RunsArgument,
+    *,
+    data: DataOption = None,
+    out: OutOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """What does weight decay do to a training?
+
+    Length of weights and updates, effective learning rate, share of an L2 term in Adam's first
+    moment, as training logged them; sharpness of each snapshot, in units of its weights. After
+    Bjorck, Weinberger & Gomes 2021.
+    """
+    with ended_by_interrupts():
+        from sglm.analyze.norms import norms_analysis
+
+    show(lambda: norms_analysis(runs, data=data), runs, out, as_json=as_json)
 
 
 def show(

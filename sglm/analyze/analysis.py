@@ -54,13 +54,12 @@ class Finding(Protocol):
 
 
 class Analysis(Protocol):
-    """A question, asked of some models.
+    """A question, asked of some models."""
 
-    Attributes:
-        what: its name, as in `sglm analyze WHAT`.
-    """
-
-    what: str
+    @property
+    def what(self) -> str:
+        """Its name, as in `sglm analyze WHAT`."""
+        ...
 
     def settings(self) -> Mapping[str, Any]:
         """All that the values depend on: models, text, numbers; a part is kept while it is so."""
