@@ -86,6 +86,9 @@ class OptimizerConfig(Section):
     """Adam's decay of the mean squared gradient."""
     momentum: Rate = 0.0
     """For sgd."""
+    averaging: Rate = 0.0
+    """Fraction of the steps so far whose weights are averaged; what is validated and saved is that
+    mean. 0: the last weights. For rates that stay high (schedule.final_rate = 1); 0.1 is good."""
     clip_norm: Annotated[Positive | None, Off] = 0.25
     """Cap on the norm of the whole gradient (per-token units); none: no clipping."""
 

@@ -16,6 +16,7 @@ from sglm.dni.learned import LearnedEstimator
 from sglm.dni.synthesizer import build_synthesizer, hidden_units
 from sglm.errors import ConfigError
 from sglm.model.language_model import DropoutRates, LSTMLanguageModel, ModelShape
+from sglm.optim.averaging import WeightAverage
 from sglm.optim.optimizer import make_optimizer
 from sglm.optim.precision import Precision
 from sglm.optim.schedule import Schedule, make_schedule
@@ -79,6 +80,8 @@ def build_learner(
     )
     model.start_from_unigram(torch.from_numpy(token_counts_V))
     model.to(device).train()
+    averaging = config.optimizer.averaging
+    average = WeightAverage(model, memory=averaging) if averaging else None
     model.ranks = ranks
     estimator = (make_estimator or build_estimator)(config, model)
     return Learner(
@@ -91,6 +94,7 @@ def build_learner(
         state=model.start_state(train.batch // ranks.count),
         learning_rate=config.optimizer.learning_rate,
         weight_decay=config.optimizer.weight_decay,
+        average=average,
         clip_norm=config.optimizer.clip_norm,
         past=deque(maxlen=(train.horizon or train.window) // train.window - 1),
         renews_state=train.past == "state",

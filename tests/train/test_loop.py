@@ -15,7 +15,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from sglm.config import Config
 from sglm.errors import ConfigError, InputError, Stopped
 from sglm.lm import load
+from sglm.model.folder import load_weights
 from sglm.optim.precision import precision_of
+from sglm.scoring.evaluate import evaluate_split
+from sglm.scoring.predictor import NetworkPredictor
 from sglm.text.prepare import Recipe, prepare
 from sglm.text.store import TokenStore
 from sglm.train import loop
@@ -136,6 +139,31 @@ def test_norms_are_in_the_metrics_as_in_the_curves(
                 assert line["norms"][layer][what] == pytest.approx(mean, rel=1e-6)
 
 
+def test_what_is_validated_and_saved_is_the_mean_of_the_weights(
+    tiny_config: MakeConfig, word_store: TokenStore, tmp_path: Path
+) -> None:
+    """The training goes its way as without."""
+    sections: Sections = {
+        "schedule": {"mode": "real", "cycles": [20.0, 20.0], "final_rate": 1.0},
+        "train": {"evaluate_every_steps": 20},
+    }
+    run(tiny_config(**sections), word_store, tmp_path / "plain")
+    config = tiny_config(**sections, optimizer={"averaging": 0.5})
+    outcome = run(config, word_store, tmp_path / "mean")
+    state = "checkpoints/latest/state.safetensors"
+    plain, mean = (load_file(tmp_path / each / state) for each in ("plain", "mean"))
+    for key, tensor in plain.items():
+        if key.startswith("/learner/model"):
+            assert torch.equal(tensor, mean[key])
+    last = load_file(tmp_path / "plain/last/model.safetensors")
+    for name in ("model", "last", "snapshots/cycle-001"):
+        saved = load_file(tmp_path / "mean" / name / "model.safetensors")
+        assert not any(torch.equal(saved[key], last[key]) for key in last)
+        network = load_weights(tmp_path / "mean" / name)
+        valid = evaluate_split(NetworkPredictor(network), word_store, "valid")
+        assert valid.token_ppl == pytest.approx(outcome.best_token_ppl, rel=1e-6)
+
+
 def test_it_learns(tiny_config: MakeConfig, word_store: TokenStore, tmp_path: Path) -> None:
     config = tiny_config(
         model={"hidden": 16},
@@ -162,6 +190,7 @@ KINDS: dict[str, Sections] = {
     "noise": {"synthesizer": {"kind": "mlp", "inject": "noise"}},
     "horizon": {"train": {"horizon": 15}, "schedule": {"mode": "real"}},
     "early decay": {"optimizer": {"kind": "adam", "weight_decay": 1e-3, "weight_decay_until": 0.5}},
+    "averaging": {"optimizer": {"averaging": 0.2}, "schedule": {"final_rate": 1.0}},
     "random": {"train": {"truncation": "random", "window": 8}, "schedule": {"mode": "real"}},
 }
 

@@ -122,7 +122,8 @@ def _lasting(config: Config, shape: ModelShape, basis: MemoryBasis) -> tuple[flo
     """`(what is held throughout, what of it belongs to lanes and is saved)`."""
     optimizer, settings = config.optimizer, config.synthesizer
     moments = (optimizer.momentum > 0) if optimizer.kind == "sgd" else 2
-    model, state = (2 + moments) * shape.parameters, basis.lanes * shape.state_size
+    averages = optimizer.averaging > 0
+    model, state = (2 + moments + averages) * shape.parameters, basis.lanes * shape.state_size
     if config.schedule.mode == "real":
         return model + state, state
     if settings.kind == "adjoint":

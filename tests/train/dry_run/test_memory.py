@@ -96,6 +96,11 @@ def test_what_lasts_is_what_the_learner_holds(
     assert parameter_count(config.synthesizer, model_shape(config, 50)) == built
 
 
+def test_an_average_of_the_weights_lasts(tiny_config: Callable[..., Config]) -> None:
+    averaged, plain = (plan(tiny_config(optimizer={"averaging": each})) for each in (0.1, 0.0))
+    assert averaged.lasting - plain.lasting == 4 * model_shape(tiny_config(), 50).parameters
+
+
 @pytest.mark.parametrize("hidden", [16, 32])  # q, or the true residual
 def test_what_lasts_with_an_adjoint(hidden: int, tiny_config: Callable[..., Config]) -> None:
     settings = {"kind": "adjoint", "every": 2, "reach": 7, "factor": 1.0}
