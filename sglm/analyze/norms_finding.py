@@ -47,7 +47,7 @@ class NormsFinding:
 
     def rows(self) -> list[list[str]]:
         """A run a line."""
-        heading = ["run", "decay", "‖w‖ first", "last", "rate", "L2 share", "sharpness", "ppl"]
+        heading = ["run", "decay", "‖w‖ first", "last", "rate", "L2", "sharp", "ppl"]
         return [heading, *(self._row(run) for run in self.runs)]
 
     def _row(self, run: dict[str, Any]) -> list[str]:
