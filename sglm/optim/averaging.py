@@ -1,9 +1,9 @@
 """A running mean of the weights, which predicts better than the last ones where the rate is high.
 
 A constant rate leaves the weights going around a minimum, and their mean is nearer to it (Polyak &
-Juditsky 1992). Merity, Keskar & Socher 2018 (sec. 4) start a plain mean once validation stops
+Juditsky 1992). Merity, Keskar & Socher 2018 (sec. 3) start a plain mean once validation stops
 improving; here old weights are forgotten in proportion to the run's age (polynomial decay: Shamir &
-Zhang 2013, sec. 4), so that there is no such moment to choose and the mean can be used at any time.
+Zhang 2013), so that there is no such moment to choose and the mean can be used at any time.
 """
 
 from collections.abc import Sequence
