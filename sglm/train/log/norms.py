@@ -69,7 +69,8 @@ class NormMeter:
 
     def _after_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         while self._before:  # one layer after the other is let go
-            layer, matrices = self._before.popitem()
+            layer = next(iter(self._before))
+            matrices = self._before.pop(layer)
             now, weight = self.layers[layer], _norm(matrices)
             torch._foreach_sub_(matrices, now)
             update = _norm(matrices)

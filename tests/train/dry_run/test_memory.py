@@ -191,8 +191,8 @@ def test_what_a_measured_update_allocates_was_predicted(
     learner.optimizer.step()  # the moments are made at the first one
     norms.measure_next()
     floats = norm_floats(config.optimizer, model_shape(config, 6000))
-    # As for a pass.
-    assert allocated(learner.optimizer.step) == pytest.approx(4 * floats, rel=0.25)
+    # All but the biases, 1.4 % here.
+    assert allocated(learner.optimizer.step) == pytest.approx(4 * floats, rel=0.02)
     assert plan(config, 6000).situations["update"] == 4 * floats
 
 
