@@ -47,6 +47,28 @@ analyze = typer.Typer(
 )
 
 
+@analyze.command("representations")
+def representations(
+    runs: RunsArgument,
+    data: DataOption = None,
+    out: OutOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """The same function by other layers? And are synthetic gradients a loss's?
+
+    Compares runs of two modes or more, with two seeds of each as the yardstick: how far apart their
+    predictions and their layers are, and what can be read off the layers. Of synthesizers: the loss
+    that they imply.
+    """
+
+    def make() -> "Analysis":
+        from sglm.analyze.representations.analysis import prepare_representations
+
+        return prepare_representations(runs, data=data)
+
+    show(make, runs, out, as_json=as_json)
+
+
 def show(
     make: "Callable[[], Analysis]", runs: list[Path], out: Path | None, *, as_json: bool
 ) -> None:

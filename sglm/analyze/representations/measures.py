@@ -1,0 +1,114 @@
+"""All that is measured of one model, of two, and of a synthesizer, as JSON can hold it."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from sglm.analyze.representations.fields import (
+    Synthesis,
+    estimated_field,
+    exact_field,
+    find_places,
+    true_loss,
+)
+from sglm.analyze.representations.implied_loss import (
+    implied_differences,
+    jacobian,
+    path_agreement,
+    true_differences,
+)
+from sglm.analyze.representations.layers import Layers, mean_nats
+from sglm.analyze.representations.probes import Question, probe
+from sglm.analyze.representations.sample import Sample
+from sglm.analyze.representations.similarity import (
+    class_contrast,
+    class_dissimilarities,
+    dissimilarities,
+    linear_cka,
+    prediction_difference,
+    rdm_correlation,
+)
+from sglm.text.store import TokenStore
+
+RDM_EVERY = 8  # of the positions: dissimilarity matrices of pairs are compared on these
+_EXACT_DIRECTIONS = 8  # the true gradient costs a softmax at every point
+
+
+def measure_model(
+    layers: Layers,
+    sample: Sample,
+    *,
+    classes_N: npt.NDArray[np.int64],
+    questions: Sequence[Question],
+) -> dict[str, Any]:
+    """
+    Args:
+        layers: of the model.
+        sample: at which they were read.
+        classes_N: of the next tokens.
+        questions: for probes.
+    """
+    dense_N = torch.from_numpy(np.unique(classes_N, return_inverse=True)[1])
+    matrices = {
+        name: class_dissimilarities(rows_ND, dense_N) for name, rows_ND in layers.by_name.items()
+    }
+    probes = {}
+    for question in questions:
+        scores = {
+            name: probe(rows_ND.numpy(), question) for name, rows_ND in layers.by_name.items()
+        }
+        probes[question.name] = {"chance": question.chance, **scores}
+    return {
+        "nats": mean_nats(layers, sample),
+        "widths": {name: rows_ND.shape[1] for name, rows_ND in layers.by_name.items()},
+        "cka": _alignments(layers, layers),
+        "class_dissimilarity": {name: each.tolist() for name, each in matrices.items()},
+        "class_contrast": {name: class_contrast(each) for name, each in matrices.items()},
+        "probes": probes,
+    }
+
+
+def measure_pair(first: Layers, second: Layers) -> dict[str, Any]:
+    """Of two models that read the same sample."""
+    alike = {}
+    for name in first.by_name:
+        if name in second.by_name:
+            rows = (each.by_name[name][::RDM_EVERY] for each in (first, second))
+            alike[name] = rdm_correlation(*map(dissimilarities, rows))
+    return {
+        **prediction_difference(first, second)._asdict(),
+        "cka": _alignments(first, second),
+        "rdm": alike,
+    }
+
+
+def _alignments(first: Layers, second: Layers) -> dict[str, dict[str, float]]:
+    """CKA of every layer of one with every layer of the other."""
+    return {
+        one: {other: linear_cka(one_ND, other_NE) for other, other_NE in second.by_name.items()}
+        for one, one_ND in first.by_name.items()
+    }
+
+
+def measure_field(synthesis: Synthesis, store: TokenStore) -> dict[str, Any]:
+    """Whether a synthesizer's field is a gradient, and the loss that it implies on the way from the
+    state of another text to a text's own: there a state is worth something."""
+    model = synthesis.model
+    places = find_places(model, store, synthesis.config)
+    estimated, exact = estimated_field(synthesis, places), exact_field(model, places)
+    own_MS = places.packed()
+    other_MS = own_MS.roll(1, dims=0)
+    implied_MG = implied_differences(estimated, other_MS, own_MS)
+    exact_MG = implied_differences(exact, other_MS, own_MS)
+    true_MG = true_differences(true_loss(model, places), other_MS, own_MS)
+    return {
+        "rotation": jacobian(estimated, own_MS).rotation,
+        "exact_rotation": jacobian(exact, own_MS, directions=_EXACT_DIRECTIONS).rotation,
+        **path_agreement(implied_MG[:, -1], true_MG[:, -1])._asdict(),
+        "exact_explained": path_agreement(exact_MG[:, -1], true_MG[:, -1]).explained,
+        "implied_nats": implied_MG.mean(0).tolist(),
+        "true_nats": true_MG.mean(0).tolist(),
+    }

@@ -1,0 +1,128 @@
+"""The picture of the comparison of representations."""
+
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from sglm.analyze.representations.finding import RepresentationsFinding
+
+# Of Okabe and Ito, which colour-blind people tell apart too.
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+_MATRICES = 3
+_SMALL = 7
+
+
+def draw_representations(figure: Any, finding: "RepresentationsFinding") -> None:
+    """Function against layers; layer by layer; probes; dissimilarities; the implied loss."""
+    grid = figure.add_gridspec(2, 12)
+    top = [figure.add_subplot(grid[0, column : column + 4]) for column in (0, 4, 8)]
+    drawn = (_draw_pairs, _draw_layers, _draw_probes)
+    for axes, draw in zip(top, drawn, strict=True):
+        draw(axes, finding)
+    labels = finding.labels[:_MATRICES]
+    below = [figure.add_subplot(grid[1, 2 * n : 2 * n + 2]) for n in range(len(labels))]
+    _draw_matrices(figure, below, finding)
+    if finding.fields_by_label:
+        _draw_paths(figure.add_subplot(grid[1, 7:]), finding)
+    for axes in figure.axes:
+        axes.tick_params(labelsize=_SMALL)
+        axes.title.set_fontsize(_SMALL + 2)
+        for text in (axes.xaxis.label, axes.yaxis.label):
+            text.set_fontsize(_SMALL + 1)
+    if finding.groups:
+        handles, names = top[1].get_legend_handles_labels()
+        figure.legend(
+            handles, names, fontsize=_SMALL, loc="outside upper center", ncols=3, frameon=False
+        )
+
+
+def _draw_pairs(axes: Any, finding: "RepresentationsFinding") -> None:
+    """Each pair of runs by how far apart functions and last hidden states are."""
+    colour_of = {
+        (group.labels, group.same_seed): _COLOURS[number % len(_COLOURS)]
+        for number, group in enumerate(finding.groups)
+    }
+    for pair in finding.pairs:
+        one, other = (finding.models[name] for name in pair["runs"])
+        labels = sorted((one["label"], other["label"]), key=finding.labels.index)
+        colour = colour_of[(labels[0], labels[1]), one["seed"] == other["seed"]]
+        hidden = [row[name] for name, row in pair["cka"].items() if name in row and "hid" in name]
+        marker = "o" if one["label"] == other["label"] else "x"
+        axes.plot(pair["kl_nats"], 1 - hidden[-1], marker, color=colour, markersize=5)
+    axes.set_title("function and layer: pairs of runs")
+    axes.set_xlabel("KL of the predictions (nats)")
+    axes.set_ylabel("1 − CKA of the last hidden state")
+    axes.margins(0.15)
+
+
+def _draw_layers(axes: Any, finding: "RepresentationsFinding") -> None:
+    for number, group in enumerate(finding.groups):
+        layers = list(group.means["cka"])
+        axes.errorbar(
+            layers,
+            list(group.means["cka"].values()),
+            np.nan_to_num(list(group.spread["cka"].values())),
+            marker="o" if group.is_yardstick else "x",
+            linestyle="-" if group.is_yardstick else "--",
+            color=_COLOURS[number % len(_COLOURS)],
+            label=group.name,
+            markersize=4,
+            linewidth=1,
+        )
+    axes.set_title("CKA between runs")
+    axes.set_ylabel("linear CKA, debiased")
+    _name_layers(axes)
+
+
+def _draw_probes(axes: Any, finding: "RepresentationsFinding") -> None:
+    for number, label in enumerate(finding.labels):
+        probes = [model["probes"]["next class"] for model in finding.of_label(label)]
+        layers = [name for name in probes[0] if name != "chance"]
+        means = [fmean(each[name] for each in probes) for name in layers]
+        colour = _COLOURS[number % len(_COLOURS)]
+        axes.plot(layers, means, "o-", color=colour, label=label, markersize=4, linewidth=1)
+    chance = next(iter(finding.models.values()))["probes"]["next class"]["chance"]
+    axes.axhline(chance, color="grey", linestyle=":", label="most frequent class")
+    axes.set_title("probe: class of the next token")
+    axes.set_ylabel("accuracy")
+    axes.legend(fontsize=_SMALL - 1)
+    _name_layers(axes)
+
+
+def _name_layers(axes: Any) -> None:
+    axes.tick_params(axis="x", rotation=30)
+    axes.margins(x=0.1)
+
+
+def _draw_matrices(figure: Any, axes: list[Any], finding: "RepresentationsFinding") -> None:
+    """Dissimilarity of the last hidden states between classes of next tokens, one run a label."""
+    matrices = []
+    for label in finding.labels[: len(axes)]:
+        layers = finding.of_label(label)[0]["class_dissimilarity"]
+        matrices.append(np.array(layers[[name for name in layers if "hidden" in name][-1]]))
+    low, high = min(map(np.min, matrices)), max(map(np.max, matrices))
+    for each, matrix, label in zip(axes, matrices, finding.labels, strict=False):
+        image = each.imshow(matrix, vmin=low, vmax=high, cmap="viridis", origin="lower")
+        each.set_title(label.replace(" ", "\n"))
+        each.set_xlabel("next token's class")
+    axes[0].set_ylabel("frequent → rare")
+    bar = figure.colorbar(image, ax=axes, location="bottom", shrink=0.8)
+    bar.set_label("dissimilarity of last hidden states (1 − r)", fontsize=_SMALL)
+
+
+def _draw_paths(axes: Any, finding: "RepresentationsFinding") -> None:
+    for number, (label, fields) in enumerate(finding.fields_by_label.items()):
+        colour = _COLOURS[(number + 1) % len(_COLOURS)]
+        implied, true = (
+            np.mean([field[name] for field in fields], axis=0)
+            for name in ("implied_nats", "true_nats")
+        )
+        way = np.linspace(0, 1, len(true))
+        axes.plot(way, implied, "-", color=colour, label=f"{label}: implied", linewidth=1.2)
+        axes.plot(way, true, ":", color=colour, label="true", linewidth=1.2)
+    axes.set_title("the loss that is implied on the way to a text's own state")
+    axes.set_xlabel("share of the way from another text's state")
+    axes.set_ylabel("coming loss, less that there (nats)")
+    axes.legend(fontsize=_SMALL - 1)

@@ -1,0 +1,123 @@
+"""How alike two representations of the same tokens are, and two predictions.
+
+Shapes: N positions, D and E units of two layers, K classes, M some of the positions, V vocabulary.
+Sums are float64.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from sglm.analyze.representations.layers import Layers, log_probabilities, rows_at_once
+
+
+def linear_cka(first_ND: Tensor, second_NE: Tensor) -> float:
+    """Linear centred kernel alignment (Kornblith et al. 2019, sec. 3), debiased.
+
+    1 where one representation is the other rotated and scaled, about 0 where they have nothing in
+    common. With the biased estimate of HSIC, two independent representations of N tokens get about
+    √(D·E)/(N + √(D·E)) for nothing; the unbiased one (Song et al. 2012, eq. 5) gets 0 on average,
+    and may be a little below. (Nguyen et al. 2021 use it for the same reason.)
+
+    Args:
+        first_ND, second_NE: of the same positions in the same order; any widths.
+
+    Returns:
+        NaN where one of them is constant.
+    """
+    first_ND, second_NE = _centred(first_ND), _centred(second_NE)
+    own = _hsic(first_ND, first_ND) * _hsic(second_NE, second_NE)
+    return _hsic(first_ND, second_NE) / own**0.5 if own > 0 else float("nan")
+
+
+def _centred(rows_ND: Tensor) -> Tensor:
+    rows_ND = rows_ND.double()
+    return rows_ND - rows_ND.mean(0)
+
+
+def _hsic(first_ND: Tensor, second_NE: Tensor) -> float:
+    """n(n−3) times the unbiased HSIC of two linear kernels, without their N×N matrices.
+
+    With K̃ a kernel without its diagonal: tr K̃L̃ + 1ᵀK̃1·1ᵀL̃1/((n−1)(n−2)) − 2/(n−2)·1ᵀK̃L̃1.
+    """
+    count = len(first_ND)
+    diagonals, sums = [], []
+    for rows in (first_ND, second_NE):
+        diagonals.append(rows.square().sum(1))
+        sums.append(rows @ rows.sum(0) - diagonals[-1])
+    trace = (first_ND.T @ second_NE).square().sum() - diagonals[0] @ diagonals[1]
+    whole = sums[0].sum() * sums[1].sum() / ((count - 1) * (count - 2))
+    return float(trace + whole - 2 / (count - 2) * (sums[0] @ sums[1]))
+
+
+def dissimilarities(rows_MD: Tensor) -> Tensor:
+    """The representational dissimilarity matrix (Kriegeskorte et al. 2008): 1 − the correlation of
+    the units' values at two positions; `(M, M)`, zero on the diagonal."""
+    unit_MD = _unit_rows(rows_MD)
+    matrix_MM = 1 - unit_MD @ unit_MD.T
+    return matrix_MM.fill_diagonal_(0)
+
+
+def _unit_rows(rows_MD: Tensor) -> Tensor:
+    """Each row less its mean, of length 1; zero where it is constant."""
+    rows_MD = rows_MD.double()
+    rows_MD = rows_MD - rows_MD.mean(1, keepdim=True)
+    return torch.nn.functional.normalize(rows_MD, dim=1)
+
+
+def rdm_correlation(first_MM: Tensor, second_MM: Tensor) -> float:
+    """Pearson's correlation of two dissimilarity matrices, each pair of positions counted once."""
+    above = torch.triu_indices(len(first_MM), len(first_MM), offset=1)
+    pairs = torch.stack([matrix[above[0], above[1]] for matrix in (first_MM, second_MM)])
+    return float(torch.corrcoef(pairs)[0, 1])
+
+
+def class_dissimilarities(rows_ND: Tensor, classes_N: Tensor) -> Tensor:
+    """The dissimilarity matrix of all positions, averaged over the positions of each class.
+
+    Returns:
+        `(K, K)`: mean dissimilarity of a position of one class and another position of the other.
+    """
+    unit_ND, classes = _unit_rows(rows_ND), int(classes_N.max()) + 1
+    counts_K = torch.bincount(classes_N, minlength=classes).double()
+    sums_KD = unit_ND.new_zeros(classes, unit_ND.shape[1]).index_add(0, classes_N, unit_ND)
+    own_K = sums_KD.new_zeros(classes).index_add(0, classes_N, unit_ND.square().sum(1))
+    inner_KK = sums_KD @ sums_KD.T - own_K.diag()  # a position is not compared with itself
+    pairs_KK = counts_K[:, None] * counts_K - counts_K.diag()
+    return 1 - inner_KK / pairs_KK
+
+
+def class_contrast(matrix_KK: Tensor) -> float:
+    """How block-diagonal it is: mean dissimilarity between two classes less that within one."""
+    classes = len(matrix_KK)
+    within = matrix_KK.diag().mean()
+    between = (matrix_KK.sum() - matrix_KK.diag().sum()) / (classes * (classes - 1))
+    return float(between - within)
+
+
+class Difference(NamedTuple):
+    """Of two models' predictions, over the sample.
+
+    Attributes:
+        kl_nats: mean Kullback–Leibler divergence, of both directions the mean.
+        agreement: share of positions at which the same token is the most probable.
+    """
+
+    kl_nats: float
+    agreement: float
+
+
+def prediction_difference(first: Layers, second: Layers) -> Difference:
+    """How far two functions are apart on the text."""
+    rows = min(rows_at_once(first.model), rows_at_once(second.model))
+    both_ways, same = 0.0, 0
+    for first_MV, second_MV in zip(
+        log_probabilities(first, rows), log_probabilities(second, rows), strict=True
+    ):
+        # KL(p‖q) + KL(q‖p) = Σ (p − q)(log p − log q)
+        gap_MV = (first_MV.exp() - second_MV.exp()) * (first_MV - second_MV)
+        both_ways += float(gap_MV.double().sum())
+        same += int((first_MV.argmax(1) == second_MV.argmax(1)).sum())
+    count = len(first.features_NH)
+    return Difference(kl_nats=both_ways / 2 / count, agreement=same / count)
