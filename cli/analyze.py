@@ -62,7 +62,7 @@ def representations(
     """
 
     def make() -> "Analysis":
-        from sglm.analyze.representations.analysis import prepare_representations
+        from sglm.analyze.representation.analysis import prepare_representations
 
         return prepare_representations(runs, data=data)
 

@@ -6,6 +6,6 @@ stopped. What it returns is a `Finding`: data, which also knows its table, its s
 and its picture. `sglm analyze WHAT RUN…` shows it (`cli/analyze.py`); docs/analysis.md explains it.
 """
 
-from sglm.analyze.representations.analysis import representations
+from sglm.analyze.representation.analysis import representations
 
 __all__ = ["representations"]

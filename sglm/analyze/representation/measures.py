@@ -7,23 +7,23 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from sglm.analyze.representations.fields import (
+from sglm.analyze.representation.fields import (
     Synthesis,
     estimated_field,
     exact_field,
     find_places,
     true_loss,
 )
-from sglm.analyze.representations.implied_loss import (
+from sglm.analyze.representation.implied_loss import (
     implied_differences,
     jacobian,
     path_agreement,
     true_differences,
 )
-from sglm.analyze.representations.layers import Layers, mean_nats
-from sglm.analyze.representations.probes import Question, probe
-from sglm.analyze.representations.sample import Sample
-from sglm.analyze.representations.similarity import (
+from sglm.analyze.representation.layers import Layers, mean_nats
+from sglm.analyze.representation.probes import Question, probe
+from sglm.analyze.representation.sample import Sample
+from sglm.analyze.representation.similarity import (
     class_contrast,
     class_dissimilarities,
     dissimilarities,
@@ -33,7 +33,8 @@ from sglm.analyze.representations.similarity import (
 )
 from sglm.text.store import TokenStore
 
-RDM_EVERY = 8  # of the positions: dissimilarity matrices of pairs are compared on these
+KL_EVERY = 4  # of the positions: predictions of pairs are compared on these
+RDM_EVERY = 16  # of the positions: dissimilarity matrices of pairs are compared on these
 _EXACT_DIRECTIONS = 8  # the true gradient costs a softmax at every point
 
 
@@ -73,13 +74,13 @@ def measure_model(
 
 def measure_pair(first: Layers, second: Layers) -> dict[str, Any]:
     """Of two models that read the same sample."""
-    alike = {}
-    for name in first.by_name:
-        if name in second.by_name:
-            rows = (each.by_name[name][::RDM_EVERY] for each in (first, second))
+    alike, few = {}, [each.every(RDM_EVERY).by_name for each in (first, second)]
+    for name in few[0]:
+        if name in few[1]:
+            rows = (each[name] for each in few)
             alike[name] = rdm_correlation(*map(dissimilarities, rows))
     return {
-        **prediction_difference(first, second)._asdict(),
+        **prediction_difference(first.every(KL_EVERY), second.every(KL_EVERY))._asdict(),
         "cka": _alignments(first, second),
         "rdm": alike,
     }

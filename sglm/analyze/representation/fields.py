@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sglm.analyze.representations.implied_loss import Field, Loss
-from sglm.analyze.representations.sample import SPLIT, WARM_STEPS
+from sglm.analyze.representation.implied_loss import Field, Loss
+from sglm.analyze.representation.sample import SPLIT, WARM_STEPS
 from sglm.analyze.subjects import Subject, check_length
 from sglm.config import Config, parse_config, plain_values
 from sglm.dni.adjoint_pass import adjoint_gradients

@@ -4,7 +4,7 @@ import itertools
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -14,24 +14,25 @@ import numpy as np
 import torch
 
 from sglm.analyze.analysis import Part, ReportsProgress, carry_out
-from sglm.analyze.representations.fields import (
+from sglm.analyze.representation.fields import (
     COMING_STEPS,
     PLACES,
     checkpoint_of,
     load_synthesis,
     steps_at_a_place,
 )
-from sglm.analyze.representations.finding import RepresentationsFinding
-from sglm.analyze.representations.implied_loss import DIRECTIONS, SEGMENTS
-from sglm.analyze.representations.layers import Layers, read_layers
-from sglm.analyze.representations.measures import (
+from sglm.analyze.representation.finding import RepresentationsFinding
+from sglm.analyze.representation.implied_loss import DIRECTIONS, SEGMENTS
+from sglm.analyze.representation.layers import Layers, read_layers
+from sglm.analyze.representation.measures import (
+    KL_EVERY,
     RDM_EVERY,
     measure_field,
     measure_model,
     measure_pair,
 )
-from sglm.analyze.representations.probes import Question, check_scikit_learn
-from sglm.analyze.representations.sample import (
+from sglm.analyze.representation.probes import Question, check_scikit_learn
+from sglm.analyze.representation.sample import (
     CLASSES,
     LANES,
     SPLIT,
@@ -42,7 +43,7 @@ from sglm.analyze.representations.sample import (
     places_in_lines,
 )
 from sglm.analyze.subjects import Subject, check_length, find_subjects, store_of
-from sglm.config import plain_values
+from sglm.config import Config, plain_values
 from sglm.errors import InputError
 from sglm.model.folder import read_card
 from sglm.model.language_model import ModelShape
@@ -50,7 +51,7 @@ from sglm.storage.untrusted import given_path, is_count
 from sglm.text.store import TokenStore
 from sglm.train.build import token_counts
 
-POSITIONS = 4096
+POSITIONS = 8192
 _CHANGES_NOTHING = ("seed", "checkpoint_every_steps", "keep_checkpoints", "log_every_steps")
 
 
@@ -126,20 +127,18 @@ class Representations:
     @cached_property
     def labels(self) -> dict[str, str]:
         """Of each run, what it shares with those that differ from it in the seed alone."""
+        configs = {subject.name: subject.config() for subject in self.subjects}
         label_of: dict[str, str] = {}
         labels = {}
-        for subject in self.subjects:
-            config = subject.config()
+        for subject, config in configs.items():
             values = plain_values(config)
             for name in _CHANGES_NOTHING:
                 values["train"].pop(name)
-            label: str = config.schedule.mode
-            if label != "real":
-                label = f"{label} {config.synthesizer.kind}"
+            label = _short_label(config, configs.values())
             same = [known for known in label_of.values() if known.split(" #")[0] == label]
             key = json.dumps(values, sort_keys=True)
             label_of.setdefault(key, f"{label} #{len(same) + 1}" if same else label)
-            labels[subject.name] = label_of[key]
+            labels[subject] = label_of[key]
         return labels
 
     @cached_property
@@ -227,7 +226,7 @@ class Representations:
         return {
             "read": softmax + 2 * layers,
             "probes": count * units * CLASSES * 400 * a_product,
-            "pair": 4 * softmax + 2 * units**2 * count * a_product,
+            "pair": 4 * softmax / KL_EVERY + 2 * units**2 * count * a_product,
             # Points × steps, there and back, in float64.
             "field": 12
             * PLACES
@@ -290,11 +289,20 @@ class Representations:
         fields = {
             name: values.get(f"field-{name}")
             for name in names
-            if self.labels[name].split(" ")[0] != "real"
+            if self.labels[name].split(" #")[0] != "real"
         }
         return RepresentationsFinding(
             positions=len(self.sample.index_N), models=models, pairs=pairs, fields=fields
         )
+
+
+def _short_label(config: Config, all_configs: Iterable[Config]) -> str:
+    """The mode; and the synthesizer's kind where runs of that mode differ in it."""
+    mode, kind = config.schedule.mode, config.synthesizer.kind
+    kinds = {each.synthesizer.kind for each in all_configs if each.schedule.mode == mode}
+    if mode == "real" or len(kinds) == 1:
+        return mode
+    return kind if mode == "synthetic" else f"{mode} {kind}"
 
 
 def _shape(subject: Subject) -> ModelShape:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sglm.analyze.representations.sample import LANES, WARM_STEPS, Sample
+from sglm.analyze.representation.sample import LANES, WARM_STEPS, Sample
 from sglm.model.language_model import LSTMLanguageModel
 
 _LOGIT_ENTRIES = 2**22  # 16 MB in float32
@@ -29,6 +29,14 @@ class Layers:
     model: LSTMLanguageModel
     by_name: Mapping[str, Tensor]
     features_NH: Tensor
+
+    def every(self, step: int) -> "Layers":
+        """Of every so many positions only."""
+        return Layers(
+            model=self.model,
+            by_name={name: rows_ND[::step] for name, rows_ND in self.by_name.items()},
+            features_NH=self.features_NH[::step],
+        )
 
 
 @torch.no_grad()

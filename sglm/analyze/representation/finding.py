@@ -7,10 +7,11 @@ from functools import cached_property
 from statistics import fmean, stdev
 from typing import Any
 
-from sglm.analyze.representations.picture import draw_representations
+from sglm.analyze.representation.picture import draw_representations
 
 # Layers of one kind are averaged in the table, so that it fits 80 columns whatever their number.
 KINDS = ("embedding", "cell", "hidden", "logits")
+_HEADS = ("embed.", *KINDS[1:])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,9 +35,11 @@ class Group:
 
     @property
     def name(self) -> str:
-        one, other = self.labels
-        seeds = "same seed" if self.same_seed else "other seed"
-        return f"{one}, {seeds}" if one == other else f"{one} – {other}, {seeds}"
+        return f"{' – '.join(self.labels)}, {self.seed} seed"
+
+    @property
+    def seed(self) -> str:
+        return "same" if self.same_seed else "other"
 
     @property
     def is_yardstick(self) -> bool:
@@ -132,11 +135,12 @@ class RepresentationsFinding:
         return [[*row, *[""] * (width - len(row))] for row in rows]
 
     def _pair_rows(self) -> list[list[str]]:
-        rows = [["CKA of two runs", "pairs", "KL nats", *KINDS]]
+        rows = [["CKA of two runs", "seed", "pairs", "KL", *_HEADS]]
         for group in self.groups:
             rows.append(
                 [
-                    group.name,
+                    " – ".join(group.labels),
+                    group.seed,
                     str(group.pairs),
                     f"{group.means['kl_nats']:.3f}",
                     *(f"{value:.2f}" for value in by_kind(group.means["cka"])),
@@ -145,7 +149,7 @@ class RepresentationsFinding:
         return rows
 
     def _probe_rows(self) -> list[list[str]]:
-        rows = [["score of probes", "runs", "chance", *KINDS]]
+        rows = [["score of probes", "", "runs", "chance", *_HEADS]]
         for label in self.labels:
             models = self.of_label(label)
             for question in models[0]["probes"]:
@@ -153,6 +157,7 @@ class RepresentationsFinding:
                 rows.append(
                     [
                         f"{question}: {label}",
+                        "",
                         str(len(models)),
                         f"{scores['chance']:.2f}",
                         *(f"{value:.2f}" for value in by_kind(scores)),
@@ -161,16 +166,16 @@ class RepresentationsFinding:
         return rows
 
     def _field_rows(self) -> list[list[str]]:
-        rows = [["implied loss of", "runs", "rotation", "corr.", "slope", "explained", "exact"]]
+        rows = [["implied loss of", "", "runs", "curl", "corr.", "slope", "expl."]]
         for label, measured in self.fields_by_label.items():
             mean = _fold(measured, fmean)
             rows.append(
                 [
                     label,
+                    "",
                     str(len(measured)),
                     f"{mean['rotation']:.3f}",
                     *(f"{mean[name]:.2f}" for name in ("correlation", "slope", "explained")),
-                    f"{mean['exact_explained']:.2f}",
                 ]
             )
         rows += [[f"{name}: no checkpoint"] for name, field in self.fields.items() if field is None]

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sglm.analyze.representations.layers import Layers, log_probabilities, rows_at_once
+from sglm.analyze.representation.layers import Layers, log_probabilities, rows_at_once
 
 
 def linear_cka(first_ND: Tensor, second_NE: Tensor) -> float:

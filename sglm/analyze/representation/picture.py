@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from sglm.analyze.representations.finding import RepresentationsFinding
+    from sglm.analyze.representation.finding import RepresentationsFinding
 
 # Of Okabe and Ito, which colour-blind people tell apart too.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
@@ -22,10 +22,13 @@ def draw_representations(figure: Any, finding: "RepresentationsFinding") -> None
     for axes, draw in zip(top, drawn, strict=True):
         draw(axes, finding)
     labels = finding.labels[:_MATRICES]
-    below = [figure.add_subplot(grid[1, 2 * n : 2 * n + 2]) for n in range(len(labels))]
+    below = [
+        figure.add_subplot(grid[1, 8 * n // len(labels) : 8 * (n + 1) // len(labels)])
+        for n in range(len(labels))
+    ]
     _draw_matrices(figure, below, finding)
     if finding.fields_by_label:
-        _draw_paths(figure.add_subplot(grid[1, 7:]), finding)
+        _draw_paths(figure.add_subplot(grid[1, 8:]), finding)
     for axes in figure.axes:
         axes.tick_params(labelsize=_SMALL)
         axes.title.set_fontsize(_SMALL + 2)
@@ -105,10 +108,10 @@ def _draw_matrices(figure: Any, axes: list[Any], finding: "RepresentationsFindin
     low, high = min(map(np.min, matrices)), max(map(np.max, matrices))
     for each, matrix, label in zip(axes, matrices, finding.labels, strict=False):
         image = each.imshow(matrix, vmin=low, vmax=high, cmap="viridis", origin="lower")
-        each.set_title(label.replace(" ", "\n"))
+        each.set_title(label)
         each.set_xlabel("next token's class")
     axes[0].set_ylabel("frequent → rare")
-    bar = figure.colorbar(image, ax=axes, location="bottom", shrink=0.8)
+    bar = figure.colorbar(image, ax=axes, location="bottom", shrink=0.7, aspect=40)
     bar.set_label("dissimilarity of last hidden states (1 − r)", fontsize=_SMALL)
 
 
@@ -122,7 +125,7 @@ def _draw_paths(axes: Any, finding: "RepresentationsFinding") -> None:
         way = np.linspace(0, 1, len(true))
         axes.plot(way, implied, "-", color=colour, label=f"{label}: implied", linewidth=1.2)
         axes.plot(way, true, ":", color=colour, label="true", linewidth=1.2)
-    axes.set_title("the loss that is implied on the way to a text's own state")
+    axes.set_title("implied loss on the way to a text's state")
     axes.set_xlabel("share of the way from another text's state")
     axes.set_ylabel("coming loss, less that there (nats)")
     axes.legend(fontsize=_SMALL - 1)
