@@ -60,7 +60,7 @@ def representations(
     *,
     data: str | os.PathLike[str] | None = None,
     out: str | os.PathLike[str] | None = None,
-    positions: int = POSITIONS,
+    positions: int | None = None,
     report: ReportsProgress | None = None,
 ) -> RepresentationsFinding:
     """Compares what runs predict and what their layers hold, and the losses their gradients imply.
@@ -69,7 +69,7 @@ def representations(
         runs: what `sglm train` wrote, on one tokenizer; widths and depths may differ.
         data: a store with a validation text; None: the one that the first run was trained on.
         out: see `carry_out`.
-        positions: at which layers are compared; a multiple of 32.
+        positions: at which layers are compared, a multiple of 32; None: 8,192.
         report: see `carry_out`.
 
     Raises:
@@ -85,7 +85,7 @@ def prepare_representations(
     runs: Sequence[str | os.PathLike[str]],
     *,
     data: str | os.PathLike[str] | None = None,
-    positions: int = POSITIONS,
+    positions: int | None = None,
 ) -> "Representations":
     """The analysis, where its arguments fit.
 
@@ -94,6 +94,7 @@ def prepare_representations(
             damaged checkpoint; scikit-learn is not installed.
     """
     check_scikit_learn()
+    positions = POSITIONS if positions is None else positions
     if not is_count(positions) or positions % LANES or positions < 8 * LANES:
         raise InputError(f"positions: give a multiple of {LANES} from {8 * LANES} on")
     subjects = find_subjects(runs)
@@ -246,9 +247,9 @@ class Representations:
         """Of the text; those that it cannot answer are left out."""
         train_N = self.sample.is_first_half
         answers = {
-            "next class": ("class", self._next_classes),
-            "place in line": ("number", places_in_lines(self.store, self.sample)),
-            "bracket open": ("yes or no", brackets_open(self.store, self.sample)),
+            "class": ("class", self._next_classes),
+            "line": ("number", places_in_lines(self.store, self.sample)),
+            "bracket": ("yes or no", brackets_open(self.store, self.sample)),
         }
         return [
             Question(name=name, kind=kind, answers_N=answers_N, train_N=train_N)

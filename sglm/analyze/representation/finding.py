@@ -178,7 +178,6 @@ class RepresentationsFinding:
                     *(f"{mean[name]:.2f}" for name in ("correlation", "slope", "explained")),
                 ]
             )
-        rows += [[f"{name}: no checkpoint"] for name, field in self.fields.items() if field is None]
         return rows
 
     @cached_property
@@ -191,7 +190,10 @@ class RepresentationsFinding:
         return found
 
     def reading(self) -> str:
-        return f"{self._reading_of_pairs()} {self._reading_of_fields()}".strip()
+        without = [name for name, field in self.fields.items() if field is None]
+        lost = f"No checkpoint, and so no synthesizer, is left of {', '.join(without)}."
+        sentences = (self._reading_of_pairs(), self._reading_of_fields(), lost if without else "")
+        return " ".join(filter(None, sentences))
 
     def _reading_of_pairs(self) -> str:
         yardsticks = [each for each in self.groups if each.is_yardstick]

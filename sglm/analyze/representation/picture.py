@@ -81,12 +81,12 @@ def _draw_layers(axes: Any, finding: "RepresentationsFinding") -> None:
 
 def _draw_probes(axes: Any, finding: "RepresentationsFinding") -> None:
     for number, label in enumerate(finding.labels):
-        probes = [model["probes"]["next class"] for model in finding.of_label(label)]
+        probes = [model["probes"]["class"] for model in finding.of_label(label)]
         layers = [name for name in probes[0] if name != "chance"]
         means = [fmean(each[name] for each in probes) for name in layers]
         colour = _COLOURS[number % len(_COLOURS)]
         axes.plot(layers, means, "o-", color=colour, label=label, markersize=4, linewidth=1)
-    chance = next(iter(finding.models.values()))["probes"]["next class"]["chance"]
+    chance = next(iter(finding.models.values()))["probes"]["class"]["chance"]
     axes.axhline(chance, color="grey", linestyle=":", label="most frequent class")
     axes.set_title("probe: class of the next token")
     axes.set_ylabel("accuracy")
