@@ -223,18 +223,17 @@ class Representations:
         a_product = (time.perf_counter() - begun) / 3 / (512 * width * 4096)
         softmax = count * shape.vocab_size * (width * a_product + 2e-9)
         units = shape.embedding + shape.state_size + width
+        points = 2 * DIRECTIONS + 3 * SEGMENTS
         layers = sum(shape.layer_weights) * self.sample.ids_TB.size * a_product
         return {
             "read": softmax + 2 * layers,
             "probes": count * units * CLASSES * 400 * a_product,
             "pair": 4 * softmax / KL_EVERY + 2 * units**2 * count * a_product,
-            # Points × steps, there and back, in float64.
-            "field": 12
+            "field": 2
             * PLACES
-            * (2 * DIRECTIONS + 3 * SEGMENTS)
             * COMING_STEPS
-            * a_product
-            * (sum(shape.layer_weights) + shape.vocab_size * width / 4),
+            * a_product  # in float64
+            * (2 * SEGMENTS * shape.vocab_size * width + 3 * points * sum(shape.layer_weights)),
         }
 
     def _layers(self, subject: Subject) -> Layers:

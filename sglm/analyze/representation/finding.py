@@ -206,13 +206,14 @@ class RepresentationsFinding:
             )
         kl = _pooled(across, "kl_nats") / _pooled(yardsticks, "kl_nats")
         apart = [
-            f"{name} {_distance(across, name) / _distance(yardsticks, name):.2f}"
+            f"{name} {_distance(across, 'cka', name) / _distance(yardsticks, 'cka', name):.2f}"
+            f" ({_distance(across, 'rdm', name) / _distance(yardsticks, 'rdm', name):.2f})"
             for name in _common_layers([*across, *yardsticks])
         ]
         return (
             "Compared with two seeds of one mode, runs of different modes (and seeds) are"
             f" {kl:.2f} times as far apart in what they predict (KL), and in their layers"
-            f" (1 − CKA): {', '.join(apart)}."
+            f" by 1 − CKA (by 1 − the correlation of dissimilarities): {', '.join(apart)}."
         )
 
     def _reading_of_fields(self) -> str:
@@ -265,9 +266,9 @@ def _pooled(groups: Iterable[Group], name: str) -> float:
     return sum(mean * count for mean, count in pairs) / sum(count for _, count in pairs)
 
 
-def _distance(groups: Sequence[Group], layer: str) -> float:
+def _distance(groups: Sequence[Group], measure: str, layer: str) -> float:
     count = sum(group.pairs for group in groups)
-    alike = sum(float(group.means["cka"][layer]) * group.pairs for group in groups)
+    alike = sum(float(group.means[measure][layer]) * group.pairs for group in groups)
     return 1 - alike / count
 
 

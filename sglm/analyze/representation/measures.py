@@ -30,12 +30,14 @@ from sglm.analyze.representation.similarity import (
     linear_cka,
     prediction_difference,
     rdm_correlation,
+    top_share,
 )
 from sglm.text.store import TokenStore
 
 KL_EVERY = 4  # of the positions: predictions of pairs are compared on these
 RDM_EVERY = 16  # of the positions: dissimilarity matrices of pairs are compared on these
-_EXACT_DIRECTIONS = 8  # the true gradient costs a softmax at every point
+# The true gradient, which measures are held to, costs a softmax at every point.
+EXACT_PLACES, EXACT_DIRECTIONS = 4, 8
 
 
 def measure_model(
@@ -66,6 +68,7 @@ def measure_model(
         "nats": mean_nats(layers, sample),
         "widths": {name: rows_ND.shape[1] for name, rows_ND in layers.by_name.items()},
         "cka": _alignments(layers, layers),
+        "top_direction": {name: top_share(rows_ND) for name, rows_ND in layers.by_name.items()},
         "class_dissimilarity": {name: each.tolist() for name, each in matrices.items()},
         "class_contrast": {name: class_contrast(each) for name, each in matrices.items()},
         "probes": probes,
@@ -103,13 +106,14 @@ def measure_field(synthesis: Synthesis, store: TokenStore) -> dict[str, Any]:
     own_MS = places.packed()
     other_MS = own_MS.roll(1, dims=0)
     implied_MG = implied_differences(estimated, other_MS, own_MS)
-    exact_MG = implied_differences(exact, other_MS, own_MS)
+    few = slice(EXACT_PLACES)
+    exact_MG = implied_differences(exact, other_MS[few], own_MS[few])
     true_MG = true_differences(true_loss(model, places), other_MS, own_MS)
     return {
         "rotation": jacobian(estimated, own_MS).rotation,
-        "exact_rotation": jacobian(exact, own_MS, directions=_EXACT_DIRECTIONS).rotation,
+        "exact_rotation": jacobian(exact, own_MS[few], directions=EXACT_DIRECTIONS).rotation,
         **path_agreement(implied_MG[:, -1], true_MG[:, -1])._asdict(),
-        "exact_explained": path_agreement(exact_MG[:, -1], true_MG[:, -1]).explained,
+        "exact_explained": path_agreement(exact_MG[:, -1], true_MG[few, -1]).explained,
         "implied_nats": implied_MG.mean(0).tolist(),
         "true_nats": true_MG.mean(0).tolist(),
     }

@@ -9,9 +9,19 @@ if TYPE_CHECKING:
     from sglm.analyze.representation.finding import RepresentationsFinding
 
 # Of Okabe and Ito, which colour-blind people tell apart too.
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+_COLOURS = (
+    "#0072b2",
+    "#d55e00",
+    "#009e73",
+    "#cc79a7",
+    "#e69f00",
+    "#56b4e9",
+    "#000000",
+    "#999999",
+    "#882255",
+)
 _MATRICES = 3
-_SMALL = 7
+_SMALL = 7.5
 
 
 def draw_representations(figure: Any, finding: "RepresentationsFinding") -> None:
@@ -63,10 +73,9 @@ def _draw_pairs(axes: Any, finding: "RepresentationsFinding") -> None:
 def _draw_layers(axes: Any, finding: "RepresentationsFinding") -> None:
     for number, group in enumerate(finding.groups):
         layers = list(group.means["cka"])
-        axes.errorbar(
+        axes.plot(
             layers,
             list(group.means["cka"].values()),
-            np.nan_to_num(list(group.spread["cka"].values())),
             marker="o" if group.is_yardstick else "x",
             linestyle="-" if group.is_yardstick else "--",
             color=_COLOURS[number % len(_COLOURS)],
@@ -109,8 +118,8 @@ def _draw_matrices(figure: Any, axes: list[Any], finding: "RepresentationsFindin
     for each, matrix, label in zip(axes, matrices, finding.labels, strict=False):
         image = each.imshow(matrix, vmin=low, vmax=high, cmap="viridis", origin="lower")
         each.set_title(label)
-        each.set_xlabel("next token's class")
-    axes[0].set_ylabel("frequent → rare")
+        each.set_xlabel("next token: frequent → rare")
+        each.set_yticks([])
     bar = figure.colorbar(image, ax=axes, location="bottom", shrink=0.7, aspect=40)
     bar.set_label("dissimilarity of last hidden states (1 − r)", fontsize=_SMALL)
 
@@ -125,7 +134,7 @@ def _draw_paths(axes: Any, finding: "RepresentationsFinding") -> None:
         way = np.linspace(0, 1, len(true))
         axes.plot(way, implied, "-", color=colour, label=f"{label}: implied", linewidth=1.2)
         axes.plot(way, true, ":", color=colour, label="true", linewidth=1.2)
-    axes.set_title("implied loss on the way to a text's state")
-    axes.set_xlabel("share of the way from another text's state")
-    axes.set_ylabel("coming loss, less that there (nats)")
+    axes.set_title("implied and true loss")
+    axes.set_xlabel("way from another text's state to its own")
+    axes.set_ylabel("coming nats, less those there")
     axes.legend(fontsize=_SMALL - 1)

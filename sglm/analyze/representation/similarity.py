@@ -51,6 +51,13 @@ def _hsic(first_ND: Tensor, second_NE: Tensor) -> float:
     return float(trace + whole - 2 / (count - 2) * (sums[0] @ sums[1]))
 
 
+def top_share(rows_ND: Tensor) -> float:
+    """The share of the variance that lies in one direction, the first principal one: where it is
+    large, CKA compares little but that direction."""
+    squares = torch.linalg.svdvals(_centred(rows_ND)).square()
+    return float(squares[0] / squares.sum())
+
+
 def dissimilarities(rows_MD: Tensor) -> Tensor:
     """The representational dissimilarity matrix (Kriegeskorte et al. 2008): 1 − the correlation of
     the units' values at two positions; `(M, M)`, zero on the diagonal."""
