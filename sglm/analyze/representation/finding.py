@@ -149,7 +149,7 @@ class RepresentationsFinding:
         return rows
 
     def _probe_rows(self) -> list[list[str]]:
-        rows = [["score of probes", "", "runs", "chance", *_HEADS]]
+        rows = [["probes; top direction", "", "runs", "chance", *_HEADS]]
         for label in self.labels:
             models = self.of_label(label)
             for question in models[0]["probes"]:
@@ -163,6 +163,11 @@ class RepresentationsFinding:
                         *(f"{value:.2f}" for value in by_kind(scores)),
                     ]
                 )
+            top = _fold([model["top_direction"] for model in models], fmean)
+            for number in ("share", "persistence"):
+                values = by_kind({name: each[number] for name, each in top.items()})
+                start = [f"{number}: {label}", "", str(len(models)), ""]
+                rows.append([*start, *(f"{value:.2f}" for value in values)])
         return rows
 
     def _field_rows(self) -> list[list[str]]:

@@ -22,7 +22,7 @@ from sglm.analyze.representation.implied_loss import (
 )
 from sglm.analyze.representation.layers import Layers, mean_nats
 from sglm.analyze.representation.probes import Question, probe
-from sglm.analyze.representation.sample import Sample
+from sglm.analyze.representation.sample import LANES, Sample
 from sglm.analyze.representation.similarity import (
     class_contrast,
     class_dissimilarities,
@@ -30,11 +30,12 @@ from sglm.analyze.representation.similarity import (
     linear_cka,
     prediction_difference,
     rdm_correlation,
-    top_share,
+    top_direction,
 )
 from sglm.text.store import TokenStore
 
 KL_EVERY = 4  # of the positions: predictions of pairs are compared on these
+LAG_TOKENS = 64  # after which a layer's first direction is looked at again
 RDM_EVERY = 16  # of the positions: dissimilarity matrices of pairs are compared on these
 # The true gradient, which measures are held to, costs a softmax at every point.
 EXACT_PLACES, EXACT_DIRECTIONS = 4, 8
@@ -68,7 +69,10 @@ def measure_model(
         "nats": mean_nats(layers, sample),
         "widths": {name: rows_ND.shape[1] for name, rows_ND in layers.by_name.items()},
         "cka": _alignments(layers, layers),
-        "top_direction": {name: top_share(rows_ND) for name, rows_ND in layers.by_name.items()},
+        "top_direction": {
+            name: top_direction(rows_ND, lanes=LANES, lag=LAG_TOKENS // sample.stride)._asdict()
+            for name, rows_ND in layers.by_name.items()
+        },
         "class_dissimilarity": {name: each.tolist() for name, each in matrices.items()},
         "class_contrast": {name: class_contrast(each) for name, each in matrices.items()},
         "probes": probes,

@@ -51,11 +51,33 @@ def _hsic(first_ND: Tensor, second_NE: Tensor) -> float:
     return float(trace + whole - 2 / (count - 2) * (sums[0] @ sums[1]))
 
 
-def top_share(rows_ND: Tensor) -> float:
-    """The share of the variance that lies in one direction, the first principal one: where it is
-    large, CKA compares little but that direction."""
-    squares = torch.linalg.svdvals(_centred(rows_ND)).square()
-    return float(squares[0] / squares.sum())
+class TopDirection(NamedTuple):
+    """The direction of a layer in which its states differ most: the first principal one.
+
+    Attributes:
+        share: of the variance; where it is large, CKA compares little but that direction.
+        persistence: the correlation of a state's part in it with that of the state `lag` positions
+            on: near 1 it is a memory. NaN where lanes are no longer than that.
+    """
+
+    share: float
+    persistence: float
+
+
+def top_direction(rows_ND: Tensor, *, lanes: int, lag: int) -> TopDirection:
+    """
+    Args:
+        rows_ND: of so many lanes, one after the other.
+        lanes, lag: how many; in positions.
+    """
+    vectors_ND, values_D, _ = torch.linalg.svd(_centred(rows_ND), full_matrices=False)
+    part_BE = vectors_ND[:, 0].view(lanes, -1)
+    two = torch.stack((part_BE[:, :-lag].flatten(), part_BE[:, lag:].flatten()))
+    squares_D = values_D.square()
+    return TopDirection(
+        share=float(squares_D[0] / squares_D.sum()),
+        persistence=float(torch.corrcoef(two)[0, 1]) if two.shape[1] > 1 else float("nan"),
+    )
 
 
 def dissimilarities(rows_MD: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from sglm.analyze.representation.similarity import (
     linear_cka,
     prediction_difference,
     rdm_correlation,
+    top_direction,
 )
 from tests.tiny_models import make_network
 
@@ -109,3 +110,20 @@ def test_the_difference_of_predictions_is_the_mean_divergence() -> None:
     assert found.kl_nats == pytest.approx(right / 2, abs=EXACT)
     assert found.agreement == float((p_NV.argmax(1) == q_NV.argmax(1)).double().mean())
     assert prediction_difference(first, first) == (0, 1)
+
+
+def test_the_top_direction_and_how_long_it_lasts() -> None:
+    lanes, each = 4, 200
+    rows_ND = random_rows(lanes * each, 6, seed=0)
+    brief = top_direction(rows_ND, lanes=lanes, lag=5)
+    assert brief.share < 0.25  # about a sixth
+    assert abs(brief.persistence) < 4 / math.sqrt(lanes * each)
+    # A slow wave, another in each lane, along one direction: of variance 18 beside 6.
+    steps_E = torch.arange(each, dtype=torch.float64)
+    waves = torch.stack([(steps_E / 40 * math.pi + lane).sin() for lane in range(lanes)]).flatten()
+    rows_ND += 6 * waves[:, None] * torch.linalg.qr(random_rows(6, 1, seed=1)).Q.T
+    slow = top_direction(rows_ND, lanes=lanes, lag=5)
+    assert slow.share == pytest.approx(19 / 24, abs=0.05)
+    # An eighth of π on: its cosine, of 18 in 19.
+    assert slow.persistence == pytest.approx(math.cos(math.pi / 8) * 18 / 19, abs=0.03)
+    assert math.isnan(top_direction(rows_ND, lanes=lanes, lag=each).persistence)
