@@ -168,15 +168,16 @@ class Representations:
         }
 
     def memory_bytes(self) -> float:
-        """Weights and what was read of all models; logits, and a Jacobian's points, of one."""
-        largest, total = 0.0, 0.0
+        """Of all models the weights and what was read of them; of one or two what is worked on."""
+        count, kept, largest = len(self.sample.index_N), 0, 0
         for subject in self.subjects:
             shape = _shape(subject)
             units = shape.embedding + shape.state_size + shape.widths[-1]
-            total += 4 * (shape.parameters + len(self.sample.index_N) * units)
-            points = 2 * DIRECTIONS * (COMING_STEPS + subject.config().synthesizer.reach)
-            largest = max(largest, 8 * (2 * shape.parameters + 8 * points * shape.vocab_size / 4))
-        return total + largest + 3 * 8 * (len(self.sample.index_N) / RDM_EVERY) ** 2 + 2**27
+            kept += 4 * (shape.parameters + count * units)
+            logits = 4 * (SEGMENTS + 1) * COMING_STEPS * shape.vocab_size
+            copies = 6 * count * max(shape.embedding, *shape.widths)
+            largest = max(largest, 8 * (2 * shape.parameters + logits + copies))
+        return kept + largest + 3 * 8 * (count / RDM_EVERY) ** 2 + 2**28
 
     def parts(self) -> Sequence[Part]:
         seconds = self._seconds

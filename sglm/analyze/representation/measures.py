@@ -24,10 +24,10 @@ from sglm.analyze.representation.layers import Layers, mean_nats
 from sglm.analyze.representation.probes import Question, probe
 from sglm.analyze.representation.sample import LANES, Sample
 from sglm.analyze.representation.similarity import (
+    alignments,
     class_contrast,
     class_dissimilarities,
     dissimilarities,
-    linear_cka,
     prediction_difference,
     rdm_correlation,
     top_direction,
@@ -68,7 +68,7 @@ def measure_model(
     return {
         "nats": mean_nats(layers, sample),
         "widths": {name: rows_ND.shape[1] for name, rows_ND in layers.by_name.items()},
-        "cka": _alignments(layers, layers),
+        "cka": alignments(layers.by_name, layers.by_name),
         "top_direction": {
             name: top_direction(rows_ND, lanes=LANES, lag=LAG_TOKENS // sample.stride)._asdict()
             for name, rows_ND in layers.by_name.items()
@@ -88,16 +88,8 @@ def measure_pair(first: Layers, second: Layers) -> dict[str, Any]:
             alike[name] = rdm_correlation(*map(dissimilarities, rows))
     return {
         **prediction_difference(first.every(KL_EVERY), second.every(KL_EVERY))._asdict(),
-        "cka": _alignments(first, second),
+        "cka": alignments(first.by_name, second.by_name),
         "rdm": alike,
-    }
-
-
-def _alignments(first: Layers, second: Layers) -> dict[str, dict[str, float]]:
-    """CKA of every layer of one with every layer of the other."""
-    return {
-        one: {other: linear_cka(one_ND, other_NE) for other, other_NE in second.by_name.items()}
-        for one, one_ND in first.by_name.items()
     }
 
 

@@ -31,6 +31,9 @@ def draw_representations(figure: Any, finding: "RepresentationsFinding") -> None
     drawn = (_draw_pairs, _draw_layers, _draw_probes)
     for axes, draw in zip(top, drawn, strict=True):
         draw(axes, finding)
+    if not finding.pairs:
+        for axes in top[:2]:
+            axes.set_axis_off()
     labels = finding.labels[:_MATRICES]
     below = [
         figure.add_subplot(grid[1, 8 * n // len(labels) : 8 * (n + 1) // len(labels)])
@@ -135,6 +138,6 @@ def _draw_paths(axes: Any, finding: "RepresentationsFinding") -> None:
         axes.plot(way, implied, "-", color=colour, label=f"{label}: implied", linewidth=1.2)
         axes.plot(way, true, ":", color=colour, label="true", linewidth=1.2)
     axes.set_title("implied and true loss")
-    axes.set_xlabel("way from another text's state to its own")
+    axes.set_xlabel("from another text's state to its own")
     axes.set_ylabel("coming nats, less those there")
     axes.legend(fontsize=_SMALL - 1)

@@ -4,6 +4,8 @@ Shapes: N positions, D and E units of two layers, K classes, M some of the posit
 Sums are float64.
 """
 
+from collections.abc import Mapping
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -26,9 +28,23 @@ def linear_cka(first_ND: Tensor, second_NE: Tensor) -> float:
     Returns:
         NaN where one of them is constant.
     """
-    first_ND, second_NE = _centred(first_ND), _centred(second_NE)
-    own = _hsic(first_ND, first_ND) * _hsic(second_NE, second_NE)
-    return _hsic(first_ND, second_NE) / own**0.5 if own > 0 else float("nan")
+    return alignments({"": first_ND}, {"": second_NE})[""][""]
+
+
+def alignments(
+    first: Mapping[str, Tensor], second: Mapping[str, Tensor]
+) -> dict[str, dict[str, float]]:
+    """`linear_cka` of every layer of one model with every layer of another."""
+    kernels, others = ({n: _Kernel(rows) for n, rows in each.items()} for each in (first, second))
+    return {
+        name: {other_name: _cka(kernel, other) for other_name, other in others.items()}
+        for name, kernel in kernels.items()
+    }
+
+
+def _cka(one: "_Kernel", other: "_Kernel") -> float:
+    own = one.own * other.own
+    return one.hsic(other) / own**0.5 if own > 0 else float("nan")
 
 
 def _centred(rows_ND: Tensor) -> Tensor:
@@ -36,19 +52,24 @@ def _centred(rows_ND: Tensor) -> Tensor:
     return rows_ND - rows_ND.mean(0)
 
 
-def _hsic(first_ND: Tensor, second_NE: Tensor) -> float:
-    """n(n−3) times the unbiased HSIC of two linear kernels, without their N×N matrices.
+class _Kernel:
+    """A linear kernel without its diagonal, K̃, of which the N×N matrix is never made."""
 
-    With K̃ a kernel without its diagonal: tr K̃L̃ + 1ᵀK̃1·1ᵀL̃1/((n−1)(n−2)) − 2/(n−2)·1ᵀK̃L̃1.
-    """
-    count = len(first_ND)
-    diagonals, sums = [], []
-    for rows in (first_ND, second_NE):
-        diagonals.append(rows.square().sum(1))
-        sums.append(rows @ rows.sum(0) - diagonals[-1])
-    trace = (first_ND.T @ second_NE).square().sum() - diagonals[0] @ diagonals[1]
-    whole = sums[0].sum() * sums[1].sum() / ((count - 1) * (count - 2))
-    return float(trace + whole - 2 / (count - 2) * (sums[0] @ sums[1]))
+    def __init__(self, rows_ND: Tensor) -> None:
+        self.rows_ND = _centred(rows_ND)
+        self.diagonal_N = self.rows_ND.square().sum(1)
+        self.sums_N = self.rows_ND @ self.rows_ND.sum(0) - self.diagonal_N  # K̃1
+
+    @cached_property
+    def own(self) -> float:
+        return self.hsic(self)
+
+    def hsic(self, other: "_Kernel") -> float:
+        """n(n−3) times the unbiased HSIC: tr K̃L̃ + 1ᵀK̃1·1ᵀL̃1/((n−1)(n−2)) − 2/(n−2)·1ᵀK̃L̃1."""
+        count = len(self.rows_ND)
+        trace = (self.rows_ND.T @ other.rows_ND).square().sum() - self.diagonal_N @ other.diagonal_N
+        whole = self.sums_N.sum() * other.sums_N.sum() / ((count - 1) * (count - 2))
+        return float(trace + whole - 2 / (count - 2) * (self.sums_N @ other.sums_N))
 
 
 class TopDirection(NamedTuple):
