@@ -26,32 +26,27 @@ _SMALL = 7.5
 
 def draw_representations(figure: Any, finding: "RepresentationsFinding") -> None:
     """Function against layers; layer by layer; probes; dissimilarities; the implied loss."""
-    grid = figure.add_gridspec(2, 12)
-    top = [figure.add_subplot(grid[0, column : column + 4]) for column in (0, 4, 8)]
-    drawn = (_draw_pairs, _draw_layers, _draw_probes)
-    for axes, draw in zip(top, drawn, strict=True):
+    above, below = figure.subfigures(2, 1, height_ratios=(1.15, 1))
+    top = above.subplots(1, 3)
+    for axes, draw in zip(top, (_draw_pairs, _draw_layers, _draw_probes), strict=True):
         draw(axes, finding)
-    if not finding.pairs:
+    if finding.pairs:
+        handles, names = top[1].get_legend_handles_labels()
+        above.legend(
+            handles, names, fontsize=_SMALL, loc="outside upper center", ncols=3, frameon=False
+        )
+    else:
         for axes in top[:2]:
             axes.set_axis_off()
-    labels = finding.labels[:_MATRICES]
-    below = [
-        figure.add_subplot(grid[1, 8 * n // len(labels) : 8 * (n + 1) // len(labels)])
-        for n in range(len(labels))
-    ]
-    _draw_matrices(figure, below, finding)
+    left, right = below.subfigures(1, 2, width_ratios=(2, 1))
+    _draw_matrices(left, finding)
     if finding.fields_by_label:
-        _draw_paths(figure.add_subplot(grid[1, 8:]), finding)
+        _draw_paths(right.subplots(), finding)
     for axes in figure.axes:
         axes.tick_params(labelsize=_SMALL)
         axes.title.set_fontsize(_SMALL + 2)
         for text in (axes.xaxis.label, axes.yaxis.label):
             text.set_fontsize(_SMALL + 1)
-    if finding.groups:
-        handles, names = top[1].get_legend_handles_labels()
-        figure.legend(
-            handles, names, fontsize=_SMALL, loc="outside upper center", ncols=3, frameon=False
-        )
 
 
 def _draw_pairs(axes: Any, finding: "RepresentationsFinding") -> None:
@@ -111,25 +106,28 @@ def _name_layers(axes: Any) -> None:
     axes.margins(x=0.1)
 
 
-def _draw_matrices(figure: Any, axes: list[Any], finding: "RepresentationsFinding") -> None:
+def _draw_matrices(figure: Any, finding: "RepresentationsFinding") -> None:
     """Dissimilarity of the last hidden states between classes of next tokens, one run a label."""
-    matrices = []
-    for label in finding.labels[: len(axes)]:
+    labels, matrices = finding.labels[:_MATRICES], []
+    for label in labels:
         layers = finding.of_label(label)[0]["class_dissimilarity"]
         matrices.append(np.array(layers[[name for name in layers if "hidden" in name][-1]]))
+    every = figure.subplots(1, len(labels), squeeze=False)[0]
     low, high = min(map(np.min, matrices)), max(map(np.max, matrices))
-    for each, matrix, label in zip(axes, matrices, finding.labels, strict=False):
-        image = each.imshow(matrix, vmin=low, vmax=high, cmap="viridis", origin="lower")
-        each.set_title(label)
-        each.set_xlabel("next token: frequent → rare")
-        each.set_yticks([])
-    bar = figure.colorbar(image, ax=axes, location="bottom", shrink=0.7, aspect=40)
-    bar.set_label("dissimilarity of last hidden states (1 − r)", fontsize=_SMALL)
+    for axes, matrix, label in zip(every, matrices, labels, strict=True):
+        image = axes.imshow(matrix, vmin=low, vmax=high, cmap="viridis", origin="lower")
+        axes.set_title(label)
+        axes.set_xlabel("next token's class")
+    bar = figure.colorbar(image, ax=list(every), location="bottom", shrink=0.7, aspect=40)
+    bar.set_label(
+        "dissimilarity of last hidden states (1 − r); class 0: the most frequent tokens",
+        fontsize=_SMALL,
+    )
 
 
 def _draw_paths(axes: Any, finding: "RepresentationsFinding") -> None:
-    for number, (label, fields) in enumerate(finding.fields_by_label.items()):
-        colour = _COLOURS[(number + 1) % len(_COLOURS)]
+    for label, fields in finding.fields_by_label.items():
+        colour = _COLOURS[finding.labels.index(label) % len(_COLOURS)]
         implied, true = (
             np.mean([field[name] for field in fields], axis=0)
             for name in ("implied_nats", "true_nats")
