@@ -47,6 +47,7 @@ analyze = typer.Typer(
 
 @analyze.command("representations")
 def representations(
+    *,
     runs: RunsArgument,
     data: DataOption = None,
     out: OutOption = None,

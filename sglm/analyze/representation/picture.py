@@ -1,12 +1,11 @@
 """The picture of the comparison of representations."""
 
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from sglm.analyze.representation.finding import RepresentationsFinding
+from sglm.analyze.representation.found import Found
 
 # Of Okabe and Ito, which colour-blind people tell apart too.
 _COLOURS = (
@@ -24,7 +23,7 @@ _MATRICES = 3
 _SMALL = 7.5
 
 
-def draw_representations(figure: Any, finding: "RepresentationsFinding") -> None:
+def draw_representations(figure: Any, finding: Found) -> None:
     """Function against layers; layer by layer; probes; dissimilarities; the implied loss."""
     above, below = figure.subfigures(2, 1, height_ratios=(1.15, 1))
     top = above.subplots(1, 3)
@@ -49,7 +48,7 @@ def draw_representations(figure: Any, finding: "RepresentationsFinding") -> None
             text.set_fontsize(_SMALL + 1)
 
 
-def _draw_pairs(axes: Any, finding: "RepresentationsFinding") -> None:
+def _draw_pairs(axes: Any, finding: Found) -> None:
     """Each pair of runs by how far apart functions and last hidden states are."""
     colour_of = {
         (group.labels, group.same_seed): _COLOURS[number % len(_COLOURS)]
@@ -68,7 +67,7 @@ def _draw_pairs(axes: Any, finding: "RepresentationsFinding") -> None:
     axes.margins(0.15)
 
 
-def _draw_layers(axes: Any, finding: "RepresentationsFinding") -> None:
+def _draw_layers(axes: Any, finding: Found) -> None:
     for number, group in enumerate(finding.groups):
         layers = list(group.means["cka"])
         axes.plot(
@@ -86,7 +85,7 @@ def _draw_layers(axes: Any, finding: "RepresentationsFinding") -> None:
     _name_layers(axes)
 
 
-def _draw_probes(axes: Any, finding: "RepresentationsFinding") -> None:
+def _draw_probes(axes: Any, finding: Found) -> None:
     for number, label in enumerate(finding.labels):
         probes = [model["probes"]["class"] for model in finding.of_label(label)]
         layers = [name for name in probes[0] if name != "chance"]
@@ -106,7 +105,7 @@ def _name_layers(axes: Any) -> None:
     axes.margins(x=0.1)
 
 
-def _draw_matrices(figure: Any, finding: "RepresentationsFinding") -> None:
+def _draw_matrices(figure: Any, finding: Found) -> None:
     """Dissimilarity of the last hidden states between classes of next tokens, one run a label."""
     labels, matrices = finding.labels[:_MATRICES], []
     for label in labels:
@@ -125,7 +124,7 @@ def _draw_matrices(figure: Any, finding: "RepresentationsFinding") -> None:
     )
 
 
-def _draw_paths(axes: Any, finding: "RepresentationsFinding") -> None:
+def _draw_paths(axes: Any, finding: Found) -> None:
     for label, fields in finding.fields_by_label.items():
         colour = _COLOURS[finding.labels.index(label) % len(_COLOURS)]
         implied, true = (
