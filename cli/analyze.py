@@ -111,3 +111,38 @@ def aligned(rows: list[list[str]]) -> list[str]:
         ).rstrip()
         for row in rows
     ]
+
+
+@analyze.command("curvature")
+def curvature_command(
+    runs: RunsArgument,
+    data: DataOption = None,
+    out: OutOption = None,
+    snapshots: Annotated[
+        bool,
+        typer.Option("--snapshots", help="The models at the ends of cycles, not the best."),
+    ] = False,
+    tokens: Annotated[
+        int, typer.Option(min=10, help="Of the training text, about; time grows with them.")
+    ] = 1000,
+    as_json: JsonOption = False,
+) -> None:
+    """Hessian and Gauss-Newton matrix of each weight matrix: top eigenvalues, rank of the
+    eigenvectors, what runs have in common, Kronecker factors (Wu et al. 2020).
+
+    The loss is that of short windows of the training text; nothing is differentiated past a
+    window's start. The table: λ1 is the largest eigenvalue of the Hessian and of the Gauss-Newton
+    matrix (GN). The rest are overlaps and shares from 0 to 1, means over the runs, for the ten top
+    eigenvectors of GN; + is as the paper saw it (0.5 or more), - is not so. H~GN: overlap of the
+    two. rank 1: share of an outer product. expand, reduce: overlap with the Kronecker product.
+    mean: share of the mean in what the matrix reads; along: of the eigenvectors along it. seed =,
+    seed ≠: overlap between runs of one seed, and of different ones.
+    """
+    from sglm.analyze.curvature.analysis import CurvatureAnalysis
+
+    show(
+        lambda: CurvatureAnalysis(runs, data=data, snapshots=snapshots, tokens=tokens),
+        runs,
+        out,
+        as_json=as_json,
+    )

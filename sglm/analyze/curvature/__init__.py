@@ -1,0 +1,3 @@
+"""Curvature of the loss in each weight matrix, after Wu et al. (2020): see `analysis.py`."""
+
+from sglm.analyze.curvature.analysis import curvature as curvature

@@ -1,0 +1,233 @@
+"""What the curvature of some models comes to: table, sentence, picture."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from sglm.analyze.curvature.comparison import compare, pairs_of
+from sglm.analyze.curvature.subspaces import random_rank_one_share
+
+# From here on an overlap or a share counts as what Wu et al. (2020) describe: most of it. They
+# name no number.
+MOST = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """One weight matrix of one model.
+
+    Attributes:
+        subject: the model.
+        cycle: whose end it is; None: the run's best model.
+        seed, mode: of the run.
+        weight: for tables.
+        values: what `WeightMeasurer.measure` found.
+    """
+
+    subject: str
+    cycle: str | None
+    seed: int
+    mode: str
+    weight: str
+    values: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observation:
+    """Something that Wu et al. saw in feed-forward nets, as a number between 0 and 1.
+
+    Attributes:
+        name: in JSON.
+        head: in tables.
+        claim: in a sentence; "the … ".
+    """
+
+    name: str
+    head: str
+    claim: str
+
+
+OBSERVATIONS = (
+    Observation(
+        name="hessian_gauss_newton",
+        head="H~GN",
+        claim="Hessian and Gauss-Newton share their top eigenspace",
+    ),
+    Observation(
+        name="rank_one", head="rank 1", claim="top eigenvectors are close to outer products"
+    ),
+    Observation(
+        name="expand",
+        head="expand",
+        claim="Kronecker factors reproduce the top eigenspace (expand)",
+    ),
+    Observation(
+        name="reduce",
+        head="reduce",
+        claim="Kronecker factors reproduce the top eigenspace (reduce)",
+    ),
+    Observation(
+        name="mean_share", head="mean", claim="the inputs' autocorrelation is mostly their mean"
+    ),
+    Observation(name="along_mean", head="along", claim="top eigenvectors lie along the mean input"),
+    Observation(
+        name="same_seed", head="seed =", claim="models of one seed share their top eigenspace"
+    ),
+    Observation(
+        name="other_seed", head="seed ≠", claim="models of other seeds share their top eigenspace"
+    ),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """One weight matrix of all models, or of all models at the end of one cycle."""
+
+    weight: str
+    cycle: str | None
+    measured: Sequence[Measured]
+
+    @property
+    def name(self) -> str:
+        """For tables."""
+        return self.weight if self.cycle is None else f"{self.weight} {self.cycle}"
+
+    @cached_property
+    def compared(self) -> list[dict[str, Any]]:
+        """See `compare`."""
+        seeds = {each.subject: each.seed for each in self.measured}
+        kept = {each.subject: each.values["kept"] for each in self.measured}
+        return compare(kept, pairs_of(seeds))
+
+    def mean(self, number: Callable[[dict[str, Any]], float]) -> float:
+        """Over the models."""
+        return _mean([number(each.values) for each in self.measured])
+
+    def between(self, kind: str, *, same_seed: bool) -> float:
+        """The mean overlap of two models' top eigenspaces; NaN where there are no two such."""
+        return _mean([each[kind][-1] for each in self.compared if each["same_seed"] == same_seed])
+
+    @cached_property
+    def observed(self) -> dict[str, float]:
+        """By the observation's name."""
+        return {
+            "hessian_gauss_newton": self.mean(lambda v: v["hessian_gauss_newton"][-1]),
+            "rank_one": self.mean(lambda v: _mean(v["gauss_newton"]["rank_one"])),
+            "expand": self.mean(lambda v: v["expand"]["gauss_newton"][-1]),
+            "reduce": self.mean(lambda v: v["reduce"]["gauss_newton"][-1]),
+            "mean_share": self.mean(lambda v: v["inputs"]["mean_share"]),
+            "along_mean": self.mean(lambda v: _mean(v["gauss_newton"]["along_mean"])),
+            "same_seed": self.between("gauss_newton", same_seed=True),
+            "other_seed": self.between("gauss_newton", same_seed=False),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurvatureFinding:
+    """What was found.
+
+    Attributes:
+        measured: every matrix of every model.
+        windows, steps: N and T of the text.
+    """
+
+    measured: Sequence[Measured]
+    windows: int
+    steps: int
+
+    @cached_property
+    def groups(self) -> list[Group]:
+        """By weight, then by cycle."""
+        keys = dict.fromkeys((each.weight, each.cycle) for each in self.measured)
+        return [
+            Group(
+                weight=weight,
+                cycle=cycle,
+                measured=[e for e in self.measured if (e.weight, e.cycle) == (weight, cycle)],
+            )
+            for weight, cycle in sorted(keys, key=lambda key: list(keys).index(key))
+        ]
+
+    def as_json(self) -> dict[str, Any]:
+        """See `Finding`."""
+        return {
+            "windows": self.windows,
+            "steps": self.steps,
+            "models": [
+                {"model": each.subject, "seed": each.seed, "mode": each.mode}
+                | {"weight": each.weight}
+                | {name: value for name, value in each.values.items() if name != "kept"}
+                for each in self.measured
+            ],
+            "groups": [
+                {
+                    "weight": group.weight,
+                    "cycle": group.cycle,
+                    "observed": group.observed,
+                    "agrees": {
+                        name: None if np.isnan(value) else value >= MOST
+                        for name, value in group.observed.items()
+                    },
+                    "pairs": group.compared,
+                }
+                for group in self.groups
+            ],
+        }
+
+    def rows(self) -> list[list[str]]:
+        """See `Finding`: means over the models; `+`: as Wu et al. saw it, `-`: not so."""
+        heads = ["weight", "λ1 H", "λ1 GN", *(each.head for each in OBSERVATIONS)]
+        return [heads, *(self._row(group) for group in self.groups)]
+
+    def _row(self, group: Group) -> list[str]:
+        first = [
+            f"{group.mean(lambda v, of=of: v[of]['values'][0]):.2g}"  # type: ignore[misc]
+            for of in ("hessian", "gauss_newton")
+        ]
+        observed = [_verdict(group.observed[each.name]) for each in OBSERVATIONS]
+        return [group.name, *first, *observed]
+
+    def reading(self) -> str:
+        """See `Finding`."""
+        parts = []
+        for word, wanted in (("hold", True), ("do not hold", False)):
+            claims = [each.claim for each in OBSERVATIONS if self._agrees(each) is wanted]
+            if claims:
+                parts.append(f"{word} in every matrix: {'; '.join(claims)}")
+        mixed = [each.claim for each in OBSERVATIONS if self._agrees(each) == "mixed"]
+        if mixed:
+            parts.append(f"hold in some: {'; '.join(mixed)}")
+        return f"Of what Wu et al. (2020) saw, these {'. These '.join(parts)}."
+
+    def _agrees(self, observation: Observation) -> bool | str | None:
+        """In all groups, in none, "mixed"; None: there is nothing to see it by."""
+        values = [group.observed[observation.name] for group in self.groups]
+        known = {value >= MOST for value in values if not np.isnan(value)}
+        return None if not known else known.pop() if len(known) == 1 else "mixed"
+
+    def draw(self, figure: Any) -> None:
+        """See `Finding`."""
+        from sglm.analyze.curvature.picture import draw
+
+        draw(self, figure)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values)) if values else float("nan")
+
+
+def _verdict(value: float) -> str:
+    return "·" if np.isnan(value) else f"{value:.2f}{'+' if value >= MOST else '-'}"
+
+
+def chance(group: Group) -> dict[str, float]:
+    """What unrelated spaces and random vectors would have: `overlap` and `rank_one`."""
+    rows, columns = group.measured[0].values["shape"]
+    count = len(group.measured[0].values["gauss_newton"]["values"])
+    return {
+        "overlap": count / (rows * columns),
+        "rank_one": random_rank_one_share((rows, columns)),
+    }
