@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from sglm.analyze.curvature.spectrum import gauss_newton, hessian
+from tests.analyze.curvature.tiny_losses import brute_force, tiny_loss
 from tests.extras.conftest import needs
-from tests.extras.tiny_curvature import brute_force, tiny_loss
 
 needs("curvlinops")
 needs("scipy")

@@ -163,10 +163,69 @@ class ExpandedLoss(nn.Module):
             self.register_buffer("curvature_SHH", curvature_SHH)
 
     def forward(self, features_TNH: Tensor, _: Tensor) -> Tensor:
-        """Nats a token, without the constant; the second argument is what curvlinops calls y."""
-        away_SH = features_TNH.flatten(0, 1) - self.features_SH
-        curved_SH = torch.bmm(self.curvature_SHH, away_SH.unsqueeze(-1)).squeeze(-1)
-        return (away_SH * (self.gradient_SH + curved_SH / 2)).sum() / len(away_SH)
+        """Nats a token, up to a constant; the second argument is what curvlinops calls y.
+
+        Only at the model's own features: there, and in its derivatives, d is zero.
+        """
+        features_SH = features_TNH.flatten(0, 1)
+        total: Tensor = _SecondOrder.apply(  # type: ignore[no-untyped-call]
+            features_SH, self.gradient_SH, self.curvature_SHH
+        )
+        return total / len(features_SH)
+
+
+class _SecondOrder(torch.autograd.Function):
+    """A sum whose gradient is g, and whose gradient's derivative is C.
+
+    By hand, because C is the largest array by far and automatic differentiation of `g·d + ½ dᵀCd`
+    would read it at least four times for a product, three of them times zero. So it is read once.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(features_SH: Tensor, gradient_SH: Tensor, curvature_SHH: Tensor) -> Tensor:
+        return (features_SH * gradient_SH).sum()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        ctx.set_materialize_grads(False)  # no zeros of the size of C
+        ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
+
+    @staticmethod
+    def jvp(ctx: Any, towards_SH: Tensor, *_: None) -> Tensor:
+        return (towards_SH * ctx.saved_tensors[1]).sum()
+
+    @staticmethod
+    def backward(ctx: Any, to_total: Tensor) -> tuple[Tensor, None, None]:
+        features_SH, gradient_SH, curvature_SHH = ctx.saved_tensors
+        curved: Tensor = _Curved.apply(features_SH, curvature_SHH)  # type: ignore[no-untyped-call]
+        return to_total * (gradient_SH + curved), None, None
+
+
+class _Curved(torch.autograd.Function):
+    """Zero, with the derivative C."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(features_SH: Tensor, curvature_SHH: Tensor) -> Tensor:
+        return torch.zeros_like(features_SH)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(inputs[1])
+        ctx.save_for_forward(inputs[1])
+
+    @staticmethod
+    def jvp(ctx: Any, towards_SH: Tensor, _: None) -> Tensor:
+        return torch.bmm(ctx.saved_tensors[0], towards_SH.unsqueeze(-1)).squeeze(-1)
+
+    @staticmethod
+    def backward(ctx: Any, to_curved_SH: Tensor) -> tuple[Tensor, None]:
+        return torch.bmm(ctx.saved_tensors[0], to_curved_SH.unsqueeze(-1)).squeeze(-1), None
 
 
 def expansion_floats(shape: ModelShape, tokens: int) -> int:
@@ -179,6 +238,7 @@ class WindowLoss:
     """A model's loss over some windows.
 
     Attributes:
+        model, windows: what it is of.
         features: the function of the weights, of `embedded_TNI`.
         embedded_TNI: its argument.
         loss: the function of the features.
@@ -190,7 +250,7 @@ class WindowLoss:
             model: in evaluation mode; products are computed in the type of its parameters.
             windows: of the text.
         """
-        self.model = model
+        self.model, self.windows = model, windows
         with torch.no_grad():
             start = model.start_state(windows.inputs_TN.shape[1])
             _, state = model.features(windows.context_CN, start)
