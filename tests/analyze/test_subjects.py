@@ -7,11 +7,12 @@ import pytest
 from sglm.analyze.subjects import check_length, find_subjects, store_of
 from sglm.errors import InputError
 from sglm.model.folder import save_model
+from sglm.text.tokenizer import Tokenizer
 from tests.tiny_models import make_network, make_store, make_tokenizer
 
 
-def write_run(path: Path, kind: str = "word", snapshots: int = 0) -> Path:
-    tokenizer = make_tokenizer(kind)
+def write_run(path: Path, tokenizer: Tokenizer | None = None, snapshots: int = 0) -> Path:
+    tokenizer = tokenizer or make_tokenizer("word")
     folders = [path / "model", *(path / f"snapshots/cycle-{n:03d}" for n in range(snapshots))]
     for seed, folder in enumerate(folders):
         network = make_network(tokenizer.vocab_size, seed=seed)
@@ -37,7 +38,10 @@ def test_a_subject_changes_with_its_weights(tmp_path: Path) -> None:
 
 
 def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
-    words, characters = write_run(tmp_path / "words"), write_run(tmp_path / "chars", "char")
+    words, characters = (
+        write_run(tmp_path / "words"),
+        write_run(tmp_path / "chars", make_tokenizer("char")),
+    )
     with pytest.raises(InputError, match="chars has another tokenizer than words; analyse"):
         find_subjects([words, characters])
     with pytest.raises(InputError, match="was given twice"):
@@ -51,14 +55,17 @@ def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
 
 
 def test_the_text_is_the_tokenizers_and_long_enough(tmp_path: Path) -> None:
-    run = find_subjects([write_run(tmp_path / "run")])
-    with pytest.raises(InputError, match="give --data"):
-        store_of(run)  # it does not say what it was trained on
     held_out = tmp_path / "held_out.txt"
     held_out.write_text("the cat sat\n", encoding="utf-8")
     store = make_store(tmp_path, "word", held_out)
+    run = find_subjects([write_run(tmp_path / "run", store.tokenizer())])
+    with pytest.raises(InputError, match="give --data"):
+        store_of(run)  # it does not say what it was trained on
     assert store_of(run, store.folder).fingerprint == store.fingerprint
     tokens = len(store.ids("valid"))
     check_length(store, "valid", tokens=tokens, purpose="2 windows")
     with pytest.raises(InputError, match=f"has {tokens} tokens, and 2 windows take {tokens + 1}"):
         check_length(store, "valid", tokens=tokens + 1, purpose="2 windows")
+    other = find_subjects([write_run(tmp_path / "other")])
+    with pytest.raises(InputError, match="was made by another tokenizer"):
+        store_of(other, store.folder)
