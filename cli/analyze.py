@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sglm.cli import options
 from sglm.cli.output import fill
 from sglm.cli.signals import termination_raises
 from sglm.errors import Stopped
+from sglm.runtime.process import ended_by_interrupts
 
 if TYPE_CHECKING:
     from sglm.analyze.analysis import Analysis, Progress, ReportsProgress
@@ -114,16 +116,17 @@ def aligned(rows: list[list[str]]) -> list[str]:
 
 
 @analyze.command("curvature")
-def curvature_command(
+def curvature(
     runs: RunsArgument,
+    *,
     data: DataOption = None,
     out: OutOption = None,
     snapshots: Annotated[
-        bool,
-        typer.Option("--snapshots", help="The models at the ends of cycles, not the best."),
+        bool, typer.Option("--snapshots", help="The models at the ends of cycles, not the best.")
     ] = False,
     tokens: Annotated[
-        int, typer.Option(min=10, help="Of the training text, about; time grows with them.")
+        int,
+        options.number("--tokens", int, "Of the training text, about; time grows with them."),
     ] = 1000,
     as_json: JsonOption = False,
 ) -> None:
@@ -131,18 +134,18 @@ def curvature_command(
     eigenvectors, what runs have in common, Kronecker factors (Wu et al. 2020).
 
     The loss is that of short windows of the training text; nothing is differentiated past a
-    window's start. The table: λ1 is the largest eigenvalue of the Hessian and of the Gauss-Newton
-    matrix (GN). The rest are overlaps and shares from 0 to 1, means over the runs, for the ten top
-    eigenvectors of GN; + is as the paper saw it (0.5 or more), - is not so. H~GN: overlap of the
-    two. rank 1: share of an outer product. expand, reduce: overlap with the Kronecker product.
-    mean: share of the mean in what the matrix reads; along: of the eigenvectors along it. seed =,
-    seed ≠: overlap between runs of one seed, and of different ones.
+    window's start. The table has means over the runs: λ1, the largest eigenvalue of the
+    Gauss-Newton matrix GN; then overlaps and shares from 0 to 1 for its ten top eigenvectors, with
+    + where it is as the paper saw it (0.5 or more) and - where not. H~GN: overlap with the
+    Hessian's. rank1: share of an outer product. exp, red: overlap with the Kronecker product
+    (expand, reduce). mean: share of the mean in what the matrix reads; along: of the eigenvectors
+    along it. seed=, seed≠: overlap between runs of one seed, and of different ones. After a comma:
+    the cycle.
     """
-    from sglm.analyze.curvature.analysis import CurvatureAnalysis
+    with ended_by_interrupts():
+        from sglm.analyze.curvature.analysis import CurvatureAnalysis
 
-    show(
-        lambda: CurvatureAnalysis(runs, data=data, snapshots=snapshots, tokens=tokens),
-        runs,
-        out,
-        as_json=as_json,
-    )
+    def make() -> "Analysis":
+        return CurvatureAnalysis(runs, data=data, snapshots=snapshots, tokens=tokens)
+
+    show(make, runs, out, as_json=as_json)

@@ -12,7 +12,7 @@ from sglm.errors import InputError
 from sglm.runtime.memory import available_bytes
 from sglm.storage.durable import replace_text
 from sglm.storage.picture import can_draw, save_picture
-from sglm.storage.untrusted import read_json
+from sglm.storage.untrusted import read_bounded
 
 _LARGEST_PART_BYTES = 1 << 28
 _PARTS = "parts"
@@ -57,13 +57,12 @@ class Finding(Protocol):
 
 
 class Analysis(Protocol):
-    """A question, asked of some models.
+    """A question, asked of some models."""
 
-    Attributes:
-        what: its name, as in `sglm analyze WHAT`.
-    """
-
-    what: str
+    @property
+    def what(self) -> str:
+        """Its name, as in `sglm analyze WHAT`."""
+        ...
 
     def settings(self) -> Mapping[str, Any]:
         """All that the values depend on: models, text, numbers; a part is kept while it is so."""
@@ -193,9 +192,10 @@ def _kept(folder: Path | None, part: Part, key: str) -> dict[str, Any] | None:
     if folder is None:
         return None
     try:
-        content = read_json(folder / f"{part.name}.json", _LARGEST_PART_BYTES)
+        # Not `read_json`, which takes no NaN.
+        content = json.loads(read_bounded(folder / f"{part.name}.json", _LARGEST_PART_BYTES))
         value = content["value"] if content["key"] == key else None
-    except (OSError, ValueError, LookupError, TypeError, InputError):
+    except (OSError, ValueError, LookupError, TypeError, RecursionError, InputError):
         return None  # not there, or damaged: it is computed again
     return value if isinstance(value, dict) else None
 

@@ -64,6 +64,8 @@ class CurvatureAnalysis:
         dtype: torch.dtype = torch.float32,
     ) -> None:
         check_installed()
+        if tokens < 1:
+            raise InputError(f"the loss of {tokens} tokens cannot be taken; give some hundred")
         self.subjects = find_subjects(runs, snapshots=snapshots)
         self.store = store_of(self.subjects, None if data is None else Path(data))
         self.dtype = dtype

@@ -57,16 +57,16 @@ OBSERVATIONS = (
         claim="Hessian and Gauss-Newton share their top eigenspace",
     ),
     Observation(
-        name="rank_one", head="rank 1", claim="top eigenvectors are close to outer products"
+        name="rank_one", head="rank1", claim="top eigenvectors are close to outer products"
     ),
     Observation(
         name="expand",
-        head="expand",
+        head="exp",
         claim="Kronecker factors reproduce the top eigenspace (expand)",
     ),
     Observation(
         name="reduce",
-        head="reduce",
+        head="red",
         claim="Kronecker factors reproduce the top eigenspace (reduce)",
     ),
     Observation(
@@ -74,10 +74,10 @@ OBSERVATIONS = (
     ),
     Observation(name="along_mean", head="along", claim="top eigenvectors lie along the mean input"),
     Observation(
-        name="same_seed", head="seed =", claim="models of one seed share their top eigenspace"
+        name="same_seed", head="seed=", claim="models of one seed share their top eigenspace"
     ),
     Observation(
-        name="other_seed", head="seed ≠", claim="models of other seeds share their top eigenspace"
+        name="other_seed", head="seed≠", claim="models of other seeds share their top eigenspace"
     ),
 )
 
@@ -93,7 +93,9 @@ class Group:
     @property
     def name(self) -> str:
         """For tables."""
-        return self.weight if self.cycle is None else f"{self.weight} {self.cycle}"
+        if self.cycle is None:
+            return self.weight
+        return f"{self.weight}, {self.cycle.removeprefix('cycle-')}"
 
     @cached_property
     def compared(self) -> list[dict[str, Any]]:
@@ -179,16 +181,13 @@ class CurvatureFinding:
 
     def rows(self) -> list[list[str]]:
         """See `Finding`: means over the models; `+`: as Wu et al. saw it, `-`: not so."""
-        heads = ["weight", "λ1 H", "λ1 GN", *(each.head for each in OBSERVATIONS)]
+        heads = ["", "λ1", *(each.head for each in OBSERVATIONS)]
         return [heads, *(self._row(group) for group in self.groups)]
 
     def _row(self, group: Group) -> list[str]:
-        first = [
-            f"{group.mean(lambda v, of=of: v[of]['values'][0]):.2g}"  # type: ignore[misc]
-            for of in ("hessian", "gauss_newton")
-        ]
+        first = group.mean(lambda values: values["gauss_newton"]["values"][0])
         observed = [_verdict(group.observed[each.name]) for each in OBSERVATIONS]
-        return [group.name, *first, *observed]
+        return [group.name, f"{first:.1e}", *observed]
 
     def reading(self) -> str:
         """See `Finding`."""

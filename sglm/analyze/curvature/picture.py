@@ -63,8 +63,8 @@ def _agreement(axes: Any, coloured: "list[tuple[Group, str]]") -> None:
         "hessian_gauss_newton": "H, GN",
         "expand": "expand,\nGN",
         "reduce": "reduce,\nGN",
-        "same_seed": "runs,\nseed =",
-        "other_seed": "runs,\nseed ≠",
+        "same_seed": "runs,\nseed=",
+        "other_seed": "runs,\nseed≠",
     }
     width = 0.8 / len(coloured)
     for index, (group, colour) in enumerate(coloured):
@@ -80,7 +80,7 @@ def _agreement(axes: Any, coloured: "list[tuple[Group, str]]") -> None:
 
 def _between(axes: Any, coloured: "list[tuple[Group, str]]") -> None:
     for group, colour in coloured:
-        for same, style, label in ((True, "-", "seed ="), (False, "--", "seed ≠")):
+        for same, style, label in ((True, "-", "seed="), (False, "--", "seed≠")):
             pairs = [each for each in group.compared if each["same_seed"] is same]
             if pairs:
                 curve = np.mean([each["kronecker"] for each in pairs], 0)
