@@ -130,8 +130,10 @@ def curvature(
     ] = 1000,
     as_json: JsonOption = False,
 ) -> None:
-    """Hessian and Gauss-Newton matrix of each weight matrix: top eigenvalues, rank of the
-    eigenvectors, what runs have in common, Kronecker factors (Wu et al. 2020).
+    """What does the curvature of the loss look like?
+
+    Hessian and Gauss-Newton matrix of each weight matrix: top eigenvalues, rank of the
+    eigenvectors, what runs have in common, Kronecker factors. After Wu et al. 2020.
 
     The loss is that of short windows of the training text; nothing is differentiated past a
     window's start. The table has means over the runs: λ1, the largest eigenvalue of the

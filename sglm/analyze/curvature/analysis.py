@@ -150,7 +150,7 @@ class CurvatureAnalysis:
             self._measurer = None  # the memory of the last one is needed
             ids = self.store.ids("train")
             windows = choose_windows(ids, windows=self.windows, steps=self.steps)
-            window_loss = WindowLoss(subject.load(self.dtype), windows)
+            window_loss = WindowLoss(subject.load(self.dtype), windows=windows)
             self._measurer = (subject.name, WeightMeasurer(window_loss))
         return self._measurer[1].measure(weight)
 

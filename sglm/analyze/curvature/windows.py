@@ -88,7 +88,7 @@ class WindowFeatures(nn.Module):
     differentiated past the window's start.
     """
 
-    def __init__(self, model: LSTMLanguageModel, state: LSTMState) -> None:
+    def __init__(self, model: LSTMLanguageModel, *, state: LSTMState) -> None:
         """
         Args:
             model: its layers are shared, not copied.
@@ -135,7 +135,9 @@ class ExpandedLoss(nn.Module):
 
     reduction = "sum"  # for curvlinops: the batches are added up as they are
 
-    def __init__(self, model: LSTMLanguageModel, features_TNH: Tensor, targets_TN: Tensor) -> None:
+    def __init__(
+        self, model: LSTMLanguageModel, *, features_TNH: Tensor, targets_TN: Tensor
+    ) -> None:
         """
         Args:
             model: of the softmax.
@@ -195,7 +197,8 @@ class _SecondOrder(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx: Any, towards_SH: Tensor, *_: None) -> Tensor:
-        return (towards_SH * ctx.saved_tensors[1]).sum()
+        gradient_SH: Tensor = ctx.saved_tensors[1]
+        return (towards_SH * gradient_SH).sum()
 
     @staticmethod
     def backward(ctx: Any, to_total: Tensor) -> tuple[Tensor, None, None]:
@@ -244,7 +247,7 @@ class WindowLoss:
         loss: the function of the features.
     """
 
-    def __init__(self, model: LSTMLanguageModel, windows: Windows) -> None:
+    def __init__(self, model: LSTMLanguageModel, *, windows: Windows) -> None:
         """
         Args:
             model: in evaluation mode; products are computed in the type of its parameters.
@@ -255,6 +258,6 @@ class WindowLoss:
             start = model.start_state(windows.inputs_TN.shape[1])
             _, state = model.features(windows.context_CN, start)
             self.embedded_TNI = model.embedding.detach()[windows.inputs_TN]
-            self.features = WindowFeatures(model, state)
+            self.features = WindowFeatures(model, state=state)
             features_TNH = self.features(self.embedded_TNI)
-        self.loss = ExpandedLoss(model, features_TNH, windows.targets_TN)
+        self.loss = ExpandedLoss(model, features_TNH=features_TNH, targets_TN=windows.targets_TN)

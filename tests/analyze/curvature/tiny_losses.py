@@ -36,7 +36,7 @@ def tiny_loss(
     ids_TN = torch.randint(VOCABULARY, (steps + 6, windows))
     inputs_TN = ids_TN[5:-1] * (0 if same else 1)
     text = Windows(context_CN=ids_TN[:5], inputs_TN=inputs_TN, targets_TN=ids_TN[6:])
-    return WindowLoss(model, text)
+    return WindowLoss(model, windows=text)
 
 
 def brute_force(window_loss: WindowLoss, name: str) -> tuple[Matrix, Matrix]:
