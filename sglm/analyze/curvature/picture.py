@@ -40,7 +40,7 @@ def _spectra(axes: Any, coloured: "list[tuple[Group, str]]") -> None:
     axes.set_title("Top eigenvalues", fontsize=9)
     axes.set_xlabel("index", fontsize=8)
     axes.set_ylabel("nats per token / weight²", fontsize=8)
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.4 * axes.dataLim.ymax)  # room for the legend
 
 
 def _ranks(axes: Any, coloured: "list[tuple[Group, str]]") -> None:
