@@ -14,7 +14,8 @@ from typing import Any, cast
 import torch
 
 from sglm.analyze.analysis import Part, ReportsProgress, carry_out
-from sglm.analyze.curvature.finding import CurvatureFinding, Measured
+from sglm.analyze.curvature.finding import CurvatureFinding
+from sglm.analyze.curvature.groups import Measured
 from sglm.analyze.curvature.kronecker import DRAWS
 from sglm.analyze.curvature.measure import EIGENPAIRS, MATRICES, Weight, WeightMeasurer
 from sglm.analyze.curvature.spectrum import TOLERANCE, check_installed, iteration_bytes

@@ -1,26 +1,25 @@
 """The picture of `sglm analyze curvature`: four panels, a colour a weight matrix."""
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from sglm.analyze.curvature.finding import CurvatureFinding, Group
+from sglm.analyze.curvature.groups import Group, chance
 
 _COLOURS = ("#1f77b4", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 
 
-def draw(finding: "CurvatureFinding", figure: Any) -> None:
-    """Spectra, rank, agreement and what models share; of snapshots, those of the last cycle."""
-    last = max((group.cycle or "" for group in finding.groups), default="")
-    groups = [group for group in finding.groups if (group.cycle or "") == last]
+def draw(groups: Sequence[Group], figure: Any, *, title: str) -> None:
+    """Spectra, rank, agreement and what models share.
+
+    Args:
+        groups: the weight matrices.
+        figure: matplotlib's.
+        title: above all panels.
+    """
     coloured = [(group, _COLOURS[index % len(_COLOURS)]) for index, group in enumerate(groups)]
-    after = f" ({last})" if last else ""
-    tokens = finding.windows * finding.steps
-    figure.suptitle(
-        f"Curvature of the loss of {tokens:,} training tokens, windows of {finding.steps}{after}",
-        fontsize=11,
-    )
+    figure.suptitle(title, fontsize=11)
     spectra, ranks, agreement, between = figure.subplots(2, 2).flat
     _spectra(spectra, coloured)
     _ranks(ranks, coloured)
@@ -31,7 +30,7 @@ def draw(finding: "CurvatureFinding", figure: Any) -> None:
         axes.legend(fontsize=7)
 
 
-def _spectra(axes: Any, coloured: "list[tuple[Group, str]]") -> None:
+def _spectra(axes: Any, coloured: list[tuple[Group, str]]) -> None:
     for group, colour in coloured:
         for of, style, label in (("hessian", "-", "Hessian"), ("gauss_newton", "--", "GN")):
             values = np.mean([each.values[of]["values"] for each in group.measured], 0)
@@ -43,9 +42,7 @@ def _spectra(axes: Any, coloured: "list[tuple[Group, str]]") -> None:
     axes.set_ylim(0, 1.4 * axes.dataLim.ymax)  # room for the legend
 
 
-def _ranks(axes: Any, coloured: "list[tuple[Group, str]]") -> None:
-    from sglm.analyze.curvature.finding import chance
-
+def _ranks(axes: Any, coloured: list[tuple[Group, str]]) -> None:
     for group, colour in coloured:
         for of, style, label in (("hessian", "-", "Hessian"), ("gauss_newton", "--", "GN")):
             shares = np.mean([each.values[of]["rank_one"] for each in group.measured], 0)
@@ -58,7 +55,7 @@ def _ranks(axes: Any, coloured: "list[tuple[Group, str]]") -> None:
     axes.set_ylim(0, 1)
 
 
-def _agreement(axes: Any, coloured: "list[tuple[Group, str]]") -> None:
+def _agreement(axes: Any, coloured: list[tuple[Group, str]]) -> None:
     names = {
         "hessian_gauss_newton": "H, GN",
         "expand": "expand,\nGN",
@@ -78,7 +75,7 @@ def _agreement(axes: Any, coloured: "list[tuple[Group, str]]") -> None:
     axes.set_ylim(0, 1)
 
 
-def _between(axes: Any, coloured: "list[tuple[Group, str]]") -> None:
+def _between(axes: Any, coloured: list[tuple[Group, str]]) -> None:
     for group, colour in coloured:
         for same, style, label in ((True, "-", "seed="), (False, "--", "seed≠")):
             pairs = [each for each in group.compared if each["same_seed"] is same]

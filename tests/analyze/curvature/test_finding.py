@@ -10,7 +10,8 @@ import pytest
 
 from sglm.analyze.curvature import curvature
 from sglm.analyze.curvature.comparison import compare, pairs_of
-from sglm.analyze.curvature.finding import CurvatureFinding, Measured
+from sglm.analyze.curvature.finding import CurvatureFinding
+from sglm.analyze.curvature.groups import Measured
 from sglm.analyze.curvature.kronecker import Factors
 from sglm.analyze.curvature.measure import describe, mean_share
 from sglm.analyze.curvature.subspaces import Array, Eigenpairs, packed
