@@ -51,7 +51,11 @@ ARMS = {
     "adjoint, every 8, factor 1": f"{SYNTHETIC} synthesizer.every=8 synthesizer.factor=1.0",
     "other lane": f'{SYNTHETIC} synthesizer.every=1 synthesizer.inject="other-lane"',
     "noise": f'{SYNTHETIC} synthesizer.every=1 synthesizer.inject="noise"',
-    "mlp, factor 1": f'{SYNTHETIC} synthesizer.kind="mlp" synthesizer.factor=1.0',
+    **{
+        f"{kind}, factor 1": f'{SYNTHETIC} synthesizer.kind="{kind}" synthesizer.factor=1.0'
+        for kind in ("mlp", "feedback", "direct", "critic")
+    },
+    "feedback": f'{SYNTHETIC} synthesizer.kind="feedback" synthesizer.every=1',
 }
 GAUGES = ("explained", "beta", "cosine", "share", "effect")
 GAUGE_EVERY = 7  # windows; not a divisor of a stretch, so that every place in it is measured

@@ -72,6 +72,9 @@ def _advice(config: Config, status: EstimatorStatus, runaway: RunawayWatch) -> s
         harmful = not status.is_calibrated and settings.factor != 0
         what = "what was injected was noise" if harmful else "so next to nothing was injected"
         if settings.kind != "adjoint":
-            return f'{what}: try synthesizer.kind = "adjoint", which reads the coming tokens'
+            return (
+                f'{what}: try synthesizer.kind = "adjoint", which reads the coming tokens and goes'
+                " back through the model"
+            )
         return f'{what}: try a longer run, or save its time with schedule.mode = "real"'
     return "whether that helps on this text: sglm compare"
