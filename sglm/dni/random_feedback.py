@@ -25,10 +25,10 @@ from sglm.model.state import LSTMState
 from sglm.runtime.memory_basis import MemoryBasis
 from sglm.text.batcher import ComingText
 
-# What a layer that runs step by step in torch's operations holds for its backward pass and during
-# it, per step, lane and unit: gates before and after their nonlinearities, cells, their tanh,
-# products; and gradients. Fitted to torch's own account (tests/train/dry_run/test_memory.py).
-_STEPWISE_FLOATS = 22.0
+# Floats per step, lane and unit of what runs step by step in torch's own operations: kept for the
+# backward pass (gates, cell, its tanh, output); and held during it, of one layer at a time (the
+# gates' gradients). Fitted to torch's account (tests/train/dry_run/test_memory.py).
+_STEPWISE_KEEPS, _STEPWISE_BACKWARD = 6.5, 4.0
 
 
 class FeedbackMatrices(NamedTuple):
@@ -225,5 +225,8 @@ def feedback_weights(kind: str, shape: ModelShape) -> int:
 
 def feedback_floats(kind: str, shape: ModelShape, basis: MemoryBasis, *, steps: int) -> float:
     """What reading so many steps holds besides outputs and residuals."""
-    units = shape.embedding + sum(shape.widths) * (_STEPWISE_FLOATS if kind == "feedback" else 1)
-    return basis.lanes * steps * units
+    rows, last = basis.lanes * steps, shape.widths[-1]
+    if kind == "direct":  # layer by layer, each with its weights once more, in another order
+        return rows * (shape.embedding + 3 * last) + shape.layer_weights[-1]
+    units = _STEPWISE_KEEPS * sum(shape.widths) + _STEPWISE_BACKWARD * last
+    return rows * (shape.embedding + units)
