@@ -72,7 +72,8 @@ def test_what_is_injected_is_the_derivative_of_what_is_predicted() -> None:
     """By central differences, in float64; bound and factor aside."""
     learner = with_critic(factor=0.7, trust_bound=False)
     estimator = estimator_of(learner)
-    train_step(learner, batcher(stretch=1).at(0), PLAIN, learning_rate=0.0)  # a unit, a mean
+    train_step(learner, batcher(stretch=1).at(0), PROBE, learning_rate=0.0)  # units, a mean
+    assert float(estimator.trust.unit) != 1
     state = learner.state
     injected_BS = estimator.estimate(state)
     packed_BS, step = state.packed(), 1e-5
