@@ -22,6 +22,7 @@ Off = BeforeValidator(_none_from_text)
 _LONGEST_SCHEDULE = 1e9
 # One way to give the lengths of cycles; `cycles`, a list of them, is the other.
 GEOMETRIC_CYCLES = ("first", "growth", "count")
+_REACH = 10  # of what reads text
 
 
 class Section(BaseModel):
@@ -140,14 +141,18 @@ class ScheduleConfig(Section):
 class SynthesizerConfig(Section):
     """What predicts the state gradient of the future."""
 
-    kind: Literal["adjoint", "mlp", "recurrent", "linear"] = "adjoint"
+    kind: Literal["adjoint", "feedback", "direct", "critic", "mlp", "recurrent", "linear"] = (
+        "adjoint"
+    )
     """adjoint: reads the tokens that come next with the model itself, predicts what the softmax
-    sends back, and goes back through the model. The others read the state alone, and learn from
-    what every next window sends back. mlp: one net over all of it (Jaderberg et al. 2017);
-    recurrent: a small GRU applied to every coordinate (Shang & Zhang 2019); linear: one matrix."""
+    sends back, and goes back through the model; feedback: the same, back through fixed random
+    matrices (Lillicrap et al. 2016); direct: one fixed random matrix maps it to the state (Nøkland
+    2016). The others read the state alone. critic: learns a state's future loss, and injects its
+    derivative. These learn from what every next window sends back: mlp: one net over all of it
+    (Jaderberg et al. 2017); recurrent: a small GRU applied to every coordinate (Shang & Zhang
+    2019); linear: one matrix."""
     hidden: Annotated[PositiveInt | None, Off] = None
-    """Units of its hidden layer; none: 128 for an adjoint or an mlp, 50 (the paper's) for a
-    recurrent one."""
+    """Units of its hidden layer; none: 128, or 50 (the paper's) for a recurrent one."""
     learning_rate: Positive = 2e-3
     """Of its own Adam; constant, restarts do not touch it."""
     factor: Annotated[float, Field(ge=0, le=1)] | Literal["calibrated"] = "calibrated"
@@ -160,18 +165,33 @@ class SynthesizerConfig(Section):
     auxiliary: bool = False
     """Also predict the next window's gradient from this window's state."""
     every: Annotated[PositiveInt | None, Off] = None
-    """Windows from one reading of an adjoint to the next. Windows shorter than `reach` are read
+    """Windows from one reading of coming text to the next. Windows shorter than `reach` are read
     along, and what is read for the last one ages the longest; after longer ones it injects at
     every reading and not in between. none: 1 for shorter windows, 32 for longer ones."""
-    reach: PositiveInt = 10
-    """Tokens that an adjoint reads past the last boundary that a reading is for."""
+    reach: PositiveInt = _REACH
+    """Tokens that are read past the last boundary that a reading is for."""
     inject: Literal["prediction", "noise", "other-lane"] = "prediction"
     """Controls for experiments: noise injects random directions of the prediction's length;
-    other-lane what an adjoint reads from another lane's coming text."""
+    other-lane what is read from another lane's coming text."""
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether it reads the coming tokens, or the state alone."""
+        return self.kind in ("adjoint", "feedback", "direct")
+
+    @model_validator(mode="after")
+    def _reads_what_it_is_told_to(self) -> "SynthesizerConfig":
+        for key, value, default in (("every", self.every, None), ("reach", self.reach, _REACH)):
+            if value != default and not self.reads_text:
+                raise ValueError(
+                    f'{key} = {value} is for what reads text, which kind = "{self.kind}" does not;'
+                    f' leave out {key}, or set kind = "adjoint"'
+                )
+        return self
 
     @model_validator(mode="after")
     def _reads_another_lane(self) -> "SynthesizerConfig":
-        if self.inject == "other-lane" and self.kind != "adjoint":
+        if self.inject == "other-lane" and not self.reads_text:
             raise ValueError(
                 f'inject = "other-lane" is for what reads text, which kind = "{self.kind}" does'
                 ' not; set kind = "adjoint"'
@@ -180,9 +200,10 @@ class SynthesizerConfig(Section):
 
     @model_validator(mode="after")
     def _can_learn_an_auxiliary_task(self) -> "SynthesizerConfig":
-        if self.kind == "adjoint" and self.auxiliary:
+        if self.auxiliary and self.kind not in ("mlp", "recurrent", "linear"):
             raise ValueError(
-                "an adjoint learns from every window's own softmax; leave out auxiliary"
+                f'auxiliary is for what learns from gradients, and kind = "{self.kind}" does not;'
+                " leave out auxiliary"
             )
         return self
 

@@ -2,6 +2,8 @@
 
 from collections import deque
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -10,9 +12,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 from sglm.config import Config
 from sglm.dni.adjoint import AdjointEstimator, reads_along
+from sglm.dni.adjoint_pass import WayBack, adjoint_gradients
+from sglm.dni.critic import Critic, CriticEstimator, discount
 from sglm.dni.estimator import PlainTruncation, StateGradientEstimator
 from sglm.dni.gauge import Gauge, gauge_every
 from sglm.dni.learned import LearnedEstimator
+from sglm.dni.random_feedback import DirectFeedback, FeedbackLayers, draw_direct, draw_feedback
 from sglm.dni.synthesizer import build_synthesizer, hidden_units
 from sglm.errors import ConfigError
 from sglm.model.language_model import DropoutRates, LSTMLanguageModel, ModelShape
@@ -113,7 +118,7 @@ def _is_gauged(config: Config, ranks: Ranks) -> bool:
 
 def _check_reading(config: Config, lane_length: int) -> None:
     settings = config.synthesizer
-    if config.schedule.mode == "real" or settings.kind != "adjoint":
+    if config.schedule.mode == "real" or not settings.reads_text:
         return
     # By default stretches of long windows are so long only to be read seldom: a short text is read
     # once, and what would be past its end is not missed.
@@ -122,7 +127,7 @@ def _check_reading(config: Config, lane_length: int) -> None:
     reads = every * config.train.window + settings.reach
     if reads > lane_length:
         raise ConfigError(
-            f"an adjoint would read {reads:,} tokens together (synthesizer.every = {every}"
+            f"the synthesizer would read {reads:,} tokens together (synthesizer.every = {every}"
             f" windows of {config.train.window} and synthesizer.reach = {settings.reach}), but a"
             f" lane of the text has {lane_length:,}; lower them, or train.batch"
         )
@@ -167,7 +172,7 @@ def token_counts(store: TokenStore) -> npt.NDArray[np.int64]:
 def stretch_windows(config: Config) -> int:
     """Windows of a stretch: 1 where nothing is read ahead."""
     settings = config.synthesizer
-    if settings.kind != "adjoint":
+    if not settings.reads_text:
         return 1
     if settings.every is not None:
         return settings.every
@@ -177,7 +182,7 @@ def stretch_windows(config: Config) -> int:
 def lookahead_steps(config: Config) -> int | None:
     """How far past a stretch the text is shown at its start; None where nothing reads ahead."""
     settings = config.synthesizer
-    reads = config.schedule.mode != "real" and settings.kind == "adjoint"
+    reads = config.schedule.mode != "real" and settings.reads_text
     return settings.reach if reads else None
 
 
@@ -186,37 +191,50 @@ def build_estimator(config: Config, model: LSTMLanguageModel) -> StateGradientEs
     if config.schedule.mode == "real":
         return PlainTruncation()
     settings, device = config.synthesizer, model.embedding.device
-    factor = None if settings.factor == "calibrated" else settings.factor
     noise = None
     if settings.inject == "noise":
         # Other numbers than the weights were drawn from.
         noise = torch.Generator(device).manual_seed(config.train.seed + 1)
-    if settings.kind == "adjoint":
+    common: dict[str, Any] = {
+        "learning_rate": settings.learning_rate,
+        "factor": None if settings.factor == "calibrated" else settings.factor,
+        "trust_bound": settings.trust_bound,
+        "noise": noise,
+        "ranks": model.ranks,
+    }
+    if settings.reads_text:
         return AdjointEstimator(
             model,
             stretch=stretch_windows(config),
             reach=settings.reach,
-            learning_rate=settings.learning_rate,
-            factor=factor,
-            trust_bound=settings.trust_bound,
             activation=config.regularizer.activation,
             hidden=hidden_units(settings),
-            noise=noise,
             other_lane=settings.inject == "other-lane",
+            way_back=_way_back(config, model),
             calls=RecordedCalls() if _is_recorded(config, model) else Calls(),
-            ranks=model.ranks,
+            **common,
         )
     # Forked, so that the model's dropout draws the same masks with and without a synthesizer.
     with torch.random.fork_rng(devices=[]):
+        if settings.kind == "critic":
+            gamma = discount(config.train.window)
+            critic = Critic(model.shape.state_size, hidden_units(settings), discount=gamma)
+            return CriticEstimator(model, critic, **common)
         synthesizer = build_synthesizer(settings, model.shape)
-    return LearnedEstimator(
-        synthesizer.to(device),
-        learning_rate=settings.learning_rate,
-        factor=factor,
-        trust_bound=settings.trust_bound,
-        noise=noise,
-        ranks=model.ranks,
-    )
+    return LearnedEstimator(synthesizer.to(device), **common)
+
+
+def _way_back(config: Config, model: LSTMLanguageModel) -> WayBack:
+    """How what reads text goes back through it."""
+    kind, seed = config.synthesizer.kind, config.train.seed + 2  # neither the weights' nor noise's
+    if kind == "feedback":
+        layers = FeedbackLayers(model, draw_feedback(model.shape, seed))
+        return partial(adjoint_gradients, layers=layers)
+    if kind == "direct":
+        reach = config.synthesizer.reach
+        matrix_SR = draw_direct(model.shape, seed, reach=reach).to(model.embedding)
+        return DirectFeedback(matrix_SR, reach=reach)
+    return adjoint_gradients
 
 
 def build_decision_rule(config: Config) -> DecisionRule:

@@ -19,7 +19,9 @@ import torch
 
 from sglm.config import Config
 from sglm.dni.adjoint import adjoint_floats, adjoint_parameters
+from sglm.dni.critic import critic_floats, critic_parameters
 from sglm.dni.gauge import gauge_every, gauge_floats
+from sglm.dni.random_feedback import feedback_weights
 from sglm.dni.synthesizer import GRU_PREDICTS, parameter_count, recurrent_state_floats
 from sglm.dni.teaching import regression_floats
 from sglm.model.language_model import DropoutRates, ModelShape, activation_floats
@@ -123,11 +125,14 @@ def _lasting(config: Config, shape: ModelShape, basis: MemoryBasis) -> tuple[flo
     model, state = (2 + moments) * shape.parameters, basis.lanes * shape.state_size
     if config.schedule.mode == "real":
         return model + state, state
-    if settings.kind == "adjoint":
+    if settings.reads_text:
         kept, _ = adjoint_floats(
             settings, shape, basis, window=config.train.window, stretch=stretch_windows(config)
         )
-        return model + 4 * adjoint_parameters(settings, shape) + state + kept, state + kept
+        model += 4 * adjoint_parameters(settings, shape) + feedback_weights(settings.kind, shape)
+        return model + state + kept, state + kept
+    if settings.kind == "critic":
+        return model + 4 * critic_parameters(settings, shape) + state, state
     recurrent = recurrent_state_floats(settings, shape, basis)
     synthesizer = 4 * parameter_count(settings, shape)
     # One state of a recurrent synthesizer is carried, the one before it waits to be learned from.
@@ -155,12 +160,15 @@ def _situations(
         return situations
     if is_gauged:
         situations["gauge"] = gauge_floats(shape, basis, window=longest)
-    if settings.kind == "adjoint":
+    if settings.reads_text:
         # It reads while the activations of the forward pass are held.
         _, reading = adjoint_floats(
             settings, shape, basis, window=config.train.window, stretch=stretch_windows(config)
         )
         return situations | {"reading": situations["forward"] + reading}
+    if settings.kind == "critic":
+        lesson = critic_floats(settings, shape, basis, window=config.train.window)
+        return situations | {"synthesizer": lesson}
     # It predicts while the activations of the forward pass are held.
     situations["forward"] += GRU_PREDICTS * recurrent_state_floats(settings, shape, basis)
     # One regression, while the model's gradients are held for its own update.

@@ -1,6 +1,7 @@
 """The prediction of memory: its parts are what a run holds, and follow the sizes."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ from torch.profiler import ProfilerActivity, profile
 
 from sglm.config import Config
 from sglm.dni.adjoint import AdjointEstimator, adjoint_floats
+from sglm.dni.critic import CriticEstimator, critic_floats, critic_parameters
+from sglm.dni.estimator import FeatureGradient, Observation
 from sglm.dni.gauge import REACH, gauge_floats
 from sglm.dni.learned import LearnedEstimator
 from sglm.dni.synthesizer import parameter_count
@@ -121,11 +124,17 @@ def test_what_lasts_with_an_adjoint(hidden: int, tiny_config: Callable[..., Conf
     assert plan(config).lasting == sum(4 * each.numel() for each in held)
 
 
-@pytest.mark.parametrize(("every", "reach"), [(1, 15), (4, 15), (4, 40), (1, 60)])
+@pytest.mark.parametrize(
+    ("kind", "every", "reach"),
+    [
+        *[("adjoint", *each) for each in ((1, 15), (4, 15), (4, 40), (1, 60))],
+        *[(kind, *each) for kind in ("feedback", "direct") for each in ((1, 60), (4, 40))],
+    ],
+)
 def test_what_a_reading_allocates_was_predicted(
-    every: int, reach: int, tiny_config: Callable[..., Config]
+    kind: str, every: int, reach: int, tiny_config: Callable[..., Config]
 ) -> None:
-    settings = {"kind": "adjoint", "every": every, "reach": reach}
+    settings = {"kind": kind, "every": every, "reach": reach}
     config = tiny_config(
         train={"batch": 16, "window": 35},
         model={"hidden": 128, "layers": 2},
@@ -147,6 +156,57 @@ def test_what_a_reading_allocates_was_predicted(
     kept, reading = adjoint_floats(config.synthesizer, shape, basis, window=35, stretch=every)
     # As for a pass.
     assert allocated(run) == pytest.approx(4 * (kept + reading), rel=0.25)
+
+
+@pytest.mark.parametrize("words", [300, 40_000])  # all logits of a window at once, or fewer
+def test_what_a_critic_holds_was_predicted(words: int, tiny_config: Callable[..., Config]) -> None:
+    config = tiny_config(
+        train={"batch": 16, "window": 35},
+        model={"hidden": 128, "layers": 2},
+        synthesizer={"kind": "critic"},
+    )
+    learner = build_learner(config, np.ones(words, dtype=np.int64), precision_of("fp32", CPU))
+    estimator, shape = learner.estimator, model_shape(config, words)
+    assert isinstance(estimator, CriticEstimator)
+    assert critic_parameters(config.synthesizer, shape) == sum(
+        each.numel() for each in estimator.critic.parameters()
+    )
+    window = make_batcher(config, tokens=40_000).at(1)
+    features_TBH = torch.randn(35, 16, 128)
+    observation = Observation(
+        gradient_BS=torch.zeros(16, learner.state.size),
+        outgoing=learner.state,
+        injected=True,
+        probe=False,
+        features=FeatureGradient(features_TBH, features_TBH, window.targets_TB),
+    )
+    estimator.enter_window(learner.state)
+
+    def run() -> object:
+        return estimator.end_window(observation)
+
+    run()  # kernels are made at the first call
+    floats = critic_floats(config.synthesizer, shape, MemoryBasis(16, True, 1.0), window=35)
+    # As for a pass.
+    assert allocated(run) == pytest.approx(4 * floats, rel=0.25)
+
+
+@pytest.mark.parametrize("kind", ["feedback", "direct"])
+def test_matrices_that_stand_for_weights_last(
+    kind: str, tiny_config: Callable[..., Config]
+) -> None:
+    """Besides what an adjoint holds."""
+    config = tiny_config(synthesizer={"kind": kind}, model={"hidden": 24, "embedding": 16})
+    learner = build_learner(config, np.ones(50, dtype=np.int64), precision_of("fp32", CPU))
+    assert isinstance(learner.estimator, AdjointEstimator)
+    way_back: Any = learner.estimator.way_back
+    if kind == "direct":
+        held = [way_back.matrix_SR]
+    else:
+        held = [each for pair in way_back.keywords["layers"].matrices for each in pair]
+    floats = sum(each.numel() for each in held if each is not None)
+    adjoint = tiny_config(model={"hidden": 24, "embedding": 16})
+    assert plan(config).lasting - plan(adjoint).lasting == 4 * floats
 
 
 def test_what_the_gauge_allocates_was_predicted(tiny_config: Callable[..., Config]) -> None:
