@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sglm.cli import options
 from sglm.cli.output import fill
 from sglm.cli.signals import termination_raises
 from sglm.errors import Stopped
+from sglm.runtime.process import ended_by_interrupts
 
 if TYPE_CHECKING:
     from sglm.analyze.analysis import Analysis, Progress, ReportsProgress
@@ -45,6 +47,79 @@ analyze = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="What do synthetic gradients do to a model?",
 )
+
+
+SnapshotsOption = Annotated[
+    bool,
+    typer.Option(
+        "--snapshots", help="The models at the ends of cycles instead, which have no synthesizer."
+    ),
+]
+WindowsOption = Annotated[
+    int | None,
+    options.number(
+        "--windows",
+        int,
+        "How many the long-horizon gradient is the mean of; left out: 5,000, or as many as the"
+        " text has.",
+        metavar="N",
+        show_default=False,
+    ),
+]
+ReachOption = Annotated[
+    int,
+    options.number(
+        "--reach", int, "Steps past a window's end that the long horizon takes in.", metavar="STEPS"
+    ),
+]
+
+
+@analyze.command("gradients")
+def gradients(
+    runs: RunsArgument,
+    *,
+    data: DataOption = None,
+    out: OutOption = None,
+    snapshots: SnapshotsOption = False,
+    windows: WindowsOption = None,
+    reach: ReachOption = 40,
+    as_json: JsonOption = False,
+) -> None:
+    """How good are the gradients that a run follows?
+
+    Their variance; the bias of truncated and of synthetic gradients against a long horizon's; how
+    far a synthetic gradient is off, by distance and by part of the state; and which real horizon it
+    is worth. After Ilyas et al. 2020.
+    """
+    with ended_by_interrupts():
+        from sglm.analyze.gradients import gradients_analysis
+
+    def make() -> "Analysis":
+        return gradients_analysis(
+            runs, data=data, snapshots=snapshots, windows=windows, reach=reach
+        )
+
+    show(make, runs, out, as_json=as_json)
+
+
+@analyze.command("landscape")
+def landscape(
+    runs: RunsArgument,
+    *,
+    data: DataOption = None,
+    out: OutOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Does a step along a gradient go down the true loss?
+
+    The loss and the predictions along the updates that truncated, long-horizon and synthetic
+    gradients ask for, and a random direction: on the windows of the gradient, and on other text.
+    After Ilyas et al. 2020.
+    """
+    with ended_by_interrupts():
+        from sglm.analyze.landscape import landscape_analysis
+
+    show(lambda: landscape_analysis(runs, data=data), runs, out, as_json=as_json)
 
 
 def show(
