@@ -4,10 +4,12 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from sglm.analyze.gradients import PARTS, WARM_UP, GradientsAnalysis, Plan, measure
-from sglm.analyze.gradients_measure import LONG, SYNTHETIC, TRUNCATED
+from sglm.analyze.gradients_measure import LONG, SYNTHETIC, TRUNCATED, sum_up
+from sglm.analyze.reading import future, read
 from sglm.analyze.subjects import find_subjects
 from sglm.analyze.trained import Trained
 from sglm.config import parse_config
@@ -123,3 +125,17 @@ def test_what_does_not_fit_is_said_before_anything_starts(
     fits = GradientsAnalysis(subjects=subjects, store=word_store, reach=5, windows=64)
     assert fits.plan(subjects[0].config()).windows == 1
     assert fits.reaches == [1, 2, 5]
+
+
+def test_the_products_of_states_are_summed_lane_by_lane() -> None:
+    model, lanes = network(), 2
+    text = some_text(N * T + AHEAD, 2 * lanes)
+    reading = read(model, text, skipped=0, window=T, windows=N)
+    sums = sum_up(model, reading, [1, AHEAD], synthetic_NLS=None, lanes=lanes)
+    width = model.shape.widths[0]
+    for lane in range(2 * lanes):
+        own = slice(lane, lane + 1)
+        found_RNS = future(model, reading, [1, AHEAD], windows=range(N), lanes=own)
+        of_first = found_RNS[:, :, :width].flatten(1)  # hidden of the first layer
+        right = (of_first @ of_first.T).numpy()
+        np.testing.assert_allclose(sums.states_LQKK[lane, 0], right, rtol=1e-9)  # float64
