@@ -1,6 +1,6 @@
 """How good are the gradients that a run follows? Their variance, their bias, their worth.
 
-After Ilyas et al. 2020 (sec. 2), who ask it of deep policy gradients. The measure is the gradient
+After Ilyas et al. 2020, who ask it of deep policy gradients. The measure is the gradient
 over a long horizon, the mean of thousands of windows; docs/analysis.md says what is compared how.
 """
 
@@ -36,7 +36,7 @@ from sglm.runtime.process import denormals_as_zero
 from sglm.storage.untrusted import given_path
 from sglm.text.batcher import ComingText
 from sglm.text.store import TokenStore
-from sglm.train.build import lookahead_steps
+from sglm.train.build import lookahead_steps, stretch_windows
 
 SPLIT = "train"
 PARTS = 16  # of the text: independent estimates, among which the bootstrap draws
@@ -98,7 +98,7 @@ class GradientsAnalysis:
                 raise InputError(f"{name} = {value}: must be 1 at least")
         for subject in self.subjects:
             plan = self.plan(subject.config())
-            purpose = f"{plan.lanes} lanes of {plan.steps} steps for {subject.name}"
+            purpose = f"{plan.lanes} lanes of {plan.steps:,} steps for {subject.name}"
             check_length(self.store, SPLIT, tokens=plan.lanes * plan.steps, purpose=purpose)
 
     @property
@@ -113,11 +113,13 @@ class GradientsAnalysis:
         values = VALUE_STEPS if config.synthesizer.kind == "critic" else 0
         ahead = max(self.reach, lookahead_steps(config) or 0, values)
         lanes = PARTS * batch
-        if self.windows is not None:
-            return Plan(batch, window, -(-self.windows // lanes), ahead)
-        fit = (len(self.store.ids(SPLIT)) // lanes - WARM_UP - ahead) // window
-        windows = max(_FEWEST_WINDOWS, min(fit, -(-DEFAULT_WINDOWS // lanes)))
-        return Plan(batch, window, windows, ahead)
+        # Whole stretches, for what is estimated differs from place to place in them.
+        stretch = 1 if config.schedule.mode == "real" else stretch_windows(config)
+        wanted = -(-(self.windows or DEFAULT_WINDOWS) // (lanes * stretch)) * stretch
+        if self.windows is None:
+            fit = (len(self.store.ids(SPLIT)) // lanes - WARM_UP - ahead) // window
+            wanted = max(_FEWEST_WINDOWS, min(wanted, fit // stretch * stretch or fit))
+        return Plan(batch, window, wanted, ahead)
 
     def settings(self) -> Mapping[str, Any]:
         """See `Analysis`."""

@@ -1,7 +1,8 @@
 """Does a step along a gradient go down the true loss? The landscape around a model.
 
-After Ilyas et al. 2020 (sec. 2.3): the loss along a gradient's direction and a random one, of the
-windows that the gradient is of and of a long stretch of other text; docs/analysis.md says how.
+After Ilyas et al. 2020 (their optimization landscapes): the loss along a gradient's direction and a
+random one, of the windows that the gradient is of and of a long stretch of other text;
+docs/analysis.md says how.
 """
 
 import os

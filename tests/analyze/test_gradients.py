@@ -125,6 +125,10 @@ def test_what_does_not_fit_is_said_before_anything_starts(
     fits = GradientsAnalysis(subjects=subjects, store=word_store, reach=5, windows=64)
     assert fits.plan(subjects[0].config()).windows == 1
     assert fits.reaches == [1, 2, 5]
+    read_seldom = parse_config(
+        {"train": {"batch": 4, "window": 5}, "synthesizer": {"every": 3}}, "test"
+    )
+    assert fits.plan(read_seldom).windows == 3  # a whole stretch
 
 
 def test_the_products_of_states_are_summed_lane_by_lane() -> None:
