@@ -102,7 +102,7 @@ def _cells(run: dict[str, Any], kind: str) -> list[str]:
         _number(parameters["cosine"][0]),
         _number(parameters["norm"][0]),
         _number(bias),
-        f"{_number(low)}–{_number(high)}",
+        f"{_number(low)}…{_number(high)}",
         _number(of_kind["states"]["error"][0]),
         f"{worth:.1f}",
     ]
