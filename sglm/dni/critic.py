@@ -163,8 +163,8 @@ class CriticEstimator:
     def __init__(
         self,
         model: LSTMLanguageModel,
-        critic: Critic,
         *,
+        critic: Critic,
         learning_rate: float = 2e-3,
         factor: float | None = None,
         trust_bound: bool = True,

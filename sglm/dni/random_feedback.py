@@ -80,7 +80,7 @@ class FeedbackLayers:
         matrices: of each layer.
     """
 
-    def __init__(self, model: LSTMLanguageModel, matrices: Sequence[FeedbackMatrices]) -> None:
+    def __init__(self, model: LSTMLanguageModel, *, matrices: Sequence[FeedbackMatrices]) -> None:
         self.model = model
         self.matrices = [
             FeedbackMatrices(

@@ -219,7 +219,7 @@ def build_estimator(config: Config, model: LSTMLanguageModel) -> StateGradientEs
         if settings.kind == "critic":
             gamma = discount(config.train.window)
             critic = Critic(model.shape.state_size, hidden_units(settings), discount=gamma)
-            return CriticEstimator(model, critic, **common)
+            return CriticEstimator(model, critic=critic, **common)
         synthesizer = build_synthesizer(settings, model.shape)
     return LearnedEstimator(synthesizer.to(device), **common)
 
@@ -228,7 +228,7 @@ def _way_back(config: Config, model: LSTMLanguageModel) -> WayBack:
     """How what reads text goes back through it."""
     kind, seed = config.synthesizer.kind, config.train.seed + 2  # neither the weights' nor noise's
     if kind == "feedback":
-        layers = FeedbackLayers(model, draw_feedback(model.shape, seed))
+        layers = FeedbackLayers(model, matrices=draw_feedback(model.shape, seed))
         return partial(adjoint_gradients, layers=layers)
     if kind == "direct":
         reach = config.synthesizer.reach

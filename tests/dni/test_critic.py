@@ -33,7 +33,7 @@ def with_critic(dtype: str = "fp64", **named: Any) -> Learner:
     torch.manual_seed(1)
     critic = Critic(model.shape.state_size, 8, discount=0.5)
     nn.init.normal_(critic.last.weight)
-    learner.estimator = CriticEstimator(model, critic, **named)
+    learner.estimator = CriticEstimator(model, critic=critic, **named)
     learner.window_pass = WindowPass(model, keeps_features=True)
     return learner
 
@@ -107,7 +107,7 @@ class PerfectCritic(nn.Module):
 def test_a_perfect_critic_injects_the_exact_gradient(layers: int) -> None:
     model, coming = a_model(layers=layers), some_text(2 * T)
     critic = Critic(model.shape.state_size, discount=1 / 2)
-    estimator = CriticEstimator(model, critic, factor=1.0, trust_bound=False)
+    estimator = CriticEstimator(model, critic=critic, factor=1.0, trust_bound=False)
     estimator.critic = PerfectCritic(model, coming)  # type: ignore[assignment]
     state = model.start_state(B)
     _, (right_BS,) = future_gradients(StretchBeginning(model, state, coming, T), 1)

@@ -47,7 +47,7 @@ def through(model: LSTMLanguageModel, way_back: WayBack, *, boundaries: int = 4)
 
 
 def feedback(model: LSTMLanguageModel, matrices: list[FeedbackMatrices]) -> WayBack:
-    return partial(adjoint_gradients, layers=FeedbackLayers(model, matrices))
+    return partial(adjoint_gradients, layers=FeedbackLayers(model, matrices=matrices))
 
 
 @pytest.mark.parametrize(("layers", "tied"), [(1, True), (2, True), (2, False)])
