@@ -53,7 +53,7 @@ def test_a_critics_derivative_is_compared_with_the_exact_gradient() -> None:
     reading = read(model, some_text(N * T + VALUE_STEPS, LANES), skipped=0, window=T, windows=N)
     critic = Critic(model.shape.state_size, 4, discount=DISCOUNT)
     torch.nn.init.normal_(critic.linear.weight, generator=torch.Generator().manual_seed(0))
-    estimator = CriticEstimator(model, critic)
+    estimator = CriticEstimator(model, critic=critic)
     found = compare_values(model, reading, estimator, reaches=[1, 2])
     assert [each["reach"] for each in found["derivative"]] == [1, 2]
     for each in found["derivative"]:
