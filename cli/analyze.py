@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sglm.cli import options
 from sglm.cli.output import fill
 from sglm.cli.signals import termination_raises
 from sglm.errors import Stopped
+from sglm.runtime.process import ended_by_interrupts
 
 if TYPE_CHECKING:
     from sglm.analyze.analysis import Analysis, Progress, ReportsProgress
@@ -45,6 +47,160 @@ analyze = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="What do synthetic gradients do to a model?",
 )
+
+
+SnapshotsOption = Annotated[
+    bool,
+    typer.Option(
+        "--snapshots", help="The models at the ends of cycles, which have no synthesizer."
+    ),
+]
+WindowsOption = Annotated[
+    int | None,
+    options.number(
+        "--windows",
+        int,
+        "How many the long-horizon gradient is the mean of; left out: 5,000, or as many as the"
+        " text has.",
+        metavar="N",
+        show_default=False,
+    ),
+]
+ReachOption = Annotated[
+    int,
+    options.number(
+        "--reach", int, "Steps past a window's end that the long horizon takes in.", metavar="STEPS"
+    ),
+]
+TokensOption = Annotated[
+    int,
+    options.number(
+        "--tokens", int, "Of the training text, about; time grows with them.", metavar="N"
+    ),
+]
+
+
+@analyze.command("gradients")
+def gradients(
+    *,
+    runs: RunsArgument,
+    data: DataOption = None,
+    out: OutOption = None,
+    snapshots: SnapshotsOption = False,
+    windows: WindowsOption = None,
+    reach: ReachOption = 40,
+    as_json: JsonOption = False,
+) -> None:
+    """How good are the gradients that a run follows?
+
+    Their variance; the bias of truncated and of synthetic gradients against a long horizon's; how
+    far a synthetic gradient is off, by distance and by part of the state; and which real horizon it
+    is worth. After Ilyas et al. 2020.
+    """
+    with ended_by_interrupts():
+        from sglm.analyze.gradients.analysis import gradients_analysis
+
+    def make() -> "Analysis":
+        return gradients_analysis(
+            runs, data=data, snapshots=snapshots, windows=windows, reach=reach
+        )
+
+    show(make, runs, out, as_json=as_json)
+
+
+@analyze.command("landscape")
+def landscape(
+    *,
+    runs: RunsArgument,
+    data: DataOption = None,
+    out: OutOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Does a step along a gradient go down the true loss?
+
+    The loss and the predictions along the updates that truncated, long-horizon and synthetic
+    gradients ask for, and a random direction: on the windows of the gradient, and on other text.
+    After Ilyas et al. 2020.
+    """
+    with ended_by_interrupts():
+        from sglm.analyze.landscape.analysis import landscape_analysis
+
+    show(lambda: landscape_analysis(runs, data=data), runs, out, as_json=as_json)
+
+
+@analyze.command("representations")
+def representations(
+    *,
+    runs: RunsArgument,
+    data: DataOption = None,
+    out: OutOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Do runs compute the same function by other layers?
+
+    Compares runs of two modes or more, with two seeds of each as the yardstick: how far apart their
+    predictions are (KL, in nats) and their layers (linear CKA, 1: the same up to a rotation); what
+    linear probes read off the layers (the next token's frequency class, the place in the line, open
+    brackets); and of synthesizers, whether their field is a gradient (curl: the share that is not)
+    and how the loss that it implies agrees with the true one (Czarnecki et al. 2017).
+    """
+    with ended_by_interrupts():
+        from sglm.analyze.representations.analysis import prepare_representations
+
+    show(lambda: prepare_representations(runs, data=data), runs, out, as_json=as_json)
+
+
+@analyze.command("curvature")
+def curvature(
+    *,
+    runs: RunsArgument,
+    data: DataOption = None,
+    out: OutOption = None,
+    snapshots: SnapshotsOption = False,
+    tokens: TokensOption = 1000,
+    as_json: JsonOption = False,
+) -> None:
+    """What does the curvature of the loss look like?
+
+    Hessian and Gauss-Newton matrix of each weight matrix: top eigenvalues, rank of the
+    eigenvectors, what runs have in common, Kronecker factors. After Wu et al. 2020.
+
+    The loss is that of short windows of the training text; nothing is differentiated past a
+    window's start. The table has means over the runs: λ1, the largest eigenvalue of the
+    Gauss-Newton matrix GN; then overlaps and shares from 0 to 1 for its ten top eigenvectors, with
+    + where it is as the paper saw it (0.5 or more) and - where not. H~GN: overlap with the
+    Hessian's. rank1: share of an outer product. exp, red: overlap with the Kronecker product
+    (expand, reduce). mean: share of the mean in what the matrix reads; along: of the eigenvectors
+    along it. seed=, seed≠: overlap between runs of one seed, and of different ones. After a comma:
+    the cycle.
+    """
+    with ended_by_interrupts():
+        from sglm.analyze.curvature.analysis import CurvatureAnalysis
+
+    def make() -> "Analysis":
+        return CurvatureAnalysis(runs, data=data, snapshots=snapshots, tokens=tokens)
+
+    show(make, runs, out, as_json=as_json)
+
+
+@analyze.command("norms")
+def norms(
+    *,
+    runs: RunsArgument,
+    data: DataOption = None,
+    out: OutOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """What does weight decay do to a training?
+
+    Length of weights and updates, effective learning rate, share of an L2 term in Adam's first
+    moment, as training logged them; sharpness of each snapshot, in units of its weights. After
+    Bjorck, Weinberger & Gomes 2021.
+    """
+    with ended_by_interrupts():
+        from sglm.analyze.norms.analysis import norms_analysis
+
+    show(lambda: norms_analysis(runs, data=data), runs, out, as_json=as_json)
 
 
 def show(

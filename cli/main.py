@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 from sglm import __version__
 from sglm.cli import (
     adapting,
+    analyze,
     average,
     compare,
     config,
@@ -191,6 +192,7 @@ app.command("rescore")(rescore.rescore)
 # `generate` itself reports extra arguments, and suggests what the user meant.
 app.command("generate", context_settings={"allow_extra_args": True})(generate.generate)
 app.command("compare", epilog=compare.VARIANTS_HELP)(compare.compare)
+app.add_typer(analyze.analyze)
 app.command("average")(average.average)
 app.command("recipes")(recipes.recipes)
 app.command("config")(config.config)

@@ -142,7 +142,7 @@ def _print_plan(
     from sglm.train.dry_run.plan import plan_run
 
     if start is not None:
-        start.check_fits(config, store)
+        config = start.fitted(config, store)
     ranks = expected_ranks()
     if ranks.writes:
         plan = plan_run(config, store, precision, ranks=ranks)

@@ -124,11 +124,16 @@ def _mean_of_weights(folders: list[Path]) -> LSTMLanguageModel:
         if read_card(folder).shape != first.shape:
             raise InputError(f"{folder}: has another shape than {folders[0].name}; {_ONE_RUN}")
     model = load_weights(folders[0])
-    sums = {name: tensor.double() for name, tensor in model.state_dict().items()}
+    sums = {name: weight.detach().double() for name, weight in model.named_parameters()}
     for folder in folders[1:]:
-        for name, tensor in load_weights(folder).state_dict().items():
-            sums[name] += tensor
-    model.load_state_dict({name: total / len(folders) for name, total in sums.items()})
+        other = load_weights(folder)
+        for (name, order_V), own_V in zip(other.named_buffers(), model.buffers(), strict=True):
+            if not torch.equal(order_V, own_V):
+                raise InputError(f"{folder}: has another {name} than {folders[0].name}; {_ONE_RUN}")
+        for name, weight in other.named_parameters():
+            sums[name] += weight.detach()
+    means = {name: total / len(folders) for name, total in sums.items()}
+    model.load_state_dict({**model.state_dict(), **means})
     return model
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import sentencepiece
 import torch
+from torch import Tensor
 
 from sglm.lm import LanguageModel
 from sglm.model.folder import save_model
@@ -67,15 +68,32 @@ def make_tokenizer(kind: str) -> Tokenizer:
 
 
 def make_network(
-    vocab_size: int, layers: int = 2, tied: bool = True, seed: int = 0
+    vocab_size: int,
+    layers: int = 2,
+    tied: bool = True,
+    seed: int = 0,
+    cutoffs: tuple[int, ...] = (),
 ) -> LSTMLanguageModel:
-    """A network whose predictions differ from step to step, and whose state lives long."""
+    """A network whose predictions differ from step to step, and whose state lives long.
+
+    With an adaptive softmax, the words are in an order that is that of no ids.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = LSTMLanguageModel(
-            ModelShape(vocab_size=vocab_size, layers=layers, hidden=12, embedding=8, tied=tied)
+            ModelShape(
+                vocab_size=vocab_size,
+                layers=layers,
+                hidden=12,
+                embedding=8,
+                tied=tied,
+                cutoffs=cutoffs,
+            )
         )
         with torch.no_grad():
+            if cutoffs:
+                random = torch.Generator().manual_seed(7)
+                model.start_from_unigram(torch.randperm(vocab_size, generator=random))
             model.embedding.normal_(std=0.7)
             model.softmax_bias.normal_(std=0.5)
     return model.eval()
@@ -100,14 +118,20 @@ def save_lm(kind: str, folder: Path) -> Path:
 def plain_nlls(model: LSTMLanguageModel, ids: list[int]) -> list[float]:
     """The definition, step by step in float64 with the gates written out: the first id is only
     read, each later one is scored from the state before it."""
+    following = torch.tensor(ids[1:], dtype=torch.int64)[:, None]
+    return (-plain_logprobs(model, ids)).gather(1, following)[:, 0].tolist()
+
+
+def plain_logprobs(model: LSTMLanguageModel, ids: list[int]) -> Tensor:
+    """Those of every token id after each id but the last, `(T, V)`."""
     weights = {name: tensor.double() for name, tensor in model.state_dict().items()}
-    output_VH = weights.get("softmax_weight", weights["embedding"])
+    rows = model.rows_of(torch.arange(model.shape.vocab_size)).tolist()
     layers = range(len(model.layers))
     hidden = [torch.zeros(width, dtype=torch.float64) for width in model.shape.widths]
     cell = [torch.zeros(width, dtype=torch.float64) for width in model.shape.widths]
-    nlls = []
-    for current, following in pairwise(ids):
-        below = weights["embedding"][current]
+    features = []
+    for current in ids[:-1]:
+        below = weights["embedding"][rows[current]]
         for n in layers:
             gates = (
                 weights[f"layers.{n}.weight_ih"] @ below
@@ -118,9 +142,32 @@ def plain_nlls(model: LSTMLanguageModel, ids: list[int]) -> list[float]:
             cell[n] = forget.sigmoid() * cell[n] + enter.sigmoid() * new.tanh()
             hidden[n] = leave.sigmoid() * cell[n].tanh()
             below = hidden[n]
-        log_probabilities_V = (output_VH @ below + weights["softmax_bias"]).log_softmax(0)
-        nlls.append(-log_probabilities_V[following].item())
-    return nlls
+        features.append(below)
+    return softmax_by_definition(model, torch.stack(features)) if features else torch.zeros(0, 0)
+
+
+def softmax_by_definition(model: LSTMLanguageModel, features_NH: Tensor) -> Tensor:
+    """Log-probabilities `(N, V)` by token id, in float64, differentiable.
+
+    Of an adaptive softmax word by word: of its cluster, and in it (Grave et al. 2017).
+    """
+    weight, bias = model.output_weight.double(), model.softmax_bias.double()
+    if model.adaptive is None:
+        return (features_NH @ weight.T + bias).log_softmax(1)
+    bounds = (0, *model.shape.cutoffs, model.shape.vocab_size)
+    head = torch.cat((weight[: bounds[1]], model.adaptive.weight.double()))
+    head_bias = torch.cat((bias[: bounds[1]], model.adaptive.bias.double()))
+    of_head = (features_NH @ head.T + head_bias).log_softmax(1)
+    columns = []
+    for row in model.adaptive.word_rows.tolist():
+        (cluster,) = (n for n, (a, b) in enumerate(pairwise(bounds)) if a <= row < b)
+        if cluster == 0:
+            columns.append(of_head[:, row])
+            continue
+        tail = slice(bounds[cluster], bounds[cluster + 1])
+        of_tail = (features_NH @ weight[tail].T + bias[tail]).log_softmax(1)
+        columns.append(of_head[:, bounds[1] + cluster - 1] + of_tail[:, row - tail.start])
+    return torch.stack(columns, dim=1)
 
 
 def make_store(folder: Path, kind: str, held_out: Path) -> TokenStore:

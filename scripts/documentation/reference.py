@@ -25,15 +25,22 @@ def commands_page() -> str:
     context = typer.Context(group, info_name="sglm")
     for name, command in group.commands.items():  # type: ignore[attr-defined]
         parts += _command(name, command, context)
+        within = typer.Context(command, info_name=name, parent=context)
+        for sub_name, sub_command in getattr(command, "commands", {}).items():
+            parts += _command(sub_name, sub_command, within)
     return "\n\n".join(parts) + "\n"
 
 
 def _command(name: str, command: Any, parent: typer.Context) -> list[str]:
     context = typer.Context(command, info_name=name, parent=parent)
-    usage = " ".join(["sglm", name, *command.collect_usage_pieces(context)])
+    usage = " ".join([context.command_path, *command.collect_usage_pieces(context)])
     records = [param.get_help_record(context) for param in command.get_params(context)]
     rows = [[f"`{_cell(names)}`", _cell(text)] for names, text in filter(None, records)]
-    parts = [f"## sglm {name}", f"```\n{usage}\n```", inspect.cleandoc(command.help or "")]
+    parts = [
+        f"## {context.command_path}",
+        f"```\n{usage}\n```",
+        inspect.cleandoc(command.help or ""),
+    ]
     parts.append(markdown([["option", "what it does"], *rows]))
     if command.epilog:
         parts.append("```\n" + inspect.cleandoc(command.epilog.replace("\b\n", "")) + "\n```")

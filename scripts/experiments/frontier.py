@@ -15,7 +15,7 @@ import random
 import statistics
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -122,9 +122,17 @@ class Timed:
         return time.perf_counter() - start
 
 
-def time_points(store: TokenStore, points: Sequence[str], sets: Sequence[str]) -> dict[str, Any]:
-    """Time of a step as a ratio to `bptt`: median and quartiles of paired blocks."""
-    trainings = {point: Timed(one_cycle(POINTS[point], 0, sets), store) for point in points}
+def time_points(
+    store: TokenStore, points: Mapping[str, str], sets: Sequence[str]
+) -> dict[str, Any]:
+    """Time of a step as a ratio to `bptt`: median and quartiles of paired blocks.
+
+    Args:
+        store: that is trained on.
+        points: the overrides of each.
+        sets: those that all share.
+    """
+    trainings = {point: Timed(one_cycle(own, 0, sets), store) for point, own in points.items()}
     seconds: dict[str, list[float]] = {point: [] for point in points}
     with denormals_as_zero():
         for training in trainings.values():
@@ -213,7 +221,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.only_train:
         times = json.loads(path.read_text())["times"] if path.exists() else {}
     else:
-        times = time_points(store, points, arguments.set)
+        times = time_points(store, {point: POINTS[point] for point in points}, arguments.set)
     result = {
         "title": arguments.title or arguments.data.name,
         "threads": arguments.threads,

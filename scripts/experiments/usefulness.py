@@ -7,6 +7,8 @@ usual: the explained variance of the state gradient, and the slope, cosine and s
 space (`sglm.dni.gauge`). Then it ranks the gauges by their correlation, over all runs, with the
 share of the horizon gap that the run has closed. One file per run; a run whose file exists is not
 made again.
+
+    … --times        instead: the time of an update of each arm, as a ratio to that of bptt
 """
 
 import argparse
@@ -22,7 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from scripts.experiments.frontier import one_cycle
+from scripts.experiments.frontier import one_cycle, time_points
 from sglm.config import Config
 from sglm.dni.gauge import REACH
 from sglm.errors import SglmError
@@ -51,7 +53,11 @@ ARMS = {
     "adjoint, every 8, factor 1": f"{SYNTHETIC} synthesizer.every=8 synthesizer.factor=1.0",
     "other lane": f'{SYNTHETIC} synthesizer.every=1 synthesizer.inject="other-lane"',
     "noise": f'{SYNTHETIC} synthesizer.every=1 synthesizer.inject="noise"',
-    "mlp, factor 1": f'{SYNTHETIC} synthesizer.kind="mlp" synthesizer.factor=1.0',
+    **{
+        f"{kind}, factor 1": f'{SYNTHETIC} synthesizer.kind="{kind}" synthesizer.factor=1.0'
+        for kind in ("mlp", "feedback", "direct", "critic")
+    },
+    "feedback": f'{SYNTHETIC} synthesizer.kind="feedback" synthesizer.every=1',
 }
 GAUGES = ("explained", "beta", "cosine", "share", "effect")
 GAUGE_EVERY = 7  # windows; not a divisor of a stretch, so that every place in it is measured
@@ -143,9 +149,50 @@ def with_shares(results: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     return rows
 
 
-def table(rows: Sequence[dict[str, Any]]) -> str:
-    """The tables of the runs and of the gauges."""
-    return f"{runs_table(rows)}\n\n{gauges_table(rows)}"
+def table(results: Sequence[dict[str, Any]]) -> str:
+    """The table of the arms; and where there is a ceiling, those of the runs and of the gauges."""
+    if CEILING not in {result["arm"] for result in results}:
+        return arms_table(results)
+    rows = with_shares(results)
+    return f"{arms_table(results)}\n\n{runs_table(rows)}\n\n{gauges_table(rows)}"
+
+
+def arms_table(results: Sequence[dict[str, Any]]) -> str:
+    """Each arm's means over the seeds, and the standard deviation of its perplexities."""
+    lines = [
+        "| corpus | estimator | seeds | explained | beta | perplexity | against bptt, by seed |",
+        "| --- " * 7 + "|",
+    ]
+    found: dict[tuple[str, str], dict[int, dict[str, Any]]] = {}
+    for result in results:
+        found.setdefault((result["corpus"], result["arm"]), {})[result["seed"]] = result
+    for (corpus, arm), by_seed in found.items():
+        perplexities = [each["perplexity"] for each in by_seed.values()]
+        spread = f" ± {statistics.stdev(perplexities):.2f}" if len(by_seed) > 1 else ""
+        base = found.get((corpus, BASELINE), {})
+        changes = [
+            f"{each['perplexity'] - base[seed]['perplexity']:+.2f}"
+            for seed, each in by_seed.items()
+            if seed in base
+        ]
+        explained, beta = (
+            statistics.mean(each["gauges"][name] for each in by_seed.values())
+            for name in ("explained", "beta")
+        )
+        lines.append(
+            f"| {corpus} | {arm} | {len(by_seed)} | {explained:.2f} | {beta:.2f}"
+            f" | {statistics.mean(perplexities):.2f}{spread} | {', '.join(changes)} |"
+        )
+    return "\n".join(lines)
+
+
+def times_table(times: dict[str, Any]) -> str:
+    """Of `frontier.time_points`."""
+    lines = ["| estimator | time of an update, times bptt's | quartiles |", "| --- " * 3 + "|"]
+    for arm, own in times.items():
+        low, high = own["quartiles"]
+        lines.append(f"| {arm} | {own['ratio']:.2f} | {low:.2f} … {high:.2f} |")
+    return "\n".join(lines)
 
 
 def runs_table(rows: Sequence[dict[str, Any]]) -> str:
@@ -184,22 +231,32 @@ def main() -> None:
     )
     parser.add_argument("data", type=Path, nargs="+", help="Token stores, one a corpus.")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--times", action="store_true", help="On the first corpus, once.")
     parser.add_argument("--seeds", default="0")
     parser.add_argument("--arms", help="Separated by ';'. Default: all of them.")
     parser.add_argument("--set", action="append", default=[], help="As of sglm train.")
     arguments = parser.parse_args()
     torch.set_num_threads(1)  # so that two can run at once
     try:
-        print(table(with_shares(run(arguments))))
+        if arguments.times:
+            arms = {arm: ARMS[arm] for arm in _arms(arguments)}
+            store = TokenStore.open(arguments.data[0])
+            print(times_table(time_points(store, arms, arguments.set)))
+        else:
+            print(table(run(arguments)))
     except (SglmError, OSError) as error:
         print(error, file=sys.stderr)
         sys.exit(getattr(error, "exit_code", 1))
 
 
+def _arms(arguments: argparse.Namespace) -> list[str]:
+    return arguments.arms.split(";") if arguments.arms else list(ARMS)
+
+
 def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """Makes the runs that are missing; returns all results in the folder."""
     arguments.out.mkdir(parents=True, exist_ok=True)
-    arms = arguments.arms.split(";") if arguments.arms else list(ARMS)
+    arms = _arms(arguments)
     for seed in map(int, arguments.seeds.split(",")):
         for folder in arguments.data:
             store = TokenStore.open(folder)

@@ -111,4 +111,7 @@ def loss_gradients(
 def with_weights(network: LSTMLanguageModel, weights: Sequence[Tensor]) -> LSTMLanguageModel:
     """The same network with other weights, which are not copied."""
     pairs = zip(network.parameters(), weights, strict=True)
-    return copy.deepcopy(network, {id(old): nn.Parameter(new) for old, new in pairs})
+    # What is in the memo is not copied.
+    memo: dict[int, Tensor] = {id(buffer): buffer for buffer in network.buffers()}
+    memo |= {id(old): nn.Parameter(new) for old, new in pairs}
+    return copy.deepcopy(network, memo)

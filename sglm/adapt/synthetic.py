@@ -13,7 +13,7 @@ Shapes: B lanes, T time, V vocabulary, H features, R rates of decay.
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -143,12 +143,12 @@ class SyntheticGradients(nn.Module):
         horizons_R = self.bias_V.new_tensor(self.shape.horizons)
         return Evidence.none(horizons_R, lanes, shape=self.shape)
 
-    def forward(self, evidence: Evidence, output_weight: Tensor) -> Proposal:
+    def forward(self, evidence: Evidence, target_rows: Callable[[Tensor], Tensor]) -> Proposal:
         """K steps down the proposed gradients, from the initialisation.
 
         Args:
             evidence: of the text so far.
-            output_weight: the softmax matrix `(V, H)`, a constant.
+            target_rows: of the model, from token ids to rows `(…, H)` of its softmax, constants.
         """
         lanes = len(evidence.observed_BRV)
         start_BV, scale_BH, shift_BH = (
@@ -156,7 +156,7 @@ class SyntheticGradients(nn.Module):
         )
         if not self.shape.steps or not bool(evidence.weight_R[0] > 0):
             return Proposal(start_BV, scale_BH, shift_BH)
-        known = _Known.of(evidence, start_BV, output_weight)
+        known = _Known.of(evidence, start_BV, target_rows)
         bias_BS = start_BV[:, known.words_S]
         for _ in range(self.shape.steps):
             of_words = torch.cat((known.of_words(bias_BS), bias_BS[:, None]), 1)
@@ -187,7 +187,9 @@ class _Known(NamedTuple):
     because all rows of the softmax matrix would take as long as everything else."""
 
     @classmethod
-    def of(cls, evidence: Evidence, bias_BV: Tensor, output_weight: Tensor) -> "_Known":
+    def of(
+        cls, evidence: Evidence, bias_BV: Tensor, target_rows: Callable[[Tensor], Tensor]
+    ) -> "_Known":
         slowest_BV = evidence.observed_BRV[:, -1]
         words_S = (slowest_BV > _FORGOTTEN).any(0).nonzero()[:, 0]
         weight_R1 = evidence.weight_R[:, None]
@@ -203,7 +205,7 @@ class _Known(NamedTuple):
             expected_BRS,
             total_BR1 - tilted_BRS.sum(2, keepdim=True),
             evidence.features_BRH / weight_R1,
-            (tilted_BRS / total_BR1 - observed_BRS) @ output_weight[words_S],
+            (tilted_BRS / total_BR1 - observed_BRS) @ target_rows(words_S),
         )
 
     def of_words(self, bias_BS: Tensor) -> Tensor:
@@ -272,7 +274,7 @@ class SyntheticReader:
         return SyntheticState(
             self.network.start_state(1),
             evidence,
-            self.gradients(evidence, self.network.output_weight),
+            self.gradients(evidence, self.network.target_rows),
             torch.zeros_like(evidence.observed_BRV[:, 0]),
             evidence.features_BRH.new_empty(0, 1, evidence.features_BRH.shape[2]),
             torch.empty(0, dtype=torch.int64, device="cpu"),
@@ -318,7 +320,7 @@ class SyntheticReader:
         )
         return state._replace(
             evidence=evidence,
-            proposal=self.gradients(evidence, self.network.output_weight),
+            proposal=self.gradients(evidence, self.network.target_rows),
             expected_1V=torch.zeros_like(state.expected_1V),
             features_T1H=state.features_T1H[:0],
             ids_T=state.ids_T[:0],

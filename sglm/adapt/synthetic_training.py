@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
-from sglm.adapt.synthetic import GradientsShape, Proposal, SyntheticGradients
+from sglm.adapt.dynamic import with_weights
+from sglm.adapt.synthetic import GradientsShape, SyntheticGradients
 from sglm.errors import InputError
 from sglm.model.language_model import LSTMLanguageModel
 from sglm.scoring.predictor import evaluating
@@ -62,6 +62,7 @@ def train_gradients(
         InputError: the text is shorter than two segments.
     """
     batcher = _batcher(ids_N, eos_id, segment=shape.segment)
+    network = with_weights(network, list(network.parameters())).requires_grad_(False)
     gradients = _fresh(shape, seed).to(network.embedding.device)
     optimizer = _optimizer(gradients)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, segments)
@@ -75,8 +76,8 @@ def train_gradients(
             features_TBH, state = network.features(window.inputs_TB, state)
             static = network.nll(features_TBH, window.targets_TB) / window.targets_TB.numel()
         features_TBH = features_TBH.clone()  # outside inference mode, as part of a graph
-        proposal = gradients(evidence, network.output_weight.detach())
-        logits_TBV = _logits(network, proposal, features_TBH)
+        proposal = gradients(evidence, network.target_rows)
+        logits_TBV = network.logits(proposal.adapted(features_TBH)) + proposal.bias_BV
         loss = F.cross_entropy(logits_TBV.flatten(0, 1), window.targets_TB.flatten())
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -116,16 +117,4 @@ def _optimizer(gradients: SyntheticGradients) -> torch.optim.Optimizer:
             {"params": gradients.initialisation(), "lr": LEARNING_RATE / 10},
             {"params": gradients.networks(), "lr": LEARNING_RATE},
         ]
-    )
-
-
-def _logits(network: LSTMLanguageModel, proposal: Proposal, features_TBH: Tensor) -> Tensor:
-    """`(T, B, V)`, differentiable in the proposal only."""
-    return (
-        F.linear(
-            proposal.adapted(features_TBH),
-            network.output_weight.detach(),
-            network.softmax_bias.detach(),
-        )
-        + proposal.bias_BV
     )

@@ -12,7 +12,7 @@ from sglm.errors import InputError
 from sglm.runtime.memory import available_bytes
 from sglm.storage.durable import replace_text
 from sglm.storage.picture import can_draw, save_picture
-from sglm.storage.untrusted import read_json
+from sglm.storage.untrusted import read_bounded
 
 _LARGEST_PART_BYTES = 1 << 28
 _PARTS = "parts"
@@ -26,11 +26,14 @@ class Part:
         name: of its file; unique within the analysis.
         compute: its values, as JSON can hold them; floats may be NaN.
         seconds: that it takes, about.
+        of: what its values depend on, where that is less than all of the analysis's settings: it
+            is kept as long as this is so, for example when another run is added.
     """
 
     name: str
     compute: Callable[[], dict[str, Any]]
     seconds: float
+    of: Mapping[str, Any] | None = None
 
 
 class Finding(Protocol):
@@ -54,13 +57,12 @@ class Finding(Protocol):
 
 
 class Analysis(Protocol):
-    """A question, asked of some models.
+    """A question, asked of some models."""
 
-    Attributes:
-        what: its name, as in `sglm analyze WHAT`.
-    """
-
-    what: str
+    @property
+    def what(self) -> str:
+        """Its name, as in `sglm analyze WHAT`."""
+        ...
 
     def settings(self) -> Mapping[str, Any]:
         """All that the values depend on: models, text, numbers; a part is kept while it is so."""
@@ -114,9 +116,9 @@ def carry_out(
     """
     check_memory(analysis)
     parts = analysis.parts()
-    key = _key(analysis)
+    keys = _keys(analysis, parts)
     folder = None if out is None else out / _PARTS / analysis.what
-    values = {part.name: _kept(folder, part, key) for part in parts}
+    values = {part.name: _kept(folder, part, keys[part.name]) for part in parts}
     waiting = [part for part in parts if values[part.name] is None]
     for index, part in enumerate(waiting):
         if report is not None:
@@ -132,7 +134,7 @@ def carry_out(
         values[part.name] = value
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
-            text = json.dumps({"key": key, "value": value})
+            text = json.dumps({"key": keys[part.name], "value": value})
             replace_text(folder / f"{part.name}.json", text + "\n")
     if report is not None:
         report(Progress(part=None, done=len(parts), parts=len(parts), seconds_left=0.0))
@@ -157,9 +159,10 @@ def check_memory(analysis: Analysis) -> None:
 
 def waiting_seconds(analysis: Analysis, out: Path | None) -> float:
     """What `carry_out` would take, about."""
-    key = _key(analysis)
+    parts = analysis.parts()
+    keys = _keys(analysis, parts)
     folder = None if out is None else out / _PARTS / analysis.what
-    return sum(part.seconds for part in analysis.parts() if _kept(folder, part, key) is None)
+    return sum(part.seconds for part in parts if _kept(folder, part, keys[part.name]) is None)
 
 
 def without_nan(value: Any) -> Any:
@@ -173,9 +176,15 @@ def without_nan(value: Any) -> Any:
     return value
 
 
-def _key(analysis: Analysis) -> str:
-    known = {"sglm": __version__, **analysis.settings()}
-    return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
+def _keys(analysis: Analysis, parts: Sequence[Part]) -> dict[str, str]:
+    """By the part's name, a hash of all that its values depend on."""
+
+    def key(settings: Mapping[str, Any]) -> str:
+        known = {"sglm": __version__, **settings}
+        return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
+
+    of_all = key(analysis.settings())
+    return {part.name: of_all if part.of is None else key(part.of) for part in parts}
 
 
 def _kept(folder: Path | None, part: Part, key: str) -> dict[str, Any] | None:
@@ -183,9 +192,10 @@ def _kept(folder: Path | None, part: Part, key: str) -> dict[str, Any] | None:
     if folder is None:
         return None
     try:
-        content = read_json(folder / f"{part.name}.json", _LARGEST_PART_BYTES)
+        # Not `read_json`, which takes no NaN.
+        content = json.loads(read_bounded(folder / f"{part.name}.json", _LARGEST_PART_BYTES))
         value = content["value"] if content["key"] == key else None
-    except (OSError, ValueError, LookupError, TypeError, InputError):
+    except (OSError, ValueError, LookupError, TypeError, RecursionError, InputError):
         return None  # not there, or damaged: it is computed again
     return value if isinstance(value, dict) else None
 

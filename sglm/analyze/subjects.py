@@ -14,6 +14,7 @@ from sglm.model.folder import CONFIG_FILE, WEIGHTS_FILE, find_model_folder, load
 from sglm.model.language_model import LSTMLanguageModel
 from sglm.snapshots import snapshot_folders
 from sglm.storage.untrusted import given_path
+from sglm.text.batcher import Batcher, ComingText
 from sglm.text.store import TokenStore
 from sglm.text.tokenizer import load_tokenizer
 from sglm.train.record import trained_on
@@ -127,6 +128,20 @@ def store_of(subjects: Sequence[Subject], data: Path | None = None) -> TokenStor
     store = trained_on(first.run) if data is None else TokenStore.open(data)
     store.check_made_by(load_tokenizer(first.folder), first.name)
     return store
+
+
+def lanes_of(store: TokenStore, lanes: int, steps: int) -> ComingText:
+    """The first steps of as many equal parts of the training text, side by side: `(steps, lanes)`.
+
+    Args:
+        store: the text.
+        lanes, steps: of which it has enough (`check_length`).
+    """
+    batcher = Batcher(
+        store.ids("train"), batch=lanes, window=steps, eos_id=store.tokenizer().eos_id
+    )
+    window = batcher.at(0)
+    return ComingText(window.inputs_TB, window.targets_TB)
 
 
 def check_length(store: TokenStore, split: str, *, tokens: int, purpose: str) -> None:

@@ -11,7 +11,7 @@ from sglm.compare.process import Execution
 from sglm.compare.runs import Comparison, FinishedRun
 from sglm.compare.timing import seconds_of_runs
 from sglm.storage.picture import can_draw
-from sglm.train.build import model_shape
+from sglm.train.build import store_shape
 from sglm.train.log.console import duration, print_while_open
 
 # What is done before it would be timed: so few updates, that compute so little.
@@ -108,7 +108,7 @@ def plan_comparison(
 
 def _is_short(comparison: Comparison, runs: int) -> bool:
     updates, train = runs * comparison.updates, comparison.base.train
-    shape = model_shape(comparison.base, comparison.store.tokenizer().vocab_size)
+    shape = store_shape(comparison.base, comparison.store)
     flop = 6 * shape.parameters * train.batch * train.window * updates
     return updates < SHORT_UPDATES and flop < _SHORT_FLOP
 

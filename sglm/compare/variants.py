@@ -28,6 +28,7 @@ class Variant:
         sentence: what it is, for people.
         mode: kind of gradient, as `schedule.mode`.
         restarts: the configuration's own cycles; otherwise one cosine over the whole length.
+        kind: as `synthesizer.kind`, None for the configuration's own.
         inject: as `synthesizer.inject`.
         long_horizon: the past is read again, several windows of it.
         past: as `train.past`: what for.
@@ -40,6 +41,7 @@ class Variant:
     sentence: str
     mode: Literal["real", "synthetic", "alternating"]
     restarts: bool = False
+    kind: Literal["feedback", "direct", "critic"] | None = None
     inject: Literal["prediction", "noise", "other-lane"] = "prediction"
     long_horizon: bool = False
     past: Literal["gradient", "state"] = "gradient"
@@ -68,6 +70,26 @@ VARIANTS = {
         mode="synthetic",
         restarts=True,
         controls=("bptt-restarts",),
+    ),
+    "dni-feedback": Variant(
+        sentence="Rival: as dni, with what an adjoint reads carried back through fixed random"
+        " matrices (feedback alignment: Lillicrap et al. 2016).",
+        mode="synthetic",
+        kind="feedback",
+        controls=("dni",),
+    ),
+    "dni-direct": Variant(
+        sentence="Rival: as dni, with what an adjoint reads mapped to the state by one fixed random"
+        " matrix (direct feedback alignment: Nøkland 2016).",
+        mode="synthetic",
+        kind="direct",
+        controls=("dni",),
+    ),
+    "dni-critic": Variant(
+        sentence="Rival: as dni, with the derivative of a prediction of the future loss.",
+        mode="synthetic",
+        kind="critic",
+        controls=("dni",),
     ),
     "alternating": Variant(
         sentence="Synthetic and real gradients in turn (Shang & Zhang 2019), with the"
@@ -175,7 +197,7 @@ def configure(variant: str, base: "Config", *, seed: int, horizon: int) -> "Conf
     values["schedule"]["mode"] = chosen.mode
     if not chosen.restarts:
         values["schedule"]["cycles"] = [sum(base.schedule.cycle_lengths())]
-    values["synthesizer"]["inject"] = chosen.inject
+    values["synthesizer"] |= _synthesizer(chosen, base)
     values["train"] |= {
         "seed": seed,
         "truncation": chosen.truncation,
@@ -185,6 +207,19 @@ def configure(variant: str, base: "Config", *, seed: int, horizon: int) -> "Conf
     if chosen.swapped:
         values["train"] |= _swap(variant, base, horizon)
     return parse_config(values, variant)
+
+
+def _synthesizer(chosen: Variant, base: "Config") -> dict[str, object]:
+    """What a variant changes about the synthesizer; another kind takes over what suits it."""
+    from sglm.config.schema import SynthesizerConfig
+
+    if chosen.kind is None:
+        return {"inject": chosen.inject}
+    changes: dict[str, object] = {"kind": chosen.kind, "auxiliary": False}
+    if not SynthesizerConfig(kind=chosen.kind).reads_text:
+        default = SynthesizerConfig()
+        changes |= {"every": default.every, "reach": default.reach}
+    return changes | {"inject": chosen.inject}
 
 
 def _swap(variant: str, base: "Config", horizon: int) -> dict[str, int]:

@@ -22,6 +22,7 @@ Off = BeforeValidator(_none_from_text)
 _LONGEST_SCHEDULE = 1e9
 # One way to give the lengths of cycles; `cycles`, a list of them, is the other.
 GEOMETRIC_CYCLES = ("first", "growth", "count")
+_REACH = 10  # of what reads text
 
 
 class Section(BaseModel):
@@ -41,6 +42,22 @@ class ModelConfig(Section):
     """Size of the word vectors; none: as `hidden`."""
     tied: bool = True
     """The softmax uses the embedding as its weights."""
+    softmax: Literal["full", "adaptive"] = "full"
+    """adaptive: for vocabularies of ten thousands of words on a CPU: a softmax over the frequent
+    words and the clusters of the others, and one inside each cluster (Grave et al. 2017)."""
+    cutoffs: Annotated[Annotated[list[PositiveInt], Field(min_length=1)] | None, Off] = None
+    """Of an adaptive softmax: how many words, by count, come before each cluster; none: so many
+    that 80 % of the training text are words before the first, and 95 % before the second."""
+
+    @model_validator(mode="after")
+    def _cutoffs_ascend(self) -> "ModelConfig":
+        if self.cutoffs is None:
+            return self
+        if self.softmax == "full":
+            raise ValueError('cutoffs are of an adaptive softmax; set softmax = "adaptive"')
+        if sorted(set(self.cutoffs)) != self.cutoffs:
+            raise ValueError(f"cutoffs = {self.cutoffs} must ascend")
+        return self
 
 
 class DropoutConfig(Section):
@@ -77,12 +94,18 @@ class OptimizerConfig(Section):
     """The peak at every restart."""
     weight_decay: NonNegative = 0.0
     """On matrices only, never on biases."""
+    weight_decay_until: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Fraction of the run after which nothing decays any more: decay at the start alone keeps the
+    weights small to the end (Bjorck, Weinberger & Gomes 2021)."""
     beta1: Rate = 0.9
     """Adam's decay of the mean gradient."""
     beta2: Rate = 0.999
     """Adam's decay of the mean squared gradient."""
     momentum: Rate = 0.0
     """For sgd."""
+    averaging: Rate = 0.0
+    """Fraction of the steps so far whose weights are averaged; what is validated and saved is that
+    mean. 0: the last weights. For rates that stay high (schedule.final_rate = 1); 0.1 is good."""
     clip_norm: Annotated[Positive | None, Off] = 0.25
     """Cap on the norm of the whole gradient (per-token units); none: no clipping."""
 
@@ -140,14 +163,18 @@ class ScheduleConfig(Section):
 class SynthesizerConfig(Section):
     """What predicts the state gradient of the future."""
 
-    kind: Literal["adjoint", "mlp", "recurrent", "linear"] = "adjoint"
+    kind: Literal["adjoint", "feedback", "direct", "critic", "mlp", "recurrent", "linear"] = (
+        "adjoint"
+    )
     """adjoint: reads the tokens that come next with the model itself, predicts what the softmax
-    sends back, and goes back through the model. The others read the state alone, and learn from
-    what every next window sends back. mlp: one net over all of it (Jaderberg et al. 2017);
-    recurrent: a small GRU applied to every coordinate (Shang & Zhang 2019); linear: one matrix."""
+    sends back, and goes back through the model; feedback: the same, back through fixed random
+    matrices (Lillicrap et al. 2016); direct: one fixed random matrix maps it to the state (Nøkland
+    2016). The others read the state alone. critic: learns a state's future loss, and injects its
+    derivative. These learn from what every next window sends back: mlp: one net over all of it
+    (Jaderberg et al. 2017); recurrent: a small GRU applied to every coordinate (Shang & Zhang
+    2019); linear: one matrix."""
     hidden: Annotated[PositiveInt | None, Off] = None
-    """Units of its hidden layer; none: 128 for an adjoint or an mlp, 50 (the paper's) for a
-    recurrent one."""
+    """Units of its hidden layer; none: 128, or 50 (the paper's) for a recurrent one."""
     learning_rate: Positive = 2e-3
     """Of its own Adam; constant, restarts do not touch it."""
     factor: Annotated[float, Field(ge=0, le=1)] | Literal["calibrated"] = "calibrated"
@@ -160,18 +187,33 @@ class SynthesizerConfig(Section):
     auxiliary: bool = False
     """Also predict the next window's gradient from this window's state."""
     every: Annotated[PositiveInt | None, Off] = None
-    """Windows from one reading of an adjoint to the next. Windows shorter than `reach` are read
+    """Windows from one reading of coming text to the next. Windows shorter than `reach` are read
     along, and what is read for the last one ages the longest; after longer ones it injects at
     every reading and not in between. none: 1 for shorter windows, 32 for longer ones."""
-    reach: PositiveInt = 10
-    """Tokens that an adjoint reads past the last boundary that a reading is for."""
+    reach: PositiveInt = _REACH
+    """Tokens that are read past the last boundary that a reading is for."""
     inject: Literal["prediction", "noise", "other-lane"] = "prediction"
     """Controls for experiments: noise injects random directions of the prediction's length;
-    other-lane what an adjoint reads from another lane's coming text."""
+    other-lane what is read from another lane's coming text."""
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether it reads the coming tokens, or the state alone."""
+        return self.kind in ("adjoint", "feedback", "direct")
+
+    @model_validator(mode="after")
+    def _reads_what_it_is_told_to(self) -> "SynthesizerConfig":
+        for key, value, default in (("every", self.every, None), ("reach", self.reach, _REACH)):
+            if value != default and not self.reads_text:
+                raise ValueError(
+                    f'{key} = {value} is for what reads text, which kind = "{self.kind}" does not;'
+                    f' leave out {key}, or set kind = "adjoint"'
+                )
+        return self
 
     @model_validator(mode="after")
     def _reads_another_lane(self) -> "SynthesizerConfig":
-        if self.inject == "other-lane" and self.kind != "adjoint":
+        if self.inject == "other-lane" and not self.reads_text:
             raise ValueError(
                 f'inject = "other-lane" is for what reads text, which kind = "{self.kind}" does'
                 ' not; set kind = "adjoint"'
@@ -180,9 +222,10 @@ class SynthesizerConfig(Section):
 
     @model_validator(mode="after")
     def _can_learn_an_auxiliary_task(self) -> "SynthesizerConfig":
-        if self.kind == "adjoint" and self.auxiliary:
+        if self.auxiliary and self.kind not in ("mlp", "recurrent", "linear"):
             raise ValueError(
-                "an adjoint learns from every window's own softmax; leave out auxiliary"
+                f'auxiliary is for what learns from gradients, and kind = "{self.kind}" does not;'
+                " leave out auxiliary"
             )
         return self
 
@@ -253,6 +296,15 @@ class Config(Section):
     def _there_is_another_lane(self) -> "Config":
         if self.synthesizer.inject == "other-lane" and self.train.batch == 1:
             raise ValueError('synthesizer.inject = "other-lane" needs two lanes; raise train.batch')
+        return self
+
+    @model_validator(mode="after")
+    def _graphs_are_always_alike(self) -> "Config":
+        if self.train.cuda_graph and self.model.softmax == "adaptive":
+            raise ValueError(
+                "cuda_graph needs windows that are always computed alike; leave it out, or set"
+                ' model.softmax = "full"'
+            )
         return self
 
     @model_validator(mode="after")

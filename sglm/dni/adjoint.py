@@ -19,20 +19,17 @@ import torch
 from torch import Tensor
 
 from sglm.config import SynthesizerConfig
-from sglm.dni.adjoint_pass import adjoint_gradients
+from sglm.dni.adjoint_pass import WayBack, adjoint_gradients
 from sglm.dni.estimator import EstimatorStatus, Observation, StretchBeginning
 from sglm.dni.expected_row import ExpectedRow, residual_is_cheap, residual_of, softmax_residual
 from sglm.dni.injection import Injection
+from sglm.dni.random_feedback import feedback_floats
 from sglm.dni.row_lessons import RowLessons
 from sglm.dni.synthesizer import hidden_units
 from sglm.dni.trust import Agreement, Trust, agreement
-from sglm.model.language_model import (
-    DropoutRates,
-    LSTMLanguageModel,
-    ModelShape,
-    activation_floats,
-)
+from sglm.model.language_model import DropoutRates, LSTMLanguageModel, ModelShape
 from sglm.model.lstm_layer import layer_backward_floats
+from sglm.model.memory import activation_floats
 from sglm.model.state import LSTMState
 from sglm.runtime.calls import Calls
 from sglm.runtime.memory_basis import MemoryBasis
@@ -69,6 +66,7 @@ class AdjointEstimator:
         hidden: units of q's hidden layer.
         noise: inject random directions of the gradient's length, drawn from here (a control).
         other_lane: inject what is read from the text of the lane before (a control).
+        way_back: from residuals to state gradients.
         calls: how to call the readings, the injections and q's lessons.
         ranks: the processes that share the lanes.
     """
@@ -87,6 +85,7 @@ class AdjointEstimator:
         hidden: int = 128,
         noise: torch.Generator | None = None,
         other_lane: bool = False,
+        way_back: WayBack = adjoint_gradients,
         calls: Calls | None = None,
         ranks: Ranks = ALONE,
     ) -> None:
@@ -96,6 +95,7 @@ class AdjointEstimator:
         self.reach = reach
         self.activation = activation
         self.other_lane = other_lane
+        self.way_back = way_back
         self.calls = calls or Calls()
         self.ranks = ranks
         self.trust = Trust(model.shape.state_size, device=weight.device, ranks=ranks)
@@ -106,7 +106,10 @@ class AdjointEstimator:
         if not (residual_is_cheap(model.shape) if exact is None else exact):
             # Forked, so that the model's dropout draws the same masks with and without it.
             with torch.random.fork_rng(devices=[]):
-                self.expected_row = ExpectedRow(model.shape.widths[-1], hidden).to(weight)
+                q = ExpectedRow(
+                    model.shape.widths[-1], hidden, clusters=1 + len(model.shape.cutoffs)
+                )
+            self.expected_row = q.to(weight)
             self.row_lessons = RowLessons(
                 self.expected_row,
                 model=model,
@@ -185,7 +188,8 @@ class AdjointEstimator:
             residual_CBH = softmax_residual(self.model, outputs_CBH, targets_CB)
         else:
             with torch.no_grad():
-                expected_CBH: Tensor = self.expected_row(outputs_CBH)
+                clusters_CB = self.model.clusters_of(targets_CB)
+                expected_CBH: Tensor = self.expected_row(outputs_CBH, clusters_CB)
                 residual_CBH = residual_of(self.model, expected_CBH, targets_CB)
         if not self.activation:
             return residual_CBH
@@ -232,7 +236,7 @@ class AdjointEstimator:
         self, inputs_CB: Tensor, targets_CB: Tensor, *state: Tensor, boundaries: int
     ) -> Tensor:
         layers = len(state) // 2
-        return adjoint_gradients(
+        return self.way_back(
             self.model,
             LSTMState(state[:layers], state[layers:]),
             ComingText(inputs_CB, targets_CB),
@@ -304,7 +308,8 @@ def adjoint_parameters(settings: SynthesizerConfig, shape: ModelShape) -> int:
     if residual_is_cheap(shape):
         return 0
     with torch.device("meta"):
-        q = ExpectedRow(shape.widths[-1], hidden_units(settings))
+        clusters = 1 + len(shape.cutoffs)
+        q = ExpectedRow(shape.widths[-1], hidden_units(settings), clusters=clusters)
     return sum(parameter.numel() for parameter in q.parameters())
 
 
@@ -321,8 +326,11 @@ def adjoint_floats(
     """
     boundaries = stretch if reads_along(window, settings.reach) else 1
     steps, last = (boundaries - 1) * window + settings.reach, shape.widths[-1]
-    read = activation_floats(shape, DropoutRates(), basis, steps=steps, calls=1, random=False)
     # Outputs end to end, expected rows, residuals.
-    read += 3 * basis.lanes * steps * last
-    read += layer_backward_floats(shape.input_widths[-1], last, basis, steps=steps)
+    read = 3.0 * basis.lanes * steps * last
+    if settings.kind == "adjoint":
+        read += activation_floats(shape, DropoutRates(), basis, steps=steps, calls=1, random=False)
+        read += layer_backward_floats(shape.input_widths[-1], last, basis, steps=steps)
+    else:
+        read += feedback_floats(settings.kind, shape, basis, steps=steps)
     return boundaries * basis.lanes * shape.state_size, read

@@ -5,6 +5,7 @@ P boundaries.
 """
 
 from collections.abc import Callable
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,26 @@ from sglm.text.batcher import ComingText
 
 # `(outputs_CBH, targets_CB) -> (C, B, H)`: ∂(nats)/∂(each output), true or predicted.
 Residual = Callable[[Tensor, Tensor], Tensor]
+# `(embedded_TBE, state) -> (outputs_TBH, state)`, as `LSTMLanguageModel.outputs`.
+RunsLayers = Callable[[Tensor, LSTMState], tuple[Tensor, LSTMState]]
+
+
+class WayBack(Protocol):
+    """How the residuals of coming steps become state gradients: `adjoint_gradients`, or what
+    stands in for it."""
+
+    def __call__(
+        self,
+        model: LSTMLanguageModel,
+        state: LSTMState,
+        coming: ComingText,
+        *,
+        window: int,
+        boundaries: int,
+        residual: Residual,
+    ) -> Tensor:
+        """See `adjoint_gradients`."""
+        ...
 
 
 def adjoint_gradients(
@@ -26,6 +47,7 @@ def adjoint_gradients(
     window: int,
     boundaries: int,
     residual: Residual,
+    layers: RunsLayers | None = None,
 ) -> Tensor:
     """State gradients at successive boundaries, by one pass through the LSTM and one back.
 
@@ -36,6 +58,7 @@ def adjoint_gradients(
         window: T, the distance of the boundaries.
         boundaries: P; the text must reach beyond the last one.
         residual: see `Residual`; from the true one the exact gradients of the nats follow.
+        layers: what runs forwards and is gone back through; None: the model's own LSTM.
 
     Returns:
         `(P, B, S)`, packed, in nats; constants.
@@ -44,9 +67,9 @@ def adjoint_gradients(
     cuts.append(len(coming.inputs_CB) - sum(cuts))
     states, outputs = [state.as_leaf()], []
     with torch.enable_grad(), without_dropout(model):
-        embedded_CBE = F.embedding(coming.inputs_CB, model.embedding.detach())
+        embedded_CBE = F.embedding(model.rows_of(coming.inputs_CB), model.embedding.detach())
         for piece_TBE in torch.split(embedded_CBE, cuts):
-            piece_TBH, outgoing = model.outputs(piece_TBE, states[-1])
+            piece_TBH, outgoing = (layers or model.outputs)(piece_TBE, states[-1])
             outputs.append(piece_TBH)
             states.append(outgoing)
     residual_CBH = residual(torch.cat(outputs).detach(), coming.targets_CB)

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from sglm.dni.synthesizer import zero_linear
 from sglm.model.language_model import LSTMLanguageModel, ModelShape
-from sglm.model.softmax_loss import IGNORED
+from sglm.model.linear import linear
+from sglm.model.softmax_loss import IGNORED, Stage
 from sglm.runtime.ranks import Ranks
 
 _ROW_MEAN_OVER = 10  # windows; the rows of W for frequent words change fast
@@ -25,6 +26,14 @@ class ExpectedRow(nn.Module):
     from the targets' running mean, in units of its root mean square: before it has learned
     anything, q returns that mean.
 
+    With an adaptive softmax the row depends on the target too, by its cluster: those of a tail get
+    the expected row of the tail's own softmax added. So q also learns an offset for each cluster.
+
+    Args:
+        size: H.
+        hidden: units of its hidden layer.
+        clusters: of an adaptive softmax, the head among them; 1: a full one.
+
     Attributes:
         mean_H: running mean of the targets.
         unit: root mean square of their deviation from it.
@@ -33,9 +42,12 @@ class ExpectedRow(nn.Module):
         windows: how many were observed.
     """
 
-    def __init__(self, size: int, hidden: int = 128) -> None:
+    def __init__(self, size: int, hidden: int = 128, *, clusters: int = 1) -> None:
         super().__init__()
         self.linear = zero_linear(size, size)
+        self.offset = None
+        if clusters > 1:
+            self.offset = nn.Parameter(torch.zeros(clusters, size))
         self.hidden = nn.Linear(size, hidden)
         self.last = zero_linear(hidden, size)
         for name, value in (
@@ -53,14 +65,19 @@ class ExpectedRow(nn.Module):
     mean_error: Tensor
     windows: Tensor
 
-    def forward(self, features: Tensor) -> Tensor:
-        return self.mean_H + self.unit * self.in_units(features)
+    def forward(self, features: Tensor, clusters: Tensor | None = None) -> Tensor:
+        return self.mean_H + self.unit * self.in_units(features, clusters)
 
-    def in_units(self, features: Tensor) -> Tensor:
-        """The predicted deviation from the mean, in units."""
+    def in_units(self, features: Tensor, clusters: Tensor | None = None) -> Tensor:
+        """The predicted deviation from the mean, in units.
+
+        Args:
+            features: `(…, H)`.
+            clusters: of the targets, `(…)`; None where the softmax is full.
+        """
         features = features.to(self.mean_H.dtype)
         predicted: Tensor = self.linear(features) + self.last(self.hidden(features).tanh())
-        return predicted
+        return predicted if self.offset is None else predicted + self.offset[clusters]
 
     @property
     def is_better(self) -> Tensor:
@@ -68,20 +85,27 @@ class ExpectedRow(nn.Module):
         return self.error < self.mean_error
 
     def observe(
-        self, features_NH: Tensor, expected_NH: Tensor, counts_N: Tensor, *, ranks: Ranks
+        self,
+        features_NH: Tensor,
+        expected_NH: Tensor,
+        counts_N: Tensor,
+        *,
+        clusters_N: Tensor | None = None,
+        ranks: Ranks,
     ) -> tuple[Tensor, Tensor]:
         """Takes in a window's targets, which q has not learned from.
 
         Args:
             features_NH, expected_NH: what it is to predict from, and what.
             counts_N: whether there is a target; where there is none, nothing is learned.
+            clusters_N: see `in_units`.
             ranks: the loss is this rank's; its mean over them is that of all lanes.
 
         Returns:
             `(loss, finite)`: the mean squared error in units, to be differentiated; and whether all
             targets were finite and there were some, else nothing is changed.
         """
-        predicted_NH = self.in_units(features_NH)
+        predicted_NH = self.in_units(features_NH, clusters_N)
         with torch.no_grad():
             # A mean over all tokens, with zeros where there is no target, divided by the share of
             # tokens that have one, is the mean over these.
@@ -130,16 +154,28 @@ class ExpectedRow(nn.Module):
 
 @torch.no_grad()
 def softmax_residual(model: LSTMLanguageModel, outputs_CBH: Tensor, targets_CB: Tensor) -> Tensor:
-    """The true residual, Wᵀ·softmax(Wh + b) − W[y]; of logits a bounded number is held."""
-    weight_VH = model.output_weight
+    """The true residual, Wᵀ·softmax(Wh + b) − W[y]; of logits a bounded number is held.
+
+    Of an adaptive softmax, the sum of these over its stages.
+    """
+    outputs_NH = outputs_CBH.flatten(0, 1)
+    expected_NH = torch.zeros_like(outputs_NH, dtype=model.output_weight.dtype)
+    for stage in model.stages(targets_CB.flatten()):
+        expected_MH = _expected_rows(stage, stage.of(outputs_NH))
+        expected_NH = stage.added(expected_NH, expected_MH)
+    return residual_of(model, expected_NH.view_as(outputs_CBH), targets_CB)
+
+
+def _expected_rows(stage: Stage, features_MH: Tensor) -> Tensor:
+    weight_VH, kind = stage.weight_VH, features_MH.dtype
+    weight, bias_V = weight_VH.to(kind), stage.bias_V.to(kind)
     rows = max(1, _LOGIT_ENTRIES // len(weight_VH))
-    expected_NH = torch.cat(
+    return torch.cat(
         [
-            model.logits(features_MH).to(weight_VH.dtype).softmax(-1) @ weight_VH
-            for features_MH in torch.split(outputs_CBH.flatten(0, 1), rows)
+            linear(some_RH, weight, bias_V).to(weight_VH.dtype).softmax(-1) @ weight_VH
+            for some_RH in torch.split(features_MH, rows)
         ]
     )
-    return residual_of(model, expected_NH.view_as(outputs_CBH), targets_CB)
 
 
 def residual_of(model: LSTMLanguageModel, expected_CBH: Tensor, targets_CB: Tensor) -> Tensor:

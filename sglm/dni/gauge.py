@@ -27,14 +27,9 @@ from torch import Tensor
 
 from sglm.dni.adjoint_pass import adjoint_gradients
 from sglm.dni.expected_row import softmax_residual
-from sglm.model.language_model import (
-    DropoutRates,
-    LSTMLanguageModel,
-    ModelShape,
-    activation_floats,
-    without_dropout,
-)
+from sglm.model.language_model import DropoutRates, LSTMLanguageModel, ModelShape, without_dropout
 from sglm.model.lstm_layer import layer_backward_floats
+from sglm.model.memory import activation_floats
 from sglm.model.state import LSTMState
 from sglm.runtime.memory_basis import MemoryBasis
 from sglm.runtime.ranks import ALONE, Ranks
@@ -110,7 +105,7 @@ class Gauge:
         """
         weights = list(model.layers.parameters())
         with torch.enable_grad(), without_dropout(model):
-            embedded_TBE = F.embedding(inputs_TB, model.embedding.detach())
+            embedded_TBE = F.embedding(model.rows_of(inputs_TB), model.embedding.detach())
             _, outgoing = model.outputs(embedded_TBE, incoming.detach())
         (exact_BS,) = adjoint_gradients(
             model,

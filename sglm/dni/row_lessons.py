@@ -70,7 +70,13 @@ class RowLessons:
         gradient_NH = gradient_TBH.flatten(0, 1).to(q.unit)
         expected_NH = gradient_NH - self.model.known_residual(targets_N).to(q.unit)
         counts_N = targets_N != IGNORED
-        loss, finite = q.observe(features_NH, expected_NH, counts_N, ranks=self.ranks)
+        loss, finite = q.observe(
+            features_NH,
+            expected_NH,
+            counts_N,
+            clusters_N=self.model.clusters_of(targets_N),
+            ranks=self.ranks,
+        )
         parameters = list(q.parameters())
         gradients = torch.autograd.grad(loss, parameters)
         self.ranks.average(gradients)

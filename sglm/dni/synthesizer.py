@@ -146,12 +146,13 @@ def make_synthesizer(kind: str, size: int, *, hidden: int, auxiliary: bool = Fal
     raise ValueError(f"unknown synthesizer kind {kind!r}")
 
 
-_HIDDEN_OF_KIND = {"adjoint": 128, "mlp": 128, "recurrent": 50, "linear": 0}
+_HIDDEN_OF_KIND = {"recurrent": 50, "linear": 0}
+_HIDDEN = 128  # of all others
 
 
 def hidden_units(settings: SynthesizerConfig) -> int:
     """Units of the hidden layer."""
-    return settings.hidden or _HIDDEN_OF_KIND[settings.kind]
+    return settings.hidden or _HIDDEN_OF_KIND.get(settings.kind, _HIDDEN)
 
 
 def build_synthesizer(settings: SynthesizerConfig, shape: ModelShape) -> Synthesizer:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -20,7 +20,10 @@ from sglm.model.language_model import LSTMLanguageModel, ModelShape
 from sglm.storage.durable import replace_file, replace_text, write_tensors
 from sglm.storage.untrusted import read_json
 
+# Models with a full softmax are still written as version 1, which every sglm reads; 2 is of an
+# adaptive one.
 FORMAT_VERSION: Literal[1] = 1
+ADAPTIVE_VERSION: Literal[2] = 2
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 
@@ -41,6 +44,8 @@ class _Shape(BaseModel):
     hidden: _Size
     embedding: _Size
     tied: bool
+    cutoffs: Annotated[list[_Size], Field(min_length=1, max_length=100)] | None = None
+    """Of an adaptive softmax; only in version 2, which has no other."""
 
 
 class ModelCard(BaseModel):
@@ -48,7 +53,7 @@ class ModelCard(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
-    format_version: Literal[1]
+    format_version: Literal[1, 2]
     shape: _Shape
     tokenizer_fingerprint: str
     extra: dict[str, Any] = {}
@@ -56,7 +61,20 @@ class ModelCard(BaseModel):
 
     def model_shape(self) -> ModelShape:
         """The sizes, as the network's constructor takes them."""
-        return ModelShape(**self.shape.model_dump())
+        return ModelShape(
+            **self.shape.model_dump(exclude={"cutoffs"}), cutoffs=tuple(self.shape.cutoffs or ())
+        )
+
+    @model_validator(mode="after")
+    def _is_of_its_version(self) -> "ModelCard":
+        cutoffs = self.shape.cutoffs
+        if (self.format_version == ADAPTIVE_VERSION) != (cutoffs is not None):
+            raise ValueError("shape.cutoffs belong to format version 2, and to no other")
+        if cutoffs is not None and (
+            sorted(set(cutoffs)) != cutoffs or cutoffs[-1] >= self.shape.vocab_size
+        ):
+            raise ValueError("shape.cutoffs must ascend, below vocab_size")
+        return self
 
 
 def save_model(
@@ -82,16 +100,18 @@ def save_model(
         OSError: the files cannot be written.
     """
     card = ModelCard(
-        format_version=FORMAT_VERSION,
-        shape=_Shape(**asdict(model.shape)),
+        format_version=ADAPTIVE_VERSION if model.shape.cutoffs else FORMAT_VERSION,
+        shape=_Shape(**{**asdict(model.shape), "cutoffs": list(model.shape.cutoffs) or None}),
         tokenizer_fingerprint=tokenizer_fingerprint,
         extra=dict(extra or {}),
     )
     tensors = {
-        name: tensor.detach().to("cpu", torch.float32).contiguous()
+        name: tensor.detach()
+        .to("cpu", torch.float32 if tensor.is_floating_point() else tensor.dtype)
+        .contiguous()
         for name, tensor in model.state_dict().items()
     }
-    text = json.dumps(card.model_dump(), indent=2, ensure_ascii=False) + "\n"
+    text = json.dumps(card.model_dump(exclude_none=True), indent=2, ensure_ascii=False) + "\n"
     folder.mkdir(parents=True, exist_ok=True)
     replace_file(folder / WEIGHTS_FILE, lambda path: write_tensors(path, tensors))
     replace_text(folder / CONFIG_FILE, text)
@@ -116,17 +136,18 @@ def read_card(folder: Path) -> ModelCard:
     version = content.get("format_version") if isinstance(content, dict) else None
     if version is None:
         raise InputError(f"{path} is not the {CONFIG_FILE} of an sglm model: no format_version")
-    if version != FORMAT_VERSION:
+    if version not in (FORMAT_VERSION, ADAPTIVE_VERSION):
         raise InputError(
-            f"{path} has format version {short_repr(version)}, this sglm reads {FORMAT_VERSION}; "
-            "use the version of sglm that wrote it"
+            f"{path} has format version {short_repr(version)}, this sglm reads {FORMAT_VERSION} "
+            f"and {ADAPTIVE_VERSION}; use the version of sglm that wrote it"
         )
     try:
         return ModelCard.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part)[:60] for part in first["loc"])
-        raise InputError(f"{path}: {where}: {first['msg']}; copy the folder again") from None
+        problem = f"{where}: {first['msg']}" if where else first["ctx"]["error"]
+        raise InputError(f"{path}: {problem}; copy the folder again") from None
 
 
 def load_weights(folder: Path, device: torch.device | str = "cpu") -> LSTMLanguageModel:
@@ -149,6 +170,8 @@ def load_weights(folder: Path, device: torch.device | str = "cpu") -> LSTMLangua
             tensors = read_tensors(path, model.state_dict())
         except SafetensorError as error:
             raise InputError(f"{path} is cut off or damaged ({error}); copy it again") from None
+        if model.adaptive is not None:
+            _check_permutation(path, "adaptive.word_rows", tensors["adaptive.word_rows"])
         model.load_state_dict(tensors, assign=True)
         return model.to(device).eval()
 
@@ -230,11 +253,11 @@ def read_tensors(
             )
         for name, tensor in expected.items():
             entry = file.get_slice(name)
-            shape = tuple(entry.get_shape())
-            if shape != tuple(tensor.shape) or entry.get_dtype() != "F32":
+            shape, kind = tuple(entry.get_shape()), _kind(tensor)
+            if shape != tuple(tensor.shape) or entry.get_dtype() != kind:
                 raise InputError(
                     f"{path}: {name!r} is {entry.get_dtype()} {shape}, but {card} wants "
-                    f"F32 {tuple(tensor.shape)}: the two files are of different models"
+                    f"{kind} {tuple(tensor.shape)}: the two files are of different models"
                 )
         # Copied, for the file may be replaced while the model is in use.
         tensors = {name: file.get_tensor(name).clone() for name in expected}
@@ -244,3 +267,19 @@ def read_tensors(
                 f"{path}: {name!r} is not finite, its training diverged; take an earlier snapshot"
             )
     return tensors
+
+
+def _kind(tensor: Tensor) -> str:
+    """The type that a file is to hold for it: floats are saved as float32."""
+    return "F32" if tensor.is_floating_point() else "I64"
+
+
+def _check_permutation(path: Path, name: str, rows_V: Tensor) -> None:
+    """
+    Raises:
+        InputError: not every row occurs once.
+    """
+    if not torch.equal(rows_V.sort().values, torch.arange(len(rows_V))):
+        raise InputError(
+            f"{path}: {name!r} is no permutation of the {len(rows_V)} rows; copy it again"
+        )

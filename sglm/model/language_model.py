@@ -5,9 +5,11 @@ Losses are in nats. Parameters are held in float32; products run in `compute_dty
 casts around each LSTM, because autocast picks a type of its own for cuDNN's LSTMs.
 """
 
+import operator
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 import torch.nn.functional as F
@@ -15,13 +17,13 @@ from torch import Tensor, nn
 
 from sglm.kernels.choice import chosen
 from sglm.kernels.dropout import regularized_dropout
+from sglm.model.adaptive_softmax import AdaptiveSoftmax
 from sglm.model.dropout import locked_dropout, locked_mask, word_dropout
 from sglm.model.embedding import tied_embedding
 from sglm.model.linear import linear
-from sglm.model.lstm_layer import LSTMLayer, layer_floats, layer_weights
-from sglm.model.softmax_loss import IGNORED, chunk_rows, chunked_nll, faster_chunked
+from sglm.model.lstm_layer import LSTMLayer, layer_weights
+from sglm.model.softmax_loss import IGNORED, Stage, stage_nll
 from sglm.model.state import LSTMState
-from sglm.runtime.memory_basis import MemoryBasis
 from sglm.runtime.ranks import ALONE, Ranks
 
 
@@ -34,6 +36,8 @@ class ModelShape:
     hidden: int
     embedding: int
     tied: bool
+    cutoffs: tuple[int, ...] = ()
+    """Of an adaptive softmax: the words, by count, at which another tail begins; none: full."""
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -57,6 +61,7 @@ class ModelShape:
     def parameters(self) -> int:
         """How many weights the whole network has."""
         softmax = self.vocab_size * (1 + (0 if self.tied else self.widths[-1]))
+        softmax += len(self.cutoffs) * (1 + self.widths[-1])
         return self.vocab_size * self.embedding + sum(self.layer_weights) + softmax
 
     @property
@@ -110,6 +115,9 @@ class LSTMLanguageModel(nn.Module):
             self.softmax_weight = nn.Parameter(torch.empty(shape.vocab_size, shape.widths[-1]))
             nn.init.uniform_(self.softmax_weight, -0.1, 0.1)
         self.softmax_bias = nn.Parameter(torch.zeros(shape.vocab_size))
+        self.adaptive = None
+        if shape.cutoffs:
+            self.adaptive = AdaptiveSoftmax(shape.vocab_size, shape.cutoffs, shape.widths[-1])
         self._regularized_dropout = chosen(regularized_dropout)
 
     @torch.no_grad()
@@ -119,9 +127,17 @@ class LSTMLanguageModel(nn.Module):
         From zero, the biases of rare words would have to move by about −log V, for which an
         optimizer whose steps are bounded by the learning rate (Adam) takes thousands of steps.
         Initializing a classifier at the class frequencies: Lin et al. 2017 (focal loss), sec. 3.3.
+        An adaptive softmax orders the words by these counts.
         """
         smoothed_V = counts_V.to(self.softmax_bias) + 1
-        self.softmax_bias.copy_((smoothed_V / smoothed_V.sum()).log())
+        bias_V = (smoothed_V / smoothed_V.sum()).log()
+        if self.adaptive is not None:
+            bias_V = self.adaptive.order_by_count(counts_V, bias_V)
+        self.softmax_bias.copy_(bias_V)
+
+    def rows_of(self, ids: Tensor) -> Tensor:
+        """Which rows of embedding, softmax matrix and biases belong to token ids."""
+        return ids if self.adaptive is None else self.adaptive.rows_of(ids)
 
     @property
     def output_weight(self) -> Tensor:
@@ -155,10 +171,11 @@ class LSTMLanguageModel(nn.Module):
         """
         rates = self.dropout if self.training else DropoutRates()
         weight_VE, output_weight = self.embedding, self.output_weight
+        rows_TB = self.rows_of(inputs_TB)
         if self.shape.tied and not weight_VE.is_cuda and torch.is_grad_enabled():
-            embedded_TBE, output_weight = tied_embedding(inputs_TB, weight_VE)
+            embedded_TBE, output_weight = tied_embedding(rows_TB, weight_VE)
         else:
-            embedded_TBE = F.embedding(inputs_TB, weight_VE)
+            embedded_TBE = F.embedding(rows_TB, weight_VE)
         embedded_TBE = word_dropout(
             embedded_TBE, inputs_TB, words=len(weight_VE), rate=rates.embedding
         )
@@ -215,6 +232,23 @@ class LSTMLanguageModel(nn.Module):
             cell.append(cell_BH)
         return outputs_TBH, LSTMState(tuple(hidden), tuple(cell))
 
+    def clusters_of(self, targets: Tensor) -> Tensor | None:
+        """Of an adaptive softmax: the cluster of each target, 0 for the head; None: it is full."""
+        return None if self.adaptive is None else self.adaptive.clusters_of(targets)
+
+    def target_rows(self, ids: Tensor) -> Tensor:
+        """W[y] `(…, H)`, along which the log-probability of a word grows; constants.
+
+        With an adaptive softmax, that of its tail in the head is added.
+
+        Args:
+            ids: token ids `(…)`.
+        """
+        weight_VH = self.output_weight.detach()
+        if self.adaptive is not None:
+            return self.adaptive.target_rows(ids, weight_VH)
+        return F.embedding(ids, weight_VH)
+
     def known_residual(self, targets: Tensor) -> Tensor:
         """The part of ∂(nats)/∂features that needs no softmax: −W[y] `(…, H)`, a constant.
 
@@ -223,16 +257,31 @@ class LSTMLanguageModel(nn.Module):
         Args:
             targets: token ids `(…)`; −100: nothing is predicted, and the gradient is zero.
         """
-        rows = F.embedding(targets.clamp_min(0), self.output_weight.detach())
+        rows = self.target_rows(targets.clamp_min(0))
         return -rows.where((targets != IGNORED)[..., None], 0.0)
 
-    def logits(self, features: Tensor, output_weight: Tensor | None = None) -> Tensor:
-        """Unnormalised log-probabilities `(…, V)` of features `(…, H)`, in the compute type.
+    def stages(self, targets_N: Tensor, output_weight: Tensor | None = None) -> Iterator[Stage]:
+        """The softmaxes whose probabilities, multiplied, are those of the targets.
 
-        `output_weight` is from `embed`, or None.
+        Args:
+            targets_N: token ids; −100: nothing to predict.
+            output_weight: from `embed`, or None.
         """
         weight_VH = self.output_weight if output_weight is None else output_weight
-        return linear(features, weight_VH.to(features.dtype), self.softmax_bias.to(features.dtype))
+        if self.adaptive is None:
+            yield Stage(None, weight_VH, self.softmax_bias, targets_N)
+        else:
+            yield from self.adaptive.stages(targets_N, weight_VH, self.softmax_bias)
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Log-probabilities `(…, V)` of features `(…, H)`, by token id; of a full softmax
+        unnormalised, and in the compute type."""
+        weight_VH, bias_V = (
+            each.to(features.dtype) for each in (self.output_weight, self.softmax_bias)
+        )
+        if self.adaptive is not None:
+            return self.adaptive.logprobs(features, weight_VH, bias_V)
+        return linear(features, weight_VH, bias_V)
 
     def nll(
         self,
@@ -254,20 +303,17 @@ class LSTMLanguageModel(nn.Module):
             reduction: `"sum"` over the window, a scalar; `"none"` for each token, `(T, B)`.
             output_weight: from `embed`, or None.
         """
-        weight_VH = self.output_weight if output_weight is None else output_weight
         features_NH, targets_N = features_TBH.flatten(0, 1), targets_TB.flatten()
-        rows = chunk_rows(self.shape.vocab_size, features_NH.device.type)
-        chunked = len(targets_N) > rows or faster_chunked(features_NH, weight_VH)
-        if chunked and reduction == "sum" and torch.is_grad_enabled():
-            return chunked_nll(
-                features_NH, weight_VH, self.softmax_bias, targets_N=targets_N, rows=rows
-            )
-        logits_NV = self.logits(features_NH, weight_VH)
-        # Sums of exponentials over thousands of words need float32 (the logits may be half).
-        if logits_NV.dtype in (torch.float16, torch.bfloat16):
-            logits_NV = logits_NV.float()
-        nll = F.cross_entropy(logits_NV, targets_N, reduction=reduction)
-        return nll.view_as(targets_TB) if reduction == "none" else nll
+        parts = [
+            (stage, stage_nll(features_NH, stage, reduction))
+            for stage in self.stages(targets_N, output_weight)
+        ]
+        if reduction == "sum":
+            return reduce(operator.add, (nll for _, nll in parts))
+        nll_N = torch.zeros_like(parts[0][1])
+        for stage, nll_M in parts:
+            nll_N = stage.added(nll_N, nll_M)
+        return nll_N.view_as(targets_TB)
 
 
 @contextmanager
@@ -281,40 +327,3 @@ def without_dropout(model: LSTMLanguageModel) -> Iterator[None]:
     finally:
         if was_training:
             model.train()
-
-
-def activation_floats(
-    shape: ModelShape,
-    rates: DropoutRates,
-    basis: MemoryBasis,
-    *,
-    steps: int,
-    calls: int,
-    random: bool,
-) -> float:
-    """How many floats the network keeps for its backward pass over so many steps.
-
-    Args:
-        shape, rates: of the network.
-        basis: for how many lanes, on which device.
-        steps: how many are read in one pass.
-        calls: of torch's LSTM: how many a layer needs for these steps.
-        random: whether the window is cut at random, so that every call goes through all layers.
-    """
-    rows, units, last = basis.lanes * steps, sum(shape.widths), shape.widths[-1]
-    product = basis.product_size
-    kept: float = rows * shape.embedding * ((1 if rates.input else 0) + product)
-    kept += sum(
-        layer_floats(inputs, width, basis, steps=steps, calls=calls)
-        for inputs, width in zip(shape.input_widths, shape.widths, strict=True)
-    )
-    if basis.on_cpu:
-        # Outputs of several calls are concatenated: of every layer, or of the last one only.
-        kept += product * rows * (last if random else units) * (calls > 1)
-        if product < 1:  # the matrices, cast for every pass over the layers
-            kept += product * sum(shape.layer_weights) * (calls if random else 1)
-    kept += product * rows * (units - last) * (rates.between > 0)
-    kept += product * rows * last * (rates.output > 0)
-    # The masks, and the masked matrices.
-    kept += 2 * 4 * sum(width**2 for width in shape.widths) * (rates.weight > 0)
-    return kept + rows * (rates.embedding > 0)

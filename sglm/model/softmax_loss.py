@@ -14,12 +14,13 @@ Shapes: N = T·B tokens, R rows of one chunk, V vocabulary, H features. Losses a
 """
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from sglm.model.linear import ROWS_STEP, matmul, onednn_is_better, onednn_pays
+from sglm.model.linear import ROWS_STEP, linear, matmul, onednn_is_better, onednn_pays
 from sglm.runtime.memory_basis import MemoryBasis
 
 IGNORED = -100  # the target that stands for none, as in torch's cross_entropy
@@ -36,6 +37,66 @@ WORTHWHILE_PRODUCTS = 2**24
 ADDED_IN_PLACE = 2**24
 # oneDNN makes a kernel for each number of rows and keeps it: one for each of a chunk's products.
 _KERNEL_BYTES, _KERNELS_OF_A_CHUNK = 2**18, 3
+
+
+class Stage(NamedTuple):
+    """One of the softmaxes whose probabilities, multiplied, are those of the targets.
+
+    A full softmax is a single stage, of all tokens.
+
+    Attributes:
+        tokens_M: whose targets' probabilities it is part of; None: all.
+        weight_VH, bias_V: of its softmax, of V entries.
+        targets_M: the entry of each of these tokens; `IGNORED`: nothing is predicted.
+    """
+
+    tokens_M: Tensor | None
+    weight_VH: Tensor
+    bias_V: Tensor
+    targets_M: Tensor
+
+    def of(self, values_NH: Tensor) -> Tensor:
+        """What belongs to its tokens."""
+        return values_NH if self.tokens_M is None else values_NH.index_select(0, self.tokens_M)
+
+    def added(self, sums_N: Tensor, values_M: Tensor) -> Tensor:
+        """Sums of all tokens, with values of its own tokens added."""
+        if self.tokens_M is None:
+            return sums_N + values_M
+        return sums_N.index_add(0, self.tokens_M, values_M)
+
+    def in_steps(self) -> "Stage":
+        """With a number of tokens that is a multiple of `ROWS_STEP`: some predict nothing."""
+        if self.tokens_M is None:
+            return self
+        missing = -len(self.tokens_M) % ROWS_STEP
+        return self._replace(
+            tokens_M=F.pad(self.tokens_M, (0, missing)),
+            targets_M=F.pad(self.targets_M, (0, missing), value=IGNORED),
+        )
+
+
+def stage_nll(features_NH: Tensor, stage: Stage, reduction: str) -> Tensor:
+    """−log of a stage's probabilities of its targets, in nats, float32 at least.
+
+    Args:
+        features_NH: of all tokens, in the type of the products.
+        stage: which of them, and their softmax.
+        reduction: `"sum"`, a scalar; `"none"`: for each of its tokens.
+    """
+    weight_VH, bias_V = stage.weight_VH, stage.bias_V
+    if reduction == "sum" and torch.is_grad_enabled():
+        stage = stage.in_steps()
+        features_MH = stage.of(features_NH)
+        rows = chunk_rows(len(weight_VH), features_NH.device.type)
+        if len(features_MH) > rows or faster_chunked(features_MH, weight_VH):
+            return chunked_nll(features_MH, weight_VH, bias_V, targets_N=stage.targets_M, rows=rows)
+    kind = features_NH.dtype
+    logits_MV = linear(stage.of(features_NH), weight_VH.to(kind), bias_V.to(kind))
+    # Sums of exponentials over thousands of words need float32 (the logits may be half).
+    if kind in (torch.float16, torch.bfloat16):
+        logits_MV = logits_MV.float()
+    return F.cross_entropy(logits_MV, stage.targets_M, reduction=reduction)
 
 
 def chunk_rows(vocab_size: int, device_type: str) -> int:

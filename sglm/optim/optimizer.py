@@ -39,6 +39,12 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) ->
         group["lr"] = learning_rate
 
 
+def set_weight_decay(optimizer: torch.optim.Optimizer, weight_decay: float) -> None:
+    """The decay of matrices from now on, in an optimizer of `make_optimizer`."""
+    matrices, _ = optimizer.param_groups
+    matrices["weight_decay"] = weight_decay
+
+
 def step_where_finite(optimizer: torch.optim.Optimizer, finite: Tensor) -> None:
     """Takes a fused optimizer's step, or skips it where `finite` is false.
 

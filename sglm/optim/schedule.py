@@ -27,11 +27,13 @@ class Mode(Enum):
 
 
 class StepPlan(NamedTuple):
-    """What one step does. `lr_factor` multiplies the peak rate; `cycle` counts from 0."""
+    """What one step does. `lr_factor` multiplies the peak rate; `cycle` counts from 0; `decays`:
+    weights decay in it, if they decay at all."""
 
     lr_factor: float
     mode: Mode
     cycle: int
+    decays: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,12 +45,14 @@ class Schedule:
         cycle_modes: mode of each cycle.
         warmup_steps: steps over which the rate rises linearly at the very start.
         final_factor: what the cosine comes down to, as a fraction of the peak.
+        decay_until: fraction of all steps after which weights do not decay (Bjorck et al. 2021).
     """
 
     cycle_steps: tuple[int, ...]
     cycle_modes: tuple[Mode, ...]
     warmup_steps: int = 0
     final_factor: float = 0.0
+    decay_until: float = 1.0
 
     @cached_property
     def cycle_ends(self) -> tuple[int, ...]:
@@ -74,7 +78,12 @@ class Schedule:
         factor = self.final_factor + (1 - self.final_factor) * cosine
         if step < self.warmup_steps:
             factor *= (step + 1) / self.warmup_steps
-        return StepPlan(lr_factor=factor, mode=self.cycle_modes[cycle], cycle=cycle)
+        return StepPlan(
+            lr_factor=factor,
+            mode=self.cycle_modes[cycle],
+            cycle=cycle,
+            decays=step < self.decay_until * self.total_steps,
+        )
 
 
 def make_schedule(
@@ -85,6 +94,7 @@ def make_schedule(
     start: str = "real",
     warmup_steps: int = 0,
     final_factor: float = 0.0,
+    decay_until: float = 1.0,
 ) -> Schedule:
     """A schedule from lengths in any unit.
 
@@ -93,7 +103,7 @@ def make_schedule(
         unit_steps: steps in one unit: steps of an epoch, or 1.
         mode: `"real"`, `"synthetic"`, or `"alternating"`.
         start: mode of the first cycle when alternating.
-        warmup_steps, final_factor: see `Schedule`.
+        warmup_steps, final_factor, decay_until: see `Schedule`.
     """
     # Ends are rounded, and not lengths, so that rounding errors do not accumulate.
     ends = [max(1, round(total * unit_steps)) for total in accumulate(cycle_lengths)]
@@ -107,4 +117,5 @@ def make_schedule(
         cycle_modes=modes,
         warmup_steps=warmup_steps,
         final_factor=final_factor,
+        decay_until=decay_until,
     )

@@ -20,6 +20,7 @@ from torch import Tensor
 from sglm.model.language_model import LSTMLanguageModel, ModelShape
 from sglm.model.linear import ROWS_STEP, linear, repeated_linear
 from sglm.model.softmax_loss import IGNORED as IGNORED
+from sglm.model.softmax_loss import Stage
 from sglm.model.state import LSTMState
 from sglm.runtime.device import full_float32
 from sglm.runtime.process import settle_after_fork
@@ -228,15 +229,25 @@ def target_logprobs(model: LSTMLanguageModel, features_NH: Tensor, targets_N: Te
     these everywhere, but not for powers of e. Nothing is subtracted first, which would be two more
     passes over the logits; a block whose sums leave the range of float32 is computed again.
     """
-    count, vocab_size = len(features_NH), model.shape.vocab_size
+    logprobs_N = targets_N.new_zeros(len(targets_N), dtype=torch.float64)
+    for stage in model.stages(targets_N):
+        logprobs_M = _stage_logprobs(stage, stage.of(features_NH))
+        logprobs_N = stage.added(logprobs_N, logprobs_M)
+    return logprobs_N
+
+
+def _stage_logprobs(stage: Stage, features_NH: Tensor) -> Tensor:
+    """The log-probabilities of a stage's targets, of whose tokens the features are."""
+    targets_N = stage.targets_M
+    count, vocab_size = len(features_NH), len(stage.weight_VH)
     blocks = list(block_rows(count, vocab_size))
     if not blocks:
         return targets_N.new_empty(0, dtype=torch.float64)
     if features_NH.is_cuda or features_NH.dtype == torch.float64:
-        return torch.cat([_by_log_softmax(model, features_NH[r], targets_N[r]) for r in blocks])
+        return torch.cat([_by_log_softmax(stage, features_NH[r], targets_N[r]) for r in blocks])
     bits_NH = (features_NH * _BITS).to(features_NH.dtype)
-    bias_V = (model.softmax_bias * _BITS).to(features_NH.dtype)
-    weight_VH = model.output_weight.to(features_NH.dtype)
+    bias_V = (stage.bias_V * _BITS).to(features_NH.dtype)
+    weight_VH = stage.weight_VH.to(features_NH.dtype)
     product: Callable[[Tensor], Tensor]
     product = partial(linear, weight_OI=weight_VH, bias_O=bias_V)
     if count > FEW_ROWS and (size := most_rows(vocab_size)) >= ROWS_STEP:
@@ -250,7 +261,7 @@ def target_logprobs(model: LSTMLanguageModel, features_NH: Tensor, targets_N: Te
         if _in_range(sums_M):
             parts.append((logits_M - sums_M.double().log2()) / _BITS)
         else:
-            parts.append(_by_log_softmax(model, features_NH[rows], targets_N[rows]))
+            parts.append(_by_log_softmax(stage, features_NH[rows], targets_N[rows]))
     return torch.cat(parts)
 
 
@@ -262,8 +273,10 @@ def _in_range(sums_M: Tensor) -> bool:
     return bool(((sums_M > 2.0**-64) & (sums_M < math.inf)).all())
 
 
-def _by_log_softmax(model: LSTMLanguageModel, features_MH: Tensor, targets_M: Tensor) -> Tensor:
-    return block_logprobs(model, features_MH).gather(1, targets_M[:, None])[:, 0].double()
+def _by_log_softmax(stage: Stage, features_MH: Tensor, targets_M: Tensor) -> Tensor:
+    kind = features_MH.dtype
+    logits_MV = linear(features_MH, stage.weight_VH.to(kind), stage.bias_V.to(kind))
+    return _log_softmax(logits_MV).gather(1, targets_M[:, None])[:, 0].double()
 
 
 def most_rows(vocab_size: int) -> int:
@@ -295,6 +308,12 @@ def block_logprobs(
     logits_MV = model.logits(features_MH)
     if bias_V is not None:
         logits_MV += bias_V
+    elif model.adaptive is not None:
+        return logits_MV  # they are normalised
+    return _log_softmax(logits_MV)
+
+
+def _log_softmax(logits_MV: Tensor) -> Tensor:
     if logits_MV.dtype in (torch.float16, torch.bfloat16):
         return F.log_softmax(logits_MV, dim=-1, dtype=torch.float32)
     # In place, in memory that is already cached: the time goes into reading and writing it.

@@ -2,6 +2,8 @@
 
 from collections import deque
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -10,12 +12,17 @@ from torch.nn.parallel import DistributedDataParallel
 
 from sglm.config import Config
 from sglm.dni.adjoint import AdjointEstimator, reads_along
+from sglm.dni.adjoint_pass import WayBack, adjoint_gradients
+from sglm.dni.critic import Critic, CriticEstimator, discount
 from sglm.dni.estimator import PlainTruncation, StateGradientEstimator
 from sglm.dni.gauge import Gauge, gauge_every
 from sglm.dni.learned import LearnedEstimator
+from sglm.dni.random_feedback import DirectFeedback, FeedbackLayers, draw_direct, draw_feedback
 from sglm.dni.synthesizer import build_synthesizer, hidden_units
 from sglm.errors import ConfigError
+from sglm.model.cutoffs import chosen_cutoffs
 from sglm.model.language_model import DropoutRates, LSTMLanguageModel, ModelShape
+from sglm.optim.averaging import WeightAverage
 from sglm.optim.optimizer import make_optimizer
 from sglm.optim.precision import Precision
 from sglm.optim.schedule import Schedule, make_schedule
@@ -37,15 +44,62 @@ COUNTED_AT_ONCE = 2**24
 _LONG_WINDOWS_STRETCH = 32
 
 
-def model_shape(config: Config, vocab_size: int) -> ModelShape:
-    """The network's sizes."""
+def model_shape(
+    config: Config, vocab_size: int, counts_V: npt.NDArray[np.int64] | None = None
+) -> ModelShape:
+    """The network's sizes.
+
+    Args:
+        config: asks for them.
+        vocab_size: V.
+        counts_V: how often each token occurs; needed where the cutoffs of an adaptive softmax are
+            to be chosen (`chooses_cutoffs`).
+
+    Raises:
+        ConfigError: `model.cutoffs` do not fit the vocabulary.
+    """
     return ModelShape(
         vocab_size=vocab_size,
         layers=config.model.layers,
         hidden=config.model.hidden,
         embedding=config.model.embedding or config.model.hidden,
         tied=config.model.tied,
+        cutoffs=_cutoffs(config, vocab_size, counts_V),
     )
+
+
+def store_shape(config: Config, store: TokenStore) -> ModelShape:
+    """The sizes of the network that is trained on a store."""
+    counts_V = token_counts(store) if chooses_cutoffs(config) else None
+    return model_shape(config, store.tokenizer().vocab_size, counts_V)
+
+
+def chooses_cutoffs(config: Config) -> bool:
+    """Whether the sizes depend on how often each token occurs."""
+    return config.model.softmax == "adaptive" and config.model.cutoffs is None
+
+
+def _cutoffs(
+    config: Config, vocab_size: int, counts_V: npt.NDArray[np.int64] | None
+) -> tuple[int, ...]:
+    if config.model.softmax == "full":
+        return ()
+    if chooses_cutoffs(config):
+        assert counts_V is not None
+        cutoffs = chosen_cutoffs(counts_V)
+    else:
+        cutoffs = tuple(config.model.cutoffs or ())
+    if not cutoffs:
+        raise ConfigError(
+            f"a vocabulary of {vocab_size} tokens is too small for model.softmax ="
+            ' "adaptive"; set it to "full"'
+        )
+    if cutoffs[-1] >= vocab_size:
+        raise ConfigError(
+            f"model.cutoffs = {list(cutoffs)} must be below the size of the vocabulary,"
+            f" {vocab_size:,}; lower them, or leave them out"
+        )
+    return cutoffs
 
 
 def build_learner(
@@ -73,12 +127,14 @@ def build_learner(
     _check_lanes(train.batch, ranks)
     torch.manual_seed(config.train.seed)
     model = LSTMLanguageModel(
-        model_shape(config, len(token_counts_V)),
+        model_shape(config, len(token_counts_V), token_counts_V),
         DropoutRates(**config.dropout.model_dump()),
         precision.compute_dtype,
     )
     model.start_from_unigram(torch.from_numpy(token_counts_V))
     model.to(device).train()
+    averaging = config.optimizer.averaging
+    average = WeightAverage(model, memory=averaging) if averaging else None
     model.ranks = ranks
     estimator = (make_estimator or build_estimator)(config, model)
     return Learner(
@@ -90,6 +146,8 @@ def build_learner(
         gauge=Gauge(device, ranks=ranks) if _is_gauged(config, ranks) else None,
         state=model.start_state(train.batch // ranks.count),
         learning_rate=config.optimizer.learning_rate,
+        weight_decay=config.optimizer.weight_decay,
+        average=average,
         clip_norm=config.optimizer.clip_norm,
         past=deque(maxlen=(train.horizon or train.window) // train.window - 1),
         renews_state=train.past == "state",
@@ -113,7 +171,7 @@ def _is_gauged(config: Config, ranks: Ranks) -> bool:
 
 def _check_reading(config: Config, lane_length: int) -> None:
     settings = config.synthesizer
-    if config.schedule.mode == "real" or settings.kind != "adjoint":
+    if config.schedule.mode == "real" or not settings.reads_text:
         return
     # By default stretches of long windows are so long only to be read seldom: a short text is read
     # once, and what would be past its end is not missed.
@@ -122,7 +180,7 @@ def _check_reading(config: Config, lane_length: int) -> None:
     reads = every * config.train.window + settings.reach
     if reads > lane_length:
         raise ConfigError(
-            f"an adjoint would read {reads:,} tokens together (synthesizer.every = {every}"
+            f"the synthesizer would read {reads:,} tokens together (synthesizer.every = {every}"
             f" windows of {config.train.window} and synthesizer.reach = {settings.reach}), but a"
             f" lane of the text has {lane_length:,}; lower them, or train.batch"
         )
@@ -144,7 +202,10 @@ def build_window_pass(
         keeps_features=keeps_features,
     )
     if not _is_recorded(config, model):
-        return window_pass if model.ranks.count == 1 else DistributedDataParallel(window_pass)
+        if model.ranks.count == 1:
+            return window_pass
+        # Its only buffer, the order of the words, is the same everywhere.
+        return DistributedDataParallel(window_pass, broadcast_buffers=False)
     if model.ranks.count > 1:
         raise ConfigError("train.cuda_graph is for one process; leave it out under torchrun")
     return GraphedPass(window_pass)
@@ -167,7 +228,7 @@ def token_counts(store: TokenStore) -> npt.NDArray[np.int64]:
 def stretch_windows(config: Config) -> int:
     """Windows of a stretch: 1 where nothing is read ahead."""
     settings = config.synthesizer
-    if settings.kind != "adjoint":
+    if not settings.reads_text:
         return 1
     if settings.every is not None:
         return settings.every
@@ -177,7 +238,7 @@ def stretch_windows(config: Config) -> int:
 def lookahead_steps(config: Config) -> int | None:
     """How far past a stretch the text is shown at its start; None where nothing reads ahead."""
     settings = config.synthesizer
-    reads = config.schedule.mode != "real" and settings.kind == "adjoint"
+    reads = config.schedule.mode != "real" and settings.reads_text
     return settings.reach if reads else None
 
 
@@ -186,37 +247,50 @@ def build_estimator(config: Config, model: LSTMLanguageModel) -> StateGradientEs
     if config.schedule.mode == "real":
         return PlainTruncation()
     settings, device = config.synthesizer, model.embedding.device
-    factor = None if settings.factor == "calibrated" else settings.factor
     noise = None
     if settings.inject == "noise":
         # Other numbers than the weights were drawn from.
         noise = torch.Generator(device).manual_seed(config.train.seed + 1)
-    if settings.kind == "adjoint":
+    common: dict[str, Any] = {
+        "learning_rate": settings.learning_rate,
+        "factor": None if settings.factor == "calibrated" else settings.factor,
+        "trust_bound": settings.trust_bound,
+        "noise": noise,
+        "ranks": model.ranks,
+    }
+    if settings.reads_text:
         return AdjointEstimator(
             model,
             stretch=stretch_windows(config),
             reach=settings.reach,
-            learning_rate=settings.learning_rate,
-            factor=factor,
-            trust_bound=settings.trust_bound,
             activation=config.regularizer.activation,
             hidden=hidden_units(settings),
-            noise=noise,
             other_lane=settings.inject == "other-lane",
+            way_back=_way_back(config, model),
             calls=RecordedCalls() if _is_recorded(config, model) else Calls(),
-            ranks=model.ranks,
+            **common,
         )
     # Forked, so that the model's dropout draws the same masks with and without a synthesizer.
     with torch.random.fork_rng(devices=[]):
+        if settings.kind == "critic":
+            gamma = discount(config.train.window)
+            critic = Critic(model.shape.state_size, hidden_units(settings), discount=gamma)
+            return CriticEstimator(model, critic=critic, **common)
         synthesizer = build_synthesizer(settings, model.shape)
-    return LearnedEstimator(
-        synthesizer.to(device),
-        learning_rate=settings.learning_rate,
-        factor=factor,
-        trust_bound=settings.trust_bound,
-        noise=noise,
-        ranks=model.ranks,
-    )
+    return LearnedEstimator(synthesizer.to(device), **common)
+
+
+def _way_back(config: Config, model: LSTMLanguageModel) -> WayBack:
+    """How what reads text goes back through it."""
+    kind, seed = config.synthesizer.kind, config.train.seed + 2  # neither the weights' nor noise's
+    if kind == "feedback":
+        layers = FeedbackLayers(model, matrices=draw_feedback(model.shape, seed))
+        return partial(adjoint_gradients, layers=layers)
+    if kind == "direct":
+        reach = config.synthesizer.reach
+        matrix_SR = draw_direct(model.shape, seed, reach=reach).to(model.embedding)
+        return DirectFeedback(matrix_SR, reach=reach)
+    return adjoint_gradients
 
 
 def build_decision_rule(config: Config) -> DecisionRule:
@@ -265,4 +339,5 @@ def build_schedule(config: Config, steps_per_epoch: int) -> Schedule:
         start=schedule.start,
         warmup_steps=schedule.warmup_steps,
         final_factor=schedule.final_rate,
+        decay_until=config.optimizer.weight_decay_until,
     )

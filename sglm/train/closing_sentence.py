@@ -66,12 +66,17 @@ def _advice(config: Config, status: EstimatorStatus, runaway: RunawayWatch) -> s
             ' phase was ended early): set synthesizer.factor = "calibrated" and'
             " synthesizer.trust_bound = true, or lower synthesizer.learning_rate"
         )
-    if status.capped is not None and status.capped > _OFTEN_CAPPED:
+    # A lower rate shortens what was learned as a gradient, which these were not.
+    learned = settings.kind not in ("feedback", "direct", "critic")
+    if learned and status.capped is not None and status.capped > _OFTEN_CAPPED:
         return "its predictions are too long: lower synthesizer.learning_rate"
     if status.explained < _EXPLAINS_NOTHING:
         harmful = not status.is_calibrated and settings.factor != 0
         what = "what was injected was noise" if harmful else "so next to nothing was injected"
         if settings.kind != "adjoint":
-            return f'{what}: try synthesizer.kind = "adjoint", which reads the coming tokens'
+            return (
+                f'{what}: try synthesizer.kind = "adjoint", which reads the coming tokens and goes'
+                " back through the model"
+            )
         return f'{what}: try a longer run, or save its time with schedule.mode = "real"'
     return "whether that helps on this text: sglm compare"

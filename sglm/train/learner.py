@@ -11,6 +11,7 @@ from sglm.dni.estimator import PlainTruncation, StateGradientEstimator
 from sglm.dni.gauge import Gauge
 from sglm.model.language_model import LSTMLanguageModel
 from sglm.model.state import LSTMState
+from sglm.optim.averaging import WeightAverage
 from sglm.optim.precision import Precision
 from sglm.optim.schedule import StepPlan
 from sglm.runtime.ranks import ALONE, Ranks
@@ -28,6 +29,8 @@ class Learner:
         state: what the lanes carry into the next window.
         gauge: of what is injected; None where nothing is.
         learning_rate: the peak, which the schedule's plan multiplies.
+        weight_decay: of matrices, where the plan has one.
+        average: of the weights, or None.
         clip_norm: cap on the gradient's norm, or None.
         past: the windows before the next one that are read again for a longer exact gradient,
             each with the state before it; holds none unless given a length.
@@ -44,15 +47,27 @@ class Learner:
     learning_rate: float
     estimator: StateGradientEstimator = field(default_factory=PlainTruncation)
     gauge: Gauge | None = None
+    weight_decay: float = 0.0
+    average: WeightAverage | None = None
     clip_norm: float | None = None
     past: deque[tuple[LSTMState, Tensor]] = field(default_factory=lambda: deque(maxlen=0))
     renews_state: bool = False
     random_window: int | None = None
     ranks: Ranks = ALONE
 
+    @property
+    def shown(self) -> LSTMLanguageModel:
+        """The model that is validated and saved."""
+        averaged = None if self.average is None else self.average.model
+        return self.model if averaged is None else averaged
+
     def rate(self, plan: StepPlan) -> float:
         """The learning rate of a step with that plan."""
         return self.learning_rate * plan.lr_factor
+
+    def decay(self, plan: StepPlan) -> float:
+        """The weight decay of a step with that plan."""
+        return self.weight_decay if plan.decays else 0.0
 
 
 def capture(learner: Learner) -> dict[str, Any]:
@@ -63,6 +78,7 @@ def capture(learner: Learner) -> dict[str, Any]:
     gather = learner.ranks.gather
     return {
         "model": learner.model.state_dict(),
+        "average": None if learner.average is None else learner.average.state_dict(),
         "optimizer": learner.optimizer.state_dict(),
         "scaler": learner.precision.scaler.state_dict(),
         "carried": _every_lane(learner.state, learner.ranks),
@@ -79,6 +95,8 @@ def restore(learner: Learner, tree: dict[str, Any]) -> None:
     """Puts back what `capture` took."""
     device, own = learner.model.embedding.device, learner.ranks.own
     learner.model.load_state_dict(tree["model"])
+    if learner.average is not None:
+        learner.average.load_state_dict(tree["average"])
     learner.optimizer.load_state_dict(tree["optimizer"])
     learner.precision.scaler.load_state_dict(tree["scaler"])
     learner.state = _own_lanes(tree["carried"], learner.ranks, device)

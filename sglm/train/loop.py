@@ -10,6 +10,7 @@ from typing import TextIO
 from sglm.config import Config
 from sglm.dni.gauge import REACH
 from sglm.errors import SglmError, Stopped
+from sglm.optim.optimizer import set_weight_decay
 from sglm.optim.precision import Precision
 from sglm.runtime.process import denormals_as_zero
 from sglm.runtime.ranks import ALONE, Ranks
@@ -107,7 +108,7 @@ def train(
         SglmError: losses or gradients are not finite, also after going back to a checkpoint.
     """
     if start is not None:
-        start.check_fits(config, store)
+        config = start.fitted(config, store)
     batcher = build_batcher(config, store, ranks=ranks)
     job = Job(
         config=config,
@@ -162,16 +163,16 @@ def _reaches_end(session: Session) -> bool:
     Raises:
         Stopped: before the end.
     """
-    run, model = session.job.run, session.learner.model
+    run, learner = session.job.run, session.learner
     try:
         _train_on(session)
-        if not all_finite(model):
+        if not all_finite(learner.model):
             return False
         if session.job.ranks.writes:
             tokenizer = session.job.store.tokenizer()
-            run.save_model(run.last_model, model, tokenizer)
+            run.save_model(run.last_model, learner.shown, tokenizer)
             if session.progress.best_nll is None:
-                run.save_model(run.best_model, model, tokenizer)
+                run.save_model(run.best_model, learner.shown, tokenizer)
         session.save()
     except Diverged:
         return False
@@ -202,8 +203,13 @@ def _train_on(session: Session) -> None:
         if decision.gauge:
             window = window._replace(ahead=job.batcher.ahead(step, REACH))
         rate = learner.rate(plan)
+        set_weight_decay(learner.optimizer, learner.decay(plan))
+        if (step + 1) % config.log_every_steps == 0:
+            log.norms.measure_next()
         result = train_step(learner, window.to(job.precision.device), decision, learning_rate=rate)
         progress.advance(result.tokens * learner.ranks.count)
+        if learner.average is not None:
+            learner.average.follow(learner.model, progress.step)
         session.taken.append(result.taken)
         progress.seconds = time.monotonic() - session.started
         log.step(result)
@@ -251,7 +257,7 @@ def _settle(session: Session) -> None:
             step,
             evaluation,
             best_nll=best_nll,
-            sample=sample(learner.model, job.store) if learner.ranks.writes else None,
+            sample=sample(learner.shown, job.store) if learner.ranks.writes else None,
             tokens_seen=progress.tokens_seen,
             mode=followed_mode(plan, session.runaway),
             cycle=plan.cycle,
@@ -260,7 +266,7 @@ def _settle(session: Session) -> None:
         )
         _keep_best(session, best_nll)
     if cycle_ended and learner.ranks.writes and all_finite(learner.model):
-        job.run.save_snapshot(plan.cycle, learner.model, job.store.tokenizer())
+        job.run.save_snapshot(plan.cycle, learner.shown, job.store.tokenizer())
     progress.settled = step
     if step == session.first_step and progress.skipped_in_row == 0:
         session.save()  # made up for what a stop had cut short: not to be done again
@@ -296,7 +302,7 @@ def _keep_best(session: Session, best_nll: float | None) -> None:
         session.progress.best_nll = best_nll
         if session.learner.ranks.writes:
             session.job.run.save_model(
-                session.job.run.best_model, session.learner.model, session.job.store.tokenizer()
+                session.job.run.best_model, session.learner.shown, session.job.store.tokenizer()
             )
 
 

@@ -25,6 +25,7 @@ from sglm.text.store import TokenStore
 from sglm.train.learner import Learner, capture, restore
 from sglm.train.log.console import print_while_open
 from sglm.train.log.metrics import drop_later_lines
+from sglm.train.log.norms import NormMeter
 from sglm.train.log.run_log import OnReport, RunLog
 from sglm.train.record import keep_training_lines, record_session
 from sglm.train.run_folder import RunFolder
@@ -269,17 +270,7 @@ def begin(job: Job, learner: Learner, checkpoint: Checkpoint | None) -> Session:
             restore_random_state(state["random"])
             runaway, interval = RunawayWatch(**state["runaway"]), state["interval"]
     if ranks.writes:
-        drop_later_lines(run.metrics, progress.settled)
-        keep_training_lines(run, job.store)
-        record_session(
-            run,
-            job.config,
-            job.store,
-            precision=learner.precision,
-            ranks=ranks,
-            step=progress.step,
-        )
-        _announce(job)
+        _write_down(job, learner, progress)
     ranks.wait()  # for what is in the folder now has been read by all
     log = RunLog(
         run,
@@ -287,6 +278,7 @@ def begin(job: Job, learner: Learner, checkpoint: Checkpoint | None) -> Session:
         total_steps=job.schedule.total_steps,
         first_step=progress.step,
         interval=interval,
+        norms=NormMeter(learner.model, optimizer=learner.optimizer, sums=interval),
         files_before=progress.event_files,
         stream=job.console,
         on_report=job.on_report,
@@ -307,6 +299,21 @@ def begin(job: Job, learner: Learner, checkpoint: Checkpoint | None) -> Session:
         started=time.monotonic() - progress.seconds,
         first_step=progress.step,
     )
+
+
+def _write_down(job: Job, learner: Learner, progress: Progress) -> None:
+    """What the folder says of the run from here on."""
+    drop_later_lines(job.run.metrics, progress.settled)
+    keep_training_lines(job.run, job.store)
+    record_session(
+        job.run,
+        job.config,
+        job.store,
+        precision=learner.precision,
+        ranks=job.ranks,
+        step=progress.step,
+    )
+    _announce(job)
 
 
 def _announce(job: Job) -> None:

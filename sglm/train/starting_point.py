@@ -4,6 +4,7 @@ import hashlib
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from sglm.config import Config
 from sglm.errors import ConfigError, InputError
@@ -17,7 +18,7 @@ from sglm.model.folder import (
 from sglm.model.language_model import LSTMLanguageModel
 from sglm.storage.untrusted import given_path
 from sglm.text.store import TokenStore
-from sglm.train.build import model_shape
+from sglm.train.build import chooses_cutoffs, model_shape
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +50,9 @@ class StartingPoint:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         return cls(folder=folder, card=card, weights_sha256=digest)
 
-    def check_fits(self, config: Config, store: TokenStore) -> None:
-        """
+    def fitted(self, config: Config, store: TokenStore) -> Config:
+        """The configuration, with the trained model's cutoffs where it leaves them to be chosen.
+
         Raises:
             InputError: the store's ids are not the model's.
             ConfigError: the configuration is of a network of another shape.
@@ -60,15 +62,24 @@ class StartingPoint:
                 f"{store.folder}: was made by another tokenizer than {self.folder}; make the store"
                 f" with `sglm prep … --tokenizer-of {self.folder}`"
             )
-        own = asdict(self.card.model_shape())
-        wanted = asdict(model_shape(config, own["vocab_size"]))
-        differing = {name: own[name] for name in own if own[name] != wanted[name]}
+        shape = self.card.model_shape()
+        if shape.cutoffs and chooses_cutoffs(config):
+            model = config.model.model_copy(update={"cutoffs": list(shape.cutoffs)})
+            config = config.model_copy(update={"model": model})
+        if shape.cutoffs and config.model.softmax == "full":
+            differing: dict[str, Any] = {"softmax": "adaptive"}
+        elif not shape.cutoffs and config.model.softmax == "adaptive":
+            differing = {"softmax": "full"}
+        else:
+            own, wanted = asdict(shape), asdict(model_shape(config, shape.vocab_size))
+            differing = {name: own[name] for name in own if own[name] != wanted[name]}
         if differing:
-            cures = " ".join(f"--set model.{k}={str(v).lower()}" for k, v in differing.items())
+            cures = " ".join(f"--set model.{k}={_in_toml(v)}" for k, v in differing.items())
             raise ConfigError(
                 f"{self.folder}: is a network of another shape than the configuration's; give its"
                 f" run's config.toml, or {cures}"
             )
+        return config
 
     def copy_into(self, model: LSTMLanguageModel) -> None:
         """Puts the weights in place of the model's.
@@ -77,3 +88,10 @@ class StartingPoint:
             InputError: they are damaged.
         """
         model.load_state_dict(load_weights(self.folder, model.embedding.device).state_dict())
+
+
+def _in_toml(value: Any) -> str:
+    """As it is given to `--set`, without a space."""
+    if isinstance(value, tuple):
+        return str(list(value)).replace(" ", "")
+    return str(value).lower()

@@ -23,7 +23,7 @@ def validate(learner: Learner, store: TokenStore, *, should_stop: Callable[[], b
     """
     ranks = learner.ranks
     share = evaluate_split(
-        NetworkPredictor(learner.model),
+        NetworkPredictor(learner.shown),
         store,
         "valid",
         should_stop=should_stop,

@@ -114,7 +114,7 @@ def test_steps_go_down_what_is_proposed_for_the_words_that_were_read() -> None:
     evidence = evidence.after(
         torch.tensor([[4]]), predicted_1V, features_11H, bias_BV=torch.zeros(1, VOCABULARY)
     )
-    proposal = gradients(evidence, network.output_weight)
+    proposal = gradients(evidence, network.target_rows)
     assert proposal.bias_BV[0].nonzero().tolist() == [[4]]
     assert proposal.bias_BV[0, 4].item() == pytest.approx(-1.5)
     assert proposal.scale_BH[0].tolist() == pytest.approx([-0.3] * 8)

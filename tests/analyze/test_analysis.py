@@ -41,6 +41,7 @@ class Adding:
     numbers: Sequence[float] = (1.0, 2.0, 4.0)
     needs: float = 0.0
     fails_at: float | None = None
+    depends_on_itself: bool = False
     computed: list[float] = field(default_factory=list)
     what: str = "adding"
 
@@ -52,7 +53,12 @@ class Adding:
 
     def parts(self) -> Sequence[Part]:
         return [
-            Part(name=f"number-{number:g}", compute=partial(self.one, number), seconds=2)
+            Part(
+                name=f"number-{number:g}",
+                compute=partial(self.one, number),
+                seconds=2,
+                of={"number": number} if self.depends_on_itself else None,
+            )
             for number in self.numbers
         ]
 
@@ -60,7 +66,7 @@ class Adding:
         if number == self.fails_at:
             raise KeyboardInterrupt
         self.computed.append(number)
-        return {"value": number}
+        return {"value": number, "undefined": math.nan}
 
     def finding(self, values: Mapping[str, dict[str, Any]]) -> Sum:
         return Sum(total=sum(each["value"] for each in values.values()))
@@ -93,6 +99,13 @@ def test_parts_of_other_settings_and_damaged_ones_are_computed_again(tmp_path: P
     mended = Adding(numbers=(2.0, 1.0))
     carry_out(mended, tmp_path)
     assert mended.computed == [2.0]
+
+
+def test_what_depends_on_less_is_kept_when_the_rest_changes(tmp_path: Path) -> None:
+    carry_out(Adding(numbers=(1.0, 2.0), depends_on_itself=True), tmp_path)
+    more = Adding(numbers=(1.0, 2.0, 4.0), depends_on_itself=True)
+    assert carry_out(more, tmp_path).as_json()["total"] == 7.0
+    assert more.computed == [4.0]
 
 
 def test_without_a_folder_nothing_is_written(

@@ -15,12 +15,17 @@ COMMANDS = [
     *("prep", "train", "eval", "score", "surprisal", "pairs"),
     *("rescore", "generate", "average", "adapt-train", "compare", "recipes", "config"),
 ]
+ANALYSES = [
+    f"analyze {name}"
+    for name in ("gradients", "landscape", "representations", "curvature", "norms")
+]
+EVERY_HELP = ["", *COMMANDS, "analyze", *ANALYSES]
 HELP_SECONDS = 0.5  # the contract's figure, on two cores
 TRIES = 7  # other programs may be busy: the quickest of so many is what the command itself takes
 HEAVY = ["torch", "numpy", "datasets", "pandas", "sentencepiece", "tensorboard", "matplotlib"]
 
 
-@pytest.mark.parametrize("arguments", [["--help"], *[[name, "--help"] for name in COMMANDS]])
+@pytest.mark.parametrize("arguments", [[*name.split(), "--help"] for name in EVERY_HELP])
 def test_help_comes_at_once(arguments: list[str], tmp_path: Path) -> None:
     seconds = []
     for _ in range(TRIES):
@@ -47,7 +52,7 @@ def shown(*arguments: str) -> str:
     return result.stdout
 
 
-@pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)])
+@pytest.mark.parametrize("command", [name.split() for name in EVERY_HELP])
 def test_help_fits_80_columns_and_no_sentence_is_cut(command: list[str]) -> None:
     text = shown(*command, "--help")
     assert max(map(len, text.splitlines())) <= 80
@@ -58,8 +63,12 @@ def test_help_fits_80_columns_and_no_sentence_is_cut(command: list[str]) -> None
 
 def test_help_lists_every_command_with_what_it_does() -> None:
     first_words = {line.strip().partition(" ")[0] for line in shown("-h").splitlines()}
-    assert set(COMMANDS) <= first_words
+    assert {*COMMANDS, "analyze"} <= first_words
     assert {command.name for command in app.registered_commands} == set(COMMANDS)
+    (group,) = app.registered_groups
+    assert {f"analyze {each.name}" for each in group.typer_instance.registered_commands} == set(
+        ANALYSES
+    )
 
 
 def test_the_first_steps_in_the_help_are_commands_that_exist() -> None:
@@ -76,7 +85,7 @@ def test_the_first_steps_in_the_help_are_commands_that_exist() -> None:
             assert f"{option} " in known
 
 
-@pytest.mark.parametrize("arguments", [["--help"], *[[name, "--help"] for name in COMMANDS]])
+@pytest.mark.parametrize("arguments", [[*name.split(), "--help"] for name in EVERY_HELP])
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     program = """
 import sys

@@ -40,6 +40,9 @@ def changes(variant: str, base: Config) -> set[str]:
         ("bptt-restarts", {"schedule.mode"}),
         ("dni", {"schedule.mode", "schedule.cycles"}),
         ("dni-restarts", {"schedule.mode"}),
+        ("dni-feedback", {"schedule.mode", "schedule.cycles", "synthesizer.kind"}),
+        ("dni-direct", {"schedule.mode", "schedule.cycles", "synthesizer.kind"}),
+        ("dni-critic", {"schedule.mode", "schedule.cycles", "synthesizer.kind"}),
         ("alternating", set()),
         ("noise", {"synthesizer.inject"}),
         ("other-lane", {"synthesizer.inject"}),
@@ -140,6 +143,18 @@ def test_a_configuration_must_not_set_what_variants_set(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         make_comparison(**sections)
+
+
+@pytest.mark.parametrize("kind", ["adjoint", "recurrent"])
+def test_a_rival_takes_over_what_suits_it(kind: str, make_comparison: MakeComparison) -> None:
+    """What is for adjoints alone a critic does not have; nor a rival what learned ones have."""
+    special = {"every": 3, "reach": 7} if kind == "adjoint" else {"auxiliary": True}
+    base = make_comparison(synthesizer={"kind": kind, "hidden": 9, **special}).base
+    for name in ("dni-feedback", "dni-direct", "dni-critic"):
+        settings = configure(name, base, seed=SEED, horizon=HORIZON).synthesizer
+        assert (settings.kind, settings.hidden) == (name.removeprefix("dni-"), 9)
+        reads = (3, 7) if kind == "adjoint" and name != "dni-critic" else (None, 10)
+        assert (settings.every, settings.reach) == reads
 
 
 def test_one_cycle_has_no_restarts(make_comparison: MakeComparison) -> None:

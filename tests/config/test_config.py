@@ -195,9 +195,10 @@ def test_horizons_and_random_truncation_are_for_real_gradients(
     load_config("tiny", [*overrides, "schedule.mode=real"])
 
 
-def test_an_adjoint_has_one_way_to_learn() -> None:
+@pytest.mark.parametrize("kind", ["adjoint", "feedback", "direct", "critic"])
+def test_what_predicts_no_gradients_learns_no_auxiliary_one(kind: str) -> None:
     with pytest.raises(ConfigError, match="leave out auxiliary"):
-        load_config("tiny", ["synthesizer.kind=adjoint", "synthesizer.auxiliary=true"])
+        load_config("tiny", [f"synthesizer.kind={kind}", "synthesizer.auxiliary=true"])
 
 
 @pytest.mark.parametrize("key", ["every", "reach"])
@@ -215,7 +216,10 @@ def test_an_adjoint_reads_something_each_time(key: str) -> None:
             r"needs two lanes; raise train\.batch",
         ),
         (["schedule.mode=real", "train.past=state"], "needs a horizon: set horizon"),
-        (["synthesizer.kind=lookahead"], "must be 'adjoint', 'mlp', 'recurrent' or 'linear'"),
+        (["synthesizer.inject=other-lane", "synthesizer.kind=critic"], 'set kind = "adjoint"'),
+        (["synthesizer.every=4", "synthesizer.kind=critic"], 'leave out every, or set kind = "adj'),
+        (["synthesizer.reach=5", "synthesizer.kind=mlp"], 'leave out reach, or set kind = "adj'),
+        (["synthesizer.kind=lookahead"], "must be 'adjoint', 'feedback', .* or 'linear'"),
     ],
 )
 def test_controls_that_cannot_be_are_refused_with_their_cure(
@@ -231,7 +235,8 @@ def test_how_often_an_adjoint_reads_depends_on_the_windows_unless_it_is_given() 
 
     assert [stretch(f"train.window={window}") for window in (2, 9, 10, 35)] == [1, 1, 32, 32]
     assert [stretch(f"train.window={w}", "synthesizer.every=2") for w in (2, 35)] == [2, 2]
-    assert stretch("train.window=5", "synthesizer.kind=mlp") == 1
+    assert stretch("train.window=35", "synthesizer.kind=direct") == 32
+    assert stretch("train.window=35", "synthesizer.kind=critic", "synthesizer.reach=10") == 1
 
 
 def test_a_wrong_factor_is_explained_without_the_library_s_inner_names() -> None:
@@ -257,3 +262,24 @@ def test_a_pipe_is_no_recipe(tmp_path: Path) -> None:
         os.mkfifo(tmp_path / name)
         with pytest.raises(ConfigError, match="a pipe"):
             load_config(str(tmp_path / name))
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"model": {"cutoffs": [3, 9]}}, 'adaptive softmax; set softmax = "adaptive"'),
+        ({"model": {"softmax": "adaptive", "cutoffs": [9, 3]}}, r"\[9, 3\] must ascend"),
+        ({"model": {"softmax": "adaptive", "cutoffs": [3, 3]}}, r"\[3, 3\] must ascend"),
+        ({"model": {"softmax": "adaptive", "cutoffs": []}}, "cutoffs = .* at least 1"),
+        ({"model": {"softmax": "adaptive", "cutoffs": [0]}}, "cutoffs.0 = 0: .*greater than 0"),
+        (
+            {"model": {"softmax": "adaptive"}, "train": {"cuda_graph": True}},
+            "cuda_graph needs .* leave it out",
+        ),
+    ],
+)
+def test_an_adaptive_softmax_that_cannot_be_is_refused_with_the_cure(
+    sections: dict[str, dict[str, object]], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse_config(sections, "test")

@@ -30,10 +30,16 @@ PROBE = WindowDecision(mode=Mode.SYNTHETIC, probe=True)
 EVERY_DROPOUT = DropoutRates(input=0.2, between=0.2, output=0.2, embedding=0.2, weight=0.2)
 
 
-def a_model(*, layers: int = 1, tied: bool = True, words: int = V) -> LSTMLanguageModel:
+def a_model(
+    *, layers: int = 1, tied: bool = True, words: int = V, cutoffs: tuple[int, ...] = ()
+) -> LSTMLanguageModel:
     torch.manual_seed(0)
-    shape = ModelShape(vocab_size=words, layers=layers, hidden=6, embedding=6, tied=tied)
+    shape = ModelShape(
+        vocab_size=words, layers=layers, hidden=6, embedding=6, tied=tied, cutoffs=cutoffs
+    )
     model = LSTMLanguageModel(shape).double()
+    if cutoffs:  # the words in an order that is not that of their ids
+        model.start_from_unigram(torch.arange(words))
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(3)  # predictions that differ from each other
@@ -67,9 +73,15 @@ def q_of(learner: Learner) -> ExpectedRow:
     return q
 
 
-@pytest.mark.parametrize(("layers", "tied"), [(1, True), (2, True), (2, False)])
-def test_with_the_true_residual_it_is_the_exact_gradient(layers: int, tied: bool) -> None:
-    model, text, boundaries = a_model(layers=layers, tied=tied), some_text(4 * T + 1), 4
+@pytest.mark.parametrize(
+    ("layers", "tied", "cutoffs"),
+    [(1, True, ()), (2, True, ()), (2, False, ()), (2, True, (2, 4)), (2, False, (3,))],
+)
+def test_with_the_true_residual_it_is_the_exact_gradient(
+    layers: int, tied: bool, cutoffs: tuple[int, ...]
+) -> None:
+    model = a_model(layers=layers, tied=tied, cutoffs=cutoffs)
+    text, boundaries = some_text(4 * T + 1), 4
     state = model.start_state(B)
 
     def residual(outputs_CBH: Tensor, targets_CB: Tensor) -> Tensor:
@@ -162,11 +174,11 @@ def test_what_q_learns_from_is_the_expected_row() -> None:
     observe = q.observe
 
     def watched(
-        features_NH: Tensor, expected_NH: Tensor, counts_N: Tensor, *, ranks: Any
+        features_NH: Tensor, expected_NH: Tensor, counts_N: Tensor, **named: Any
     ) -> tuple[Tensor, Tensor]:
         right_NH = model.logits(features_NH).softmax(-1) @ model.output_weight
         seen.append((expected_NH, right_NH.detach()))
-        return observe(features_NH, expected_NH, counts_N, ranks=ranks)
+        return observe(features_NH, expected_NH, counts_N, **named)
 
     q.observe = watched  # type: ignore[method-assign]
     for step, decision in enumerate((PLAIN, INJECT)):
@@ -174,6 +186,39 @@ def test_what_q_learns_from_is_the_expected_row() -> None:
     for expected_NH, right_NH in seen:
         torch.testing.assert_close(expected_NH, right_NH, rtol=1e-10, atol=1e-12)  # order of sums
     assert len(seen) == 2
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_true_residual_of_an_adaptive_softmax_is_the_gradient_of_its_loss(tied: bool) -> None:
+    model = a_model(tied=tied, cutoffs=(2, 4))
+    features = torch.randn(10, B, 6, dtype=torch.float64, requires_grad=True)
+    targets_TB = some_text(10).targets_CB.clone()
+    targets_TB[3, 1] = IGNORED
+    (right,) = torch.autograd.grad(model.nll(features, targets_TB), features)
+    found = softmax_residual(model, features.detach(), targets_TB)
+    torch.testing.assert_close(found, right, rtol=1e-10, atol=1e-12)  # order of sums
+
+
+def test_of_an_adaptive_softmax_q_learns_what_each_cluster_adds() -> None:
+    """Three clusters of targets whose rows differ by the cluster alone, which no feature tells."""
+    torch.manual_seed(0)
+    q, rows_KH = ExpectedRow(6, clusters=3).double(), torch.randn(3, 6, dtype=torch.float64)
+    clusters_N = torch.arange(60) % 3
+    features_NH = torch.randn(60, 6, dtype=torch.float64)
+    optimizer = torch.optim.Adam(q.parameters(), lr=0.05)
+    for _ in range(150):
+        loss, _ = q.observe(
+            features_NH,
+            rows_KH[clusters_N],
+            torch.ones(60, dtype=torch.bool),
+            clusters_N=clusters_N,
+            ranks=ALONE,
+        )
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    wrong = (q(features_NH, clusters_N) - rows_KH[clusters_N]).square().mean()
+    assert wrong < 0.01 * rows_KH.square().mean()
 
 
 def test_a_lesson_is_of_some_steps_and_all_get_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -428,9 +473,9 @@ def test_what_q_is_shown_has_a_target() -> None:
     learner, shown = with_adjoint(), []
     q, observe = q_of(learner), q_of(learner).observe
 
-    def watched(features: Tensor, expected: Tensor, counts_N: Tensor, *, ranks: Any) -> Any:
+    def watched(features: Tensor, expected: Tensor, counts_N: Tensor, **named: Any) -> Any:
         shown.append(counts_N)
-        return observe(features, expected, counts_N, ranks=ranks)
+        return observe(features, expected, counts_N, **named)
 
     q.observe = watched  # type: ignore[method-assign]
     window = without_some_targets(batcher(stretch=1).at(0))

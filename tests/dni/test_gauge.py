@@ -54,7 +54,7 @@ def a_window(seed: int = 0) -> tuple[LSTMState, Tensor]:
 def exact_after(model: LSTMLanguageModel, seed: int, coming: ComingText) -> Tensor:
     """The exact future gradient after that window."""
     state, inputs_TB = a_window(seed)
-    _, outgoing = model.outputs(model.embedding.detach()[inputs_TB], state)
+    _, outgoing = model.outputs(model.embedding.detach()[model.rows_of(inputs_TB)], state)
     residual = partial(softmax_residual, model)
     steps = len(coming.inputs_CB)
     return adjoint_gradients(
@@ -62,9 +62,9 @@ def exact_after(model: LSTMLanguageModel, seed: int, coming: ComingText) -> Tens
     )[0]
 
 
-def measured(*multiples: float) -> GaugeReading:
+def measured(*multiples: float, cutoffs: tuple[int, ...] = ()) -> GaugeReading:
     """What it reads where so many times the exact gradient is injected, one window each."""
-    model, gauge = a_model(layers=2), Gauge(CPU)
+    model, gauge = a_model(layers=2, cutoffs=cutoffs), Gauge(CPU)
     coming = ComingText(*(twice(ids_CB, 1) for ids_CB in some_text(6, 2)))
     for seed, multiple in enumerate(multiples):
         injected_BS = multiple * exact_after(model, seed, coming)
@@ -72,9 +72,11 @@ def measured(*multiples: float) -> GaugeReading:
     return gauge.reading()
 
 
-@pytest.mark.parametrize("multiple", [1.0, 0.5, -2.0])
-def test_a_multiple_of_the_exact_gradient_has_its_slope(multiple: float) -> None:
-    reading = measured(*[multiple] * 8)
+@pytest.mark.parametrize(("multiple", "cutoffs"), [(1.0, ()), (0.5, ()), (-2.0, ()), (0.5, (2, 4))])
+def test_a_multiple_of_the_exact_gradient_has_its_slope(
+    multiple: float, cutoffs: tuple[int, ...]
+) -> None:
+    reading = measured(*[multiple] * 8, cutoffs=cutoffs)
     assert reading.windows == 8
     # float64; one sum over the windows beside the other
     assert reading.share == pytest.approx(multiple, rel=1e-9)

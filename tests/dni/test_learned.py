@@ -239,48 +239,6 @@ def test_auxiliary_head_learns_what_the_main_head_says_one_window_later() -> Non
     )
 
 
-def decoupled_linear_losses(factor: float) -> list[float]:
-    """Squared errors of a two-layer linear network cut in the middle by a estimator.
-
-    One step writes h = W·x into the state, the next one reads y = C·h, and the loss is ½‖y − M·x‖²
-    for the x of the step before: W learns only from what crosses the estimator. Everything is
-    linear or quadratic, as in Czarnecki et al. 2017, sec. 4.
-    """
-    torch.manual_seed(1)
-    units, lanes = 4, 16
-    # W starts, and should end, invertible: a state that hides x cannot tell what to do with it.
-    W = nn.Parameter(0.5 * torch.eye(units))
-    C = torch.linalg.qr(torch.randn(units, units))[0]
-    M = C @ (torch.eye(units) + 0.2 * torch.randn(units, units))
-    optimizer = torch.optim.SGD([W], lr=0.02)
-    estimator = make(LinearSynthesizer(units), 3e-3, factor, trust_bound=False)
-    empty = torch.zeros(lanes, 0)  # a state with hidden parts only
-    state, before = LSTMState((torch.zeros(lanes, units),), (empty,)), torch.zeros(lanes, units)
-    losses = []
-    for _ in range(3000):
-        leaf = state.as_leaf()
-        estimator.enter_window(leaf)
-        x = torch.randn(lanes, units)
-        outgoing = LSTMState((x @ W.t(),), (empty,))
-        loss = 0.5 * (leaf.hidden[0] @ C.t() - before @ M.t()).square().sum()
-        optimizer.zero_grad()
-        injected_BS = estimator.estimate(outgoing)
-        ((loss + (outgoing.packed() * injected_BS).sum()) / lanes).backward()
-        end_window(estimator, leaf.packed_gradient() * lanes, outgoing, pure=False)
-        optimizer.step()
-        state, before = outgoing.detach(), x
-        losses.append(loss.item() / lanes)
-    return losses
-
-
-def test_linear_network_quadratic_loss_linear_synthesizer_converges() -> None:
-    """To the optimum, which is zero; without synthetic gradients W never moves."""
-    with_it, without = decoupled_linear_losses(1.0), decoupled_linear_losses(0.0)
-    assert max(with_it[-100:]) < 1e-3 * max(with_it[1:100])
-    # The same data and the same W throughout: only the samples of x differ from step to step.
-    assert sum(without[-1000:]) == pytest.approx(sum(without[1:1001]), rel=0.1)
-
-
 def test_a_synthesizer_that_has_diverged_injects_and_learns_nothing() -> None:
     estimator = make(LinearSynthesizer(S), 1e-3, factor=1.0)
     observe(estimator, torch.randn(B, S))

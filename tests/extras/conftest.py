@@ -15,6 +15,7 @@ INSTALL = {
     "kenlm": "pip install 'sglm[kenlm]'",
     # Asks for NumPy below 2, but works with today's.
     "pyctcdecode": "pip install --no-deps pyctcdecode pygtrie",
+    "sklearn": "pip install 'sglm[analyze]'",
     "ray": "pip install 'sglm[ray]'",
     "tokenizers": "pip install 'sglm[hf]'",
 }

@@ -20,6 +20,8 @@ SHAPES = [
     ModelShape(vocab_size=11, layers=1, hidden=6, embedding=6, tied=True),
     ModelShape(vocab_size=11, layers=3, hidden=7, embedding=5, tied=True),
     ModelShape(vocab_size=11, layers=2, hidden=7, embedding=5, tied=False),
+    ModelShape(vocab_size=11, layers=1, hidden=6, embedding=5, tied=True, cutoffs=(2, 5)),
+    ModelShape(vocab_size=11, layers=1, hidden=6, embedding=5, tied=False, cutoffs=(10,)),
 ]
 
 
@@ -40,6 +42,7 @@ class TestRoundTrip:
     @pytest.mark.parametrize("shape", SHAPES)
     def test_bitwise(self, shape: ModelShape, tmp_path: Path) -> None:
         model = LSTMLanguageModel(shape)
+        model.start_from_unigram(torch.arange(11))
         save_model(model, tmp_path / "new" / "model", "abc")
         loaded = load_weights(tmp_path / "new" / "model")
         assert loaded.shape == shape
@@ -49,6 +52,15 @@ class TestRoundTrip:
         for name, tensor in model.state_dict().items():
             assert torch.equal(loaded.state_dict()[name], tensor), name
         assert (loaded.output_weight is loaded.embedding) == shape.tied
+
+    def test_with_a_full_softmax_it_is_what_older_versions_read(self, folder: Path) -> None:
+        sizes = {"vocab_size": 11, "layers": 2, "hidden": 7, "embedding": 5, "tied": True}
+        assert json.loads((folder / "config.json").read_text()) == {
+            "format_version": 1,
+            "shape": sizes,
+            "tokenizer_fingerprint": "f" * 64,
+            "extra": {"note": "ü"},
+        }
 
     def test_what_else_is_remembered(self, folder: Path) -> None:
         card = read_card(folder)
@@ -158,7 +170,9 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "not UTF-8": (lambda f: (f / "config.json").write_bytes(b"\xff\xfe{}"), "not JSON"),
     "a list": (lambda f: (f / "config.json").write_text("[]"), "no format_version"),
     "somebody else's": (with_config(lambda c: c.pop("format_version")), "no format_version"),
-    "of the future": (with_config(lambda c: c.update(format_version=2)), "version 2, this sglm"),
+    "of the future": (with_config(lambda c: c.update(format_version=3)), "version 3, this sglm"),
+    "without cutoffs": (with_config(lambda c: c.update(format_version=2)), "shape.cutoffs belong"),
+    "with cutoffs": (with_shape(cutoffs=[3]), "shape.cutoffs belong"),
     "no shape": (with_config(lambda c: c.pop("shape")), "shape: Field required"),
     "unknown key": (with_shape(heads=8), r"shape\.heads: Extra"),
     "a string": (with_shape(hidden="7"), r"shape\.hidden"),
@@ -206,6 +220,44 @@ def test_a_damaged_folder_is_refused_in_one_line(
     assert str(folder) in str(caught.value), "the message must name the folder"
     assert len(str(caught.value)) < 400
     assert not (folder / "exploded").exists()
+
+
+ADAPTIVE_DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "of the past": (with_config(lambda c: c.update(format_version=1)), "shape.cutoffs belong"),
+    "no cutoffs": (with_config(lambda c: c["shape"].pop("cutoffs")), "shape.cutoffs belong"),
+    "none": (with_shape(cutoffs=[]), r"shape\.cutoffs: List should have at least 1"),
+    "falling": (with_shape(cutoffs=[5, 2]), "must ascend, below vocab_size"),
+    "twice": (with_shape(cutoffs=[5, 5]), "must ascend, below vocab_size"),
+    "from zero": (with_shape(cutoffs=[0, 5]), r"shape\.cutoffs\.0: .*greater"),
+    "past the end": (with_shape(cutoffs=[2, 11]), "must ascend, below vocab_size"),
+    "fractions": (with_shape(cutoffs=[2, 5.5]), r"shape\.cutoffs\.1"),
+    "more tails": (with_shape(cutoffs=[2, 5, 7]), r"'adaptive\.weight' is F32 \(2, 5\).*\(3, 5\)"),
+    "no order": (with_tensors(lambda t: t.pop("adaptive.word_rows")), "lacks 'adaptive.word_rows"),
+    "a row twice": (with_tensors(lambda t: t["adaptive.word_rows"].fill_(3)), "no permutation"),
+    "a row too far": (
+        with_tensors(lambda t: t["adaptive.word_rows"].add_(1)),
+        "'adaptive.word_rows' is no permutation of the 11 rows",
+    ),
+    "rows as fractions": (
+        with_tensors(lambda t: t.update({"adaptive.word_rows": torch.arange(11.0)})),
+        r"'adaptive\.word_rows' is F32 .* wants I64",
+    ),
+    "not finite": (
+        with_tensors(lambda t: t["adaptive.weight"].fill_(torch.inf)),
+        r"'adaptive\.weight' is not finite",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", ADAPTIVE_DAMAGES)
+def test_a_damaged_adaptive_softmax_is_refused_in_one_line(what: str, tmp_path: Path) -> None:
+    damage, message = ADAPTIVE_DAMAGES[what]
+    save_model(LSTMLanguageModel(SHAPES[3]), tmp_path / "model", "abc")
+    damage(tmp_path / "model")
+    with pytest.raises(InputError, match=message) as caught:
+        load_weights(tmp_path / "model")
+    assert str(tmp_path) in str(caught.value), "the message must name the folder"
+    assert len(str(caught.value)) < 400
 
 
 class TestFind:

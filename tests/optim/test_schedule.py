@@ -65,6 +65,14 @@ def test_final_factor_is_the_floor_of_the_cosine() -> None:
     assert factors[-1] == pytest.approx(0.1, abs=1e-5)
 
 
+@pytest.mark.parametrize(("until", "steps"), [(1.0, 20), (0.5, 10), (0.26, 6), (1e-9, 1)])
+def test_decay_is_for_the_first_steps(until: float, steps: int) -> None:
+    schedule = make_schedule([5, 15], unit_steps=1, mode="real", decay_until=until)
+    assert [schedule.at(step).decays for step in range(20)] == [True] * steps + [False] * (
+        20 - steps
+    )
+
+
 def test_fractions_do_not_drift() -> None:
     """Ten cycles of a third of an epoch end where ten thirds of an epoch end."""
     schedule = make_schedule([1 / 3] * 10, unit_steps=100, mode="real")

@@ -17,6 +17,7 @@ from sglm.errors import ConfigError, InputError, Stopped
 from sglm.optim.precision import precision_of
 from sglm.text.prepare import Recipe, prepare
 from sglm.text.store import TokenStore
+from sglm.train.build import model_shape, token_counts
 from sglm.train.loop import train
 from sglm.train.starting_point import StartingPoint
 from tests.train.test_loop import metrics, stop_at
@@ -150,6 +151,29 @@ def test_a_start_that_does_not_fit_is_refused_with_the_cure(
     refused = command("train", "tiny", *shared[:-1], tmp_path)
     assert refused.exit_code == 2
     assert "model" in refused.stderr
+    assert not out.exists()
+
+
+def test_from_an_adaptive_softmax_its_cutoffs_and_its_order_are_taken(
+    tiny_config: MakeConfig, word_store: TokenStore, trained: Path, tmp_path: Path
+) -> None:
+    model = {"softmax": "adaptive", "cutoffs": [4, 9]}
+    sglm.fit(tiny_config(model=model), word_store, tmp_path / "old")
+    old = load_file(tmp_path / "old" / "model" / "model.safetensors")
+    # The cutoffs are left to be chosen, and would be others for this text.
+    config = tiny_config(model={"softmax": "adaptive"}, optimizer={"learning_rate": 1e-30})
+    assert model_shape(config, 99, token_counts(word_store)).cutoffs != (4, 9)
+    sglm.fit(config, word_store, tmp_path / "new", start_from=tmp_path / "old")
+    assert all(torch.equal(each, old[name]) for name, each in weights(tmp_path / "new").items())
+    assert "cutoffs = [4, 9]" in (tmp_path / "new" / "config.toml").read_text()
+    out = tmp_path / "refused"
+    for section, start, cure in (
+        ({"softmax": "adaptive", "cutoffs": [3]}, tmp_path / "old", r"model\.cutoffs=\[4,9\]"),
+        ({}, tmp_path / "old", r"model\.softmax=adaptive"),
+        (model, trained, r"model\.softmax=full"),
+    ):
+        with pytest.raises(ConfigError, match=f"--set {cure}$"):
+            sglm.fit(tiny_config(model=section), word_store, out, start_from=start)
     assert not out.exists()
 
 

@@ -15,11 +15,17 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from sglm.config import Config
 from sglm.errors import ConfigError, InputError, Stopped
 from sglm.lm import load
+from sglm.model.folder import load_weights
 from sglm.optim.precision import precision_of
+from sglm.scoring.evaluate import evaluate_split
+from sglm.scoring.predictor import NetworkPredictor
 from sglm.text.prepare import Recipe, prepare
 from sglm.text.store import TokenStore
+from sglm.train import loop
 from sglm.train.build import stretch_windows
+from sglm.train.learner import Learner
 from sglm.train.loop import Outcome, train
+from sglm.train.step import StepResult, train_step
 
 CPU = torch.device("cpu")
 MakeConfig = Callable[..., Config]
@@ -71,6 +77,7 @@ def test_a_run_leaves_what_the_contract_says(
     assert [line["mode"] for line in lines] == ["real", "real", "synthetic", "synthetic"]
     assert set(lines[0]) == {
         "step", "tokens_seen", "split", "nll_per_token", "token_ppl", "lr", "mode", "cycle",
+        "norms",
     }  # fmt: skip
     assert lines[-1]["tokens_seen"] == 40 * 4 * 5
     assert outcome.best_token_ppl == pytest.approx(min(line["token_ppl"] for line in lines))
@@ -79,8 +86,82 @@ def test_a_run_leaves_what_the_contract_says(
         "train/loss", "train/grad_norm", "train/skipped_steps", "valid/loss", "valid/token_ppl",
         "sched/lr", "sched/mode", "sched/cycle", "sg/cosine", "sg/relative_mse", "sg/norm_ratio",
         "sg/factor", "fit/train_loss", "fit/valid_loss", "fit/valid_ppl", "fit/best_ppl",
+        *(f"norm/{what}/{layer}" for what in ("weight", "update", "effective_rate")
+          for layer in ("embedding", "layers.0", "layers.1")),
     } | ({"valid/bits_per_byte"} if word_store.counts("valid").unknown == 0 else set())  # fmt: skip
     assert [value for _, value in tags["sched/mode"]] == [0, 0, 1, 1]
+
+
+@pytest.mark.parametrize("kind", ["adamw", "adam"])
+def test_decay_ends_after_its_fraction_of_the_run(
+    kind: str,
+    tiny_config: MakeConfig,
+    word_store: TokenStore,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also in a run that stops and goes on after that."""
+    config = tiny_config(
+        optimizer={"kind": kind, "weight_decay": 0.25, "weight_decay_until": 0.3},
+        schedule={"mode": "real"},
+    )
+    decays = []
+
+    def watched(learner: Learner, *args: Any, **kwargs: Any) -> StepResult:
+        decays.append([group["weight_decay"] for group in learner.optimizer.param_groups])
+        return train_step(learner, *args, **kwargs)
+
+    monkeypatch.setattr(loop, "train_step", watched)
+    with pytest.raises(Stopped):
+        run(config, word_store, tmp_path / "run", stop_signal=stop_at(20))
+    run(config, word_store, tmp_path / "run")
+    assert decays == [[0.25, 0.0]] * 12 + [[0.0, 0.0]] * 28
+
+
+def test_norms_are_in_the_metrics_as_in_the_curves(
+    tiny_config: MakeConfig, word_store: TokenStore, tmp_path: Path
+) -> None:
+    """Means over the logged steps since the validation before."""
+    config = tiny_config(
+        optimizer={"kind": "adam"},
+        schedule={"mode": "real", "cycles": [40.0]},
+        train={"evaluate_every_steps": 20, "log_every_steps": 5},
+    )
+    run(config, word_store, tmp_path / "run")
+    tags, lines = curves(tmp_path / "run"), metrics(tmp_path / "run")
+    for layer in ("embedding", "layers.0", "layers.1"):
+        for what in ("weight", "update", "effective_rate", "l2_share"):
+            points = tags[f"norm/{what}/{layer}"]
+            assert [step for step, _ in points] == list(range(5, 45, 5))
+            for part, line in zip((points[:4], points[4:]), lines, strict=True):
+                mean = sum(value for _, value in part) / 4
+                # TensorBoard keeps float32.
+                assert line["norms"][layer][what] == pytest.approx(mean, rel=1e-6)
+
+
+def test_what_is_validated_and_saved_is_the_mean_of_the_weights(
+    tiny_config: MakeConfig, word_store: TokenStore, tmp_path: Path
+) -> None:
+    """The training goes its way as without."""
+    sections: Sections = {
+        "schedule": {"mode": "real", "cycles": [20.0, 20.0], "final_rate": 1.0},
+        "train": {"evaluate_every_steps": 20},
+    }
+    run(tiny_config(**sections), word_store, tmp_path / "plain")
+    config = tiny_config(**sections, optimizer={"averaging": 0.5})
+    outcome = run(config, word_store, tmp_path / "mean")
+    state = "checkpoints/latest/state.safetensors"
+    plain, mean = (load_file(tmp_path / each / state) for each in ("plain", "mean"))
+    for key, tensor in plain.items():
+        if key.startswith("/learner/model"):
+            assert torch.equal(tensor, mean[key])
+    last = load_file(tmp_path / "plain/last/model.safetensors")
+    for name in ("model", "last", "snapshots/cycle-001"):
+        saved = load_file(tmp_path / "mean" / name / "model.safetensors")
+        assert not any(torch.equal(saved[key], last[key]) for key in last)
+        network = load_weights(tmp_path / "mean" / name)
+        valid = evaluate_split(NetworkPredictor(network), word_store, "valid")
+        assert valid.token_ppl == pytest.approx(outcome.best_token_ppl, rel=1e-6)
 
 
 def test_it_learns(tiny_config: MakeConfig, word_store: TokenStore, tmp_path: Path) -> None:
@@ -105,9 +186,15 @@ KINDS: dict[str, Sections] = {
         "synthesizer": {"kind": "adjoint", "every": 3, "reach": 7},
         "model": {"hidden": 6},
     },
+    "adaptive": {
+        "synthesizer": {"kind": "adjoint", "every": 3, "reach": 7},
+        "model": {"hidden": 6, "softmax": "adaptive", "cutoffs": [4, 9]},
+    },
     "adjoint noise": {"synthesizer": {"kind": "adjoint", "inject": "noise"}},
     "noise": {"synthesizer": {"kind": "mlp", "inject": "noise"}},
     "horizon": {"train": {"horizon": 15}, "schedule": {"mode": "real"}},
+    "early decay": {"optimizer": {"kind": "adam", "weight_decay": 1e-3, "weight_decay_until": 0.5}},
+    "averaging": {"optimizer": {"averaging": 0.2}, "schedule": {"final_rate": 1.0}},
     "random": {"train": {"truncation": "random", "window": 8}, "schedule": {"mode": "real"}},
 }
 

@@ -26,10 +26,18 @@ COMMON = [
     *("--set", "dropout.weight=0.2", "--set", "dropout.input=0.2"),
 ]
 CASES = {
-    "mlp": ["--set", "synthesizer.kind=mlp", "--set", "synthesizer.auxiliary=true"],
+    "mlp": [
+        *("--set", "synthesizer.kind=mlp", "--set", "synthesizer.auxiliary=true"),
+        *("--set", "optimizer.averaging=0.3"),
+    ],
     "adjoint": [
         *("--set", "synthesizer.kind=adjoint", "--set", "synthesizer.every=2"),
         *("--set", "synthesizer.factor=0.5", "--set", "model.hidden=6"),  # few enough for q
+    ],
+    "adaptive": [
+        *("--set", "synthesizer.every=2", "--set", "synthesizer.factor=0.5"),
+        *("--set", "model.hidden=6", "--set", "model.softmax=adaptive"),
+        *("--set", "model.cutoffs=[4, 9]"),
     ],
     # Long windows: read now and then, and learned from in part.
     "adjoint, long": ["--set", "train.window=40", "--set", "model.hidden=6"],

@@ -198,6 +198,11 @@ def test_a_bound_that_cuts_often_is_said(tiny_config: MakeConfig) -> None:
     sentence = closing_sentence(tiny_config(), estimator.status(), RunawayWatch())
     assert "shortened 60 %" in sentence
     assert "lower synthesizer.learning_rate" in sentence
+    # What no rate makes long: a derivative, and what random matrices return.
+    for kind in ("critic", "direct"):
+        config = tiny_config(synthesizer={"kind": kind})
+        sentence = closing_sentence(config, estimator.status(), RunawayWatch())
+        assert "learning_rate" not in sentence
 
 
 def test_a_diverged_synthesizer_is_said(tiny_config: MakeConfig) -> None:

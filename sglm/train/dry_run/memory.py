@@ -1,8 +1,9 @@
 """How much memory a run will take at its worst moment, from what it will hold there.
 
 A run goes through a few situations, and its peak is that of the largest: counting the words,
-the end of a step's forward pass, its backward pass, the synthesizer learning, an evaluation,
-saving. Each part's share is stated beside its code; here they are added up.
+the end of a step's forward pass, its backward pass, an update whose norms are logged, the
+synthesizer learning, an evaluation, saving. Each part's share is stated beside its code; here they
+are added up.
 `scripts.benchmarks.memory` compares the prediction with measured peaks (docs/benchmarks/).
 
 Numbers are counted in units of float32's (`sglm.runtime.memory_basis`). Shapes: R steps read in one
@@ -13,23 +14,27 @@ import resource
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from sglm.config import Config
 from sglm.dni.adjoint import adjoint_floats, adjoint_parameters
+from sglm.dni.critic import critic_floats, critic_parameters
 from sglm.dni.gauge import gauge_every, gauge_floats
+from sglm.dni.random_feedback import feedback_weights
 from sglm.dni.synthesizer import GRU_PREDICTS, parameter_count, recurrent_state_floats
 from sglm.dni.teaching import regression_floats
-from sglm.model.language_model import DropoutRates, ModelShape, activation_floats
+from sglm.model.language_model import DropoutRates, ModelShape
 from sglm.model.lstm_layer import SEGMENT_STEPS, layer_backward_floats
-from sglm.model.softmax_loss import kept_kernel_bytes, loss_floats
+from sglm.model.memory import activation_floats, softmax_floats, softmax_kernel_bytes
 from sglm.runtime.memory_basis import FLOAT_BYTES, MemoryBasis
 from sglm.scoring.predictor import NetworkPredictor, reading_floats
 from sglm.scoring.stream import CHUNK_STEPS, stream_nll
 from sglm.text.batcher import Batcher
 from sglm.train.build import COUNTED_AT_ONCE, build_schedule, lookahead_steps, stretch_windows
+from sglm.train.log.norms import norm_floats
 from sglm.train.truncation import part_steps
 
 # Fragmentation: freed blocks do not always fit the next request. The share of a CPU's heap that is
@@ -105,8 +110,8 @@ def plan_memory(
         # Before there is anything else; it is seldom the peak.
         counting = 8 * min(len(batcher.ids_N), COUNTED_AT_ONCE) // FLOAT_BYTES
         situations["counting"] = max(0, counting - lasting)
-        tokens = (lanes * length for length in set(batcher.lengths))
-        outside = batcher.ids_N.nbytes + valid_bytes + kept_kernel_bytes(tokens, shape.vocab_size)
+        tokens = [lanes * length for length in set(batcher.lengths)]
+        outside = batcher.ids_N.nbytes + valid_bytes + softmax_kernel_bytes(shape, tokens)
     worst = lasting + max(situations.values())
     return MemoryPlan(
         base=loaded_bytes(config, precision) if on_cpu else 0,
@@ -120,14 +125,18 @@ def _lasting(config: Config, shape: ModelShape, basis: MemoryBasis) -> tuple[flo
     """`(what is held throughout, what of it belongs to lanes and is saved)`."""
     optimizer, settings = config.optimizer, config.synthesizer
     moments = (optimizer.momentum > 0) if optimizer.kind == "sgd" else 2
-    model, state = (2 + moments) * shape.parameters, basis.lanes * shape.state_size
+    averages = optimizer.averaging > 0
+    model, state = (2 + moments + averages) * shape.parameters, basis.lanes * shape.state_size
     if config.schedule.mode == "real":
         return model + state, state
-    if settings.kind == "adjoint":
+    if settings.reads_text:
         kept, _ = adjoint_floats(
             settings, shape, basis, window=config.train.window, stretch=stretch_windows(config)
         )
-        return model + 4 * adjoint_parameters(settings, shape) + state + kept, state + kept
+        model += 4 * adjoint_parameters(settings, shape) + feedback_weights(settings.kind, shape)
+        return model + state + kept, state + kept
+    if settings.kind == "critic":
+        return model + 4 * critic_parameters(settings, shape) + state, state
     recurrent = recurrent_state_floats(settings, shape, basis)
     synthesizer = 4 * parameter_count(settings, shape)
     # One state of a recurrent synthesizer is carried, the one before it waits to be learned from.
@@ -148,6 +157,7 @@ def _situations(
     situations = {
         "forward": _forward(config, shape, basis, longest=longest),
         "backward": _backward(config, shape, basis, longest=longest),
+        "update": norm_floats(config.optimizer, shape),
         "evaluation": reading_floats(shape, steps=CHUNK_STEPS),
     }
     settings = config.synthesizer
@@ -155,12 +165,15 @@ def _situations(
         return situations
     if is_gauged:
         situations["gauge"] = gauge_floats(shape, basis, window=longest)
-    if settings.kind == "adjoint":
+    if settings.reads_text:
         # It reads while the activations of the forward pass are held.
         _, reading = adjoint_floats(
             settings, shape, basis, window=config.train.window, stretch=stretch_windows(config)
         )
         return situations | {"reading": situations["forward"] + reading}
+    if settings.kind == "critic":
+        lesson = critic_floats(settings, shape, basis, window=config.train.window)
+        return situations | {"synthesizer": lesson}
     # It predicts while the activations of the forward pass are held.
     situations["forward"] += GRU_PREDICTS * recurrent_state_floats(settings, shape, basis)
     # One regression, while the model's gradients are held for its own update.
@@ -191,18 +204,13 @@ def _activations(config: Config, shape: ModelShape, basis: MemoryBasis, *, steps
     )
 
 
-def _loss(shape: ModelShape, tokens: int, basis: MemoryBasis) -> tuple[float, float]:
-    """See `loss_floats`."""
-    return loss_floats(tokens, basis, vocab_size=shape.vocab_size, features=shape.widths[-1])
-
-
 def _forward(config: Config, shape: ModelShape, basis: MemoryBasis, *, longest: int) -> float:
     """At the end of the forward pass.
 
     Weights have no gradients then; `_lasting` counts these, so they are subtracted.
     """
     kept = _activations(config, shape, basis, steps=_read_steps(config, longest))
-    return kept + _loss(shape, basis.lanes * longest, basis)[0] - shape.parameters
+    return kept + softmax_floats(shape, basis.lanes * longest, basis)[0] - shape.parameters
 
 
 def _backward(config: Config, shape: ModelShape, basis: MemoryBasis, *, longest: int) -> float:
@@ -213,7 +221,7 @@ def _backward(config: Config, shape: ModelShape, basis: MemoryBasis, *, longest:
     kept = _activations(config, shape, basis, steps=steps)
     at_once = -(-steps // _calls(config, steps)) if basis.on_cpu else steps
     works = layer_backward_floats(shape.input_widths[-1], last, basis, steps=at_once)
-    loss = _loss(shape, basis.lanes * longest, basis)[1]
+    loss = softmax_floats(shape, basis.lanes * longest, basis)[1]
     begins = kept - shape.parameters + max(loss, works + min(loss, shape.vocab_size * last))
     # The embedding's gradient; on a GPU from the words read, from the softmax, and their sum.
     apart = shape.tied and not basis.on_cpu
@@ -232,7 +240,9 @@ def loaded_bytes(config: Config, precision: str = "fp32") -> int:
     from sglm.train.build import build_decision_rule, build_learner
     from sglm.train.step import train_step
 
-    small = {"hidden": 16, "embedding": 16}
+    small: dict[str, Any] = {"hidden": 16, "embedding": 16}
+    if config.model.softmax == "adaptive":
+        small["cutoffs"] = [8, 16]
     miniature = config.model_copy(
         update={
             "model": config.model.model_copy(update=small),

@@ -11,7 +11,7 @@ from sglm.optim.schedule import Mode, Schedule
 from sglm.runtime.ranks import ALONE, Ranks
 from sglm.text.batcher import Batcher
 from sglm.text.store import TokenStore
-from sglm.train.build import build_batcher, build_schedule, model_shape
+from sglm.train.build import build_batcher, build_schedule, store_shape
 from sglm.train.dry_run.memory import MemoryPlan, plan_memory
 
 _BARS = " ▁▂▃▄▅▆▇█"
@@ -72,8 +72,8 @@ class RunPlan:
         lines = [
             *_lines(
                 "model",
-                f"{shape.layers} layers × {shape.hidden}, vocabulary {shape.vocab_size:,},"
-                f" {shape.parameters:,} parameters",
+                f"{shape.layers} layers × {shape.hidden}, vocabulary {shape.vocab_size:,}"
+                f"{_describe_cutoffs(shape)}, {shape.parameters:,} parameters",
             ),
             *_lines(
                 "data",
@@ -123,7 +123,7 @@ def plan_run(
         InputError, ConfigError: it could not begin.
     """
     batcher = build_batcher(config, store, ranks=ranks)
-    shape = model_shape(config, store.tokenizer().vocab_size)
+    shape = store_shape(config, store)
     return RunPlan(
         config=config,
         shape=shape,
@@ -143,6 +143,12 @@ def plan_run(
 def _lines(name: str, text: str) -> list[str]:
     """For 80 columns."""
     return textwrap.wrap(text, 80, initial_indent=f"{name:<9}", subsequent_indent=" " * 9)
+
+
+def _describe_cutoffs(shape: ModelShape) -> str:
+    """Where the softmax is adaptive, the words at which its tails begin."""
+    cutoffs = " and ".join(f"{cutoff:,}" for cutoff in shape.cutoffs)
+    return f" (softmax cut off at {cutoffs})" if cutoffs else ""
 
 
 def _describe_memory(memory: MemoryPlan) -> str:

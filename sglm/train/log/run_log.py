@@ -13,6 +13,7 @@ from sglm.train.log.console import ConsoleLog
 from sglm.train.log.lost_work import lost_work, restart_lines
 from sglm.train.log.meter import IntervalMeans, IntervalMeter
 from sglm.train.log.metrics import append_metrics
+from sglm.train.log.norms import NormMeter
 from sglm.train.log.tensorboard import EventFile, event_files
 from sglm.train.run_folder import RunFolder
 from sglm.train.sample import Sample
@@ -31,6 +32,7 @@ class RunLog:
         first_step: steps done before this session; curves that an interrupted session wrote after
             them are hidden, so that they continue without overlap.
         interval: `interval_sums` of the checkpoint that is continued.
+        norms: of the learner's weights and updates; made with the same sums.
         files_before: how many files of events there were at that checkpoint.
         stream: where progress goes; a bar on a terminal, plain lines elsewhere.
         on_report: is told of every validation and interval (`sglm.train.loop.train`).
@@ -45,6 +47,7 @@ class RunLog:
         total_steps: int,
         first_step: int,
         interval: dict[str, float],
+        norms: NormMeter,
         files_before: int,
         stream: TextIO,
         on_report: OnReport | None = None,
@@ -52,7 +55,9 @@ class RunLog:
     ) -> None:
         self.metrics = run.metrics
         self.on_report = on_report
-        self.meter = IntervalMeter(interval, ranks=ranks)
+        self.norms = norms
+        own = {key: value for key, value in interval.items() if key not in norms.sums}
+        self.meter = IntervalMeter(own, ranks=ranks)
         self.console = ConsoleLog(stream, total_steps=total_steps, first_step=first_step)
         self.events: EventFile | None = None
         if not ranks.writes:
@@ -75,8 +80,9 @@ class RunLog:
         self.meter.add(result)
 
     def interval_sums(self) -> dict[str, float]:
-        """Sums over the steps since the last `interval`, for a checkpoint; all ranks call this."""
-        return self.meter.collect()
+        """Sums over the steps since the last `interval`, and over the norms since the last
+        `evaluation`, for a checkpoint; all ranks call this."""
+        return self.meter.collect() | self.norms.collect()
 
     def interval(
         self, step: int, learner: Learner, *, mode: Mode, cycle: int, rate: float, skipped: int = 0
@@ -101,6 +107,9 @@ class RunLog:
             **_scalars(means, learner),
         }
         if self.events is not None:
+            for key, value in self.norms.read().items():
+                layer, what = key.split("/")
+                scalars[f"norm/{what}/{layer}"] = value
             for tag, value in scalars.items():
                 self.events.scalar(tag, value, step)
             self.events.flush()
@@ -177,6 +186,7 @@ class RunLog:
             "mode": mode.value,
             "cycle": cycle,
             "seconds": round(seconds, 3),
+            "norms": self.norms.means(),
         }
         append_metrics(self.metrics, line)
         self.line(

@@ -13,6 +13,12 @@ DESCRIPTIONS = {
     "fit/valid_ppl": "Validation perplexity per token: exp of the loss. The same as"
     " valid/token_ppl.",
     "fit/best_ppl": "The lowest validation perplexity per token so far: that of `model/`.",
+    "norm/effective_rate": "Length of one step's update of this layer's matrices over that of the"
+    " matrices: the learning rate that counts for what does not depend on their scale.",
+    "norm/l2_share": "Share of the L2 term in Adam's first moment of this layer, from 0 to 1: near"
+    " 1 the penalty has drowned out the loss.",
+    "norm/update": "Length of one step's update of this layer's matrices.",
+    "norm/weight": "Length of this layer's matrices, all entries as one vector.",
     "perf/tokens_per_s": "Training speed, in tokens per second over all processes; validations"
     " are not counted.",
     "sample/continuation": "How the model continues the first words of the validation text, drawn"
@@ -41,3 +47,8 @@ DESCRIPTIONS = {
     "valid/loss": "Validation loss, in nats per token, without dropout.",
     "valid/token_ppl": "Validation perplexity per token: exp of the loss.",
 }
+
+
+def description(tag: str) -> str:
+    """What the curve of that tag shows; the curves of layers, `norm/weight/LAYER`, share theirs."""
+    return DESCRIPTIONS[tag if tag in DESCRIPTIONS else tag.rpartition("/")[0]]

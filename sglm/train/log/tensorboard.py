@@ -20,7 +20,7 @@ from torch.utils.tensorboard.summary import hparams
 
 from sglm.config import Config
 from sglm.storage.durable import sync
-from sglm.train.log.tags import DESCRIPTIONS
+from sglm.train.log.tags import description
 
 _PREFIX = "events.out.tfevents."
 
@@ -64,7 +64,7 @@ class EventFile:
             raise
 
     def scalar(self, tag: str, value: float, step: int) -> None:
-        """A point of one of the curves of `DESCRIPTIONS`."""
+        """A point of one of the curves of `sglm.train.log.tags`."""
         # Readers keep what the first point of a tag says of all of them.
         metadata = None if tag in self._described else _described(tag)
         self._described.add(tag)
@@ -79,7 +79,7 @@ class EventFile:
 
     def text(self, tag: str, markdown: str, step: int) -> None:
         """A text for the Text tab."""
-        record: Any = text_pb(tag, markdown, description=DESCRIPTIONS[tag])
+        record: Any = text_pb(tag, markdown, description=description(tag))
         self._add(Event(summary=record, step=step))
 
     def hyper_parameters(self, config: Config) -> None:
@@ -128,7 +128,7 @@ def event_files(folder: Path) -> list[Path]:
 
 
 def _described(tag: str) -> SummaryMetadata:
-    metadata: Any = create_summary_metadata(display_name=None, description=DESCRIPTIONS[tag])
+    metadata: Any = create_summary_metadata(display_name=None, description=description(tag))
     metadata.data_class = DATA_CLASS_SCALAR  # without it the faster of two readers drops the rest
     return metadata
 

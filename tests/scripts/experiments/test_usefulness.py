@@ -36,6 +36,24 @@ def test_gauges_are_ratios_of_what_a_whole_run_has_measured() -> None:
     assert usefulness.gauges([0.8], [[1.0, -4.0, 0.5]])["beta"] == 0
 
 
+def test_an_arm_is_the_mean_of_its_seeds() -> None:
+    gauges = [dict.fromkeys(usefulness.GAUGES, value) for value in (0.2, 0.4)]
+    results = [
+        {"corpus": "a", "arm": arm, "seed": seed, "perplexity": ppl, "gauges": gauges[seed]}
+        for arm, seed, ppl in [
+            ("bptt", 0, 10.0),
+            ("bptt", 1, 12.0),
+            ("mlp", 1, 9.0),
+            ("mlp", 0, 9.5),
+        ]
+    ]
+    lines = usefulness.table(results).splitlines()  # no ceiling: no other table
+    assert lines[2:] == [
+        "| a | bptt | 2 | 0.30 | 0.30 | 11.00 ± 1.41 | +0.00, +0.00 |",
+        "| a | mlp | 2 | 0.30 | 0.30 | 9.25 ± 0.35 | -3.00, -0.50 |",
+    ]
+
+
 def test_one_command_measures_and_ranks(
     word_store: TokenStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -46,6 +64,6 @@ def test_one_command_measures_and_ranks(
     arguments = Namespace(data=[word_store.folder], out=tmp_path, seeds="0", arms=arms, set=small)
     results = usefulness.run(arguments)
     assert usefulness.run(arguments) == results  # nothing is run again
-    lines = usefulness.table(usefulness.with_shares(results)).splitlines()
-    assert len(lines) == 2 + 2 + 3 + 5
+    lines = usefulness.table(results).splitlines()
+    assert len(lines) == 2 + 4 + 1 + 2 + 2 + 3 + 5
     assert lines[-5].startswith("| explained |")

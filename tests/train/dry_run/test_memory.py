@@ -1,6 +1,7 @@
 """The prediction of memory: its parts are what a run holds, and follow the sizes."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ from torch.profiler import ProfilerActivity, profile
 
 from sglm.config import Config
 from sglm.dni.adjoint import AdjointEstimator, adjoint_floats
+from sglm.dni.critic import CriticEstimator, critic_floats, critic_parameters
+from sglm.dni.estimator import FeatureGradient, Observation
 from sglm.dni.gauge import REACH, gauge_floats
 from sglm.dni.learned import LearnedEstimator
 from sglm.dni.synthesizer import parameter_count
@@ -21,6 +24,7 @@ from sglm.runtime.ranks import ALONE, Ranks
 from sglm.text.batcher import Batcher
 from sglm.train.build import build_learner, lookahead_steps, model_shape, stretch_windows
 from sglm.train.dry_run.memory import MemoryPlan, plan_memory
+from sglm.train.log.norms import NormMeter, norm_floats
 from sglm.train.step import train_step
 from sglm.train.truncation import draw_lengths
 from sglm.train.window_decision import WindowDecision
@@ -95,6 +99,11 @@ def test_what_lasts_is_what_the_learner_holds(
     assert parameter_count(config.synthesizer, model_shape(config, 50)) == built
 
 
+def test_an_average_of_the_weights_lasts(tiny_config: Callable[..., Config]) -> None:
+    averaged, plain = (plan(tiny_config(optimizer={"averaging": each})) for each in (0.1, 0.0))
+    assert averaged.lasting - plain.lasting == 4 * model_shape(tiny_config(), 50).parameters
+
+
 @pytest.mark.parametrize("hidden", [16, 32])  # q, or the true residual
 def test_what_lasts_with_an_adjoint(hidden: int, tiny_config: Callable[..., Config]) -> None:
     settings = {"kind": "adjoint", "every": 2, "reach": 7, "factor": 1.0}
@@ -121,11 +130,17 @@ def test_what_lasts_with_an_adjoint(hidden: int, tiny_config: Callable[..., Conf
     assert plan(config).lasting == sum(4 * each.numel() for each in held)
 
 
-@pytest.mark.parametrize(("every", "reach"), [(1, 15), (4, 15), (4, 40), (1, 60)])
+@pytest.mark.parametrize(
+    ("kind", "every", "reach"),
+    [
+        *[("adjoint", *each) for each in ((1, 15), (4, 15), (4, 40), (1, 60))],
+        *[(kind, *each) for kind in ("feedback", "direct") for each in ((1, 60), (4, 40))],
+    ],
+)
 def test_what_a_reading_allocates_was_predicted(
-    every: int, reach: int, tiny_config: Callable[..., Config]
+    kind: str, every: int, reach: int, tiny_config: Callable[..., Config]
 ) -> None:
-    settings = {"kind": "adjoint", "every": every, "reach": reach}
+    settings = {"kind": kind, "every": every, "reach": reach}
     config = tiny_config(
         train={"batch": 16, "window": 35},
         model={"hidden": 128, "layers": 2},
@@ -147,6 +162,57 @@ def test_what_a_reading_allocates_was_predicted(
     kept, reading = adjoint_floats(config.synthesizer, shape, basis, window=35, stretch=every)
     # As for a pass.
     assert allocated(run) == pytest.approx(4 * (kept + reading), rel=0.25)
+
+
+@pytest.mark.parametrize("words", [300, 40_000])  # all logits of a window at once, or fewer
+def test_what_a_critic_holds_was_predicted(words: int, tiny_config: Callable[..., Config]) -> None:
+    config = tiny_config(
+        train={"batch": 16, "window": 35},
+        model={"hidden": 128, "layers": 2},
+        synthesizer={"kind": "critic"},
+    )
+    learner = build_learner(config, np.ones(words, dtype=np.int64), precision_of("fp32", CPU))
+    estimator, shape = learner.estimator, model_shape(config, words)
+    assert isinstance(estimator, CriticEstimator)
+    assert critic_parameters(config.synthesizer, shape) == sum(
+        each.numel() for each in estimator.critic.parameters()
+    )
+    window = make_batcher(config, tokens=40_000).at(1)
+    features_TBH = torch.randn(35, 16, 128)
+    observation = Observation(
+        gradient_BS=torch.zeros(16, learner.state.size),
+        outgoing=learner.state,
+        injected=True,
+        probe=False,
+        features=FeatureGradient(features_TBH, features_TBH, window.targets_TB),
+    )
+    estimator.enter_window(learner.state)
+
+    def run() -> object:
+        return estimator.end_window(observation)
+
+    run()  # kernels are made at the first call
+    floats = critic_floats(config.synthesizer, shape, MemoryBasis(16, True, 1.0), window=35)
+    # As for a pass.
+    assert allocated(run) == pytest.approx(4 * floats, rel=0.25)
+
+
+@pytest.mark.parametrize("kind", ["feedback", "direct"])
+def test_matrices_that_stand_for_weights_last(
+    kind: str, tiny_config: Callable[..., Config]
+) -> None:
+    """Besides what an adjoint holds."""
+    config = tiny_config(synthesizer={"kind": kind}, model={"hidden": 24, "embedding": 16})
+    learner = build_learner(config, np.ones(50, dtype=np.int64), precision_of("fp32", CPU))
+    assert isinstance(learner.estimator, AdjointEstimator)
+    way_back: Any = learner.estimator.way_back
+    if kind == "direct":
+        held = [way_back.matrix_SR]
+    else:
+        held = [each for pair in way_back.keywords["layers"].matrices for each in pair]
+    floats = sum(each.numel() for each in held if each is not None)
+    adjoint = tiny_config(model={"hidden": 24, "embedding": 16})
+    assert plan(config).lasting - plan(adjoint).lasting == 4 * floats
 
 
 def test_what_the_gauge_allocates_was_predicted(tiny_config: Callable[..., Config]) -> None:
@@ -171,6 +237,23 @@ def test_what_the_gauge_allocates_was_predicted(tiny_config: Callable[..., Confi
     floats = gauge_floats(model_shape(config, 6000), MemoryBasis(16, True, 1.0), window=35)
     # As for a pass.
     assert allocated(run) == pytest.approx(4 * floats, rel=0.25)
+
+
+@pytest.mark.parametrize("kind", ["adamw", "adam"])
+def test_what_a_measured_update_allocates_was_predicted(
+    kind: str, tiny_config: Callable[..., Config]
+) -> None:
+    config = tiny_config(model={"hidden": 64}, optimizer={"kind": kind, "weight_decay": 0.1})
+    learner = build_learner(config, np.ones(6000, dtype=np.int64), precision_of("fp32", CPU))
+    norms = NormMeter(learner.model, optimizer=learner.optimizer, sums={})
+    for parameter in learner.model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    learner.optimizer.step()  # the moments are made at the first one
+    norms.measure_next()
+    floats = norm_floats(config.optimizer, model_shape(config, 6000))
+    # All but the biases, 1.4 % here.
+    assert allocated(learner.optimizer.step) == pytest.approx(4 * floats, rel=0.02)
+    assert plan(config, 6000).situations["update"] == 4 * floats
 
 
 def test_real_gradients_alone_need_no_synthesizer(tiny_config: Callable[..., Config]) -> None:
@@ -206,6 +289,17 @@ def test_only_a_cpu_holds_libraries_and_what_is_saved(tiny_config: Callable[...,
     assert on_gpu.base == 0
     assert on_cpu.base > 50 * 2**20  # torch alone is more
     assert "counting" in on_cpu.situations.keys() - on_gpu.situations.keys()
+
+
+def test_cutoffs_of_a_large_vocabulary_are_planned_for(
+    tiny_config: Callable[..., Config],
+) -> None:
+    model = {"softmax": "adaptive", "cutoffs": [4000, 20_000]}
+    full, adaptive = (
+        plan(tiny_config(model=softmax, train={"batch": 20, "window": 35}), 33_000, "cpu")
+        for softmax in ({}, model)
+    )
+    assert adaptive.situations["forward"] < full.situations["forward"]
 
 
 def allocated(work: Callable[[], object]) -> int:
@@ -277,6 +371,39 @@ def test_what_a_pass_allocates_was_predicted(
     predicted = whole.situations["forward"] + 4 * shape.parameters
     # The goal; here no heap's holes blur it.
     assert allocated(run) == pytest.approx(predicted, rel=0.15)
+
+
+@pytest.mark.parametrize("library", ["MKL", "oneDNN"])
+def test_what_a_pass_with_an_adaptive_softmax_allocates_was_predicted(
+    library: str, tiny_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(linear, "mkl_on_intel", lambda: library == "MKL")
+    config = tiny_config(
+        train={"batch": 16, "window": 35},
+        model={"hidden": 256, "layers": 2, "softmax": "adaptive"},
+        schedule={"mode": "real"},
+    )
+    counts_V = 100_000 // np.arange(1, 16_001)  # Zipf's law
+    learner = build_learner(config, counts_V, precision_of("fp32", CPU))
+    shares_V = (counts_V + 1) / (counts_V + 1).sum()
+    drawn_TB = np.random.default_rng(0).choice(16_000, (36, 16), p=shares_V)
+    ids_TB = torch.from_numpy(drawn_TB)
+
+    def run(*, back: bool) -> object:
+        outputs = learner.window_pass(ids_TB[:-1], ids_TB[1:], learner.state.as_leaf())
+        if back:
+            outputs.objective_nats.backward()  # type: ignore[no-untyped-call]
+        return outputs
+
+    run(back=False)  # kernels are made at the first call
+    shape, batcher = learner.model.shape, make_batcher(config, tokens=40_000)
+    whole = plan_memory(config, shape, batcher, valid_bytes=0, device_type="cpu")
+    for back, situation, tolerance in ((False, "forward", 0.2), (True, "backward", 0.1)):
+        predicted = whole.situations[situation] + 4 * shape.parameters
+        # A forward pass is not the peak; how many tokens a tail has is guessed.
+        assert allocated(lambda back=back: run(back=back)) == pytest.approx(
+            predicted, rel=tolerance
+        )
 
 
 def test_processes_hold_their_own_lanes(tiny_config: Callable[..., Config]) -> None:

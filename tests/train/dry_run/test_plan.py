@@ -3,14 +3,18 @@
 from collections.abc import Callable
 
 import numpy as np
+import pytest
 import torch
 
 from sglm.config import Config
+from sglm.errors import ConfigError
+from sglm.model.cutoffs import chosen_cutoffs
 from sglm.optim.precision import precision_of
 from sglm.text.batcher import Batcher
-from sglm.train.build import build_learner, build_schedule, model_shape
+from sglm.text.store import TokenStore
+from sglm.train.build import build_learner, build_schedule, model_shape, token_counts
 from sglm.train.dry_run.memory import MemoryPlan
-from sglm.train.dry_run.plan import RunPlan, draw_schedule
+from sglm.train.dry_run.plan import RunPlan, draw_schedule, plan_run
 
 CPU = torch.device("cpu")
 
@@ -20,11 +24,28 @@ def test_parameters_are_counted_as_built(tiny_config: Callable[..., Config]) -> 
         {"layers": 1, "hidden": 8},
         {"layers": 3, "hidden": 8, "embedding": 5},
         {"layers": 2, "hidden": 8, "embedding": 5, "tied": False},
+        {"layers": 2, "hidden": 8, "embedding": 5, "softmax": "adaptive", "cutoffs": [3, 9]},
     ):
         config = tiny_config(model=model)
         learner = build_learner(config, np.ones(17, dtype=np.int64), precision_of("fp32", CPU))
         built = sum(parameter.numel() for parameter in learner.model.parameters())
         assert model_shape(config, 17).parameters == built
+
+
+def test_cutoffs_are_chosen_from_the_counts_and_said(
+    tiny_config: Callable[..., Config], word_store: TokenStore
+) -> None:
+    config = tiny_config(model={"softmax": "adaptive"})
+    plan = plan_run(config, word_store, precision_of("fp32", CPU))
+    counts_V = token_counts(word_store)
+    first, second = plan.shape.cutoffs
+    assert (first, second) == chosen_cutoffs(counts_V)
+    assert f"(softmax cut off at {first} and {second})" in " ".join(plan.describe().split())
+    built = build_learner(config, counts_V, precision_of("fp32", CPU)).model
+    assert built.shape == plan.shape
+    too_large = tiny_config(model={"softmax": "adaptive", "cutoffs": [4, 999]})
+    with pytest.raises(ConfigError, match=r"\[4, 999\] must be below .*, \d+; lower them"):
+        plan_run(too_large, word_store, precision_of("fp32", CPU))
 
 
 def test_plan_names_cycles_modes_rates_and_memory(tiny_config: Callable[..., Config]) -> None:

@@ -19,7 +19,7 @@ from sglm.config import Config
 from sglm.optim.precision import precision_of
 from sglm.text.store import TokenStore
 from sglm.train import loop
-from sglm.train.log.tags import DESCRIPTIONS
+from sglm.train.log.tags import description
 from sglm.train.loop import train
 from sglm.train.sample import START_TOKENS, sample
 from tests.tiny_models import make_network
@@ -70,7 +70,7 @@ def test_every_curve_has_a_description_that_names_what_it_is(
     events = run(tiny_config(), word_store, tmp_path)
     tags = [*events.Tags()["scalars"], "sample/continuation"]
     found = {tag: events.SummaryMetadata(tag).summary_description for tag in tags}
-    assert found == {tag: DESCRIPTIONS[tag] for tag in tags}
+    assert found == {tag: description(tag) for tag in tags}
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])

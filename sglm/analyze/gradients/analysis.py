@@ -1,0 +1,280 @@
+"""How good are the gradients that a run follows? Their variance, their bias, their worth.
+
+After Ilyas et al. 2020, who ask it of deep policy gradients. The measure is the gradient
+over a long horizon, the mean of thousands of windows; docs/analysis.md says what is compared how.
+"""
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import torch
+
+from sglm.analyze.analysis import Part, ReportsProgress, carry_out
+from sglm.analyze.gradients.finding import GradientsFinding
+from sglm.analyze.gradients.measure import describe, sum_up
+from sglm.analyze.gradients.values import VALUE_STEPS, compare_values
+from sglm.analyze.reading import effects, estimates, future, read
+from sglm.analyze.subjects import (
+    Subject,
+    check_length,
+    find_subjects,
+    lanes_of,
+    store_of,
+)
+from sglm.analyze.trained import Trained, load_trained, trained_fingerprint
+from sglm.config import Config
+from sglm.dni.critic import CriticEstimator
+from sglm.errors import InputError
+from sglm.model.folder import read_card
+from sglm.model.language_model import LSTMLanguageModel
+from sglm.runtime.process import denormals_as_zero
+from sglm.storage.untrusted import given_path
+from sglm.text.batcher import ComingText
+from sglm.text.store import TokenStore
+from sglm.train.build import lookahead_steps, stretch_windows
+
+SPLIT = "train"
+PARTS = 16  # of the text: independent estimates, among which the bootstrap draws
+DEFAULT_WINDOWS = 5_000
+DEFAULT_REACH = 40
+WARM_UP = 50  # steps that are read for the state alone, at the start of a lane
+_FEWEST_WINDOWS = 2
+_SERIES = (1, 2, 5)
+
+
+class Plan(NamedTuple):
+    """What is read for one run.
+
+    Attributes:
+        batch: B, lanes of a batch.
+        window: T.
+        windows: N, of each lane.
+        ahead: steps that must follow the last window.
+    """
+
+    batch: int
+    window: int
+    windows: int
+    ahead: int
+
+    @property
+    def lanes(self) -> int:
+        return PARTS * self.batch
+
+    @property
+    def steps(self) -> int:
+        return WARM_UP + self.windows * self.window + self.ahead
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradientsAnalysis:
+    """Variance, bias and worth of gradients (an `Analysis`).
+
+    Args:
+        subjects: models that lie in runs.
+        store: its training text is read.
+        windows: how many to average over; None: `DEFAULT_WINDOWS`, or as many as the text has.
+        reach: steps past a window's end that the long horizon takes in.
+
+    Raises:
+        InputError: a model lies in no run, or the text is too short.
+    """
+
+    subjects: Sequence[Subject]
+    store: TokenStore
+    windows: int | None = None
+    reach: int = DEFAULT_REACH
+    what: str = "gradients"
+
+    def __post_init__(self) -> None:
+        for name in ("windows", "reach"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"{name} = {value}: must be 1 at least")
+        for subject in self.subjects:
+            plan = self.plan(subject.config())
+            purpose = f"{plan.lanes} lanes of {plan.steps:,} steps for {subject.name}"
+            check_length(self.store, SPLIT, tokens=plan.lanes * plan.steps, purpose=purpose)
+
+    @property
+    def reaches(self) -> list[int]:
+        """1, 2, 5, 10, 20, … up to the long horizon's."""
+        series = [base * 10**power for power in range(10) for base in _SERIES]
+        return [*(each for each in series if each < self.reach), self.reach]
+
+    def plan(self, config: Config) -> Plan:
+        """For a run with that configuration."""
+        batch, window = config.train.batch, config.train.window
+        values = VALUE_STEPS if config.synthesizer.kind == "critic" else 0
+        ahead = max(self.reach, lookahead_steps(config) or 0, values)
+        lanes = PARTS * batch
+        # Whole stretches, for what is estimated differs from place to place in them.
+        stretch = 1 if config.schedule.mode == "real" else stretch_windows(config)
+        wanted = -(-(self.windows or DEFAULT_WINDOWS) // (lanes * stretch)) * stretch
+        if self.windows is None:
+            fit = (len(self.store.ids(SPLIT)) // lanes - WARM_UP - ahead) // window
+            wanted = max(_FEWEST_WINDOWS, min(wanted, fit // stretch * stretch or fit))
+        return Plan(batch, window, wanted, ahead)
+
+    def settings(self) -> Mapping[str, Any]:
+        """See `Analysis`."""
+        return {"runs": [self._settings(subject) for subject in self.subjects]}
+
+    def _settings(self, subject: Subject) -> Mapping[str, Any]:
+        return {
+            "run": [subject.name, trained_fingerprint(subject)],
+            "store": self.store.fingerprint,
+            "plan": [*self.plan(subject.config())],
+            "reach": self.reach,
+        }
+
+    def memory_bytes(self) -> float:
+        """The largest run's: sums of weight gradients, the reading, and a pass over a piece."""
+        most = 0.0
+        for subject in self.subjects:
+            shape = read_card(subject.folder).model_shape()
+            plan = self.plan(subject.config())
+            sums = (PARTS + 2) * (2 + len(self.reaches)) * sum(shape.layer_weights)
+            last, units = shape.widths[-1], sum(shape.widths)
+            text = plan.steps * plan.lanes * (2 * last + 4)
+            text += plan.windows * plan.lanes * 3 * shape.state_size
+            ahead = min(16, plan.windows) * plan.batch * self.reach * 20 * units
+            most = max(most, 4 * (sums + text + ahead + 8 * shape.parameters))
+        return most
+
+    def parts(self) -> Sequence[Part]:
+        """One for each model."""
+        return [
+            Part(
+                name=subject.name,
+                compute=partial(self._measure, subject),
+                seconds=self._seconds[subject.name],
+                of=self._settings(subject),
+            )
+            for subject in self.subjects
+        ]
+
+    def finding(self, values: Mapping[str, dict[str, Any]]) -> GradientsFinding:
+        """See `Analysis`."""
+        return GradientsFinding(runs=[values[subject.name] for subject in self.subjects])
+
+    @cached_property
+    def _seconds(self) -> dict[str, float]:
+        known: dict[tuple[Any, ...], float] = {}
+        found = {}
+        for subject in self.subjects:
+            shape, plan = read_card(subject.folder).model_shape(), self.plan(subject.config())
+            if (shape, plan) not in known:
+                model = LSTMLanguageModel(shape).eval()
+                known[shape, plan] = _seconds_of(model, plan, self.reaches)
+            found[subject.name] = known[shape, plan]
+        return found
+
+    def _measure(self, subject: Subject) -> dict[str, Any]:
+        trained = load_trained(subject)
+        plan = self.plan(trained.config)
+        text = lanes_of(self.store, plan.lanes, plan.steps)
+        with denormals_as_zero():
+            found = measure(trained, text, plan=plan, reaches=self.reaches)
+        return {
+            "run": subject.name,
+            "window": plan.window,
+            "batch": plan.batch,
+            "estimates": PARTS,
+            "windows": plan.windows * plan.lanes,
+            "missing": trained.missing,
+            **found,
+        }
+
+
+def measure(
+    trained: Trained, text: ComingText, *, plan: Plan, reaches: Sequence[int]
+) -> dict[str, Any]:
+    """The numbers of one model on a text (`gradients_measure.describe`).
+
+    Args:
+        trained: the model, and its estimator if it has one.
+        text: `plan.steps` steps of `plan.lanes` lanes.
+        plan: what is read.
+        reaches: of the exact gradients, ascending.
+    """
+    model, estimator = trained.model, trained.estimator
+    reading = read(model, text, skipped=WARM_UP, window=plan.window, windows=plan.windows)
+    synthetic_NLS = None
+    if estimator is not None:
+        synthetic_NLS = estimates(
+            model, reading, estimator, stretch=trained.stretch, lookahead=trained.lookahead
+        )
+    sums = sum_up(model, reading, reaches, synthetic_NLS=synthetic_NLS, lanes=plan.batch)
+    values = None
+    if isinstance(estimator, CriticEstimator):
+        values = compare_values(model, reading, estimator, reaches=reaches)
+    return {**describe(sums, plan.window), "values": values}
+
+
+def _seconds_of(model: LSTMLanguageModel, plan: Plan, reaches: Sequence[int]) -> float:
+    """Times one batch, reading and going back, and counts how many there are."""
+    pieces = 4
+    ids = torch.zeros(pieces * plan.window + plan.ahead + 1, plan.batch, dtype=torch.int64)
+    with denormals_as_zero():
+        start = time.perf_counter()
+        reading = read(
+            model, ComingText(ids[:-1], ids[1:]), skipped=0, window=plan.window, windows=pieces
+        )
+        read_in = time.perf_counter()
+        windows, lanes = range(pieces - 1), slice(0, plan.batch)
+        after_KLS = future(model, reading, reaches, windows=windows, lanes=lanes)
+        effects(model, reading, after_KLS, windows=windows, lanes=lanes)
+        end = time.perf_counter()
+    steps = plan.steps * PARTS / len(reading.inputs_CL)
+    return (read_in - start) * steps + (end - read_in) * PARTS * plan.windows / len(windows)
+
+
+def gradients(
+    runs: Sequence[str | os.PathLike[str]],
+    *,
+    data: str | os.PathLike[str] | None = None,
+    out: str | os.PathLike[str] | None = None,
+    snapshots: bool = False,
+    windows: int | None = None,
+    reach: int = DEFAULT_REACH,
+    report: ReportsProgress | None = None,
+) -> GradientsFinding:
+    """How good the gradients are that runs follow: see docs/analysis.md.
+
+    Args:
+        runs: what `sglm train` wrote.
+        data: a token store, of which the training text is read; None: that of the first run.
+        out: a folder for `gradients.json`, `gradients.png` and what is needed to continue.
+        snapshots: the models at the ends of the cycles instead, which have no synthesizer.
+        windows: how many to average over; None: 5,000, or as many as the text has.
+        reach: steps past a window's end that the long horizon takes in.
+        report: called before every part and at the end.
+
+    Raises:
+        InputError: something that is no run, a text that is too short, too little memory.
+    """
+    analysis = gradients_analysis(
+        runs, data=data, snapshots=snapshots, windows=windows, reach=reach
+    )
+    folder = None if out is None else given_path("a folder", out)
+    return cast(GradientsFinding, carry_out(analysis, folder, report=report))
+
+
+def gradients_analysis(
+    runs: Sequence[str | os.PathLike[str]],
+    *,
+    data: str | os.PathLike[str] | None = None,
+    snapshots: bool = False,
+    windows: int | None = None,
+    reach: int = DEFAULT_REACH,
+) -> GradientsAnalysis:
+    """The analysis that `gradients` carries out; raises as that does."""
+    subjects = find_subjects(runs, snapshots=snapshots)
+    store = store_of(subjects, None if data is None else Path(data))
+    return GradientsAnalysis(subjects=subjects, store=store, windows=windows, reach=reach)

@@ -1,0 +1,162 @@
+"""What `gradients` found, as data, table, sentence and picture."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sglm.analyze.gradients.measure import LONG, SYNTHETIC, TRUNCATED
+
+_LINES = ("-", "--", ":", "-.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradientsFinding:
+    """What was measured of each run; every number as `[value, low, high]`, a 95 % interval.
+
+    Attributes:
+        runs: of each, in the order they were given: `gradients` (by kind: agreement with the long
+            horizon's, in `parameters` and `states`), `variance`, and of a synthetic gradient
+            `worth`, `by_distance`, `by_part`.
+    """
+
+    runs: Sequence[dict[str, Any]]
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it."""
+        return {"runs": list(self.runs)}
+
+    def rows(self) -> list[list[str]]:
+        """Truncated and synthetic gradients beside that of the long horizon."""
+        heading = ["run", "gradient", "cosine", "norm", "bias", "± 95 %", "state error", "worth"]
+        rows = [heading]
+        for run in self.runs:
+            for kind in (TRUNCATED, SYNTHETIC):
+                if kind in run["gradients"]:
+                    rows.append([run["run"], kind, *_cells(run, kind)])
+        return rows
+
+    def reading(self) -> str:
+        """What a synthetic gradient is worth, where there is one."""
+        first = next((run for run in self.runs if SYNTHETIC in run["gradients"]), None)
+        if first is None:
+            run = self.runs[0]
+            bias, low, high = run["gradients"][TRUNCATED]["parameters"]["bias"]
+            return (
+                f"{run['run']}: truncation after {run['window']} steps loses"
+                f" {bias:.0%} ({low:.0%} to {high:.0%}) of the long horizon's gradient"
+                f" (squared length of the bias in the LSTM's weights); {run['missing']}, so nothing"
+                " synthetic was measured."
+            )
+        bias = first["gradients"][SYNTHETIC]["parameters"]["bias"][0]
+        truncated = first["gradients"][TRUNCATED]["parameters"]["bias"][0]
+        worth, low, high = first["worth"]["parameters"]
+        return (
+            f"{first['run']}: with synthetic gradients the bias is {bias:.0%} of the long horizon's"
+            f" squared gradient, with truncation after {first['window']} steps {truncated:.0%};"
+            f" they are worth a real horizon of {worth:.1f} steps ({low:.1f} to {high:.1f})."
+            f"{_of_values(first)}"
+        )
+
+    def draw(self, figure: Any) -> None:
+        """Variance, bias by horizon, error by distance and by part of the state."""
+        variance, bias, distance, parts = figure.subplots(2, 2).flatten()
+        for index, run in enumerate(self.runs):
+            color = f"C{index % 10}"
+            _draw_variance(variance, run, color)
+            _draw_bias(bias, run, color)
+            if run["by_distance"]:
+                _draw_distance(distance, run, color)
+        synthetic = [(n, run) for n, run in enumerate(self.runs) if run["by_part"]]
+        _draw_parts(parts, synthetic)
+        _label(variance, "variance", x="batches in the mean", y="mean pairwise cosine")
+        _label(bias, "in the LSTM's weights (dashed: synthetic)", x="real horizon, steps", y="bias")
+        _label(distance, "synthetic state gradients", x="exact reach, steps", y="relative error")
+        _label(parts, "by part of the state", x="", y="cosine to the long horizon")
+        variance.set_xscale("log", base=2)
+        bias.set_ylim(bottom=0)
+        distance.set_ylim(bottom=0)
+        if not synthetic:
+            for axes in (distance, parts):
+                axes.text(0.5, 0.5, "no synthetic gradients", ha="center", transform=axes.transAxes)
+        bias.legend(fontsize=6)
+
+
+def _of_values(run: dict[str, Any]) -> str:
+    if run["values"] is None:
+        return ""
+    explained, low, high = run["values"]["explained"]
+    return (
+        f" The critic's values explain {explained:.1%} ({low:.1%} to {high:.1%}) of the variance of"
+        f" the loss that came, discounted, within {run['values']['steps']} steps."
+    )
+
+
+def _cells(run: dict[str, Any], kind: str) -> list[str]:
+    of_kind = run["gradients"][kind]
+    parameters = of_kind["parameters"]
+    bias, low, high = parameters["bias"]
+    is_valued = kind == SYNTHETIC and run["worth"] is not None
+    worth = run["worth"]["parameters"][0] if is_valued else run["window"]
+    return [
+        _number(parameters["cosine"][0]),
+        _number(parameters["norm"][0]),
+        _number(bias),
+        f"{_number(low)}…{_number(high)}",
+        _number(of_kind["states"]["error"][0]),
+        f"{worth:.1f}",
+    ]
+
+
+def _number(value: float | None) -> str:
+    return "—" if value is None or not math.isfinite(value) else f"{value:.3f}"
+
+
+def _draw_variance(axes: Any, run: dict[str, Any], color: str) -> None:
+    variance = run["variance"]
+    for kind, line in zip((TRUNCATED, LONG, SYNTHETIC), _LINES, strict=False):
+        if kind in variance["cosine"]:
+            values = [each[0] for each in variance["cosine"][kind]]
+            axes.plot(variance["batches"], values, color=color, linestyle=line, linewidth=1)
+    if not axes.get_legend():
+        handles = [
+            axes.plot([], [], color="0.3", linestyle=line, label=kind)[0]
+            for kind, line in zip((TRUNCATED, LONG, SYNTHETIC), _LINES, strict=False)
+        ]
+        axes.legend(handles=handles, fontsize=6)
+
+
+def _draw_bias(axes: Any, run: dict[str, Any], color: str) -> None:
+    real = [each for each in run["gradients"].values() if each["horizon"] is not None]
+    horizons = [each["horizon"] for each in real]
+    values, low, high = zip(*(each["parameters"]["bias"] for each in real), strict=True)
+    axes.plot(horizons, values, color=color, marker="o", markersize=3, label=run["run"])
+    axes.fill_between(horizons, low, high, color=color, alpha=0.15, linewidth=0)
+    if SYNTHETIC in run["gradients"]:
+        bias = run["gradients"][SYNTHETIC]["parameters"]["bias"][0]
+        axes.axhline(bias, color=color, linestyle="--", linewidth=1)
+
+
+def _draw_distance(axes: Any, run: dict[str, Any], color: str) -> None:
+    reaches = [each["reach"] for each in run["by_distance"]]
+    errors, low, high = zip(*(each["error"] for each in run["by_distance"]), strict=True)
+    axes.plot(reaches, errors, color=color, marker="o", markersize=3)
+    axes.fill_between(reaches, low, high, color=color, alpha=0.15, linewidth=0)
+
+
+def _draw_parts(axes: Any, runs: Sequence[tuple[int, dict[str, Any]]]) -> None:
+    width = 0.8 / max(1, len(runs))
+    for place, (index, run) in enumerate(runs):
+        names = list(run["by_part"])
+        left = [n + (place + 0.5) * width - 0.4 for n in range(len(names))]
+        heights = [run["by_part"][name]["cosine"][0] for name in names]
+        axes.bar(left, heights, width=width, color=f"C{index % 10}")
+        axes.set_xticks(range(len(names)), names)
+
+
+def _label(axes: Any, title: str, *, x: str, y: str) -> None:
+    axes.set_title(title, fontsize=9)
+    axes.set_xlabel(x, fontsize=8)
+    axes.set_ylabel(y, fontsize=8)
+    axes.tick_params(labelsize=7)
+    axes.grid(alpha=0.3)

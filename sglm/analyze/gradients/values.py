@@ -1,0 +1,150 @@
+"""A critic's values beside the future loss that came, and their derivative beside its gradient.
+
+Shapes: L lanes, T steps of a window, N windows of a lane, C steps of text, S coordinates of a
+lane's state, R reaches.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sglm.analyze.products import Array, cosine, drawings, interval
+from sglm.analyze.reading import Reading, future, unpacked
+from sglm.dni.critic import HORIZON, CriticEstimator
+from sglm.model.language_model import LSTMLanguageModel
+
+VALUE_STEPS = 3 * HORIZON  # what is still to come then has a twentieth of the weight
+_DERIVED_AFTER = 4  # windows; every lane gives a gradient after each of them
+
+
+def compare_values(
+    model: LSTMLanguageModel,
+    reading: Reading,
+    estimator: CriticEstimator,
+    *,
+    reaches: Sequence[int],
+) -> dict[str, Any]:
+    """How much of what came the values knew, each number as `[value, low, high]`.
+
+    Args:
+        model, reading: of a text that goes on for `VALUE_STEPS` steps after the last window.
+        estimator: whose critic is asked.
+        reaches: of the exact gradients that the derivative is compared with, ascending.
+    """
+    came_NL = discounted_nats(model, reading, estimator.critic.discount)
+    states_NLS = reading.states_NLS[1:]
+    told_NL = torch.stack([estimator.values(each_LS) for each_LS in states_NLS]).double().numpy()
+    return {
+        "steps": VALUE_STEPS,
+        "discount": estimator.critic.discount,
+        **agreement_of_values(told_NL, came_NL),
+        "derivative": _derivative(model, reading, estimator, reaches=reaches),
+    }
+
+
+def discounted_nats(model: LSTMLanguageModel, reading: Reading, discount: float) -> Array:
+    """Σ_j γ^j·(nats of window j) after each window, `(N, L)`; beyond `VALUE_STEPS` the mean."""
+    window = reading.window
+    ahead = math.ceil(VALUE_STEPS / window)
+    nats_WL = _window_nats(model, reading)[: reading.windows + ahead]
+    ahead = min(ahead, len(nats_WL) - reading.windows)
+    weights = discount ** np.arange(ahead)
+    rest = nats_WL.mean() * discount**ahead / (1 - discount)
+    found: Array = np.stack(
+        [
+            weights @ nats_WL[index + 1 : index + 1 + ahead] + rest
+            for index in range(reading.windows)
+        ]
+    )
+    return found
+
+
+@torch.no_grad()
+def _window_nats(model: LSTMLanguageModel, reading: Reading) -> Array:
+    """Of every whole window of the text, `(W, L)`."""
+    state, found = unpacked(model, reading.states_NLS[0]), []
+    for start in range(0, len(reading.inputs_CL) - reading.window + 1, reading.window):
+        piece = slice(start, start + reading.window)
+        features_TLH, state = model.features(reading.inputs_CL[piece], state)
+        nats_TL = model.nll(features_TLH, reading.targets_CL[piece], reduction="none")
+        found.append(nats_TL.double().sum(0))
+    nats: Array = torch.stack(found).numpy()
+    return nats
+
+
+def agreement_of_values(told_NL: Array, came_NL: Array) -> dict[str, list[float]]:
+    """`explained`: 1 − mean squared error / variance of what came; `correlation`; `slope` of what
+    came on what was told; standard deviations of both. Lanes are drawn."""
+    sums_L6 = np.stack(
+        [
+            each.sum(0)
+            for each in (
+                np.ones_like(told_NL),
+                told_NL,
+                came_NL,
+                told_NL**2,
+                told_NL * came_NL,
+                came_NL**2,
+            )
+        ],
+        axis=1,
+    )
+    count, told, came, told2, both, came2 = (drawings(len(sums_L6)) @ sums_L6).T
+    with np.errstate(invalid="ignore", divide="ignore"):
+        told_variance = told2 / count - (told / count) ** 2
+        came_variance = came2 / count - (came / count) ** 2
+        covariance = both / count - told * came / count**2
+        squared_error = (told2 - 2 * both + came2) / count
+        told_variance = np.where(told_variance > 0, told_variance, np.nan)
+        return {
+            "explained": interval(1 - squared_error / came_variance),
+            "correlation": interval(cosine(covariance, told_variance, came_variance)),
+            "slope": interval(covariance / told_variance),
+            "told_sd": interval(np.sqrt(told_variance)),
+            "came_sd": interval(np.sqrt(came_variance)),
+        }
+
+
+def _derivative(
+    model: LSTMLanguageModel,
+    reading: Reading,
+    estimator: CriticEstimator,
+    *,
+    reaches: Sequence[int],
+) -> list[dict[str, Any]]:
+    """∂V/∂s, before bound and factor, beside the exact gradient of each reach."""
+    lanes = reading.inputs_CL.shape[1]
+    products_LR3 = np.zeros((lanes, len(reaches), 3))
+    for index in range(min(_DERIVED_AFTER, reading.windows)):
+        exact_RLS = future(
+            model, reading, reaches, windows=range(index, index + 1), lanes=slice(None)
+        )
+        derived_LS = estimator.derivatives(reading.states_NLS[index + 1])
+        products_LR3 += _products(derived_LS, exact_RLS)
+    drawn_WR3 = np.tensordot(drawings(lanes), products_LR3, axes=1)
+    found = []
+    for place, reach in enumerate(reaches):
+        both, own, exact = drawn_WR3[:, place].T
+        slope = both / np.where(own > 0, own, np.nan)
+        found.append(
+            {
+                "reach": reach,
+                "cosine": interval(cosine(both, own, exact)),
+                "slope": interval(slope),
+                "error": interval((own - 2 * both + exact) / exact),
+            }
+        )
+    return found
+
+
+def _products(derived_LS: Tensor, exact_RLS: Tensor) -> Array:
+    """⟨derived, exact⟩, ⟨derived, derived⟩, ⟨exact, exact⟩ by lane and reach: `(L, R, 3)`."""
+    both_RL = (derived_LS * exact_RLS).sum(-1)
+    own_RL = derived_LS.square().sum(-1).expand_as(both_RL)
+    exact_RL = exact_RLS.square().sum(-1)
+    found: Array = torch.stack((both_RL, own_RL, exact_RL), dim=-1).transpose(0, 1).double().numpy()
+    return found

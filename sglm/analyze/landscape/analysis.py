@@ -1,0 +1,208 @@
+"""Does a step along a gradient go down the true loss? The landscape around a model.
+
+After Ilyas et al. 2020 (their optimization landscapes): the loss along a gradient's direction and a
+random one, of the windows that the gradient is of and of a long stretch of other text;
+docs/analysis.md says how.
+"""
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from sglm.analyze.analysis import Part, ReportsProgress, carry_out
+from sglm.analyze.landscape.finding import LandscapeFinding
+from sglm.analyze.landscape.lines import (
+    ALONG,
+    ASIDE,
+    BATCHES,
+    LANES,
+    LENGTHS,
+    PLANE_STEPS,
+    REACH,
+    SHOWN,
+    STEPS,
+    WARM_UP,
+    Around,
+    lines,
+    look_around,
+    plane,
+)
+from sglm.analyze.landscape.measure import look_at
+from sglm.analyze.subjects import (
+    Subject,
+    check_length,
+    find_subjects,
+    lanes_of,
+    store_of,
+)
+from sglm.analyze.trained import load_trained, trained_fingerprint
+from sglm.config import Config
+from sglm.model.folder import read_card
+from sglm.model.language_model import LSTMLanguageModel
+from sglm.runtime.process import denormals_as_zero
+from sglm.storage.untrusted import given_path
+from sglm.text.batcher import ComingText
+from sglm.text.store import TokenStore
+from sglm.train.build import lookahead_steps
+
+SPLIT = "train"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LandscapeAnalysis:
+    """The loss around models (an `Analysis`).
+
+    Args:
+        subjects: models that lie in runs.
+        store: its training text is read.
+
+    Raises:
+        InputError: a model lies in no run, or the text is too short.
+    """
+
+    subjects: Sequence[Subject]
+    store: TokenStore
+    what: str = "landscape"
+
+    def __post_init__(self) -> None:
+        for subject in self.subjects:
+            config = subject.config()
+            lanes, steps = LANES + config.train.batch, steps_of(config)
+            purpose = f"{lanes} lanes of {steps} steps for {subject.name}"
+            check_length(self.store, SPLIT, tokens=lanes * steps, purpose=purpose)
+
+    def settings(self) -> Mapping[str, Any]:
+        """See `Analysis`."""
+        return {"runs": [self._settings(subject) for subject in self.subjects]}
+
+    def _settings(self, subject: Subject) -> Mapping[str, Any]:
+        return {
+            "run": [subject.name, trained_fingerprint(subject)],
+            "store": self.store.fingerprint,
+        }
+
+    def memory_bytes(self) -> float:
+        """Of the largest run: weights, gradients and directions; distributions, and a pass."""
+        most = 0.0
+        for subject in self.subjects:
+            shape = read_card(subject.folder).model_shape()
+            config = subject.config()
+            weights = 16 * shape.parameters
+            distributions = 6 * LANES * SHOWN * shape.vocab_size
+            ahead = 16 * config.train.batch * REACH * 20 * sum(shape.widths)
+            text = (LANES + config.train.batch) * steps_of(config) * 4 * sum(shape.widths)
+            most = max(most, 4 * (weights + distributions + ahead + text))
+        return most
+
+    def parts(self) -> Sequence[Part]:
+        """Lines for each model, and the planes around the first."""
+        made = [
+            Part(
+                name=f"{subject.name}-lines",
+                compute=partial(self._lines, subject),
+                seconds=self._seconds(subject, planes=False),
+                of=self._settings(subject),
+            )
+            for subject in self.subjects
+        ]
+        first = self.subjects[0]
+        planes = Part(
+            name=f"{first.name}-plane",
+            compute=partial(self._plane, first),
+            seconds=self._seconds(first, planes=True),
+            of=self._settings(first),
+        )
+        return [*made, planes]
+
+    def _seconds(self, subject: Subject, *, planes: bool) -> float:
+        config, per_token = subject.config(), self._seconds_per_token[subject.name]
+        kinds = 3 if config.schedule.mode != "real" else 2
+        if planes:
+            points = kinds * len(ALONG) * len(ASIDE)
+            return per_token * points * LANES * (PLANE_STEPS + WARM_UP)
+        own = BATCHES[-1] * config.train.batch * config.train.window / len(BATCHES)
+        points = kinds * len(BATCHES) * len(LENGTHS)
+        return per_token * points * (LANES * (STEPS + WARM_UP) + own)
+
+    def finding(self, values: Mapping[str, dict[str, Any]]) -> LandscapeFinding:
+        """See `Analysis`."""
+        return LandscapeFinding(
+            runs=[values[f"{each.name}-lines"] for each in self.subjects],
+            plane=values[f"{self.subjects[0].name}-plane"]["plane"],
+        )
+
+    @cached_property
+    def _seconds_per_token(self) -> dict[str, float]:
+        known: dict[Any, float] = {}
+        found = {}
+        for subject in self.subjects:
+            shape = read_card(subject.folder).model_shape()
+            if shape not in known:
+                model = LSTMLanguageModel(shape).eval()
+                ids = torch.zeros(20, LANES, dtype=torch.int64)
+                start = time.perf_counter()
+                look_at(model, ComingText(ids, ids), skipped=4, shown=2)
+                known[shape] = (time.perf_counter() - start) / ids.numel()
+            found[subject.name] = known[shape]
+        return found
+
+    def _around(self, subject: Subject) -> Around:
+        trained = load_trained(subject)
+        batch, steps = trained.config.train.batch, steps_of(trained.config)
+        text = lanes_of(self.store, LANES + batch, steps)
+        own = ComingText(*(ids[:, :batch] for ids in text))
+        other = ComingText(*(ids[: WARM_UP + STEPS, batch:] for ids in text))
+        return look_around(trained, own, other)
+
+    def _lines(self, subject: Subject) -> dict[str, Any]:
+        with denormals_as_zero():
+            found = lines(self._around(subject))
+        return {"run": subject.name, **found}
+
+    def _plane(self, subject: Subject) -> dict[str, Any]:
+        with denormals_as_zero():
+            return {"plane": plane(self._around(subject))}
+
+
+def steps_of(config: Config) -> int:
+    """Of a lane: what the gradients read, or what is scored."""
+    ahead = max(REACH, lookahead_steps(config) or 0)
+    return WARM_UP + max(BATCHES[-1] * config.train.window + ahead, STEPS)
+
+
+def landscape(
+    runs: Sequence[str | os.PathLike[str]],
+    *,
+    data: str | os.PathLike[str] | None = None,
+    out: str | os.PathLike[str] | None = None,
+    report: ReportsProgress | None = None,
+) -> LandscapeFinding:
+    """The loss around the models of runs: see docs/analysis.md.
+
+    Args:
+        runs: what `sglm train` wrote.
+        data: a token store, of which the training text is read; None: that of the first run.
+        out: a folder for `landscape.json`, `landscape.png` and what is needed to continue.
+        report: called before every part and at the end.
+
+    Raises:
+        InputError: something that is no run, a text that is too short, too little memory.
+    """
+    folder = None if out is None else given_path("a folder", out)
+    analysis = landscape_analysis(runs, data=data)
+    return cast(LandscapeFinding, carry_out(analysis, folder, report=report))
+
+
+def landscape_analysis(
+    runs: Sequence[str | os.PathLike[str]], *, data: str | os.PathLike[str] | None = None
+) -> LandscapeAnalysis:
+    """The analysis that `landscape` carries out; raises as that does."""
+    subjects = find_subjects(runs)
+    store = store_of(subjects, None if data is None else Path(data))
+    return LandscapeAnalysis(subjects=subjects, store=store)

@@ -1,0 +1,138 @@
+"""What `landscape` found, as data, table, sentence and picture."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sglm.analyze.gradients.measure import LONG, SYNTHETIC, TRUNCATED
+
+_COLORS = {TRUNCATED: "C0", LONG: "C2", SYNTHETIC: "C1"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LandscapeFinding:
+    """What was measured of each run. Lengths are shares of the weights' norm, changes of the loss
+    are in nats per token.
+
+    Attributes:
+        runs: of each: `lines` by kind of gradient and number of batches in it, with `change` (on
+            other text, `[value, low, high]`), `own_change` (of the windows that the gradient is of)
+            and `kl` (before ‖ after) at every one of `lengths`; `update_length`.
+        plane: of the first run: changes of the loss by kind of gradient, a row for each length
+            `aside`, with a column for each `along`.
+    """
+
+    runs: Sequence[dict[str, Any]]
+    plane: dict[str, Any]
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it."""
+        return {"runs": list(self.runs), "plane": self.plane}
+
+    def rows(self) -> list[list[str]]:
+        """Where each line is lowest."""
+        heading = ["run", "gradient", "batches", "lowest, mnat", "± 95 %", "at", "own", "KL"]
+        rows = [heading]
+        for run in self.runs:
+            for kind, by_batches in run["lines"].items():
+                for batches, line in by_batches.items():
+                    rows.append([run["run"], kind, batches, *_lowest_cells(run, line)])
+        return rows
+
+    def reading(self) -> str:
+        """Whether steps go down, of the first run."""
+        run = self.runs[0]
+        most = list(next(iter(run["lines"].values())))[-1]
+        told = []
+        for kind, by_batches in run["lines"].items():
+            index = lowest(by_batches[most])
+            value, _, high = by_batches[most]["change"][index]
+            sure = "" if high < 0 else ", which may be nothing"
+            told.append(f"{kind} {1e3 * value:+.1f} at {run['lengths'][index]:.1%}{sure}")
+        return (
+            f"{run['run']}: lowest loss on other text along each gradient ({most} batches), in"
+            f" millinats per token at a share of the weights' length: {'; '.join(told)}."
+        )
+
+    def draw(self, figure: Any) -> None:
+        """Lines above, the first run's planes below."""
+        grid = figure.subplots(2, 3)
+        change, own, divergence = grid[0]
+        for run in self.runs:
+            for kind, by_batches in run["lines"].items():
+                for batches, style in zip(by_batches, (":", "-"), strict=False):
+                    line = by_batches[batches]
+                    drawn = {"color": _COLORS[kind], "linestyle": style, "linewidth": 1}
+                    values = [1e3 * each[0] for each in line["change"]]
+                    change.plot(run["lengths"], values, **drawn)
+                    own.plot(run["lengths"], [1e3 * each for each in line["own_change"]], **drawn)
+                    divergence.plot(run["lengths"], [1e3 * each for each in line["kl"]], **drawn)
+        _label_lines(change, "other text", "loss, mnat")
+        _label_lines(own, "the gradient's windows", "loss, mnat")
+        _label_lines(divergence, "KL of predictions", "mnat")
+        divergence.set_yscale("log")
+        _limit(change)
+        _limit(own)
+        if self.runs[0]["adam"]:
+            change.axvline(self.runs[0]["update_length"], color="0.6", linewidth=0.8)
+        _legend(change, [*self.runs[0]["lines"]], [*self.runs[0]["lines"][TRUNCATED]])
+        for axes, kind in zip(grid[1], (TRUNCATED, LONG, SYNTHETIC), strict=True):
+            _draw_plane(axes, self.plane, kind)
+            axes.set_title(f"{self.runs[0]['run']}: {kind}", fontsize=8)
+
+
+def lowest(line: dict[str, Any]) -> int:
+    """Where on the line the loss on other text is lowest."""
+    values = [each[0] for each in line["change"]]
+    return values.index(min(values))
+
+
+def _lowest_cells(run: dict[str, Any], line: dict[str, Any]) -> list[str]:
+    index = lowest(line)
+    value, low, high = (1e3 * each for each in line["change"][index])
+    return [
+        f"{value:+.1f}",
+        f"{low:+.1f}…{high:+.1f}",
+        f"{run['lengths'][index]:.2%}",
+        f"{1e3 * line['own_change'][index]:+.1f}",
+        f"{1e3 * line['kl'][index]:.2f}",
+    ]
+
+
+def _label_lines(axes: Any, title: str, y: str) -> None:
+    axes.set_title(title, fontsize=8)
+    axes.set_xscale("log", base=2)
+    axes.set_xlabel("step / weights' norm", fontsize=7)
+    axes.set_ylabel(y, fontsize=7)
+    axes.tick_params(labelsize=6)
+    axes.grid(alpha=0.3)
+
+
+def _limit(axes: Any) -> None:
+    """What goes up steeply would hide what goes down."""
+    low = min(float(min(line.get_ydata())) for line in axes.lines)
+    depth = max(1.0, -low)
+    axes.set_ylim(-1.1 * depth, 2 * depth)
+    axes.axhline(0, color="0.5", linewidth=0.8)
+
+
+def _legend(axes: Any, kinds: Sequence[str], batches: Sequence[str]) -> None:
+    handles = [axes.plot([], [], color=_COLORS[kind], label=kind)[0] for kind in kinds]
+    for number, style in zip(batches, (":", "-"), strict=False):
+        label = f"{number} batch{'es' if number != '1' else ''}"
+        handles += axes.plot([], [], color="0.3", linestyle=style, label=label)
+    axes.legend(handles=handles, fontsize=5)
+
+
+def _draw_plane(axes: Any, plane: dict[str, Any], kind: str) -> None:
+    axes.tick_params(labelsize=6)
+    if kind not in plane["change"]:
+        axes.text(0.5, 0.5, "none", ha="center", transform=axes.transAxes)
+        return
+    along, aside = ([100 * each for each in plane[name]] for name in ("along", "aside"))
+    values = [[1e3 * each for each in row] for row in plane["change"][kind]]
+    lines = axes.contour(along, aside, values, levels=12, linewidths=0.8)
+    axes.clabel(lines, fontsize=5)
+    axes.plot(0, 0, "k+", markersize=5)
+    axes.set_xlabel("along the update, % of the norm", fontsize=7)
+    axes.set_ylabel("random, %", fontsize=7)

@@ -1,0 +1,182 @@
+"""The loss along the lines and on the planes that gradients and chance span around a model.
+
+Shapes: N windows of a lane, B lanes of a batch, S coordinates of a lane's state, L other lanes.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sglm.analyze.gradients.measure import LONG, SYNTHETIC, TRUNCATED
+from sglm.analyze.landscape.measure import (
+    Move,
+    Sight,
+    Weights,
+    look_at,
+    mean_gradient,
+    mean_kl,
+    moved,
+    norm,
+    own_nats,
+    random_direction,
+    scaled,
+    update_direction,
+)
+from sglm.analyze.products import Array, drawings, interval
+from sglm.analyze.reading import Reading, estimates, future, read
+from sglm.analyze.trained import Trained
+from sglm.text.batcher import ComingText
+
+REACH = 40  # steps past a window's end that the long horizon takes in
+WARM_UP = 50
+BATCHES = (1, 32)  # of which a gradient is the mean: one update's, and less noisy
+LANES, STEPS = 32, 160  # of the other text, scored
+SHOWN = 16  # steps of it whose whole distributions are compared
+# Of a step, as shares of the weights' norm.
+LENGTHS = tuple(2.0**power for power in (-10, -9, -8, -7.5, -7, -6.5, -6, -5, -4))
+# Of the plane: along the update, where the lines are lowest near its middle, and aside, where so
+# little changes that four times the length shows what does.
+ALONG = tuple(2.0**-6 * share for share in (-1, -0.5, 0, 0.25, 0.5, 0.75, 1))
+ASIDE = tuple(2.0**-4 * share for share in (-1, -0.5, 0, 0.5, 1))
+PLANE_STEPS = 64
+
+
+class Around(NamedTuple):
+    """A trained model and the texts that are looked at.
+
+    Attributes:
+        trained: the model.
+        reading: of the lanes that gradients are of.
+        other: text that no gradient is of.
+        after: by kind of gradient, what is injected after the windows, `(N, B, S)`, or nothing.
+    """
+
+    trained: Trained
+    reading: Reading
+    other: ComingText
+    after: Mapping[str, Tensor | None]
+
+
+def look_around(trained: Trained, own: ComingText, other: ComingText) -> Around:
+    """Reads the text that gradients are of, and estimates what is injected.
+
+    Args:
+        trained: the model.
+        own: `steps_of` steps of the lanes of a batch.
+        other: text that no gradient is of.
+    """
+    model, window, windows = trained.model, trained.config.train.window, BATCHES[-1]
+    reading = read(model, own, skipped=WARM_UP, window=window, windows=windows)
+    long_NLS = torch.cat(
+        [
+            future(model, reading, [REACH], windows=range(n, n + 1), lanes=slice(None))
+            for n in range(windows)
+        ]
+    )
+    after: dict[str, Tensor | None] = {TRUNCATED: None, LONG: long_NLS}
+    if trained.estimator is not None:
+        after[SYNTHETIC] = estimates(
+            model, reading, trained.estimator, stretch=trained.stretch, lookahead=trained.lookahead
+        )
+    return Around(trained, reading, other, after)
+
+
+def directions(around: Around, batches: int) -> dict[str, dict[str, Tensor]]:
+    """Where an update goes with each kind of gradient: the mean of so many batches."""
+    trained = around.trained
+    lanes = around.reading.inputs_CL.shape[1]
+    return {
+        kind: update_direction(
+            mean_gradient(trained.model, around.reading, after, windows=batches, lanes=lanes),
+            trained.config.optimizer,
+            trained.moments,
+        )
+        for kind, after in around.after.items()
+    }
+
+
+def lines(around: Around) -> dict[str, Any]:
+    """Loss and predictions along the direction of every kind of gradient."""
+    trained = around.trained
+    weights: Weights = dict(trained.model.named_parameters())
+    size, here = norm(weights), _look(around, steps=STEPS)
+    found: dict[str, Any] = {}
+    update = float("nan")
+    for batches in BATCHES:
+        toward = directions(around, batches)
+        if batches == 1 and trained.moments is not None:
+            update = trained.config.optimizer.learning_rate * norm(toward[TRUNCATED]) / size
+        truncated: list[Array] = []
+        for kind, direction in toward.items():
+            line = _line(around, weights, scaled(direction, size), batches=batches, here=here)
+            changes = line.pop("changes")
+            truncated = truncated or changes
+            found.setdefault(kind, {})[str(batches)] = {
+                **line,
+                "change": [_over_lanes(each) for each in changes],
+                "beyond_truncated": [
+                    _over_lanes(own - other) for own, other in zip(changes, truncated, strict=True)
+                ],
+            }
+    return {
+        "lengths": list(LENGTHS),
+        "update_length": update,
+        "adam": trained.moments is not None,
+        "missing": trained.missing,
+        "lines": found,
+    }
+
+
+def _over_lanes(of_lanes_L: Array) -> list[float]:
+    """Their mean, `[value, low, high]`."""
+    return interval(drawings(len(of_lanes_L)) @ of_lanes_L / len(of_lanes_L))
+
+
+def _line(
+    around: Around, weights: Weights, unit: Weights, *, batches: int, here: Sight
+) -> dict[str, Any]:
+    model, lanes = around.trained.model, around.reading.inputs_CL.shape[1]
+    own_here = own_nats(model, around.reading, windows=batches, lanes=lanes)
+    changes, own, divergence = [], [], []
+    for length in LENGTHS:
+        there, own_there = moved(
+            weights,
+            [Move(unit, length)],
+            lambda: (
+                _look(around, steps=STEPS),
+                own_nats(model, around.reading, windows=batches, lanes=lanes),
+            ),
+        )
+        changes.append(there.nats_L - here.nats_L)
+        own.append(own_there - own_here)
+        divergence.append(mean_kl(here.log_probabilities, there.log_probabilities))
+    return {"changes": changes, "own_change": own, "kl": divergence}
+
+
+def plane(around: Around) -> dict[str, Any]:
+    """Changes of the loss on the plane of an update's direction and a random one."""
+    weights: Weights = dict(around.trained.model.named_parameters())
+    size, here = norm(weights), _look(around, steps=PLANE_STEPS)
+    changes = {}
+    for kind, direction in directions(around, BATCHES[-1]).items():
+        unit = scaled(direction, size)
+        generator = torch.Generator().manual_seed(0)
+        aside = random_direction(unit, generator)
+        changes[kind] = [
+            [_change(around, weights, [Move(unit, x), Move(aside, y)], here=here) for x in ALONG]
+            for y in ASIDE
+        ]
+    return {"along": [*ALONG], "aside": [*ASIDE], "change": changes}
+
+
+def _change(around: Around, weights: Weights, moves: Sequence[Move], *, here: Sight) -> float:
+    there = moved(weights, moves, lambda: _look(around, steps=PLANE_STEPS))
+    return float(np.mean(there.nats_L - here.nats_L))
+
+
+def _look(around: Around, *, steps: int) -> Sight:
+    text = ComingText(*(ids[: WARM_UP + steps] for ids in around.other))
+    return look_at(around.trained.model, text, skipped=WARM_UP, shown=SHOWN)

@@ -1,0 +1,196 @@
+"""Loss along straight lines and planes through a model's weights, and the directions to go.
+
+Shapes: L lanes, B of them in a batch, T steps of a window, S coordinates of a lane's state, V
+vocabulary.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+
+from sglm.analyze.products import Array
+from sglm.analyze.reading import Reading, unpacked
+from sglm.config import OptimizerConfig
+from sglm.model.language_model import LSTMLanguageModel
+from sglm.text.batcher import ComingText
+
+# By the parameter's name.
+Weights = Mapping[str, Tensor]
+Seen = TypeVar("Seen")
+_WINDOWS_AT_ONCE = 16
+_STEPS_AT_ONCE = 8
+_ADAM_EPS = 1e-8
+
+
+class Move(NamedTuple):
+    """So many lengths along a direction."""
+
+    direction: Weights
+    length: float
+
+
+def moved(weights: Weights, moves: Sequence[Move], look: Callable[[], Seen]) -> Seen:
+    """What is seen from elsewhere; the weights are put back, bit by bit."""
+    kept = {name: weight.detach().clone() for name, weight in weights.items()}
+    try:
+        with torch.no_grad():
+            for direction, length in moves:
+                for name, weight in weights.items():
+                    if length:
+                        weight.add_(direction[name], alpha=length)
+        return look()
+    finally:
+        with torch.no_grad():
+            for name, weight in weights.items():
+                weight.copy_(kept[name])
+
+
+def norm(weights: Weights) -> float:
+    """Euclidean, of all together."""
+    return math.sqrt(sum(float(each.detach().double().square().sum()) for each in weights.values()))
+
+
+def scaled(direction: Weights, length: float) -> dict[str, Tensor]:
+    """The same direction with that Euclidean length; zero stays zero."""
+    factor = length / (norm(direction) or 1.0)
+    return {name: each * factor for name, each in direction.items()}
+
+
+def random_direction(like: Weights, generator: torch.Generator) -> dict[str, Tensor]:
+    """Gaussian, each tensor as long as its counterpart, so that the two can be compared (the idea
+    of Li et al. 2018, sec. 4, who do it by filter)."""
+    drawn = {}
+    for name, each in like.items():
+        random = torch.randn(each.shape, generator=generator, dtype=each.dtype)
+        drawn[name] = random * (each.norm() / random.norm())
+    return drawn
+
+
+def mean_gradient(
+    model: LSTMLanguageModel,
+    reading: Reading,
+    after_NLS: Tensor | None,
+    *,
+    windows: int,
+    lanes: int,
+) -> dict[str, Tensor]:
+    """The gradient of the nats per token in all weights, over the first windows and lanes.
+
+    Args:
+        model, reading: whose.
+        after_NLS: state gradients that are injected after the windows; None: truncated.
+        windows, lanes: how many.
+    """
+    named = dict(model.named_parameters())
+    sums = {name: torch.zeros_like(each) for name, each in named.items()}
+    for start in range(0, windows, _WINDOWS_AT_ONCE):
+        piece = range(start, min(start + _WINDOWS_AT_ONCE, windows))
+        nats, ends, gradients = _ends(model, reading, after_NLS, windows=piece, lanes=lanes)
+        found = torch.autograd.grad((nats, *ends), [*named.values()], (None, *gradients))
+        for name, gradient in zip(named, found, strict=True):
+            sums[name] += gradient
+    tokens = windows * lanes * reading.window
+    return {name: each / tokens for name, each in sums.items()}
+
+
+def _ends(
+    model: LSTMLanguageModel,
+    reading: Reading,
+    after_NLS: Tensor | None,
+    *,
+    windows: range,
+    lanes: int,
+) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """Nats of some windows, the parts of the states after them, and what comes back to these."""
+    own, steps = slice(0, lanes), reading.window
+    inputs_TL, targets_TL = (
+        reading.steps(ids, windows, own, first=0, count=steps)
+        for ids in (reading.inputs_CL, reading.targets_CL)
+    )
+    embedded_TLE, output_weight = model.embed(inputs_TL)
+    outputs_TLH, outgoing = model.outputs(
+        embedded_TLE, unpacked(model, reading.states(windows, own))
+    )
+    nats = model.nll(outputs_TLH, targets_TL, output_weight=output_weight)
+    if after_NLS is None:
+        return nats, (), ()
+    injected_LS = after_NLS[windows.start : windows.stop, own].flatten(0, 1)
+    return nats, (*outgoing.hidden, *outgoing.cell), outgoing.parts_of(injected_LS)
+
+
+def update_direction(
+    gradient: Weights, config: OptimizerConfig, moments: tuple[Weights, int] | None
+) -> dict[str, Tensor]:
+    """Where one update would go with this gradient, at rate 1 and without momentum.
+
+    Args:
+        gradient: in nats per token.
+        config: of the run's optimizer: its cap on the norm, and Adam's decay.
+        moments: Adam's means of squares and steps so far; None: straight down the gradient.
+    """
+    cap = config.clip_norm
+    factor = 1.0 if cap is None else min(1.0, cap / max(norm(gradient), 1e-12))
+    if moments is None:
+        return {name: -factor * each for name, each in gradient.items()}
+    squares, steps = moments
+    decay, found = config.beta2, {}
+    for name, each in gradient.items():
+        clipped = factor * each
+        square = decay * squares[name] + (1 - decay) * clipped.square()
+        unbiased = square / (1 - decay ** (steps + 1))
+        found[name] = -clipped / (unbiased.sqrt() + _ADAM_EPS)
+    return found
+
+
+class Sight(NamedTuple):
+    """What is seen of a text with the weights of the moment.
+
+    Attributes:
+        nats_L: of each lane, per token.
+        log_probabilities: of the first steps' predictions, `(steps · L, V)`.
+    """
+
+    nats_L: Array
+    log_probabilities: Tensor
+
+
+@torch.no_grad()
+def look_at(model: LSTMLanguageModel, text: ComingText, *, skipped: int, shown: int) -> Sight:
+    """Reads a text from the start state.
+
+    Args:
+        model: in evaluation mode.
+        text: ids `(…, L)`.
+        skipped: steps that are not scored.
+        shown: steps whose whole distribution is kept.
+    """
+    state = model.start_state(text.inputs_CB.shape[1])
+    _, state = model.features(text.inputs_CB[:skipped], state)
+    features_TLH, _ = model.features(text.inputs_CB[skipped:], state)
+    logits = model.logits(features_TLH[:shown].flatten(0, 1))
+    pieces = zip(
+        *(torch.split(each, _STEPS_AT_ONCE) for each in (features_TLH, text.targets_CB[skipped:])),
+        strict=True,
+    )
+    nats = [model.nll(features, targets, reduction="none") for features, targets in pieces]
+    mean_L: Array = torch.cat(nats).double().mean(0).numpy()
+    return Sight(mean_L, logits.log_softmax(-1))
+
+
+@torch.no_grad()
+def own_nats(model: LSTMLanguageModel, reading: Reading, *, windows: int, lanes: int) -> float:
+    """Nats per token of the windows that a gradient is of, from the states that were there."""
+    total = 0.0
+    for start in range(0, windows, _WINDOWS_AT_ONCE):
+        piece = range(start, min(start + _WINDOWS_AT_ONCE, windows))
+        total += float(_ends(model, reading, None, windows=piece, lanes=lanes)[0])
+    return total / (windows * lanes * reading.window)
+
+
+def mean_kl(before: Tensor, after: Tensor) -> float:
+    """KL(before ‖ after) in nats, the mean over predictions; from log-probabilities `(N, V)`."""
+    divergences_N = (before.exp() * (before - after)).double().sum(-1)
+    return float(divergences_N.mean())

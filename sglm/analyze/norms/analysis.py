@@ -1,0 +1,188 @@
+"""What weight decay does to a training: norms, effective rates, L2 in Adam's buffer, sharpness.
+
+After Bjorck, Weinberger & Gomes 2021. Norms are what training has logged; docs/analysis.md says how
+sharpness is measured.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from sglm.analyze.analysis import Part, ReportsProgress, carry_out
+from sglm.analyze.norms.finding import NormsFinding
+from sglm.analyze.norms.measure import ALL, DIRECTIONS, LENGTH, sharpness_by_layer
+from sglm.analyze.subjects import Subject, check_length, find_subjects, store_of
+from sglm.config import OptimizerConfig
+from sglm.errors import InputError
+from sglm.model.folder import read_card
+from sglm.storage.untrusted import given_path, read_bounded
+from sglm.text.store import TokenStore
+from sglm.train.log.metrics import LARGEST_METRICS_BYTES
+from sglm.train.run_folder import RunFolder
+
+SPLIT = "valid"
+TOKENS = 4096  # that the loss of a sharpness is of
+FEWEST_TOKENS = 256
+_FLOATS_PER_SECOND = 5e9  # multiplied and added, of one core with other work
+
+
+@dataclass(frozen=True, kw_only=True)
+class NormsAnalysis:
+    """Norms and sharpness of runs (an `Analysis`).
+
+    Args:
+        subjects: the snapshots of all runs.
+        store: its validation text is read.
+
+    Raises:
+        InputError: a run that logged no norms, or the text is too short.
+    """
+
+    subjects: Sequence[Subject]
+    store: TokenStore
+    what: str = "norms"
+
+    def __post_init__(self) -> None:
+        for run in self._runs():
+            logged(run)
+        check_length(self.store, SPLIT, tokens=FEWEST_TOKENS, purpose="a loss to tell changes of")
+
+    def _runs(self) -> dict[Path, str]:
+        """Names by folder, in the order that was given."""
+        return {each.run: each.name.rpartition("@")[0] for each in self.subjects}
+
+    def settings(self) -> Mapping[str, Any]:
+        """See `Analysis`."""
+        return {
+            "subjects": [[each.name, each.fingerprint()] for each in self.subjects],
+            "metrics": [_digest(RunFolder(run).metrics) for run in self._runs()],
+            "store": self.store.fingerprint,
+            "numbers": [TOKENS, DIRECTIONS, LENGTH],
+        }
+
+    def memory_bytes(self) -> float:
+        """Weights, a copy, the disturbance and its direction; a reading."""
+        shapes = [read_card(each.folder).model_shape() for each in self.subjects]
+        return max(4.0 * (4 * each.parameters + 64 * each.vocab_size) for each in shapes)
+
+    def parts(self) -> Sequence[Part]:
+        """One for each snapshot."""
+        made = []
+        for subject in self.subjects:
+            shape = read_card(subject.folder).model_shape()
+            looked_at = shape.layers + 2 + (not shape.tied)
+            readings = looked_at * (2 * DIRECTIONS + 1)
+            seconds = readings * TOKENS * shape.parameters / _FLOATS_PER_SECOND
+            compute = partial(self._sharpness, subject)
+            made.append(Part(name=subject.name, compute=compute, seconds=seconds))
+        return made
+
+    def _sharpness(self, subject: Subject) -> dict[str, Any]:
+        ids = np.array(self.store.ids(SPLIT)[:TOKENS], dtype=np.int64)
+        eos_id = self.store.tokenizer().eos_id
+        return dict(sharpness_by_layer(subject.load(), ids, eos_id=eos_id))
+
+    def finding(self, values: Mapping[str, dict[str, Any]]) -> NormsFinding:
+        """See `Analysis`."""
+        found = []
+        for run, name in self._runs().items():
+            own = [each for each in self.subjects if each.run == run]
+            found.append(
+                {
+                    "run": name,
+                    "decay": decay_of(own[0].config().optimizer),
+                    "training": logged(run),
+                    "snapshots": [
+                        {"name": each.folder.name, "sharpness": values[each.name]} for each in own
+                    ],
+                }
+            )
+        return NormsFinding(runs=found, overall=ALL)
+
+
+def decay_of(optimizer: OptimizerConfig) -> str:
+    """The kind of weight decay, in a word or two."""
+    if not optimizer.weight_decay:
+        return "none"
+    kind = "L2" if optimizer.kind == "adam" else "decay"
+    when = "early " if optimizer.weight_decay_until < 1 else ""
+    return f"{when}{kind} {optimizer.weight_decay:g}"
+
+
+def logged(run: Path) -> list[dict[str, Any]]:
+    """The lines of a run's `metrics.jsonl` that tell norms: step, rate, perplexity, norms by layer.
+
+    Raises:
+        InputError: there are none, or they are damaged.
+    """
+    path = RunFolder(run).metrics
+    if not path.exists():
+        raise InputError(f"{run}: is not a run (no {path.name}); give what `sglm train` wrote")
+    try:
+        lines = [
+            json.loads(line) for line in read_bounded(path, LARGEST_METRICS_BYTES).splitlines()
+        ]
+        found = [
+            {
+                "step": int(line["step"]),
+                "lr": float(line["lr"]),
+                "token_ppl": None if line["token_ppl"] is None else float(line["token_ppl"]),
+                "layers": {
+                    str(layer): {str(what): float(value) for what, value in norms.items()}
+                    for layer, norms in line["norms"].items()
+                },
+            }
+            for line in lines
+            if line.get("norms")
+        ]
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise InputError(f"{path}: damaged ({error}); train the run again") from None
+    if not found:
+        raise InputError(
+            f"{run}: logged no norms; train it again with this sglm, with train.log_every_steps no"
+            " longer than from one validation to the next"
+        )
+    return found
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(read_bounded(path, LARGEST_METRICS_BYTES)).hexdigest()
+
+
+def norms(
+    runs: Sequence[str | os.PathLike[str]],
+    *,
+    data: str | os.PathLike[str] | None = None,
+    out: str | os.PathLike[str] | None = None,
+    report: ReportsProgress | None = None,
+) -> NormsFinding:
+    """What weight decay did to the training of runs: see docs/analysis.md.
+
+    Args:
+        runs: what `sglm train` wrote.
+        data: a token store, of which the validation text is read; None: that of the first run.
+        out: a folder for `norms.json`, `norms.png` and what is needed to continue.
+        report: called before every part and at the end.
+
+    Raises:
+        InputError: something that is no run with snapshots and norms, a text that is too short,
+            too little memory.
+    """
+    folder = None if out is None else given_path("a folder", out)
+    return cast(NormsFinding, carry_out(norms_analysis(runs, data=data), folder, report=report))
+
+
+def norms_analysis(
+    runs: Sequence[str | os.PathLike[str]], *, data: str | os.PathLike[str] | None = None
+) -> NormsAnalysis:
+    """The analysis behind `norms`; see there."""
+    subjects = find_subjects(runs, snapshots=True)
+    given = None if data is None else given_path("a token store", data)
+    return NormsAnalysis(subjects=subjects, store=store_of(subjects, given))

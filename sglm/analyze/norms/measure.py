@@ -1,0 +1,101 @@
+"""How sharp the loss is where the weights are, in units of the weights themselves."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sglm.model.language_model import LSTMLanguageModel
+from sglm.scoring.predictor import NetworkPredictor
+from sglm.scoring.stream import Ids, stream_nll
+from sglm.train.log.norms import layer_of
+
+LENGTH = 0.05  # of a disturbance, as a share of each matrix: small beside what changes a model
+DIRECTIONS = 4
+ALL = "all"
+
+
+def matrices_by_layer(model: torch.nn.Module) -> dict[str, list[Tensor]]:
+    """The matrices that norms are logged of: those that can decay."""
+    layers: dict[str, list[Tensor]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.dim() >= 2:
+            layers.setdefault(layer_of(name), []).append(parameter.detach())
+    return layers
+
+
+def relative_sharpness(
+    loss: Callable[[], float],
+    matrices: Sequence[Tensor],
+    *,
+    generator: torch.Generator,
+    length: float = LENGTH,
+    directions: int = DIRECTIONS,
+) -> float:
+    """The mean curvature of the loss along random disturbances as large as the weights.
+
+    Every matrix W of n entries is moved by ε‖W‖u, u a random direction of length 1, all of them at
+    once, and back by as much: the mean of (L(W + ε‖W‖u) + L(W − ε‖W‖u) − 2L(W)) / ε². For small ε
+    that is Σ ‖W‖² tr(H_W) / n, with H_W the matrix's own block of the Hessian. Where a matrix's
+    scale does not matter to the function, H_W goes with 1/‖W‖², and the measure does not change
+    with the scale either; tr(H_W) alone would, and take small weights for a sharp minimum.
+
+    Args:
+        loss: of the weights as they are when it is called.
+        matrices: moved in place, and put back.
+        generator: of the directions.
+        length: ε.
+        directions: how many the mean is of.
+    """
+    here, bends = loss(), []
+    for _ in range(directions):
+        drawn = [
+            torch.randn(each.shape, generator=generator, dtype=each.dtype) for each in matrices
+        ]
+        moves = [
+            length * each.norm() / unit.norm() * unit
+            for each, unit in zip(matrices, drawn, strict=True)
+        ]
+        both = []
+        for sign in (1.0, -1.0):
+            with _moved(matrices, moves, sign):
+                both.append(loss())
+        bends.append((sum(both) - 2 * here) / length**2)
+    return float(np.mean(bends))
+
+
+@contextmanager
+def _moved(matrices: Sequence[Tensor], moves: Sequence[Tensor], sign: float) -> Iterator[None]:
+    kept = [each.clone() for each in matrices]
+    try:
+        for each, move in zip(matrices, moves, strict=True):
+            each.add_(move, alpha=sign)
+        yield
+    finally:
+        for each, before in zip(matrices, kept, strict=True):
+            each.copy_(before)
+
+
+def sharpness_by_layer(
+    model: LSTMLanguageModel, ids: Ids, *, eos_id: int, seed: int = 0
+) -> Mapping[str, float]:
+    """`relative_sharpness` of each layer alone, and of all matrices at once; in nats per token.
+
+    Args:
+        model: its weights are moved and put back.
+        ids: the text that the loss is of.
+        eos_id: what the first token is predicted from.
+        seed: of the directions: the same for all models, so that they compare.
+    """
+
+    def loss() -> float:
+        return stream_nll(NetworkPredictor(model), ids, eos_id) / len(ids)
+
+    layers = matrices_by_layer(model)
+    groups = {**layers, ALL: [each for matrices in layers.values() for each in matrices]}
+    return {
+        name: relative_sharpness(loss, matrices, generator=torch.Generator().manual_seed(seed))
+        for name, matrices in groups.items()
+    }

@@ -1,0 +1,207 @@
+"""A text as a model with fixed weights reads it, and state and weight gradients along it.
+
+Everything here is exact and without dropout. The softmax, which costs the most, is computed once
+for each token; whatever needs its gradient further back takes it from there.
+
+Shapes: L lanes, T steps of a window, N windows of a lane, C steps of text, H features, S
+coordinates of a lane's state, P weights of the LSTM layers, R reaches.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sglm.dni.estimator import StateGradientEstimator, StretchBeginning
+from sglm.dni.expected_row import softmax_residual
+from sglm.model.language_model import LSTMLanguageModel
+from sglm.model.state import LSTMState
+from sglm.text.batcher import ComingText
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """What a model made of a text.
+
+    Attributes:
+        window: T.
+        inputs_CL, targets_CL: N·T steps of windows, and the steps that are only looked ahead at.
+        states_NLS: packed, before each window and after the last one: N + 1 of them.
+        residual_CLH: ∂(nats of this step)/∂(features), the softmax's residual.
+    """
+
+    window: int
+    inputs_CL: Tensor
+    targets_CL: Tensor
+    states_NLS: Tensor
+    residual_CLH: Tensor
+
+    @property
+    def windows(self) -> int:
+        """N."""
+        return len(self.states_NLS) - 1
+
+    def steps(
+        self, of_CL: Tensor, windows: range, lanes: slice, *, first: int, count: int
+    ) -> Tensor:
+        """Of each of these windows `count` steps from its `first` one, windows and lanes side by
+        side: `(count, windows · lanes, …)`."""
+        starts = [window * self.window + first for window in windows]
+        return torch.cat([of_CL[start : start + count, lanes] for start in starts], dim=1)
+
+    def states(self, windows: range, lanes: slice) -> Tensor:
+        """Packed, side by side likewise, before each of these windows."""
+        return self.states_NLS[windows.start : windows.stop, lanes].flatten(0, 1)
+
+
+def read(
+    model: LSTMLanguageModel, text: ComingText, *, skipped: int, window: int, windows: int
+) -> Reading:
+    """Reads a text from the start state.
+
+    Args:
+        model: in evaluation mode.
+        text: ids `(…, L)`.
+        skipped: steps that are read only for the state.
+        window, windows: T and N; the text may go on behind them.
+    """
+    lanes = text.inputs_CB.shape[1]
+    state = model.start_state(lanes)
+    states: list[Tensor] = []
+    residuals = []
+    inputs_CL, targets_CL = (ids[skipped:] for ids in text)
+    with torch.no_grad():
+        if skipped:
+            _, state = model.features(text.inputs_CB[:skipped], state)
+        for start in range(0, len(inputs_CL), window):
+            if len(states) <= windows:
+                states.append(state.packed())
+            piece = slice(start, start + window)
+            features_TLH, state = model.features(inputs_CL[piece], state)
+            residuals.append(softmax_residual(model, features_TLH, targets_CL[piece]))
+        if len(states) <= windows:  # nothing follows the last window
+            states.append(state.packed())
+    return Reading(
+        window=window,
+        inputs_CL=inputs_CL,
+        targets_CL=targets_CL,
+        states_NLS=torch.stack(states),
+        residual_CLH=torch.cat(residuals),
+    )
+
+
+def unpacked(model: LSTMLanguageModel, packed_LS: Tensor) -> LSTMState:
+    """The state that was packed, detached."""
+    parts = model.start_state(len(packed_LS)).parts_of(packed_LS.detach())
+    layers = len(parts) // 2
+    return LSTMState(tuple(parts[:layers]), tuple(parts[layers:]))
+
+
+def future(
+    model: LSTMLanguageModel,
+    reading: Reading,
+    reaches: Sequence[int],
+    *,
+    windows: range,
+    lanes: slice,
+) -> Tensor:
+    """The exact state gradients after some windows, of the nats of the next r steps.
+
+    Args:
+        model, reading: whose.
+        reaches: r, ascending, from 1 on.
+        windows, lanes: after which, and of whom.
+
+    Returns:
+        `(R, windows · lanes, S)`, in nats.
+    """
+    after = range(windows.start + 1, windows.stop + 1)
+    steps = reaches[-1]
+    inputs_RL = reading.steps(reading.inputs_CL, after, lanes, first=0, count=steps)
+    residual_RLH = reading.steps(reading.residual_CLH, after, lanes, first=0, count=steps)
+    leaf = unpacked(model, reading.states(after, lanes)).as_leaf()
+    cuts = [end - start for start, end in zip((0, *reaches), reaches, strict=False)]
+    state, outputs = leaf, []
+    with torch.enable_grad():
+        embedded_RLE = F.embedding(inputs_RL, model.embedding.detach())
+        for piece_TLE in torch.split(embedded_RLE, cuts):
+            piece_TLH, state = model.outputs(piece_TLE, state)
+            outputs.append(piece_TLH)
+    sent_back, parts = torch.split(residual_RLH, cuts), (*leaf.hidden, *leaf.cell)
+    gradients = []
+    for pieces in range(1, len(cuts) + 1):
+        of_parts = torch.autograd.grad(
+            outputs[:pieces], parts, sent_back[:pieces], retain_graph=pieces < len(cuts)
+        )
+        gradients.append(torch.cat(of_parts, dim=1))
+    return torch.stack(gradients)
+
+
+def effects(
+    model: LSTMLanguageModel,
+    reading: Reading,
+    after_KLS: Tensor,
+    *,
+    windows: range,
+    lanes: slice,
+) -> Tensor:
+    """Gradients in the weights of the LSTM layers, summed over windows and lanes.
+
+    Args:
+        model, reading: whose.
+        after_KLS: state gradients after the windows.
+        windows, lanes: which.
+
+    Returns:
+        `(1 + K, P)`: of the windows' own nats, and what each state gradient adds to it.
+    """
+    weights = list(model.layers.parameters())
+    residual_TLH = reading.steps(
+        reading.residual_CLH, windows, lanes, first=0, count=reading.window
+    )
+    inputs_TL = reading.steps(reading.inputs_CL, windows, lanes, first=0, count=reading.window)
+    with torch.enable_grad():
+        embedded_TLE = F.embedding(inputs_TL, model.embedding.detach())
+        outputs_TLH, outgoing = model.outputs(
+            embedded_TLE, unpacked(model, reading.states(windows, lanes))
+        )
+    parts = (*outgoing.hidden, *outgoing.cell)
+    found = [torch.autograd.grad(outputs_TLH, weights, residual_TLH, retain_graph=True)]
+    found += [
+        torch.autograd.grad(parts, weights, outgoing.parts_of(each_LS), retain_graph=True)
+        for each_LS in after_KLS
+    ]
+    return torch.stack([torch.cat([each.flatten() for each in of]) for of in found])
+
+
+def estimates(
+    model: LSTMLanguageModel,
+    reading: Reading,
+    estimator: StateGradientEstimator,
+    *,
+    stretch: int,
+    lookahead: int,
+) -> Tensor:
+    """What an estimator would inject after each window, as in training: `(N, L, S)`.
+
+    Args:
+        model, reading: what it is shown.
+        estimator: learns nothing here.
+        stretch: windows that it reads for at once.
+        lookahead: steps past their end that it is shown.
+    """
+    estimator.begin_text()
+    found = []
+    for index in range(reading.windows):
+        incoming = unpacked(model, reading.states_NLS[index])
+        if index % stretch == 0:
+            start = index * reading.window
+            end = start + stretch * reading.window + lookahead
+            coming = ComingText(reading.inputs_CL[start:end], reading.targets_CL[start:end])
+            estimator.begin_stretch(StretchBeginning(model, incoming, coming, reading.window))
+        estimator.enter_window(incoming)
+        outgoing = unpacked(model, reading.states_NLS[index + 1])
+        found.append(estimator.estimate(outgoing).detach().clone())
+    return torch.stack(found)

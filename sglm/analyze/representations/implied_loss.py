@@ -1,0 +1,135 @@
+"""Is a field of synthetic gradients the gradient of something, and what loss does it imply?
+
+A synthetic gradient that is a function ŝ of the state stands in for a loss's gradient. It is one
+only if its Jacobian is symmetric; and then the loss is its line integral, whatever the path
+(Czarnecki et al. 2017 draw the loss that synthetic gradients imply beside the true one).
+
+Shapes: M places in a text, P points of the state space at each, S coordinates of a state, K
+directions.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+# `(M, P, S) → (M, P, S)`: the gradient at P states that are put in the place of the state at each
+# of M places, given the text that comes there. In float64.
+Field = Callable[[Tensor], Tensor]
+# `(M, P, S) → (M, P)`: the loss of that text in nats.
+Loss = Callable[[Tensor], Tensor]
+
+DIRECTIONS = 32
+SEGMENTS = 8
+_STEP = 1e-4  # in the unit of states; central differences: an error of its square
+_NODES = 3  # of Gauss and Legendre in each segment
+
+
+class Jacobian(NamedTuple):
+    """Mean squared Frobenius norms of the parts of ∂ŝ/∂s.
+
+    Attributes:
+        antisymmetric: (J − Jᵀ)/2, the curl.
+        symmetric: (J + Jᵀ)/2 without its trace, a uniform pull that a plane's curl is not compared
+            with.
+    """
+
+    antisymmetric: float
+    symmetric: float
+
+    @property
+    def rotation(self) -> float:
+        """The antisymmetric part's share of both: 0 for a gradient, ½ for a matrix of independent
+        entries, 1 for a pure rotation; NaN where the field is constant."""
+        both = self.antisymmetric + self.symmetric
+        return self.antisymmetric / both if both > 0 else float("nan")
+
+
+def jacobian(
+    field: Field, states_MS: Tensor, *, directions: int = DIRECTIONS, seed: int = 0
+) -> Jacobian:
+    """Both parts from the curl in random planes.
+
+    In a plane of orthonormal u and v the circulation is vᵀJu − uᵀJv. Over random planes the mean
+    square of half of it is ‖A‖²/(S(S−1)) for the antisymmetric part A, and that of (vᵀJu + uᵀJv)/2
+    is ‖Σ‖²/((S+2)(S−1)) for the symmetric part Σ without its trace, so that the norms follow from
+    the K(K−1)/2 planes of K random directions without the matrix. The derivatives are differences,
+    for an estimate need not be differentiable.
+
+    Args:
+        field: see `Field`.
+        states_MS: where, one state a place.
+        directions: K, at most S of them.
+        seed: of the directions.
+    """
+    places, size = states_MS.shape
+    directions = min(directions, size)
+    generator = torch.Generator().manual_seed(seed)
+    random_MSK = torch.randn(places, size, directions, generator=generator, dtype=states_MS.dtype)
+    steps_MKS = torch.linalg.qr(random_MSK).Q.mT
+    points_MPS = torch.cat(
+        (states_MS[:, None] + _STEP * steps_MKS, states_MS[:, None] - _STEP * steps_MKS), dim=1
+    )
+    ahead_MKS, behind_MKS = field(points_MPS).chunk(2, dim=1)
+    change_MKS = (ahead_MKS - behind_MKS) / (2 * _STEP)
+    within_MKK = steps_MKS @ change_MKS.mT  # uᵀJv for every two directions
+    above = torch.triu_indices(directions, directions, offset=1)
+    one, other = within_MKK[:, above[0], above[1]], within_MKK[:, above[1], above[0]]
+    return Jacobian(
+        antisymmetric=float(((one - other) / 2).square().mean()) * size * (size - 1),
+        symmetric=float(((one + other) / 2).square().mean()) * (size + 2) * (size - 1),
+    )
+
+
+def on_the_way(from_MS: Tensor, to_MS: Tensor, parts: Tensor) -> Tensor:
+    """Points of the straight lines between states, `(M, P, S)`, at parts (P) of their lengths."""
+    return from_MS[:, None] + parts[:, None] * (to_MS - from_MS)[:, None]
+
+
+def implied_differences(field: Field, from_MS: Tensor, to_MS: Tensor) -> Tensor:
+    """∫⟨ŝ, ds⟩ along straight lines, up to each of `SEGMENTS` equal parts: `(M, SEGMENTS + 1)`.
+
+    Of a gradient it is the difference of the loss, up to the error of the Gauss–Legendre rule: none
+    for polynomials of a degree below six in each segment.
+    """
+    nodes, weights = (torch.from_numpy(each) for each in np.polynomial.legendre.leggauss(_NODES))
+    starts = torch.arange(SEGMENTS, dtype=torch.float64)[:, None]
+    parts = ((starts + (nodes + 1) / 2) / SEGMENTS).flatten()
+    gradients_MPS = field(on_the_way(from_MS, to_MS, parts))
+    slopes_MP = (gradients_MPS @ (to_MS - from_MS)[:, :, None]).squeeze(2)
+    pieces_MG = (slopes_MP.view(-1, SEGMENTS, _NODES) * weights / 2 / SEGMENTS).sum(2)
+    return torch.nn.functional.pad(pieces_MG.cumsum(1), (1, 0))
+
+
+def true_differences(loss: Loss, from_MS: Tensor, to_MS: Tensor) -> Tensor:
+    """The loss there, less that at the beginning."""
+    parts = torch.linspace(0, 1, SEGMENTS + 1, dtype=torch.float64)
+    losses_MG = loss(on_the_way(from_MS, to_MS, parts))
+    return losses_MG - losses_MG[:, :1]
+
+
+class PathAgreement(NamedTuple):
+    """Of implied and true differences of the loss from beginning to end, over paths.
+
+    Attributes:
+        correlation: Pearson's.
+        slope: ⟨true, implied⟩ / ⟨implied, implied⟩: 1 where the implied loss has the right size.
+        explained: 1 − Σ(true − implied)² / Σ true².
+    """
+
+    correlation: float
+    slope: float
+    explained: float
+
+
+def path_agreement(implied_M: Tensor, true_M: Tensor) -> PathAgreement:
+    """NaN where nothing is implied."""
+    if not bool(implied_M.any()):
+        return PathAgreement(float("nan"), float("nan"), 0.0)
+    return PathAgreement(
+        correlation=float(torch.corrcoef(torch.stack((implied_M, true_M)))[0, 1]),
+        slope=float(true_M @ implied_M / (implied_M @ implied_M)),
+        explained=float(1 - (true_M - implied_M).square().sum() / true_M.square().sum()),
+    )

@@ -1,0 +1,117 @@
+"""A run's model together with what it had learned to estimate state gradients with."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sglm.analyze.subjects import Subject
+from sglm.config import Config
+from sglm.dni.estimator import PlainTruncation, StateGradientEstimator
+from sglm.errors import InputError
+from sglm.model.language_model import LSTMLanguageModel
+from sglm.optim.precision import make_precision
+from sglm.storage.checkpoint import complete_checkpoints
+from sglm.train.build import build_learner, lookahead_steps, stretch_windows
+from sglm.train.learner import restore
+from sglm.train.run_folder import RunFolder
+
+_FINISH = "; continue the run with `sglm train`, and analyse it when it is done"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """A model of a run, in evaluation mode, and its estimator.
+
+    Attributes:
+        model: of the newest checkpoint, which the estimator belongs to; else the subject's own.
+        config: of the run.
+        estimator: of state gradients; None where the run has none, or none of this model.
+        missing: why there is none; empty where there is one.
+        moments: Adam's running means of squared gradients by the parameter's name, not corrected
+            for their start, and the number of steps; None where they are not known.
+    """
+
+    model: LSTMLanguageModel
+    config: Config
+    estimator: StateGradientEstimator | None
+    missing: str
+    moments: tuple[Mapping[str, Tensor], int] | None
+
+    @property
+    def stretch(self) -> int:
+        """Windows that the estimator reads for at once."""
+        return stretch_windows(self.config)
+
+    @property
+    def lookahead(self) -> int:
+        """Steps past a stretch that the estimator is shown."""
+        return lookahead_steps(self.config) or 0
+
+
+def load_trained(subject: Subject) -> Trained:
+    """The model as training left it, with its estimator as far as one was kept.
+
+    Raises:
+        InputError: the model lies in no run, or the checkpoint is damaged.
+    """
+    config = subject.config()
+    state = None
+    if _is_newest(subject):
+        checkpoint = RunFolder(subject.run).load_checkpoint()
+        state = None if checkpoint is None else checkpoint.state
+    if state is None:
+        missing = "a snapshot keeps no synthesizer" if not _is_newest(subject) else "no checkpoint"
+        model = subject.load()
+        return Trained(model=model, config=config, estimator=None, missing=missing, moments=None)
+    precision = make_precision("fp32", torch.device("cpu"))
+    vocabulary = len(state["learner"]["model"]["softmax_bias"])
+    learner = build_learner(config, np.ones(vocabulary, dtype=np.int64), precision)
+    try:
+        restore(learner, state["learner"])
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise InputError(
+            f"{subject.run}: its checkpoint is not of its configuration ({error}){_FINISH}"
+        ) from None
+    model = learner.model.eval()
+    is_real = isinstance(learner.estimator, PlainTruncation)
+    return Trained(
+        model=model,
+        config=config,
+        estimator=None if is_real else learner.estimator,
+        missing="trained with real gradients" if is_real else "",
+        moments=_moments(model, learner.optimizer),
+    )
+
+
+def trained_fingerprint(subject: Subject) -> str:
+    """Of all that `load_trained` gives."""
+    digest = hashlib.sha256(subject.fingerprint().encode())
+    if _is_newest(subject):
+        for path in complete_checkpoints(subject.run / "checkpoints")[-1:]:
+            digest.update((path / "SHA256SUMS").read_bytes())
+    digest.update((subject.run / "config.toml").read_bytes())
+    return digest.hexdigest()
+
+
+def _is_newest(subject: Subject) -> bool:
+    """Whether the run itself was asked for, not a snapshot, nor a model in it."""
+    return subject.folder == subject.run / "model"
+
+
+def _moments(
+    model: LSTMLanguageModel, optimizer: torch.optim.Optimizer
+) -> tuple[Mapping[str, Tensor], int] | None:
+    squares: dict[str, Tensor] = {}
+    steps = 0
+    for name, parameter in model.named_parameters():
+        kept: dict[str, Any] = optimizer.state.get(parameter, {})
+        if "exp_avg_sq" not in kept:
+            return None
+        squares[name] = kept["exp_avg_sq"]
+        steps = int(kept["step"])
+    return squares, steps

@@ -1,0 +1,288 @@
+"""The critic: predicts the future loss of a state; what is injected is its prediction's derivative.
+
+The value of a state is what is to come of the lane's nats, discounted from window to window:
+
+    V(s_k) = E[L_{k+1} + γ·L_{k+2} + γ²·L_{k+3} + … | s_k]
+
+A critic learns it by temporal differences, V(s_{k-1}) ← L_k + γ·V(s_k), from the state and the nats
+alone, and ∂V/∂s stands in for the state gradient (a *gradient critic* from a value: Weber et al.
+2019). It is a synthetic gradient that is the gradient of something. The discount bounds what a
+target takes from the critic itself, and leaves out the distant future, which adds its noise to a
+target while a state says nothing of it.
+
+Shapes: T steps of a window, B lanes, S coordinates of a lane's state, N tokens of a window.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sglm.config import SynthesizerConfig
+from sglm.dni.estimator import EstimatorStatus, FeatureGradient, Observation, StretchBeginning
+from sglm.dni.injection import Injection
+from sglm.dni.synthesizer import hidden_units, zero_linear
+from sglm.dni.trust import Agreement, Trust, agreement
+from sglm.model.language_model import LSTMLanguageModel, ModelShape
+from sglm.model.softmax_loss import chunk_rows
+from sglm.model.state import LSTMState
+from sglm.optim.optimizer import step_where_finite
+from sglm.runtime.memory_basis import MemoryBasis
+from sglm.runtime.ranks import ALONE, Ranks
+
+HORIZON = 20  # tokens; about where a state gradient ends on text, and what the gauge measures
+_MEAN_OVER = 100  # windows; the loss falls while the critic learns
+_SMALLEST = 1e-12  # keeps the unit of constant losses above zero
+
+
+def discount(window: int) -> float:
+    """γ, by which the nats of each further window count less: 1 − 1/`HORIZON` for each token."""
+    return float((1 - 1 / HORIZON) ** window)
+
+
+class Critic(nn.Module):
+    """From packed states to the nats that are to come: `(B, S)` to `(B,)`.
+
+    A linear map plus a network of one hidden layer; both start at zero and predict the deviation
+    from what comes on average, in units of one window's deviation. The hidden layer is smooth,
+    because its derivative is what is wanted.
+
+    Args:
+        size: S.
+        hidden: units of the hidden layer.
+        discount: γ.
+
+    Attributes:
+        mean: running mean of a window's nats, of a lane.
+        unit: root mean square of their deviation from it.
+        windows: how many were observed.
+    """
+
+    def __init__(self, size: int, hidden: int = 128, *, discount: float) -> None:
+        super().__init__()
+        self.discount = discount
+        self.linear = zero_linear(size, 1)
+        self.hidden = nn.Linear(size, hidden)
+        self.last = zero_linear(hidden, 1)
+        for name, value in (("mean", 0.0), ("unit", 1.0), ("windows", 0.0)):
+            self.register_buffer(name, torch.tensor(value))
+
+    mean: Tensor
+    unit: Tensor
+    windows: Tensor
+
+    def forward(self, state_BS: Tensor) -> Tensor:
+        return self.mean / (1 - self.discount) + self.unit * self.in_units(state_BS)
+
+    def in_units(self, state_BS: Tensor) -> Tensor:
+        """The deviation from what comes on average, in units."""
+        predicted_B1: Tensor = self.linear(state_BS) + self.last(self.hidden(state_BS).tanh())
+        return predicted_B1[:, 0]
+
+    @torch.no_grad()
+    def take_in(self, nats_B: Tensor, *, ranks: Ranks) -> Tensor:
+        """Moves mean and unit by a window's nats unless some are not finite; whether all were."""
+        moments = torch.stack((nats_B.mean(), (nats_B - self.mean).square().mean()))
+        ranks.average([moments])
+        finite = moments.isfinite().all()
+        first = self.windows == 0
+        self.windows += finite
+        weight = finite / self.windows.clamp(1, _MEAN_OVER)
+        mean = torch.where(finite, self.mean + weight * (moments[0] - self.mean), self.mean)
+        # Before the first window the mean is not known.
+        square = torch.where(first, moments[1] - moments[0].square(), moments[1])
+        square = self.unit.square() + weight * (square - self.unit.square())
+        self.mean.copy_(mean)
+        self.unit.copy_(torch.where(finite, square.clamp_min(_SMALLEST).sqrt(), self.unit))
+        return finite
+
+
+class Transition(NamedTuple):
+    """What a critic learns from: one window of every lane.
+
+    Attributes:
+        state_BS, next_BS: packed, before and after the window.
+        nats_B: of the window.
+    """
+
+    state_BS: Tensor
+    next_BS: Tensor
+    nats_B: Tensor
+
+
+class CriticLessons:
+    """Regresses a critic onto L_k + γ·V(s_k), with an Adam of its own.
+
+    Args:
+        critic: what learns.
+        learning_rate: constant.
+        ranks: the processes that share the lanes.
+    """
+
+    def __init__(self, critic: Critic, *, learning_rate: float, ranks: Ranks = ALONE) -> None:
+        self.critic = critic
+        self.ranks = ranks
+        self.optimizer = torch.optim.Adam(critic.parameters(), lr=learning_rate, fused=True)
+
+    def learn(self, transition: Transition) -> None:
+        """One step, by the mean and the unit as this window moves them; from nats that are not
+        finite nothing is learned."""
+        critic = self.critic
+        finite = critic.take_in(transition.nats_B, ranks=self.ranks)
+        with torch.no_grad():
+            right_B = (transition.nats_B - critic.mean) / critic.unit
+            right_B = right_B + critic.discount * critic.in_units(transition.next_BS)
+        loss = F.mse_loss(critic.in_units(transition.state_BS), right_B)
+        parameters = list(critic.parameters())
+        gradients = torch.autograd.grad(loss, parameters)
+        self.ranks.average([*gradients])
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+        step_where_finite(self.optimizer, finite)
+
+
+class CriticEstimator:
+    """Injects the derivative of a critic's value, bounded, times the factor.
+
+    On probes the derivative is measured against what the window alone sends back, while the value
+    reaches further: the calibrated factor counts that as error, and is on the careful side.
+
+    Args:
+        model: of language: its softmax tells each lane's nats.
+        critic: predicts values.
+        learning_rate: of the critic's own Adam.
+        factor: multiplies what is injected; None calibrates itself (`Trust.factor`).
+        trust_bound: cap each lane's gradient (`Trust.longest`).
+        noise: inject random directions of the gradient's length, drawn from here (a control).
+        ranks: the processes that share the lanes.
+    """
+
+    wants_feature_gradients = True  # the features: what a lane's nats are computed from
+
+    def __init__(
+        self,
+        model: LSTMLanguageModel,
+        *,
+        critic: Critic,
+        learning_rate: float = 2e-3,
+        factor: float | None = None,
+        trust_bound: bool = True,
+        noise: torch.Generator | None = None,
+        ranks: Ranks = ALONE,
+    ) -> None:
+        self.model = model
+        self.critic = critic.to(model.embedding)
+        self.ranks = ranks
+        self.trust = Trust(model.shape.state_size, device=model.embedding.device, ranks=ranks)
+        self.injection = Injection(
+            self.trust, factor=factor, bounded=trust_bound, noise=noise, ranks=ranks
+        )
+        self.lessons = CriticLessons(critic, learning_rate=learning_rate, ranks=ranks)
+        self._incoming_BS: Tensor | None = None
+
+    @torch.no_grad()
+    def values(self, state_BS: Tensor) -> Tensor:
+        """The predicted future nats of each packed state, `(B,)`: Σ_j γ^j·(nats of window j)."""
+        values_B: Tensor = self.critic(state_BS)
+        return values_B
+
+    def derivatives(self, state_BS: Tensor) -> Tensor:
+        """∂V/∂s at packed states, `(B, S)`, in nats: what is injected, before bound and factor."""
+        leaf_BS = state_BS.detach().requires_grad_()
+        with torch.enable_grad():
+            total = self.critic(leaf_BS).sum()
+        (gradient_BS,) = torch.autograd.grad(total, leaf_BS)
+        return gradient_BS
+
+    def begin_text(self) -> None:
+        """Nothing is remembered of the lanes."""
+
+    def begin_stretch(self, beginning: StretchBeginning) -> None:
+        """No text is read."""
+
+    def enter_window(self, incoming: LSTMState) -> None:
+        """Takes in the state whose value is learned."""
+        self._incoming_BS = incoming.detach().packed()
+
+    def estimate(self, outgoing: LSTMState) -> Tensor:
+        """The derivative of the value after the window, bounded, times the factor; or noise."""
+        return self.injection.inject(self.derivatives(outgoing.packed()) / self.trust.unit)
+
+    def end_window(self, observation: Observation) -> Agreement | None:
+        """Measures on a probe; then learns from the window's nats."""
+        assert self._incoming_BS is not None, "enter_window comes before end_window"
+        assert observation.features is not None, "a critic asks for them"
+        on_probe, observed_BS = None, observation.gradient_BS
+        if observation.probe:
+            predicted_BS = self.derivatives(self._incoming_BS)
+            self.trust.observe(self.injection.bound(predicted_BS), observed_BS)
+            on_probe = agreement(predicted_BS, observed_BS, self.ranks)
+        nats_B = lane_nats(self.model, observation.features)
+        # Where the step's gradient was not finite nothing is taken: NaN passes on.
+        nats_B = nats_B + 0 * observed_BS.sum(dim=1).to(nats_B.dtype)
+        outgoing_BS = observation.outgoing.detach().packed()
+        self.lessons.learn(Transition(self._incoming_BS, outgoing_BS, nats_B))
+        return on_probe
+
+    def status(self) -> EstimatorStatus:
+        """For logs; waits for the device."""
+        factor = float(self.injection.factor)
+        return EstimatorStatus(
+            factor=factor,
+            is_calibrated=self.injection.fixed_factor is None,
+            explained=self.trust.explained(factor),
+            probes=int(self.trust.count),
+            capped=float(self.injection.capped) if self.injection.bounded else None,
+            echo=0.0,  # no target contains an injected gradient
+            is_finite=all(bool(p.isfinite().all()) for p in self.critic.parameters()),
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that steps change; to be called by all ranks."""
+        return {
+            "critic": self.critic.state_dict(),
+            "optimizer": self.lessons.optimizer.state_dict(),
+            "trust": self.trust.state_dict(),
+            "injection": self.injection.state_dict(),
+        }
+
+    def load_state_dict(self, tree: dict[str, Any]) -> None:
+        """Puts back what `state_dict` gave."""
+        self.critic.load_state_dict(tree["critic"])
+        self.lessons.optimizer.load_state_dict(tree["optimizer"])
+        self.trust.load_state_dict(tree["trust"])
+        self.injection.load_state_dict(tree["injection"])
+
+
+@torch.no_grad()
+def lane_nats(model: LSTMLanguageModel, features: FeatureGradient) -> Tensor:
+    """Each lane's summed nats of a window, `(B,)`; of logits a bounded number is held."""
+    targets_TB = features.targets_TB
+    rows = chunk_rows(model.shape.vocab_size, targets_TB.device.type)
+    together = max(1, rows // targets_TB.shape[1])
+    sums = [
+        model.nll(features_TBH, targets_TB, reduction="none").sum(0)
+        for features_TBH, targets_TB in zip(
+            torch.split(features.features_TBH, together),
+            torch.split(targets_TB, together),
+            strict=True,
+        )
+    ]
+    return torch.stack(sums).sum(0)
+
+
+def critic_parameters(settings: SynthesizerConfig, shape: ModelShape) -> int:
+    """Weights of that critic."""
+    with torch.device("meta"):
+        critic = Critic(shape.state_size, hidden_units(settings), discount=0.0)
+    return sum(parameter.numel() for parameter in critic.parameters())
+
+
+def critic_floats(
+    settings: SynthesizerConfig, shape: ModelShape, basis: MemoryBasis, *, window: int
+) -> float:
+    """What one lesson holds: logits and their log-softmax, states, the network."""
+    rows = chunk_rows(shape.vocab_size, "cpu" if basis.on_cpu else "cuda")
+    logits = 2 * min(max(rows, basis.lanes), basis.lanes * window) * shape.vocab_size
+    return logits + basis.lanes * (4 * shape.state_size + 12 * hidden_units(settings))

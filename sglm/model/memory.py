@@ -1,0 +1,86 @@
+"""How much memory the network needs while it is trained, counted in float32 numbers."""
+
+import math
+from collections.abc import Collection
+from itertools import pairwise
+
+from sglm.model.language_model import DropoutRates, ModelShape
+from sglm.model.linear import ROWS_STEP
+from sglm.model.lstm_layer import layer_floats
+from sglm.model.softmax_loss import kept_kernel_bytes, loss_floats
+from sglm.runtime.memory_basis import MemoryBasis
+
+
+def activation_floats(
+    shape: ModelShape,
+    rates: DropoutRates,
+    basis: MemoryBasis,
+    *,
+    steps: int,
+    calls: int,
+    random: bool,
+) -> float:
+    """How many floats the network keeps for its backward pass over so many steps.
+
+    Args:
+        shape, rates: of the network.
+        basis: for how many lanes, on which device.
+        steps: how many are read in one pass.
+        calls: of torch's LSTM: how many a layer needs for these steps.
+        random: whether the window is cut at random, so that every call goes through all layers.
+    """
+    rows, units, last = basis.lanes * steps, sum(shape.widths), shape.widths[-1]
+    product = basis.product_size
+    kept: float = rows * shape.embedding * ((1 if rates.input else 0) + product)
+    kept += sum(
+        layer_floats(inputs, width, basis, steps=steps, calls=calls)
+        for inputs, width in zip(shape.input_widths, shape.widths, strict=True)
+    )
+    if basis.on_cpu:
+        # Outputs of several calls are concatenated: of every layer, or of the last one only.
+        kept += product * rows * (last if random else units) * (calls > 1)
+        if product < 1:  # the matrices, cast for every pass over the layers
+            kept += product * sum(shape.layer_weights) * (calls if random else 1)
+    kept += product * rows * (units - last) * (rates.between > 0)
+    kept += product * rows * last * (rates.output > 0)
+    # The masks, and the masked matrices.
+    kept += 2 * 4 * sum(width**2 for width in shape.widths) * (rates.weight > 0)
+    return kept + rows * (rates.embedding > 0)
+
+
+def softmax_floats(shape: ModelShape, tokens: int, basis: MemoryBasis) -> tuple[float, float]:
+    """How many floats the loss of so many tokens holds: `(forward pass, backward pass)`."""
+    passes = [
+        loss_floats(count, basis, vocab_size=entries, features=shape.widths[-1])
+        for count, entries in _stage_sizes(shape, tokens)
+    ]
+    backward = sum(after for _, after in passes)
+    forward = backward + max(before - after for before, after in passes)
+    # The gradients of the clusters' rows are put into one matrix.
+    return forward, backward + (shape.vocab_size * shape.widths[-1] if shape.cutoffs else 0)
+
+
+def softmax_kernel_bytes(shape: ModelShape, tokens: Collection[int]) -> int:
+    """Bytes that oneDNN keeps for the losses of windows of so many tokens."""
+    head, *tails = zip(*(_stage_sizes(shape, each) for each in tokens), strict=True)
+    kept = kept_kernel_bytes((count for count, _ in head), head[0][1])
+    for tail in tails:  # it has another number of tokens in every window
+        most = max(count for count, _ in tail)
+        kept += kept_kernel_bytes(range(ROWS_STEP, most + 1, ROWS_STEP), tail[0][1])
+    return kept
+
+
+def _stage_sizes(shape: ModelShape, tokens: int) -> list[tuple[int, int]]:
+    """Tokens and entries of each softmax.
+
+    Those of a tail as if words followed Zipf's law, and twice as many: windows differ.
+    """
+    if not shape.cutoffs:
+        return [(tokens, shape.vocab_size)]
+    bounds = (*shape.cutoffs, shape.vocab_size)
+    sizes = [(tokens, bounds[0] + len(shape.cutoffs))]
+    for start, end in pairwise(bounds):
+        share = math.log(end / start) / math.log(shape.vocab_size)
+        count = min(tokens, math.ceil(2 * share * tokens))
+        sizes.append((count + -count % ROWS_STEP, end - start))
+    return sizes
