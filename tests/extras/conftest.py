@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 
 INSTALL = {
+    "curvlinops": "pip install 'sglm[analyze]'",
     "jiwer": "pip install 'sglm[kenlm]'",
     "kenlm": "pip install 'sglm[kenlm]'",
     # Asks for NumPy below 2, but works with today's.
     "pyctcdecode": "pip install --no-deps pyctcdecode pygtrie",
+    "scipy": "pip install 'sglm[analyze]'",
     "sklearn": "pip install 'sglm[analyze]'",
     "ray": "pip install 'sglm[ray]'",
     "tokenizers": "pip install 'sglm[hf]'",
