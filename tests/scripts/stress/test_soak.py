@@ -18,8 +18,9 @@ def test_training_holds_nothing_back(tmp_path: Path) -> None:
     assert found["thread_growth"] <= 0
     assert found["tensorboard_files"] == 1
     assert found["run_entry_growth"] == 0
-    # By plan: 13 numbers of some 40 bytes a log interval, of which there are 100 in 1000 steps.
-    assert found["tensorboard_bytes_per_1000"] < 80_000
+    # By plan: 13 numbers of some 40 bytes a log interval, of which there are 100 in 1000 steps, and
+    # three norms of some 75 for the embedding and the layer.
+    assert found["tensorboard_bytes_per_1000"] < 120_000
 
 
 def test_scoring_holds_nothing_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
