@@ -79,7 +79,7 @@ class CurvatureAnalysis:
             tokens=needed_tokens(self.windows, self.steps),
             purpose=f"{self.windows} windows of {self.steps} tokens",
         )
-        self.shape = _same_shape(self.subjects)
+        self.shape = _one_shape(self.subjects)
         self.weights = [
             Weight(layer=layer, matrix=matrix)
             for layer in range(self.shape.layers)
@@ -197,8 +197,17 @@ def curvature(
     return cast(CurvatureFinding, finding)
 
 
-def _same_shape(subjects: Sequence[Subject]) -> ModelShape:
+def _one_shape(subjects: Sequence[Subject]) -> ModelShape:
+    """
+    Raises:
+        InputError: they have several, or a softmax whose curvature is not implemented.
+    """
     first = read_card(subjects[0].folder).model_shape()
+    if first.cutoffs:
+        raise InputError(
+            f"{subjects[0].name} has an adaptive softmax, whose curvature cannot be taken yet;"
+            ' analyse runs with model.softmax = "full"'
+        )
     for each in subjects[1:]:
         if read_card(each.folder).model_shape() != first:
             raise InputError(
