@@ -17,7 +17,7 @@ import torch
 from sglm.analyze.analysis import Part, ReportsProgress, carry_out
 from sglm.analyze.gradients.finding import GradientsFinding
 from sglm.analyze.gradients.measure import describe, sum_up
-from sglm.analyze.gradients.values import VALUE_STEPS, compare_values
+from sglm.analyze.gradients.values import compare_values, value_steps
 from sglm.analyze.reading import effects, estimates, future, read
 from sglm.analyze.subjects import (
     Subject,
@@ -110,7 +110,7 @@ class GradientsAnalysis:
     def plan(self, config: Config) -> Plan:
         """For a run with that configuration."""
         batch, window = config.train.batch, config.train.window
-        values = VALUE_STEPS if config.synthesizer.kind == "critic" else 0
+        values = value_steps(window) if config.synthesizer.kind == "critic" else 0
         ahead = max(self.reach, lookahead_steps(config) or 0, values)
         lanes = PARTS * batch
         # Whole stretches, for what is estimated differs from place to place in them.

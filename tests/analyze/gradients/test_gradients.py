@@ -9,10 +9,12 @@ import pytest
 
 from sglm.analyze.gradients.analysis import PARTS, WARM_UP, GradientsAnalysis, Plan, measure
 from sglm.analyze.gradients.measure import LONG, SYNTHETIC, TRUNCATED, sum_up
+from sglm.analyze.gradients.values import discounted_nats
 from sglm.analyze.reading import future, read
 from sglm.analyze.subjects import find_subjects
 from sglm.analyze.trained import Trained
 from sglm.config import parse_config
+from sglm.config.load import config_to_toml
 from sglm.dni.estimator import PlainTruncation, StateGradientEstimator
 from sglm.errors import InputError
 from sglm.text.store import TokenStore
@@ -129,6 +131,22 @@ def test_what_does_not_fit_is_said_before_anything_starts(
         {"train": {"batch": 4, "window": 5}, "synthesizer": {"every": 3}}, "test"
     )
     assert fits.plan(read_seldom).windows == 3  # a whole stretch
+
+
+def test_after_long_windows_there_is_text_to_compare_a_critics_values_with(
+    tmp_path: Path, word_store: TokenStore
+) -> None:
+    """A whole window, else what came would be the same everywhere."""
+    run = write_run(tmp_path / "run")
+    train, synthesizer = {"batch": 1, "window": 70}, {"kind": "critic"}
+    config = parse_config({"train": train, "synthesizer": synthesizer}, "test")
+    (run / "config.toml").write_text(config_to_toml(config))
+    analysis = GradientsAnalysis(subjects=find_subjects([run]), store=word_store, windows=1)
+    plan = analysis.plan(config)
+    assert plan.ahead == 70
+    model, text = network(), some_text(plan.steps - WARM_UP, 2)
+    reading = read(model, text, skipped=0, window=70, windows=plan.windows)
+    assert len(np.unique(discounted_nats(model, reading, 0.9))) == 2 * plan.windows
 
 
 def test_the_products_of_states_are_summed_lane_by_lane() -> None:
