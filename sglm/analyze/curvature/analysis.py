@@ -8,7 +8,6 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -68,7 +67,7 @@ class CurvatureAnalysis:
         if tokens < 1:
             raise InputError(f"the loss of {tokens} tokens cannot be taken; give some hundred")
         self.subjects = find_subjects(runs, snapshots=snapshots)
-        self.store = store_of(self.subjects, None if data is None else Path(data))
+        self.store = store_of(self.subjects, data)
         self.dtype = dtype
         self.configs = {each.name: each.config() for each in self.subjects}
         self.steps = self.configs[self.subjects[0].name].train.window
@@ -193,7 +192,7 @@ def curvature(
         InputError: packages or memory are missing, or runs and text do not fit.
     """
     analysis = CurvatureAnalysis(runs, data=data, snapshots=snapshots, tokens=tokens)
-    finding = carry_out(analysis, None if out is None else Path(out), report=report)
+    finding = carry_out(analysis, out, report=report)
     return cast(CurvatureFinding, finding)
 
 

@@ -9,7 +9,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -33,7 +32,6 @@ from sglm.errors import InputError
 from sglm.model.folder import read_card
 from sglm.model.language_model import LSTMLanguageModel
 from sglm.runtime.process import denormals_as_zero
-from sglm.storage.untrusted import given_path
 from sglm.text.batcher import ComingText
 from sglm.text.store import TokenStore
 from sglm.train.build import lookahead_steps, stretch_windows
@@ -262,8 +260,7 @@ def gradients(
     analysis = gradients_analysis(
         runs, data=data, snapshots=snapshots, windows=windows, reach=reach
     )
-    folder = None if out is None else given_path("a folder", out)
-    return cast(GradientsFinding, carry_out(analysis, folder, report=report))
+    return cast(GradientsFinding, carry_out(analysis, out, report=report))
 
 
 def gradients_analysis(
@@ -276,5 +273,5 @@ def gradients_analysis(
 ) -> GradientsAnalysis:
     """The analysis that `gradients` carries out; raises as that does."""
     subjects = find_subjects(runs, snapshots=snapshots)
-    store = store_of(subjects, None if data is None else Path(data))
+    store = store_of(subjects, data)
     return GradientsAnalysis(subjects=subjects, store=store, windows=windows, reach=reach)

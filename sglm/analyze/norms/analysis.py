@@ -22,7 +22,7 @@ from sglm.analyze.subjects import Subject, check_length, find_subjects, store_of
 from sglm.config import OptimizerConfig
 from sglm.errors import InputError
 from sglm.model.folder import read_card
-from sglm.storage.untrusted import given_path, read_bounded
+from sglm.storage.untrusted import read_bounded
 from sglm.text.store import TokenStore
 from sglm.train.log.metrics import LARGEST_METRICS_BYTES
 from sglm.train.run_folder import RunFolder
@@ -175,8 +175,7 @@ def norms(
         InputError: something that is no run with snapshots and norms, a text that is too short,
             too little memory.
     """
-    folder = None if out is None else given_path("a folder", out)
-    return cast(NormsFinding, carry_out(norms_analysis(runs, data=data), folder, report=report))
+    return cast(NormsFinding, carry_out(norms_analysis(runs, data=data), out, report=report))
 
 
 def norms_analysis(
@@ -184,5 +183,4 @@ def norms_analysis(
 ) -> NormsAnalysis:
     """The analysis behind `norms`; see there."""
     subjects = find_subjects(runs, snapshots=True)
-    given = None if data is None else given_path("a token store", data)
-    return NormsAnalysis(subjects=subjects, store=store_of(subjects, given))
+    return NormsAnalysis(subjects=subjects, store=store_of(subjects, data))

@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -47,7 +46,7 @@ from sglm.config import Config, plain_values
 from sglm.errors import InputError
 from sglm.model.folder import read_card
 from sglm.model.language_model import ModelShape
-from sglm.storage.untrusted import given_path, is_count
+from sglm.storage.untrusted import is_count
 from sglm.text.store import TokenStore
 from sglm.train.build import token_counts
 
@@ -76,7 +75,7 @@ def representations(
         InputError: see `prepare_representations`; or too little memory.
     """
     analysis = prepare_representations(runs, data=data, positions=positions)
-    finding = carry_out(analysis, None if out is None else Path(out), report=report)
+    finding = carry_out(analysis, out, report=report)
     assert isinstance(finding, RepresentationsFinding)
     return finding
 
@@ -98,7 +97,7 @@ def prepare_representations(
     if not is_count(positions) or positions % LANES or positions < 8 * LANES:
         raise InputError(f"positions: give a multiple of {LANES} from {8 * LANES} on")
     subjects = find_subjects(runs)
-    store = store_of(subjects, None if data is None else given_path("a token store", data))
+    store = store_of(subjects, data)
     analysis = Representations(
         subjects=subjects, store=store, sample=choose_sample(store, positions)
     )

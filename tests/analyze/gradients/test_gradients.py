@@ -7,7 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sglm.analyze.gradients.analysis import PARTS, WARM_UP, GradientsAnalysis, Plan, measure
+from sglm.analyze.gradients.analysis import (
+    PARTS,
+    WARM_UP,
+    GradientsAnalysis,
+    Plan,
+    gradients_analysis,
+    measure,
+)
 from sglm.analyze.gradients.measure import LONG, SYNTHETIC, TRUNCATED, sum_up
 from sglm.analyze.gradients.values import discounted_nats
 from sglm.analyze.reading import future, read
@@ -119,6 +126,9 @@ def test_what_does_not_fit_is_said_before_anything_starts(
     with pytest.raises(InputError, match="not only its model"):
         GradientsAnalysis(subjects=subjects, store=word_store)
     (run / "config.toml").write_text("[train]\nbatch = 4\nwindow = 5\n")
+    wrong: Any = 7
+    with pytest.raises(InputError, match="a token store is given as a path"):
+        gradients_analysis([run], data=wrong)
     with pytest.raises(InputError, match="reach = 0: must be 1 at least"):
         GradientsAnalysis(subjects=subjects, store=word_store, reach=0)
     tokens = PARTS * 4 * (WARM_UP + 10 + 40)
