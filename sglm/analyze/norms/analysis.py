@@ -63,9 +63,11 @@ class NormsAnalysis:
         return {
             "subjects": [[each.name, each.fingerprint()] for each in self.subjects],
             "metrics": [_digest(RunFolder(run).metrics) for run in self._runs()],
-            "store": self.store.fingerprint,
-            "numbers": [TOKENS, DIRECTIONS, LENGTH],
+            **self._numbers(),
         }
+
+    def _numbers(self) -> Mapping[str, Any]:
+        return {"store": self.store.fingerprint, "numbers": [TOKENS, DIRECTIONS, LENGTH]}
 
     def memory_bytes(self) -> float:
         """Weights, a copy, the disturbance and its direction; a reading."""
@@ -80,8 +82,14 @@ class NormsAnalysis:
             looked_at = shape.layers + 2 + (not shape.tied)
             readings = looked_at * (2 * DIRECTIONS + 1)
             seconds = readings * TOKENS * shape.parameters / _FLOATS_PER_SECOND
-            compute = partial(self._sharpness, subject)
-            made.append(Part(name=subject.name, compute=compute, seconds=seconds))
+            made.append(
+                Part(
+                    name=subject.name,
+                    compute=partial(self._sharpness, subject),
+                    seconds=seconds,
+                    of={"model": subject.fingerprint(), **self._numbers()},
+                )
+            )
         return made
 
     def _sharpness(self, subject: Subject) -> dict[str, Any]:
