@@ -158,13 +158,19 @@ class Representations:
 
     def settings(self) -> Mapping[str, Any]:
         return {
-            "models": [subject.fingerprint() for subject in self.subjects],
+            "models": self._fingerprints,
             "labels": self.labels,
             "seeds": self.seeds,
             "checkpoints": self.checkpoint_sums,
-            "text": self.store.fingerprint,
-            "positions": len(self.sample.index_N),
+            **self._text(),
         }
+
+    @cached_property
+    def _fingerprints(self) -> dict[str, str]:
+        return {subject.name: subject.fingerprint() for subject in self.subjects}
+
+    def _text(self) -> Mapping[str, Any]:
+        return {"text": self.store.fingerprint, "positions": len(self.sample.index_N)}
 
     def memory_bytes(self) -> float:
         """Of all models the weights and what was read of them; of one or two what is worked on."""
@@ -179,12 +185,13 @@ class Representations:
         return kept + largest + 3 * 8 * (count / RDM_EVERY) ** 2 + 2**28
 
     def parts(self) -> Sequence[Part]:
-        seconds = self._seconds
+        seconds, models, text = self._seconds, self._fingerprints, self._text()
         parts = [
             Part(
                 name=f"model-{subject.name}",
                 compute=partial(self._model, subject),
                 seconds=seconds["read"] + seconds["probes"],
+                of={"model": models[subject.name], **text},
             )
             for subject in self.subjects
         ]
@@ -195,6 +202,7 @@ class Representations:
                     name=f"pairs-{subject.name}",
                     compute=partial(self._pairs, subject, others),
                     seconds=seconds["pair"] * len(others),
+                    of={"models": {e.name: models[e.name] for e in (subject, *others)}, **text},
                 )
             )
         parts += [
@@ -202,6 +210,12 @@ class Representations:
                 name=f"field-{subject.name}",
                 compute=partial(self._field, subject),
                 seconds=seconds["field"],
+                of={
+                    "model": models[subject.name],
+                    "checkpoint": self.checkpoint_sums[subject.name],
+                    "config": plain_values(subject.config()),
+                    **text,
+                },
             )
             for subject in self.subjects
             if self.checkpoint_sums[subject.name] is not None
