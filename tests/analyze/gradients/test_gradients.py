@@ -15,6 +15,7 @@ from sglm.analyze.gradients.analysis import (
     gradients_analysis,
     measure,
 )
+from sglm.analyze.gradients.finding import GradientsFinding
 from sglm.analyze.gradients.measure import LONG, SYNTHETIC, TRUNCATED, sum_up
 from sglm.analyze.gradients.values import discounted_nats
 from sglm.analyze.reading import future, read
@@ -171,3 +172,16 @@ def test_the_products_of_states_are_summed_lane_by_lane() -> None:
         of_first = found_RNS[:, :, :width].flatten(1)  # hidden of the first layer
         right = (of_first @ of_first.T).numpy()
         np.testing.assert_allclose(sums.states_LQKK[lane, 0], right, rtol=1e-9)  # float64
+
+
+def test_of_too_few_windows_it_says_so_and_no_numbers() -> None:
+    run = {"run": "a", "window": T, "windows": 64, **measured(Future(AHEAD))}
+    finding = GradientsFinding(runs=[run])
+    assert "worth a real horizon of" in finding.reading()
+    nothing = [math.nan] * 3  # as where the square of a mean came out negative
+    run["worth"]["parameters"] = nothing
+    for kind in (TRUNCATED, SYNTHETIC):
+        run["gradients"][kind]["parameters"] = dict.fromkeys(("cosine", "norm", "bias"), nothing)
+    assert "a: 64 windows are too few" in finding.reading()
+    assert "give more --windows" in finding.reading()
+    assert "nan" not in str([finding.rows(), finding.reading()])
