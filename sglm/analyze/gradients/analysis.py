@@ -193,7 +193,7 @@ class GradientsAnalysis:
 def measure(
     trained: Trained, text: ComingText, *, plan: Plan, reaches: Sequence[int]
 ) -> dict[str, Any]:
-    """The numbers of one model on a text (`gradients_measure.describe`).
+    """The numbers of one model on a text (`describe`).
 
     Args:
         trained: the model, and its estimator if it has one.
