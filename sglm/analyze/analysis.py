@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from sglm.errors import InputError
 from sglm.runtime.memory import available_bytes
 from sglm.storage.durable import replace_text
 from sglm.storage.picture import can_draw, save_picture
-from sglm.storage.untrusted import read_bounded
+from sglm.storage.untrusted import given_path, read_bounded
 
 _LARGEST_PART_BYTES = 1 << 28
 _PARTS = "parts"
@@ -101,7 +102,10 @@ ReportsProgress = Callable[[Progress], object]
 
 
 def carry_out(
-    analysis: Analysis, out: Path | None = None, *, report: ReportsProgress | None = None
+    analysis: Analysis,
+    out: str | os.PathLike[str] | None = None,
+    *,
+    report: ReportsProgress | None = None,
 ) -> Finding:
     """Computes the parts that are missing, and what they come to.
 
@@ -112,12 +116,16 @@ def carry_out(
         report: called before every part and at the end.
 
     Raises:
-        InputError: it needs more memory than there is.
+        InputError: `out` is no path, or it needs more memory than there is.
+        OSError: the folder cannot be made.
     """
     check_memory(analysis)
+    target = None if out is None else given_path("a folder", out)
+    folder = None if target is None else target / _PARTS / analysis.what
+    if folder is not None:  # now, and not when the first part is done
+        folder.mkdir(parents=True, exist_ok=True)
     parts = analysis.parts()
     keys = _keys(analysis, parts)
-    folder = None if out is None else out / _PARTS / analysis.what
     values = {part.name: _kept(folder, part, keys[part.name]) for part in parts}
     waiting = [part for part in parts if values[part.name] is None]
     for index, part in enumerate(waiting):
@@ -133,14 +141,13 @@ def carry_out(
         value = json.loads(json.dumps(part.compute()))  # the same numbers, computed or kept
         values[part.name] = value
         if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
             text = json.dumps({"key": keys[part.name], "value": value})
             replace_text(folder / f"{part.name}.json", text + "\n")
     if report is not None:
         report(Progress(part=None, done=len(parts), parts=len(parts), seconds_left=0.0))
     finding = analysis.finding({name: value for name, value in values.items() if value is not None})
-    if out is not None:
-        _write(finding, out, analysis.what)
+    if target is not None:
+        _write(finding, target, analysis.what)
     return finding
 
 
@@ -201,7 +208,6 @@ def _kept(folder: Path | None, part: Part, key: str) -> dict[str, Any] | None:
 
 
 def _write(finding: Finding, out: Path, what: str) -> None:
-    out.mkdir(parents=True, exist_ok=True)
     text = json.dumps(without_nan(finding.as_json()), indent=1, allow_nan=False, ensure_ascii=False)
     replace_text(out / f"{what}.json", text + "\n")
     if can_draw():

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from sglm.dni.estimator import StateGradientEstimator, StretchBeginning
@@ -125,7 +124,7 @@ def future(
     cuts = [end - start for start, end in zip((0, *reaches), reaches, strict=False)]
     state, outputs = leaf, []
     with torch.enable_grad():
-        embedded_RLE = F.embedding(inputs_RL, model.embedding.detach())
+        embedded_RLE = model.word_vectors(inputs_RL)
         for piece_TLE in torch.split(embedded_RLE, cuts):
             piece_TLH, state = model.outputs(piece_TLE, state)
             outputs.append(piece_TLH)
@@ -163,7 +162,7 @@ def effects(
     )
     inputs_TL = reading.steps(reading.inputs_CL, windows, lanes, first=0, count=reading.window)
     with torch.enable_grad():
-        embedded_TLE = F.embedding(inputs_TL, model.embedding.detach())
+        embedded_TLE = model.word_vectors(inputs_TL)
         outputs_TLH, outgoing = model.outputs(
             embedded_TLE, unpacked(model, reading.states(windows, lanes))
         )

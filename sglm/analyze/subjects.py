@@ -118,7 +118,7 @@ def _check_same_tokenizer(subjects: Sequence[Subject]) -> None:
             )
 
 
-def store_of(subjects: Sequence[Subject], data: Path | None = None) -> TokenStore:
+def store_of(subjects: Sequence[Subject], data: str | os.PathLike[str] | None = None) -> TokenStore:
     """The text: a store that was given, or the one that the first run was trained on.
 
     Raises:

@@ -13,12 +13,14 @@ from sglm.analyze.subjects import Subject
 from sglm.config import Config
 from sglm.dni.estimator import PlainTruncation, StateGradientEstimator
 from sglm.errors import InputError
+from sglm.model.folder import read_card
 from sglm.model.language_model import LSTMLanguageModel
 from sglm.optim.precision import make_precision
 from sglm.storage.checkpoint import complete_checkpoints
 from sglm.train.build import build_learner, lookahead_steps, stretch_windows
 from sglm.train.learner import restore
 from sglm.train.run_folder import RunFolder
+from sglm.train.starting_point import with_cutoffs_of
 
 _FINISH = "; continue the run with `sglm train`, and analyse it when it is done"
 
@@ -69,8 +71,10 @@ def load_trained(subject: Subject) -> Trained:
         model = subject.load()
         return Trained(model=model, config=config, estimator=None, missing=missing, moments=None)
     precision = make_precision("fp32", torch.device("cpu"))
-    vocabulary = len(state["learner"]["model"]["softmax_bias"])
-    learner = build_learner(config, np.ones(vocabulary, dtype=np.int64), precision)
+    shape = read_card(subject.folder).model_shape()
+    # All that counts decide is the model's own: cutoffs here, the rest in the checkpoint.
+    config = with_cutoffs_of(shape, config)
+    learner = build_learner(config, np.ones(shape.vocab_size, dtype=np.int64), precision)
     try:
         restore(learner, state["learner"])
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from sglm.model.language_model import LSTMLanguageModel, without_dropout
@@ -67,7 +66,7 @@ def adjoint_gradients(
     cuts.append(len(coming.inputs_CB) - sum(cuts))
     states, outputs = [state.as_leaf()], []
     with torch.enable_grad(), without_dropout(model):
-        embedded_CBE = F.embedding(model.rows_of(coming.inputs_CB), model.embedding.detach())
+        embedded_CBE = model.word_vectors(coming.inputs_CB)
         for piece_TBE in torch.split(embedded_CBE, cuts):
             piece_TBH, outgoing = (layers or model.outputs)(piece_TBE, states[-1])
             outputs.append(piece_TBH)

@@ -22,7 +22,6 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from sglm.dni.adjoint_pass import adjoint_gradients
@@ -105,7 +104,7 @@ class Gauge:
         """
         weights = list(model.layers.parameters())
         with torch.enable_grad(), without_dropout(model):
-            embedded_TBE = F.embedding(model.rows_of(inputs_TB), model.embedding.detach())
+            embedded_TBE = model.word_vectors(inputs_TB)
             _, outgoing = model.outputs(embedded_TBE, incoming.detach())
         (exact_BS,) = adjoint_gradients(
             model,

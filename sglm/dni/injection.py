@@ -132,7 +132,8 @@ class Injection:
         }
 
     def load_state_dict(self, tree: dict[str, Any]) -> None:
-        """Puts back what `state_dict` gave."""
+        """Puts back what `state_dict` gave; noise that was drawn on another kind of device begins
+        anew, for its generator's state means nothing here."""
         self.capped.copy_(tree["capped"])
-        if self.noise is not None:
+        if self.noise is not None and self.noise.get_state().shape == tree["noise"].shape:
             self.noise.set_state(tree["noise"])

@@ -199,7 +199,7 @@ class DirectFeedback:
     ) -> Tensor:
         """See `adjoint_gradients`; only the forward pass needs the model."""
         with without_dropout(model):
-            embedded_CBE = F.embedding(coming.inputs_CB, model.embedding)
+            embedded_CBE = model.word_vectors(coming.inputs_CB)
             outputs_CBR, _ = model.outputs(embedded_CBE, state)
         residual_CBR = residual(outputs_CBR, coming.targets_CB)
         sums_PBR = torch.stack(

@@ -139,6 +139,10 @@ class LSTMLanguageModel(nn.Module):
         """Which rows of embedding, softmax matrix and biases belong to token ids."""
         return ids if self.adaptive is None else self.adaptive.rows_of(ids)
 
+    def word_vectors(self, ids: Tensor) -> Tensor:
+        """Embeddings `(…, E)` of token ids `(…)`, without dropout; constants."""
+        return F.embedding(self.rows_of(ids), self.embedding.detach())
+
     @property
     def output_weight(self) -> Tensor:
         """The softmax matrix `(V, H)`: the embedding itself when tied (Inan et al. 2017)."""

@@ -15,7 +15,7 @@ from sglm.model.folder import (
     load_weights,
     read_card,
 )
-from sglm.model.language_model import LSTMLanguageModel
+from sglm.model.language_model import LSTMLanguageModel, ModelShape
 from sglm.storage.untrusted import given_path
 from sglm.text.store import TokenStore
 from sglm.train.build import chooses_cutoffs, model_shape
@@ -63,9 +63,7 @@ class StartingPoint:
                 f" with `sglm prep … --tokenizer-of {self.folder}`"
             )
         shape = self.card.model_shape()
-        if shape.cutoffs and chooses_cutoffs(config):
-            model = config.model.model_copy(update={"cutoffs": list(shape.cutoffs)})
-            config = config.model_copy(update={"model": model})
+        config = with_cutoffs_of(shape, config)
         if shape.cutoffs and config.model.softmax == "full":
             differing: dict[str, Any] = {"softmax": "adaptive"}
         elif not shape.cutoffs and config.model.softmax == "adaptive":
@@ -88,6 +86,14 @@ class StartingPoint:
             InputError: they are damaged.
         """
         model.load_state_dict(load_weights(self.folder, model.embedding.device).state_dict())
+
+
+def with_cutoffs_of(shape: ModelShape, config: Config) -> Config:
+    """The configuration, with a trained model's cutoffs where it leaves them to be chosen."""
+    if not (shape.cutoffs and chooses_cutoffs(config)):
+        return config
+    model = config.model.model_copy(update={"cutoffs": list(shape.cutoffs)})
+    return config.model_copy(update={"model": model})
 
 
 def _in_toml(value: Any) -> str:

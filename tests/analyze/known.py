@@ -13,8 +13,8 @@ from tests.tiny_models import make_network
 V, T, N, AHEAD = 7, 3, 4, 6
 
 
-def network() -> LSTMLanguageModel:
-    return make_network(V).double()
+def network(cutoffs: tuple[int, ...] = ()) -> LSTMLanguageModel:
+    return make_network(V, cutoffs=cutoffs).double()
 
 
 def some_text(steps: int, lanes: int, seed: int = 0) -> ComingText:

@@ -14,9 +14,9 @@ LANES, SKIPPED = 6, 5
 EVERY = slice(None)
 
 
-@pytest.fixture(scope="module")
-def model() -> LSTMLanguageModel:
-    return network()
+@pytest.fixture(scope="module", params=[(), (2, 4)], ids=["full", "adaptive"])
+def model(request: pytest.FixtureRequest) -> LSTMLanguageModel:
+    return network(cutoffs=request.param)
 
 
 @pytest.fixture(scope="module")

@@ -60,3 +60,13 @@ def test_noise_goes_on_where_its_saved_state_was() -> None:
     for _ in range(2):
         found_BS = other.inject(some_prediction())
         assert torch.equal(injection.inject(some_prediction()), found_BS)
+
+
+def test_the_state_of_a_gpus_generator_is_no_obstacle_on_a_cpu() -> None:
+    injection = make(seed=5)
+    saved = {**injection.state_dict(), "noise": torch.zeros(16, dtype=torch.uint8)}  # CUDA's
+    before = injection.noise.get_state() if injection.noise else None
+    injection.load_state_dict(saved)
+    assert injection.noise is not None
+    assert before is not None
+    assert torch.equal(injection.noise.get_state(), before)

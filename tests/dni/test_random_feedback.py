@@ -50,9 +50,13 @@ def feedback(model: LSTMLanguageModel, matrices: list[FeedbackMatrices]) -> WayB
     return partial(adjoint_gradients, layers=FeedbackLayers(model, matrices=matrices))
 
 
-@pytest.mark.parametrize(("layers", "tied"), [(1, True), (2, True), (2, False)])
-def test_feedback_through_the_true_weights_is_the_exact_gradient(layers: int, tied: bool) -> None:
-    model = a_model(layers=layers, tied=tied)
+@pytest.mark.parametrize(
+    ("layers", "tied", "cutoffs"), [(1, True, ()), (2, True, ()), (2, False, ()), (2, True, (2, 4))]
+)
+def test_feedback_through_the_true_weights_is_the_exact_gradient(
+    layers: int, tied: bool, cutoffs: tuple[int, ...]
+) -> None:
+    model = a_model(layers=layers, tied=tied, cutoffs=cutoffs)
     found_PBS = through(model, feedback(model, true_matrices(model)))
     beginning = StretchBeginning(model, model.start_state(B), some_text(4 * T + 1), T)
     _, right_PBS = future_gradients(beginning, 4)
@@ -135,6 +139,20 @@ def test_direct_feedback_is_linear_in_the_residuals_of_its_reach_and_knows_no_we
             for weight in layer.parameters():
                 weight.zero_()
     assert torch.equal(found(one), before)
+
+
+@pytest.mark.parametrize("cutoffs", [(), (2, 4)])
+def test_direct_feedback_reads_as_the_model_does(cutoffs: tuple[int, ...]) -> None:
+    model, text, seen = a_model(cutoffs=cutoffs), some_text(2 * T), list[Tensor]()
+
+    def residual(outputs_CBR: Tensor, targets_CB: Tensor) -> Tensor:
+        seen.append(outputs_CBR)
+        return outputs_CBR
+
+    direct = DirectFeedback(draw_direct(model.shape, 0, reach=T).double(), reach=T)
+    start = model.start_state(B)
+    direct(model, start, text, window=T, boundaries=1, residual=residual)
+    torch.testing.assert_close(seen, [model.features(text.inputs_CB, start)[0].detach()])
 
 
 @pytest.mark.parametrize("kind", ["feedback", "direct"])

@@ -59,11 +59,15 @@ def test_top_eigenpairs_are_those_of_the_brute_force_matrices() -> None:
         assert np.isclose(overlaps(found.vectors_KP, vectors.T[:-3:-1])[-1], 1, atol=1e-5)
 
 
-def write_run(path: Path, data: Path, *, seed: int, layers: int = 1) -> Path:
+def write_run(
+    path: Path, data: Path, *, seed: int, layers: int = 1, cutoffs: tuple[int, ...] = ()
+) -> Path:
     """A run without a training: its model, at a cycle's end too, and its configuration."""
     tokenizer = load_tokenizer(data)
     for place, weights in (("model", seed), ("snapshots/cycle-000", seed + 10)):
-        network = make_network(tokenizer.vocab_size, layers, tied=layers > 1, seed=weights)
+        network = make_network(
+            tokenizer.vocab_size, layers, tied=layers > 1, seed=weights, cutoffs=cutoffs
+        )
         save_model(network, path / place, tokenizer.fingerprint)
         tokenizer.save(path / place)
     config = parse_config({"train": {"window": 2, "seed": seed % 2}}, "test")
@@ -131,6 +135,9 @@ def test_what_does_not_fit_is_said_before_anything_starts(
         sglm.analyze.curvature([run], data=data, tokens=0)
     with pytest.raises(InputError, match="two is of another size than one"):
         sglm.analyze.curvature([run, other], data=data, tokens=12)
+    adaptive = write_run(tmp_path / "three", data, seed=3, cutoffs=(3, 8))
+    with pytest.raises(InputError, match="three has an adaptive softmax"):
+        sglm.analyze.curvature([adaptive], data=data, tokens=12)
     with pytest.raises(InputError, match="and 500 windows of 2 tokens take 1,101; give --data"):
         sglm.analyze.curvature([run], data=data)
     monkeypatch.setattr("sglm.analyze.analysis.available_bytes", lambda: 1000)

@@ -8,7 +8,6 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -68,7 +67,7 @@ class CurvatureAnalysis:
         if tokens < 1:
             raise InputError(f"the loss of {tokens} tokens cannot be taken; give some hundred")
         self.subjects = find_subjects(runs, snapshots=snapshots)
-        self.store = store_of(self.subjects, None if data is None else Path(data))
+        self.store = store_of(self.subjects, data)
         self.dtype = dtype
         self.configs = {each.name: each.config() for each in self.subjects}
         self.steps = self.configs[self.subjects[0].name].train.window
@@ -79,7 +78,7 @@ class CurvatureAnalysis:
             tokens=needed_tokens(self.windows, self.steps),
             purpose=f"{self.windows} windows of {self.steps} tokens",
         )
-        self.shape = _same_shape(self.subjects)
+        self.shape = _one_shape(self.subjects)
         self.weights = [
             Weight(layer=layer, matrix=matrix)
             for layer in range(self.shape.layers)
@@ -193,12 +192,21 @@ def curvature(
         InputError: packages or memory are missing, or runs and text do not fit.
     """
     analysis = CurvatureAnalysis(runs, data=data, snapshots=snapshots, tokens=tokens)
-    finding = carry_out(analysis, None if out is None else Path(out), report=report)
+    finding = carry_out(analysis, out, report=report)
     return cast(CurvatureFinding, finding)
 
 
-def _same_shape(subjects: Sequence[Subject]) -> ModelShape:
+def _one_shape(subjects: Sequence[Subject]) -> ModelShape:
+    """
+    Raises:
+        InputError: they have several, or a softmax whose curvature is not implemented.
+    """
     first = read_card(subjects[0].folder).model_shape()
+    if first.cutoffs:
+        raise InputError(
+            f"{subjects[0].name} has an adaptive softmax, whose curvature cannot be taken yet;"
+            ' analyse runs with model.softmax = "full"'
+        )
     for each in subjects[1:]:
         if read_card(each.folder).model_shape() != first:
             raise InputError(

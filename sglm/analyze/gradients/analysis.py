@@ -9,7 +9,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -17,7 +16,7 @@ import torch
 from sglm.analyze.analysis import Part, ReportsProgress, carry_out
 from sglm.analyze.gradients.finding import GradientsFinding
 from sglm.analyze.gradients.measure import describe, sum_up
-from sglm.analyze.gradients.values import VALUE_STEPS, compare_values
+from sglm.analyze.gradients.values import compare_values, value_steps
 from sglm.analyze.reading import effects, estimates, future, read
 from sglm.analyze.subjects import (
     Subject,
@@ -33,7 +32,6 @@ from sglm.errors import InputError
 from sglm.model.folder import read_card
 from sglm.model.language_model import LSTMLanguageModel
 from sglm.runtime.process import denormals_as_zero
-from sglm.storage.untrusted import given_path
 from sglm.text.batcher import ComingText
 from sglm.text.store import TokenStore
 from sglm.train.build import lookahead_steps, stretch_windows
@@ -110,7 +108,7 @@ class GradientsAnalysis:
     def plan(self, config: Config) -> Plan:
         """For a run with that configuration."""
         batch, window = config.train.batch, config.train.window
-        values = VALUE_STEPS if config.synthesizer.kind == "critic" else 0
+        values = value_steps(window) if config.synthesizer.kind == "critic" else 0
         ahead = max(self.reach, lookahead_steps(config) or 0, values)
         lanes = PARTS * batch
         # Whole stretches, for what is estimated differs from place to place in them.
@@ -195,7 +193,7 @@ class GradientsAnalysis:
 def measure(
     trained: Trained, text: ComingText, *, plan: Plan, reaches: Sequence[int]
 ) -> dict[str, Any]:
-    """The numbers of one model on a text (`gradients_measure.describe`).
+    """The numbers of one model on a text (`describe`).
 
     Args:
         trained: the model, and its estimator if it has one.
@@ -262,8 +260,7 @@ def gradients(
     analysis = gradients_analysis(
         runs, data=data, snapshots=snapshots, windows=windows, reach=reach
     )
-    folder = None if out is None else given_path("a folder", out)
-    return cast(GradientsFinding, carry_out(analysis, folder, report=report))
+    return cast(GradientsFinding, carry_out(analysis, out, report=report))
 
 
 def gradients_analysis(
@@ -276,5 +273,5 @@ def gradients_analysis(
 ) -> GradientsAnalysis:
     """The analysis that `gradients` carries out; raises as that does."""
     subjects = find_subjects(runs, snapshots=snapshots)
-    store = store_of(subjects, None if data is None else Path(data))
+    store = store_of(subjects, data)
     return GradientsAnalysis(subjects=subjects, store=store, windows=windows, reach=reach)

@@ -39,8 +39,13 @@ class GradientsFinding:
     def reading(self) -> str:
         """What a synthetic gradient is worth, where there is one."""
         first = next((run for run in self.runs if SYNTHETIC in run["gradients"]), None)
+        run = self.runs[0] if first is None else first
+        if not math.isfinite(run["gradients"][TRUNCATED]["parameters"]["bias"][0]):
+            return (
+                f"{run['run']}: {run['windows']:,} windows are too few to tell the long horizon's"
+                " mean gradient from noise; give more --windows, or --data with a longer text."
+            )
         if first is None:
-            run = self.runs[0]
             bias, low, high = run["gradients"][TRUNCATED]["parameters"]["bias"]
             return (
                 f"{run['run']}: truncation after {run['window']} steps loses"
@@ -104,7 +109,7 @@ def _cells(run: dict[str, Any], kind: str) -> list[str]:
         _number(bias),
         f"{_number(low)}…{_number(high)}",
         _number(of_kind["states"]["error"][0]),
-        f"{worth:.1f}",
+        f"{worth:.1f}" if math.isfinite(worth) else "—",
     ]
 
 

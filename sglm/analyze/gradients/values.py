@@ -17,8 +17,13 @@ from sglm.analyze.reading import Reading, future, unpacked
 from sglm.dni.critic import HORIZON, CriticEstimator
 from sglm.model.language_model import LSTMLanguageModel
 
-VALUE_STEPS = 3 * HORIZON  # what is still to come then has a twentieth of the weight
+_VALUE_STEPS = 3 * HORIZON  # what is still to come then has a twentieth of the weight
 _DERIVED_AFTER = 4  # windows; every lane gives a gradient after each of them
+
+
+def value_steps(window: int) -> int:
+    """Steps after a window whose nats its value is compared with: whole windows."""
+    return math.ceil(_VALUE_STEPS / window) * window
 
 
 def compare_values(
@@ -31,7 +36,7 @@ def compare_values(
     """How much of what came the values knew, each number as `[value, low, high]`.
 
     Args:
-        model, reading: of a text that goes on for `VALUE_STEPS` steps after the last window.
+        model, reading: of a text that goes on for `value_steps` after the last window.
         estimator: whose critic is asked.
         reaches: of the exact gradients that the derivative is compared with, ascending.
     """
@@ -39,7 +44,7 @@ def compare_values(
     states_NLS = reading.states_NLS[1:]
     told_NL = torch.stack([estimator.values(each_LS) for each_LS in states_NLS]).double().numpy()
     return {
-        "steps": VALUE_STEPS,
+        "steps": value_steps(reading.window),
         "discount": estimator.critic.discount,
         **agreement_of_values(told_NL, came_NL),
         "derivative": _derivative(model, reading, estimator, reaches=reaches),
@@ -47,11 +52,9 @@ def compare_values(
 
 
 def discounted_nats(model: LSTMLanguageModel, reading: Reading, discount: float) -> Array:
-    """Σ_j γ^j·(nats of window j) after each window, `(N, L)`; beyond `VALUE_STEPS` the mean."""
-    window = reading.window
-    ahead = math.ceil(VALUE_STEPS / window)
+    """Σ_j γ^j·(nats of window j) after each window, `(N, L)`; beyond `value_steps` the mean."""
+    ahead = value_steps(reading.window) // reading.window
     nats_WL = _window_nats(model, reading)[: reading.windows + ahead]
-    ahead = min(ahead, len(nats_WL) - reading.windows)
     weights = discount ** np.arange(ahead)
     rest = nats_WL.mean() * discount**ahead / (1 - discount)
     found: Array = np.stack(

@@ -10,7 +10,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -46,7 +45,6 @@ from sglm.config import Config
 from sglm.model.folder import read_card
 from sglm.model.language_model import LSTMLanguageModel
 from sglm.runtime.process import denormals_as_zero
-from sglm.storage.untrusted import given_path
 from sglm.text.batcher import ComingText
 from sglm.text.store import TokenStore
 from sglm.train.build import lookahead_steps
@@ -194,9 +192,8 @@ def landscape(
     Raises:
         InputError: something that is no run, a text that is too short, too little memory.
     """
-    folder = None if out is None else given_path("a folder", out)
     analysis = landscape_analysis(runs, data=data)
-    return cast(LandscapeFinding, carry_out(analysis, folder, report=report))
+    return cast(LandscapeFinding, carry_out(analysis, out, report=report))
 
 
 def landscape_analysis(
@@ -204,5 +201,4 @@ def landscape_analysis(
 ) -> LandscapeAnalysis:
     """The analysis that `landscape` carries out; raises as that does."""
     subjects = find_subjects(runs)
-    store = store_of(subjects, None if data is None else Path(data))
-    return LandscapeAnalysis(subjects=subjects, store=store)
+    return LandscapeAnalysis(subjects=subjects, store=store_of(subjects, data))

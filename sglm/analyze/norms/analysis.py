@@ -22,7 +22,7 @@ from sglm.analyze.subjects import Subject, check_length, find_subjects, store_of
 from sglm.config import OptimizerConfig
 from sglm.errors import InputError
 from sglm.model.folder import read_card
-from sglm.storage.untrusted import given_path, read_bounded
+from sglm.storage.untrusted import read_bounded
 from sglm.text.store import TokenStore
 from sglm.train.log.metrics import LARGEST_METRICS_BYTES
 from sglm.train.run_folder import RunFolder
@@ -63,9 +63,11 @@ class NormsAnalysis:
         return {
             "subjects": [[each.name, each.fingerprint()] for each in self.subjects],
             "metrics": [_digest(RunFolder(run).metrics) for run in self._runs()],
-            "store": self.store.fingerprint,
-            "numbers": [TOKENS, DIRECTIONS, LENGTH],
+            **self._numbers(),
         }
+
+    def _numbers(self) -> Mapping[str, Any]:
+        return {"store": self.store.fingerprint, "numbers": [TOKENS, DIRECTIONS, LENGTH]}
 
     def memory_bytes(self) -> float:
         """Weights, a copy, the disturbance and its direction; a reading."""
@@ -80,8 +82,14 @@ class NormsAnalysis:
             looked_at = shape.layers + 2 + (not shape.tied)
             readings = looked_at * (2 * DIRECTIONS + 1)
             seconds = readings * TOKENS * shape.parameters / _FLOATS_PER_SECOND
-            compute = partial(self._sharpness, subject)
-            made.append(Part(name=subject.name, compute=compute, seconds=seconds))
+            made.append(
+                Part(
+                    name=subject.name,
+                    compute=partial(self._sharpness, subject),
+                    seconds=seconds,
+                    of={"model": subject.fingerprint(), **self._numbers()},
+                )
+            )
         return made
 
     def _sharpness(self, subject: Subject) -> dict[str, Any]:
@@ -175,8 +183,7 @@ def norms(
         InputError: something that is no run with snapshots and norms, a text that is too short,
             too little memory.
     """
-    folder = None if out is None else given_path("a folder", out)
-    return cast(NormsFinding, carry_out(norms_analysis(runs, data=data), folder, report=report))
+    return cast(NormsFinding, carry_out(norms_analysis(runs, data=data), out, report=report))
 
 
 def norms_analysis(
@@ -184,5 +191,4 @@ def norms_analysis(
 ) -> NormsAnalysis:
     """The analysis behind `norms`; see there."""
     subjects = find_subjects(runs, snapshots=True)
-    given = None if data is None else given_path("a token store", data)
-    return NormsAnalysis(subjects=subjects, store=store_of(subjects, given))
+    return NormsAnalysis(subjects=subjects, store=store_of(subjects, data))

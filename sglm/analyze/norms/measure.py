@@ -10,20 +10,11 @@ from torch import Tensor
 from sglm.model.language_model import LSTMLanguageModel
 from sglm.scoring.predictor import NetworkPredictor
 from sglm.scoring.stream import Ids, stream_nll
-from sglm.train.log.norms import layer_of
+from sglm.train.log.norms import matrices_by_layer
 
 LENGTH = 0.05  # of a disturbance, as a share of each matrix: small beside what changes a model
 DIRECTIONS = 4
 ALL = "all"
-
-
-def matrices_by_layer(model: torch.nn.Module) -> dict[str, list[Tensor]]:
-    """The matrices that norms are logged of: those that can decay."""
-    layers: dict[str, list[Tensor]] = {}
-    for name, parameter in model.named_parameters():
-        if parameter.dim() >= 2:
-            layers.setdefault(layer_of(name), []).append(parameter.detach())
-    return layers
 
 
 def relative_sharpness(
@@ -93,7 +84,10 @@ def sharpness_by_layer(
     def loss() -> float:
         return stream_nll(NetworkPredictor(model), ids, eos_id) / len(ids)
 
-    layers = matrices_by_layer(model)
+    layers = {
+        name: [matrix.detach() for matrix in matrices]
+        for name, matrices in matrices_by_layer(model).items()
+    }
     groups = {**layers, ALL: [each for matrices in layers.values() for each in matrices]}
     return {
         name: relative_sharpness(loss, matrices, generator=torch.Generator().manual_seed(seed))

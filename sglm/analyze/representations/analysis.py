@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -47,7 +46,7 @@ from sglm.config import Config, plain_values
 from sglm.errors import InputError
 from sglm.model.folder import read_card
 from sglm.model.language_model import ModelShape
-from sglm.storage.untrusted import given_path, is_count
+from sglm.storage.untrusted import is_count
 from sglm.text.store import TokenStore
 from sglm.train.build import token_counts
 
@@ -76,7 +75,7 @@ def representations(
         InputError: see `prepare_representations`; or too little memory.
     """
     analysis = prepare_representations(runs, data=data, positions=positions)
-    finding = carry_out(analysis, None if out is None else Path(out), report=report)
+    finding = carry_out(analysis, out, report=report)
     assert isinstance(finding, RepresentationsFinding)
     return finding
 
@@ -98,7 +97,7 @@ def prepare_representations(
     if not is_count(positions) or positions % LANES or positions < 8 * LANES:
         raise InputError(f"positions: give a multiple of {LANES} from {8 * LANES} on")
     subjects = find_subjects(runs)
-    store = store_of(subjects, None if data is None else given_path("a token store", data))
+    store = store_of(subjects, data)
     analysis = Representations(
         subjects=subjects, store=store, sample=choose_sample(store, positions)
     )
@@ -159,13 +158,19 @@ class Representations:
 
     def settings(self) -> Mapping[str, Any]:
         return {
-            "models": [subject.fingerprint() for subject in self.subjects],
+            "models": self._fingerprints,
             "labels": self.labels,
             "seeds": self.seeds,
             "checkpoints": self.checkpoint_sums,
-            "text": self.store.fingerprint,
-            "positions": len(self.sample.index_N),
+            **self._text(),
         }
+
+    @cached_property
+    def _fingerprints(self) -> dict[str, str]:
+        return {subject.name: subject.fingerprint() for subject in self.subjects}
+
+    def _text(self) -> Mapping[str, Any]:
+        return {"text": self.store.fingerprint, "positions": len(self.sample.index_N)}
 
     def memory_bytes(self) -> float:
         """Of all models the weights and what was read of them; of one or two what is worked on."""
@@ -180,12 +185,13 @@ class Representations:
         return kept + largest + 3 * 8 * (count / RDM_EVERY) ** 2 + 2**28
 
     def parts(self) -> Sequence[Part]:
-        seconds = self._seconds
+        seconds, models, text = self._seconds, self._fingerprints, self._text()
         parts = [
             Part(
                 name=f"model-{subject.name}",
                 compute=partial(self._model, subject),
                 seconds=seconds["read"] + seconds["probes"],
+                of={"model": models[subject.name], **text},
             )
             for subject in self.subjects
         ]
@@ -196,6 +202,7 @@ class Representations:
                     name=f"pairs-{subject.name}",
                     compute=partial(self._pairs, subject, others),
                     seconds=seconds["pair"] * len(others),
+                    of={"models": {e.name: models[e.name] for e in (subject, *others)}, **text},
                 )
             )
         parts += [
@@ -203,6 +210,12 @@ class Representations:
                 name=f"field-{subject.name}",
                 compute=partial(self._field, subject),
                 seconds=seconds["field"],
+                of={
+                    "model": models[subject.name],
+                    "checkpoint": self.checkpoint_sums[subject.name],
+                    "config": plain_values(subject.config()),
+                    **text,
+                },
             )
             for subject in self.subjects
             if self.checkpoint_sums[subject.name] is not None

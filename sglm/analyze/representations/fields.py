@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sglm.analyze.reading import unpacked
 from sglm.analyze.representations.implied_loss import Field, Loss
 from sglm.analyze.representations.sample import SPLIT, WARM_STEPS
 from sglm.analyze.subjects import Subject, check_length
@@ -187,7 +188,7 @@ def _estimate(synthesis: Synthesis, place: Places, points_PS: Tensor) -> Tensor:
         coming = place.text_from(index, place.window + shown)
         estimator.begin_stretch(StretchBeginning(synthesis.model, incoming, coming, place.window))
         estimator.enter_window(incoming)
-    return estimator.estimate(_unpacked(points_PS, place.states[-1]))
+    return estimator.estimate(unpacked(synthesis.model, points_PS))
 
 
 def exact_field(model: LSTMLanguageModel, places: Places) -> Field:
@@ -198,7 +199,7 @@ def exact_field(model: LSTMLanguageModel, places: Places) -> Field:
 def _exact(model: LSTMLanguageModel, place: Places, points_PS: Tensor) -> Tensor:
     gradients_1PS: Tensor = adjoint_gradients(
         model,
-        _unpacked(points_PS, place.states[-1]),
+        unpacked(model, points_PS),
         place.text_from(_WINDOWS_BEFORE, COMING_STEPS),
         window=place.window,
         boundaries=1,
@@ -215,12 +216,6 @@ def true_loss(model: LSTMLanguageModel, places: Places) -> Loss:
 @torch.no_grad()
 def _nats(model: LSTMLanguageModel, place: Places, points_PS: Tensor) -> Tensor:
     text = place.text_from(_WINDOWS_BEFORE, COMING_STEPS)
-    features_CPH, _ = model.features(text.inputs_CB, _unpacked(points_PS, place.states[-1]))
+    features_CPH, _ = model.features(text.inputs_CB, unpacked(model, points_PS))
     nats_CP: Tensor = model.nll(features_CPH, text.targets_CB, reduction="none")
     return nats_CP.sum(dim=0)
-
-
-def _unpacked(points_PS: Tensor, like: LSTMState) -> LSTMState:
-    parts = like.parts_of(points_PS)
-    layers = len(parts) // 2
-    return LSTMState(parts[:layers], parts[layers:])

@@ -64,9 +64,10 @@ def _logits(model: LSTMLanguageModel, features_NH: Tensor) -> Tensor:
 
     Less their mean over the vocabulary, which the softmax does not see, logits are W°h + b°, of
     which b° is the same everywhere. Rotated into H dimensions, h·(W°ᵀW°)^½ has the same distances
-    and centred inner products.
+    and centred inner products. Of an adaptive softmax W has each word's row plus its tail's: the
+    logits before the tails are normalised.
     """
-    weight_VH = model.output_weight.double()
+    weight_VH = model.target_rows(torch.arange(model.shape.vocab_size)).double()
     weight_VH = weight_VH - weight_VH.mean(0)
     values_H, vectors_HH = torch.linalg.eigh(weight_VH.T @ weight_VH)
     root_HH = vectors_HH * values_H.clamp_min(0).sqrt()

@@ -16,9 +16,13 @@ from sglm.model.language_model import ModelShape
 _SUMS = "norms/"  # what a checkpoint's interval sums call them
 
 
-def layer_of(parameter: str) -> str:
-    """The layer that a parameter belongs to: `layers.0` for `layers.0.weight_ih`."""
-    return parameter.rpartition(".")[0] or parameter
+def matrices_by_layer(model: nn.Module) -> dict[str, list[Tensor]]:
+    """The parameters that can decay: `layers.0` has `layers.0.weight_ih` and `.weight_hh`."""
+    layers: dict[str, list[Tensor]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.dim() >= 2:
+            layers.setdefault(name.rpartition(".")[0] or name, []).append(parameter)
+    return layers
 
 
 class NormMeter:
@@ -45,10 +49,7 @@ class NormMeter:
         self, model: nn.Module, *, optimizer: torch.optim.Optimizer, sums: dict[str, float]
     ) -> None:
         self.sums = {key: value for key, value in sums.items() if key.startswith(_SUMS)}
-        self.layers: dict[str, list[Tensor]] = {}
-        for name, parameter in model.named_parameters():
-            if parameter.dim() >= 2:
-                self.layers.setdefault(layer_of(name), []).append(parameter)
+        self.layers = matrices_by_layer(model)
         self._before: dict[str, list[Tensor]] = {}
         self._is_due = False
         self._measured: dict[str, Tensor] = {}

@@ -7,12 +7,22 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sglm.analyze.gradients.analysis import PARTS, WARM_UP, GradientsAnalysis, Plan, measure
+from sglm.analyze.gradients.analysis import (
+    PARTS,
+    WARM_UP,
+    GradientsAnalysis,
+    Plan,
+    gradients_analysis,
+    measure,
+)
+from sglm.analyze.gradients.finding import GradientsFinding
 from sglm.analyze.gradients.measure import LONG, SYNTHETIC, TRUNCATED, sum_up
+from sglm.analyze.gradients.values import discounted_nats
 from sglm.analyze.reading import future, read
 from sglm.analyze.subjects import find_subjects
 from sglm.analyze.trained import Trained
 from sglm.config import parse_config
+from sglm.config.load import config_to_toml
 from sglm.dni.estimator import PlainTruncation, StateGradientEstimator
 from sglm.errors import InputError
 from sglm.text.store import TokenStore
@@ -117,6 +127,9 @@ def test_what_does_not_fit_is_said_before_anything_starts(
     with pytest.raises(InputError, match="not only its model"):
         GradientsAnalysis(subjects=subjects, store=word_store)
     (run / "config.toml").write_text("[train]\nbatch = 4\nwindow = 5\n")
+    wrong: Any = 7
+    with pytest.raises(InputError, match="a token store is given as a path"):
+        gradients_analysis([run], data=wrong)
     with pytest.raises(InputError, match="reach = 0: must be 1 at least"):
         GradientsAnalysis(subjects=subjects, store=word_store, reach=0)
     tokens = PARTS * 4 * (WARM_UP + 10 + 40)
@@ -131,6 +144,22 @@ def test_what_does_not_fit_is_said_before_anything_starts(
     assert fits.plan(read_seldom).windows == 3  # a whole stretch
 
 
+def test_after_long_windows_there_is_text_to_compare_a_critics_values_with(
+    tmp_path: Path, word_store: TokenStore
+) -> None:
+    """A whole window, else what came would be the same everywhere."""
+    run = write_run(tmp_path / "run")
+    train, synthesizer = {"batch": 1, "window": 70}, {"kind": "critic"}
+    config = parse_config({"train": train, "synthesizer": synthesizer}, "test")
+    (run / "config.toml").write_text(config_to_toml(config))
+    analysis = GradientsAnalysis(subjects=find_subjects([run]), store=word_store, windows=1)
+    plan = analysis.plan(config)
+    assert plan.ahead == 70
+    model, text = network(), some_text(plan.steps - WARM_UP, 2)
+    reading = read(model, text, skipped=0, window=70, windows=plan.windows)
+    assert len(np.unique(discounted_nats(model, reading, 0.9))) == 2 * plan.windows
+
+
 def test_the_products_of_states_are_summed_lane_by_lane() -> None:
     model, lanes = network(), 2
     text = some_text(N * T + AHEAD, 2 * lanes)
@@ -143,3 +172,16 @@ def test_the_products_of_states_are_summed_lane_by_lane() -> None:
         of_first = found_RNS[:, :, :width].flatten(1)  # hidden of the first layer
         right = (of_first @ of_first.T).numpy()
         np.testing.assert_allclose(sums.states_LQKK[lane, 0], right, rtol=1e-9)  # float64
+
+
+def test_of_too_few_windows_it_says_so_and_no_numbers() -> None:
+    run = {"run": "a", "window": T, "windows": 64, **measured(Future(AHEAD))}
+    finding = GradientsFinding(runs=[run])
+    assert "worth a real horizon of" in finding.reading()
+    nothing = [math.nan] * 3  # as where the square of a mean came out negative
+    run["worth"]["parameters"] = nothing
+    for kind in (TRUNCATED, SYNTHETIC):
+        run["gradients"][kind]["parameters"] = dict.fromkeys(("cosine", "norm", "bias"), nothing)
+    assert "a: 64 windows are too few" in finding.reading()
+    assert "give more --windows" in finding.reading()
+    assert "nan" not in str([finding.rows(), finding.reading()])

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from sglm.analyze.gradients.values import (
-    VALUE_STEPS,
     agreement_of_values,
     compare_values,
     discounted_nats,
+    value_steps,
 )
 from sglm.analyze.reading import read
 from sglm.dni.critic import Critic, CriticEstimator
@@ -33,13 +33,13 @@ def test_values_that_know_all_explain_all() -> None:
 
 
 def test_the_future_loss_is_the_discounted_sum_of_windows() -> None:
-    model, text = network(), some_text(N * T + VALUE_STEPS, LANES)
+    model, text = network(), some_text(N * T + value_steps(T), LANES)
     reading = read(model, text, skipped=0, window=T, windows=N)
     found = discounted_nats(model, reading, DISCOUNT)
     features, _ = model.features(text.inputs_CB, model.start_state(LANES))
     nats = model.nll(features, text.targets_CB, reduction="none").detach()
     by_window = nats.view(-1, T, LANES).sum(1).numpy()
-    ahead = VALUE_STEPS // T
+    ahead = value_steps(T) // T
     rest = by_window.mean() * DISCOUNT**ahead / (1 - DISCOUNT)
     for window in range(N):
         weights = DISCOUNT ** np.arange(ahead)
@@ -50,7 +50,7 @@ def test_the_future_loss_is_the_discounted_sum_of_windows() -> None:
 def test_a_critics_derivative_is_compared_with_the_exact_gradient() -> None:
     """Of a linear critic, whose derivative is its weight everywhere."""
     model = network()
-    reading = read(model, some_text(N * T + VALUE_STEPS, LANES), skipped=0, window=T, windows=N)
+    reading = read(model, some_text(N * T + value_steps(T), LANES), skipped=0, window=T, windows=N)
     critic = Critic(model.shape.state_size, 4, discount=DISCOUNT)
     torch.nn.init.normal_(critic.linear.weight, generator=torch.Generator().manual_seed(0))
     estimator = CriticEstimator(model, critic=critic)

@@ -130,7 +130,11 @@ def test_runs_are_summed_up_and_snapshots_measured(
         )
         for name, decay in (("none", 0.0), ("strong", 0.1))
     ]
-    finding = norms(runs, out=tmp_path / "out")
+    norms(runs[:1], out=tmp_path / "out")
+    parts: list[str | None] = []
+    finding = norms(runs, out=tmp_path / "out", report=lambda at: parts.append(at.part))
+    # what was measured before is not measured again
+    assert parts == ["strong@cycle-000", "strong@cycle-001", None]
     none, strong = finding.as_json()["runs"]
     assert (none["decay"], strong["decay"]) == ("none", "L2 0.1")
     assert none["overall"]["l2_share"] == 0.0

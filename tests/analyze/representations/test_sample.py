@@ -77,6 +77,19 @@ def test_layers_are_the_states_after_the_positions_tokens(store: TokenStore) -> 
     torch.testing.assert_close(found_NN, right_NN, rtol=1e-7, atol=1e-6)
 
 
+def test_logits_of_an_adaptive_softmax_take_in_the_rows_of_its_tails(store: TokenStore) -> None:
+    vocab_size = store.tokenizer().vocab_size
+    model = make_network(vocab_size, cutoffs=(3, 8)).double()
+    layers = read_layers(model, choose_sample(store, 512))
+    logits_NV = layers.features_NH @ model.target_rows(torch.arange(vocab_size)).T
+    right_NV = logits_NV - logits_NV.mean(1, keepdim=True)
+    found = layers.by_name["logits"]
+    # As above.
+    torch.testing.assert_close(
+        torch.cdist(found, found), torch.cdist(right_NV, right_NV), rtol=1e-7, atol=1e-6
+    )
+
+
 def test_classes_have_about_equal_shares_of_the_text() -> None:
     counts_V = np.array([1, 40, 0, 10, 10, 10, 10, 10, 9])
     # One token has the share of three classes, so that fewer are left.
