@@ -1,7 +1,9 @@
 """What all analyses have in common: how they are carried out, kept and continued."""
 
+import errno
 import hashlib
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,9 +114,11 @@ def carry_out(
         report: called before every part and at the end.
 
     Raises:
-        InputError: it needs more memory than there is.
+        InputError: it needs more memory than there is, or `out` cannot be written to.
     """
     check_memory(analysis)
+    if out is not None:
+        _make_folder(out)
     parts = analysis.parts()
     keys = _keys(analysis, parts)
     folder = None if out is None else out / _PARTS / analysis.what
@@ -142,6 +146,18 @@ def carry_out(
     if out is not None:
         _write(finding, out, analysis.what)
     return finding
+
+
+def _make_folder(out: Path) -> None:
+    """Before anything is computed that could then not be kept."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        if not os.access(out, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise InputError(
+            f"{out}: cannot be written to ({error.strerror}); give another --out DIR"
+        ) from None
 
 
 def check_memory(analysis: Analysis) -> None:
@@ -201,7 +217,6 @@ def _kept(folder: Path | None, part: Part, key: str) -> dict[str, Any] | None:
 
 
 def _write(finding: Finding, out: Path, what: str) -> None:
-    out.mkdir(parents=True, exist_ok=True)
     text = json.dumps(without_nan(finding.as_json()), indent=1, allow_nan=False, ensure_ascii=False)
     replace_text(out / f"{what}.json", text + "\n")
     if can_draw():
