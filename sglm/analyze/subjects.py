@@ -82,7 +82,7 @@ def find_subjects(
     names = _names(paths)
     found = []
     for path, name in zip(paths, names, strict=True):
-        if snapshots:
+        if snapshots and path.is_dir():
             found += [
                 Subject(name=f"{name}@{folder.name}", run=path, folder=folder)
                 for folder in snapshot_folders(path)
