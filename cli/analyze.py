@@ -220,7 +220,8 @@ def show(
     folder = out or runs[0] / "analysis"
     check_memory(analysis)
     parts, seconds = len(analysis.parts()), waiting_seconds(analysis, folder)
-    told = f"{analysis.what}: {parts} parts, about {duration(seconds)}, to {folder}"
+    several = "" if parts == 1 else "s"
+    told = f"{analysis.what}: {parts} part{several}, about {duration(seconds)}, to {folder}"
     typer.echo(told, err=True)
     if not can_draw():
         typer.echo(f"{analysis.what}.png {WITHOUT_MATPLOTLIB}", err=True)
