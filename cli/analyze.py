@@ -3,7 +3,8 @@
 import json
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -228,7 +229,8 @@ def show(
     stopped = "stopped; the same command continues with the next part"
     with termination_raises(stopped):
         try:
-            finding = carry_out(analysis, folder, report=_progress())
+            with _progress() as report:
+                finding = carry_out(analysis, folder, report=report)
         except KeyboardInterrupt:
             raise Stopped(stopped, signal_number=signal.SIGINT) from None
     if as_json:
@@ -239,23 +241,26 @@ def show(
     typer.echo(fill(finding.reading()))
 
 
-def _progress() -> "ReportsProgress":
-    """A line that is overwritten on a terminal; elsewhere a line for each part."""
+@contextmanager
+def _progress() -> "Iterator[ReportsProgress]":
+    """A line that is overwritten on a terminal, and cleared whatever ends the analysis; elsewhere a
+    line for each part."""
     from sglm.train.log.console import duration, is_terminal, print_while_open
 
     console, on_terminal = sys.stderr, is_terminal(sys.stderr)
     before, after = ("\r\x1b[2K", "") if on_terminal else ("", "\n")
 
     def report(progress: "Progress") -> None:
-        text = ""
-        if progress.part is not None:
-            left = duration(progress.seconds_left)
-            text = f"{progress.done + 1}/{progress.parts}  {left} left  {progress.part}"
-        elif not on_terminal:
+        if progress.part is None:
             return
+        left = duration(progress.seconds_left)
+        text = f"{progress.done + 1}/{progress.parts}  {left} left  {progress.part}"
         print_while_open(f"{before}{text[:79] if on_terminal else text}{after}", console)
 
-    return report
+    try:
+        yield report
+    finally:
+        print_while_open(before, console)
 
 
 def aligned(rows: list[list[str]]) -> list[str]:
