@@ -69,5 +69,5 @@ def test_the_text_is_the_tokenizers_and_long_enough(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=f"has {tokens} tokens, and 2 windows take {tokens + 1}"):
         check_length(store, "valid", tokens=tokens + 1, purpose="2 windows")
     other = find_subjects([write_run(tmp_path / "other")])
-    with pytest.raises(InputError, match="by another tokenizer .* prep --tokenizer-of RUN"):
+    with pytest.raises(InputError, match=r"by another tokenizer .* prep --tokenizer-of RUN"):
         store_of(other, store.folder)
