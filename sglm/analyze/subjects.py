@@ -74,8 +74,11 @@ def find_subjects(
         snapshots: the models at the ends of their cycles, the earliest first, instead of the best.
 
     Raises:
-        InputError: none, one twice, no model or no snapshots there, or tokenizers that differ.
+        InputError: no list, none, one twice, no model or no snapshots there, or tokenizers that
+            differ.
     """
+    if isinstance(runs, str | os.PathLike):  # it would be taken for a run for each letter
+        raise InputError(f"runs are given as a list: [{str(runs)!r}]")
     paths = [given_path("a run or a model", run) for run in runs]
     if not paths:
         raise InputError("nothing to analyse; give a run")

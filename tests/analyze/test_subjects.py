@@ -54,6 +54,9 @@ def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
         find_subjects([words])[0].config()
     with pytest.raises(InputError, match="give a run"):
         find_subjects([])
+    for alone in (str(words), words):
+        with pytest.raises(InputError, match="runs are given as a list"):
+            find_subjects(alone)  # type: ignore[arg-type]
 
 
 def test_the_text_is_the_tokenizers_and_long_enough(tmp_path: Path) -> None:
