@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 import sglm.analyze
-from sglm.analyze.representations import analysis
+from sglm.analyze.representations import analysis, fields
 from sglm.analyze.representations.probes import Question, probe
 from sglm.cli.main import app
 from sglm.errors import InputError
@@ -77,7 +77,7 @@ def runs(store: TokenStore, tmp_path_factory: pytest.TempPathFactory) -> dict[st
 def test_runs_are_compared_with_seeds_as_the_yardstick(
     runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sglm.analyze.representations.fields.PLACES", 4)
+    monkeypatch.setattr(fields, "PLACES", 4)
     finding = sglm.analyze.representations(list(runs.values()), positions=1024, out=tmp_path)
     found = json.loads((tmp_path / "representations.json").read_text())
     assert (tmp_path / "representations.png").read_bytes().startswith(b"\x89PNG")
@@ -113,7 +113,7 @@ def test_the_command_says_what_it_found_and_what_does_not_fit(
     runs: dict[str, Path], store: TokenStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(analysis, "POSITIONS", 256)
-    monkeypatch.setattr("sglm.analyze.representations.fields.PLACES", 2)
+    monkeypatch.setattr(fields, "PLACES", 2)
     without = tmp_path / "linear-without"
     shutil.copytree(runs["linear"], without)
     shutil.rmtree(without / "checkpoints")
