@@ -3,7 +3,8 @@
 import json
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -196,6 +197,10 @@ def norms(
     Length of weights and updates, effective learning rate, share of an L2 term in Adam's first
     moment, as training logged them; sharpness of each snapshot, in units of its weights. After
     Bjorck, Weinberger & Gomes 2021.
+
+    The table: ‖w‖ first and last, the length of all matrices at the first and the last validation;
+    rate, the mean length of a step over theirs in the second half; L2, the share; sharp, of the last
+    snapshot; ppl, the lowest.
     """
     with ended_by_interrupts():
         from sglm.analyze.norms.analysis import norms_analysis
@@ -220,14 +225,16 @@ def show(
     folder = out or runs[0] / "analysis"
     check_memory(analysis)
     parts, seconds = len(analysis.parts()), waiting_seconds(analysis, folder)
-    told = f"{analysis.what}: {parts} parts, about {duration(seconds)}, to {folder}"
+    several = "" if parts == 1 else "s"
+    told = f"{analysis.what}: {parts} part{several}, about {duration(seconds)}, to {folder}"
     typer.echo(told, err=True)
     if not can_draw():
         typer.echo(f"{analysis.what}.png {WITHOUT_MATPLOTLIB}", err=True)
     stopped = "stopped; the same command continues with the next part"
     with termination_raises(stopped):
         try:
-            finding = carry_out(analysis, folder, report=_progress())
+            with _progress() as report:
+                finding = carry_out(analysis, folder, report=report)
         except KeyboardInterrupt:
             raise Stopped(stopped, signal_number=signal.SIGINT) from None
     if as_json:
@@ -238,23 +245,26 @@ def show(
     typer.echo(fill(finding.reading()))
 
 
-def _progress() -> "ReportsProgress":
-    """A line that is overwritten on a terminal; elsewhere a line for each part."""
+@contextmanager
+def _progress() -> "Iterator[ReportsProgress]":
+    """A line that is overwritten on a terminal, and cleared whatever ends the analysis; elsewhere a
+    line for each part."""
     from sglm.train.log.console import duration, is_terminal, print_while_open
 
     console, on_terminal = sys.stderr, is_terminal(sys.stderr)
     before, after = ("\r\x1b[2K", "") if on_terminal else ("", "\n")
 
     def report(progress: "Progress") -> None:
-        text = ""
-        if progress.part is not None:
-            left = duration(progress.seconds_left)
-            text = f"{progress.done + 1}/{progress.parts}  {left} left  {progress.part}"
-        elif not on_terminal:
+        if progress.part is None:
             return
+        left = duration(progress.seconds_left)
+        text = f"{progress.done + 1}/{progress.parts}  {left} left  {progress.part}"
         print_while_open(f"{before}{text[:79] if on_terminal else text}{after}", console)
 
-    return report
+    try:
+        yield report
+    finally:
+        print_while_open(before, console)
 
 
 def aligned(rows: list[list[str]]) -> list[str]:

@@ -1,5 +1,6 @@
 """What all analyses have in common: how they are carried out, kept and continued."""
 
+import errno
 import hashlib
 import json
 import os
@@ -116,13 +117,14 @@ def carry_out(
         report: called before every part and at the end.
 
     Raises:
-        InputError: `out` is no path, or it needs more memory than there is.
-        OSError: the folder cannot be made.
+        InputError: it needs more memory than there is, or `out` is no path or cannot be written to.
     """
     check_memory(analysis)
-    target = None if out is None else given_path("a folder", out)
-    folder = None if target is None else target / _PARTS / analysis.what
-    if folder is not None:  # now, and not when the first part is done
+    target, folder = None, None
+    if out is not None:
+        target = given_path("a folder", out)
+        _make_folder(target)  # now, and not when the first part is done
+        folder = target / _PARTS / analysis.what
         folder.mkdir(parents=True, exist_ok=True)
     parts = analysis.parts()
     keys = _keys(analysis, parts)
@@ -149,6 +151,18 @@ def carry_out(
     if target is not None:
         _write(finding, target, analysis.what)
     return finding
+
+
+def _make_folder(out: Path) -> None:
+    """Before anything is computed that could then not be kept."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        if not os.access(out, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise InputError(
+            f"{out}: cannot be written to ({error.strerror}); give another --out DIR"
+        ) from None
 
 
 def check_memory(analysis: Analysis) -> None:

@@ -74,15 +74,18 @@ def find_subjects(
         snapshots: the models at the ends of their cycles, the earliest first, instead of the best.
 
     Raises:
-        InputError: none, one twice, no model or no snapshots there, or tokenizers that differ.
+        InputError: no list, none, one twice, no model or no snapshots there, or tokenizers that
+            differ.
     """
+    if isinstance(runs, str | os.PathLike):  # it would be taken for a run for each letter
+        raise InputError(f"runs are given as a list: [{str(runs)!r}]")
     paths = [given_path("a run or a model", run) for run in runs]
     if not paths:
         raise InputError("nothing to analyse; give a run")
     names = _names(paths)
     found = []
     for path, name in zip(paths, names, strict=True):
-        if snapshots:
+        if snapshots and path.is_dir():
             found += [
                 Subject(name=f"{name}@{folder.name}", run=path, folder=folder)
                 for folder in snapshot_folders(path)

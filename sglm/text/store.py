@@ -104,7 +104,8 @@ class TokenStore:
         if own.fingerprint != tokenizer.fingerprint:
             raise InputError(
                 f"{self.folder} was made by another tokenizer ({own.description}) than {name}"
-                f" ({tokenizer.description}); use the store it was trained on, or --text FILE"
+                f" ({tokenizer.description}); use the store it was trained on, or make one with"
+                " `sglm prep --tokenizer-of RUN`"
             )
 
     def ids(self, split: str) -> "np.memmap[Any, Any]":

@@ -138,3 +138,14 @@ def test_too_little_memory_is_said_before_anything_is_computed(
         carry_out(large, tmp_path)
     assert large.computed == []
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_written_is_said_before_anything_is_computed(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "file").write_text("")
+    in_vain = Adding()
+    for out in (tmp_path / "file", tmp_path / "file/below"):
+        with pytest.raises(InputError, match=r"cannot be written to .* give another --out DIR"):
+            carry_out(in_vain, out)
+    assert in_vain.computed == []

@@ -48,10 +48,15 @@ def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
         find_subjects([words, tmp_path / "." / "words"])
     with pytest.raises(InputError, match="has no snapshots"):
         find_subjects([words], snapshots=True)
+    with pytest.raises(InputError, match=r"no run or model at .*; known: chars, words"):
+        find_subjects([tmp_path / "nothing"], snapshots=True)
     with pytest.raises(InputError, match="not only its model"):
         find_subjects([words])[0].config()
     with pytest.raises(InputError, match="give a run"):
         find_subjects([])
+    for alone in (str(words), words):
+        with pytest.raises(InputError, match="runs are given as a list"):
+            find_subjects(alone)  # type: ignore[arg-type]
 
 
 def test_the_text_is_the_tokenizers_and_long_enough(tmp_path: Path) -> None:
@@ -67,5 +72,5 @@ def test_the_text_is_the_tokenizers_and_long_enough(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=f"has {tokens} tokens, and 2 windows take {tokens + 1}"):
         check_length(store, "valid", tokens=tokens + 1, purpose="2 windows")
     other = find_subjects([write_run(tmp_path / "other")])
-    with pytest.raises(InputError, match="was made by another tokenizer"):
+    with pytest.raises(InputError, match=r"by another tokenizer .* prep --tokenizer-of RUN"):
         store_of(other, store.folder)

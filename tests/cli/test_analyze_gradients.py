@@ -52,7 +52,7 @@ def test_gradients_prints_a_table_and_a_sentence_and_goes_on(run: Path, tmp_path
     assert synthetic.split()[:2] == ["run", "synthetic"]
     assert "worth a real horizon of" in " ".join(sentence)
     assert max(map(len, result.stdout.splitlines())) <= 80
-    assert "1 parts, about" in result.stderr
+    assert "1 part, about" in result.stderr
     written = json.loads((tmp_path / "gradients.json").read_text())
     assert written["runs"][0]["windows"] == 64
     assert set(written["runs"][0]["by_part"]) == {"hidden 1", "hidden 2", "cell 1", "cell 2"}

@@ -36,7 +36,7 @@ def test_norms_prints_a_table_and_a_sentence(word_store: TokenStore, tmp_path: P
     assert heading.split() == ["run", "decay", "‖w‖", "first", "last", "rate", "L2", "sharp", "ppl"]
     assert row.split()[:4] == ["run", "early", "decay", "0.1"]
     assert " ".join(sentence).startswith("run: the weights went from length ")
-    assert "1 parts, about" in shown.stderr
+    assert "1 part, about" in shown.stderr
     again = CliRunner().invoke(app, ["analyze", "norms", run, "--json"])
     written = json.loads((tmp_path / "run/analysis/norms.json").read_text())
     assert json.loads(again.stdout) == written

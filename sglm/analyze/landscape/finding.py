@@ -75,7 +75,9 @@ class LandscapeFinding:
         _limit(own)
         if self.runs[0]["adam"]:
             change.axvline(self.runs[0]["update_length"], color="0.6", linewidth=0.8)
-        _legend(change, [*self.runs[0]["lines"]], [*self.runs[0]["lines"][TRUNCATED]])
+        # The first run may be one of real gradients: a kind is in the legend if any run has it.
+        kinds = dict.fromkeys(kind for run in self.runs for kind in run["lines"])
+        _legend(change, [*kinds], [*self.runs[0]["lines"][TRUNCATED]])
         for axes, kind in zip(grid[1], (TRUNCATED, LONG, SYNTHETIC), strict=True):
             _draw_plane(axes, self.plane, kind)
             axes.set_title(f"{self.runs[0]['run']}: {kind}", fontsize=8)

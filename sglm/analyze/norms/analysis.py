@@ -52,7 +52,7 @@ class NormsAnalysis:
     def __post_init__(self) -> None:
         for run in self._runs():
             logged(run)
-        check_length(self.store, SPLIT, tokens=FEWEST_TOKENS, purpose="a loss to tell changes of")
+        check_length(self.store, SPLIT, tokens=FEWEST_TOKENS, purpose="measurements of sharpness")
 
     def _runs(self) -> dict[Path, str]:
         """Names by folder, in the order that was given."""

@@ -99,6 +99,10 @@ class NormsFinding:
             (share, "share of L2 in Adam's first moment"),
         ):
             axes.set(title=title, xlabel="step")
+        if all(math.isnan(float(y)) for line in share.lines for y in line.get_ydata()):
+            share.text(0.5, 0.5, "no run has an L2 term", ha="center", transform=share.transAxes)
+            share.set(xticks=[], yticks=[])
+        sharpness.xaxis.get_major_locator().set_params(integer=True)
         sharpness.set(title="relative sharpness, nats per token", xlabel="snapshot")
         weight.legend(fontsize="x-small")
 

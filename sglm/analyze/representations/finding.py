@@ -111,7 +111,7 @@ class RepresentationsFinding(Found):
             )
         kl = _pooled(across, "kl_nats") / _pooled(yardsticks, "kl_nats")
         apart = [
-            f"{name} {_distance(across, 'cka', name) / _distance(yardsticks, 'cka', name):.2f}"
+            f"{name}: {_distance(across, 'cka', name) / _distance(yardsticks, 'cka', name):.2f}"
             f" ({_distance(across, 'rdm', name) / _distance(yardsticks, 'rdm', name):.2f})"
             for name in _common_layers([*across, *yardsticks])
         ]

@@ -4,8 +4,11 @@ import math
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 
+from sglm.analyze.gradients.measure import LONG, SYNTHETIC, TRUNCATED
+from sglm.analyze.landscape.finding import LandscapeFinding
 from sglm.analyze.landscape.measure import (
     Move,
     look_at,
@@ -158,3 +161,21 @@ def test_the_divergence_is_kullbacks_and_leiblers() -> None:
     one, other = torch.tensor([[0.5, 0.5]]), torch.tensor([[0.25, 0.75]])
     right = 0.5 * math.log(2) + 0.5 * math.log(2 / 3)
     assert mean_kl(one.log(), other.log()) == pytest.approx(right, rel=1e-6)
+
+
+def test_the_legend_names_kinds_that_only_a_later_run_has() -> None:
+    line = {"change": [[0.1, 0.0, 0.2]], "own_change": [0.1], "kl": [0.1]}
+    real, synthetic = (
+        {
+            "run": "+".join(kinds),
+            "lines": {kind: {"1": line, "32": line} for kind in kinds},
+            "lengths": [0.1],
+            "update_length": 0.1,
+            "adam": True,
+        }
+        for kinds in ((TRUNCATED, LONG), (TRUNCATED, LONG, SYNTHETIC))
+    )
+    figure = Figure()
+    LandscapeFinding(runs=[real, synthetic], plane={"change": {}}).draw(figure)
+    named = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert named == [TRUNCATED, LONG, SYNTHETIC, "1 batch", "32 batches"]

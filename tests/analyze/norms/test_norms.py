@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from sglm.analyze import norms
 from sglm.analyze.norms.analysis import decay_of, logged
+from sglm.analyze.norms.finding import NormsFinding
 from sglm.analyze.norms.measure import relative_sharpness
 from sglm.config import Config, OptimizerConfig
 from sglm.errors import InputError
@@ -172,3 +174,15 @@ def test_a_run_that_tells_no_norms_is_named(
         (tmp_path / "metrics.jsonl").write_text(content)
     with pytest.raises(InputError, match=message):
         logged(tmp_path)
+
+
+def test_a_picture_says_that_no_run_has_an_l2_term_and_counts_snapshots_in_whole_numbers() -> None:
+    layers = {"embedding": {"weight": 1.0, "update": 0.1, "effective_rate": 0.1}}
+    log = [{"step": step, "lr": 0.1, "token_ppl": 9.0, "layers": layers} for step in (1, 2)]
+    snapshots = [{"name": f"cycle-{n}", "sharpness": {"all": 0.1 + n}} for n in range(2)]
+    run = {"run": "run", "decay": "none", "training": log, "snapshots": snapshots}
+    figure = Figure()
+    NormsFinding(runs=[run], overall="all").draw(figure)
+    _, _, share, sharpness = figure.axes
+    assert [each.get_text() for each in share.texts] == ["no run has an L2 term"]
+    assert all(tick == int(tick) for tick in sharpness.get_xticks())
