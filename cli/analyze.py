@@ -199,8 +199,8 @@ def norms(
     Bjorck, Weinberger & Gomes 2021.
 
     The table: ‖w‖ first and last, the length of all matrices at the first and the last validation;
-    rate, the mean length of a step over theirs in the second half; L2, the share; sharp, of the last
-    snapshot; ppl, the lowest.
+    rate, the mean length of a step over theirs in the second half; L2, the share; sharp, of the
+    last snapshot; ppl, the lowest.
     """
     with ended_by_interrupts():
         from sglm.analyze.norms.analysis import norms_analysis
