@@ -115,6 +115,7 @@ def landscape(
     runs: RunsArgument,
     data: DataOption = None,
     out: OutOption = None,
+    snapshots: SnapshotsOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Does a step along a gradient go down the true loss?
@@ -126,7 +127,10 @@ def landscape(
     with ended_by_interrupts():
         from sglm.analyze.landscape.analysis import landscape_analysis
 
-    show(lambda: landscape_analysis(runs, data=data), runs, out, as_json=as_json)
+    def make() -> "Analysis":
+        return landscape_analysis(runs, data=data, snapshots=snapshots)
+
+    show(make, runs, out, as_json=as_json)
 
 
 @analyze.command("representations")
@@ -135,6 +139,7 @@ def representations(
     runs: RunsArgument,
     data: DataOption = None,
     out: OutOption = None,
+    snapshots: SnapshotsOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Do runs compute the same function by other layers?
@@ -148,7 +153,10 @@ def representations(
     with ended_by_interrupts():
         from sglm.analyze.representations.analysis import prepare_representations
 
-    show(lambda: prepare_representations(runs, data=data), runs, out, as_json=as_json)
+    def make() -> "Analysis":
+        return prepare_representations(runs, data=data, snapshots=snapshots)
+
+    show(make, runs, out, as_json=as_json)
 
 
 @analyze.command("curvature")

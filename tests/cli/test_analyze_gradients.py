@@ -8,7 +8,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from sglm.analyze import gradients
+from sglm.analyze import gradients, landscape
 from sglm.analyze.landscape import lines as landscape_lines
 from sglm.cli.main import app
 from sglm.text.prepare import Recipe, prepare
@@ -84,6 +84,10 @@ def test_landscape_looks_along_every_gradient(
     assert result.exit_code == 0, result.output
     rows = [line.split()[:3] for line in result.stdout.splitlines()[1:7]]
     kinds = ("truncated", "long", "synthetic")
+    ends = landscape([run], snapshots=True)
+    assert {(row[0], row[1]) for row in ends.rows()[1:]} == {
+        (f"run@cycle-{cycle:03d}", kind) for cycle in (0, 1) for kind in kinds[:2]
+    }
     assert rows == [["run", kind, batches] for kind in kinds for batches in ("1", "32")]
     assert "lowest loss on other text along each gradient" in result.stdout
     found = json.loads((tmp_path / "landscape.json").read_text())

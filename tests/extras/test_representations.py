@@ -108,6 +108,9 @@ def test_runs_are_compared_with_seeds_as_the_yardstick(
     table = "\n".join(map(" ".join, finding.rows()))
     assert "real – real #2 same 1" in table
     assert "times as far apart in what they predict" in finding.reading()
+    ends = sglm.analyze.representations([runs["linear"]], positions=256, snapshots=True).as_json()
+    assert {model["label"] for model in ends["models"].values()} >= {"synthetic @0"}
+    assert ends["fields"] == {}  # a snapshot keeps no synthesizer
     fewer = analysis.prepare_representations(list(runs.values())[1:], positions=1024)
     assert waiting_seconds(fewer, tmp_path) == 0, "what was measured before would be again"
 

@@ -179,6 +179,7 @@ def landscape(
     *,
     data: str | os.PathLike[str] | None = None,
     out: str | os.PathLike[str] | None = None,
+    snapshots: bool = False,
     report: ReportsProgress | None = None,
 ) -> LandscapeFinding:
     """The loss around the models of runs: see docs/analysis.md.
@@ -187,18 +188,22 @@ def landscape(
         runs: what `sglm train` wrote.
         data: a token store, of which the training text is read; None: that of the first run.
         out: a folder for `landscape.json`, `landscape.png` and what is needed to continue.
+        snapshots: the models at the ends of the cycles instead, which have no synthesizer.
         report: called before every part and at the end.
 
     Raises:
         InputError: something that is no run, a text that is too short, too little memory.
     """
-    analysis = landscape_analysis(runs, data=data)
+    analysis = landscape_analysis(runs, data=data, snapshots=snapshots)
     return cast(LandscapeFinding, carry_out(analysis, out, report=report))
 
 
 def landscape_analysis(
-    runs: Sequence[str | os.PathLike[str]], *, data: str | os.PathLike[str] | None = None
+    runs: Sequence[str | os.PathLike[str]],
+    *,
+    data: str | os.PathLike[str] | None = None,
+    snapshots: bool = False,
 ) -> LandscapeAnalysis:
     """The analysis that `landscape` carries out; raises as that does."""
-    subjects = find_subjects(runs)
+    subjects = find_subjects(runs, snapshots=snapshots)
     return LandscapeAnalysis(subjects=subjects, store=store_of(subjects, data))

@@ -59,6 +59,7 @@ def representations(
     *,
     data: str | os.PathLike[str] | None = None,
     out: str | os.PathLike[str] | None = None,
+    snapshots: bool = False,
     positions: int | None = None,
     report: ReportsProgress | None = None,
 ) -> RepresentationsFinding:
@@ -68,13 +69,15 @@ def representations(
         runs: what `sglm train` wrote, on one tokenizer; widths and depths may differ.
         data: a store with a validation text; None: the one that the first run was trained on.
         out: see `carry_out`.
+        snapshots: the models at the ends of the cycles instead, which have no synthesizer; each
+            cycle is compared as a mode of its own.
         positions: at which layers are compared, a multiple of 32; None: 8,192.
         report: see `carry_out`.
 
     Raises:
         InputError: see `prepare_representations`; or too little memory.
     """
-    analysis = prepare_representations(runs, data=data, positions=positions)
+    analysis = prepare_representations(runs, data=data, snapshots=snapshots, positions=positions)
     finding = carry_out(analysis, out, report=report)
     assert isinstance(finding, RepresentationsFinding)
     return finding
@@ -84,6 +87,7 @@ def prepare_representations(
     runs: Sequence[str | os.PathLike[str]],
     *,
     data: str | os.PathLike[str] | None = None,
+    snapshots: bool = False,
     positions: int | None = None,
 ) -> "Representations":
     """The analysis, where its arguments fit.
@@ -96,7 +100,7 @@ def prepare_representations(
     positions = POSITIONS if positions is None else positions
     if not is_count(positions) or positions % LANES or positions < 8 * LANES:
         raise InputError(f"positions: give a multiple of {LANES} from {8 * LANES} on")
-    subjects = find_subjects(runs)
+    subjects = find_subjects(runs, snapshots=snapshots)
     store = store_of(subjects, data)
     analysis = Representations(
         subjects=subjects, store=store, sample=choose_sample(store, positions)
@@ -113,7 +117,7 @@ class Representations:
     """See `representations`.
 
     Attributes:
-        subjects: the runs' best models.
+        subjects: the runs' best models, or their snapshots, which have no synthesizer.
         store: the text.
         sample: which of its tokens.
     """
@@ -127,18 +131,18 @@ class Representations:
     @cached_property
     def labels(self) -> dict[str, str]:
         """Of each run, what it shares with those that differ from it in the seed alone."""
-        configs = {subject.name: subject.config() for subject in self.subjects}
+        configs = {subject: subject.config() for subject in self.subjects}
         label_of: dict[str, str] = {}
         labels = {}
         for subject, config in configs.items():
             values = plain_values(config)
             for name in _CHANGES_NOTHING:
                 values["train"].pop(name)
-            label = _short_label(config, configs.values())
+            label = _short_label(config, configs.values()) + _cycle(subject)
             same = [known for known in label_of.values() if known.split(" #")[0] == label]
-            key = json.dumps(values, sort_keys=True)
+            key = json.dumps([values, _cycle(subject)], sort_keys=True)
             label_of.setdefault(key, f"{label} #{len(same) + 1}" if same else label)
-            labels[subject] = label_of[key]
+            labels[subject.name] = label_of[key]
         return labels
 
     @cached_property
@@ -150,7 +154,7 @@ class Representations:
         """What identifies the checkpoint of each run that has a synthesizer."""
         sums: dict[str, str | None] = {}
         for subject in self.subjects:
-            has_synthesizer = subject.config().schedule.mode != "real"
+            has_synthesizer = subject.config().schedule.mode != "real" and not _cycle(subject)
             checkpoint = checkpoint_of(subject) if has_synthesizer else None
             path = None if checkpoint is None else checkpoint.path / "SHA256SUMS"
             sums[subject.name] = None if path is None else path.read_text(encoding="utf-8")
@@ -301,9 +305,9 @@ class Representations:
             for one, other in itertools.combinations(names, 2)
         ]
         fields = {
-            name: values.get(f"field-{name}")
-            for name in names
-            if self.labels[name].split(" #")[0] != "real"
+            each.name: values.get(f"field-{each.name}")
+            for each in self.subjects
+            if each.config().schedule.mode != "real" and not _cycle(each)
         }
         return RepresentationsFinding(
             positions=len(self.sample.index_N), models=models, pairs=pairs, fields=fields
@@ -317,6 +321,13 @@ def _short_label(config: Config, all_configs: Iterable[Config]) -> str:
     if mode == "real" or len(kinds) == 1:
         return mode
     return kind if mode == "synthetic" else f"{mode} {kind}"
+
+
+def _cycle(subject: Subject) -> str:
+    """Of a snapshot ` @` and its cycle; otherwise nothing."""
+    if subject.folder.parent.name != "snapshots":
+        return ""
+    return f" @{int(subject.folder.name.rpartition('-')[2])}"
 
 
 def _shape(subject: Subject) -> ModelShape:
