@@ -10,8 +10,9 @@ from sglm.cli.output import fill
 NOT_MEASURED = "–"
 EXPLANATION = (
     "Memory is that of the process on a CPU, predicted; time is on two CPU cores; perplexity is"
-    f" per token on validation text, at its best; {NOT_MEASURED}: not measured. All are of the text"
-    " that --json names. `sglm train RECIPE --data STORE --dry-run` tells of yours."
+    " per token on validation text, from the best to the worst of three seeds (one number: of one"
+    f" run); {NOT_MEASURED}: not measured. All are of the text that --json names. `sglm train"
+    " RECIPE --data STORE --dry-run` tells of yours."
 )
 
 
@@ -33,13 +34,14 @@ def recipes(
         typer.echo(json.dumps({name: about.model_dump() for name, about in abouts.items()}))
         return
     width = max(map(len, abouts))
-    typer.echo(f"{'recipe':<{width}}  parameters     memory     time  perplexity")
+    typer.echo(f"{'recipe':<{width}}  parameters     memory     time      perplexity")
     for name, about in sorted(abouts.items(), key=lambda item: item[1].parameters):
         time = NOT_MEASURED if about.minutes is None else f"{about.minutes:g} min"
-        perplexity = NOT_MEASURED if about.perplexity is None else f"{about.perplexity:g}"
+        bounds = [f"{bound:g}" for bound in about.perplexity or ()]
+        perplexity = " to ".join(dict.fromkeys(bounds)) or NOT_MEASURED
         typer.echo(
             f"{name:<{width}}  {about.parameters / 1e6:>8.1f} M"
-            f"  {about.memory_mib:>5,} MiB  {time:>7}  {perplexity:>10}"
+            f"  {about.memory_mib:>5,} MiB  {time:>7}  {perplexity:>14}"
         )
         origin = "" if about.minutes is None else f" {about.measured}"
         typer.echo(fill(about.purpose + origin, indent="    "))

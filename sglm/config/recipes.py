@@ -5,7 +5,7 @@ A user's configuration may have such a table too, with any content; it has no ef
 
 from typing import Annotated
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from sglm.config.load import read_about, shipped_configs
 from sglm.config.schema import Off, Positive, PositiveInt, Section
@@ -29,8 +29,9 @@ class About(Section):
     """Of the whole process on a CPU at its peak, as `sglm train --dry-run` predicts it."""
     minutes: Annotated[Positive | None, Off]
     """Of the training, on two CPU cores; none: not measured."""
-    perplexity: Annotated[Positive | None, Off]
-    """Of the validation split, per token, at its best; none: not measured."""
+    perplexity: Annotated[Annotated[list[Positive], Field(min_length=2, max_length=2)] | None, Off]
+    """Of the validation split, per token, at its best: the lowest and the highest of three seeds,
+    alike where there was one run; none: not measured."""
     measured: str
     """Where time and perplexity come from."""
 

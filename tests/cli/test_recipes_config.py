@@ -1,6 +1,7 @@
 """`sglm recipes` and `sglm config`: what there is to choose from, with its numbers."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +9,13 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+import sglm
 from sglm.cli.main import app
 from sglm.config import Config, load_config, parse_config, plain_values, shipped_configs
 from sglm.config.recipes import recipes
 from sglm.errors import ConfigError
 from sglm.text.batcher import Batcher
+from sglm.text.prepare import Recipe, prepare
 from sglm.train.build import lookahead_steps, model_shape, stretch_windows
 from sglm.train.dry_run.memory import plan_memory
 
@@ -20,6 +23,8 @@ ROOT = Path(__file__).resolve().parents[2]
 MIB = 2**20
 # Of the libraries alone, where the recipes' numbers were taken; other builds of torch take more.
 LIBRARIES_MIB = 422
+# What an adaptive softmax chooses on the recipe's corpus, by its words' counts.
+CHOSEN = {"wikitext2-small": ["model.cutoffs=[2878, 14934]"]}
 
 
 def shown(*arguments: str) -> str:
@@ -38,7 +43,7 @@ def test_every_file_in_configs_is_listed() -> None:
 
 @pytest.mark.parametrize("name", shipped_configs())
 def test_parameters_and_memory_are_those_of_the_dry_run(name: str) -> None:
-    about, config = recipes()[name], load_config(name)
+    about, config = recipes()[name], load_config(name, CHOSEN.get(name, []))
     shape = model_shape(config, about.vocabulary)
     assert about.parameters == shape.parameters
     ids_N = np.zeros(about.train_tokens, dtype=np.uint16)
@@ -54,6 +59,33 @@ def test_parameters_and_memory_are_those_of_the_dry_run(name: str) -> None:
     own = (plan.peak - plan.base) / MIB
     # 8 MiB: the validation split, and the libraries' share, which varies by a few from run to run.
     assert about.memory_mib - LIBRARIES_MIB == pytest.approx(own, rel=0.02, abs=8)
+
+
+@pytest.mark.parametrize("name", shipped_configs())
+def test_a_recipe_trains_in_both_modes(name: str, tmp_path: Path) -> None:
+    """Four steps on random ids of the whole vocabulary; those for a GPU with a smaller model."""
+    about = recipes()[name]
+    smaller = [] if about.minutes else ["model.hidden=50", "model.embedding=40", "train.batch=4"]
+    overrides = [
+        "schedule.unit=steps",
+        "schedule.cycles=[2,2]",
+        "train.log_every_steps=1",
+        *smaller,
+    ]
+    config = load_config(name, overrides)
+    length = 10 * config.train.batch * config.train.window
+    ids_N = np.random.default_rng(0).integers(1, about.vocabulary, size=length)
+    lines = [" ".join(map(str, line)) for line in np.array_split(ids_N, 50)]
+    (tmp_path / "ids.txt").write_text("\n".join(lines))
+    recipe = Recipe(tokenizer="ids", vocab_size=about.vocabulary, eos_id=0, valid=0.1, test=0.0)
+    store = prepare([str(tmp_path / "ids.txt")], tmp_path / "store", recipe)
+    reports = list[dict[str, Any]]()
+    sglm.fit(name, store, tmp_path / "run", overrides=overrides, on_report=reports.append)
+    # Line ends are told from words at once; there is nothing else to learn.
+    assert all(each["nll_per_token"] < 1.1 * math.log(about.vocabulary) for each in reports)
+    modes = [each["mode"] for each in reports if each["split"] == "train"]
+    first, then = ("real", "synthetic")[:: 1 if config.schedule.start == "real" else -1]
+    assert modes == [first, first, then, then]
 
 
 def test_what_is_not_measured_is_shown_as_such() -> None:

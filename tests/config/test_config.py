@@ -26,7 +26,7 @@ def test_shipped_recipes_load_and_survive_being_written(name: str, tmp_path: Pat
 
 
 def test_the_promised_recipes_are_shipped() -> None:
-    for_a_cpu = {"tiny", "ptb-small", "wikitext2-small", "short-window"}
+    for_a_cpu = {"tiny", "ptb-small", "wikitext2-small", "book", "chars", "code", "short-window"}
     for_a_gpu = {"ptb", "wikitext2", "ptb-alternating-paper", "wikitext2-alternating-paper"}
     assert for_a_cpu | for_a_gpu <= set(shipped_configs())
 
