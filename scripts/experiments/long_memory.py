@@ -51,7 +51,7 @@ Result = dict[str, Any]
 BASE: Values = {
     "model": {"layers": 1, "hidden": 128, "embedding": 32, "tied": False},
     "train": {"batch": 32},
-    "optimizer": {"kind": "adam", "learning_rate": 1e-3, "clip_norm": 0.25},
+    "optimizer": {"kind": "adam", "learning_rate": 1e-3, "clip_norm": 0.25, "averaging": 0.0},
 }
 
 ADJOINT = {"kind": "adjoint", "every": 1, "reach": 20}

@@ -45,7 +45,9 @@ class ModelConfig(Section):
     softmax: Literal["full", "adaptive"] = "full"
     """adaptive: for vocabularies of ten thousands of words on a CPU: a softmax over the frequent
     words and the clusters of the others, and one inside each cluster (Grave et al. 2017)."""
-    cutoffs: Annotated[Annotated[list[PositiveInt], Field(min_length=1)] | None, Off] = None
+    cutoffs: Annotated[
+        Annotated[list[PositiveInt], Field(min_length=1, max_length=100)] | None, Off
+    ] = None
     """Of an adaptive softmax: how many words, by count, come before each cluster; none: so many
     that 80 % of the training text are words before the first, and 95 % before the second."""
 
@@ -103,10 +105,10 @@ class OptimizerConfig(Section):
     """Adam's decay of the mean squared gradient."""
     momentum: Rate = 0.0
     """For sgd."""
-    averaging: Rate = 0.0
+    averaging: Rate = 0.1
     """Fraction of the steps so far whose weights are averaged; what is validated and saved is that
-    mean. 0: the last weights. For rates that stay high (schedule.final_rate = 1); 0.1 is good."""
-    clip_norm: Annotated[Positive | None, Off] = 0.25
+    mean. 0: the last weights, which suits rates that end near zero (schedule.final_rate)."""
+    clip_norm: Annotated[Positive | None, Off] = 1.0
     """Cap on the norm of the whole gradient (per-token units); none: no clipping."""
 
 
@@ -129,8 +131,9 @@ class ScheduleConfig(Section):
     """Number of cycles."""
     warmup_steps: Annotated[int, Field(ge=0)] = 0
     """Steps at the very start over which the rate rises linearly."""
-    final_rate: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """The rate at the end of a cycle, as a fraction of the peak."""
+    final_rate: Annotated[float, Field(ge=0, le=1)] = 0.3
+    """The rate at the end of a cycle, as a fraction of the peak; high, for an average of weights
+    (optimizer.averaging) to be better than the last ones."""
 
     @model_validator(mode="before")
     @classmethod

@@ -283,3 +283,9 @@ def test_an_adaptive_softmax_that_cannot_be_is_refused_with_the_cure(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         parse_config(sections, "test")
+
+
+def test_cutoffs_are_no_more_than_a_model_folder_takes() -> None:
+    values = {"model": {"softmax": "adaptive", "cutoffs": list(range(1, 102))}}
+    with pytest.raises(ConfigError, match="cutoffs"):
+        parse_config(values, "test")

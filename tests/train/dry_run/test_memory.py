@@ -72,7 +72,7 @@ def test_what_lasts_is_what_the_learner_holds(
     kind: str, synthesizer: str, tiny_config: Callable[..., Config]
 ) -> None:
     config = tiny_config(
-        optimizer={"kind": kind, "momentum": 0.9},
+        optimizer={"kind": kind, "momentum": 0.9, "averaging": 0.0},
         synthesizer={"kind": synthesizer, "hidden": 6},
         model={"hidden": 32},
     )
@@ -107,7 +107,9 @@ def test_an_average_of_the_weights_lasts(tiny_config: Callable[..., Config]) -> 
 @pytest.mark.parametrize("hidden", [16, 32])  # q, or the true residual
 def test_what_lasts_with_an_adjoint(hidden: int, tiny_config: Callable[..., Config]) -> None:
     settings = {"kind": "adjoint", "every": 2, "reach": 7, "factor": 1.0}
-    config = tiny_config(synthesizer=settings, model={"hidden": hidden})
+    config = tiny_config(
+        synthesizer=settings, model={"hidden": hidden}, optimizer={"averaging": 0.0}
+    )
     learner = build_learner(config, np.ones(50, dtype=np.int64), precision_of("fp32", CPU))
     batcher = make_batcher(config)
     for step in range(3):

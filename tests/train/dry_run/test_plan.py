@@ -82,7 +82,7 @@ def test_plan_names_cycles_modes_rates_and_memory(tiny_config: Callable[..., Con
 
 
 def test_chart_shows_the_restart_and_the_flip(tiny_config: Callable[..., Config]) -> None:
-    schedule = build_schedule(tiny_config(), 1)
+    schedule = build_schedule(tiny_config(schedule={"final_rate": 0.0}), 1)
     rates, modes = draw_schedule(schedule)
     chart, marks = rates.split(maxsplit=1)[1], modes.split()[1]
     assert chart[0] == chart[20] == "█"
