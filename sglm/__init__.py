@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from sglm.errors import InputError as InputError
     from sglm.errors import SglmError as SglmError
     from sglm.lm import LanguageModel as LanguageModel
-    from sglm.lm import load as load
+    from sglm.loading import load as load
     from sglm.scoring.incremental import ScoringState as ScoringState
     from sglm.scoring.results import Score as Score
     from sglm.snapshots import average_snapshots as average_snapshots
@@ -23,7 +23,7 @@ __version__ = "0.1.0"
 
 # Resolved on first use, so that `import sglm` and `sglm --help` do not wait for torch.
 _HOMES = {
-    "load": "sglm.lm",
+    "load": "sglm.loading",
     "LanguageModel": "sglm.lm",
     "average_snapshots": "sglm.snapshots",
     "fit": "sglm.train.fit",

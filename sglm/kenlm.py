@@ -5,10 +5,10 @@
 >>> model.score("the cat sat", bos=True, eos=True)      # log10
 
 Names and meanings are those of KenLM's module (Heafield 2011). What differs, because this is not an
-n-gram model: `order` is `ORDER`, longer than any text; `bos=False` still reads `<eos>` first,
-because a recurrent model must start from some state, but scores the words as in the middle of a
-text; and where the vocabulary is of pieces, characters or bytes, a word's probability is the
-product of its tokens', the space before it included, and hardly any word is out of vocabulary.
+n-gram model: `order` is `ORDER`, longer than any text; `bos=False` still starts as a text begins,
+because a recurrent model must start from some state, but scores the words as in the middle of one;
+and where the vocabulary is of pieces, characters or bytes, a word's probability is the product of
+its tokens', the space before it included, and hardly any word is out of vocabulary.
 """
 
 import math
@@ -22,8 +22,9 @@ import numpy as np
 
 from sglm.errors import InputError
 from sglm.lm import LanguageModel as _LanguageModel
-from sglm.lm import load
+from sglm.loading import load
 from sglm.scoring.branching import Branch
+from sglm.scoring.metrics import perplexity
 
 ORDER = sys.maxsize  # an n-gram model's longest n
 _BEGIN, _END = "<s>", "</s>"
@@ -149,7 +150,7 @@ class Model:
     def perplexity(self, sentence: str | bytes) -> float:
         """10^(-log10 probability / words), the end counted as a word, as KenLM does."""
         words = len(_as_str(sentence).split()) + 1
-        return float(10.0 ** (-self.score(sentence) / words))
+        return perplexity(-self.score(sentence) * math.log(10), words)
 
     def full_scores(
         self, sentence: str | bytes, bos: bool = True, eos: bool = True
@@ -166,9 +167,7 @@ class Model:
         state._write(State())
         state._words = 1  # <s>
         predictor = self._lm.predictor
-        state._branch = Branch(
-            predictor, state=predictor.start(1), token_id=self._lm.tokenizer.eos_id
-        )
+        state._branch = Branch(predictor, state=predictor.start(1), token_id=self._lm.bos_id)
         state._history = b"begin"
 
     def NullContextWrite(self, state: State) -> None:  # noqa: N802

@@ -14,24 +14,20 @@ from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from sglm.adapt.adaptable import Adaptable
 from sglm.errors import InputError
-from sglm.model.folder import find_model_folder, load_weights, read_card
 from sglm.model.language_model import LSTMLanguageModel
-from sglm.runtime.device import pick_device
 from sglm.scoring.arguments import one_of, truth
 from sglm.scoring.evaluate import evaluate_pieces, evaluate_split, with_overlap
 from sglm.scoring.generate import continue_text
 from sglm.scoring.incremental import ScoringState, extend_text, next_logprobs, start_text
 from sglm.scoring.predictor import NetworkPredictor, Predictor
-from sglm.scoring.results import CONTEXTS, Context, Evaluation, Half, Score
+from sglm.scoring.results import CONTEXTS, HALVES, Context, Evaluation, Half, Score
 from sglm.scoring.texts import running_scores, score_texts
-from sglm.storage.untrusted import given_path
-from sglm.text.overlap import LineHasher, LineHashes, find_training_lines
+from sglm.text.overlap import LineHasher, LineHashes
 from sglm.text.store import TokenStore
-from sglm.text.tokenizer import Tokenizer, load_tokenizer
+from sglm.text.tokenizer import Tokenizer
 from sglm.text.user_text import checked_bytes, list_of_texts, pieces_of
 
 
@@ -45,6 +41,7 @@ class LanguageModel(Adaptable):
         tokenizer: Tokenizer,
         name: str = "",
         training_lines: Path | None = None,
+        bos_id: int | None = None,
     ) -> None:
         """Takes over `predictor`, which must not change while it scores.
 
@@ -54,6 +51,7 @@ class LanguageModel(Adaptable):
             tokenizer: its vocabulary must be the predictor's.
             name: what results call the model.
             training_lines: the file that records the lines of the model's training text.
+            bos_id: the token that stands before every text; None: `<eos>`.
 
         Raises:
             InputError: the vocabularies differ in size.
@@ -67,6 +65,9 @@ class LanguageModel(Adaptable):
         self.tokenizer = tokenizer
         self.name = name
         self.training_lines = training_lines
+        self.bos_id = tokenizer.eos_id if bos_id is None else bos_id
+        """The token that stands before every text, and is not scored: `<eos>`; a newline for a
+        model of lines that never saw `<eos>`."""
         self._names = [tokenizer.token(token_id) for token_id in range(tokenizer.vocab_size)]
 
     @property
@@ -115,7 +116,7 @@ class LanguageModel(Adaptable):
             text: one, or many: a list, a generator, a column of a table. Many are read in batches
                 of similar length, which is much faster than one by one and gives the same numbers
                 up to rounding. For a model of ids a text is these: "5 7 9".
-            bos: the first token is predicted from `<eos>`. Otherwise the text is a fragment: its
+            bos: the first token is predicted from `bos_id`. Otherwise the text is a fragment: its
                 first token is read, but neither predicted nor counted in `tokens` and `n_tokens`
                 (`n_words` and `n_bytes` are those of the whole text all the same).
             eos: the `<eos>` after the text is scored too.
@@ -146,6 +147,7 @@ class LanguageModel(Adaptable):
             names=self._names,
             bos=bos,
             eos=eos,
+            bos_id=self.bos_id,
             distribution=truth("distribution", distribution),
             context=context,
         )
@@ -173,7 +175,9 @@ class LanguageModel(Adaptable):
         Raises:
             InputError: a line is not a str, or holds half a surrogate pair.
         """
-        return running_scores(self.predictor, self.tokenizer, lines, names=self._names)
+        return running_scores(
+            self.predictor, self.tokenizer, lines, names=self._names, bos_id=self.bos_id
+        )
 
     def perplexity(
         self,
@@ -205,6 +209,7 @@ class LanguageModel(Adaptable):
             context=context,
             name=self.name,
             split=name,
+            bos_id=self.bos_id,
         )
         return with_overlap(self._adapted(evaluation), lines.finish(), self._trained_on())
 
@@ -219,14 +224,22 @@ class LanguageModel(Adaptable):
         """Evaluates a split of a token store, given opened or as its path; or half of its tokens.
 
         Raises:
-            InputError: the store was made by another tokenizer, or has no such split.
+            InputError: the store was made by another tokenizer, or has no such split; no half.
         """
         one_of("context", context, CONTEXTS)
+        if half is not None:
+            one_of("half", half, HALVES)
         if not isinstance(store, TokenStore):
             store = TokenStore.open(store)
         store.check_made_by(self.tokenizer, self.name)
         evaluation = evaluate_split(
-            self.predictor, store, split, context=context, name=self.name, half=half
+            self.predictor,
+            store,
+            split,
+            context=context,
+            name=self.name,
+            half=half,
+            bos_id=self.bos_id,
         )
         lines = None if half else store.lines(split)
         return with_overlap(self._adapted(evaluation), lines, self._trained_on())
@@ -235,8 +248,8 @@ class LanguageModel(Adaptable):
         return LineHashes.read(self.training_lines) if self.training_lines else None
 
     def start(self) -> ScoringState:
-        """The state before any text: the zero state, about to read `<eos>`."""
-        return start_text(self.predictor, self.tokenizer.eos_id)
+        """The state before any text: the zero state, about to read `bos_id`."""
+        return start_text(self.predictor, self.bos_id)
 
     def extend(self, state: ScoringState, text: str) -> tuple[Score, ScoringState]:
         """Scores what `text` adds to the text so far.
@@ -309,36 +322,9 @@ class LanguageModel(Adaptable):
             self.predictor,
             self.tokenizer,
             prompt,
+            bos_id=self.bos_id,
             tokens=tokens,
             temperature=temperature,
             top_p=top_p,
             seed=seed,
         )
-
-
-def load(path: str | os.PathLike[str], device: str | torch.device = "auto") -> LanguageModel:
-    """The model of a run, or of a model folder wherever it was copied to.
-
-    Args:
-        path: a run (its `model/` is taken), a model folder, or a snapshot.
-        device: `"auto"`, `"cpu"`, `"cuda"`, or one of torch's.
-
-    Raises:
-        InputError: no model there, a damaged one, or no such device.
-    """
-    where = pick_device(device)
-    path = given_path("a run or a model", path)
-    folder = find_model_folder(path)
-    card = read_card(folder)
-    tokenizer = load_tokenizer(folder)
-    if tokenizer.fingerprint != card.tokenizer_fingerprint:
-        raise InputError(
-            f"{folder}: its tokenizer is not the one the model was trained with "
-            f"({tokenizer.description}, not {card.tokenizer_fingerprint[:12]}); copy it again"
-        )
-    return LanguageModel(
-        NetworkPredictor(load_weights(folder, where)),
-        tokenizer=tokenizer,
-        name=os.fspath(path),
-        training_lines=find_training_lines(folder),
-    ).of_folder(folder)

@@ -56,8 +56,10 @@ def with_ngram(
         weight: of the n-gram model, from 0 to 1.
 
     Raises:
-        InputError: see `read_ngram`; a weight out of range.
+        InputError: see `read_ngram`; a weight out of range; a model that adapts while it reads.
     """
+    if lm.adaptation is not None:
+        raise InputError("a reader that adapts cannot be mixed; mix the model that it was made of")
     weight = real_number("weight", weight)
     if not 0 <= weight <= 1:
         raise InputError(f"weight: {weight:g} is no weight of a mixture; it is from 0 to 1")
@@ -68,6 +70,7 @@ def with_ngram(
         tokenizer=lm.tokenizer,
         name=f"{lm.name} + {weight:g} · {ngram.name}",
         training_lines=lm.training_lines,
+        bos_id=lm.bos_id,
     )
 
 

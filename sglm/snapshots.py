@@ -12,9 +12,11 @@ from pathlib import Path
 import torch
 
 from sglm.errors import InputError
-from sglm.lm import LanguageModel, load
+from sglm.lm import LanguageModel
+from sglm.loading import load
 from sglm.model.folder import load_weights, read_card, save_model
 from sglm.model.language_model import LSTMLanguageModel
+from sglm.scoring.arguments import whole_number
 from sglm.scoring.mixture import Mixture
 from sglm.storage.durable import remove, sync
 from sglm.storage.untrusted import given_path
@@ -34,12 +36,14 @@ def snapshot_folders(run: str | os.PathLike[str], last: int | None = None) -> li
         InputError: there are none, or fewer than `last`.
     """
     path = given_path("a run", run)
+    last = None if last is None else whole_number("last", last)
     found = (each for each in path.glob("snapshots/cycle-*") if each.suffix != ".partial")
     folders = sorted(found, key=lambda each: (len(each.name), each.name))  # 1000 is after 999
     if not folders:
+        problem = "has no snapshots" if path.exists() else "no such folder"
         raise InputError(
-            f"{path}: has no snapshots; give the folder that `sglm train` wrote, once its first"
-            " cycle has ended"
+            f"{path}: {problem}; give the folder that `sglm train` wrote, once its first cycle has"
+            " ended"
         )
     if last is not None and not 1 <= last <= len(folders):
         raise InputError(
@@ -75,6 +79,7 @@ def load_ensemble(
         tokenizer=members[0].tokenizer,
         name=f"{os.fspath(run)} ({count} snapshot{'s' if count > 1 else ''})",
         training_lines=members[0].training_lines,
+        bos_id=members[0].bos_id,
     )
 
 
@@ -105,8 +110,8 @@ def average_snapshots(
         remove(aside)
     try:
         aside.mkdir(parents=True)
-        averaged = {"averaged": [folder.name for folder in folders]}
-        save_model(model, aside, tokenizer.fingerprint, extra=averaged)
+        extra = read_card(folders[0]).extra | {"averaged": [folder.name for folder in folders]}
+        save_model(model, aside, tokenizer.fingerprint, extra=extra)
         tokenizer.save(aside)
         for path in (*aside.iterdir(), aside):
             sync(path)

@@ -27,6 +27,7 @@ STOREYS: list[set[str]] = [
     {"scoring"},
     {"adapt"},
     {"lm"},
+    {"loading"},
     {"kenlm", "mix", "snapshots"},
     {"pyctcdecode"},
     {"train"},

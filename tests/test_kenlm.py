@@ -51,3 +51,8 @@ def test_a_pickle_is_read_in_any_folder(tmp_path: Path, monkeypatch: pytest.Monk
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert pickle.loads(pickle.dumps(model)).score("the cat") == model.score("the cat")
+
+
+def test_a_text_beyond_the_range_of_floats_has_an_infinite_perplexity(tmp_path: Path) -> None:
+    model = sglm.kenlm.Model(save_lm("char", tmp_path / "model"))
+    assert model.perplexity("x" * 2000) == math.inf

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 import sglm
 from sglm.errors import InputError
-from sglm.lm import LanguageModel, load
+from sglm.lm import LanguageModel
+from sglm.loading import load
 from sglm.scoring.predictor import NetworkPredictor
 from sglm.scoring.results import Score
 from sglm.text.store import TokenStore

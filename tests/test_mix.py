@@ -135,3 +135,9 @@ def test_a_store_of_another_tokenizer(place: Path, lm: sglm.LanguageModel, tmp_p
     other = make_store(tmp_path, "byte", place / "held.txt")
     with pytest.raises(InputError, match=r"another tokenizer .* use the store it was trained on"):
         mix.tune_weight(lm, mix.read_ngram(lm, place / "toy.arpa"), other)
+
+
+def test_a_reader_that_adapts_is_not_mixed(place: Path) -> None:
+    reader = sglm.load(place / "run").adapting("cache")
+    with pytest.raises(InputError, match="cannot be mixed"):
+        mix.with_ngram(reader, place / "toy.arpa", weight=0.3)

@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -148,3 +149,9 @@ def test_members_must_share_a_vocabulary() -> None:
         Mixture([NetworkPredictor(make_network(size)) for size in (5, 6)])
     with pytest.raises(InputError, match="at least one"):
         Mixture([])
+
+
+@pytest.mark.parametrize("last", ["2", 2.0, True])
+def test_the_number_of_snapshots_is_a_whole_one(run: Path, last: Any) -> None:
+    with pytest.raises(InputError, match="last must be a whole number"):
+        snapshot_folders(run, last)

@@ -28,7 +28,7 @@ from sglm.compare.grid import Grid
 from sglm.compare.process import Execution
 from sglm.config import load_config
 from sglm.errors import InputError, SglmError
-from sglm.lm import load
+from sglm.loading import load
 from sglm.optim.precision import precision_of
 from sglm.scoring.predictor import Predictor
 from sglm.scoring.stream import CHUNK_STEPS

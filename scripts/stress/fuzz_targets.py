@@ -20,7 +20,8 @@ from sglm.compare.results import written_horizon
 from sglm.compare.runs import Record
 from sglm.config import config_to_toml, load_config
 from sglm.errors import SglmError
-from sglm.lm import LanguageModel, load
+from sglm.lm import LanguageModel
+from sglm.loading import load
 from sglm.model.folder import load_weights, save_model
 from sglm.model.language_model import LSTMLanguageModel, ModelShape
 from sglm.ngram.arpa import read_arpa

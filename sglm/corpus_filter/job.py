@@ -18,7 +18,8 @@ from sglm.corpus_filter.plan import Settings, Shard, model_hash
 from sglm.corpus_filter.reading import Progress, Records, read_records, read_values
 from sglm.corpus_filter.writing import open_writer, result_schema
 from sglm.errors import InputError, SglmError, Stopped, as_sglm_error
-from sglm.lm import LanguageModel, load
+from sglm.lm import LanguageModel
+from sglm.loading import load
 from sglm.scoring.predictor import NetworkPredictor
 from sglm.scoring.totals import TextTotals, text_totals
 from sglm.storage.durable import replace_file, replace_text
@@ -203,6 +204,7 @@ def _scored(
                 texts,
                 bos=settings.bos,
                 eos=settings.eos,
+                bos_id=lm.bos_id,
                 progress=report,
             )
         except TextError as error:
@@ -244,7 +246,7 @@ def scorer(run: str, *, model: str, device: str, precision: str) -> LanguageMode
         raise InputError(f"{run}: the model has changed since the command began; give a copy of it")
     if precision == "bf16":
         predictor = NetworkPredictor(lm.model, compute_dtype=torch.bfloat16)
-        return LanguageModel(predictor, tokenizer=lm.tokenizer, name=lm.name)
+        return LanguageModel(predictor, tokenizer=lm.tokenizer, name=lm.name, bos_id=lm.bos_id)
     return lm
 
 

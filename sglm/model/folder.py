@@ -18,7 +18,7 @@ from torch import Tensor
 from sglm.errors import InputError, did_you_mean, short_repr
 from sglm.model.language_model import LSTMLanguageModel, ModelShape
 from sglm.storage.durable import replace_file, replace_text, write_tensors
-from sglm.storage.untrusted import read_json
+from sglm.storage.untrusted import is_count, read_json
 
 # Models with a full softmax are still written as version 1, which every sglm reads; 2 is of an
 # adaptive one.
@@ -57,7 +57,8 @@ class ModelCard(BaseModel):
     shape: _Shape
     tokenizer_fingerprint: str
     extra: dict[str, Any] = {}
-    """Anything else that the writer adds; reading a model does not depend on it."""
+    """Anything else that the writer adds. Of it only `bos_id` is read: the token that stands before
+    every text, where that is not `<eos>` (`TokenStore.bos_id`)."""
 
     def model_shape(self) -> ModelShape:
         """The sizes, as the network's constructor takes them."""
@@ -66,7 +67,7 @@ class ModelCard(BaseModel):
         )
 
     @model_validator(mode="after")
-    def _is_of_its_version(self) -> "ModelCard":
+    def _belongs_together(self) -> "ModelCard":
         cutoffs = self.shape.cutoffs
         if (self.format_version == ADAPTIVE_VERSION) != (cutoffs is not None):
             raise ValueError("shape.cutoffs belong to format version 2, and to no other")
@@ -74,6 +75,9 @@ class ModelCard(BaseModel):
             sorted(set(cutoffs)) != cutoffs or cutoffs[-1] >= self.shape.vocab_size
         ):
             raise ValueError("shape.cutoffs must ascend, below vocab_size")
+        bos_id = self.extra.get("bos_id", 0)
+        if not is_count(bos_id) or bos_id >= self.shape.vocab_size:
+            raise ValueError(f"extra.bos_id: {short_repr(bos_id)} is not in the vocabulary")
         return self
 
 
@@ -215,7 +219,7 @@ def _nearby(path: Path) -> str:
     if (path / "config.toml").is_file():
         return "; the run has not saved a model yet: continue it with `sglm train`"
     if (path / "meta.json").is_file():
-        return "; it looks like a token store: give that as --data"
+        return "; it looks like a token store: give the run that was trained on it"
     above = path.absolute().parents[:2]
     for near in (*above, *_subfolders(path)):
         if _is_model_folder(near / "model") or _is_model_folder(near):

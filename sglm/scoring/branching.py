@@ -28,7 +28,7 @@ class Branch:
         Args:
             predictor: reads the text.
             state: its state, of one lane, before the last token.
-            token_id: the last token; `<eos>` before any text.
+            token_id: the last token; what stands before every text, at its start.
         """
         self._predictor = predictor
         self._state_before = state

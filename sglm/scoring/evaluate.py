@@ -45,12 +45,11 @@ def evaluate_split(
     context: Context = "carried",
     name: str = "",
     half: Half = None,
+    bos_id: int | None = None,
     should_stop: Callable[[], bool] = never,
     share: tuple[int, int] = (0, 1),
 ) -> Evaluation:
     """Evaluates a model on a split of a store that its own tokenizer wrote.
-
-    Validation during a training and `sglm eval` both use this function.
 
     Args:
         predictor: the model.
@@ -60,13 +59,13 @@ def evaluate_split(
             text ends in `<eos>`: a line at word level, else a document.
         name: what to call the model in the result.
         half: only that half of the split's tokens, as a text of its own.
+        bos_id: stands before the split, or before each text; None: `<eos>`.
         should_stop: asked every so often.
         share: `(which, of how many)` of the tokens to score, so that several processes can
             evaluate together.
 
     Returns:
-        The evaluation, whose `nll_nats` is that of this share only: the sum over all shares is the
-        split's. All other counts are the whole split's.
+        `nll_nats` is that of this share only, all counts are the whole split's.
 
     Raises:
         InputError: no such split, or context `reset` without any `<eos>` in it.
@@ -75,18 +74,20 @@ def evaluate_split(
     started = perf_counter()
     eos_id = store.tokenizer().eos_id
     ids = half_of(store.ids(split), half, eos_id)
+    first_id = eos_id if bos_id is None else bos_id
     counts = store.counts(split) if half is None else _counts(ids, store.tokenizer())
     if context == "carried":
-        nll_nats = stream_nll(predictor, ids, eos_id, should_stop=should_stop, share=share)
+        nll_nats = stream_nll(predictor, ids, first_id, should_stop=should_stop, share=share)
     else:
         ends = np.flatnonzero(ids == eos_id) + 1
         if len(ends) == 0:
             raise InputError(
                 f"{store.folder}: the split {split!r} is running text, its ids do not show where "
-                "lines end; use --text FILE --context reset"
+                "texts begin; give a file of its lines with --text FILE --context reset, and keep"
+                " such a file apart from the start (sglm prep --test FILE)"
             )
         texts = _cut(ids, ends)
-        nll_nats = texts_nll(predictor, texts, eos_id, should_stop=should_stop, share=share)
+        nll_nats = texts_nll(predictor, texts, first_id, should_stop=should_stop, share=share)
     return Evaluation(
         nll_nats=nll_nats,
         **counts._asdict(),
@@ -115,7 +116,9 @@ def _counts(ids: npt.NDArray[np.integer[Any]], tokenizer: Tokenizer) -> SplitCou
     """Of a part of a split, as far as its tokens tell: `<unk>` counts as it is written."""
     text = tokenizer.decode(ids.tolist())
     unknown = 0 if tokenizer.unk_id is None else int((ids == tokenizer.unk_id).sum())
-    words, size = len(text.split()), len(text.encode())
+    # A tokenizer that drops white space does not know how much there was.
+    known = tokenizer.lossless and not unknown
+    words, size = len(text.split()), len(text.encode()) if known else 0
     counts = SplitCounts(tokens=len(ids), words=words, bytes=size, unknown=unknown)
     return counts if tokenizer.is_text else counts.without_text()
 
@@ -128,6 +131,7 @@ def evaluate_pieces(
     context: Context = "carried",
     name: str = "",
     split: str = "text",
+    bos_id: int | None = None,
 ) -> Evaluation:
     """Evaluates a model on text as it comes; memory stays bounded however much that is.
 
@@ -140,11 +144,12 @@ def evaluate_pieces(
     """
     started = perf_counter()
     counted = _Counted(tokenizer, name="stdin" if split == "-" else split)
+    first_id = tokenizer.eos_id if bos_id is None else bos_id
     if context == "carried":
         ids = (counted.encode(piece) for piece in regroup(pieces))
-        nll_nats = stream_nll(predictor, ids, tokenizer.eos_id)
+        nll_nats = stream_nll(predictor, ids, first_id)
     else:
-        nll_nats = texts_nll(predictor, counted.texts(pieces), tokenizer.eos_id)
+        nll_nats = texts_nll(predictor, counted.texts(pieces), first_id)
     if counted.counts.tokens == 0:
         raise InputError(f"{split}: no text to evaluate; give a file that holds some")
     return Evaluation(

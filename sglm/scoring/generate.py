@@ -24,6 +24,7 @@ def continue_text(
     tokenizer: Tokenizer,
     prompt: str,
     *,
+    bos_id: int,
     tokens: int,
     temperature: float,
     top_p: float | None,
@@ -35,6 +36,7 @@ def continue_text(
     added = generate_ids(
         predictor,
         ids,
+        bos_id=bos_id,
         eos_id=tokenizer.eos_id,
         tokens=tokens,
         temperature=temperature,
@@ -54,6 +56,7 @@ def generate_ids(
     predictor: Predictor[Any],
     prompt: Sequence[int],
     *,
+    bos_id: int,
     eos_id: int,
     tokens: int,
     temperature: float,
@@ -66,8 +69,9 @@ def generate_ids(
 
     Args:
         predictor: reads them.
-        prompt: read from the start state after `<eos>`; may be empty.
-        eos_id: see above; ends the text if `stop_at_eos`, and is then not returned.
+        prompt: may be empty.
+        bos_id: is read before it, from the start state.
+        eos_id: ends the text if `stop_at_eos`, and is then not returned.
         tokens: how many to draw.
         temperature: divides the log-probabilities; 0 always takes the likeliest token.
         top_p: draws only from the likeliest tokens that together have this probability
@@ -89,7 +93,7 @@ def generate_ids(
     never_drawn = torch.tensor([*never], dtype=torch.int64, device="cpu")
     ids: list[int] = []
     state = predictor.start(1)
-    *before, inputs_T1 = _prompt_chunks([eos_id, *prompt])
+    *before, inputs_T1 = _prompt_chunks([bos_id, *prompt])
     for chunk_T1 in before:
         _, state = predictor.read(chunk_T1, None, state)
     while len(ids) < tokens:

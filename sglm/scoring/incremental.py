@@ -27,7 +27,7 @@ class ScoringState:
     predictor_state: Any
     """The predictor's own, before `previous_id` is read."""
     previous_id: int
-    """The last token before the tail; `<eos>` at the start."""
+    """The last token before the tail; at the start, what stands before every text."""
     tail: str
     tail_ids: tuple[int, ...]
     tail_logprobs: tuple[float, ...]
@@ -53,11 +53,11 @@ def _check_state(state: object) -> None:
         )
 
 
-def start_text(predictor: Predictor[Any], eos_id: int) -> ScoringState:
-    """The state before any text: about to read `<eos>`."""
+def start_text(predictor: Predictor[Any], bos_id: int) -> ScoringState:
+    """The state before any text: about to read `bos_id`, which stands before it."""
     return ScoringState(
         predictor_state=predictor.start(1),
-        previous_id=eos_id,
+        previous_id=bos_id,
         tail="",
         tail_ids=(),
         tail_logprobs=(),

@@ -11,6 +11,7 @@ from sglm.scoring.words import UNMARKED, Base, Correction, Word, check_correctio
 Context = Literal["carried", "reset"]
 Half = Literal["first", "second"] | None
 CONTEXTS: tuple[Context, ...] = get_args(Context)
+HALVES = ("first", "second")
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)

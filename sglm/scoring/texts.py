@@ -26,6 +26,7 @@ def score_texts(
     names: Sequence[str],
     bos: bool,
     eos: bool,
+    bos_id: int,
     distribution: bool,
     context: str,
 ) -> list[Score]:
@@ -33,14 +34,14 @@ def score_texts(
 
     Args:
         predictor, tokenizer: of one vocabulary.
+        bos_id: stands before each text.
         texts, sizes: the texts to score, and the bytes of each in UTF-8.
         names: the token of every id.
     """
-    state, first_id, context = _read_context(predictor, tokenizer, context)
+    state, first_id, context = _read_context(predictor, tokenizer, context, bos_id=bos_id)
     encoded = encode_texts(tokenizer, texts, before=context)
     ids, lengths = _end_to_end(encoded, first=[first_id] * bos, last=[tokenizer.eos_id] * eos)
-    ids_N = np.array(ids, dtype=np.int64)
-    lengths_S = np.array(lengths, dtype=np.int64)
+    ids_N, lengths_S = np.array(ids, dtype=np.int64), np.array(lengths, dtype=np.int64)
     begins = tokenizer.word_beginnings if distribution else None
     logprobs, recorded = _read(predictor, ids_N, lengths_S, state=state, begins=begins)
     # Of all texts at once, because there may be many short ones.
@@ -67,15 +68,14 @@ def score_texts(
         )
         if recorded is not None:
             # A text without context always begins a word.
-            open_word = (
-                (context or state is not None)
-                and offsets
-                and tokenizer.begins_word(ids[scored.start])
+            goes_on = bool(context) or state is not None
+            open_word = goes_on and bool(offsets) and tokenizer.begins_word(ids[scored.start])
+            score = _with_expectations(
+                score, recorded, scored, own_beginning=not open_word, ended=eos
             )
-            score = _with_expectations(score, recorded, scored, own_beginning=not open_word)
-            if not tokenizer.marks_words:
-                score = replace(score, boundaries=None)
         scores.append(score)
+    if not tokenizer.marks_words:
+        return [replace(score, boundaries=None) for score in scores]
     return scores
 
 
@@ -97,19 +97,19 @@ def _read(
 
 
 def _read_context(
-    predictor: Predictor[State], tokenizer: Tokenizer, context: str
+    predictor: Predictor[State], tokenizer: Tokenizer, context: str, *, bos_id: int
 ) -> tuple[State | None, int, str]:
     """Reads the part of a context whose tokens no following text can change: the settled tokens.
 
     Returns:
         The state before the last settled token is read, or None if there is none; that token, or
-        `<eos>`; and the rest of the context.
+        `bos_id`; and the rest of the context.
     """
     settled = tokenizer.safe_prefix(context)
     ids = tokenizer.encode(context[:settled])
     if not ids:
-        return None, tokenizer.eos_id, context
-    ids_T1 = torch.tensor([tokenizer.eos_id, *ids[:-1]], device="cpu")[:, None]
+        return None, bos_id, context
+    ids_T1 = torch.tensor([bos_id, *ids[:-1]], device="cpu")[:, None]
     state = predictor.start(1)
     for chunk_T1 in torch.split(ids_T1, CHUNK_STEPS):
         _, state = predictor.read(chunk_T1, None, state)
@@ -145,13 +145,16 @@ def _offsets(
 
 
 def _with_expectations(
-    score: Score, recorded: Expectations, scored: slice, *, own_beginning: bool
+    score: Score, recorded: Expectations, scored: slice, *, own_beginning: bool, ended: bool
 ) -> Score:
-    """Adds what was predicted at each scored token, and after the last one."""
+    """Adds what was predicted at each scored token, and after the last one; after an `<eos>` that
+    was scored (`ended`) there is nothing left to predict."""
     if not score.n_tokens:
         return replace(score, ranks=[], entropies=[], boundaries=[0.0])
     before = slice(scored.start - 1, scored.stop - 1)
     boundaries = recorded.boundary[scored.start - 1 : scored.stop].tolist()
+    if ended:
+        boundaries[-1] = 0.0
     return replace(
         score,
         ranks=recorded.rank[before].tolist(),
@@ -166,11 +169,12 @@ def running_scores(
     lines: Iterable[str],
     *,
     names: Sequence[str],
+    bos_id: int,
 ) -> Iterator[Score]:
     """See `LanguageModel.score_running`."""
     begins_V = torch.tensor(tokenizer.word_beginnings, device="cpu")
     line_end = tokenizer.line_end
-    state, previous_id = predictor.start(1), tokenizer.eos_id
+    state, previous_id = predictor.start(1), bos_id
     for number, line in enumerate(lines, start=1):
         size = checked_bytes(line, number)
         try:

@@ -40,6 +40,7 @@ def text_totals(
     *,
     bos: bool = True,
     eos: bool = False,
+    bos_id: int | None = None,
     progress: Callable[[float], object] = lambda share: None,
 ) -> list[TextTotals]:
     """The same sums as `LanguageModel.score` of many texts.
@@ -48,12 +49,14 @@ def text_totals(
         predictor, tokenizer: of one vocabulary.
         texts: each on its own, from the start state.
         bos, eos: see `LanguageModel.score`.
+        bos_id: stands before each text; None: `<eos>`.
         progress: see `packed_nlls`.
 
     Raises:
         TextError: a text that the tokenizer cannot encode, or with a lone surrogate.
     """
-    before, after = [tokenizer.eos_id] * bos, [tokenizer.eos_id] * eos
+    first_id = tokenizer.eos_id if bos_id is None else bos_id
+    before, after = [first_id] * bos, [tokenizer.eos_id] * eos
     parts: list[Ids] = []
     lengths: list[int] = []
     for number, text in enumerate(texts, start=1):

@@ -9,6 +9,7 @@ import hashlib
 import os
 import shlex
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TypeGuard
 
@@ -120,6 +121,21 @@ class TokenStore:
             if _identity(file) != self._checked[split]:
                 raise InputError(f"{path}: has changed since the store was opened; start again")
             return np.memmap(file, dtype=ID_TYPES[self.meta["dtype"]], mode="r")
+
+    @cached_property
+    def bos_id(self) -> int:
+        """What stands before a text that begins, for a model of the training split: `<eos>`, or the
+        newline where the split is lines without any `<eos>`, which the model then never learns."""
+        eos_id, newline_id = self._tokenizer.eos_id, self._tokenizer.line_end[-1]
+        if newline_id in (eos_id, self._tokenizer.unk_id) or "train" not in self.splits:
+            return eos_id
+        ids, has_newline = self.ids("train"), False
+        for start in range(0, len(ids), CHECKED_BYTES):
+            part = np.asarray(ids[start : start + CHECKED_BYTES])
+            if bool((part == eos_id).any()):
+                return eos_id
+            has_newline = has_newline or bool((part == newline_id).any())
+        return newline_id if has_newline else eos_id
 
     def counts(self, split: str) -> SplitCounts:
         """How much the split holds.

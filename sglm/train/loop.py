@@ -169,10 +169,10 @@ def _reaches_end(session: Session) -> bool:
         if not all_finite(learner.model):
             return False
         if session.job.ranks.writes:
-            tokenizer = session.job.store.tokenizer()
-            run.save_model(run.last_model, learner.shown, tokenizer)
+            store = session.job.store
+            run.save_model(run.last_model, learner.shown, store)
             if session.progress.best_nll is None:
-                run.save_model(run.best_model, learner.shown, tokenizer)
+                run.save_model(run.best_model, learner.shown, store)
         session.save()
     except Diverged:
         return False
@@ -253,6 +253,7 @@ def _settle(session: Session) -> None:
             return  # not yet: see there
         progress.seconds = time.monotonic() - session.started
         best_nll = _best_nll(progress, evaluation)
+        _keep_best(session, best_nll)  # first: who is told of it may end the training
         session.log.evaluation(
             step,
             evaluation,
@@ -264,9 +265,8 @@ def _settle(session: Session) -> None:
             rate=learner.rate(plan),
             seconds=progress.seconds,
         )
-        _keep_best(session, best_nll)
     if cycle_ended and learner.ranks.writes and all_finite(learner.model):
-        job.run.save_snapshot(plan.cycle, learner.shown, job.store.tokenizer())
+        job.run.save_snapshot(plan.cycle, learner.shown, job.store)
     progress.settled = step
     if step == session.first_step and progress.skipped_in_row == 0:
         session.save()  # made up for what a stop had cut short: not to be done again
@@ -302,7 +302,7 @@ def _keep_best(session: Session, best_nll: float | None) -> None:
         session.progress.best_nll = best_nll
         if session.learner.ranks.writes:
             session.job.run.save_model(
-                session.job.run.best_model, session.learner.shown, session.job.store.tokenizer()
+                session.job.run.best_model, session.learner.shown, session.job.store
             )
 
 

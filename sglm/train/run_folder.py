@@ -18,7 +18,6 @@ from sglm.storage.checkpoint import Checkpoint, clear_up, load_checkpoint, save_
 from sglm.storage.durable import locked, remove, replace_text, sync
 from sglm.storage.untrusted import read_json
 from sglm.text.store import TokenStore
-from sglm.text.tokenizer import Tokenizer
 from sglm.train.starting_point import StartingPoint
 
 FORMAT_VERSION = 1
@@ -150,6 +149,13 @@ class RunFolder:
             ) from None
         if not self.config.exists():
             replace_text(self.config, config_to_toml(own))
+        if begun != (None if start is None else start.weights_sha256):
+            raise InputError(
+                f"{self.path}: holds a run that started from"
+                f" {'random' if begun is None else 'other'} weights; give"
+                f" {'no --from' if begun is None else 'the --from it was started with'},"
+                " or another --out"
+            )
         # How often a run is saved, and how much of that is kept, changes nothing that it learns.
         changed = [each for each in differences(own, config) if not each.startswith(_MAY_DIFFER)]
         if changed:
@@ -162,13 +168,6 @@ class RunFolder:
                 f"{self.path}: holds a run on another corpus;"
                 " give the --data it was started with, or another --out"
             )
-        if begun != (None if start is None else start.weights_sha256):
-            raise InputError(
-                f"{self.path}: holds a run that started from"
-                f" {'random' if begun is None else 'other'} weights; give"
-                f" {'no --from' if begun is None else 'the --from it was started with'},"
-                " or another --out"
-            )
 
     def load_checkpoint(self) -> Checkpoint | None:
         """The newest whole checkpoint, if there is one."""
@@ -177,21 +176,25 @@ class RunFolder:
     def save_checkpoint(self, step: int, state: Any, keep: int) -> None:
         save_checkpoint(self.path / "checkpoints", step, state, keep=keep)
 
-    def save_model(self, folder: Path, model: LSTMLanguageModel, tokenizer: Tokenizer) -> None:
+    def save_model(self, folder: Path, model: LSTMLanguageModel, store: TokenStore) -> None:
         """Writes a model folder, loadable by itself wherever it is copied.
 
         A new one appears whole; in one that is there the weights are exchanged in one piece, and
         nothing else differs within a run.
+
+        Args:
+            store: that the model is trained on.
         """
+        tokenizer, extra = store.tokenizer(), {"bos_id": store.bos_id}
         if folder.exists():
-            save_model(model, folder, tokenizer.fingerprint)
+            save_model(model, folder, tokenizer.fingerprint, extra=extra)
             return
         aside = folder.with_name(folder.name + ".partial")
         if aside.exists():
             remove(aside)
         aside.mkdir(parents=True)
         try:
-            save_model(model, aside, tokenizer.fingerprint)
+            save_model(model, aside, tokenizer.fingerprint, extra=extra)
             tokenizer.save(aside)
             for path in (*aside.iterdir(), aside):
                 sync(path)
@@ -201,6 +204,6 @@ class RunFolder:
             remove(aside)  # it may be what fills the disk
             raise
 
-    def save_snapshot(self, cycle: int, model: LSTMLanguageModel, tokenizer: Tokenizer) -> None:
+    def save_snapshot(self, cycle: int, model: LSTMLanguageModel, store: TokenStore) -> None:
         """The model at the end of a cycle, counted from 0."""
-        self.save_model(self.path / "snapshots" / f"cycle-{cycle:03d}", model, tokenizer)
+        self.save_model(self.path / "snapshots" / f"cycle-{cycle:03d}", model, store)

@@ -38,9 +38,9 @@ def sample(model: LSTMLanguageModel, store: TokenStore) -> Sample | None:
     ids = [int(token_id) for token_id in store.ids("valid")[:START_TOKENS]]
     start = tokenizer.decode(ids).rstrip(_NO_CHARACTER)
     try:
-        text = LanguageModel(NetworkPredictor(model), tokenizer=tokenizer).generate(
-            start, tokens=TOKENS, temperature=0.8, seed=0
-        )
+        text = LanguageModel(
+            NetworkPredictor(model), tokenizer=tokenizer, bos_id=store.bos_id
+        ).generate(start, tokens=TOKENS, temperature=0.8, seed=0)
     except SglmError:
         return None
     return Sample(start, text[len(start) :])

@@ -26,6 +26,7 @@ def validate(learner: Learner, store: TokenStore, *, should_stop: Callable[[], b
         NetworkPredictor(learner.shown),
         store,
         "valid",
+        bos_id=store.bos_id,
         should_stop=should_stop,
         share=(ranks.rank, ranks.count),
     )

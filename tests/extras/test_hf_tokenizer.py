@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 
 from sglm.cli.main import app
 from sglm.errors import InputError, Stopped
-from sglm.lm import LanguageModel, load
+from sglm.lm import LanguageModel
+from sglm.loading import load
 from sglm.model.folder import save_model
 from sglm.scoring.predictor import NetworkPredictor
 from sglm.text.hf_tokenizer import HfTokenizer

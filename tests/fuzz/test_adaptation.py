@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from sglm.adapt.folder import CARD_FILE, GRADIENTS_FILE, save_gradients
 from sglm.adapt.synthetic import GradientsShape, SyntheticGradients
-from sglm.lm import load
+from sglm.loading import load
 from tests.fuzz.examples import damage, examples, may_be_refused, spoilt
 from tests.tiny_models import make_lm
 

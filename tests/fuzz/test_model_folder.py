@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from sglm.errors import InputError, SglmError
-from sglm.lm import load
+from sglm.loading import load
 from sglm.model.folder import find_model_folder, load_weights
 from tests.fuzz.examples import damage, damages, dumped, examples, spoilt
 

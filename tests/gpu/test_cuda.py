@@ -17,7 +17,8 @@ from sglm.dni.adjoint import AdjointEstimator
 from sglm.dni.learned import LearnedEstimator
 from sglm.dni.synthesizer import MLPSynthesizer
 from sglm.errors import Stopped
-from sglm.lm import LanguageModel, load
+from sglm.lm import LanguageModel
+from sglm.loading import load
 from sglm.model.language_model import DropoutRates, LSTMLanguageModel, ModelShape
 from sglm.optim.precision import make_precision
 from sglm.optim.schedule import Mode, StepPlan

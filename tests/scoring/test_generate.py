@@ -110,6 +110,7 @@ def test_nothing_is_drawn_after_the_end() -> None:
         drawn = generate_ids(
             NetworkPredictor(network),
             [65],
+            bos_id=256,
             eos_id=256,
             tokens=3,
             temperature=1.0,

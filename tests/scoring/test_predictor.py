@@ -206,7 +206,7 @@ class TestAnyPredictor:
 
     def test_what_is_generated_is_what_it_expects(self, table: TablePredictor) -> None:
         prompt = random_ids(CHUNK_STEPS)  # with `<eos>` one more than a call reads
-        how = {"eos_id": EOS, "seed": 0, "top_p": None, "stop_at_eos": False}
+        how = {"bos_id": EOS, "eos_id": EOS, "seed": 0, "top_p": None, "stop_at_eos": False}
         greedy = generate_ids(table, prompt, tokens=10, temperature=0.0, never=[EOS], **how)
         assert table.rows_predicted == 10, "only after the last step of the prompt"
         text = [EOS, *prompt]
@@ -220,7 +220,14 @@ class TestAnyPredictor:
     def test_a_prediction_may_exclude_tokens_but_must_be_a_number(
         self, table: TablePredictor
     ) -> None:
-        how = {"eos_id": EOS, "seed": 0, "top_p": None, "temperature": 1.0, "stop_at_eos": False}
+        how = {
+            "bos_id": EOS,
+            "eos_id": EOS,
+            "seed": 0,
+            "top_p": None,
+            "temperature": 1.0,
+            "stop_at_eos": False,
+        }
         table.current_VV[:, 1:] = -math.inf
         assert generate_ids(table, [], tokens=3, **how) == [0] * 3
         for impossible in (-math.inf, math.nan):

@@ -1,11 +1,13 @@
 """Offsets, words, ranks, entropies: against the text, and against a direct computation."""
 
+import io
 import math
 import sys
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
+import sentencepiece
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,8 +15,10 @@ from hypothesis import strategies as st
 from sglm.errors import InputError
 from sglm.lm import LanguageModel
 from sglm.scoring.distribution import expectations
+from sglm.scoring.predictor import NetworkPredictor
 from sglm.scoring.results import Score
-from tests.tiny_models import KINDS, LINES, OWN_KINDS, make_lm, make_tokenizer
+from sglm.text.spm_tokenizer import SpmTokenizer
+from tests.tiny_models import KINDS, LINES, OWN_KINDS, make_lm, make_network, make_tokenizer
 
 TEXTS = [*LINES, " the\u3000cat \n sat\t", "\n\nthe mat\n", "\u2028a\x85b", "a\u0301 🙂🙂"]
 WHITE = [chr(i) for i in range(sys.maxunicode + 1) if chr(i).isspace()]
@@ -269,3 +273,35 @@ def test_what_is_impossible_adds_nothing_to_the_entropy() -> None:
     assert read.logprob.tolist() == [[0], [0], [0]]
     assert read.rank.tolist() == [[1], [1], [1]]
     assert read.boundary.tolist() == [[math.inf], [0], [math.inf]]
+
+
+def test_pieces_of_one_character_stay_with_its_word() -> None:
+    """A given SentencePiece model may write one character as several pieces (NFKC: … as ...)."""
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["wait . . . done", "done . wait", "a . b"] * 50),
+        model_writer=model,
+        model_type="unigram",
+        vocab_size=24,
+        hard_vocab_limit=False,
+        minloglevel=2,
+    )
+    tokenizer = SpmTokenizer(model.getvalue())
+    lm = LanguageModel(NetworkPredictor(make_network(tokenizer.vocab_size)), tokenizer=tokenizer)
+    first, second = lm.score("wait… done", distribution=True).words()
+    spelled, _ = lm.score("wait... done", distribution=True).words()
+    assert first.n_tokens == spelled.n_tokens > second.n_tokens
+    assert first.surprisal == pytest.approx(spelled.surprisal)
+    one, other = lm.score_nbest("wait", ["… done", "... done"])
+    assert one.n_tokens == other.n_tokens
+    assert one.logprob == pytest.approx(other.logprob)
+
+
+@pytest.mark.parametrize("kind", ["sentencepiece", "char"])
+def test_a_scored_end_is_the_last_word_s_end(kind: str) -> None:
+    """With `<eos>` scored nothing is left to predict: the correction moves within the text."""
+    score = make_lm(kind).score("the cat sat", distribution=True, eos=True)
+    assert score.boundaries is not None
+    assert score.boundaries[-1] == 0
+    corrected = score.words(base="e", correction="bow")
+    assert math.fsum(word.surprisal for word in corrected) == pytest.approx(-score.logprob)
