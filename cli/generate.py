@@ -39,7 +39,7 @@ def generate(
 
     with ended_by_interrupts():
         from sglm.errors import InputError
-        from sglm.lm import load
+        from sglm.loading import load
 
     if words := context.args:
         raise InputError(
@@ -51,4 +51,4 @@ def generate(
     if as_json:
         typer.echo(json.dumps({"model": lm.name, "prompt": prompt, "text": text, "seed": seed}))
     else:
-        typer.echo(text)
+        typer.echo(text, color=True)

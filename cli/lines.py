@@ -20,18 +20,20 @@ BATCH_CHARACTERS = 1_000_000
 LONGEST_LINE_BYTES = 1 << 22
 
 
-def read_batches(file: Path, *, command: str) -> Iterator[list[str]]:
+def read_batches(file: Path, *, command: str, ends: str = "") -> Iterator[list[str]]:
     """The lines of a file, or of stdin as they come, many at a time.
 
     Args:
         file: `-` is stdin.
         command: the command that reads a text from stdin, for an error message.
+        ends: what the error about a file of records ends in: another cure.
 
     Raises:
-        InputError: no such file; see `read_arriving_lines`.
+        InputError: no such file, or one of records; see `read_arriving_lines`.
     """
     from sglm.errors import InputError
     from sglm.text.lines import read_arriving_lines
+    from sglm.text.sources import RECORD_ENDINGS, TABLE_ENDINGS
 
     if str(file) == "-":
         announce_terminal()
@@ -39,6 +41,12 @@ def read_batches(file: Path, *, command: str) -> Iterator[list[str]]:
         raise InputError(
             f"{file}: no such file; to give a text itself:"
             f" echo {shlex.quote(str(file))} | {command}"
+        )
+    elif file.is_dir() or file.name.lower().endswith((*RECORD_ENDINGS, *TABLE_ENDINGS)):
+        kind = "a folder" if file.is_dir() else "records or a table"
+        raise InputError(
+            f"{file}: {kind}, not lines of text; write the texts alone, one a line, into a .txt"
+            f" file{ends}"
         )
     return _batches(read_arriving_lines(file, most_bytes=LONGEST_LINE_BYTES))
 

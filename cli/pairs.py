@@ -9,13 +9,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sglm.cli import options
+from sglm.cli.output import tsv_row
 from sglm.runtime.process import ended_by_interrupts
 
 if TYPE_CHECKING:
     from sglm.lm import LanguageModel
     from sglm.scoring.pairs import Accuracy, Pair, PairResults
+    from sglm.scoring.results import Score
 
 BATCH_PAIRS = 500
+# Of a row with --tsv; logprob in nats, unk: 1 if a word is unknown.
+COLUMNS = ("pair", "sentence_good", "sentence_bad", "logprob_good", "logprob_bad", "unk")
 
 
 def pairs(
@@ -37,6 +41,9 @@ def pairs(
             show_default=False,
         ),
     ] = None,
+    tsv: Annotated[
+        bool, typer.Option("--tsv", help="A row for each pair, for R and pandas.")
+    ] = False,
     device: options.DeviceOption = options.Device.AUTO,
     as_json: options.JsonOption = False,
 ) -> None:
@@ -44,35 +51,50 @@ def pairs(
 
     It is how often the acceptable sentence is the more probable one. A sentence's log-probability
     is the sum over its tokens, from the start of text on. A tie counts one half, and is counted.
+    With --tsv: where each pair stands, its sentences, and their log-probabilities in nats.
     """
     with ended_by_interrupts():
         from sglm.errors import InputError
-        from sglm.lm import load
+        from sglm.loading import load
         from sglm.scoring.pairs import PairResults, find_pair_files, read_pairs
 
+    if tsv and as_json:
+        raise InputError("give --tsv or --json, not both")
     paths = find_pair_files(files)
     groups = None if group is None else [name.strip() for name in group.split(",")]
     lm = load(run, device.value)
     results, unknown = PairResults(), 0
     read = read_pairs(paths, good=good, bad=bad, groups=groups)
+    if tsv:
+        typer.echo("\t".join(COLUMNS))
     while batch := list(islice(read, BATCH_PAIRS)):
-        unknown += _count(lm, batch, results)
+        scored = _scored(lm, batch)
+        for pair, good_score, bad_score in scored:
+            results.count(pair, good_score.logprob, bad_score.logprob)
+            unknown += any(good_score.unk) or any(bad_score.unk)
+        if tsv:
+            typer.echo("\n".join(tsv_row(_values(*each)) for each in scored), color=True)
     if not results.overall.n:
         raise InputError(f"{', '.join(map(str, files))}: no pairs in there")
-    if unknown:
-        typer.echo(
-            f"warning: {unknown:,} of {results.overall.n:,} pairs hold words that the vocabulary"
-            " lacks; is the text tokenized as the training text was?",
-            err=True,
-        )
+    _warn_of_unknown(unknown, results.overall.n)
     if as_json:
         typer.echo(json.dumps(results.to_json()))
-    else:
+    elif not tsv:
         typer.echo("\n".join(_rows(results)))
 
 
-def _count(lm: "LanguageModel", batch: list["Pair"], results: "PairResults") -> int:
-    """Adds a batch to the results; returns how many of its pairs have an unknown token."""
+def _warn_of_unknown(unknown: int, pairs: int) -> None:
+    if unknown:
+        typer.echo(
+            f"warning: {unknown:,} of {pairs:,} pairs hold words that the vocabulary lacks; is the"
+            " text tokenized as the training text was?",
+            err=True,
+        )
+
+
+def _scored(lm: "LanguageModel", batch: list["Pair"]) -> list[tuple["Pair", "Score", "Score"]]:
+    """The pairs of a batch, and the scores of their sentences. Sentences of the same tokens tie:
+    read in different company, sums of the same numbers can differ in their last digits."""
     from sglm.errors import InputError
     from sglm.text.user_text import TextError
 
@@ -81,11 +103,16 @@ def _count(lm: "LanguageModel", batch: list["Pair"], results: "PairResults") -> 
     except TextError as error:
         where = batch[(error.number - 1) // 2].where
         raise InputError(f"{where}: {error.problem}") from error
-    for pair, good, bad in zip(batch, scores[::2], scores[1::2], strict=True):
-        results.count(pair, good.logprob, bad.logprob)
-    return sum(
-        any(good.unk) or any(bad.unk) for good, bad in zip(scores[::2], scores[1::2], strict=True)
-    )
+    return [
+        (pair, good, good if good.tokens == bad.tokens else bad)
+        for pair, good, bad in zip(batch, scores[::2], scores[1::2], strict=True)
+    ]
+
+
+def _values(pair: "Pair", good: "Score", bad: "Score") -> tuple[object, ...]:
+    """Of `COLUMNS`."""
+    unk = any(good.unk) or any(bad.unk)
+    return (pair.where, pair.good, pair.bad, f"{good.logprob:.6f}", f"{bad.logprob:.6f}", unk)
 
 
 def _rows(results: "PairResults") -> Iterator[str]:

@@ -73,7 +73,7 @@ def rescore(
     best by score alone, of the best by all, and of the candidates with the fewest errors (oracle).
     """
     with ended_by_interrupts():
-        from sglm.lm import load
+        from sglm.loading import load
         from sglm.scoring.nbest import Rescored
         from sglm.scoring.nbest import tune as tune_weights
 
@@ -101,7 +101,7 @@ def rescore(
     if as_json:
         typer.echo(json.dumps(results))
     else:
-        typer.echo("\n".join(candidate["text"] for candidate in results["best"]))
+        typer.echo("\n".join(candidate["text"] for candidate in results["best"]), color=True)
 
 
 def _read(

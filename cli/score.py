@@ -113,11 +113,15 @@ def _score_lines(
 ) -> None:
     """Prints a row for every line as they come; their escape sequences also into a pipe, where
     Typer would take them out."""
-    from sglm.lm import load
+    from sglm.loading import load
 
     if len(sources) > 1:
         raise InputError(f"{sources[1]}: one file at a time; for several, give --out DIR")
-    batches = read_batches(Path(sources[0]), command=f"sglm score {shlex.quote(str(run))}")
+    batches = read_batches(
+        Path(sources[0]),
+        command=f"sglm score {shlex.quote(str(run))}",
+        ends="; or score .jsonl and .parquet files and folders with --out DIR",
+    )
     lm = load(run, device.value)
     lines = 0
     for texts in batches:

@@ -164,8 +164,10 @@ def score_corpus(
             summary = score_all(shards, settings, execution)
     except KeyboardInterrupt:
         raise Stopped(goes_on, signal_number=2) from None
-    typer.echo(json.dumps(summary.to_json()) if as_json else "\n".join(_lines(summary)))
-    _tell_failures(summary, out)
+    try:
+        typer.echo(json.dumps(summary.to_json()) if as_json else "\n".join(_lines(summary)))
+    finally:  # also where nobody reads the summary
+        _tell_failures(summary, out)
 
 
 def _settings(run: Path, wanted: Wanted, *, bos: bool, eos: bool, device: str) -> "Settings":

@@ -3,6 +3,7 @@
 import json
 import math
 import shlex
+from bisect import bisect_right
 from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
@@ -12,6 +13,7 @@ import typer
 
 from sglm.cli import options
 from sglm.cli.lines import numbered, read_batches
+from sglm.cli.output import one_line, tsv_row
 from sglm.runtime.process import ended_by_interrupts
 
 if TYPE_CHECKING:
@@ -32,8 +34,6 @@ COLUMNS = (
     "entropy",
 )
 PREVIOUS = "previous"
-# Characters of a white-space token that would break a row of the table.
-_ESCAPES = str.maketrans({"\t": r"\t", "\n": r"\n", "\r": r"\r"})
 
 
 class Unit(StrEnum):
@@ -99,13 +99,14 @@ def surprisal(
 
     It is -log of the word's probability given what precedes it. Columns: text_id (the line, from
     0), word_id (in the line, from 0), word, start and end (in characters of the line, end
-    exclusive), surprisal, n_tokens, unk (1: a token is unknown), rank (of words of one token; 1:
-    the likeliest) and entropy (of the token to come at the word's beginning). White space before a
-    word belongs to it.
+    exclusive), surprisal, n_tokens, unk (1, in JSON true: a token is unknown), rank (of words of
+    one token; 1: the likeliest) and entropy (of the token to come at the word's beginning). The
+    white space before a word counts for its probability, and is not in start and end (--unit token:
+    it is).
     """
     with ended_by_interrupts():
         from sglm.errors import InputError
-        from sglm.lm import load
+        from sglm.loading import load
         from sglm.scoring.words import UNMARKED
 
     if unit is Unit.TOKEN and correction is CorrectionName.BOW:
@@ -118,18 +119,27 @@ def surprisal(
     lm = load(run, device.value)
     if correction is CorrectionName.BOW and not lm.tokenizer.marks_words:
         raise InputError(f"--correction bow {UNMARKED}")
+    byte_names = frozenset(map(lm.tokenizer.token, lm.tokenizer.byte_ids))
     show = _as_json if as_json else _as_tsv if tsv else _as_row
     if not as_json:
         typer.echo("\t".join(COLUMNS) if tsv else _HEADING)
-    text_id = 0
+    text_id = spelled = 0
     for scores in _scores(lm, batches, context=context, file=file):
         lines = []
         for score in scores:
             words = score.words(log_base, fix) if unit is Unit.WORD else _tokens(score, log_base)
+            spelled += _spelled(score, byte_names)
             lines += [show(text_id, word_id, word) for word_id, word in enumerate(words)]
             text_id += 1
         if lines:
-            typer.echo("\n".join(lines))
+            typer.echo("\n".join(lines), color=True)
+    if spelled:
+        typer.echo(
+            f"note: {spelled:,} words have characters that are spelled in bytes, being rare in the"
+            " training text or not in it: their surprisal is high and says little. Write quotes,"
+            " dashes and accents as that text does",
+            err=True,
+        )
 
 
 def _scores(
@@ -148,6 +158,19 @@ def _scores(
             scores = lm.score(texts, distribution=True, context=context)
         lines += len(texts)
         yield scores
+
+
+def _spelled(score: "Score", byte_names: frozenset[str]) -> int:
+    """How many words have a token of that name, which spells a part of a character."""
+    places = [
+        start
+        for name, (start, _) in zip(score.tokens, score.offsets, strict=True)
+        if name in byte_names
+    ]
+    if not places:
+        return 0
+    starts = [word.start for word in score.words()]
+    return len({bisect_right(starts, place) for place in places})
 
 
 def _tokens(score: "Score", base: Literal[2, 10, "e"]) -> list["Word"]:
@@ -193,19 +216,7 @@ def _as_json(text_id: int, word_id: int, word: "Word") -> str:
 
 
 def _as_tsv(text_id: int, word_id: int, word: "Word") -> str:
-    """As read.delim of R and read_csv of pandas read it: empty is missing, quotes are doubled."""
-    return "\t".join(map(_cell, _values(text_id, word_id, word).values()))
-
-
-def _cell(value: object) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return str(int(value))
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    text = str(value).translate(_ESCAPES)
-    return '"' + text.replace('"', '""') + '"' if '"' in text else text
+    return tsv_row(_values(text_id, word_id, word).values())
 
 
 _HEADING = (
@@ -216,6 +227,6 @@ _HEADING = (
 def _as_row(text_id: int, word_id: int, word: "Word") -> str:
     entropy = "-" if word.entropy is None else f"{word.entropy:.3f}"
     rank = "-" if word.rank is None else f"{word.rank:,}"
-    text = word.word.translate(_ESCAPES) + (" (unknown)" if word.unk else "")
+    text = one_line(word.word) + (" (unknown)" if word.unk else "")
     numbers = f"{word.surprisal:10.3f} {entropy:>8} {rank:>7} {word.n_tokens:6}"
     return f"{text_id:6} {word_id:5} {numbers}  {text}"

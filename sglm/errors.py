@@ -49,8 +49,8 @@ def as_sglm_error(error: Exception) -> SglmError | None:
         isinstance(error, RuntimeError) and any(message in str(error) for message in messages)
     ):
         return SglmError(
-            "out of memory; a training takes less with a lower train.batch, train.window or"
-            " model.hidden"
+            "out of memory; shorter lines take less, and a training with a lower train.batch,"
+            " train.window or model.hidden"
         )
     if not isinstance(error, OSError):
         return None

@@ -36,14 +36,18 @@ def commands(page: Path) -> list[str]:
 
 
 def run(line: str) -> None:
-    """One `sglm …`, or `something | sglm …`; in this process, which has loaded torch."""
-    before, _, command = line.rpartition(" | ")
+    """One `sglm …`, or `something | sglm …`, or `… > file`; in this process, which has loaded
+    torch."""
+    whole, _, written = line.partition(" > ")
+    before, _, command = whole.rpartition(" | ")
     given = subprocess.run(["bash", "-c", before], capture_output=True, check=True).stdout
     program, name, *arguments = shlex.split(command)
     assert program == "sglm", line
     result = CliRunner().invoke(app, [name, *arguments, *ADDED.get(name, "").split()], input=given)
     assert result.exit_code == 0, f"{line}\n{result.output}\n{result.exception!r}"
     assert result.stdout, line
+    if written:
+        Path(written).write_text(result.stdout)
 
 
 @pytest.fixture(scope="module")

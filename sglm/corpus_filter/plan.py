@@ -116,14 +116,14 @@ def _result_name(name: str, format: Format | None) -> str:
 
 
 def model_hash(run: Path) -> str:
-    """SHA-256 of all files of a model's folder.
+    """SHA-256 of all files of a model's folder that its scores depend on.
 
     Raises:
         InputError: no model there.
     """
     digest = hashlib.sha256()
     for path in sorted(find_model_folder(run).iterdir()):
-        if path.is_file() and not path.name.startswith("."):
+        if path.is_file() and not path.name.startswith((".", "adapt.")):
             with path.open("rb") as file:
                 digest.update(
                     f"{path.name}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\0".encode()

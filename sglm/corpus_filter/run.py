@@ -78,7 +78,7 @@ class Summary:
 
     def buckets(self) -> dict[str, int] | None:
         """Records in each; those without a perplexity are in none."""
-        if self.cutoffs is None:
+        if all(each.buckets is None for each in self.done):
             return None
         counted: Counter[str] = Counter()
         for each in self.done:
@@ -136,13 +136,14 @@ def _give_buckets(shards: Sequence[Shard], folder: Folder, execution: Execution)
     """The second pass; the first time, with bounds from all that has been scored so far."""
     assert folder.settings.percentiles is not None
     scored = [shard for shard in shards if shard.scored.exists()]
-    if folder.cutoffs is None:
-        known = [done.histogram for shard in scored if (done := Done.read(shard)) is not None]
-        if not known:
-            return []
-        folder.cutoffs = cutoffs(merged(known), folder.settings.percentiles)
+    known = [done.histogram for shard in scored if (done := Done.read(shard)) is not None]
+    if not known:
+        return []
+    histogram = merged(known)
+    bounds = folder.cutoffs or cutoffs(histogram, folder.settings.percentiles)
+    if histogram and folder.cutoffs is None:  # not from files without a text: all would be tail
+        folder.cutoffs = bounds
         folder.save()
-    bounds = folder.cutoffs
     jobs = [_job(shard, folder.settings, execution, bounds=bounds) for shard in scored]
     return _perform(jobs, execution, doing="buckets")
 

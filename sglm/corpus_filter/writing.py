@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Protocol
 
 from sglm.corpus_filter.measures import BUCKET, COUNTS
-from sglm.corpus_filter.reading import JsonRow, Records, is_parquet
+from sglm.corpus_filter.reading import TEXT, JsonRow, Records, is_parquet
 from sglm.errors import InputError
 from sglm.text.records import parquet_errors
+from sglm.text.sources import TEXT_ENDINGS
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -91,6 +92,12 @@ class _JsonWriter:
         return f"{before}{', ' if row.fields else ''}{json.dumps(fields)[1:]}\n"
 
     def _values(self, batch: "pa.RecordBatch") -> list[dict[str, Any]]:
+        names = batch.schema.names
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise InputError(
+                f"{self.source}: {names.count(twice[0])} columns are called {twice[0]!r}, which an"
+                " object in JSON cannot have; rename all but one, or leave out --format jsonl"
+            )
         try:
             rows: list[dict[str, Any]] = batch.to_pylist()
         except (ValueError, OverflowError) as error:  # times that Python's types do not have
@@ -217,7 +224,8 @@ def _inferred(source: Path, records: Iterator[Records]) -> "pa.Schema":
     """One type for each field that occurs in JSON lines."""
     import pyarrow as pa
 
-    schema = pa.schema([])
+    running = source.name.lower().endswith(TEXT_ENDINGS)
+    schema = pa.schema([(TEXT, pa.string())] if running else [])
     waiting: list[Any] = []
 
     def unify() -> "pa.Schema":

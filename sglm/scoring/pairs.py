@@ -39,7 +39,7 @@ class Accuracy:
         return (self.right + self.ties / 2) / self.n
 
     def count(self, good: float, bad: float) -> None:
-        """Counts one more pair, given the log-probabilities of its sentences."""
+        """Counts one more pair, given the log-probabilities of its sentences; equal ones tie."""
         self.n += 1
         self.right += good > bad
         self.ties += good == bad
@@ -89,7 +89,7 @@ def find_pair_files(sources: Sequence[Path]) -> list[Path]:
             if not inside:
                 raise InputError(f"{source}: no .jsonl file in this folder")
             files += inside
-        elif source.exists():
+        elif source.exists() or str(source) == "-":
             files.append(source)
         else:
             raise InputError(f"{source}: no such file or folder")

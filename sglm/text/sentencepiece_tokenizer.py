@@ -97,6 +97,7 @@ class SentencePieceTokenizer(Tokenizer):
         if self.eos_id < 0:
             raise ValueError("it has no end of text")
         byte_ids = [self._processor.piece_to_id(f"<0x{byte:02X}>") for byte in range(256)]
+        self._byte_ids = frozenset(byte_ids)
         self._ids_of = _ChunkCache(self._processor, byte_ids=byte_ids)
 
     def encode(self, text: str) -> list[int]:
@@ -113,6 +114,10 @@ class SentencePieceTokenizer(Tokenizer):
             return UNK
         piece: str = self._processor.id_to_piece(token_id)
         return piece
+
+    @property
+    def byte_ids(self) -> frozenset[int]:
+        return self._byte_ids
 
     def safe_prefix(self, text: str) -> int:
         """All but the last chunk: the last word and the spaces in front of it."""

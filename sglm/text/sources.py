@@ -23,12 +23,13 @@ from sglm.text.store import is_store
 
 TEXT_ENDINGS = (".txt", ".txt.gz")
 RECORD_ENDINGS = (".jsonl", ".jsonl.gz", ".parquet")
+TABLE_ENDINGS = (".xlsx", ".xls", ".ods", ".csv", ".tsv", ".json")
 # Advice for files of types that sglm does not read, by the ends of their names.
 _CURES = {
     (".docx", ".doc", ".odt", ".rtf", ".pdf", ".epub", ".pptx", ".odp"): (
         "a document with more than text in it; save it as plain text (UTF-8), and name that .txt"
     ),
-    (".xlsx", ".xls", ".ods", ".csv", ".tsv", ".json"): (
+    TABLE_ENDINGS: (
         'a table or other data; write its texts into a .jsonl file, one a line: {"text": "…"}'
     ),
     (".zip", ".tar", ".tgz", ".tar.gz", ".7z", ".rar", ".bz2", ".xz", ".zst", ".gz"): (

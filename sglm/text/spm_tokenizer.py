@@ -1,6 +1,7 @@
 """A SentencePiece model from elsewhere, by the package that wrote it."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -64,6 +65,11 @@ class SpmTokenizer(GivenTokenizer):
             or processor.is_unused(token_id)
         ]
 
+    @cached_property
+    def byte_ids(self) -> frozenset[int]:
+        every = range(self._processor.vocab_size())
+        return frozenset(token_id for token_id in every if self._processor.is_byte(token_id))
+
     def offsets(self, text: str, ids: Sequence[int]) -> list[tuple[int, int]]:
         encoded = self._processor.encode(text, out_type="serialized_proto")
         spans = []
@@ -72,9 +78,12 @@ class SpmTokenizer(GivenTokenizer):
                 places = dict(message_fields(message))
                 spans.append((places.get(_BEGIN, 0), places.get(_END, 0)))
         bytes_N2 = np.array(spans, dtype=np.int64).reshape(-1, 2)
-        # All bytes of a character have its end; SentencePiece gives it to the last one only.
+        # All pieces of one character (its bytes; "..." of "…") have its place; SentencePiece gives
+        # its end to the last one only.
         for place in range(len(spans) - 2, -1, -1):
-            if self._processor.is_byte(ids[place]) and bytes_N2[place, 1] == bytes_N2[place, 0]:
+            start, end = bytes_N2[place]
+            is_added_space = self._names[ids[place]] == _SPACE
+            if start == end == bytes_N2[place + 1, 0] and not is_added_space:
                 bytes_N2[place, 1] = bytes_N2[place + 1, 1]
         return [(start, end) for start, end in _in_characters(text, bytes_N2).tolist()]
 

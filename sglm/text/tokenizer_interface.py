@@ -105,6 +105,11 @@ class Tokenizer(ABC):
         return [self.eos_id] if self.eos_ends_lines else self.encode("\n")
 
     @property
+    def byte_ids(self) -> frozenset[int]:
+        """Ids of single bytes, which spell characters that have no token of their own."""
+        return frozenset()
+
+    @property
     def unwritten_ids(self) -> list[int]:
         """Ids that stand for no text, `<eos>` aside: they are never generated."""
         return [i for i in range(self.vocab_size) if self.token(i) == UNK]

@@ -259,7 +259,7 @@ def wrong_uses(folder: Path) -> dict[str, tuple[list[object], str]]:
         "both": (["eval", run, "--data", store, "--text", text], "not both"),
         "a split of a file": (["eval", run, "--text", text, "--split", "test"], "--split chooses"),
         "no run": (["eval", folder / "runn", "--text", text], "did you mean 'run'"),
-        "not a run": (["score", store], "give that as --data"),
+        "not a run": (["score", store], "give the run that was trained on it"),
         "no store": (["eval", run, "--data", folder / "nowhere"], "nowhere"),
         "not a store": (["eval", run, "--data", run], "run"),
         "another tokenizer": (["eval", other, "--data", store], "another tokenizer"),

@@ -1,5 +1,7 @@
 """`sglm pairs`: minimal pairs, and files that hold none."""
 
+import csv
+import io
 import json
 from pathlib import Path
 
@@ -8,7 +10,8 @@ from typer.testing import CliRunner, Result
 
 import sglm
 from sglm.cli.main import app
-from tests.tiny_models import save_lm
+from sglm.model.folder import save_model
+from tests.tiny_models import make_network, make_tokenizer, save_lm
 
 RECORDS = [
     {"sentence_good": good, "sentence_bad": bad, "UID": uid, "field": field}
@@ -115,3 +118,39 @@ def test_nothing_to_compare(run: Path, tmp_path: Path) -> None:
         result = pairs(run, file)
         assert result.exit_code == 2
         assert message in result.stderr
+
+
+def test_a_row_for_each_pair(run: Path, tmp_path: Path) -> None:
+    file = write(tmp_path / "x.jsonl", [*RECORDS, {**RECORDS[0], "sentence_bad": 'a\t"b"'}])
+    result = pairs(run, file, "--tsv")
+    assert result.exit_code == 0, result.output
+    found = list(csv.DictReader(io.StringIO(result.stdout), delimiter="\t"))
+    assert [row["pair"] for row in found] == [f"{file}, line {n + 1}" for n in range(5)]
+    lm = sglm.load(run)
+    for row, record in zip(found, RECORDS, strict=False):
+        for name in ("good", "bad"):
+            text = str(record[f"sentence_{name}"])
+            assert row[f"sentence_{name}"] == text
+            assert float(row[f"logprob_{name}"]) == pytest.approx(lm.score(text).logprob, rel=1e-6)
+    assert found[4]["sentence_bad"] == r'a\t"b"'
+    assert pairs(run, file, "--tsv", "--json").exit_code == 2
+
+
+def test_equal_tokens_tie_in_whatever_company_they_are_read(tmp_path: Path) -> None:
+    """Batches differ, and with them the order of sums."""
+    tokenizer = make_tokenizer("word")
+    network = make_network(tokenizer.vocab_size)
+    save_model(network, tmp_path / "run", tokenizer.fingerprint)
+    tokenizer.save(tmp_path / "run")
+    words = ["the", "cat", "sat", "dog"]
+    texts = [" ".join(words[(n + m) % 4] for m in range(n % 37)) for n in range(700)]
+    records = [{"sentence_good": f"{t} zyx", "sentence_bad": f"{t} qqq"} for t in texts]
+    result = pairs(tmp_path / "run", write(tmp_path / "x.jsonl", records), "--json")
+    assert json.loads(result.stdout)["ties"] == 700
+
+
+def test_from_stdin(run: Path) -> None:
+    arguments = ["pairs", str(run), "-", "--json"]
+    lines = "".join(json.dumps(record) + "\n" for record in RECORDS)
+    result = CliRunner().invoke(app, arguments, input=lines.encode())
+    assert json.loads(result.stdout)["n"] == len(RECORDS)

@@ -120,3 +120,20 @@ def test_wrong_use_is_named(run: Path, options: list[str], message: str) -> None
     result = surprisal(run, *options)
     assert result.exit_code == 2
     assert message in result.output
+
+
+def test_a_word_is_what_stands_in_the_text(run: Path) -> None:
+    """Escape sequences too, which click takes out of a pipe."""
+    (row,) = rows(surprisal(run, "--tsv", text="red\x1b[31mword\n"))
+    assert row["word"] == "red\x1b[31mword"
+    assert int(row["end"]) == len(row["word"])
+
+
+@pytest.mark.parametrize("name", ["stimuli.csv", "records.jsonl", "table.parquet"])
+@pytest.mark.parametrize("command", ["surprisal", "score"])
+def test_a_table_is_not_read_as_lines(run: Path, tmp_path: Path, name: str, command: str) -> None:
+    (tmp_path / name).write_text("id,text\n1,the cat\n")
+    result = CliRunner().invoke(app, [command, str(run), str(tmp_path / name)])
+    assert result.exit_code == 2
+    assert "records or a table, not lines of text" in result.stderr
+    assert ("--out DIR" in result.stderr) == (command == "score")

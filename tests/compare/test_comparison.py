@@ -170,7 +170,7 @@ def test_out_of_memory_in_a_run_is_named_with_its_cure(
     console = io.StringIO()
     with pytest.raises(SglmError, match="1 of 1 runs failed"):
         compare_into(tmp_path, word_store, config, variants=["bptt"], seeds=[0], console=console)
-    assert "out of memory; a training takes less" in console.getvalue()
+    assert "out of memory; shorter lines take less, and a training" in console.getvalue()
 
 
 def test_a_refusal_that_all_runs_share_ends_it_at_once(

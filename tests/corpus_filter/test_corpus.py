@@ -463,3 +463,60 @@ def test_records_of_ids_have_no_words_and_bytes_and_a_foreign_id_is_named_by_its
         assert row["perplexity"] == pytest.approx(lm.score(row["text"]).ppl, rel=1e-5)
         for name in ("word_perplexity", "bits_per_byte", "n_words", "n_bytes"):
             assert row[name] is None
+
+
+def test_buckets_are_not_bounded_by_files_without_a_text(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty.txt").touch()
+    (tmp_path / "lines.txt").write_text("\n".join(LINES))
+    how = ("--out", tmp_path / "out", "--buckets", "30,60", "--json")
+    first = score(run, tmp_path / "empty.txt", *how)
+    assert json.loads(first.stdout)["cutoffs"] is None
+    second = json.loads(score(run, tmp_path / "empty.txt", tmp_path / "lines.txt", *how).stdout)
+    assert second["buckets"]["head"] > 0
+    assert second["buckets"]["tail"] > 0
+
+
+def test_a_network_for_adapting_is_no_other_model(tmp_path: Path) -> None:
+    place = save_lm("word", tmp_path / "run")
+    (tmp_path / "lines.txt").write_text("\n".join(LINES))
+    arguments = (place, tmp_path / "lines.txt", "--out", tmp_path / "out", "--json")
+    assert score(*arguments).exit_code == 0
+    (place / "adapt.json").write_text("{}")
+    (place / "adapt.safetensors").write_bytes(b"")
+    again = score(*arguments)
+    assert json.loads(again.stdout)["already_done"] == 1
+
+
+def test_an_empty_text_file_has_the_columns_of_the_others(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").touch()
+    (tmp_path / "b.txt").write_text("\n".join(LINES))
+    sources = (tmp_path / "a.txt", tmp_path / "b.txt")
+    result = score(run, *sources, "--out", tmp_path / "out", "--format", "parquet")
+    assert result.exit_code == 0, result.output
+    first, second = (pq.read_schema(tmp_path / "out" / f"{name}.parquet") for name in "ab")
+    assert first.names == second.names == ["text", "perplexity", "bits_per_byte"]
+
+
+def test_columns_of_one_name_are_no_object(run: Path, tmp_path: Path) -> None:
+    table = pa.table([["the cat"], [1], [2]], names=["text", "n", "n"])
+    pq.write_table(table, tmp_path / "t.parquet")
+    result = score(run, tmp_path / "t.parquet", "--out", tmp_path / "out", "--format", "jsonl")
+    assert result.exit_code == 1
+    assert "2 columns are called 'n'" in result.stderr
+
+
+def test_what_failed_is_told_also_where_nobody_reads_the_summary(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "bad.jsonl").write_text('{"text": ')
+    command = [sys.executable, "-m", "sglm.cli.main", "score", run, tmp_path / "bad.jsonl"]
+    reading, writing = os.pipe()
+    os.close(reading)
+    ended = subprocess.run(
+        [*map(str, command), "--out", str(tmp_path / "out")],
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    os.close(writing)
+    assert ended.returncode == 1
+    assert "bad.jsonl" in ended.stderr

@@ -288,7 +288,7 @@ class TestFind:
 
     def test_a_store_is_not_a_run(self, tmp_path: Path) -> None:
         (tmp_path / "meta.json").touch()
-        with pytest.raises(InputError, match="give that as --data"):
+        with pytest.raises(InputError, match="give the run that was trained on it"):
             find_model_folder(tmp_path)
 
     def test_nothing_near(self, tmp_path: Path) -> None:

@@ -89,9 +89,11 @@ def test_ids_are_those_of_sentencepiece(name: str, several: list[str]) -> None:
 def test_offsets_are_those_of_the_text_before_normalisation() -> None:
     text = "The  ①ﬁ"
     plain = tokenizer("char")
-    found = [text[start:end] for start, end in plain.offsets(text, plain.encode(text))]
-    assert "".join(found) == text
+    offsets = plain.offsets(text, plain.encode(text))
+    found = [text[start:end] for start, end in offsets]
     assert found[:5] == ["", "T", "h", "e", "  "]
+    assert found[-2:] == ["ﬁ", "ﬁ"], "pieces of one character share its offsets"
+    assert "".join(text[start:end] for start, end in dict.fromkeys(offsets)) == text
     with_bytes = tokenizer("bytes")
     offsets = with_bytes.offsets("a 🙃", with_bytes.encode("a 🙃"))
     assert offsets[-4:] == [(2, 3)] * 4, "bytes inside one character share its offsets"
