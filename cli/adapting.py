@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,11 +13,17 @@ from sglm.errors import InputError
 from sglm.runtime.process import ended_by_interrupts
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
     from sglm.adapt.build import Adaptation
     from sglm.adapt.synthetic_training import Progress
     from sglm.lm import LanguageModel
-    from sglm.scoring.results import Evaluation
+    from sglm.scoring.predictor import Predictor
+    from sglm.scoring.results import Context, Evaluation
     from sglm.text.store import TokenStore
+
+    Sample = npt.NDArray[np.integer[Any]] | None
 
 AdaptOption = Annotated[
     str,
@@ -76,6 +81,7 @@ def adapted(
     store: "TokenStore | None",
     run: Path,
     tune: bool,
+    context: "Context",
 ) -> "LanguageModel":
     """A loaded model as one that adapts.
 
@@ -85,6 +91,10 @@ def adapted(
         store: that is evaluated; None: a text is.
         run: the model's; without a store, the one that it was trained on is taken.
         tune: choose the other settings on the store's validation split.
+        context: in which the text is read.
+
+    Raises:
+        InputError: no such kind or setting, or what it needs is not there.
     """
     from sglm.adapt.build import Adaptation
     from sglm.train.record import trained_on
@@ -93,25 +103,44 @@ def adapted(
     if store is not None:
         store.check_made_by(lm.tokenizer, lm.name)
     elif "dynamic" in kind:
-        with suppress(InputError):
+        try:
             train = trained_on(run)
+        except InputError as error:
+            if settings.get("rule") == "rms":
+                raise InputError(f"--setting rule=rms needs the training text. {error}") from None
+            typer.echo(f"the rule is sgd, for want of the training text ({error})", err=True)
     train = train if train is not None and "train" in train.splits else None
-    if train is None and "dynamic" in kind and "rule" not in settings:
-        typer.echo("no training text is known, so the rule is sgd", err=True)
     adaptation = Adaptation(
         kind, network=lm.model, settings=settings, folder=lm.folder, train=train
     )
     if tune and store is not None:
-        tune_on_valid(adaptation, store, settings)
+        tune_on_valid(adaptation, store, settings, context=context, bos_id=lm.bos_id)
+    if context == "reset" and kind != "cache":
+        typer.echo(
+            "note: weights change from segment to segment, so with --context reset a line shorter"
+            f" than {adaptation.segment} tokens is read before anything is learned from it",
+            err=True,
+        )
     return lm.reading_by(adaptation)
 
 
 def tune_on_valid(
-    adaptation: "Adaptation", store: "TokenStore", fixed: Mapping[str, float | str]
+    adaptation: "Adaptation",
+    store: "TokenStore",
+    fixed: Mapping[str, float | str],
+    *,
+    context: "Context",
+    bos_id: int,
 ) -> None:
     """Replaces the settings by those chosen on the first half of the validation split."""
     from sglm.adapt.tune import tune
-    from sglm.scoring.evaluate import half_of
+    from sglm.scoring.evaluate import evaluate_split
+
+    def perplexity_of(predictor: "Predictor[Any]") -> float:
+        evaluation = evaluate_split(
+            predictor, store, "valid", context=context, half="first", bos_id=bos_id
+        )
+        return evaluation.token_ppl
 
     def report(settings: dict[str, Any], ppl: float) -> None:
         changed = ", ".join(f"{name} {_shown(value)}" for name, value in settings.items())
@@ -120,8 +149,7 @@ def tune_on_valid(
     typer.echo(f"perplexity on the first half of {store.folder}'s valid:", err=True)
     adaptation.settings = tune(
         adaptation,
-        half_of(store.ids("valid"), "first", store.tokenizer().eos_id),
-        eos_id=store.tokenizer().eos_id,
+        perplexity_of,
         fixed=tuple(fixed),
         on_tried=report,
     )
@@ -131,13 +159,50 @@ def _shown(value: float | str) -> str:
     return value if isinstance(value, str) else f"{value:g}"
 
 
-def with_cost(result: "Evaluation", lm: "LanguageModel") -> "Evaluation":
+def sample_of_split(lm: "LanguageModel", store: "TokenStore", split: str) -> "Sample":
+    """The first ids of a split, to time a static evaluation on; None for a model that is static."""
+    import numpy as np
+
+    from sglm.adapt.cost import SAMPLE_TOKENS
+
+    if lm.adaptation is None:
+        return None
+    return _warmed(lm, np.asarray(store.ids(split)[:SAMPLE_TOKENS]))
+
+
+def sample_of_text(lm: "LanguageModel", text: Path, text_field: str) -> "Sample":
+    """Likewise of a file; None for stdin, too, which can be read only once."""
+    import numpy as np
+
+    from sglm.adapt.cost import SAMPLE_TOKENS
+    from sglm.text.user_text import pieces_of
+
+    if lm.adaptation is None or str(text) == "-":
+        return None
+    ids: list[int] = []
+    for piece in pieces_of(text, text_field)[0]:
+        ids += lm.tokenizer.encode_piece(piece)
+        if len(ids) >= SAMPLE_TOKENS:
+            break
+    return _warmed(lm, np.array(ids[:SAMPLE_TOKENS], dtype=np.int64)) if ids else None
+
+
+def _warmed(lm: "LanguageModel", sample_N: "npt.NDArray[np.integer[Any]]") -> "Sample":
+    """Reads a few of them: what a reader does for the first time is not to be timed."""
+    from sglm.scoring.stream import stream_nll
+
+    stream_nll(lm.predictor, sample_N[:200], lm.bos_id)
+    return sample_N
+
+
+def with_cost(result: "Evaluation", lm: "LanguageModel", sample_N: "Sample") -> "Evaluation":
     """The same evaluation; if the model adapted, with what that cost."""
     from sglm.adapt.cost import in_static_evaluations
 
-    if lm.adaptation is None:
+    if lm.adaptation is None or sample_N is None:
         return result
-    return replace(result, cost=in_static_evaluations(result, lm.adaptation.network))
+    cost = in_static_evaluations(result, lm.adaptation.network, sample_N, bos_id=lm.bos_id)
+    return replace(result, cost=cost)
 
 
 def table_rows(result: "Evaluation") -> dict[str, str]:
@@ -147,7 +212,7 @@ def table_rows(result: "Evaluation") -> dict[str, str]:
     return {
         "adapting by": result.adapt,
         **{f"  {name}": _shown(value) for name, value in result.adapt_settings.items()},
-        "static evaluations": f"{result.cost:.1f}",
+        "static evaluations": "not timed" if result.cost is None else f"{result.cost:.1f}",
     }
 
 
@@ -174,7 +239,7 @@ def adapt_train(
         from sglm.adapt.folder import save_gradients
         from sglm.adapt.synthetic import GradientsShape
         from sglm.adapt.synthetic_training import SEGMENTS, train_gradients
-        from sglm.lm import load
+        from sglm.loading import load
         from sglm.scoring.evaluate import half_of
         from sglm.text.store import TokenStore
         from sglm.train.record import trained_on

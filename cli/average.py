@@ -11,7 +11,7 @@ from sglm.runtime.process import ended_by_interrupts
 
 def average(
     *,
-    run: options.RunArgument,
+    run: options.WholeRunArgument,
     out: Annotated[
         Path,
         typer.Option(metavar="DIR", help="The model folder to be written.", show_default=False),

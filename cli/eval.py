@@ -10,6 +10,7 @@ import typer
 from sglm.cli import adapting, options
 from sglm.cli.mixing import TUNE, MixOption, check_both, mixed, read_weight, tuned
 from sglm.cli.streams import announce_terminal
+from sglm.errors import InputError
 from sglm.runtime.process import ended_by_interrupts
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ def evaluate(
         (data and text, "give --data DIR (a store) or --text FILE, not both"),
         (text and split, "--split chooses a part of a store; --text FILE is evaluated whole"),
         (tune and (text_alone or not adapts), _TUNES),
-        (adapts and (mix or ensemble), "--adapt, --mix and --ensemble: one of them at a time"),
+        (adapts and (mix or ensemble), "--adapt goes with neither --mix nor --ensemble"),
     )
     how: Literal["carried", "reset"] = "reset" if context is Context.RESET else "carried"
     lm = _loaded(run, device, ensemble=ensemble, last=last)
@@ -115,18 +116,15 @@ def evaluate(
     if text is None or weight == TUNE:
         store = _store(data, run, "evaluating" if text is None else "tuning on")
     lm, mixing = _mixed(lm, mix, weight, store=store, context=how)
-    if adapt != "none":
-        lm = adapting.adapted(lm, adapt, settings, store=store, run=run, tune=tune)
-    if text is not None:
-        if str(text) == "-":
-            announce_terminal()
-        result = lm.perplexity(text, context=how, text_field=text_field)
-    else:
+    if adapts:
+        lm = adapting.adapted(lm, adapt, settings, store=store, run=run, tune=tune, context=how)
+    if text is None:
         assert store is not None
-        tuned = tune or weight == TUNE
-        name, half = _part(store, split, tuned=tuned, trained=adapt == "synthetic")
-        result = lm.evaluate(store, name, how, half=half)
-    result = adapting.with_cost(result, lm)
+        tuned, trained = tune or weight == TUNE, adapt == "synthetic"
+        name, half = _part(store, split, tuned=tuned, trained=trained)
+        result = _evaluated(lm, store, split=name, half=half, context=how)
+    else:
+        result = _evaluated_text(lm, text, text_field, context=how)
     _warn_of_lines_trained_on(result)
     if as_json:
         typer.echo(json.dumps(result.to_json() | ({"mix": mixing} if mixing else {})))
@@ -141,7 +139,7 @@ def _loaded(
     run: Path, device: options.Device, *, ensemble: bool, last: int | None
 ) -> "LanguageModel":
     with ended_by_interrupts():
-        from sglm.lm import load
+        from sglm.loading import load
         from sglm.snapshots import load_ensemble
 
     return load_ensemble(run, device.value, last=last) if ensemble else load(run, device.value)
@@ -176,6 +174,28 @@ def _part(
     return name, "second" if name == "valid" and (tuned or trained) else None
 
 
+def _evaluated(
+    lm: "LanguageModel",
+    store: "TokenStore",
+    *,
+    split: str,
+    half: Literal["second"] | None,
+    context: Literal["carried", "reset"],
+) -> "Evaluation":
+    sample = adapting.sample_of_split(lm, store, split)
+    return adapting.with_cost(lm.evaluate(store, split, context, half=half), lm, sample)
+
+
+def _evaluated_text(
+    lm: "LanguageModel", text: Path, text_field: str, *, context: Literal["carried", "reset"]
+) -> "Evaluation":
+    if str(text) == "-":
+        announce_terminal()
+    sample = adapting.sample_of_text(lm, text, text_field)
+    result = lm.perplexity(text, context=context, text_field=text_field)
+    return adapting.with_cost(result, lm, sample)
+
+
 def _store(data: Path | None, run: Path, purpose: str) -> "TokenStore":
     """The one that was given, or the one that the run was trained on."""
     from sglm.text.store import TokenStore
@@ -183,8 +203,11 @@ def _store(data: Path | None, run: Path, purpose: str) -> "TokenStore":
 
     if data is not None:
         return TokenStore.open(data)
-    store = trained_on(run)
-    typer.echo(f"{purpose} {store.folder}, which it was trained on", err=True)
+    try:
+        store = trained_on(run)
+    except InputError as error:
+        raise InputError(f"{error}, or --text FILE") from None
+    typer.echo(f"{purpose} {store.folder}, the store of its training", err=True)
     return store
 
 

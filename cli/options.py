@@ -110,6 +110,7 @@ ConfigArgument = Annotated[
     ),
 ]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run, or a model folder.")]
+WholeRunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run, with its snapshots.")]
 OwnStoreOption = Annotated[
     Path | None,
     typer.Option(

@@ -27,8 +27,9 @@ from sglm.adapt.reader import AdaptingPredictor
 from sglm.adapt.synthetic import Proposal, SyntheticReader, SyntheticState
 from sglm.adapt.tune import tune
 from sglm.errors import InputError
-from sglm.lm import LanguageModel, load
-from sglm.scoring.evaluate import half_of
+from sglm.lm import LanguageModel
+from sglm.loading import load
+from sglm.scoring.evaluate import evaluate_split, half_of
 from sglm.scoring.predictor import Predictor
 from sglm.scoring.stream import CHUNK_STEPS, stream_nll
 from sglm.text.store import TokenStore
@@ -64,11 +65,11 @@ def proposals_of(reader: SyntheticReader, ids: Any) -> list[Proposal]:
 
 def measured(predictor: Predictor[Any], lm: LanguageModel, texts: dict[str, Any]) -> dict[str, Any]:
     """Perplexity on each text, and the cost on all of them."""
-    eos_id, seconds, perplexities = lm.tokenizer.eos_id, [0.0, 0.0], {}
+    seconds, perplexities = [0.0, 0.0], {}
     for name, ids in texts.items():
         for place, each in enumerate((lm.predictor, predictor)):
             started = process_time()
-            nll_nats = stream_nll(each, ids, eos_id, chunk_steps=CHUNK_STEPS)
+            nll_nats = stream_nll(each, ids, lm.bos_id, chunk_steps=CHUNK_STEPS)
             seconds[place] += process_time() - started
         perplexities[name] = float(np.exp(nll_nats / len(ids)))
     return {"token_ppl": perplexities, "static_evaluations": seconds[1] / seconds[0]}
@@ -109,6 +110,10 @@ def main() -> None:
         print(name, row, flush=True)
         out.write_text(json.dumps(rows, indent=1) + "\n")
 
+    def perplexity_of(predictor: Predictor[Any]) -> float:
+        evaluation = evaluate_split(predictor, store, "valid", half="first", bos_id=lm.bos_id)
+        return evaluation.token_ppl
+
     record("static", measured(lm.predictor, lm, texts))
     for kind in (each for each in KINDS if each not in rows):
         chosen: dict[str, Any] = {}
@@ -120,8 +125,7 @@ def main() -> None:
         with suppress(InputError):  # of synthetic gradients there is nothing to choose
             adaptation.settings = tune(
                 adaptation,
-                half_of(valid, "first", eos_id),
-                eos_id=eos_id,
+                perplexity_of,
                 fixed=tuple(name for name in chosen if name != "weight"),
             )
         row = measured(adaptation.predictor(), lm, texts)

@@ -10,6 +10,7 @@ from sglm.adapt.build import Adaptation
 from sglm.errors import InputError
 from sglm.scoring.predictor import NetworkPredictor, Predictor
 from sglm.text.store import TokenStore
+from sglm.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from sglm.scoring.results import Evaluation
@@ -19,6 +20,8 @@ class Adaptable:
     """Inherited by `LanguageModel`."""
 
     predictor: Predictor[Any]
+    tokenizer: Tokenizer
+    name: str
     folder: Path | None = None
     """That the model was loaded from."""
     adaptation: Adaptation | None = None
@@ -52,15 +55,17 @@ class Adaptable:
 
         Raises:
             InputError: an unknown kind or setting, one out of range, a cache larger than memory, no
-                trained network or that of another model; this model is not a single network.
+                trained network or that of another model; a store of another tokenizer; this model
+                is not a single network.
         """
         if not isinstance(self.predictor, NetworkPredictor):
             raise InputError(
                 "only a single network can adapt, no ensemble, mixture or reader that already does;"
                 " load the model alone"
             )
-        if train is not None and not isinstance(train, TokenStore):
-            train = TokenStore.open(train)
+        if train is not None:
+            train = train if isinstance(train, TokenStore) else TokenStore.open(train)
+            train.check_made_by(self.tokenizer, self.name)
         return self.reading_by(
             Adaptation(
                 kind,

@@ -63,6 +63,14 @@ class Adaptation:
             if "steps" not in settings:
                 self.settings["steps"] = self._gradients.shape.steps
 
+    @property
+    def segment(self) -> int:
+        """Tokens that are read before anything is learned from them."""
+        if self.kind == "cache":
+            return 1
+        synthetic = self.kind == "synthetic"
+        return self._gradients.shape.segment if synthetic else int(self.settings["segment"])
+
     def predictor(self, **changed: float) -> AdaptingPredictor[Any]:
         """With these settings, some of them changed."""
         settings = {**self.settings, **changed}

@@ -2,24 +2,43 @@
 
 from statistics import median
 from time import perf_counter
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from sglm.model.language_model import LSTMLanguageModel
+from sglm.scoring.batch import texts_nll
 from sglm.scoring.predictor import NetworkPredictor
 from sglm.scoring.results import Evaluation
 from sglm.scoring.stream import stream_nll
 
-SAMPLES, SAMPLE_TOKENS = 5, 1024
+SAMPLES, SAMPLE_TOKENS = 5, 4096
 
 
-def in_static_evaluations(evaluation: Evaluation, network: LSTMLanguageModel) -> float:
-    """Its time per token over that of the network alone, on random tokens: they take no longer."""
-    vocab_size = network.shape.vocab_size
-    ids = np.random.default_rng(0).integers(0, vocab_size, SAMPLE_TOKENS)
+def in_static_evaluations(
+    evaluation: Evaluation,
+    network: LSTMLanguageModel,
+    sample_N: npt.NDArray[np.integer[Any]],
+    *,
+    bos_id: int,
+) -> float:
+    """Its time per token over that of the network alone, in the same context.
+
+    Args:
+        evaluation: of a reader of this network.
+        network: as it was loaded.
+        sample_N: a part of the text that was evaluated.
+        bos_id: stands before a text; with context `reset`, also where the next one begins.
+    """
+    ends = np.flatnonzero(sample_N == bos_id) + 1
+    texts = [text for text in np.split(sample_N, ends) if len(text)]
     seconds = []
     for _ in range(SAMPLES):
         started = perf_counter()
-        stream_nll(NetworkPredictor(network), ids, 0)
+        if evaluation.context == "carried":
+            stream_nll(NetworkPredictor(network), sample_N, bos_id)
+        else:
+            texts_nll(NetworkPredictor(network), texts, bos_id)
         seconds.append(perf_counter() - started)
-    return (evaluation.seconds / evaluation.tokens) / (median(seconds) / SAMPLE_TOKENS)
+    return (evaluation.seconds / evaluation.tokens) / (median(seconds) / len(sample_N))

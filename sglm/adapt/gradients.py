@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from sglm.adapt.dynamic import Rule, loss_gradients
+from sglm.errors import InputError
 from sglm.model.language_model import LSTMLanguageModel
 from sglm.scoring.predictor import evaluating
 from sglm.text.batcher import Batcher
@@ -40,7 +41,16 @@ def gradient_sizes(
     eos_id: int,
     segment: int,
 ) -> GradientSizes:
-    """Reads `LANES` lanes of the training text, or fewer of a short one, and learns nothing."""
+    """Reads `LANES` lanes of the training text, or fewer of a short one, and learns nothing.
+
+    Raises:
+        InputError: the text is shorter than a segment.
+    """
+    if segment >= len(train_N):
+        raise InputError(
+            f"segment {segment} is longer than the training text of {len(train_N):,} tokens; take"
+            " a shorter one"
+        )
     lanes = max(1, min(LANES, len(train_N) // (4 * segment)))
     batcher = Batcher(train_N, batch=lanes, window=segment, eos_id=eos_id)
     sums = [torch.zeros_like(weight) for weight in network.parameters()]

@@ -95,8 +95,8 @@ def checked_settings(kind: str, given: Mapping[str, Any], *, has_train: bool) ->
         rule = one_of("rule", given.get("rule", "rms" if has_train else "sgd"), RULES)
         if rule == "rms" and not has_train:
             raise InputError(
-                "the rule rms needs the training text, on which gradients are measured: give"
-                " train=STORE, or rule sgd"
+                "the rule rms needs the training text, on which gradients are measured: give its"
+                " store (in Python train=STORE), or rule=sgd"
             )
         if "learning_rate" not in given:
             settings["learning_rate"] = default_rate(rule)

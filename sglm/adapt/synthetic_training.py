@@ -56,7 +56,7 @@ def train_gradients(
         seed: of the initial weights; torch's global generator is not touched.
         shape: of the network to train.
         segments: how many to read, of each lane.
-        on_progress: called after every tenth of them.
+        on_progress: called after every tenth of them, and at the end.
 
     Raises:
         InputError: the text is shorter than two segments.
@@ -66,7 +66,7 @@ def train_gradients(
     gradients = _fresh(shape, seed).to(network.embedding.device)
     optimizer = _optimizer(gradients)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, segments)
-    every, sums = max(1, segments // 10), [0.0, 0.0]
+    every, sums, summed = max(1, segments // 10), [0.0, 0.0], 0
     for step in range(segments):
         window = batcher.at(step).to(network.embedding.device)
         lanes = window.inputs_TB.shape[1]
@@ -88,10 +88,10 @@ def train_gradients(
             evidence = evidence.after(
                 window.targets_TB, expected_BV, features_TBH, bias_BV=proposal.bias_BV
             )
-        sums = [sums[0] + static.item() / every, sums[1] + loss.item() / every]
-        if on_progress and (step + 1) % every == 0:
-            on_progress(Progress(step + 1, segments, *sums))
-            sums = [0.0, 0.0]
+        sums, summed = [sums[0] + static.item(), sums[1] + loss.item()], summed + 1
+        if on_progress and ((step + 1) % every == 0 or step + 1 == segments):
+            on_progress(Progress(step + 1, segments, sums[0] / summed, sums[1] / summed))
+            sums, summed = [0.0, 0.0], 0
     return gradients.requires_grad_(False)
 
 

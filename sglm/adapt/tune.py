@@ -4,20 +4,17 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from sglm.adapt.build import Adaptation
 from sglm.adapt.settings import values_tried
 from sglm.errors import InputError
-from sglm.scoring.metrics import perplexity
-from sglm.scoring.stream import stream_nll
+from sglm.scoring.predictor import Predictor
 
 
 def tune(
     adaptation: Adaptation,
-    ids_N: npt.NDArray[np.integer[Any]],
+    perplexity_of: Callable[[Predictor[Any]], float],
     *,
-    eos_id: int,
     fixed: tuple[str, ...] = (),
     on_tried: Callable[[dict[str, Any], float], None] | None = None,
 ) -> dict[str, Any]:
@@ -25,8 +22,7 @@ def tune(
 
     Args:
         adaptation: whose settings are where the search begins; not changed.
-        ids_N: the text.
-        eos_id: what its first token is predicted from.
+        perplexity_of: of the text, by a predictor.
         fixed: settings that stay as they are.
         on_tried: called with what was tried and its perplexity.
 
@@ -39,8 +35,7 @@ def tune(
         raise InputError(f"--tune: adaptation by {adaptation.kind} has nothing left to choose")
 
     def tried(settings: dict[str, Any]) -> float:
-        nll_nats = stream_nll(adaptation.predictor(**settings), ids_N, eos_id)
-        ppl = perplexity(nll_nats, len(ids_N))
+        ppl = perplexity_of(adaptation.predictor(**settings))
         if on_tried:
             on_tried(settings, ppl)
         return ppl if np.isfinite(ppl) else float("inf")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sglm.errors import ConfigError
+from sglm.errors import ConfigError, did_you_mean, short_repr
 from sglm.model.linear import cpu_multiplies_bfloat16
 from sglm.optim.optimizer import step_where_finite
 
@@ -85,8 +85,12 @@ def make_precision(name: str, device: torch.device) -> Precision:
     """`auto` is bf16 on a GPU that supports it, fp16 on other GPUs, and fp32 on a CPU.
 
     Raises:
-        ConfigError: a half type was asked for on a CPU, which would be many times slower with it.
+        ConfigError: no such precision; a half type was asked for on a CPU, which would be many
+            times slower with it.
     """
+    if name not in ("auto", *_DTYPES):
+        hint = did_you_mean(str(name), ("auto", *_DTYPES))
+        raise ConfigError(f"precision {short_repr(name)} is unknown{hint}")
     if name == "auto":
         if device.type != "cuda":
             name = "fp32"

@@ -7,7 +7,7 @@ float32 products from being rounded (to TF32 or bfloat16). Importing this module
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import torch
@@ -184,3 +184,21 @@ def full_float32(device: torch.device) -> Iterator[None]:
         yield
     finally:
         _float32.leave()
+
+
+@contextmanager
+def torch_of_a_fresh_process() -> Iterator[None]:
+    """Inside, torch computes as in a process that has changed nothing: with gradients, without
+    autocast, in float32, and with new tensors on the CPU."""
+    dtype = torch.get_default_dtype()
+    with ExitStack() as modes:
+        modes.enter_context(torch.inference_mode(False))
+        modes.enter_context(torch.enable_grad())
+        for kind in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(kind):
+                modes.enter_context(torch.autocast(kind, enabled=False))
+        if torch.get_default_device().type != "cpu":
+            modes.enter_context(torch.device("cpu"))
+        torch.set_default_dtype(torch.float32)
+        modes.callback(torch.set_default_dtype, dtype)
+        yield

@@ -3,13 +3,12 @@
 import io
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, TextIO
 
 from sglm.config import Config, load_config, parse_config
-from sglm.errors import InputError
+from sglm.errors import InputError, short_repr
 from sglm.optim.precision import make_precision
-from sglm.runtime.device import own_gpu, pick_device
+from sglm.runtime.device import own_gpu, pick_device, torch_of_a_fresh_process
 from sglm.storage.untrusted import given_path
 from sglm.text.store import TokenStore
 from sglm.train.log.run_log import OnReport
@@ -29,7 +28,8 @@ def fit(
     on_report: OnReport | None = None,
     console: TextIO | None = None,
 ) -> Outcome:
-    """Trains a model, or continues a training that was interrupted, as `sglm train` does.
+    """Trains a model, or continues a training that was interrupted, as `sglm train` does, whatever
+    modes of torch the caller is in.
 
     >>> sglm.fit("tiny", "data/docs", "runs/docs", on_report=print)
     >>> lm = sglm.load("runs/docs")
@@ -56,22 +56,35 @@ def fit(
         ConfigError, InputError: a wrong setting, store, folder or starting point.
         SglmError: losses are not finite, also after going back to a checkpoint.
     """
-    if isinstance(overrides, str):
-        raise InputError(f"overrides are a list, but this is one str: [{overrides!r}]")
+    if console is not None and not hasattr(console, "write"):
+        raise InputError(f"console is a stream, but this is {short_repr(console)}")
     if on_report is not None and not callable(on_report):
         raise InputError(f"on_report is called, but is {type(on_report).__name__}; give a function")
+    settings = _settings(config, overrides)
+    with torch_of_a_fresh_process():
+        return train(
+            settings,
+            store if isinstance(store, TokenStore) else TokenStore.open(store),
+            given_path("a run's folder", out),
+            precision=make_precision(precision, own_gpu(pick_device(device))),
+            console=console or io.StringIO(),
+            start=None if start_from is None else StartingPoint.open(start_from),
+            on_report=on_report,
+        )
+
+
+def _settings(config: Any, overrides: Any) -> Config:
+    """The configuration, from what a caller gave for it.
+
+    Raises:
+        ConfigError, InputError: that is none.
+    """
+    if isinstance(overrides, str):
+        raise InputError(f"overrides are a list, but this is one str: [{overrides!r}]")
+    if not isinstance(overrides, Sequence) or not all(isinstance(each, str) for each in overrides):
+        raise InputError(f"overrides are a list of str, but this is {short_repr(overrides)}")
     if isinstance(config, Config | Mapping):
         if overrides:
             raise InputError("overrides change a recipe or a file; change the values themselves")
-        settings = config if isinstance(config, Config) else parse_config(dict(config), "config")
-    else:
-        settings = load_config(os.fspath(config), list(overrides))
-    return train(
-        settings,
-        store if isinstance(store, TokenStore) else TokenStore.open(given_path("a store", store)),
-        Path(given_path("a run's folder", out)),
-        precision=make_precision(precision, own_gpu(pick_device(device))),
-        console=console or io.StringIO(),
-        start=None if start_from is None else StartingPoint.open(start_from),
-        on_report=on_report,
-    )
+        return config if isinstance(config, Config) else parse_config(dict(config), "config")
+    return load_config(os.fspath(given_path("a configuration", config)), list(overrides))

@@ -96,8 +96,7 @@ def trained_on(model: Path) -> TokenStore:
     run = next((each for each in around if (each / SESSIONS).exists()), None)
     if run is None:
         raise InputError(
-            f"{model}: is in no run, so nothing says what it was trained on; {_GIVE_DATA}, or"
-            " --text FILE"
+            f"{model}: is in no run, so nothing says what it was trained on; {_GIVE_DATA}"
         )
     try:
         lines = read_bounded(run / SESSIONS, _LARGEST_RECORD_BYTES).splitlines()

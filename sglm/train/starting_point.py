@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -64,13 +64,18 @@ class StartingPoint:
             )
         shape = self.card.model_shape()
         config = with_cutoffs_of(shape, config)
-        if shape.cutoffs and config.model.softmax == "full":
-            differing: dict[str, Any] = {"softmax": "adaptive"}
-        elif not shape.cutoffs and config.model.softmax == "adaptive":
-            differing = {"softmax": "full"}
-        else:
-            own, wanted = asdict(shape), asdict(model_shape(config, shape.vocab_size))
-            differing = {name: own[name] for name in own if own[name] != wanted[name]}
+        softmax = "adaptive" if shape.cutoffs else "full"
+        differing: dict[str, Any] = {}
+        sizes = config
+        if config.model.softmax != softmax:
+            differing["softmax"] = softmax
+            if config.model.cutoffs is not None:
+                differing["cutoffs"] = "none"
+            plain = {"softmax": "full", "cutoffs": None}
+            sizes = config.model_copy(update={"model": config.model.model_copy(update=plain)})
+            shape = replace(shape, cutoffs=())
+        own, wanted = asdict(shape), asdict(model_shape(sizes, shape.vocab_size))
+        differing |= {name: own[name] for name in own if own[name] != wanted[name]}
         if differing:
             cures = " ".join(f"--set model.{k}={_in_toml(v)}" for k, v in differing.items())
             raise ConfigError(

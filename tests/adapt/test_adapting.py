@@ -1,6 +1,7 @@
 """`lm.adapting(…)`: as a model that scores, whose original never changes."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,10 @@ from sglm.adapt.synthetic import GradientsShape, SyntheticGradients
 from sglm.adapt.tune import tune
 from sglm.errors import InputError
 from sglm.lm import LanguageModel
+from sglm.model.folder import save_model
+from sglm.scoring.predictor import Predictor
 from sglm.scoring.stream import stream_nll
+from sglm.text.store import TokenStore
 from tests.scoring.test_ambient import AMBIENT
 from tests.tiny_models import LINES, make_lm, make_network, make_store, save_lm
 
@@ -26,10 +30,13 @@ WITHOUT_EFFECT = [
 
 
 @pytest.fixture(scope="module")
-def lm(tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
+def lm(tmp_path_factory: pytest.TempPathFactory, store: Path) -> LanguageModel:
     """Loaded from a folder, with a network for synthetic gradients that proposes nothing yet."""
-    folder = save_lm("word", tmp_path_factory.mktemp("adapting") / "model")
-    size = make_lm("word").tokenizer.vocab_size
+    folder = tmp_path_factory.mktemp("adapting") / "model"
+    tokenizer = TokenStore.open(store).tokenizer()
+    size = tokenizer.vocab_size
+    save_model(make_network(size), folder, tokenizer.fingerprint)
+    tokenizer.save(folder)
     save_gradients(SyntheticGradients(GradientsShape(vocab_size=size, features=8)), folder)
     return sglm.load(folder)
 
@@ -143,12 +150,25 @@ def test_tuning_takes_the_best_and_leaves_what_is_fixed() -> None:
     ids = np.tile(np.arange(8), 12)
     adaptation = Adaptation("cache", network=network, settings={"sharpness": 0.3})
     tried: list[float] = []
+
+    def perplexity_of(predictor: Predictor[Any]) -> float:
+        return float(np.exp(stream_nll(predictor, ids, 0) / len(ids)))
+
     best = tune(
-        adaptation, ids, eos_id=0, fixed=("sharpness",), on_tried=lambda _, ppl: tried.append(ppl)
+        adaptation,
+        perplexity_of,
+        fixed=("sharpness",),
+        on_tried=lambda _, ppl: tried.append(ppl),
     )
     assert best == {"size": 200, "weight": 0.3, "sharpness": 0.3} | {"size": best["size"]}
-    nll_nats = stream_nll(adaptation.predictor(**best), ids, 0)
-    assert np.exp(nll_nats / len(ids)) == pytest.approx(min(tried))
+    assert perplexity_of(adaptation.predictor(**best)) == pytest.approx(min(tried))
     assert len(tried) > 4
     with pytest.raises(InputError, match="nothing left to choose"):
-        tune(adaptation, ids, eos_id=0, fixed=("size", "weight", "sharpness"))
+        tune(adaptation, perplexity_of, fixed=("size", "weight", "sharpness"))
+
+
+def test_a_training_text_of_another_tokenizer_is_refused(lm: LanguageModel, tmp_path: Path) -> None:
+    (tmp_path / "test.txt").write_text(TEXT)
+    other = make_store(tmp_path, "char", tmp_path / "test.txt")
+    with pytest.raises(InputError, match="another tokenizer"):
+        lm.adapting("dynamic", train=other)

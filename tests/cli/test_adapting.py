@@ -8,7 +8,11 @@ from typer.testing import CliRunner, Result
 
 import sglm
 from sglm.cli.main import app
+from sglm.errors import InputError
+from sglm.lm import LanguageModel
 from sglm.model.folder import save_model
+from sglm.scoring.evaluate import evaluate_split
+from sglm.scoring.predictor import NetworkPredictor
 from sglm.text.prepare import Recipe, prepare
 from tests.tiny_models import LINES, make_network, make_store
 
@@ -58,7 +62,7 @@ def test_says_how_it_adapted_and_what_that_cost(folder: Path) -> None:
     assert ["adapting", "by", "dynamic"] in rows
     assert ["rule", "sgd"] in rows
     assert ["learning_rate", "1"] in rows
-    assert "no training text is known, so the rule is sgd" in table.stderr
+    assert "the rule is sgd, for want of the training text (" in table.stderr
 
 
 def test_tunes_on_one_half_of_valid_and_evaluates_the_other(folder: Path) -> None:
@@ -122,3 +126,59 @@ def test_nothing_to_train_on(folder: Path, store: str, segments: int, message: s
     )
     assert result.exit_code == 2
     assert message in result.stderr
+
+
+def test_settings_are_tuned_in_the_context_that_is_evaluated(folder: Path) -> None:
+    """By words, where a line is a text; the first perplexity told is that of the defaults."""
+    store = prepare(
+        [str(folder / "train.txt")], folder / "words", Recipe(tokenizer="word", valid=0.3)
+    )
+    place, tokenizer = folder / "word-model", store.tokenizer()
+    save_model(make_network(tokenizer.vocab_size), place, tokenizer.fingerprint)
+    tokenizer.save(place)
+    lm = sglm.load(place).adapting("cache")
+    for context in ("carried", "reset"):
+        expected = lm.evaluate(store, "valid", context, half="first").token_ppl  # type: ignore[arg-type]
+        arguments = ["--data", store.folder, "--adapt", "cache", "--tune", "--context", context]
+        shown = sglm_command("eval", place, *arguments)
+        assert shown.exit_code == 0, shown.output
+        first = next(line for line in shown.stderr.splitlines() if "weight" in line)
+        assert float(first.split()[0].replace(",", "")) == pytest.approx(expected, abs=0.01)
+
+
+def test_a_half_of_a_text_whose_white_space_is_not_in_its_ids_has_no_bytes(folder: Path) -> None:
+    store = prepare(
+        [str(folder / "train.txt")], folder / "halves", Recipe(tokenizer="word", valid=0.3)
+    )
+    predictor = NetworkPredictor(make_network(store.tokenizer().vocab_size))
+    whole = evaluate_split(predictor, store, "valid")
+    half = evaluate_split(predictor, store, "valid", half="first")
+    assert whole.bytes
+    assert half.bytes == 0
+    assert half.bits_per_byte is None
+    lm = LanguageModel(predictor, tokenizer=store.tokenizer())
+    with pytest.raises(InputError, match="half"):
+        lm.evaluate(store, "valid", half="frist")  # type: ignore[arg-type]
+
+
+def test_what_only_the_training_text_can_give_names_a_cure(folder: Path) -> None:
+    text = ["eval", folder / "model", "--text", folder / "test.txt", "--adapt", "dynamic"]
+    asked = sglm_command(*text, "--setting", "rule=rms")
+    assert asked.exit_code == 2
+    assert "rule=rms needs the training text" in asked.stderr
+    long = sglm_command(
+        *("eval", folder / "model", "--data", folder / "store", "--adapt", "dynamic"),
+        *("--setting", "segment=1000000"),
+    )
+    assert long.exit_code == 2
+    assert "segment 1000000 is longer than the training text" in long.stderr
+    note = sglm_command(*text, "--context", "reset")
+    assert "a line shorter than 32 tokens is read before anything is learned" in note.stderr
+    alone = sglm_command("adapt-train", folder / "model")
+    assert "--text" not in alone.stderr
+
+
+def test_from_stdin_its_cost_is_not_timed(folder: Path) -> None:
+    arguments = ["eval", str(folder / "model"), "--text", "-", "--adapt", "cache", "--json"]
+    result = CliRunner().invoke(app, arguments, input=(folder / "test.txt").read_bytes())
+    assert json.loads(result.stdout)["static_evaluations"] is None

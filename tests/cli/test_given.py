@@ -10,7 +10,7 @@ from typer.testing import CliRunner, Result
 
 from sglm import kenlm
 from sglm.cli.main import app
-from sglm.lm import load
+from sglm.loading import load
 from sglm.model.folder import save_model
 from sglm.text.store import TokenStore
 from tests.tiny_models import LINES, make_network, plain_nlls, save_lm, spm_model

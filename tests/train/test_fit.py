@@ -20,6 +20,7 @@ from sglm.text.store import TokenStore
 from sglm.train.build import model_shape, token_counts
 from sglm.train.loop import train
 from sglm.train.starting_point import StartingPoint
+from tests.scoring.test_ambient import AMBIENT
 from tests.train.test_loop import metrics, stop_at
 
 MakeConfig = Callable[..., Config]
@@ -170,7 +171,7 @@ def test_from_an_adaptive_softmax_its_cutoffs_and_its_order_are_taken(
     for section, start, cure in (
         ({"softmax": "adaptive", "cutoffs": [3]}, tmp_path / "old", r"model\.cutoffs=\[4,9\]"),
         ({}, tmp_path / "old", r"model\.softmax=adaptive"),
-        (model, trained, r"model\.softmax=full"),
+        (model, trained, r"model\.softmax=full --set model\.cutoffs=none"),
     ):
         with pytest.raises(ConfigError, match=f"--set {cure}$"):
             sglm.fit(tiny_config(model=section), word_store, out, start_from=start)
@@ -190,3 +191,83 @@ def test_what_cannot_be_called_is_refused_at_once(word_store: TokenStore, tmp_pa
     with pytest.raises(InputError, match="on_report is called, but is int"):
         sglm.fit({}, word_store, tmp_path / "run", on_report=1)  # type: ignore[arg-type]
     assert not (tmp_path / "run").exists()
+
+
+def test_a_model_that_was_reported_is_there_although_the_listener_ends_it(
+    tiny_config: MakeConfig, word_store: TokenStore, tmp_path: Path
+) -> None:
+    def listen(report: dict[str, Any]) -> None:
+        if report["split"] == "valid":
+            raise KeyError(report["token_ppl"])
+
+    with pytest.raises(KeyError) as ended:
+        sglm.fit(tiny_config(), word_store, tmp_path / "run", on_report=listen)
+    evaluated = sglm.load(tmp_path / "run").evaluate(word_store, "valid")
+    assert evaluated.token_ppl == pytest.approx(ended.value.args[0], rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"precision": "float32"}, "precision 'float32' is unknown"),
+        ({"precision": None}, "precision None is unknown"),
+        ({"config": None}, "a configuration is given as a path"),
+        ({"config": ["tiny"]}, "a configuration is given as a path"),
+        ({"config": "tiny", "overrides": 5}, "overrides are a list of str"),
+        ({"config": "tiny", "overrides": [1]}, "overrides are a list of str"),
+        ({"config": "tiny", "console": "x"}, "console is a stream"),
+    ],
+)
+def test_wrong_arguments_are_named(
+    tiny_config: MakeConfig,
+    word_store: TokenStore,
+    tmp_path: Path,
+    arguments: dict[str, Any],
+    message: str,
+) -> None:
+    with pytest.raises((ConfigError, InputError), match=message):
+        sglm.fit(**{"config": tiny_config(), **arguments}, store=word_store, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "mode", ["no gradients", "inference", "autocast to bfloat16", "default float64"]
+)
+def test_modes_of_the_caller_change_no_weight(
+    tiny_config: MakeConfig, word_store: TokenStore, tmp_path: Path, mode: str
+) -> None:
+    sglm.fit(tiny_config(), word_store, tmp_path / "plain")
+    with AMBIENT[mode]():
+        sglm.fit(tiny_config(), word_store, tmp_path / "run")
+        assert torch.get_default_dtype() == (
+            torch.float64 if mode == "default float64" else torch.float32
+        )
+    for name, tensor in weights(tmp_path / "plain").items():
+        assert torch.equal(tensor, weights(tmp_path / "run")[name])
+
+
+def test_the_cure_for_another_shape_is_whole(
+    tiny_config: MakeConfig, word_store: TokenStore, tmp_path: Path, trained: Path
+) -> None:
+    """What it says is enough, whatever differs."""
+    model = {"layers": 2, "hidden": 10, "softmax": "adaptive", "cutoffs": [9]}
+    with pytest.raises(ConfigError, match="another shape") as refused:
+        sglm.fit(tiny_config(model=model), word_store, tmp_path / "run", start_from=trained)
+    cures = dict(part.split("=") for part in str(refused.value).split() if "model." in part)
+    assert cures == {
+        "model.softmax": "full",
+        "model.cutoffs": "none",
+        "model.hidden": "8",
+        "model.embedding": "8",
+    }
+
+
+def test_a_forgotten_start_is_named_before_what_it_changed(
+    tiny_config: MakeConfig, word_store: TokenStore, tmp_path: Path
+) -> None:
+    config = tiny_config(model={"layers": 1, "hidden": 8, "softmax": "adaptive", "cutoffs": [9]})
+    chosen = tiny_config(model={"layers": 1, "hidden": 8, "softmax": "adaptive"})
+    sglm.fit(config, word_store, tmp_path / "first")
+    sglm.fit(chosen, word_store, tmp_path / "run", start_from=tmp_path / "first")
+    with pytest.raises(InputError, match="give the --from it was started with"):
+        sglm.fit(chosen, word_store, tmp_path / "run")

@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from sglm.config import Config
 from sglm.errors import ConfigError, InputError, Stopped
-from sglm.lm import load
+from sglm.loading import load
 from sglm.model.folder import load_weights
 from sglm.optim.precision import precision_of
 from sglm.scoring.evaluate import evaluate_split
