@@ -209,7 +209,7 @@ class Model:
     def _ids(self, word: str, *, in_text: bool) -> list[int]:
         tokenizer = self._lm.tokenizer
         if word == _END:
-            return [tokenizer.eos_id]
+            return [self._lm.bos_id]
         if len(word.split()) != 1:
             raise InputError(f"{word!r} is not one word; for a sentence, score or full_scores")
         if ids := tokenizer.encode_word(word, in_text=in_text):

@@ -66,8 +66,8 @@ class LanguageModel(Adaptable):
         self.name = name
         self.training_lines = training_lines
         self.bos_id = tokenizer.eos_id if bos_id is None else bos_id
-        """The token that stands before every text, and is not scored: `<eos>`; a newline for a
-        model of lines that never saw `<eos>`."""
+        """The token between texts, which stands before every one: `<eos>`; a newline for a model
+        of lines that never saw `<eos>`."""
         self._names = [tokenizer.token(token_id) for token_id in range(tokenizer.vocab_size)]
 
     @property
@@ -119,7 +119,7 @@ class LanguageModel(Adaptable):
             bos: the first token is predicted from `bos_id`. Otherwise the text is a fragment: its
                 first token is read, but neither predicted nor counted in `tokens` and `n_tokens`
                 (`n_words` and `n_bytes` are those of the whole text all the same).
-            eos: the `<eos>` after the text is scored too.
+            eos: what ends a text, `bos_id` again, is scored too.
             distribution: also record ranks, entropies and boundaries (`Score`), which takes
                 about twice the time.
             context: is read before each text and not scored. A token that begins in it and ends in

@@ -94,6 +94,15 @@ def test_everything_that_scores_starts_there(run: Path) -> None:
     assert -total.nll_nats == near
     kenlm = sglm.kenlm.Model(str(run)).score(LINE, eos=False)
     assert kenlm * math.log(10) == near
+    ended = lm.score(LINE, eos=True)
+    assert ended.tokens[-1] == "\n"
+    assert -ended.logprob == pytest.approx(
+        sum(plain_nlls(lm.model, [newline_id, *ids, newline_id])), rel=1e-5
+    )
+    (total,) = text_totals(lm.predictor, lm.tokenizer, [LINE], bos_id=lm.bos_id, eos=True)
+    assert -total.nll_nats == pytest.approx(ended.logprob, rel=1e-5)
+    kenlm = sglm.kenlm.Model(str(run)).score(LINE, eos=True)
+    assert kenlm * math.log(10) == pytest.approx(ended.logprob, rel=1e-5)
     greedy = lm.generate("", tokens=1, temperature=0)
     assert lm.tokenizer.encode(greedy) == [int(np.argmax(lm.next(lm.start())))]
 
@@ -108,6 +117,17 @@ def test_the_training_validates_from_there(run: Path) -> None:
     reported = min(json.loads(line)["token_ppl"] for line in lines)
     evaluated = sglm.load(run).evaluate(run.parent / "store", "valid")
     assert evaluated.token_ppl == pytest.approx(reported, rel=1e-6)
+
+
+def test_lines_of_a_split_can_be_read_each_on_its_own(run: Path) -> None:
+    """As those of the same text in a file."""
+    lm, store = sglm.load(run), TokenStore.open(run.parent / "store")
+    text = lm.tokenizer.decode(store.ids("valid").tolist())
+    expected = lm.perplexity(text.splitlines(keepends=True), context="reset")
+    found = lm.evaluate(store, "valid", "reset")
+    assert found.tokens == expected.tokens
+    assert found.nll_nats == pytest.approx(expected.nll_nats, rel=1e-6)
+    assert found.nll_nats > lm.evaluate(store, "valid").nll_nats
 
 
 def test_one_that_is_no_token_is_refused(run: Path, tmp_path: Path) -> None:

@@ -56,7 +56,8 @@ def evaluate_split(
         store: see `TokenStore.open`.
         split: one of its splits.
         context: carried: the state runs through the split. reset: each text on its own, where a
-            text ends in `<eos>`: a line at word level, else a document.
+            text ends in `<eos>` (a line at word level, else a document), or, in a split without
+            any, in `bos_id`: a line.
         name: what to call the model in the result.
         half: only that half of the split's tokens, as a text of its own.
         bos_id: stands before the split, or before each text; None: `<eos>`.
@@ -68,7 +69,7 @@ def evaluate_split(
         `nll_nats` is that of this share only, all counts are the whole split's.
 
     Raises:
-        InputError: no such split, or context `reset` without any `<eos>` in it.
+        InputError: no such split, or context `reset` and no end of a text in it.
         StoppedReading: `should_stop` returned true.
     """
     started = perf_counter()
@@ -79,7 +80,7 @@ def evaluate_split(
     if context == "carried":
         nll_nats = stream_nll(predictor, ids, first_id, should_stop=should_stop, share=share)
     else:
-        ends = np.flatnonzero(ids == eos_id) + 1
+        ends = _ends(ids, eos_id, first_id)
         if len(ends) == 0:
             raise InputError(
                 f"{store.folder}: the split {split!r} is running text, its ids do not show where "
@@ -96,6 +97,12 @@ def evaluate_split(
         split=split if half is None else f"{split}, {half} half",
         seconds=perf_counter() - started,
     )
+
+
+def _ends(ids: npt.NDArray[np.integer[Any]], eos_id: int, bos_id: int) -> npt.NDArray[np.intp]:
+    """Where a split's texts end."""
+    ends = np.flatnonzero(ids == eos_id) + 1
+    return ends if len(ends) else np.flatnonzero(ids == bos_id) + 1
 
 
 def half_of(

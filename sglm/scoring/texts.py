@@ -34,13 +34,13 @@ def score_texts(
 
     Args:
         predictor, tokenizer: of one vocabulary.
-        bos_id: stands before each text.
+        bos_id: stands before each text, and, if `eos`, after it.
         texts, sizes: the texts to score, and the bytes of each in UTF-8.
         names: the token of every id.
     """
     state, first_id, context = _read_context(predictor, tokenizer, context, bos_id=bos_id)
     encoded = encode_texts(tokenizer, texts, before=context)
-    ids, lengths = _end_to_end(encoded, first=[first_id] * bos, last=[tokenizer.eos_id] * eos)
+    ids, lengths = _end_to_end(encoded, first=[first_id] * bos, last=[bos_id] * eos)
     ids_N, lengths_S = np.array(ids, dtype=np.int64), np.array(lengths, dtype=np.int64)
     begins = tokenizer.word_beginnings if distribution else None
     logprobs, recorded = _read(predictor, ids_N, lengths_S, state=state, begins=begins)

@@ -56,7 +56,7 @@ def text_totals(
         TextError: a text that the tokenizer cannot encode, or with a lone surrogate.
     """
     first_id = tokenizer.eos_id if bos_id is None else bos_id
-    before, after = [first_id] * bos, [tokenizer.eos_id] * eos
+    before, after = [first_id] * bos, [first_id] * eos
     parts: list[Ids] = []
     lengths: list[int] = []
     for number, text in enumerate(texts, start=1):
