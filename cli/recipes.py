@@ -1,6 +1,7 @@
 """`sglm recipes`: the shipped configurations and what to expect of them."""
 
 import json
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -14,6 +15,12 @@ EXPLANATION = (
     f" run); {NOT_MEASURED}: not measured. All are of the text that --json names. `sglm train"
     " RECIPE --data STORE --dry-run` tells the steps and the memory of yours."
 )
+
+
+def alike(numbers: Sequence[float]) -> list[str]:
+    """Each with as many decimals as the one that has most."""
+    decimals = max((len(f"{each:g}".partition(".")[2]) for each in numbers), default=0)
+    return [f"{each:.{decimals}f}" for each in numbers]
 
 
 def recipes(
@@ -37,7 +44,7 @@ def recipes(
     typer.echo(f"{'recipe':<{width}}  parameters     memory     time      perplexity")
     for name, about in sorted(abouts.items(), key=lambda item: item[1].parameters):
         time = NOT_MEASURED if about.minutes is None else f"{about.minutes:g} min"
-        bounds = [f"{bound:g}" for bound in about.perplexity or ()]
+        bounds = alike(about.perplexity or ())
         perplexity = " to ".join(dict.fromkeys(bounds)) or NOT_MEASURED
         typer.echo(
             f"{name:<{width}}  {about.parameters / 1e6:>8.1f} M"
