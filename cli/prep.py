@@ -1,10 +1,11 @@
 """`sglm prep`: text to token store."""
 
 import json
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,6 +23,8 @@ SECONDS_BETWEEN_LINES = 10.0
 FIRST_RECIPE = "tiny"
 # Certainly enough for that recipe. To check a shorter text takes seconds, for imports.
 LONG_ENOUGH_TOKENS = 20_000
+# Joins the lines of each paragraph (docs/how-to/own-corpus.md).
+JOIN = r"perl -0pe 's/\r\n/\n/g; s/(?<=\S)\n(?=\S)/ /g'"
 
 SourcesArgument = Annotated[
     list[str],
@@ -126,6 +129,9 @@ def prep(
     with termination_raises("terminated; no store was written"), _progress() as show_progress:
         store = prepare(sources, out, recipe, force=force, on_progress=show_progress)
     seconds = time.monotonic() - started
+    if store.tokenizer().is_text:
+        with suppress(InputError, OSError):  # the store is there, whatever became of its sources
+            _warn_of_wrapped_lines(sources)
     if as_json:
         facts = {
             "out": str(out),
@@ -144,6 +150,25 @@ def _fraction_or_source(text: str) -> float | str:
         return float(text)
     except ValueError:
         return text
+
+
+def _warn_of_wrapped_lines(sources: list[str]) -> None:
+    """Names the first file whose lines are wrapped at a width."""
+    from sglm.text.sources import find_sources
+    from sglm.text.wrapping import wrapped_width
+
+    for source in (each for name in sources if name != "-" for each in find_sources(name)):
+        width = None
+        if not (source.documents or source.once):
+            width = wrapped_width(piece.text for piece in source.read())
+        if width is not None:
+            typer.echo(
+                f"warning: the lines of {source.name} are wrapped at {width} columns. Line breaks"
+                " are tokens, and a model learns to count columns. Join them first:"
+                f" {JOIN} {shlex.quote(source.name)} > joined.txt",
+                err=True,
+            )
+            return
 
 
 def _print_summary(store: "TokenStore", seconds: float) -> None:

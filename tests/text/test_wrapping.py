@@ -1,0 +1,55 @@
+"""A text that is wrapped at a width is known by its full lines, and no other one is."""
+
+import random
+import textwrap
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from sglm.cli.main import app
+from sglm.text.wrapping import wrapped_width
+from tests.conftest import make_text
+
+
+def paragraphs(count: int, words: int) -> list[str]:
+    """Of words of two to nine letters."""
+    rng = random.Random(0)
+    return [
+        " ".join("x" * rng.randint(2, 9) for _ in range(rng.randint(2, words)))
+        for _ in range(count)
+    ]
+
+
+@pytest.mark.parametrize("width", [50, 70, 100])
+def test_wrapped_paragraphs_have_their_width(width: int) -> None:
+    lines = [line for text in paragraphs(80, 200) for line in [*textwrap.wrap(text, width), ""]]
+    assert wrapped_width(lines) == width
+    # A few longer lines change nothing.
+    assert wrapped_width([*lines[:500], "http://" + "x" * 300, *lines[500:]]) == width
+
+
+def test_others_are_not_wrapped() -> None:
+    assert wrapped_width(paragraphs(200, 200)) is None  # a paragraph a line
+    assert wrapped_width(paragraphs(200, 30)) is None  # a sentence a line
+    assert wrapped_width(make_text(500).splitlines()) is None
+    assert wrapped_width(f"word{n}" for n in range(500)) is None  # a list
+    assert wrapped_width([*textwrap.wrap(" ".join(paragraphs(1, 90)), 70)]) is None  # too short
+    assert wrapped_width([]) is None
+
+
+def test_prep_warns_and_its_cure_works(tmp_path: Path) -> None:
+    lines = [line for text in paragraphs(80, 200) for line in [*textwrap.wrap(text, 70), ""]]
+    source = tmp_path / "my book.txt"
+    source.write_text("\r\n".join(lines) + "\r\n", newline="")
+    arguments = ["prep", str(source), "--tokenizer", "byte", "--out", str(tmp_path / "a")]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0
+    assert f"the lines of {source} are wrapped at 70 columns" in result.stderr
+    assert f"'{source}' > joined.txt" in result.stderr
+    text = "\n".join(lines)
+    joined = "\n\n".join(part.replace("\n", " ") for part in text.split("\n\n"))
+    source.write_text(joined)
+    again = CliRunner().invoke(app, [*arguments[:-1], str(tmp_path / "b")])
+    assert again.exit_code == 0
+    assert "wrapped" not in again.stderr
