@@ -38,7 +38,7 @@ EosOption = Annotated[
     bool | None,
     typer.Option(
         "--eos/--no-eos",
-        help="Score <eos> after each text; left out: where it ends a line (word level).",
+        help="Score the end of each text; left out: where lines ended in training.",
         show_default=False,
     ),
 ]
@@ -149,7 +149,7 @@ def _logprobs(lm: "LanguageModel", lists: "NBest", eos: bool | None) -> "Floats"
 
     from sglm.text.user_text import TextError
 
-    ends = lm.tokenizer.eos_ends_lines if eos is None else eos
+    ends = lm.lines_are_texts if eos is None else eos
     unknown = 0
 
     def measure(texts: list[str]) -> list[float]:

@@ -71,6 +71,12 @@ class LanguageModel(Adaptable):
         self._names = [tokenizer.token(token_id) for token_id in range(tokenizer.vocab_size)]
 
     @property
+    def lines_are_texts(self) -> bool:
+        """Whether its training text ended each line as a text: at word level, and where newlines
+        are tokens and it was lines."""
+        return self.tokenizer.line_end == [self.bos_id]
+
+    @property
     def model(self) -> LSTMLanguageModel:
         """The network.
 

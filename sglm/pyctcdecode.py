@@ -70,9 +70,9 @@ class SglmLanguageModel(AbstractLanguageModel):
             beta: is added for every word.
             unk_score_offset: log10, is added for a word that there is not; as it is, to an
                 unfinished one with which none begins.
-            score_boundary: beams begin at the beginning of a text, and the `<eos>` after the last
-                word counts; otherwise they are from the middle of a text. None: where `<eos>` ends
-                a line, as at word level.
+            score_boundary: beams begin at the beginning of a text, and its end after the last word
+                counts; otherwise they are from the middle of a text. None: where the model's lines
+                are texts (`lm.lines_are_texts`), as at word level.
 
         Raises:
             InputError: no model there; no number; one str as the unigrams.
@@ -83,7 +83,7 @@ class SglmLanguageModel(AbstractLanguageModel):
             raise InputError(f"unigrams are a list of words, but this is {short_repr(unigrams)}")
         self._words = self._own_words() if unigrams is None else sorted(set(unigrams))
         self.alpha = self.beta = self.unk_score_offset = 0.0
-        self.score_boundary = self._tokenizer.eos_ends_lines
+        self.score_boundary = self._model.language_model.lines_are_texts
         self.reset_params(
             alpha=alpha,
             beta=beta,

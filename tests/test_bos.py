@@ -19,7 +19,7 @@ from sglm.scoring.totals import text_totals
 from sglm.text.prepare import Recipe, prepare
 from sglm.text.store import TokenStore
 from tests.conftest import make_text
-from tests.tiny_models import plain_nlls
+from tests.tiny_models import make_lm, plain_nlls
 
 LINE = "the cat sees the moon ."
 
@@ -45,6 +45,8 @@ def test_lines_begin_after_a_newline_and_records_after_eos(kind: str, tmp_path: 
 def test_where_newlines_are_no_tokens_or_never_occur_it_is_eos(tmp_path: Path) -> None:
     words = make_store(tmp_path, "word")
     assert words.bos_id == words.tokenizer().eos_id
+    assert make_lm("word").lines_are_texts
+    assert not make_lm("char").lines_are_texts  # of nothing that is known
     source = tmp_path / "line.txt"
     source.write_text("abcd " * 200)  # no newline, no end of a record
     store = prepare([str(source)], tmp_path / "one", Recipe(tokenizer="byte", valid=0, test=0))
@@ -72,6 +74,7 @@ def test_everything_that_scores_starts_there(run: Path) -> None:
     ids = lm.tokenizer.encode(LINE)
     expected = plain_nlls(lm.model, [newline_id, *ids])
     assert lm.bos_id == newline_id
+    assert lm.lines_are_texts
     near = pytest.approx(-sum(expected), rel=1e-5)  # float32 against float64
     assert lm.score(LINE).logprob == near
     assert lm.score([LINE, "a"])[0].token_logprobs == pytest.approx(

@@ -92,8 +92,8 @@ class OptimizerConfig(Section):
 
     kind: Literal["adamw", "adam", "sgd"] = "adamw"
     """adamw: decoupled weight decay; adam: weight decay as an L2 term; sgd: with momentum."""
-    learning_rate: Positive = 2e-3
-    """The peak at every restart."""
+    learning_rate: Positive = 4e-3
+    """The peak at every restart; 4e-3 suits the default size, larger models take less."""
     weight_decay: NonNegative = 0.0
     """On matrices only, never on biases."""
     weight_decay_until: Annotated[float, Field(gt=0, le=1)] = 1.0

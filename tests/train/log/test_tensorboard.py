@@ -94,7 +94,7 @@ def test_hyper_parameters_are_the_few_that_tell_runs_apart(
     assert hyper_parameters(run(noise, word_store, tmp_path / "noise")) == {
         "mode": "alternating",
         "synthesizer": "mlp, noise",
-        "learning rate": 2e-3,
+        "learning rate": 4e-3,
         "seed": "3",
     }
     plain = tiny_config(schedule={"mode": "real"})
