@@ -111,6 +111,14 @@ class OptimizerConfig(Section):
     clip_norm: Annotated[Positive | None, Off] = 1.0
     """Cap on the norm of the whole gradient (per-token units); none: no clipping."""
 
+    @model_validator(mode="after")
+    def _momentum_is_of_sgd(self) -> "OptimizerConfig":
+        if self.momentum and self.kind != "sgd":
+            raise ValueError(
+                f'momentum is for kind = "sgd"; leave it out, or set beta1, which {self.kind} has'
+            )
+        return self
+
 
 class ScheduleConfig(Section):
     """Learning rate and mode: cosine cycles with warm restarts (Loshchilov & Hutter 2017)."""

@@ -289,3 +289,9 @@ def test_cutoffs_are_no_more_than_a_model_folder_takes() -> None:
     values = {"model": {"softmax": "adaptive", "cutoffs": list(range(1, 102))}}
     with pytest.raises(ConfigError, match="cutoffs"):
         parse_config(values, "test")
+
+
+def test_momentum_is_of_sgd() -> None:
+    assert parse_config({"optimizer": {"kind": "sgd", "momentum": 0.9}}, "test").optimizer.momentum
+    with pytest.raises(ConfigError, match="momentum is for kind"):
+        parse_config({"optimizer": {"momentum": 0.9}}, "test")

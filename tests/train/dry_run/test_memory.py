@@ -72,7 +72,7 @@ def test_what_lasts_is_what_the_learner_holds(
     kind: str, synthesizer: str, tiny_config: Callable[..., Config]
 ) -> None:
     config = tiny_config(
-        optimizer={"kind": kind, "momentum": 0.9, "averaging": 0.0},
+        optimizer={"kind": kind, "momentum": 0.9 * (kind == "sgd"), "averaging": 0.0},
         synthesizer={"kind": synthesizer, "hidden": 6},
         model={"hidden": 32},
     )
