@@ -13,7 +13,7 @@ EXPLANATION = (
     "Memory is that of the process on a CPU, predicted; time is on two CPU cores; perplexity is"
     " per token on validation text, from the best to the worst of three seeds (one number: of one"
     f" run); {NOT_MEASURED}: not measured. All are of the text that --json names. `sglm train"
-    " RECIPE --data STORE --dry-run` tells the steps and the memory of yours."
+    " RECIPE --data STORE --dry-run` tells of yours."
 )
 
 

@@ -11,6 +11,7 @@ import typer
 from sglm.cli import next_step, options
 from sglm.cli.output import fill
 from sglm.cli.signals import stop_request
+from sglm.errors import Stopped
 
 if TYPE_CHECKING:
     from sglm.config import Config
@@ -67,6 +68,8 @@ def train(
         chosen = _precision(device, precision, deterministic)
         if dry_run:
             _print_plan(settings, store, precision=chosen, start=start, as_json=as_json)
+            if (number := request.signal_number()) is not None:
+                raise Stopped("stopped while timing", signal_number=number)
             return
         outcome = _train(
             settings,
@@ -138,15 +141,39 @@ def _print_plan(
     as_json: bool,
 ) -> None:
     """What a training would do and take, without training; memory is that of this process."""
+    from sglm.runtime.memory import available_bytes
     from sglm.runtime.ranks import expected_ranks
     from sglm.train.dry_run.plan import plan_run
+    from sglm.train.log.console import duration
 
     if start is not None:
         config = start.fitted(config, store)
     ranks = expected_ranks()
-    if ranks.writes:
-        plan = plan_run(config, store, precision, ranks=ranks)
-        typer.echo(json.dumps(plan.as_json()) if as_json else plan.describe())
+    if not ranks.writes:
+        return
+    plan = plan_run(config, store, precision, ranks=ranks)
+    if not as_json:
+        typer.echo(plan.describe())
+    seconds, available = None, available_bytes()
+    if ranks.count == 1 and (available is None or plan.memory.peak < available):
+        seconds = _seconds(config, store, precision)
+    if as_json:
+        typer.echo(json.dumps({**plan.as_json(), "seconds": seconds}))
+    elif seconds is not None:
+        typer.echo(
+            f"\ntime     about {duration(seconds)}, by a few steps on this machine as it is now"
+        )
+
+
+def _seconds(config: "Config", store: "TokenStore", precision: "Precision") -> float | None:
+    """About how long a training takes, by a few of its steps in another process; None where they
+    fail."""
+    from sglm.compare.process import Execution
+    from sglm.compare.timing import seconds_of_runs
+
+    typer.echo("timing a few steps", err=True)
+    timed = seconds_of_runs({"run": config}, store, Execution(precision=precision))
+    return None if timed is None else timed["run"]
 
 
 def summary(outcome: "Outcome", out: Path) -> str:

@@ -98,7 +98,9 @@ def seconds_of_run(config: Config, store: TokenStore, precision: Precision) -> f
     every = config.train.evaluate_every_steps or batcher.steps_per_epoch
     validations = schedule.total_steps // every
     validations += sum(end % every != 0 for end in schedule.cycle_ends)
-    return seconds + validations * _validation_seconds(learner, store)
+    if "valid" in store.splits:
+        seconds += validations * _validation_seconds(learner, store)
+    return seconds
 
 
 class _Stepper:

@@ -100,11 +100,20 @@ def test_dry_run_prints_the_plan_and_leaves_nothing(word_store: TokenStore, tmp_
     as_json = sglm_command(
         "train", "tiny", "--data", word_store.folder, "--out", out, *SMALL, "--dry-run", "--json"
     )
-    assert [cycle["mode"] for cycle in json.loads(as_json.stdout)["cycles"]] == [
-        "real",
-        "synthetic",
-    ]
+    found = json.loads(as_json.stdout)
+    assert [cycle["mode"] for cycle in found["cycles"]] == ["real", "synthetic"]
+    assert found["seconds"] > 0
+    assert result.stdout.splitlines()[-1].startswith("time     about ")
     assert not out.exists()
+
+
+def test_what_would_fill_the_memory_is_not_timed(
+    word_store: TokenStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sglm.runtime.memory.available_bytes", lambda: 2.0**20)
+    arguments = ["train", "tiny", "--data", word_store.folder, "--out", tmp_path / "run", *SMALL]
+    assert "time " not in sglm_command(*arguments, "--dry-run").stdout
+    assert json.loads(sglm_command(*arguments, "--dry-run", "--json").stdout)["seconds"] is None
 
 
 def test_a_dry_run_under_torchrun_plans_one_process(
