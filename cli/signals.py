@@ -31,6 +31,15 @@ class StopRequest:
         """The signal that asked to stop, if one did."""
         return self.received
 
+    def end_if_asked(self) -> None:
+        """Where there is nothing to save.
+
+        Raises:
+            Stopped: a signal has come.
+        """
+        if self.received is not None:
+            raise Stopped("stopped", signal_number=self.received)
+
 
 @contextmanager
 def stop_request() -> Iterator[StopRequest]:

@@ -11,7 +11,6 @@ import typer
 from sglm.cli import next_step, options
 from sglm.cli.output import fill
 from sglm.cli.signals import stop_request
-from sglm.errors import Stopped
 
 if TYPE_CHECKING:
     from sglm.config import Config
@@ -68,8 +67,7 @@ def train(
         chosen = _precision(device, precision, deterministic)
         if dry_run:
             _print_plan(settings, store, precision=chosen, start=start, as_json=as_json)
-            if (number := request.signal_number()) is not None:
-                raise Stopped("stopped while timing", signal_number=number)
+            request.end_if_asked()
             return
         outcome = _train(
             settings,

@@ -107,6 +107,19 @@ def test_dry_run_prints_the_plan_and_leaves_nothing(word_store: TokenStore, tmp_
     assert not out.exists()
 
 
+def test_a_plan_that_is_interrupted_while_it_is_timed_says_so(
+    word_store: TokenStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*arguments: object) -> None:
+        os.kill(os.getpid(), signal.SIGINT)  # and the process that times ends by it, too
+
+    monkeypatch.setattr("sglm.compare.timing.seconds_of_runs", interrupted)
+    arguments = ["train", "tiny", "--data", word_store.folder, "--out", tmp_path / "run", *SMALL]
+    result = sglm_command(*arguments, "--dry-run")
+    assert result.exit_code == 130
+    assert "parameters" in result.stdout
+
+
 def test_what_would_fill_the_memory_is_not_timed(
     word_store: TokenStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
