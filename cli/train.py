@@ -10,7 +10,7 @@ import typer
 
 from sglm.cli import next_step, options
 from sglm.cli.output import fill
-from sglm.cli.signals import stop_request
+from sglm.cli.signals import StopRequest, stop_request
 
 if TYPE_CHECKING:
     from sglm.config import Config
@@ -66,8 +66,7 @@ def train(
         start = None if start_from is None else StartingPoint.open(start_from)
         chosen = _precision(device, precision, deterministic)
         if dry_run:
-            _print_plan(settings, store, precision=chosen, start=start, as_json=as_json)
-            request.end_if_asked()
+            _print_plan(settings, store, chosen, start=start, request=request, as_json=as_json)
             return
         outcome = _train(
             settings,
@@ -133,9 +132,10 @@ def _train(
 def _print_plan(
     config: "Config",
     store: "TokenStore",
-    *,
     precision: "Precision",
+    *,
     start: "StartingPoint | None",
+    request: StopRequest,
     as_json: bool,
 ) -> None:
     """What a training would do and take, without training; memory is that of this process."""
@@ -161,6 +161,7 @@ def _print_plan(
         typer.echo(
             f"\ntime     about {duration(seconds)}, by a few steps on this machine as it is now"
         )
+    request.end_if_asked()
 
 
 def _seconds(config: "Config", store: "TokenStore", precision: "Precision") -> float | None:
