@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 import sglm
 from sglm.cli.main import app
+from sglm.cli.recipes import alike
 from sglm.config import Config, load_config, parse_config, plain_values, shipped_configs
 from sglm.config.recipes import recipes
 from sglm.errors import ConfigError
@@ -39,6 +40,12 @@ def test_every_file_in_configs_is_listed() -> None:
     listed = shown("recipes")
     assert {line.split()[0] for line in listed.splitlines() if " M " in line} == files
     assert max(map(len, listed.splitlines())) <= 80
+
+
+def test_the_ends_of_a_range_have_equal_decimals() -> None:
+    assert alike([64.6, 65.0]) == ["64.6", "65.0"]
+    assert alike([3.7, 3.71]) == ["3.70", "3.71"]
+    assert alike([]) == []
 
 
 @pytest.mark.parametrize("name", shipped_configs())

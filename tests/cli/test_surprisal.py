@@ -137,3 +137,11 @@ def test_a_table_is_not_read_as_lines(run: Path, tmp_path: Path, name: str, comm
     assert result.exit_code == 2
     assert "records or a table, not lines of text" in result.stderr
     assert ("--out DIR" in result.stderr) == (command == "score")
+
+
+def test_words_spelled_in_bytes_are_told(run: Path) -> None:
+    result = surprisal(run, "--tsv", text="the cat🦊 sat 🦊🦊 and\n🦊\n")
+    assert "note: 3 words have characters that are spelled in bytes" in result.stderr
+    assert "note" not in surprisal(run, "--tsv", text="the cat sat\n").stderr
+    by_token = surprisal(run, "--tsv", "--unit", "token", text="the cat🦊\n")
+    assert "note: 1 words" in by_token.stderr
