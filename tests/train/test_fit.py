@@ -231,7 +231,8 @@ def test_wrong_arguments_are_named(
 
 
 @pytest.mark.parametrize(
-    "mode", ["no gradients", "inference", "autocast to bfloat16", "default float64"]
+    "mode",
+    ["no gradients", "inference", "autocast to bfloat16", "default float64", "default device meta"],
 )
 def test_modes_of_the_caller_change_no_weight(
     tiny_config: MakeConfig, word_store: TokenStore, tmp_path: Path, mode: str
