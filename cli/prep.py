@@ -4,6 +4,7 @@ import json
 import shlex
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from sglm.text.tokenizer import Tokenizer
 
 SECONDS_BETWEEN_LINES = 10.0
+# Of the lines of a split; some recur in every text.
+TOLD_OVERLAP = 0.01
 FIRST_RECIPE = "tiny"
 # Certainly enough for that recipe. To check a shorter text takes seconds, for imports.
 LONG_ENOUGH_TOKENS = 20_000
@@ -108,7 +111,7 @@ def prep(
 
     Validation and test text is held out before any vocabulary is learned.
     """
-    from sglm.errors import InputError
+    from sglm.errors import InputError, SglmWarning
     from sglm.text.prepare import Recipe, prepare
 
     if tokenizer is not None and tokenizer_of is not None:
@@ -130,7 +133,9 @@ def prep(
         store = prepare(sources, out, recipe, force=force, on_progress=show_progress)
     seconds = time.monotonic() - started
     if store.tokenizer().is_text:
-        with suppress(InputError, OSError):  # the store is there, whatever became of its sources
+        # The store is there, whatever became of its sources; and they were warned of before.
+        with suppress(InputError, OSError), warnings.catch_warnings():
+            warnings.simplefilter("ignore", SglmWarning)
             _warn_of_wrapped_lines(sources)
     if as_json:
         facts = {
@@ -165,10 +170,17 @@ def _warn_of_wrapped_lines(sources: list[str]) -> None:
             typer.echo(
                 f"warning: the lines of {source.name} are wrapped at {width} columns. Line breaks"
                 " are tokens, and a model learns to count columns. Join them first:"
-                f" {JOIN} {shlex.quote(source.name)} > joined.txt",
+                f" {_joining(source.name)} > joined.txt",
                 err=True,
             )
             return
+
+
+def _joining(name: str) -> str:
+    """The command that joins the lines of a file."""
+    if name.lower().endswith(".gz"):
+        return f"zcat {shlex.quote(name)} | {JOIN}"
+    return f"{JOIN} {shlex.quote(name)}"
 
 
 def _print_summary(store: "TokenStore", seconds: float) -> None:
@@ -190,7 +202,22 @@ def _print_summary(store: "TokenStore", seconds: float) -> None:
     for name, *counts in rows:
         shown = (count.rjust(width) for count, width in zip(counts, widths[1:], strict=True))
         typer.echo(f"  {name:<{widths[0]}}  {'  '.join(shown)}")
+    for line in _repeated_lines(store):
+        typer.echo(line)
     typer.echo(_next_step(store))
+
+
+def _repeated_lines(store: "TokenStore") -> Iterator[str]:
+    """Tells where held-out lines are training lines, too."""
+    training = store.lines("train")
+    for split in store.splits:
+        lines = store.lines(split)
+        if split == "train" or training is None or lines is None:
+            continue
+        known = lines.overlap(training)
+        if known >= TOLD_OVERLAP * max(1, lines.lines):
+            share = f"{known:,} of {lines.lines:,} lines of {split} ({known / lines.lines:.0%})"
+            yield f"  {share} are in train too (lines of five words or more)"
 
 
 def _end_of_text(tokenizer: "Tokenizer") -> str:

@@ -196,8 +196,8 @@ class LanguageModel(Adaptable):
 
         Args:
             source: an open file, of which what has not been read is evaluated; a path
-                (`Path("test.txt")`, any kind of file that `sglm prep` reads); lines, which need
-                their newline at the end; or the text itself as a str.
+                (`Path("test.txt")`, any kind of file that `sglm prep` reads); lines, with
+                their newlines or without; or the text itself as a str.
             context: carried: the state runs through the text; reset: each line on its own.
             text_field: the field of a record that holds its text.
 

@@ -5,6 +5,7 @@ that was cut off anywhere is done again as a whole, and one that was not is not 
 """
 
 import json
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -40,6 +41,8 @@ class Done:
 
     version: list[int]
     """Of its source (`Shard.version`)."""
+    source: str = ""
+    """The source's whole path."""
     records: int = 0
     tokens: int = 0
     words: int = 0
@@ -80,6 +83,22 @@ class Done:
         except (OSError, ValueError, TypeError, InputError):
             return None
         return done if done.version == shard.version() else None
+
+
+def refuse_other_source(shard: Shard) -> None:
+    """
+    Raises:
+        InputError: the shard's result was made of another file, which is still there.
+    """
+    try:
+        before = read_json(shard.record)["source"]
+    except (OSError, ValueError, TypeError, KeyError, InputError):
+        return
+    if before and os.path.exists(before) and not os.path.samefile(before, shard.source):
+        raise InputError(
+            f"{shard.result} was made of {before}, and {shard.source} would replace it;"
+            " give another --out"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +160,9 @@ def _arrow_errors(source: str) -> Iterator[None]:
         if type(error).__module__.partition(".")[0] != "pyarrow":
             raise
         message = str(error).strip().splitlines()[0]
-        raise InputError(f"{source}: cannot be written as parquet ({message})") from error
+        raise InputError(
+            f"{source}: cannot be written as parquet ({message}); give --format jsonl"
+        ) from error
 
 
 def score_file(job: Job, progress: Progress) -> int:
@@ -150,7 +171,7 @@ def score_file(job: Job, progress: Progress) -> int:
     source = Path(shard.source)
     target = shard.result if settings.percentiles is None else shard.scored
     lm = scorer(job.run, model=settings.model, device=job.device, precision=settings.precision)
-    done = Done(version=shard.version())
+    done = Done(version=shard.version(), source=os.path.abspath(shard.source))
 
     def write(aside: Path) -> None:
         read = partial(read_records, source, settings.text_field)

@@ -8,6 +8,7 @@ failed; and below hidden names, which no command takes for text, what is known o
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -98,9 +99,11 @@ def plan_shards(
             if name in shards and os.path.samefile(shards[name].source, found.name):
                 raise InputError(f"{found.name}: given twice; give it once")
             if name in shards:
+                beside = Path(shards[name].source).parent == Path(found.name).parent
+                cure = "rename one of them" if beside else "give one folder that has both"
                 raise InputError(
                     f"{shards[name].source} and {found.name} would both become {out / name};"
-                    " score them into two folders, or give one folder that has both"
+                    f" score them into two folders, or {cure}"
                 )
             shards[name] = Shard(source=found.name, out=str(out), name=name)
     return list(shards.values())
@@ -178,6 +181,7 @@ def open_folder(path: Path, settings: Settings) -> Folder:
 
 
 def _new_folder(path: Path, settings: Settings) -> Folder:
+    shutil.rmtree(path / ".sglm", ignore_errors=True)  # of results that were deleted
     folder = Folder(path=path, settings=settings)
     folder.save()
     return folder

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
@@ -71,14 +72,16 @@ def read_records(path: Path, text_field: str, progress: Progress) -> Iterator[Re
             yield Records([text_of(fields, text_field, where)], [JsonRow(line, fields)])
 
 
-def _lines(path: Path, progress: Progress) -> Iterator[tuple[str | None, str]]:
+def _lines(
+    path: Path, progress: Progress, most_bytes: int | None = None
+) -> Iterator[tuple[str | None, str]]:
     """The lines: of running text, or JSON lines with the position of each."""
     running = path.name.lower().endswith(TEXT_ENDINGS)
     size = path.stat().st_size or 1
     with path.open("rb") as raw:
         packed = path.name.lower().endswith(".gz")
         file = gzip.GzipFile(fileobj=raw) if packed else raw
-        pieces = lines_of_file(cast(ByteFile, file), str(path), None)
+        pieces = lines_of_file(cast(ByteFile, file), str(path), None, most_bytes=most_bytes)
         if running:
             lines: Iterator[tuple[str | None, str]] = (
                 (None, piece.text.removesuffix("\n").removesuffix("\r")) for piece in pieces
@@ -111,7 +114,8 @@ def read_values(
 ) -> Iterator[tuple[Records, list[float | None]]]:
     """The records of a file that was written here, without their texts, and a field of each."""
     if not is_parquet(path):
-        for _, line in _lines(path, progress):
+        # Escapes and other fields make a line longer than the text in it, which was short enough.
+        for _, line in _lines(path, progress, sys.maxsize):
             fields = json.loads(line)
             yield Records([], [JsonRow(line, fields)]), [fields[name]]
         return

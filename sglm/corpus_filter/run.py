@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from sglm.corpus_filter import engines
-from sglm.corpus_filter.job import Done, Job, Outcome
+from sglm.corpus_filter.job import Done, Job, Outcome, refuse_other_source
 from sglm.corpus_filter.measures import BUCKETS, cutoffs, merged
 from sglm.corpus_filter.plan import ERRORS_FILE, LOCK_FILE, Folder, Settings, Shard, open_folder
 from sglm.corpus_filter.progress import CorpusProgress
@@ -100,6 +100,8 @@ def score_corpus(shards: Sequence[Shard], settings: Settings, execution: Executi
     out.mkdir(parents=True, exist_ok=True)
     with locked(out / LOCK_FILE):
         folder = open_folder(out, settings)
+        for shard in shards:
+            refuse_other_source(shard)
         before = {shard.name for shard in shards if _is_finished(shard, settings)}
         outcomes = _perform(
             [_job(s, settings, execution) for s in shards if Done.read(s) is None],

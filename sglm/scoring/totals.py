@@ -113,6 +113,9 @@ def _words(text: str) -> int:
 
 def _sums(values_N: Any, lengths_S: Ids) -> Any:
     """`(S,)`: the sum over each text, which may be empty."""
-    ends_S = np.cumsum(lengths_S)
-    total_N1 = np.concatenate(([0], np.cumsum(values_N, dtype=np.float64)))
-    return total_N1[ends_S] - total_N1[ends_S - lengths_S]
+    sums_S = np.zeros(len(lengths_S))
+    some = lengths_S > 0
+    starts = (np.cumsum(lengths_S) - lengths_S)[some]
+    if len(starts):
+        sums_S[some] = np.add.reduceat(np.asarray(values_N, dtype=np.float64), starts)
+    return sums_S

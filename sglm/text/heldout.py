@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from sglm.errors import InputError
 from sglm.text.lines import Piece
-from sglm.text.sources import Source
+from sglm.text.sources import Source, pieces_in_turn
 
 DRAWS = 1 << 16  # numbers are drawn from 0 to DRAWS - 1
 LARGEST_BLOCK_BYTES = 1 << 16
@@ -82,6 +82,8 @@ def divide(
     for draw, piece in drawn:
         bytes_of_draw[draw] += _size(piece)
     total = sum(bytes_of_draw)
+    if total == 0:
+        raise InputError(f"{sources[0].name}: there is no text in it, nor in the files after it")
     split_of_draw = bytearray(DRAWS)
     for split, share, draws in (
         (VALID, valid, range(DRAWS)),
@@ -135,31 +137,31 @@ def _hold_out(
 
 
 def _drawn_pieces(
-    sources: Iterable[Source], *, block_bytes: int, seed: int, on_bytes: OnBytes
+    sources: Sequence[Source], *, block_bytes: int, seed: int, on_bytes: OnBytes
 ) -> Iterator[tuple[int, Piece]]:
     """Every piece with the number drawn for its unit, uniformly from `range(DRAWS)`."""
     unit = draw = left_in_unit = 0
     uncounted_bytes = 0
     within = False  # whether the last piece left its line or record unfinished
-    for source in sources:
-        source_bytes = 0
-        for piece in source.read():
-            if not within and (left_in_unit <= 0 or source.documents):
-                digest = hashlib.blake2b(b"%d %d" % (seed, unit), digest_size=2).digest()
-                draw = int.from_bytes(digest, "little")
-                unit += 1
-                left_in_unit = block_bytes
-            size = _size(piece)
-            left_in_unit = 0 if source.documents else left_in_unit - size
-            within = piece.unfinished
-            source_bytes += size
-            uncounted_bytes += size
-            if uncounted_bytes >= COUNTED_BYTES:
-                on_bytes(uncounted_bytes)
-                uncounted_bytes = 0
-            yield draw, piece
-        if source_bytes == 0:
-            raise InputError(f"{source.name}: empty, there is no text in it")
+    silent = {source.name for source in sources if not source.found}
+    for source, piece in pieces_in_turn(sources):
+        if not within and (left_in_unit <= 0 or source.documents):
+            digest = hashlib.blake2b(b"%d %d" % (seed, unit), digest_size=2).digest()
+            draw = int.from_bytes(digest, "little")
+            unit += 1
+            left_in_unit = block_bytes
+        size = _size(piece)
+        left_in_unit = 0 if source.documents else left_in_unit - size
+        within = piece.unfinished
+        if size:
+            silent.discard(source.name)
+        uncounted_bytes += size
+        if uncounted_bytes >= COUNTED_BYTES:
+            on_bytes(uncounted_bytes)
+            uncounted_bytes = 0
+        yield draw, piece
+    if silent:
+        raise InputError(f"{min(silent)}: empty, there is no text in it")
     on_bytes(uncounted_bytes)
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 # How models call the end of a text; what is first comes first.
 _NAMES_OF_EOS = ("<eos>", "</s>", "<|endoftext|>", "<|end_of_text|>", "[EOS]", "<|eos|>", "<EOS>")
+LONGEST_CACHED_CHARACTERS = 256
 _WORD_MARK = "\u2581"
 _BYTE_NAME = re.compile("<0x[0-9A-F]{2}>")
 
@@ -62,7 +63,7 @@ class HfTokenizer(GivenTokenizer):
             and self.unk_id is None
             and not _has_all_bytes(facts, vocabulary)
         )
-        self._is_whole = lru_cache(1 << 16)(self._has_all_tokens)
+        self._is_known_whole = lru_cache(1 << 16)(self._has_all_tokens)
         self._finish(eos_id)
 
     def _named_eos(self) -> int | None:
@@ -93,6 +94,10 @@ class HfTokenizer(GivenTokenizer):
         else:
             parts = [part for part, _ in pre_tokenizer.pre_tokenize_str(text)]
         return all(map(self._is_whole, parts))
+
+    def _is_whole(self, part: str) -> bool:
+        short = len(part) <= LONGEST_CACHED_CHARACTERS  # where there are no words, it is a record
+        return self._is_known_whole(part) if short else self._has_all_tokens(part)
 
     def _has_all_tokens(self, part: str) -> bool:
         tokens = self._tokenizer.model.tokenize(part)

@@ -1,5 +1,6 @@
 """Sources → tokenizer → store, in three streaming passes: divide, learn, encode."""
 
+import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -94,6 +95,7 @@ def prepare(
         ]
         for split, names in names_of_split.items()
     }
+    _refuse_leaks(sources_of_split, recipe)
     with new_store(out, force) as folder:
         spool = folder / "spool"
         spool.mkdir()
@@ -104,6 +106,7 @@ def prepare(
         except InputError:
             _refuse_first_bad_line(divisions, tokenizer)
             raise
+        _refuse_changed(sources_of_split)
         shutil.rmtree(spool)
         tokenizer.save(folder)
         write_meta(folder, tokenizer, splits)
@@ -133,6 +136,40 @@ def check_recipe(recipe: Recipe) -> Tokenizer | None:
     return given
 
 
+def _refuse_leaks(sources_of_split: dict[str, list[Source]], recipe: Recipe) -> None:
+    """
+    Raises:
+        InputError: a file comes twice, so that what is held out would be trained on, too.
+    """
+    draws = not (isinstance(recipe.valid, str) and isinstance(recipe.test, str))
+    known: set[tuple[int, int]] = set()
+    for split, sources in sources_of_split.items():
+        for source in (each for each in sources if each.file is not None):
+            found = os.stat(source.name)
+            identity = found.st_dev, found.st_ino
+            if split != "train" and identity in known:
+                raise InputError(
+                    f"{source.name}: given with --{split}, and training text too; name the files to"
+                    " train on without it"
+                )
+            if split == "train":
+                if draws and identity in known:
+                    raise InputError(f"{source.name}: given twice; give it once")
+                known.add(identity)
+
+
+def _refuse_changed(sources_of_split: dict[str, list[Source]]) -> None:
+    """
+    Raises:
+        InputError: a file is not what it was when the passes began: other lines were held out.
+    """
+    for source in (each for sources in sources_of_split.values() for each in sources):
+        if source.has_changed():
+            raise InputError(
+                f"{source.name}: was written to while it was read; run the same command again"
+            )
+
+
 def _divide(
     sources_of_split: dict[str, list[Source]],
     recipe: Recipe,
@@ -146,8 +183,9 @@ def _divide(
         sources = [
             spooled(source, spool, READ_BYTES) if source.once else source for source in sources
         ]
-        sizes = [source.bytes_on_disk for source in sources if not source.documents]
-        total = sum(size or 0 for size in sizes) if len(sizes) == len(sources) else None
+        sizes = [source.text_bytes for source in sources]
+        known = [size for size in sizes if size is not None]
+        total = sum(known) if len(known) == len(sizes) else None
         held_out = {"train": (recipe.valid, recipe.test)}.get(split, (0.0, 0.0))
         valid, test = (0.0 if isinstance(share, str) else share for share in held_out)
         divisions[split] = divide(

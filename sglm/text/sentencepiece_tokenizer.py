@@ -39,6 +39,7 @@ SPACE = "\u2581"
 # character after it. The limits on length bound the memory for a line without spaces.
 CHUNKS = re.compile(r"\n| {0,64}[^ \n]{1,256}| {1,256}")
 CACHED_CHUNKS = 1 << 17
+CACHED_CHARACTERS = 1 << 22  # script without spaces has long chunks that never recur
 
 
 class _ChunkCache(dict[str, list[int]]):
@@ -49,6 +50,7 @@ class _ChunkCache(dict[str, list[int]]):
     ) -> None:
         super().__init__()
         self._processor, self._byte_ids = processor, byte_ids
+        self._characters = 0
         self.bytes_of = _bytes_of_each_id(processor)
 
     def __missing__(self, chunk: str) -> list[int]:
@@ -56,8 +58,10 @@ class _ChunkCache(dict[str, list[int]]):
         ids: list[int] = [] if chunk == "\n" else self._processor.encode(chunk)
         if b"".join([self.bytes_of[i] for i in ids]) != raw:
             ids = [self._byte_ids[byte] for byte in raw]
-        if len(self) >= CACHED_CHUNKS:
+        self._characters += len(chunk)
+        if len(self) >= CACHED_CHUNKS or self._characters > CACHED_CHARACTERS:
             self.clear()
+            self._characters = len(chunk)
         self[chunk] = ids
         return ids
 

@@ -8,7 +8,7 @@ import json
 import os
 import shlex
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -44,14 +44,50 @@ class Source:
 
     documents: its pieces are records, not lines.
     once: reading it again is impossible (stdin) or means another download (hf:).
-    bytes_on_disk: None where there is no file.
+    file: None where there is none.
+    version: of the file: its size, and when it was written.
+    found: in a folder; so it may be without text.
     """
 
     name: str
     read: Callable[[], Iterator[Piece]]
     documents: bool
     once: bool = False
-    bytes_on_disk: int | None = None
+    file: Path | None = None
+    version: tuple[int, int] | None = None
+    found: bool = False
+
+    @property
+    def text_bytes(self) -> int | None:
+        """The size of a file of plain text; None where the size of the text is not known."""
+        packed = self.file is None or self.file.name.lower().endswith(".gz")
+        return None if packed or self.version is None or self.documents else self.version[0]
+
+    def has_changed(self) -> bool:
+        """Whether the file is another one since it was found."""
+        return self.file is not None and self.version != _version(self.file)
+
+
+def _version(file: Path) -> tuple[int, int]:
+    found = file.stat()
+    return found.st_size, found.st_mtime_ns
+
+
+def pieces_in_turn(sources: Iterable[Source]) -> Iterator[tuple[Source, Piece]]:
+    """All pieces, each with its source. A line ends with its file: a last one without a newline
+    gets it where another source follows."""
+    unended: tuple[Source, Piece] | None = None
+    for source in sources:
+        for piece in source.read():
+            if unended is not None:
+                yield unended[0], unended[1]._replace(text=unended[1].text + "\n")
+                unended = None
+            if piece.ends_document or piece.unfinished or piece.text.endswith("\n"):
+                yield source, piece
+            else:
+                unended = source, piece
+    if unended is not None:
+        yield unended
 
 
 def find_sources(
@@ -101,19 +137,50 @@ def find_sources(
     refuse_special(path)
     if not path.is_dir():
         return [_file(path, text_field, longest_bytes)]
-    if (what := _written_by_sglm(path)) is not None:
-        raise InputError(f"{source}: {what}; give the text that it was made of")
+    found = _text_files(path, keep_empty=keep_empty)
+    return [replace(_file(file, text_field, longest_bytes), found=True) for file in found]
+
+
+def _text_files(folder: Path, *, keep_empty: bool) -> list[Path]:
+    """The files of a folder that can be read.
+
+    Raises:
+        InputError: there are none; sglm wrote it.
+    """
+    if (what := _written_by_sglm(folder)) is not None:
+        raise InputError(f"{folder}: {what}; give the text that it was made of")
+    below = sorted(_files_below(folder))
+    _warn_of_left_out(folder, below)
     files = [
-        child
-        for child in sorted(_files_below(path))
-        if child.name.lower().endswith(TEXT_ENDINGS + RECORD_ENDINGS)
-        and child.is_file()
-        and (keep_empty or child.stat().st_size > 0)
+        file
+        for file in below
+        if file.name.lower().endswith(TEXT_ENDINGS + RECORD_ENDINGS)
+        and file.is_file()
+        and (keep_empty or file.stat().st_size > 0)
     ]
     if not files:
         endings = ", ".join(TEXT_ENDINGS + RECORD_ENDINGS)
-        raise InputError(f"{source}: no text in this folder; usable files end in {endings}")
-    return [_file(child, text_field, longest_bytes) for child in files]
+        raise InputError(f"{folder}: no text in this folder; usable files end in {endings}")
+    return files
+
+
+def _warn_of_left_out(folder: Path, files: Sequence[Path]) -> None:
+    """Tells of files that have text in them that cannot be read."""
+    cures = {
+        file: cure
+        for file in files
+        for endings, cure in _CURES.items()
+        if file.name.lower().endswith(endings)
+        and not file.name.lower().endswith(TEXT_ENDINGS + RECORD_ENDINGS)
+    }
+    if cures:
+        first, cure = next(iter(cures.items()))
+        warnings.warn(
+            f"{folder}: {len(cures):,} of its files left out, such as {first.relative_to(folder)}:"
+            f" {cure}",
+            SglmWarning,
+            stacklevel=2,
+        )
 
 
 def _written_by_sglm(folder: Path) -> str | None:
@@ -172,7 +239,8 @@ def _file(path: Path, text_field: str, longest_bytes: int | None) -> Source:
             read_records(path, text_field) if documents else read_text_lines(path, longest_bytes)
         ),
         documents=documents,
-        bytes_on_disk=path.stat().st_size,
+        file=path,
+        version=_version(path),
     )
 
 

@@ -112,6 +112,10 @@ def refuse_occupied(out: Path, force: bool) -> None:
         InputError: `out` is a complete store (unless `force`), or something else than a store
             (always: nothing that sglm did not make is ever deleted), or cannot be a folder.
     """
+    if out.is_dir() and out.samefile("."):  # it will be replaced, and the shell stand in nothing
+        raise InputError(
+            f"--out {out}: the folder you are in; give one in it: --out {out / 'store'}"
+        )
     if is_store(out):
         if not force:
             raise InputError(f"{out}: a complete store is there already; --force replaces it")
@@ -164,7 +168,8 @@ def _locked_path(parent: Path, prefix: str) -> Iterator[Path]:
     it, so that no other process deletes the folder as a leftover."""
     while True:
         descriptor, name = tempfile.mkstemp(prefix=prefix, suffix=".lock", dir=parent)
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
         if os.path.exists(name):  # no other process removed it before it was locked
             break
         os.close(descriptor)

@@ -91,10 +91,17 @@ def _from_file(kind: str, path: Path, eos_id: int | None) -> Tokenizer:
         if kind == "spm":
             from sglm.text.spm_tokenizer import SpmTokenizer
 
-            return SpmTokenizer(content, eos_id=eos_id)
-        from sglm.text.hf_tokenizer import HfTokenizer
+            tokenizer: Tokenizer = SpmTokenizer(content, eos_id=eos_id)
+        else:
+            from sglm.text.hf_tokenizer import HfTokenizer
 
-        return HfTokenizer(content, eos_id=eos_id)
+            tokenizer = HfTokenizer(content, eos_id=eos_id)
+        if eos_id is not None and eos_id == tokenizer.unk_id:
+            raise InputError(
+                f"--eos-id {eos_id}: the tokenizer's unknown token, so all line ends would count as"
+                " unknown; leave it out for an id of its own"
+            )
+        return tokenizer
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     except (ValueError, RuntimeError) as error:

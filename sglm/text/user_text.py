@@ -3,14 +3,13 @@
 import codecs
 import os
 import re
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import suppress
 from typing import Any
 
-from sglm.errors import InputError, SglmWarning, short_repr
+from sglm.errors import InputError, short_repr
 from sglm.text.lines import READ_BYTES, Piece, line_pieces, lines_of_file, read_text_lines
-from sglm.text.sources import RECORD_ENDINGS, TEXT_ENDINGS, find_sources
+from sglm.text.sources import RECORD_ENDINGS, TEXT_ENDINGS, find_sources, pieces_in_turn
 from sglm.text.tokenizer import Tokenizer, utf8
 
 _LINES = re.compile(r"[^\n]*\n|[^\n]+")
@@ -37,7 +36,7 @@ def pieces_of(
             # Plain text, whatever its ending: benchmarks come as .tokens, notes as .md.
             return read_text_lines(name, READ_BYTES), name
         files = find_sources(name, text_field, READ_BYTES)
-        return (piece for file in files for piece in file.read()), name
+        return (piece for _, piece in pieces_in_turn(files)), name
     if isinstance(source, str):
         _refuse_name_of_file(source)
         return _pieces_of_lines(line.group() for line in _LINES.finditer(source)), "text"
@@ -88,7 +87,7 @@ class _Parts:
 
 
 def _pieces_of_lines(lines: Iterable[str | bytes]) -> Iterator[Piece]:
-    ended = True
+    waiting = ""  # one line, which ends when another follows, with a newline or without
     for number, line in enumerate(lines, start=1):
         try:
             text = line.decode("utf-8") if isinstance(line, bytes) else line
@@ -96,18 +95,15 @@ def _pieces_of_lines(lines: Iterable[str | bytes]) -> Iterator[Piece]:
             raise InputError(f"line {number}: not UTF-8 text ({error.reason})") from error
         if not isinstance(text, str):
             raise InputError(f"line {number} is no text but {type(text).__name__}; give a str")
-        if not ended:
-            warnings.warn(
-                "a line without a newline at its end goes on in the next one; give lines with"
-                " theirs, or texts apart from one another to score",
-                SglmWarning,
-                stacklevel=2,
-            )
         if number == 1:
             text = text.removeprefix("\ufeff")  # a byte order mark is no text
-        for each in _LINES.findall(text):
+        elif not waiting.endswith("\n"):
+            waiting += "\n"
+        for each in _LINES.findall(waiting):
             yield from line_pieces(each, READ_BYTES)
-        ended = text.endswith("\n")
+        waiting = text
+    for each in _LINES.findall(waiting):
+        yield from line_pieces(each, READ_BYTES)
 
 
 def _parts_of_file(file: Any, name: str) -> Iterator[str | bytes]:

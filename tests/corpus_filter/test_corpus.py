@@ -520,3 +520,45 @@ def test_what_failed_is_told_also_where_nobody_reads_the_summary(run: Path, tmp_
     os.close(writing)
     assert ended.returncode == 1
     assert "bad.jsonl" in ended.stderr
+
+
+def test_a_result_is_not_replaced_by_that_of_another_source(run: Path, tmp_path: Path) -> None:
+    for name in ("en", "de"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.txt").write_text(f"the cat {name}\n")
+        os.utime(tmp_path / name / "a.txt", (0, 0))
+    out = ("--out", tmp_path / "out")
+    assert score(run, tmp_path / "en" / "a.txt", *out).exit_code == 0
+    refused = score(run, tmp_path / "de" / "a.txt", *out)
+    assert refused.exit_code == 2
+    assert f"was made of {tmp_path}/en/a.txt, and" in refused.stderr
+    assert rows(tmp_path / "out" / "a.jsonl")[0]["text"] == "the cat en"
+    (tmp_path / "en").rename(tmp_path / "moved")  # the same files under another name go on
+    again = score(run, tmp_path / "moved" / "a.txt", *out, "--json")
+    assert json.loads(again.stdout)["already_done"] == 1
+
+
+def test_the_bucket_pass_reads_what_escapes_made_long(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sglm.text.lines.LONGEST_LINE_BYTES", 1 << 20)
+    (tmp_path / "a.txt").write_text('"' * 600_000 + "\nthe cat\n")  # each is \\" in JSON
+    result = score(run, tmp_path / "a.txt", "--out", tmp_path / "out", "--buckets", "30,60")
+    assert result.exit_code == 0, result.stderr
+    assert len(rows(tmp_path / "out" / "a.jsonl")) == 2
+
+
+def test_a_folder_that_was_emptied_keeps_nothing_of_another_model(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.txt").write_text("\n".join(LINES))
+    arguments = (tmp_path / "a.txt", "--out", tmp_path / "out", "--buckets", "30,60")
+    with monkeypatch.context() as patched:
+        patched.setattr("sglm.corpus_filter.run._give_buckets", lambda *_: [])
+        assert score(run, *arguments).exit_code == 0
+    (tmp_path / "out" / "score.json").unlink()  # rm -r out/*
+    other = save_lm("char", tmp_path / "other")
+    assert score(other, *arguments).exit_code == 0
+    fresh = (tmp_path / "a.txt", "--out", tmp_path / "fresh", "--buckets", "30,60")
+    assert score(other, *fresh).exit_code == 0
+    assert contents(tmp_path / "out")["a.jsonl"] == contents(tmp_path / "fresh")["a.jsonl"]

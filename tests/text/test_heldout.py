@@ -19,12 +19,8 @@ from tests.conftest import make_text
 
 
 def lines_of(texts: Sequence[str]) -> Source:
-    size = sum(len(text.encode()) for text in texts)
     return Source(
-        name="lines",
-        read=lambda: (Piece(text, False) for text in texts),
-        documents=False,
-        bytes_on_disk=size,
+        name="lines", read=lambda: (Piece(text, False) for text in texts), documents=False
     )
 
 
@@ -93,7 +89,7 @@ def test_an_unfinished_line_stays_with_its_beginning() -> None:
             yield Piece(" y" * 25, False, unfinished=True)
             yield Piece(f" end of {i}\n", False)
 
-    source = Source(name="long", read=pieces, documents=False, bytes_on_disk=300 * 110)
+    source = Source(name="long", read=pieces, documents=False)
     drawn = list(divided(source, valid=0.2, test=0.2).pieces(quiet))
     assert {split for split, _ in drawn} == {TRAIN, VALID, TEST}
     for start in range(0, len(drawn), 3):

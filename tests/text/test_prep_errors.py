@@ -14,6 +14,9 @@ import pytest
 from typer.testing import Result
 
 from sglm.cli import prep
+from sglm.errors import InputError
+from sglm.text.prepare import Recipe, prepare
+from sglm.text.sentencepiece_tokenizer import learn_sentencepiece
 from sglm.text.store import TokenStore
 from sglm.text.store_writer import SplitWriter
 from tests.conftest import make_text
@@ -46,6 +49,10 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "folder/readme.md": good,
         "occupied/thesis.md": good,
         "file": b"",
+        "file.txt": good,
+        "bare/blank.jsonl": b"\n",
+        "bare/empty.txt.gz": gzip.compress(b""),
+        "tiny.model": learn_sentencepiece(make_text(200).split("\n"), None).content(),
         "ids.txt": b"1 2 3\n4 5 6\n" * 100,
         "x.txt": b"1 2\n" * 70 + b"1 x\n" + b"1 2\n" * 70,
         "high.txt": b"1 2\n" * 70 + b"1 99\n" + b"1 2\n" * 70,
@@ -127,6 +134,12 @@ BAD = {
     "good.txt --test nan": "fractions must be at least 0 and leave something",
     "good.txt --valid gone.txt": "gone.txt: no such file or folder",
     "good.txt --test empty.txt": "empty.txt: empty",
+    "good.txt --valid good.txt": "good.txt: given with --valid, and training text too",
+    "good.txt file.txt --test 0 --valid file.txt": "file.txt: given with --valid, and training",
+    "good.txt good.txt": "good.txt: given twice; give it once",
+    "bare": "bare/blank.jsonl: there is no text in it, nor in the files after it",
+    "good.txt --out .": "--out .: the folder you are in; give one in it: --out store",
+    "good.txt --tokenizer spm:tiny.model --eos-id 0": "--eos-id 0: the tokenizer's unknown token",
     "good.txt --out occupied": "occupied: this folder holds something else",
     "good.txt --out occupied --force": "occupied: this folder holds something else",
     "good.txt --out file": "file: this is no folder",
@@ -146,6 +159,53 @@ def test_bad_input_is_named_and_nothing_is_left(run_prep: Run, here: Path, typed
     assert 1 <= message.count("\n") <= 2
     assert result.stdout == ""
     assert sorted(here.rglob("*")) == before
+
+
+def test_of_a_folder_what_has_no_text_is_left_out_and_what_cannot_be_read_is_told(
+    run_prep: Run, here: Path
+) -> None:
+    (here / "bare" / "good.txt").write_bytes((here / "good.txt").read_bytes())
+    (here / "bare" / "more.txt.zst").write_bytes(b"packed")
+    (here / "bare" / "table.csv").write_text("1,2")
+    result = run_prep("bare", "--out", "store", "--tokenizer", "word")
+    assert result.exit_code == 0, result.stderr
+    assert "bare: 2 of its files left out, such as more.txt.zst: packed; unpack" in result.stderr
+    assert result.stderr.count("left out") == 1
+    assert "skipped" not in run_prep("bare", "--out", "bare/store").stderr
+
+
+def test_what_is_held_out_must_be_the_same_in_every_pass(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(doing: str, done: int, total: int | None) -> None:
+        if doing == "learning the vocabulary":
+            Path("good.txt").write_text("another line\n" + make_text(200))
+
+    with pytest.raises(InputError, match="was written to while it was read"):
+        prepare(["good.txt"], here / "store", Recipe(tokenizer="word"), on_progress=write)
+    assert not (here / "store").exists()
+
+
+def test_held_out_lines_that_are_trained_on_are_told(run_prep: Run, here: Path) -> None:
+    (here / "copy.txt").write_bytes((here / "good.txt").read_bytes())
+    arguments = ("--test", "0", "--tokenizer", "word", "--out")
+    told = run_prep("good.txt", "--valid", "copy.txt", *arguments, "a").stdout
+    assert "lines of valid (100%) are in train too" in told
+    (here / "other.txt").write_text("five words that are elsewhere\n" * 9)
+    assert (
+        "in train too" not in run_prep("good.txt", "--valid", "other.txt", *arguments, "b").stdout
+    )
+
+
+def test_a_file_system_without_locks(
+    run_prep: Run, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(file: object, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    assert run_prep("good.txt", "--out", "store").exit_code == 0
+    assert not list(here.glob(".store*"))
 
 
 def test_a_missing_package_is_named(

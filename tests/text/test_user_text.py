@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sglm.errors import InputError, SglmWarning
+from sglm.errors import InputError
 from sglm.text.lines import Piece
 from sglm.text.user_text import list_of_texts, pieces_of
 
@@ -131,9 +131,15 @@ def test_what_has_no_order_of_lines_is_refused() -> None:
                 take(source)
 
 
-def test_a_line_without_its_newline_is_told() -> None:
-    with pytest.warns(SglmWarning, match="without a newline"):
-        assert read_texts(["one", "two"]) == ["one", "two"]
+def test_lines_may_lack_their_newlines() -> None:
+    assert "".join(read_texts(CRLF.removesuffix("\n").split("\n"))) == CRLF.removesuffix("\n")
+    assert read_texts(["one", "", "two\n", "three"]) == ["one\n", "\n", "two\n", "three"]
+
+
+def test_lines_end_with_their_file(tmp_path: Path) -> None:
+    for name, text in (("a.txt", "one\ntwo"), ("b.txt", "three\n"), ("c.txt", "four")):
+        (tmp_path / name).write_text(text)
+    assert read_texts(tmp_path) == ["one\n", "two\n", "three\n", "four"]
 
 
 def test_a_name_of_a_file_that_is_not_there_is_no_text() -> None:

@@ -1,6 +1,8 @@
 """A text that is wrapped at a width is known by its full lines, and no other one is."""
 
+import gzip
 import random
+import subprocess
 import textwrap
 from pathlib import Path
 
@@ -47,8 +49,14 @@ def test_prep_warns_and_its_cure_works(tmp_path: Path) -> None:
     assert result.exit_code == 0
     assert f"the lines of {source} are wrapped at 70 columns" in result.stderr
     assert f"'{source}' > joined.txt" in result.stderr
+    (tmp_path / "b.txt.gz").write_bytes(gzip.compress(source.read_bytes()))
+    packed = [*arguments[:1], str(tmp_path / "b.txt.gz"), *arguments[2:-1], str(tmp_path / "c")]
+    warning = CliRunner().invoke(app, packed).stderr
+    cure = "zcat " + warning.partition("zcat ")[2].partition(" > ")[0]
     text = "\n".join(lines)
     joined = "\n\n".join(part.replace("\n", " ") for part in text.split("\n\n"))
+    ran = subprocess.run(cure, shell=True, capture_output=True, check=True)
+    assert ran.stdout.decode().rstrip() == joined.rstrip()
     source.write_text(joined)
     again = CliRunner().invoke(app, [*arguments[:-1], str(tmp_path / "b")])
     assert again.exit_code == 0
