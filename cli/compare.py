@@ -81,9 +81,9 @@ def compare(
 ) -> None:
     """Does it help on my corpus? Variants × seeds.
 
-    All runs have equal updates and data. Prints a table of validation perplexities at their end:
-    mean and spread over seeds, difference to bptt paired by seed. DIR gets results.json, table.md,
-    curves.png and the runs; the same command continues what was interrupted.
+    All runs have equal updates and data (artbp: on average). Prints validation perplexities at
+    their end: mean, spread over seeds, difference to bptt paired by seed. DIR gets results.json,
+    table.md, curves.png and the runs; the same command continues what was interrupted.
     """
     from sglm.config import load_config
 
@@ -137,13 +137,15 @@ def _print(results: dict[str, Any], as_json: bool) -> None:
 def refuse_horizon(overrides: list[str]) -> None:
     """
     Raises:
-        ConfigError: `train.horizon` is set; here a long horizon is a variant, not a common setting.
+        ConfigError: `train.horizon` is set, here a variant and no common setting; or `train.seed`.
     """
     if any(override.startswith("train.horizon") for override in overrides):
         raise ConfigError(
             "--set train.horizon: here the long horizon is a variant of its own;"
             " give --variants …,bptt-long --horizon STEPS"
         )
+    if any(override.startswith("train.seed") for override in overrides):
+        raise ConfigError("--set train.seed: give --seeds")
 
 
 def parse_grid(variants: str, seeds: str, shard: str) -> Grid:
@@ -179,7 +181,9 @@ def parse_seeds(text: str) -> list[int]:
     seeds = []
     for part in text.split(","):
         digits = part.strip()
-        if not (digits.isascii() and digits.isdigit() and is_count(int(digits))):
+        if not (
+            digits.isascii() and digits.isdigit() and len(digits) < 20 and is_count(int(digits))
+        ):
             raise InputError(
                 f"--seeds: {digits!r} is no seed; give whole numbers from 0 on, as 0,1,2"
             )
@@ -194,7 +198,8 @@ def parse_shard(text: str) -> tuple[int, int]:
         InputError: not I/N with I from 1 to N.
     """
     part, _, parts = text.partition("/")
-    if not (part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts)):
+    known = part.isdecimal() and parts.isdecimal() and len(part + parts) < 20
+    if not (known and 1 <= int(part) <= int(parts)):
         raise InputError(f"--shard {text!r}: write it as I/N with I from 1 to N: 1/3, 2/3, 3/3")
     return int(part), int(parts)
 

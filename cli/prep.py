@@ -5,7 +5,7 @@ import shlex
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,12 +17,12 @@ from sglm.cli.signals import termination_raises
 from sglm.cli.streams import announce_terminal
 
 if TYPE_CHECKING:
+    from sglm.text.sources import Source
     from sglm.text.store import TokenStore
     from sglm.text.tokenizer import Tokenizer
 
 SECONDS_BETWEEN_LINES = 10.0
-# Of the lines of a split; some recur in every text.
-TOLD_OVERLAP = 0.01
+MANY_KNOWN = 0.2  # of the lines of a split; some recur in every text, most in source code
 FIRST_RECIPE = "tiny"
 # Certainly enough for that recipe. To check a shorter text takes seconds, for imports.
 LONG_ENOUGH_TOKENS = 20_000
@@ -111,7 +111,7 @@ def prep(
 
     Validation and test text is held out before any vocabulary is learned.
     """
-    from sglm.errors import InputError, SglmWarning
+    from sglm.errors import InputError
     from sglm.text.prepare import Recipe, prepare
 
     if tokenizer is not None and tokenizer_of is not None:
@@ -132,11 +132,9 @@ def prep(
     with termination_raises("terminated; no store was written"), _progress() as show_progress:
         store = prepare(sources, out, recipe, force=force, on_progress=show_progress)
     seconds = time.monotonic() - started
+    _warn_of_repeated_lines(store)
     if store.tokenizer().is_text:
-        # The store is there, whatever became of its sources; and they were warned of before.
-        with suppress(InputError, OSError), warnings.catch_warnings():
-            warnings.simplefilter("ignore", SglmWarning)
-            _warn_of_wrapped_lines(sources)
+        _warn_of_wrapped_lines(sources)
     if as_json:
         facts = {
             "out": str(out),
@@ -159,10 +157,19 @@ def _fraction_or_source(text: str) -> float | str:
 
 def _warn_of_wrapped_lines(sources: list[str]) -> None:
     """Names the first file whose lines are wrapped at a width."""
+    from sglm.errors import InputError, SglmWarning
     from sglm.text.sources import find_sources
+
+    # The store is there, whatever became of its sources; and they were warned of before.
+    with suppress(InputError, OSError), warnings.catch_warnings():
+        warnings.simplefilter("ignore", SglmWarning)
+        _warn_of_first(each for name in sources if name != "-" for each in find_sources(name))
+
+
+def _warn_of_first(sources: "Iterable[Source]") -> None:
     from sglm.text.wrapping import wrapped_width
 
-    for source in (each for name in sources if name != "-" for each in find_sources(name)):
+    for source in sources:
         width = None
         if not (source.documents or source.once):
             width = wrapped_width(piece.text for piece in source.read())
@@ -202,22 +209,24 @@ def _print_summary(store: "TokenStore", seconds: float) -> None:
     for name, *counts in rows:
         shown = (count.rjust(width) for count, width in zip(counts, widths[1:], strict=True))
         typer.echo(f"  {name:<{widths[0]}}  {'  '.join(shown)}")
-    for line in _repeated_lines(store):
-        typer.echo(line)
     typer.echo(_next_step(store))
 
 
-def _repeated_lines(store: "TokenStore") -> Iterator[str]:
-    """Tells where held-out lines are training lines, too."""
+def _warn_of_repeated_lines(store: "TokenStore") -> None:
+    """Where many held-out lines are training lines, too."""
     training = store.lines("train")
     for split in store.splits:
         lines = store.lines(split)
         if split == "train" or training is None or lines is None:
             continue
         known = lines.overlap(training)
-        if known >= TOLD_OVERLAP * max(1, lines.lines):
+        if known > MANY_KNOWN * lines.lines:
             share = f"{known:,} of {lines.lines:,} lines of {split} ({known / lines.lines:.0%})"
-            yield f"  {share} are in train too (lines of five words or more)"
+            typer.echo(
+                f"warning: {share} are in train too, so they say little of other text (lines of"
+                " five words or more)",
+                err=True,
+            )
 
 
 def _end_of_text(tokenizer: "Tokenizer") -> str:

@@ -18,7 +18,7 @@ from sglm.model.folder import load_weights, read_card, save_model
 from sglm.model.language_model import LSTMLanguageModel
 from sglm.scoring.arguments import whole_number
 from sglm.scoring.mixture import Mixture
-from sglm.storage.durable import remove, sync
+from sglm.storage.durable import sync
 from sglm.storage.untrusted import given_path
 from sglm.text.tokenizer import load_tokenizer
 
@@ -105,9 +105,7 @@ def average_snapshots(
     _check_same_tokenizer(folders)
     model = _mean_of_weights(folders)
     tokenizer = load_tokenizer(folders[0])
-    aside = target.with_name(target.name + ".partial")
-    if aside.exists():
-        remove(aside)
+    aside = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
         aside.mkdir(parents=True)
         extra = read_card(folders[0]).extra | {"averaged": [folder.name for folder in folders]}

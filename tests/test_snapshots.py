@@ -86,6 +86,14 @@ def test_the_average_of_weights_is_a_model_like_any_other(run: Path, tmp_path: P
     assert [each.name for each in folder.parent.iterdir()] == ["averaged"]
 
 
+def test_what_lies_beside_is_not_touched(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "one.partial").mkdir()
+    (tmp_path / "one.partial" / "thesis.txt").write_text("years of work")
+    sglm.average_snapshots(run, tmp_path / "one")
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["one", "one.partial"]
+    assert (tmp_path / "one.partial" / "thesis.txt").exists()
+
+
 def test_by_command(run: Path, tmp_path: Path) -> None:
     text = tmp_path / "text.txt"
     text.write_text(TEXT + "\n")

@@ -43,16 +43,14 @@ def compare(
         grid: which runs.
         execution: how they are made.
         console: for progress.
-        horizon: of the variants with a long one, in steps; None: that of the comparison that is in
-            `out` already, or see `horizon_steps`.
+        horizon: of the variants with a long one, in steps; None: see `prepare`.
 
     Returns:
         What is in `results.json`: of all finished runs in `out`, those of other calls too.
 
     Raises:
         Stopped: asked to; the run at hand has saved a checkpoint.
-        InputError, ConfigError: no validation split; a variant that is none here; `out` holds
-            something else, or runs of another comparison.
+        InputError, ConfigError: see `prepare`; `out` holds runs of another comparison.
         SglmError: some runs failed; the others were made.
     """
     comparison = prepare(config, store, out, variants=grid.variants, horizon=horizon)
@@ -62,11 +60,13 @@ def compare(
     check_precision(finished, execution.precision.name if waiting else None, out)
     if len(waiting) < len(own):
         _print_line(console, f"{len(own) - len(waiting)} of {len(own)} runs are finished already")
-    failures, stopped_by = _train(
-        comparison, own, waiting=waiting, execution=execution, console=console
-    )
-    finished = comparison.collect()
-    results = write_results(comparison, list(finished.values()))
+    try:
+        failures, stopped_by = _train(
+            comparison, own, waiting=waiting, execution=execution, console=console
+        )
+    finally:  # what was finished before a refusal counts
+        finished = comparison.collect()
+        results = write_results(comparison, list(finished.values()))
     _print_gaps(grid.cells, finished, console)
     if stopped_by is not None:
         how = f"while {failures[0]} failed" if failures else "with everything saved"
@@ -93,8 +93,14 @@ def prepare(
 ) -> Comparison:
     """What all runs share.
 
+    Args:
+        config, store, out: see `compare`.
+        variants: all of which are checked.
+        horizon: None: that of the comparison that is in `out` already, or see `horizon_steps`.
+
     Raises:
-        InputError, ConfigError: see `compare`.
+        InputError, ConfigError: no validation split; a variant that does not go with the text or
+            the configuration; `out` is no folder of a comparison.
     """
     store.counts("valid")  # an error with its cure where there is none
     batcher = build_batcher(config, store)
@@ -103,9 +109,12 @@ def prepare(
     check_cycles(variants, base)
     if horizon is None:
         horizon = written_horizon(out)
-    return Comparison(
+    comparison = Comparison(
         base=base, store=store, out=out, horizon=horizon_steps(horizon, config.train.window)
     )
+    for variant in variants:  # before the first run, not after it
+        build_batcher(comparison.config(Cell(variant, 0)), store)
+    return comparison
 
 
 def _train(

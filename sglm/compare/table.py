@@ -89,7 +89,14 @@ def in_words(results: dict[str, Any]) -> str:
         for name, facts in others.items()
         if _verdict(facts) == "lower" and facts["controls"]
     ]
-    if CEILING in variants:
+    for name, facts in others.items():
+        missing = [str(seed) for seed in variants[BASELINE]["seeds"] if seed not in facts["seeds"]]
+        if missing and facts["diff_mean"] is not None:
+            sentences.append(
+                f"{name} is not there with {BASELINE}'s seeds {', '.join(missing)}: its difference"
+                " is of the others."
+            )
+    if CEILING in variants and not groups["lower"]:
         exact = f"the exact gradient over {results['horizon']} steps ({CEILING})"
         sentences += {
             "none": [
@@ -104,14 +111,16 @@ _VERDICTS = {
     "lower": f"Better than {BASELINE}",
     "higher": f"Worse than {BASELINE}",
     "none": f"No difference to {BASELINE} beyond the spread over seeds",
-    "unknown": "Cannot be told from chance (that takes two seeds or more that did not diverge)",
+    "diverged": "Diverged",
+    "unknown": "Cannot be told from chance (that takes two seeds that did not diverge, of"
+    f" {BASELINE} too)",
 }
 
 
 def _verdict(facts: dict[str, Any]) -> str:
     interval = facts["diff_ci95"]
     if interval is None:
-        return "unknown"
+        return "diverged" if None in facts.get("token_ppl", []) else "unknown"
     low, high = interval
     return "lower" if high < 0 else "higher" if low > 0 else "none"
 
@@ -119,6 +128,8 @@ def _verdict(facts: dict[str, Any]) -> str:
 def _evidence(facts: dict[str, Any], digits: int) -> str:
     """By how much, and how sure that is."""
     mean, interval = facts["diff_mean"], facts["diff_ci95"]
+    if _verdict(facts) == "diverged":
+        return f" with {facts['token_ppl'].count(None)} of {len(facts['token_ppl'])} seeds"
     if interval is None:
         return ""
     if _verdict(facts) == "none":

@@ -95,7 +95,7 @@ def prepare(
         ]
         for split, names in names_of_split.items()
     }
-    _refuse_leaks(sources_of_split, recipe)
+    _refuse_twice(sources_of_split["train"], recipe)
     with new_store(out, force) as folder:
         spool = folder / "spool"
         spool.mkdir()
@@ -136,26 +136,20 @@ def check_recipe(recipe: Recipe) -> Tokenizer | None:
     return given
 
 
-def _refuse_leaks(sources_of_split: dict[str, list[Source]], recipe: Recipe) -> None:
+def _refuse_twice(sources: Sequence[Source], recipe: Recipe) -> None:
     """
     Raises:
-        InputError: a file comes twice, so that what is held out would be trained on, too.
+        InputError: a file comes twice, so that what is held out of it would be trained on, too.
     """
-    draws = not (isinstance(recipe.valid, str) and isinstance(recipe.test, str))
+    if not any(share for share in (recipe.valid, recipe.test) if not isinstance(share, str)):
+        return
     known: set[tuple[int, int]] = set()
-    for split, sources in sources_of_split.items():
-        for source in (each for each in sources if each.file is not None):
-            found = os.stat(source.name)
-            identity = found.st_dev, found.st_ino
-            if split != "train" and identity in known:
-                raise InputError(
-                    f"{source.name}: given with --{split}, and training text too; name the files to"
-                    " train on without it"
-                )
-            if split == "train":
-                if draws and identity in known:
-                    raise InputError(f"{source.name}: given twice; give it once")
-                known.add(identity)
+    for source in (each for each in sources if each.file is not None):
+        found = os.stat(source.name)
+        identity = found.st_dev, found.st_ino
+        if identity in known:
+            raise InputError(f"{source.name}: given twice; give it once")
+        known.add(identity)
 
 
 def _refuse_changed(sources_of_split: dict[str, list[Source]]) -> None:

@@ -181,6 +181,7 @@ def test_a_refusal_that_all_runs_share_ends_it_at_once(
     with pytest.raises(InputError, match=r"^no such thing$"):
         run(word_store, tmp_path / "out")
     assert (tmp_path / "calls").read_text() == "x\n"
+    assert (tmp_path / "out" / "results.json").exists(), "of what was finished before"
 
 
 def test_a_stop_ends_the_run_gently_and_starts_no_other(

@@ -96,6 +96,18 @@ def test_one_seed_claims_nothing(mean: float) -> None:
     assert "Worse" not in sentences
 
 
+def test_a_run_that_diverged_or_is_missing_is_said() -> None:
+    said = in_words(
+        results(
+            bptt=facts(token_ppl=[100.0, 101.0, 99.0]),
+            dni=facts(None, None, None, token_ppl=[100.0, None, 99.0]),
+            noise=facts(101.0, 1.0, [0.5, 1.5], seeds=[0, 2], token_ppl=[100.0, 102.0]),
+        )
+    ).splitlines()
+    assert "Diverged: dni with 1 of 3 seeds." in said
+    assert said[-1] == "noise is not there with bptt's seeds 1: its difference is of the others."
+
+
 def test_a_gain_is_held_against_its_controls() -> None:
     controls = {
         "bptt-restarts": {"diff_mean": -0.3, "diff_ci95": [-0.5, -0.1]},

@@ -14,7 +14,7 @@ from sglm.analyze.curvature.subspaces import overlaps
 from sglm.cli.main import app
 from sglm.config import parse_config
 from sglm.config.load import config_to_toml
-from sglm.errors import InputError
+from sglm.errors import InputError, SglmError
 from sglm.model.folder import save_model
 from sglm.text.tokenizer import load_tokenizer
 from tests.analyze.curvature.test_subspaces import random_rows
@@ -45,6 +45,12 @@ def test_eigenpairs_of_a_matrix_of_known_spectrum() -> None:
     found = top_eigenpairs(vectors.T @ np.diag(values) @ vectors, 3)
     np.testing.assert_allclose(found.values_K, [9, 7, 4], rtol=1e-3)  # its tolerance
     assert np.allclose(overlaps(found.vectors_KP, vectors[:3]), 1, atol=1e-5)
+
+
+def test_a_matrix_that_is_not_finite_is_said() -> None:
+    for value in (np.nan, 0.0):
+        with pytest.raises(SglmError, match="has the run diverged"):
+            top_eigenpairs(np.full((50, 50), value), 3)
 
 
 def test_top_eigenpairs_are_those_of_the_brute_force_matrices() -> None:

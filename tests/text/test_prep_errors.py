@@ -49,7 +49,6 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "folder/readme.md": good,
         "occupied/thesis.md": good,
         "file": b"",
-        "file.txt": good,
         "bare/blank.jsonl": b"\n",
         "bare/empty.txt.gz": gzip.compress(b""),
         "tiny.model": learn_sentencepiece(make_text(200).split("\n"), None).content(),
@@ -134,8 +133,6 @@ BAD = {
     "good.txt --test nan": "fractions must be at least 0 and leave something",
     "good.txt --valid gone.txt": "gone.txt: no such file or folder",
     "good.txt --test empty.txt": "empty.txt: empty",
-    "good.txt --valid good.txt": "good.txt: given with --valid, and training text too",
-    "good.txt file.txt --test 0 --valid file.txt": "file.txt: given with --valid, and training",
     "good.txt good.txt": "good.txt: given twice; give it once",
     "bare": "bare/blank.jsonl: there is no text in it, nor in the files after it",
     "good.txt --out .": "--out .: the folder you are in; give one in it: --out store",
@@ -189,8 +186,11 @@ def test_what_is_held_out_must_be_the_same_in_every_pass(
 def test_held_out_lines_that_are_trained_on_are_told(run_prep: Run, here: Path) -> None:
     (here / "copy.txt").write_bytes((here / "good.txt").read_bytes())
     arguments = ("--test", "0", "--tokenizer", "word", "--out")
-    told = run_prep("good.txt", "--valid", "copy.txt", *arguments, "a").stdout
+    told = run_prep("good.txt", "--valid", "copy.txt", *arguments, "a").stderr
     assert "lines of valid (100%) are in train too" in told
+    (here / "half.txt").write_text(
+        (here / "good.txt").read_text() + "some words of its own\n" * 999
+    )
     (here / "other.txt").write_text("five words that are elsewhere\n" * 9)
     assert (
         "in train too" not in run_prep("good.txt", "--valid", "other.txt", *arguments, "b").stdout

@@ -65,9 +65,10 @@ def top_eigenpairs(operator: Any, count: int) -> Eigenpairs:
         count: K; fewer where the matrix is as small.
 
     Raises:
-        SglmError: the eigenvalues lie too close together to be told apart.
+        SglmError: the eigenvalues lie too close together to be told apart; the matrix is zero or
+            not finite.
     """
-    from scipy.sparse.linalg import ArpackNoConvergence, eigsh
+    from scipy.sparse.linalg import ArpackError, ArpackNoConvergence, eigsh
 
     size = operator.shape[0]
     count = min(count, size - 1)
@@ -86,6 +87,10 @@ def top_eigenpairs(operator: Any, count: int) -> Eigenpairs:
         raise SglmError(
             f"the first {count} eigenvalues lie too close together to be told apart; give more"
             " --tokens"
+        ) from None
+    except ArpackError as error:
+        raise SglmError(
+            f"the curvature has no eigenvalues that can be found ({error}); has the run diverged?"
         ) from None
     order = np.argsort(values)[::-1]
     return Eigenpairs(values[order], vectors.T[order])

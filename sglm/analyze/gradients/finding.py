@@ -40,27 +40,32 @@ class GradientsFinding:
         """What a synthetic gradient is worth, where there is one."""
         first = next((run for run in self.runs if SYNTHETIC in run["gradients"]), None)
         run = self.runs[0] if first is None else first
-        if not math.isfinite(run["gradients"][TRUNCATED]["parameters"]["bias"][0]):
+        truncated = run["gradients"][TRUNCATED]["parameters"]["bias"]
+        if not truncated[1] > 0:  # NaN, too
             return (
-                f"{run['run']}: {run['windows']:,} windows are too few to tell the long horizon's"
-                " mean gradient from noise; give more --windows, or --data with a longer text."
+                f"{run['run']}: {run['windows']:,} windows are too few to tell from noise what"
+                " truncation loses of the long horizon's mean gradient; give more --windows, or"
+                " --data with a longer text."
             )
         if first is None:
-            bias, low, high = run["gradients"][TRUNCATED]["parameters"]["bias"]
             return (
                 f"{run['run']}: truncation after {run['window']} steps loses"
-                f" {bias:.0%} ({low:.0%} to {high:.0%}) of the long horizon's gradient"
+                f" {_share(truncated)} of the long horizon's gradient"
                 f" (squared length of the bias in the LSTM's weights); {run['missing']}, so nothing"
                 " synthetic was measured."
             )
-        bias = first["gradients"][SYNTHETIC]["parameters"]["bias"][0]
-        truncated = first["gradients"][TRUNCATED]["parameters"]["bias"][0]
+        bias = first["gradients"][SYNTHETIC]["parameters"]["bias"]
         worth, low, high = first["worth"]["parameters"]
+        told = f"they are worth a real horizon of {worth:.1f} steps ({low:.1f} to {high:.1f})"
+        if not low > first["window"]:
+            told = (
+                f"that they are worth more than those {first['window']} steps cannot be told"
+                f" ({low:.1f} to {high:.1f})"
+            )
         return (
-            f"{first['run']}: with synthetic gradients the bias is {bias:.0%} of the long horizon's"
-            f" squared gradient, with truncation after {first['window']} steps {truncated:.0%};"
-            f" they are worth a real horizon of {worth:.1f} steps ({low:.1f} to {high:.1f})."
-            f"{_of_values(first)}"
+            f"{first['run']}: with synthetic gradients the bias is {_share(bias)} of the long"
+            f" horizon's squared gradient, with truncation after {first['window']} steps"
+            f" {_share(truncated)}; {told}.{_of_values(first)}"
         )
 
     def draw(self, figure: Any) -> None:
@@ -85,6 +90,11 @@ class GradientsFinding:
             for axes in (distance, parts):
                 axes.text(0.5, 0.5, "no synthetic gradients", ha="center", transform=axes.transAxes)
         bias.legend(fontsize=6)
+
+
+def _share(interval: Sequence[float]) -> str:
+    value, low, high = interval
+    return f"{value:.0%} ({low:.0%} to {high:.0%})"
 
 
 def _of_values(run: dict[str, Any]) -> str:

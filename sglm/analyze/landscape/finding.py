@@ -47,8 +47,9 @@ class LandscapeFinding:
         for kind, by_batches in run["lines"].items():
             index = lowest(by_batches[most])
             value, _, high = by_batches[most]["change"][index]
-            sure = "" if high < 0 else ", which may be nothing"
-            told.append(f"{kind} {1e3 * value:+.1f} at {run['lengths'][index]:.1%}{sure}")
+            sure = "" if high < 0 else ", which may be nothing" if value < 0 else ", so no fall"
+            last = " (the longest step: it may go on)" if index == len(run["lengths"]) - 1 else ""
+            told.append(f"{kind} {1e3 * value:+.1f} at {run['lengths'][index]:.1%}{last}{sure}")
         return (
             f"{run['run']}: lowest loss on other text along each gradient ({most} batches), in"
             f" millinats per token at a share of the weights' length: {'; '.join(told)}."

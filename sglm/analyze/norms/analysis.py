@@ -6,6 +6,7 @@ sharpness is measured.
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -107,6 +108,7 @@ class NormsAnalysis:
                     "run": name,
                     "decay": decay_of(own[0].config().optimizer),
                     "training": logged(run),
+                    "lowest_ppl": lowest_perplexity(run),
                     "snapshots": [
                         {"name": each.folder.name, "sharpness": values[each.name]} for each in own
                     ],
@@ -130,34 +132,41 @@ def logged(run: Path) -> list[dict[str, Any]]:
     Raises:
         InputError: there are none, or they are damaged.
     """
-    path = RunFolder(run).metrics
-    if not path.exists():
-        raise InputError(f"{run}: is not a run (no {path.name}); give what `sglm train` wrote")
-    try:
-        lines = [
-            json.loads(line) for line in read_bounded(path, LARGEST_METRICS_BYTES).splitlines()
-        ]
-        found = [
-            {
-                "step": int(line["step"]),
-                "lr": float(line["lr"]),
-                "token_ppl": None if line["token_ppl"] is None else float(line["token_ppl"]),
-                "layers": {
-                    str(layer): {str(what): float(value) for what, value in norms.items()}
-                    for layer, norms in line["norms"].items()
-                },
-            }
-            for line in lines
-            if line.get("norms")
-        ]
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise InputError(f"{path}: damaged ({error}); train the run again") from None
+    found = [line for line in _validations(run) if line["layers"]]
     if not found:
         raise InputError(
             f"{run}: logged no norms; train it again with this sglm, with train.log_every_steps no"
             " longer than from one validation to the next"
         )
     return found
+
+
+def lowest_perplexity(run: Path) -> float:
+    """Of all validations of a run; NaN where none was finite. Raises as `logged` does."""
+    known = [line["token_ppl"] for line in _validations(run) if line["token_ppl"] is not None]
+    return min(known, default=math.nan)
+
+
+def _validations(run: Path) -> list[dict[str, Any]]:
+    """The lines of `metrics.jsonl`."""
+    path = RunFolder(run).metrics
+    if not path.exists():
+        raise InputError(f"{run}: is not a run (no {path.name}); give what `sglm train` wrote")
+    try:
+        return [
+            {
+                "step": int(line["step"]),
+                "lr": float(line["lr"]),
+                "token_ppl": None if line["token_ppl"] is None else float(line["token_ppl"]),
+                "layers": {
+                    str(layer): {str(what): float(value) for what, value in norms.items()}
+                    for layer, norms in (line.get("norms") or {}).items()
+                },
+            }
+            for line in map(json.loads, read_bounded(path, LARGEST_METRICS_BYTES).splitlines())
+        ]
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise InputError(f"{path}: damaged ({error}); train the run again") from None
 
 
 def _digest(path: Path) -> str:

@@ -32,7 +32,8 @@ class NormsFinding:
     """What was logged and measured of each run.
 
     Attributes:
-        runs: of each: `decay`; `training`, by validation: `step`, `lr`, `token_ppl` and, by layer,
+        runs: of each: `decay`; `lowest_ppl` of all validations; `training`, by validation with
+            logs since the one before: `step`, `lr`, `token_ppl` and, by layer,
             the logs' means since the one before of `weight`, `update`, `effective_rate` and, with
             Adam, `l2_share`; `snapshots`: `sharpness` by layer, in nats per token.
         overall: the name under which `sharpness` is that of all layers at once.
@@ -67,7 +68,7 @@ class NormsFinding:
         found = {run["run"]: self._sum_up(run) for run in self.runs}
         small = min(found, key=lambda name: found[name].last)
         large = max(found, key=lambda name: found[name].last)
-        best = min(found, key=lambda name: found[name].perplexity)
+        best = min(found, key=lambda name: _or_infinite(found[name].perplexity))
         if len(found) == 1:
             one = found[small]
             return (
@@ -111,20 +112,23 @@ class NormsFinding:
         layers: list[Layers] = [each["layers"] for each in training]
         half = training[-1]["step"] / 2
         late = [_rate(each["layers"]) for each in training if each["step"] >= half]
-        known = [each["token_ppl"] for each in training if each["token_ppl"] is not None]
         return Overall(
             first=_length(layers[0], "weight"),
             last=_length(layers[-1], "weight"),
             rate=_mean(late),
             l2_share=_mean([_share(each) for each in layers]),
             sharpness=run["snapshots"][-1]["sharpness"][self.overall],
-            perplexity=min(known, default=math.nan),
+            perplexity=run["lowest_ppl"],
         )
 
 
 def _length(layers: Layers, what: str) -> float:
     """Of all layers, as one vector."""
-    return math.hypot(*(norms[what] for norms in layers.values()))
+    return math.hypot(*(norms.get(what, math.nan) for norms in layers.values()))
+
+
+def _or_infinite(perplexity: float) -> float:
+    return math.inf if math.isnan(perplexity) else perplexity
 
 
 def _rate(layers: Layers) -> float:

@@ -101,22 +101,25 @@ class RepresentationsFinding(Found):
         return " ".join(filter(None, sentences))
 
     def _reading_of_pairs(self) -> str:
-        yardsticks = [each for each in self.groups if each.is_yardstick]
-        # Runs of one seed begin with the same weights, so only those of others are comparable.
-        across = [each for each in self.groups if not each.is_yardstick and not each.same_seed]
-        if not across or not yardsticks:
+        known = {each.labels[0] for each in self.groups if each.is_yardstick}
+        across = [each for each in self.groups if each.is_across and known.issuperset(each.labels)]
+        compared = {label for each in across for label in each.labels}
+        yardsticks = [g for g in self.groups if g.is_yardstick and g.labels[0] in compared]
+        if not across or not _pooled(yardsticks, "kl_nats"):
             return (
                 "Whether layers differ more than the function does is seen against two seeds of one"
                 " mode: give runs of two modes with two seeds each."
             )
         kl = _pooled(across, "kl_nats") / _pooled(yardsticks, "kl_nats")
+        modes = [{label.partition(" ")[0] for label in each.labels} for each in across]
+        differ = "modes" if all(len(each) > 1 for each in modes) else "configurations"
         apart = [
             f"{name}: {_distance(across, 'cka', name) / _distance(yardsticks, 'cka', name):.2f}"
             f" ({_distance(across, 'rdm', name) / _distance(yardsticks, 'rdm', name):.2f})"
             for name in _common_layers([*across, *yardsticks])
         ]
         return (
-            "Compared with two seeds of one mode, runs of different modes (and seeds) are"
+            f"Compared with two seeds of one of them, runs of different {differ} (and seeds) are"
             f" {kl:.2f} times as far apart in what they predict (KL), and in their layers"
             f" by 1 − CKA (by 1 − the correlation of dissimilarities): {', '.join(apart)}."
         )

@@ -7,6 +7,8 @@ from functools import cached_property
 from statistics import fmean, stdev
 from typing import Any
 
+from sglm.scoring.metrics import perplexity
+
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
@@ -37,8 +39,15 @@ class Group:
 
     @property
     def is_yardstick(self) -> bool:
-        """Whether nothing but the seed differs."""
-        return self.labels[0] == self.labels[1]
+        """Whether the seed differs and nothing else."""
+        return self.labels[0] == self.labels[1] and not self.same_seed
+
+    @property
+    def is_across(self) -> bool:
+        """Whether the configuration differs and not how far the training was. Runs of one seed
+        begin with the same weights, so only those of others are comparable."""
+        one, other = (label.split(" #")[0].partition(" @") for label in self.labels)
+        return self.labels[0] != self.labels[1] and not self.same_seed and one[2] == other[2]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +81,7 @@ class Found:
                 {
                     "kl_nats": pair["kl_nats"],
                     "agreement": pair["agreement"],
-                    "ppl_ratio": math.exp(abs(one["nats"] - other["nats"])),
+                    "ppl_ratio": perplexity(abs(one["nats"] - other["nats"]), 1),
                     "cka": {name: row[name] for name, row in pair["cka"].items() if name in row},
                     "rdm": pair["rdm"],
                 }
@@ -123,4 +132,6 @@ def fold(trees: Sequence[Any], number: Any) -> Any:
 
 
 def _deviation(values: Sequence[float]) -> float:
-    return stdev(values) if len(values) > 1 else math.nan
+    if len(values) < 2 or not all(map(math.isfinite, values)):
+        return math.nan
+    return stdev(values)

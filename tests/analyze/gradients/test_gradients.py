@@ -178,6 +178,9 @@ def test_of_too_few_windows_it_says_so_and_no_numbers() -> None:
     run = {"run": "a", "window": T, "windows": 64, **measured(Future(AHEAD))}
     finding = GradientsFinding(runs=[run])
     assert "worth a real horizon of" in finding.reading()
+    worth = run["worth"]["parameters"]
+    run["worth"]["parameters"] = [worth[0], T, worth[2]]  # its interval begins at truncation's
+    assert f"worth more than those {T} steps cannot be told" in finding.reading()
     nothing = [math.nan] * 3  # as where the square of a mean came out negative
     run["worth"]["parameters"] = nothing
     for kind in (TRUNCATED, SYNTHETIC):

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from sglm.analyze import norms
-from sglm.analyze.norms.analysis import decay_of, logged
+from sglm.analyze.norms.analysis import decay_of, logged, lowest_perplexity
 from sglm.analyze.norms.finding import NormsFinding
 from sglm.analyze.norms.measure import relative_sharpness
 from sglm.config import Config, OptimizerConfig
@@ -105,6 +105,33 @@ def test_weights_are_put_back_when_a_loss_fails() -> None:
 )
 def test_kinds_of_decay_have_names(settings: dict[str, Any], word: str) -> None:
     assert decay_of(OptimizerConfig(**settings)) == word
+
+
+def test_the_lowest_perplexity_is_that_of_all_validations(tmp_path: Path) -> None:
+    lines = [
+        {"step": 1, "lr": 1, "token_ppl": 20.0, "norms": {"a": {"weight": 1, "update": 1}}},
+        {"step": 2, "lr": 1, "token_ppl": 16.0, "norms": None},
+        {"step": 3, "lr": 1, "token_ppl": None},
+    ]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert lowest_perplexity(tmp_path) == 16.0
+    assert [line["step"] for line in logged(tmp_path)] == [1]
+
+
+def test_a_run_that_diverged_is_not_the_best() -> None:
+    def found(name: str, ppl: float, norms: dict[str, float]) -> dict[str, Any]:
+        training = [{"step": 1, "layers": {"a": norms}}]
+        snapshots = [{"sharpness": {"all": 0.1}}]
+        return {"run": name, "decay": "none", "training": training, "lowest_ppl": ppl,
+                "snapshots": snapshots}  # fmt: skip
+
+    runs = [
+        found("bad", math.nan, {"update": 1.0}),
+        found("good", 20.0, {"weight": 2.0, "update": 1}),
+    ]
+    finding = NormsFinding(runs=runs, overall="all")
+    assert "The lowest perplexity is that of good, 20.00" in finding.reading()
+    assert finding.rows()
 
 
 def run(out: Path, store: TokenStore, config: Config) -> Path:
