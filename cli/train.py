@@ -77,9 +77,9 @@ def train(
             start=start,
             stop_signal=request.signal_number,
         )
-    if outcome is None:
-        return
-    typer.echo(json.dumps({"run": str(out), **vars(outcome)}) if as_json else summary(outcome, out))
+    if outcome is not None:
+        held_out = len(store.splits) > 1
+        typer.echo(_as_json(outcome, out) if as_json else summary(outcome, out, held_out=held_out))
 
 
 def _overrides(sets: list[str] | None, seed: int | None) -> list[str]:
@@ -175,8 +175,21 @@ def _seconds(config: "Config", store: "TokenStore", precision: "Precision") -> f
     return None if timed is None else timed["run"]
 
 
-def summary(outcome: "Outcome", out: Path) -> str:
-    """How a training ended, in lines for people."""
+def _as_json(outcome: "Outcome", out: Path) -> str:
+    from sglm.scoring.metrics import finite_or_none
+
+    best = finite_or_none(outcome.best_token_ppl)
+    return json.dumps({"run": str(out), **vars(outcome), "best_token_ppl": best})
+
+
+def summary(outcome: "Outcome", out: Path, *, held_out: bool = True) -> str:
+    """How a training ended, in lines for people.
+
+    Args:
+        outcome: of the training.
+        out: its run.
+        held_out: whether there is a text to evaluate on.
+    """
     best = ""
     if outcome.best_token_ppl is not None:
         best = f"; best validation perplexity {outcome.best_token_ppl:.2f}"
@@ -188,6 +201,6 @@ def summary(outcome: "Outcome", out: Path) -> str:
         )
     if outcome.diagnosis is not None:
         lines.append(fill(outcome.diagnosis))
-    lines.append(f"next: {next_step.command('eval', out)}")
+    lines.append(f"next: {next_step.command('eval' if held_out else 'generate', out)}")
     lines.append(f"curves: {next_step.tensorboard(out)}")
     return "\n".join(lines)

@@ -15,7 +15,7 @@ from sglm.storage.untrusted import read_bounded
 _LARGEST_FILE_BYTES = 1 << 20
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")  # byte order marks
 # A table for readers and `sglm recipes`; it has no effect on a run.
-_ABOUT = "about"
+ABOUT = "about"
 # pydantic's name of a type → its description in messages.
 _WANTED = {
     "int": "an integer",
@@ -49,7 +49,7 @@ def load_config(source: str, overrides: Iterable[str] = ()) -> Config:
         ConfigError: no such file or recipe, not TOML, unknown key, wrong type, impossible value.
     """
     values = _read_toml(source)
-    values.pop(_ABOUT, None)
+    values.pop(ABOUT, None)
     for override in overrides:
         _apply(values, override)
     return parse_config(values, source)
@@ -61,7 +61,7 @@ def read_about(source: str) -> dict[str, Any]:
     Raises:
         ConfigError: see `load_config`.
     """
-    about = _read_toml(source).get(_ABOUT)
+    about = _read_toml(source).get(ABOUT)
     return about if isinstance(about, dict) else {}
 
 
@@ -170,7 +170,7 @@ def _apply(values: dict[str, Any], override: str) -> None:
     table = values.setdefault(section, {})
     if not isinstance(table, dict):
         raise ConfigError(f"--set {override!r}: {section} is not a section")
-    if section == "schedule":
+    if section == "schedule" and (key, value) != ("cycles", "none"):
         # The last override wins: `cycles` removes the keys of geometric cycles, and they remove it.
         for other in GEOMETRIC_CYCLES if key == "cycles" else ("cycles",):
             if key in ("cycles", *GEOMETRIC_CYCLES):

@@ -112,11 +112,13 @@ class OptimizerConfig(Section):
     """Cap on the norm of the whole gradient (per-token units); none: no clipping."""
 
     @model_validator(mode="after")
-    def _momentum_is_of_sgd(self) -> "OptimizerConfig":
+    def _of_its_kind(self) -> "OptimizerConfig":
         if self.momentum and self.kind != "sgd":
             raise ValueError(
                 f'momentum is for kind = "sgd"; leave it out, or set beta1, which {self.kind} has'
             )
+        if self.kind == "sgd" and (self.beta1, self.beta2) != (0.9, 0.999):
+            raise ValueError("beta1 and beta2 are Adam's; leave them out, or set momentum")
         return self
 
 
@@ -283,6 +285,8 @@ class TrainConfig(Section):
             raise ValueError(f"horizon = {self.horizon} is no multiple of window = {self.window}")
         if self.past == "state" and self.horizon is None:
             raise ValueError('past = "state" needs a horizon: set horizon to how far to read again')
+        if self.past == "state" and self.horizon == self.window:
+            raise ValueError('past = "state" with a horizon of one window reads nothing again')
         if self.horizon is not None and self.truncation == "random":
             raise ValueError("give either a horizon or random truncation, not both")
         if self.cuda_graph and (self.truncation == "random" or self.horizon is not None):

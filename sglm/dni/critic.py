@@ -126,9 +126,14 @@ class CriticLessons:
         self.optimizer = torch.optim.Adam(critic.parameters(), lr=learning_rate, fused=True)
 
     def learn(self, transition: Transition) -> None:
-        """One step, by the mean and the unit as this window moves them; from nats that are not
-        finite nothing is learned."""
+        """One step, by the mean and the unit as this window moves them.
+
+        Nothing is learned from nats that are not finite, nor from the first window: its mean is
+        their own and all states are zero, so its gradient is but rounding, of which Adam would make
+        whole steps.
+        """
         critic = self.critic
+        first = critic.windows == 0
         finite = critic.take_in(transition.nats_B, ranks=self.ranks)
         with torch.no_grad():
             right_B = (transition.nats_B - critic.mean) / critic.unit
@@ -139,7 +144,7 @@ class CriticLessons:
         self.ranks.average([*gradients])
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
-        step_where_finite(self.optimizer, finite)
+        step_where_finite(self.optimizer, finite & ~first)
 
 
 class CriticEstimator:

@@ -13,11 +13,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from inspect import signature
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.rendezvous import rendezvous
+from torch.nn.parallel import DistributedDataParallel
 
 from sglm.errors import SglmError
 from sglm.runtime.process import signals_handled
@@ -179,3 +181,14 @@ def joined(device: torch.device) -> Iterator[Ranks]:
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+def averaged_in_backward(module: nn.Module) -> DistributedDataParallel:
+    """The module, whose backward pass averages its gradients over all ranks.
+
+    Its buffers must be the same everywhere and stay so: they are not sent.
+    """
+    # Torch has renamed it, and warns of the old name.
+    known = signature(DistributedDataParallel).parameters
+    name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+    return DistributedDataParallel(module, **{name: False})

@@ -99,6 +99,8 @@ def write_tensors(path: Path, tensors: "Mapping[str, Tensor]") -> str:
         write(header_bytes)
         for _, tensor in ordered:
             numbers = tensor.detach().cpu().contiguous().reshape(-1)
+            if numbers.stride(0) != 1:  # of one number it counts as contiguous
+                numbers = numbers.clone(memory_format=torch.contiguous_format)
             write(numbers.view(torch.uint8).numpy())
     return digest.hexdigest()
 

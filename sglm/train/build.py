@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.nn.parallel import DistributedDataParallel
 
 from sglm.config import Config
 from sglm.dni.adjoint import AdjointEstimator, reads_along
@@ -27,7 +26,7 @@ from sglm.optim.optimizer import make_optimizer
 from sglm.optim.precision import Precision
 from sglm.optim.schedule import Schedule, make_schedule
 from sglm.runtime.calls import Calls, RecordedCalls
-from sglm.runtime.ranks import ALONE, Ranks
+from sglm.runtime.ranks import ALONE, Ranks, averaged_in_backward
 from sglm.text.batcher import Batcher
 from sglm.text.store import TokenStore
 from sglm.train.graph import GraphedPass
@@ -173,10 +172,8 @@ def _check_reading(config: Config, lane_length: int) -> None:
     settings = config.synthesizer
     if config.schedule.mode == "real" or not settings.reads_text:
         return
-    # By default stretches of long windows are so long only to be read seldom: a short text is read
-    # once, and what would be past its end is not missed.
-    by_default = settings.every is None
-    every = 1 if by_default else stretch_windows(config)
+    # Stretches of long windows are so long only to be read seldom.
+    every = 1 if injects_once(config) else stretch_windows(config)
     reads = every * config.train.window + settings.reach
     if reads > lane_length:
         raise ConfigError(
@@ -205,7 +202,7 @@ def build_window_pass(
         if model.ranks.count == 1:
             return window_pass
         # Its only buffer, the order of the words, is the same everywhere.
-        return DistributedDataParallel(window_pass, broadcast_buffers=False)
+        return averaged_in_backward(window_pass)
     if model.ranks.count > 1:
         raise ConfigError("train.cuda_graph is for one process; leave it out under torchrun")
     return GraphedPass(window_pass)
@@ -223,6 +220,12 @@ def token_counts(store: TokenStore) -> npt.NDArray[np.int64]:
         part = ids[start : start + COUNTED_AT_ONCE]
         counts_V += np.bincount(part, minlength=vocab_size)
     return counts_V
+
+
+def injects_once(config: Config) -> bool:
+    """Whether a reading is for the first boundary of a stretch alone, because windows are long."""
+    settings = config.synthesizer
+    return settings.reads_text and not reads_along(config.train.window, settings.reach)
 
 
 def stretch_windows(config: Config) -> int:
@@ -300,6 +303,7 @@ def build_decision_rule(config: Config) -> DecisionRule:
         probe_every=None if config.schedule.mode == "real" else settings.probe_every,
         stretch=stretch_windows(config),
         gauge_every=gauge_every(config.train.window),
+        injects_once=injects_once(config),
     )
 
 

@@ -6,6 +6,7 @@ from sglm.config import Config
 from sglm.dni.estimator import EstimatorStatus
 from sglm.dni.gauge import REACH, GaugeReading
 from sglm.dni.trust import RUNNING_MEAN_OVER
+from sglm.train.build import injects_once, stretch_windows
 from sglm.train.runaway import RunawayWatch
 
 _EXPLAINS_NOTHING = 0.002  # share explained; a synthesizer that has learned nothing stays below
@@ -32,30 +33,39 @@ def closing_sentence(
         return "synthesizer: never measured, the run was too short for it"
     if not status.is_finite:
         return "synthesizer: diverged, and injected nothing since; lower synthesizer.learning_rate"
-    kind = "calibrated to" if status.is_calibrated else "fixed at"
+    factor = f"calibrated to {status.factor:.2f}"
+    if not status.is_calibrated:
+        factor = f"fixed at {config.synthesizer.factor}"
     facts = (
         f"synthesizer: explained {max(0.0, 100 * status.explained):.1f} % of the observed state"
-        f" gradient (last {min(status.probes, RUNNING_MEAN_OVER)} probes), factor {kind}"
-        f" {status.factor:.2f}"
+        f" gradient (last {min(status.probes, RUNNING_MEAN_OVER)} probes), factor {factor}"
     )
     if status.capped is not None:
         facts += f", trust bound shortened {100 * status.capped:.0f} % of its predictions"
     if reading is not None and reading.windows:
-        facts += f"; {_effect(reading)}"
+        facts += f"; {_effect(reading, config)}"
     return f"{facts}; {_advice(config, status, runaway)}"
 
 
-def _effect(reading: GaugeReading) -> str:
+def _effect(reading: GaugeReading, config: Config) -> str:
     """What the injected gradients did to the weights."""
+    every = f", at one window in {stretch_windows(config)}," if injects_once(config) else ""
     windows = f"{reading.windows} window{'s' if reading.windows > 1 else ''}"
     # Without a number that is finite, the noise is not below anything.
     if not reading.noise < _TOO_NOISY or math.isnan(reading.cosine):
         return f"its effect on the weights is not known: too few windows, or too noisy ({windows})"
     return (
-        f"what was injected moved the weights {100 * reading.share:.0f} % as far as the exact"
-        f" gradient of {REACH} more tokens would (cosine {reading.cosine:.2f}, slope"
+        f"what was injected{every} moved the weights {100 * reading.share:.0f} % as far as the"
+        f" exact gradient of {REACH} more tokens would (cosine {reading.cosine:.2f}, slope"
         f" {reading.beta:.2f}, {windows})"
     )
+
+
+def _injects(config: Config) -> bool:
+    """Whether any cycle was synthetic."""
+    schedule = config.schedule
+    alternates = schedule.start == "synthetic" or len(schedule.cycle_lengths()) > 1
+    return schedule.mode == "synthetic" or (schedule.mode == "alternating" and alternates)
 
 
 def _advice(config: Config, status: EstimatorStatus, runaway: RunawayWatch) -> str:
@@ -66,12 +76,15 @@ def _advice(config: Config, status: EstimatorStatus, runaway: RunawayWatch) -> s
             ' phase was ended early): set synthesizer.factor = "calibrated" and'
             " synthesizer.trust_bound = true, or lower synthesizer.learning_rate"
         )
+    if not _injects(config):
+        return "nothing was injected: no cycle was synthetic; give schedule.cycles two or more"
     # A lower rate shortens what was learned as a gradient, which these were not.
     learned = settings.kind not in ("feedback", "direct", "critic")
     if learned and status.capped is not None and status.capped > _OFTEN_CAPPED:
         return "its predictions are too long: lower synthesizer.learning_rate"
     if status.explained < _EXPLAINS_NOTHING:
-        harmful = not status.is_calibrated and settings.factor != 0
+        # The factor is zero, too, where what is read is no better than the mean.
+        harmful = status.factor != 0 and not status.is_calibrated
         what = "what was injected was noise" if harmful else "so next to nothing was injected"
         if settings.kind != "adjoint":
             return (

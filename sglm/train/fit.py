@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
 from sglm.config import Config, load_config, parse_config
+from sglm.config.load import ABOUT
 from sglm.errors import InputError, short_repr
 from sglm.optim.precision import make_precision
 from sglm.runtime.device import own_gpu, pick_device, torch_of_a_fresh_process
@@ -86,5 +87,7 @@ def _settings(config: Any, overrides: Any) -> Config:
     if isinstance(config, Config | Mapping):
         if overrides:
             raise InputError("overrides change a recipe or a file; change the values themselves")
-        return config if isinstance(config, Config) else parse_config(dict(config), "config")
+        if isinstance(config, Config):
+            return config
+        return parse_config({key: config[key] for key in config if key != ABOUT}, "config")
     return load_config(os.fspath(given_path("a configuration", config)), list(overrides))

@@ -105,7 +105,7 @@ def restore(learner: Learner, tree: dict[str, Any]) -> None:
         for each in tree["past"]
     )
     learner.estimator.load_state_dict(tree["estimator"])
-    if learner.gauge is not None:
+    if learner.gauge is not None and tree["gauge"] is not None:  # one lane a process has none
         learner.gauge.load_state_dict(tree["gauge"])
 
 

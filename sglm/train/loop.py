@@ -336,6 +336,5 @@ def _going_back(progress: Progress) -> str:
 def _gave_up(progress: Progress) -> str:
     return (
         f"step {progress.step:,}: {_DIVERGED}, again after going back to step"
-        f" {progress.went_back_to:,}; lower optimizer.learning_rate or set optimizer.clip_norm, and"
-        " give another --out"
+        f" {progress.went_back_to:,}; lower optimizer.learning_rate, and give another --out"
     )

@@ -38,11 +38,13 @@ class DecisionRule:
         probe_every: one window in so many is a probe; None: there is no estimator to inject from.
         stretch: windows that the estimator reads for at once.
         gauge_every: windows from one measurement of the gauge to the next; None: none are made.
+        injects_once: of a stretch, at its first window alone.
     """
 
     probe_every: int | None
     stretch: int = 1
     gauge_every: int | None = None
+    injects_once: bool = False
 
     def decide(
         self, step: int, plan: StepPlan, window: Window, *, runaway: RunawayWatch | None = None
@@ -65,12 +67,16 @@ class DecisionRule:
             mode=mode,
             inject=inject,
             probe=probe,
-            gauge=inject and self._gauges(step, self.probe_every),
+            gauge=inject and self._gauges(step, window, self.probe_every),
         )
 
-    def _gauges(self, step: int, probe_every: int) -> bool:
+    def _gauges(self, step: int, window: Window, probe_every: int) -> bool:
         if self.gauge_every is None:
             return False
+        if self.injects_once:  # due at one of the windows since the stretch before
+            at = step + self.gauge_every // 2
+            due = at // self.gauge_every > (at - self.stretch) // self.gauge_every
+            return due and window.coming is not None
         # Never on a probe, where nothing is injected; at every place of a stretch equally often.
         # Half an interval early, so that short runs have a measurement too.
         among = math.lcm(self.stretch, probe_every)

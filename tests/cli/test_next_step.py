@@ -48,6 +48,15 @@ def test_every_printed_command_works_as_it_is(lines: int, out: str) -> None:
     assert "on test" in run(*evaluate)
 
 
+def test_without_held_out_text_it_is_not_evaluated() -> None:
+    Path("text.txt").write_text(make_text(200))
+    prepared = run("prep", "text.txt", "--out", "all", "--valid", "0", "--test", "0")
+    _, *train = printed_after("next", prepared)
+    _, *generate = printed_after("next", run(*train, *BRIEFLY))
+    assert generate[0] == "generate"
+    assert run(*generate)
+
+
 def test_a_text_too_short_for_any_training_gets_no_command() -> None:
     Path("text.txt").write_text("a b\nc\nd\n")
     stdout = run("prep", "text.txt", "--out", "few", "--tokenizer", "byte")

@@ -216,6 +216,11 @@ def test_an_adjoint_reads_something_each_time(key: str) -> None:
             r"needs two lanes; raise train\.batch",
         ),
         (["schedule.mode=real", "train.past=state"], "needs a horizon: set horizon"),
+        (
+            ["schedule.mode=real", "train.past=state", "train.window=5", "train.horizon=5"],
+            "a horizon of one window reads nothing again",
+        ),
+        (["optimizer.kind=sgd", "optimizer.beta1=0.8"], "beta1 and beta2 are Adam's"),
         (["synthesizer.inject=other-lane", "synthesizer.kind=critic"], 'set kind = "adjoint"'),
         (["synthesizer.every=4", "synthesizer.kind=critic"], 'leave out every, or set kind = "adj'),
         (["synthesizer.reach=5", "synthesizer.kind=mlp"], 'leave out reach, or set kind = "adj'),
@@ -295,3 +300,10 @@ def test_momentum_is_of_sgd() -> None:
     assert parse_config({"optimizer": {"kind": "sgd", "momentum": 0.9}}, "test").optimizer.momentum
     with pytest.raises(ConfigError, match="momentum is for kind"):
         parse_config({"optimizer": {"momentum": 0.9}}, "test")
+
+
+def test_cycles_of_none_leave_geometric_ones(tmp_path: Path) -> None:
+    path = tmp_path / "geometric.toml"
+    path.write_text("[schedule]\nfirst = 2.0\ngrowth = 3.0\ncount = 2\n")
+    for overrides in ([], ["schedule.cycles=none"]):
+        assert load_config(str(path), overrides).schedule.cycle_lengths() == [2.0, 6.0]

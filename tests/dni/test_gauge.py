@@ -239,6 +239,24 @@ def test_it_comes_regularly_and_to_every_place_of_a_stretch(probe_every: int, st
     assert not any(rule.decide(step, real, window).gauge for step in steps)
 
 
+@pytest.mark.parametrize("probe_every", [10, 25])
+def test_where_a_stretch_has_one_injection_it_is_that_which_is_measured(probe_every: int) -> None:
+    rule = DecisionRule(probe_every=probe_every, stretch=32, gauge_every=100, injects_once=True)
+    ids = torch.zeros(2, 1, dtype=torch.int64)
+    plan = StepPlan(1.0, Mode.SYNTHETIC, 0)
+    found = []
+    for step in range(20_000):
+        begins = step % 32 == 0
+        window = Window(ids, ids, is_first=False, is_last=False)
+        if begins:
+            window = window._replace(coming=ComingText(ids, ids))
+        decision = rule.decide(step, plan, window)
+        assert not decision.gauge or (begins and decision.inject)
+        found += [step] * decision.gauge
+    assert found[0] < 100
+    assert 200 * (1 - 2 / probe_every) <= len(found) <= 200, "some fall on probes"
+
+
 def test_short_windows_are_measured_less_often() -> None:
     """The exact gradient is of twenty tokens, whatever the window."""
     assert [gauge_every(window) for window in (2, 5, 35, 70)] == [550, 250, 100, 100]
@@ -259,6 +277,13 @@ def test_the_sentence_says_what_was_bought(tiny_config: Callable[..., Config]) -
         "moved the weights 72 % as far as the exact gradient of 20 more tokens would"
         " (cosine 0.90, slope 1.25, 40 windows)"
     ) in sentence(reading)
+    long = closing_sentence(
+        tiny_config(train={"window": 20}),
+        status._replace(probes=10),
+        RunawayWatch(),
+        reading=reading,
+    )
+    assert "what was injected, at one window in 32, moved the weights 72 % as far" in long
     for unclear in (reading._replace(noise=0.6), reading._replace(cosine=math.nan)):
         assert "not known: too few windows, or too noisy (40 windows)" in sentence(unclear)
     for nothing in (None, reading._replace(windows=0)):

@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from sglm.errors import InputError
 from sglm.storage import durable
@@ -121,3 +123,10 @@ def test_without_locks_a_process_of_ones_own_number_has_ended(tmp_path: Path) ->
     with locked(path):
         assert path.read_text() == f"process {os.getpid()} on {platform.node()}"
     assert path.read_text() == ""
+
+
+def test_one_number_with_any_stride_is_saved(tmp_path: Path) -> None:
+    number = torch.arange(6).reshape(2, 3).T[1:2, 1:2]  # torch calls it contiguous
+    assert number.stride() != (1, 1)
+    durable.write_tensors(tmp_path / "x.safetensors", {"n": number})
+    assert load_file(tmp_path / "x.safetensors")["n"].tolist() == [[4]]

@@ -187,6 +187,11 @@ def test_overrides_go_with_a_recipe_alone(word_store: TokenStore, tmp_path: Path
         sglm.fit("tiny", word_store, tmp_path / "run", overrides="train.seed=1")
 
 
+def test_a_recipe_that_was_read_is_a_mapping(word_store: TokenStore, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"train\.window"):
+        sglm.fit({"about": {"purpose": "x"}, "train": {"window": 100_000}}, word_store, tmp_path)
+
+
 def test_what_cannot_be_called_is_refused_at_once(word_store: TokenStore, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="on_report is called, but is int"):
         sglm.fit({}, word_store, tmp_path / "run", on_report=1)  # type: ignore[arg-type]

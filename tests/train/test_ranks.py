@@ -34,6 +34,10 @@ CASES = {
         *("--set", "synthesizer.kind=adjoint", "--set", "synthesizer.every=2"),
         *("--set", "synthesizer.factor=0.5", "--set", "model.hidden=6"),  # few enough for q
     ],
+    "critic": [
+        *("--set", "synthesizer.kind=critic", "--set", "synthesizer.factor=1.0"),
+        *("--set", "schedule.mode=synthetic"),
+    ],
     "adaptive": [
         *("--set", "synthesizer.every=2", "--set", "synthesizer.factor=0.5"),
         *("--set", "model.hidden=6", "--set", "model.softmax=adaptive"),

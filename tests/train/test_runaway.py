@@ -192,6 +192,17 @@ def test_the_sentence_says_what_was_explained_and_what_to_try(
     assert "\n" not in sentence
 
 
+def test_what_was_not_injected_was_no_noise(tiny_config: MakeConfig) -> None:
+    estimator = measured(LinearSynthesizer(4), factor=0.5)
+    config = tiny_config(
+        synthesizer={"kind": "mlp", "factor": 0.5},
+        schedule={"mode": "alternating", "start": "real", "cycles": [1.0]},
+    )
+    sentence = closing_sentence(config, estimator.status(), RunawayWatch())
+    assert "factor fixed at 0.5," in sentence
+    assert "nothing was injected: no cycle was synthetic" in sentence
+
+
 def test_a_bound_that_cuts_often_is_said(tiny_config: MakeConfig) -> None:
     estimator = measured(LinearSynthesizer(4), factor=None)
     estimator.injection.capped.fill_(0.6)

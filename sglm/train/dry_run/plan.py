@@ -68,6 +68,7 @@ class RunPlan:
             self.schedule,
             self.batcher,
         )
+        tokens = train.batch * sum(batcher.lengths) / batcher.steps_per_epoch  # of a step
         shared = f"; each of {self.processes} processes" if self.processes > 1 else ""
         lines = [
             *_lines(
@@ -84,7 +85,7 @@ class RunPlan:
             *_lines(
                 "length",
                 f"{schedule.total_steps:,} steps,"
-                f" {schedule.total_steps * train.batch * train.window:,} tokens,"
+                f" {round(schedule.total_steps * tokens):,} tokens,"
                 f" {schedule.total_steps / batcher.steps_per_epoch:.2f} epochs",
             ),
             "",

@@ -1,5 +1,6 @@
 """What a run writes down of itself: to the console, TensorBoard and `metrics.jsonl` at once."""
 
+import math
 from collections.abc import Callable
 from typing import Any, TextIO
 
@@ -232,7 +233,8 @@ def _scalars(means: IntervalMeans, learner: Learner) -> dict[str, float]:
     if status is not None:
         values["sg/factor"] = status.factor
     if learner.gauge is not None and (reading := learner.gauge.reading()).windows:
-        values |= {"sg/beta": reading.beta, "sg/parameter_cosine": reading.cosine}
+        measured = {"sg/beta": reading.beta, "sg/parameter_cosine": reading.cosine}
+        values |= {tag: value for tag, value in measured.items() if not math.isnan(value)}
     return values
 
 
