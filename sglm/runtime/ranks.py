@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from inspect import signature
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -191,4 +192,5 @@ def averaged_in_backward(module: nn.Module) -> DistributedDataParallel:
     # Torch has renamed it, and warns of the old name.
     known = signature(DistributedDataParallel).parameters
     name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
-    return DistributedDataParallel(module, **{name: False})
+    settings: dict[str, Any] = {name: False}
+    return DistributedDataParallel(module, **settings)
