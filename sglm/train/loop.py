@@ -246,11 +246,7 @@ def _settle(session: Session) -> None:
     plan = job.schedule.at(step - 1)
     cycle_ended = step in job.schedule.cycle_ends
     if "valid" in job.store.splits and (step % job.evaluate_every == 0 or cycle_ended):
-        try:
-            evaluation = validate(learner, job.store, should_stop=job.is_asked_to_stop)
-        except StoppedReading:
-            _stop_if_asked(session, session.asked()[0])
-            return  # not yet: see there
+        evaluation = _validated(session)
         progress.seconds = time.monotonic() - session.started
         best_nll = _best_nll(progress, evaluation)
         _keep_best(session, best_nll)  # first: who is told of it may end the training
@@ -270,6 +266,20 @@ def _settle(session: Session) -> None:
     progress.settled = step
     if step == session.first_step and progress.skipped_in_row == 0:
         session.save()  # made up for what a stop had cut short: not to be done again
+
+
+def _validated(session: Session) -> Evaluation:
+    """
+    Raises:
+        Stopped: see `_settle`.
+    """
+    job, learner = session.job, session.learner
+    try:
+        return validate(learner, job.store, should_stop=job.is_asked_to_stop)
+    except StoppedReading:
+        _stop_if_asked(session, session.asked()[0])
+        # Not yet: see there. Another step comes first, and this validation before that.
+        return validate(learner, job.store, should_stop=lambda: False)
 
 
 def _stop_if_asked(session: Session, signal_number: int | None) -> None:

@@ -160,6 +160,23 @@ def test_a_stop_amidst_skipped_steps_waits_for_one_that_counts(
     assert found.state["progress"]["skipped"] == 4
 
 
+def test_a_stop_in_a_validation_after_a_skipped_step_loses_no_validation(
+    config: Config, word_store: TokenStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = break_losses(monkeypatch, lambda number: number == 19, math.nan)
+    with pytest.raises(Stopped, match="at step 21 of 40"):
+        train(
+            config,
+            word_store,
+            tmp_path / "run",
+            precision=precision_of("fp32", CPU),
+            console=io.StringIO(),
+            stop_signal=lambda: signal.SIGTERM if calls[0] >= 20 else None,
+        )
+    assert '"step": 20,' in (tmp_path / "run" / "metrics.jsonl").read_text()
+    assert (tmp_path / "run" / "snapshots" / "cycle-000").exists()
+
+
 def test_weights_that_are_not_finite_are_never_saved(
     config: Config, word_store: TokenStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
