@@ -73,7 +73,7 @@ class RunPlan:
         lines = [
             *_lines(
                 "model",
-                f"{shape.layers} layers × {shape.hidden}, vocabulary {shape.vocab_size:,}"
+                f"{_describe_layers(shape)}, vocabulary {shape.vocab_size:,}"
                 f"{_describe_cutoffs(shape)}, {shape.parameters:,} parameters",
             ),
             *_lines(
@@ -144,6 +144,14 @@ def plan_run(
 def _lines(name: str, text: str) -> list[str]:
     """For 80 columns."""
     return textwrap.wrap(text, 80, initial_indent=f"{name:<9}", subsequent_indent=" " * 9)
+
+
+def _describe_layers(shape: ModelShape) -> str:
+    """How many of how many units; the last may be of another width (`ModelShape.widths`)."""
+    *others, last = shape.widths
+    if not others or others[0] == last:
+        return f"{shape.layers} layer{'s' if others else ''} × {last}"
+    return f"{len(others)} layer{'s' if len(others) > 1 else ''} × {others[0]} and one × {last}"
 
 
 def _describe_cutoffs(shape: ModelShape) -> str:

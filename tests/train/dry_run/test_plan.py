@@ -9,12 +9,13 @@ import torch
 from sglm.config import Config
 from sglm.errors import ConfigError
 from sglm.model.cutoffs import chosen_cutoffs
+from sglm.model.language_model import ModelShape
 from sglm.optim.precision import precision_of
 from sglm.text.batcher import Batcher
 from sglm.text.store import TokenStore
 from sglm.train.build import build_learner, build_schedule, model_shape, token_counts
 from sglm.train.dry_run.memory import MemoryPlan
-from sglm.train.dry_run.plan import RunPlan, draw_schedule, plan_run
+from sglm.train.dry_run.plan import RunPlan, _describe_layers, draw_schedule, plan_run
 
 CPU = torch.device("cpu")
 
@@ -88,3 +89,20 @@ def test_chart_shows_the_restart_and_the_flip(tiny_config: Callable[..., Config]
     assert chart[0] == chart[20] == "█"
     assert chart[19] in " ▁"
     assert marks == "r" * 20 + "s" * 20
+
+
+@pytest.mark.parametrize(
+    ("layers", "embedding", "tied", "words"),
+    [
+        (1, 8, True, "1 layer × 8"),
+        (1, 8, False, "1 layer × 16"),
+        (3, 16, True, "3 layers × 16"),
+        (3, 8, True, "2 layers × 16 and one × 8"),
+        (2, 8, True, "1 layer × 16 and one × 8"),
+    ],
+)
+def test_layers_are_told_with_their_own_widths(
+    layers: int, embedding: int, tied: bool, words: str
+) -> None:
+    shape = ModelShape(vocab_size=9, layers=layers, hidden=16, embedding=embedding, tied=tied)
+    assert _describe_layers(shape) == words
