@@ -41,18 +41,18 @@ class GradientsFinding:
         first = next((run for run in self.runs if SYNTHETIC in run["gradients"]), None)
         run = self.runs[0] if first is None else first
         truncated = run["gradients"][TRUNCATED]["parameters"]["bias"]
+        missing = "" if first else f" Nothing synthetic was measured: {run['missing']}."
         if not truncated[1] > 0:  # NaN, too
             return (
                 f"{run['run']}: {run['windows']:,} windows are too few to tell from noise what"
                 " truncation loses of the long horizon's mean gradient; give more --windows, or"
-                " --data with a longer text."
+                f" --data with a longer text.{missing}"
             )
         if first is None:
             return (
                 f"{run['run']}: truncation after {run['window']} steps loses"
                 f" {_share(truncated)} of the long horizon's gradient"
-                f" (squared length of the bias in the LSTM's weights); {run['missing']}, so nothing"
-                " synthetic was measured."
+                f" (squared length of the bias in the LSTM's weights).{missing}"
             )
         bias = first["gradients"][SYNTHETIC]["parameters"]["bias"]
         worth, low, high = first["worth"]["parameters"]
