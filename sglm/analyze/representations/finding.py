@@ -102,7 +102,13 @@ class RepresentationsFinding(Found):
 
     def _reading_of_pairs(self) -> str:
         known = {each.labels[0] for each in self.groups if each.is_yardstick}
-        across = [each for each in self.groups if each.is_across and known.issuperset(each.labels)]
+        across = [
+            each for each in self.groups if each.is_across and known.intersection(each.labels)
+        ]
+        of_modes = [each for each in across if _differ_in_mode(each)]
+        across, differ = (
+            (of_modes, "modes or synthesizers") if of_modes else (across, "configurations")
+        )
         compared = {label for each in across for label in each.labels}
         yardsticks = [g for g in self.groups if g.is_yardstick and g.labels[0] in compared]
         if not across or not _pooled(yardsticks, "kl_nats"):
@@ -111,8 +117,6 @@ class RepresentationsFinding(Found):
                 " mode: give runs of two modes with two seeds each."
             )
         kl = _pooled(across, "kl_nats") / _pooled(yardsticks, "kl_nats")
-        modes = [{label.partition(" ")[0] for label in each.labels} for each in across]
-        differ = "modes" if all(len(each) > 1 for each in modes) else "configurations"
         apart = [
             f"{name}: {_distance(across, 'cka', name) / _distance(yardsticks, 'cka', name):.2f}"
             f" ({_distance(across, 'rdm', name) / _distance(yardsticks, 'rdm', name):.2f})"
@@ -151,6 +155,10 @@ def by_kind(of_layers: Mapping[str, float]) -> list[float]:
         fmean(value for name, value in of_layers.items() if name.split(" ")[0] == kind)
         for kind in KINDS
     ]
+
+
+def _differ_in_mode(group: Group) -> bool:
+    return len({label.partition(" ")[0] for label in group.labels}) > 1
 
 
 def _pooled(groups: Iterable[Group], name: str) -> float:

@@ -47,7 +47,7 @@ def test_modes_are_compared_with_seeds_and_a_copy_is_no_seed() -> None:
         "d": ("synthetic", 1),
     }
     said = finding(kl, **runs).reading()
-    assert "runs of different modes (and seeds) are 3.00 times as far apart" in said
+    assert "runs of different modes or synthesizers (and seeds) are 3.00 times as far apart" in said
     alone = finding(kl, a=("real", 0), copy=("real", 0), c=("synthetic", 1)).reading()
     assert "give runs of two modes with two seeds each" in alone
 
@@ -58,7 +58,7 @@ def test_how_long_was_trained_is_no_difference_of_modes() -> None:
     for one, other in itertools.combinations(labels, 2):
         kl[of(one, other)] = 0.2 if one[-1] == other[-1] else 7.0
     runs = {f"{label}{seed}": (label, seed) for label in labels for seed in (0, 1)}
-    assert "modes (and seeds) are 2.00 times" in finding(kl, **runs).reading()
+    assert "modes or synthesizers (and seeds) are 2.00 times" in finding(kl, **runs).reading()
 
 
 def test_other_configurations_of_a_mode_are_no_other_mode() -> None:
