@@ -40,8 +40,21 @@ def few_in_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session, "SKIPS_BEFORE_GOING_BACK", IN_A_ROW)
 
 
-def run(config: Config, store: TokenStore, out: Path, console: io.StringIO) -> Outcome:
-    return train(config, store, out, precision=precision_of("fp32", CPU), console=console)
+def run(
+    config: Config,
+    store: TokenStore,
+    out: Path,
+    console: io.StringIO,
+    stops: Callable[[], bool] = lambda: False,
+) -> Outcome:
+    return train(
+        config,
+        store,
+        out,
+        precision=precision_of("fp32", CPU),
+        console=console,
+        stop_signal=lambda: signal.SIGTERM if stops() else None,
+    )
 
 
 def break_losses(
@@ -146,14 +159,7 @@ def test_a_stop_amidst_skipped_steps_waits_for_one_that_counts(
     """A checkpoint is one to go back to, however often the run is stopped."""
     calls = break_losses(monkeypatch, lambda number: 21 <= number < 25, math.nan)
     with pytest.raises(Stopped, match="at step 26 of 40"):
-        train(
-            config,
-            word_store,
-            tmp_path / "run",
-            precision=precision_of("fp32", CPU),
-            console=io.StringIO(),
-            stop_signal=lambda: signal.SIGTERM if calls[0] >= 23 else None,
-        )
+        run(config, word_store, tmp_path / "run", io.StringIO(), stops=lambda: calls[0] >= 23)
     found = load_checkpoint(tmp_path / "run" / "checkpoints")
     assert found is not None
     assert found.state["progress"]["skipped_in_row"] == 0
@@ -165,14 +171,7 @@ def test_a_stop_in_a_validation_after_a_skipped_step_loses_no_validation(
 ) -> None:
     calls = break_losses(monkeypatch, lambda number: number == 19, math.nan)
     with pytest.raises(Stopped, match="at step 21 of 40"):
-        train(
-            config,
-            word_store,
-            tmp_path / "run",
-            precision=precision_of("fp32", CPU),
-            console=io.StringIO(),
-            stop_signal=lambda: signal.SIGTERM if calls[0] >= 20 else None,
-        )
+        run(config, word_store, tmp_path / "run", io.StringIO(), stops=lambda: calls[0] >= 20)
     assert '"step": 20,' in (tmp_path / "run" / "metrics.jsonl").read_text()
     assert (tmp_path / "run" / "snapshots" / "cycle-000").exists()
 
