@@ -18,10 +18,11 @@ from sglm.errors import InputError
 from sglm.model.folder import find_model_folder
 from sglm.storage.durable import replace_text
 from sglm.storage.untrusted import read_json
-from sglm.text.sources import RECORD_ENDINGS, TEXT_ENDINGS, find_sources
+from sglm.text.sources import FILES_OF_SCORES, RECORD_ENDINGS, TEXT_ENDINGS, find_sources
 
 Format = Literal["jsonl", "parquet"]
-SETTINGS_FILE, ERRORS_FILE, LOCK_FILE = "score.json", "errors.json", ".lock"
+SETTINGS_FILE, ERRORS_FILE = FILES_OF_SCORES
+LOCK_FILE = ".lock"
 FORMAT_VERSION = 1
 
 

@@ -21,6 +21,7 @@ from sglm.text.lines import refuse_special
 from sglm.text.records import read_data_set, read_jsonl, read_parquet
 from sglm.text.store import is_store
 
+FILES_OF_SCORES = ("score.json", "errors.json")  # beside the results of `sglm score --out`
 TEXT_ENDINGS = (".txt", ".txt.gz")
 RECORD_ENDINGS = (".jsonl", ".jsonl.gz", ".parquet")
 TABLE_ENDINGS = (".xlsx", ".xls", ".ods", ".csv", ".tsv", ".json")
@@ -172,6 +173,7 @@ def _warn_of_left_out(folder: Path, files: Sequence[Path]) -> None:
         for endings, cure in _CURES.items()
         if file.name.lower().endswith(endings)
         and not file.name.lower().endswith(TEXT_ENDINGS + RECORD_ENDINGS)
+        and file.name not in FILES_OF_SCORES
     }
     if cures:
         first, cure = next(iter(cures.items()))
@@ -201,7 +203,11 @@ def _files_below(folder: Path) -> Iterator[Path]:
     waiting = [folder]
     while waiting:
         below = waiting.pop()
-        if (what := _written_by_sglm(below)) is not None:
+        what = _written_by_sglm(below)
+        has_scores = (below / FILES_OF_SCORES[0]).is_file() and (below / ".sglm").is_dir()
+        if below != folder and has_scores:
+            what = "scores of a text, which would be read twice"  # given by itself, they are one
+        if what is not None:
             warnings.warn(f"{below}: {what}; skipped", SglmWarning, stacklevel=2)
             continue
         try:

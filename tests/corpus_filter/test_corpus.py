@@ -20,8 +20,10 @@ from typer.testing import CliRunner, Result
 
 import sglm
 from sglm.cli.main import app
+from sglm.errors import SglmWarning
 from sglm.model.folder import save_model
 from sglm.storage import durable
+from sglm.text.sources import find_sources
 from sglm.text.tokenizer import IdsTokenizer
 from tests.tiny_models import LINES, make_network, save_lm
 
@@ -562,3 +564,15 @@ def test_a_folder_that_was_emptied_keeps_nothing_of_another_model(
     fresh = (tmp_path / "a.txt", "--out", tmp_path / "fresh", "--buckets", "30,60")
     assert score(other, *fresh).exit_code == 0
     assert contents(tmp_path / "out")["a.jsonl"] == contents(tmp_path / "fresh")["a.jsonl"]
+
+
+def test_scores_below_a_folder_of_text_are_not_its_text_and_alone_they_are(
+    run: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "a.txt").write_text("\n".join(LINES))
+    out = tmp_path / "scored"
+    assert score(run, tmp_path / "a.txt", "--out", out).exit_code == 0
+    with pytest.warns(SglmWarning, match="scored: scores of a text, which would be read twice"):
+        found = find_sources(str(tmp_path))
+    assert [Path(source.name).name for source in found] == ["a.txt"]
+    assert [Path(source.name).name for source in find_sources(str(out))] == ["a.jsonl"]
