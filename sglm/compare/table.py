@@ -93,8 +93,8 @@ def in_words(results: dict[str, Any]) -> str:
         missing = [str(seed) for seed in variants[BASELINE]["seeds"] if seed not in facts["seeds"]]
         if missing and facts["diff_mean"] is not None:
             sentences.append(
-                f"{name} is not there with {BASELINE}'s seeds {', '.join(missing)}: its difference"
-                " is of the others."
+                f"{name} has no run for {BASELINE}'s seeds {', '.join(missing)}: its difference is"
+                " over the others."
             )
     if CEILING in variants and not groups["lower"]:
         exact = f"the exact gradient over {results['horizon']} steps ({CEILING})"

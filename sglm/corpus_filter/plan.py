@@ -18,7 +18,13 @@ from sglm.errors import InputError
 from sglm.model.folder import find_model_folder
 from sglm.storage.durable import replace_text
 from sglm.storage.untrusted import read_json
-from sglm.text.sources import FILES_OF_SCORES, RECORD_ENDINGS, TEXT_ENDINGS, find_sources
+from sglm.text.sources import (
+    FILES_OF_SCORES,
+    RECORD_ENDINGS,
+    TEXT_ENDINGS,
+    file_version,
+    find_sources,
+)
 
 Format = Literal["jsonl", "parquet"]
 SETTINGS_FILE, ERRORS_FILE = FILES_OF_SCORES
@@ -71,9 +77,8 @@ class Shard:
         return os.stat(self.source).st_size
 
     def version(self) -> list[int]:
-        """Changes with the source's content: its size, and when it was written."""
-        found = os.stat(self.source)
-        return [found.st_size, found.st_mtime_ns]
+        """Of the source (`file_version`)."""
+        return [*file_version(Path(self.source))]
 
 
 def plan_shards(

@@ -66,10 +66,11 @@ class Source:
 
     def has_changed(self) -> bool:
         """Whether the file is another one since it was found."""
-        return self.file is not None and self.version != _version(self.file)
+        return self.file is not None and self.version != file_version(self.file)
 
 
-def _version(file: Path) -> tuple[int, int]:
+def file_version(file: Path) -> tuple[int, int]:
+    """Changes with the file's content: its size, and when it was written."""
     found = file.stat()
     return found.st_size, found.st_mtime_ns
 
@@ -246,7 +247,7 @@ def _file(path: Path, text_field: str, longest_bytes: int | None) -> Source:
         ),
         documents=documents,
         file=path,
-        version=_version(path),
+        version=file_version(path),
     )
 
 

@@ -277,8 +277,7 @@ def _validated(session: Session) -> Evaluation:
     try:
         return validate(learner, job.store, should_stop=job.is_asked_to_stop)
     except StoppedReading:
-        _stop_if_asked(session, session.asked()[0])
-        # Not yet: see there. Another step comes first, and this validation before that.
+        _stop_if_asked(session, session.asked()[0])  # not after a skipped step; then it goes on
         return validate(learner, job.store, should_stop=lambda: False)
 
 

@@ -1,6 +1,7 @@
 """`sglm train` as a user meets it."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -11,8 +12,10 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from sglm.cli.main import app
+from sglm.cli.train import _as_json
 from sglm.optim import precision
 from sglm.text.store import TokenStore
+from sglm.train.loop import Outcome
 
 SMALL = [
     *("--set", "model.hidden=8", "--set", "schedule.unit=steps", "--set", "schedule.cycles=[8, 8]"),
@@ -218,3 +221,12 @@ def test_progress_is_plain_lines_away_from_a_terminal(
     assert len(steps) == 1
     assert "tokens/s" in steps[0]
     assert "left" in steps[0]
+
+
+def test_a_perplexity_that_json_cannot_hold_is_null() -> None:
+    outcome = Outcome(
+        steps=1, tokens_seen=2, seconds=3.0, best_token_ppl=math.inf,
+        skipped_steps=0, already_finished=False, diagnosis=None,
+    )  # fmt: skip
+    assert json.loads(_as_json(outcome, Path("run")))["best_token_ppl"] is None
+    assert "Infinity" not in _as_json(outcome, Path("run"))

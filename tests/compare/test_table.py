@@ -105,7 +105,7 @@ def test_a_run_that_diverged_or_is_missing_is_said() -> None:
         )
     ).splitlines()
     assert "Diverged: dni with 1 of 3 seeds." in said
-    assert said[-1] == "noise is not there with bptt's seeds 1: its difference is of the others."
+    assert said[-1] == "noise has no run for bptt's seeds 1: its difference is over the others."
 
 
 def test_a_gain_is_held_against_its_controls() -> None:

@@ -215,6 +215,14 @@ def test_it_goes_on_where_a_checkpoint_was() -> None:
     assert other.gauge.reading().windows == 1
 
 
+def test_a_checkpoint_of_processes_without_a_gauge_is_one_for_a_gauge() -> None:
+    """Of one lane a process there are no two halves."""
+    learner = with_adjoint()
+    learner.gauge = Gauge(torch.device("cpu"))
+    restore(learner, capture(learner) | {"gauge": None})
+    assert learner.gauge.reading().windows == 0
+
+
 def test_it_looks_at_what_follows_the_window() -> None:
     text = batcher()
     ahead, later = text.ahead(0, 2 * T), [text.at(step) for step in (1, 2)]

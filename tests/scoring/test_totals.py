@@ -2,6 +2,7 @@
 
 from unittest.mock import patch
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -37,3 +38,8 @@ def test_a_long_text_is_encoded_in_parts_with_the_same_ids(text: str, kind: str)
     with patch.object(totals, "ENCODED_CHARACTERS", 3):
         assert encode_in_parts(tokenizer, text).tolist() == tokenizer.encode(text)
         assert totals._words(text) == len(text.split())
+
+
+def test_a_sum_that_is_not_finite_is_of_its_own_text_alone() -> None:
+    values, lengths = np.array([1.0, np.inf, 2.0, 3.0]), np.array([2, 0, 2])
+    assert totals._sums(values, lengths).tolist() == [np.inf, 0.0, 5.0]

@@ -13,7 +13,14 @@ from sglm.config import Config
 from sglm.dni.critic import CriticEstimator
 from sglm.optim.precision import precision_of
 from sglm.text.batcher import Batcher
-from sglm.train.build import build_decision_rule, build_learner, lookahead_steps, stretch_windows
+from sglm.text.store import TokenStore
+from sglm.train.build import (
+    build_batcher,
+    build_decision_rule,
+    build_learner,
+    lookahead_steps,
+    stretch_windows,
+)
 from sglm.train.learner import Learner, capture, restore
 from sglm.train.step import train_step
 from sglm.train.window_decision import DecisionRule
@@ -144,3 +151,13 @@ def test_a_critic_tells_values_and_takes_the_window_into_its_discount(
         discounts.append(learner.estimator.critic.discount)
     assert discounts[1] == pytest.approx(discounts[0] ** 2)
     assert 0.8 < discounts[0] < 0.9  # (1 − 1/20)³
+
+
+def test_a_given_every_is_checked_as_the_same_default_is(
+    tiny_config: Callable[..., Config], word_store: TokenStore
+) -> None:
+    """Where windows are long, one reading is of `reach` tokens, however seldom it comes."""
+    for every in (None, 32):
+        config = tiny_config(train={"batch": 8, "window": 20}, synthesizer={"every": every})
+        assert stretch_windows(config) == 32
+        assert build_batcher(config, word_store).lane_length < 32 * 20

@@ -106,3 +106,16 @@ def test_layers_are_told_with_their_own_widths(
 ) -> None:
     shape = ModelShape(vocab_size=9, layers=layers, hidden=16, embedding=embedding, tied=tied)
     assert _describe_layers(shape) == words
+
+
+def test_random_windows_are_counted_with_their_own_lengths(
+    tiny_config: Callable[..., Config], word_store: TokenStore
+) -> None:
+    config = tiny_config(
+        train={"truncation": "random"},
+        schedule={"mode": "real", "unit": "epochs", "cycles": [1.0]},
+    )
+    plan = plan_run(config, word_store, precision_of("fp32", torch.device("cpu")))
+    tokens = config.train.batch * sum(plan.batcher.lengths)
+    assert tokens != config.train.batch * config.train.window * plan.schedule.total_steps
+    assert f" {tokens:,} tokens" in " ".join(plan.describe().split())
