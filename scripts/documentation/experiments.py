@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from scripts.documentation.pages import Maker
-from scripts.experiments import long_memory, usefulness, wrapping
+from scripts.documentation.pages import Maker, markdown
+from scripts.experiments import long_memory, rivals, usefulness, wrapping
 from sglm.errors import InputError
 
 
@@ -30,6 +30,12 @@ def usefulness_table(names: list[str], docs: Path) -> str:
     return usefulness.runs_table(_usefulness(names, docs))
 
 
+def rivals_table(names: list[str], docs: Path) -> str:
+    """Of `rivals.json`, to which the experiment adds curve by curve."""
+    (corpora,) = _read([docs / "data" / f"{name}.json" for name in names or ["rivals"]])
+    return markdown(rivals.table(corpora))
+
+
 def _usefulness(names: list[str], docs: Path) -> list[dict[str, Any]]:
     folder = docs / "data" / (names or ["usefulness"])[0]
     return usefulness.with_shares(_read(sorted(folder.glob("*.json"))))
@@ -47,4 +53,5 @@ TABLES: dict[str, Maker] = {
     "long-memory": long_memory_table,
     "gauges": gauges_table,
     "usefulness": usefulness_table,
+    "rivals": rivals_table,
 }

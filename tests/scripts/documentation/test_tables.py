@@ -145,11 +145,15 @@ def test_tables_of_experiments_are_made_of_the_files_that_these_write(tmp_path: 
         "parts": {name: [[0.5, 1.5]] for name in names},
     }
     save(data / "wrapping.json", {"joined": form})
+    other = {"microseconds": 6e7, "points": [[4, 90.0], [29, 80.0]]}
+    ours = {"microseconds": 6e7, "points": [[2, 85.0], [9, 75.0]]}
+    save(data / "rivals.json", {"words": {"other": other, "sglm": ours}})
     made = {kind: make([], tmp_path) for kind, make in experiments.TABLES.items()}
     assert "| c | noise | 0 | 9.00 | 50 % | 0.1 | 0.5 |" in made["usefulness"]
     assert made["gauges"].count("\n") == 1 + len(usefulness.GAUGES)
     assert "| bptt | 0 (0) |" in made["long-memory"]
     assert "| joined | dni | 8.00 | 50 % |" in made["wrapping"]
+    assert "|  | other | 90.0 | 90.0 | 90.0 | 80.0 | 9.0 min |" in made["rivals"]
     with pytest.raises(InputError, match="none"):
         experiments.TABLES["wrapping"](["none"], tmp_path)
 
