@@ -51,7 +51,8 @@ class Curve:
 
 def curve(system: str, entry: dict[str, Any]) -> Curve:
     """Of an entry of the file: `microseconds` a token, `points` (tokens, perplexity)."""
-    minutes, best = [], []
+    minutes: list[float] = []
+    best: list[float] = []
     for tokens, perplexity in entry["points"]:
         minutes.append(tokens * entry["microseconds"] / _US_PER_MINUTE)
         best.append(min([perplexity, *best[-1:]]))
