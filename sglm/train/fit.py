@@ -45,9 +45,10 @@ def fit(
         device: `"auto"`, `"cpu"`, `"cuda"`.
         precision: `"auto"`, `"fp32"`, `"bf16"`, `"fp16"`.
         on_report: called with a dictionary after every logged interval (`split` is `"train"`) and
-            every validation (`"valid"`): `step`, `split`, `nll_per_token` (nats), `token_ppl`,
-            `lr`, `mode`, `cycle`. An exception that it raises ends the training, which the same
-            call continues from the last checkpoint.
+            every validation (`"valid"`): `step`, `tokens_seen`, `split`, `nll_per_token` (nats),
+            `token_ppl`, `lr`, `mode`, `cycle`, `seconds` (of training so far); the former also has
+            `tokens_per_s`, the latter `norms`. An exception that it raises ends the training,
+            which the same call continues from the last checkpoint.
         console: where lines of progress go; None: nowhere.
 
     Returns:

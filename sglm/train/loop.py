@@ -28,14 +28,12 @@ from sglm.train.build import (
 from sglm.train.closing_sentence import closing_sentence
 from sglm.train.learner import Learner
 from sglm.train.log.run_log import OnReport
+from sglm.train.progress import SKIPS_BEFORE_GOING_BACK, Diverged, Progress
 from sglm.train.run_folder import RunFolder
 from sglm.train.runaway import RAN_AWAY
 from sglm.train.sample import sample
 from sglm.train.session import (
-    SKIPS_BEFORE_GOING_BACK,
-    Diverged,
     Job,
-    Progress,
     Session,
     all_finite,
     begin,
@@ -215,14 +213,7 @@ def _train_on(session: Session) -> None:
         log.step(result)
         if progress.step % config.log_every_steps == 0:
             session.count_skips()
-            loss = log.interval(
-                progress.step,
-                learner,
-                mode=decision.mode,
-                cycle=plan.cycle,
-                rate=rate,
-                skipped=progress.skipped,
-            )
+            loss = log.interval(progress, learner, mode=decision.mode, cycle=plan.cycle, rate=rate)
             if session.runaway.interval(
                 progress.step,
                 loss,
@@ -251,15 +242,12 @@ def _settle(session: Session) -> None:
         best_nll = _best_nll(progress, evaluation)
         _keep_best(session, best_nll)  # first: who is told of it may end the training
         session.log.evaluation(
-            step,
+            progress,
             evaluation,
-            best_nll=best_nll,
             sample=sample(learner.shown, job.store) if learner.ranks.writes else None,
-            tokens_seen=progress.tokens_seen,
             mode=followed_mode(plan, session.runaway),
             cycle=plan.cycle,
             rate=learner.rate(plan),
-            seconds=progress.seconds,
         )
     if cycle_ended and learner.ranks.writes and all_finite(learner.model):
         job.run.save_snapshot(plan.cycle, learner.shown, job.store)

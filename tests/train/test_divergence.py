@@ -18,9 +18,9 @@ from sglm.model.language_model import LSTMLanguageModel
 from sglm.optim.precision import precision_of
 from sglm.storage.checkpoint import load_checkpoint
 from sglm.text.store import TokenStore
-from sglm.train import loop, session
+from sglm.train import loop, progress
 from sglm.train.loop import Outcome, train
-from sglm.train.session import Diverged, Progress
+from sglm.train.progress import Diverged, Progress
 
 CPU = torch.device("cpu")
 MakeConfig = Callable[..., Config]
@@ -37,7 +37,7 @@ def config(tiny_config: MakeConfig) -> Config:
 
 @pytest.fixture(autouse=True)
 def few_in_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session, "SKIPS_BEFORE_GOING_BACK", IN_A_ROW)
+    monkeypatch.setattr(progress, "SKIPS_BEFORE_GOING_BACK", IN_A_ROW)
 
 
 def run(

@@ -61,7 +61,11 @@ def test_it_does_what_the_command_does_and_reports(
     valid = [{**each} for each in reports if each["split"] == "valid"]
     assert all(each.pop("seconds") > 0 for each in valid)
     assert valid == metrics(tmp_path / "a")
-    assert [each["step"] for each in reports if each["split"] == "train"] == [10, 20, 30, 40]
+    train = [each for each in reports if each["split"] == "train"]
+    assert [each["step"] for each in train] == [10, 20, 30, 40]
+    assert train[-1]["tokens_seen"] == valid[-1]["tokens_seen"]
+    assert train[-1]["tokens_per_s"] > 0
+    assert 0 < train[0]["seconds"] < train[-1]["seconds"]
     again = sglm.fit(str(toml), word_store.folder, tmp_path / "a")
     assert again.already_finished
 

@@ -16,6 +16,7 @@ from sglm.train.log.meter import IntervalMeans, IntervalMeter
 from sglm.train.log.metrics import append_metrics
 from sglm.train.log.norms import NormMeter
 from sglm.train.log.tensorboard import EventFile, event_files
+from sglm.train.progress import Progress
 from sglm.train.run_folder import RunFolder
 from sglm.train.sample import Sample
 from sglm.train.step import StepResult
@@ -86,22 +87,27 @@ class RunLog:
         return self.meter.collect() | self.norms.collect()
 
     def interval(
-        self, step: int, learner: Learner, *, mode: Mode, cycle: int, rate: float, skipped: int = 0
+        self,
+        progress: Progress,
+        learner: Learner,
+        *,
+        mode: Mode,
+        cycle: int,
+        rate: float,
     ) -> float:
         """Writes down the steps since the last call.
 
         Args:
-            step: steps done.
-            learner: after the last one.
+            progress: after the last one.
+            learner: likewise.
             mode, cycle, rate: of the last one.
-            skipped: how many of all steps changed nothing.
 
         Returns:
             Their mean loss in nats per token.
         """
-        means = self.meter.means()
+        step, means = progress.step, self.meter.means()
         scalars = {
-            "train/skipped_steps": float(skipped),
+            "train/skipped_steps": float(progress.skipped),
             "sched/lr": rate,
             "sched/mode": float(mode is Mode.SYNTHETIC),
             "sched/cycle": float(cycle),
@@ -124,12 +130,14 @@ class RunLog:
             self._report(
                 {
                     "step": step,
+                    "tokens_seen": progress.tokens_seen,
                     "split": "train",
                     "nll_per_token": finite_or_none(means.loss),
                     "token_ppl": finite_or_none(perplexity(means.loss, 1)),
                     "lr": rate,
                     "mode": mode.value,
                     "cycle": cycle,
+                    "seconds": round(progress.seconds, 3),
                     "tokens_per_s": means.tokens_per_s,
                 }
             )
@@ -138,30 +146,25 @@ class RunLog:
 
     def evaluation(
         self,
-        step: int,
+        progress: Progress,
         evaluation: Evaluation,
         *,
-        best_nll: float | None,
         sample: Sample | None,
-        tokens_seen: int,
         mode: Mode,
         cycle: int,
         rate: float,
-        seconds: float,
     ) -> None:
         """Writes down a validation.
 
         Args:
-            step: steps done.
+            progress: now, with this validation in its lowest loss.
             evaluation: of the validation split.
-            best_nll: the lowest so far, this one included, in nats per token.
             sample: what the model writes now.
-            tokens_seen: predictions trained on.
             mode, cycle, rate: of the last step.
-            seconds: of training so far.
         """
         if self.events is None:
             return
+        step, best_nll = progress.step, progress.best_nll
         nll = evaluation.nll_nats / evaluation.tokens
         values = {
             "fit/valid_loss": nll,
@@ -179,14 +182,14 @@ class RunLog:
         self.events.flush()
         line = {
             "step": step,
-            "tokens_seen": tokens_seen,
+            "tokens_seen": progress.tokens_seen,
             "split": "valid",
             "nll_per_token": finite_or_none(nll),
             "token_ppl": finite_or_none(evaluation.token_ppl),
             "lr": rate,
             "mode": mode.value,
             "cycle": cycle,
-            "seconds": round(seconds, 3),
+            "seconds": round(progress.seconds, 3),
             "norms": self.norms.means(),
         }
         append_metrics(self.metrics, line)
