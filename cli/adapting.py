@@ -80,6 +80,7 @@ def adapted(
     *,
     store: "TokenStore | None",
     run: Path,
+    data: Path | None,
     tune: bool,
     context: "Context",
 ) -> "LanguageModel":
@@ -89,7 +90,8 @@ def adapted(
         lm: the model.
         kind, settings: as they were given.
         store: that is evaluated; None: a text is.
-        run: the model's; without a store, the one that it was trained on is taken.
+        run, data: the model's, and the training text's store where one was given; without a store
+            to evaluate, dynamic evaluation takes that one, or the one that the run was trained on.
         tune: choose the other settings on the store's validation split.
         context: in which the text is read.
 
@@ -97,18 +99,21 @@ def adapted(
         InputError: no such kind or setting, or what it needs is not there.
     """
     from sglm.adapt.build import Adaptation
+    from sglm.text.store import TokenStore
     from sglm.train.record import trained_on
 
     train = store
-    if store is not None:
-        store.check_made_by(lm.tokenizer, lm.name)
-    elif "dynamic" in kind:
+    if store is None and "dynamic" in kind:
         try:
-            train = trained_on(run)
+            train = trained_on(run) if data is None else TokenStore.open(data)
         except InputError as error:
+            if data is not None:
+                raise
             if settings.get("rule") == "rms":
                 raise InputError(f"--setting rule=rms needs the training text. {error}") from None
             typer.echo(f"the rule is sgd, for want of the training text ({error})", err=True)
+    if train is not None:
+        train.check_made_by(lm.tokenizer, lm.name)
     train = train if train is not None and "train" in train.splits else None
     adaptation = Adaptation(
         kind, network=lm.model, settings=settings, folder=lm.folder, train=train

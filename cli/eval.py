@@ -96,28 +96,31 @@ def evaluate(
     """Perplexity of a held-out split or of a file.
 
     Per token and per word, and in bits per byte; every token counts exactly once. Without --data
-    and --text: of the test split of the store that the run was trained on. --tune and --weight tune
+    and --text: of the test split of the store that the run was trained on. With --text, --data is
+    for --weight tune and --adapt dynamic, which learn from a store. --tune and --weight tune
     choose on the first half of the validation split; then the other half is evaluated, or --split
     test. `sglm adapt-train` learns from that half, too: --adapt synthetic leaves it out.
     """
     settings = adapting.parse_settings(setting, adapt)
     check_both(mix, weight)
-    adapts, text_alone = adapt != "none", text is not None
+    adapts, learns = adapt != "none", weight == TUNE or "dynamic" in adapt
     options.refuse_together(
         (last is not None and not ensemble, "--last chooses snapshots; give --ensemble as well"),
-        (data and text, "give --data DIR (a store) or --text FILE, not both"),
+        (data and text and not learns, "give --data DIR (a store) or --text FILE, not both"),
         (text and split, "--split chooses a part of a store; --text FILE is evaluated whole"),
-        (tune and (text_alone or not adapts), _TUNES),
+        (tune and (text or not adapts), _TUNES),
         (adapts and (mix or ensemble), "--adapt goes with neither --mix nor --ensemble"),
     )
     how: Literal["carried", "reset"] = "reset" if context is Context.RESET else "carried"
     lm = _loaded(run, device, ensemble=ensemble, last=last)
     store = None
     if text is None or weight == TUNE:
-        store = _store(data, run, "evaluating" if text is None else "tuning on")
+        store = _store(data, run, is_evaluated=text is None)
     lm, mixing = _mixed(lm, mix, weight, store=store, context=how)
     if adapts:
-        lm = adapting.adapted(lm, adapt, settings, store=store, run=run, tune=tune, context=how)
+        lm = adapting.adapted(
+            lm, adapt, settings, store=store, run=run, data=data, tune=tune, context=how
+        )
     if text is None:
         assert store is not None
         tuned, trained = tune or weight == TUNE, adapt == "synthetic"
@@ -196,8 +199,8 @@ def _evaluated_text(
     return adapting.with_cost(result, lm, sample)
 
 
-def _store(data: Path | None, run: Path, purpose: str) -> "TokenStore":
-    """The one that was given, or the one that the run was trained on."""
+def _store(data: Path | None, run: Path, *, is_evaluated: bool) -> "TokenStore":
+    """The one that was given, or the one that the run was trained on; to evaluate or to tune on."""
     from sglm.text.store import TokenStore
     from sglm.train.record import trained_on
 
@@ -206,7 +209,8 @@ def _store(data: Path | None, run: Path, purpose: str) -> "TokenStore":
     try:
         store = trained_on(run)
     except InputError as error:
-        raise InputError(f"{error}, or --text FILE") from None
+        raise InputError(f"{error}, or --text FILE" if is_evaluated else str(error)) from None
+    purpose = "evaluating" if is_evaluated else "tuning on"
     typer.echo(f"{purpose} {store.folder}, the store of its training", err=True)
     return store
 

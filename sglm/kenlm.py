@@ -139,9 +139,9 @@ class Model:
         return f"<Model from {os.path.basename(self.path)!r}>"
 
     def __contains__(self, word: str | bytes) -> bool:
-        """Whether a word is in the vocabulary: none of its tokens is unknown."""
+        """Whether a word is in the vocabulary: a single one, and none of its tokens is unknown."""
         word = _as_str(word)
-        return word in (_BEGIN, _END) or not self._is_unknown(word)
+        return word in (_BEGIN, _END) or (word.split() == [word] and not self._is_unknown(word))
 
     def score(self, sentence: str | bytes, bos: bool = True, eos: bool = True) -> float:
         """The log10 probability of a sentence; with `eos`, its end is included."""

@@ -25,6 +25,8 @@ def test_a_sentence_is_as_probable_as_for_sglm(kind: str, tmp_path: Path) -> Non
 def test_what_a_vocabulary_lacks_is_told(tmp_path: Path) -> None:
     model = kenlm.Model(save_lm("word", tmp_path / "run"))
     assert "zyx" not in model
+    assert "the" in model
+    assert not any(each in model for each in ("the cat", " the", "the\n", ""))  # no words
     assert [oov for _, _, oov in model.full_scores("the zyx", eos=False)] == [False, True]
 
 

@@ -102,6 +102,9 @@ def test_eval_mixes_and_tunes(place: Path, lm: sglm.LanguageModel, store: TokenS
         found = json.loads(result.stdout)
         assert found["mix"] == {"model": str(arpa[1]), "weight": weight, "tuned": True}
         assert found["tokens"] == tokens
+    # A text is mixed with the weight that is the best on the store's half.
+    text = ("--text", place / "held.txt", *data, *arpa, "--weight", "tune", "--json")
+    assert json.loads(evaluate(place, *text).stdout)["mix"]["weight"] == weight
     # The table gives <unk> as the reason only where there are some.
     shown = evaluate(place, *data, "--split", "valid", *arpa, "--weight", "tune").stdout
     unknown = mixed.evaluate(store, "valid", half="second").unknown

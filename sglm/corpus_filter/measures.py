@@ -15,7 +15,7 @@ FIELDS: dict[str, Callable[[TextTotals], Value]] = {
     PERPLEXITY: lambda t: finite_or_none(perplexity(t.nll_nats, t.tokens)),
     "word_perplexity": lambda t: finite_or_none(perplexity(t.nll_nats, t.words or 0)),
     "bits_per_byte": lambda t: finite_or_none(bits_per_byte(t.nll_nats, t.bytes, t.hides_bytes)),
-    "logprob": lambda t: finite_or_none(-t.nll_nats),
+    "logprob": lambda t: finite_or_none(0.0 - t.nll_nats),
     "n_tokens": lambda t: t.tokens,
     "n_words": lambda t: t.words,
     "n_bytes": lambda t: t.bytes,

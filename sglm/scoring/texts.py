@@ -67,8 +67,8 @@ def score_texts(
             hides_bytes=not bos,
         )
         if recorded is not None:
-            # A text without context always begins a word.
-            goes_on = bool(context) or state is not None
+            # A text without context begins a word, unless it is a fragment, scored from within.
+            goes_on = bool(context) or state is not None or not bos
             open_word = goes_on and bool(offsets) and tokenizer.begins_word(ids[scored.start])
             score = _with_expectations(
                 score, recorded, scored, own_beginning=not open_word, ended=eos

@@ -63,8 +63,19 @@ class HfTokenizer(GivenTokenizer):
             and self.unk_id is None
             and not _has_all_bytes(facts, vocabulary)
         )
-        self._is_known_whole = lru_cache(1 << 16)(self._has_all_tokens)
+        self._remember()
         self._finish(eos_id)
+
+    def _remember(self) -> None:
+        self._is_known_whole = lru_cache(1 << 16)(self._has_all_tokens)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickle, to which a cache means nothing."""
+        return {name: value for name, value in vars(self).items() if name != "_is_known_whole"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._remember()
 
     def _named_eos(self) -> int | None:
         return next((self._vocabulary[n] for n in _NAMES_OF_EOS if n in self._vocabulary), None)

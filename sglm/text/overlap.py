@@ -67,6 +67,15 @@ class LineHashes:
         known = int(self.counts[:here][known_here].sum(dtype=np.int64)) << shift
         return min(known, self.lines)
 
+    def joined(self, other: "LineHashes") -> "LineHashes":
+        """The lines of both texts."""
+        hashes, counts, shift = _sample(
+            np.concatenate([self.hashes, other.hashes]),
+            np.concatenate([self.counts, other.counts]),
+            max(self.shift, other.shift),
+        )
+        return LineHashes(lines=self.lines + other.lines, shift=shift, hashes=hashes, counts=counts)
+
     def write(self, path: Path) -> None:
         """Writes one file: a header, the hashes, the counts, all little-endian."""
         header = np.array([self.lines, self.shift], dtype="<u8")
@@ -158,17 +167,22 @@ class LineHasher:
     def _merge(self) -> None:
         added = np.frombuffer(bytes(self._waiting), "<u8").astype(np.uint64)
         self._waiting.clear()
-        both = np.concatenate([self._hashes, added])
-        hashes, indices = np.unique(both, return_inverse=True)
-        weights = np.ones(len(both))
-        weights[: len(self._counts)] = self._counts
-        counts = np.bincount(indices, weights, minlength=len(hashes))
-        kept = _below(hashes, self._shift)
-        while kept > MOST_KEPT:
-            self._shift += 1
-            kept = _below(hashes, self._shift)
-        self._hashes = hashes[:kept].copy()
-        self._counts = counts[:kept].clip(max=_MOST_COUNTED).astype(np.uint32)
+        self._hashes, self._counts, self._shift = _sample(
+            np.concatenate([self._hashes, added]),
+            np.concatenate([self._counts, np.ones(len(added), dtype=np.uint32)]),
+            self._shift,
+        )
+
+
+def _sample(hashes: Hashes, counts: Counts, shift: int) -> tuple[Hashes, Counts, int]:
+    """Equal hashes as one with all their counts, ascending; no more than are kept."""
+    hashes, indices = np.unique(hashes, return_inverse=True)
+    totals = np.bincount(indices, counts.astype(np.float64), minlength=len(hashes))
+    kept = _below(hashes, shift)
+    while kept > MOST_KEPT:
+        shift += 1
+        kept = _below(hashes, shift)
+    return hashes[:kept].copy(), totals[:kept].clip(max=_MOST_COUNTED).astype(np.uint32), shift
 
 
 def _below(hashes: Hashes, shift: int) -> int:

@@ -23,9 +23,10 @@ from sglm.optim.precision import Precision
 from sglm.runtime.ranks import Ranks
 from sglm.storage.durable import replace_file, replace_text
 from sglm.storage.untrusted import parse_json, read_bounded
-from sglm.text.overlap import TRAINING_LINES
+from sglm.text.overlap import TRAINING_LINES, LineHashes, find_training_lines
 from sglm.text.store import TokenStore, is_store
 from sglm.train.run_folder import RunFolder
+from sglm.train.starting_point import StartingPoint
 
 _LARGEST_RECORD_BYTES = 1 << 26
 SESSIONS = "sessions.jsonl"
@@ -121,13 +122,19 @@ def _from_here(path: Path) -> Path:
     return path.relative_to(here) if path.is_relative_to(here) else path
 
 
-def keep_training_lines(run: RunFolder, store: TokenStore) -> None:
-    """Copies what the store remembers of its training lines, for `sglm eval` to compare with.
+def keep_training_lines(run: RunFolder, store: TokenStore, start: StartingPoint | None) -> None:
+    """Writes down what is remembered of the training lines, for `sglm eval` to compare with: the
+    store's, and those that the model to start from has learned from. Nothing where one of both is
+    not known: a part would pass for the whole.
 
     Into the run and not into `model/`, which stays small and says nothing of the text.
     """
     copy = run.path / TRAINING_LINES
     lines = None if copy.exists() else store.lines("train")
+    if lines is not None and start is not None:
+        earlier = find_training_lines(start.folder)
+        before = None if earlier is None else LineHashes.read(earlier)
+        lines = None if before is None else before.joined(lines)
     if lines is not None:
         replace_file(copy, lines.write)
 

@@ -255,7 +255,7 @@ def begin(job: Job, learner: Learner, checkpoint: Checkpoint | None) -> Session:
 def _write_down(job: Job, learner: Learner, progress: Progress) -> None:
     """What the folder says of the run from here on."""
     drop_later_lines(job.run.metrics, progress.settled)
-    keep_training_lines(job.run, job.store)
+    keep_training_lines(job.run, job.store, job.start)
     record_session(
         job.run,
         job.config,

@@ -166,6 +166,13 @@ def test_what_only_the_training_text_can_give_names_a_cure(folder: Path) -> None
     asked = sglm_command(*text, "--setting", "rule=rms")
     assert asked.exit_code == 2
     assert "rule=rms needs the training text" in asked.stderr
+    assert asked.stderr.rstrip().endswith("give --data DIR")
+    given = sglm_command(*text, "--setting", "rule=rms", "--data", folder / "store")
+    assert given.exit_code == 0, given.output
+    assert ["rule", "rms"] in [line.split() for line in given.stdout.splitlines()]
+    nowhere = sglm_command(*text, "--data", folder / "nowhere")
+    assert nowhere.exit_code == 2
+    assert "nowhere" in nowhere.stderr
     long = sglm_command(
         *("eval", folder / "model", "--data", folder / "store", "--adapt", "dynamic"),
         *("--setting", "segment=1000000"),

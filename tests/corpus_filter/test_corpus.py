@@ -98,6 +98,7 @@ class TestRecords:
                 assert row["text"] == expected.text
                 assert list(row)[-len(FIELDS) :] == FIELDS
                 assert row["logprob"] == pytest.approx(expected.logprob, rel=1e-6, abs=1e-9)
+                assert str(row["logprob"]) != "-0.0"
                 assert row["n_tokens"] == expected.n_tokens
                 assert row["n_words"] == expected.n_words
                 assert row["n_bytes"] == expected.n_bytes

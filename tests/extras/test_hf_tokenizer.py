@@ -1,6 +1,7 @@
 """`--tokenizer hf:tokenizer.json`: ids, lines, words and refusals, against `tokenizers` itself."""
 
 import json
+import pickle
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -217,6 +218,7 @@ def test_a_saved_tokenizer_comes_back_and_is_the_librarys_own_file(
     loaded = load_tokenizer(tmp_path)
     assert loaded.fingerprint == mine(name).fingerprint
     assert loaded.encode("naïve 🙂") == mine(name).encode("naïve 🙂")
+    assert pickle.loads(pickle.dumps(loaded)).encode("naïve 🙂") == loaded.encode("naïve 🙂")
     assert (tmp_path / "hf-tokenizer.json").read_bytes() == content(name)
     assert tokenizers.Tokenizer.from_file(str(tmp_path / "hf-tokenizer.json"))
     (tmp_path / "hf-tokenizer.json").write_bytes(content(name) + b" ")

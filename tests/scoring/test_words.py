@@ -252,6 +252,23 @@ def test_fragments_and_nothing(kind: str) -> None:
             assert total == pytest.approx(-score.logprob if text.split() else 0.0)
 
 
+def test_a_fragment_hands_over_the_beginning_of_its_next_word() -> None:
+    """The first character is not scored, but that a word begins after it was predicted."""
+    lm = make_lm("char")
+    fragment = lm.score("a cat", bos=False, distribution=True)
+    begins_V = torch.tensor(lm.tokenizer.word_beginnings)
+    ids_T1 = np.array(lm.tokenizer.encode("a cat"))[:, None]
+    read, _ = expectations(
+        lm.predictor, ids_T1[:-1], ids_T1[1:], state=lm.predictor.start(1), begins_V=begins_V
+    )
+    assert fragment.boundaries is not None
+    assert fragment.boundaries[:-1] == pytest.approx(read.boundary[:, 0].tolist(), rel=1e-5)
+    _, cat = fragment.words(base="e", correction="bow")
+    begins, ends = fragment.boundaries[0], fragment.boundaries[-1]
+    assert begins > 0
+    assert cat.surprisal == pytest.approx(-fragment.logprob - begins + ends)
+
+
 class Certain:
     """Predicts id + 1 with probability one, and everything else with none."""
 

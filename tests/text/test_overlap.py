@@ -42,6 +42,15 @@ def test_it_is_the_count_that_a_dictionary_gives(first: list[str], second: list[
     assert one.overlap(other) == sum(line in known for line in first)
 
 
+def test_the_lines_of_two_texts_are_those_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sglm.text.overlap.MOST_KEPT", 100)
+    first, second = (numbered(range(start, start + 300)) for start in (0, 200))
+    joined, whole = hashed([first]).joined(hashed([second])), hashed([first, second])
+    assert (joined.lines, joined.shift) == (whole.lines, whole.shift)
+    np.testing.assert_array_equal(joined.hashes, whole.hashes)
+    np.testing.assert_array_equal(joined.counts, whole.counts)
+
+
 def test_short_lines_do_not_count_and_white_space_does_not_distinguish() -> None:
     text = "a b c d\na b c d e\n  a  b\tc d e \r\n\nA b c d e\n"
     hashes = hashed([text])

@@ -1,6 +1,7 @@
 """Training from Python, and from the weights of a trained model."""
 
 import io
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from sglm.cli.main import app
 from sglm.config import Config, config_to_toml
 from sglm.errors import ConfigError, InputError, Stopped
 from sglm.optim.precision import precision_of
+from sglm.text.overlap import LineHasher
 from sglm.text.prepare import Recipe, prepare
 from sglm.text.store import TokenStore
 from sglm.train.build import model_shape, token_counts
@@ -123,6 +125,26 @@ def test_with_a_rate_of_nothing_the_weights_stay_the_given_ones(
     expected = load_file(trained / "model" / "model.safetensors")
     for name, tensor in weights(tmp_path / "run").items():
         assert torch.equal(tensor, expected[name]), name
+
+
+def test_what_the_start_was_trained_on_was_trained_on(
+    tiny_config: MakeConfig, word_store: TokenStore, trained: Path, tmp_path: Path
+) -> None:
+    seen = "\n".join(f"the model has read line {number} before" for number in range(30))
+    (tmp_path / "other.txt").write_text("something else altogether, line after line\n" * 300)
+    given = Recipe(tokenizer_of=trained)
+    other = prepare([str(tmp_path / "other.txt")], tmp_path / "other", given)
+    hasher = LineHasher()
+    hasher.add(seen)
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    hasher.finish().write(run / "train.lines")
+    sglm.fit(tiny_config(), other, tmp_path / "further", start_from=run)
+    again = sglm.load(tmp_path / "further").perplexity(f"{seen}\nand a line that nobody has seen\n")
+    assert (again.lines_in_training, again.lines) == (30, 31)
+    shutil.copytree(run / "model", tmp_path / "bare")
+    sglm.fit(tiny_config(), other, tmp_path / "unknown", start_from=tmp_path / "bare")
+    assert sglm.load(tmp_path / "unknown").perplexity(seen).lines_in_training is None
 
 
 def test_a_run_is_continued_only_from_the_same_start(

@@ -14,6 +14,9 @@ from sglm.config import OptimizerConfig
 from sglm.model.language_model import ModelShape
 
 _SUMS = "norms/"  # what a checkpoint's interval sums call them
+# In the optimizer's group of matrices, and so in its checkpoints: the running mean of the decay, as
+# Adam's first moment weighs its steps, and the sum of these weights.
+_MEAN_DECAY = "mean_decay"
 
 
 def matrices_by_layer(model: nn.Module) -> dict[str, list[Tensor]]:
@@ -35,9 +38,9 @@ class NormMeter:
     part of Adam's first moment m that the L2 term has put there; for kind adam.
 
     m_λ, the same running mean of the L2 term λw alone, would need a buffer as large as the weights
-    and a pass over them in every step. In place of it stands λw(1 − β₁ᵗ), exact for weights that
-    stand still; its relative error is at most β₁ / (1 − β₁) effective rates, the way that weights
-    go within the buffer's memory.
+    and a pass over them in every step. In place of it stands w times the running mean of λ, exact
+    for weights that stand still; its relative error is at most β₁ / (1 − β₁) effective rates, the
+    way that weights go within the buffer's memory.
 
     Args:
         model, optimizer: what is measured; the optimizer gets hooks, which sleep until
@@ -61,6 +64,7 @@ class NormMeter:
         self._is_due = True
 
     def _before_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        _follow_decay(optimizer)
         if self._is_due:
             self._is_due = False
             self._before = {
@@ -123,13 +127,26 @@ def _norm(tensors: list[Tensor] | tuple[Tensor, ...]) -> Tensor:
     return torch.nn.utils.get_total_norm(tensors)
 
 
+def _follow_decay(optimizer: torch.optim.Optimizer) -> None:
+    """Takes the decay of the coming step into its running mean."""
+    if type(optimizer) is torch.optim.Adam:
+        group = optimizer.param_groups[0]
+        beta, (mean, weight) = group["betas"][0], group.get(_MEAN_DECAY, (0.0, 0.0))
+        group[_MEAN_DECAY] = (
+            beta * mean + (1 - beta) * group["weight_decay"],
+            beta * weight + (1 - beta),
+        )
+
+
 def _l2_share(optimizer: torch.optim.Optimizer, matrices: list[Tensor]) -> Tensor | None:
     """See `NormMeter`; None where decay is no L2 term in a first moment."""
     if type(optimizer) is not torch.optim.Adam:  # AdamW is one too
         return None
     group, states = optimizer.param_groups[0], [optimizer.state[matrix] for matrix in matrices]
     first = [state["exp_avg"] for state in states]
+    mean, weight = group[_MEAN_DECAY]
+    # How much of a whole mean the buffer is: steps that were skipped are not in it.
     seen = 1 - group["betas"][0] ** states[0]["step"]
-    decayed = [group["weight_decay"] * seen * matrix.detach() for matrix in matrices]
+    decayed = [mean / weight * seen * matrix.detach() for matrix in matrices]
     l2, rest = _norm(decayed), _norm(torch._foreach_sub(first, decayed))
     return l2 / (l2 + rest)

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from sglm.config import OptimizerConfig
-from sglm.optim.optimizer import make_optimizer, step_where_finite
+from sglm.optim.optimizer import make_optimizer, set_weight_decay, step_where_finite
 from sglm.train.log.norms import NormMeter
 
 RATE, DECAY, BETA = 0.1, 0.01, 0.9
@@ -80,8 +80,10 @@ def test_a_skipped_step_moves_nothing() -> None:
 
 
 @pytest.mark.parametrize("rate", [0.0, 1e-3])
-def test_the_share_of_l2_is_that_of_a_buffer_of_its_own(rate: float) -> None:
-    """Exact where weights stand still; else within the error that the meter states."""
+@pytest.mark.parametrize("until", [30, 20], ids=["always", "early"])
+def test_the_share_of_l2_is_that_of_a_buffer_of_its_own(rate: float, until: int) -> None:
+    """Exact where weights stand still; else within the error that the meter states. What early
+    decay has put into the buffer fades from it."""
     model, weight_decay = net(), 0.5
     config = OptimizerConfig(kind="adam", weight_decay=weight_decay, beta1=BETA)
     optimizer = make_optimizer(model, config)
@@ -89,7 +91,11 @@ def test_the_share_of_l2_is_that_of_a_buffer_of_its_own(rate: float) -> None:
         group["lr"] = rate
     meter = NormMeter(model, optimizer=optimizer, sums={})
     l2, loss = [[torch.zeros_like(each) for each in matrices(model, "inner")] for _ in range(2)]
-    for _ in range(30):
+    shares = []
+    for step in range(30):
+        if step == until:
+            weight_decay = 0.0
+            set_weight_decay(optimizer, weight_decay)
         draw_gradients(model)
         gradient = model.get_parameter("inner.weight").grad
         assert gradient is not None
@@ -101,7 +107,9 @@ def test_the_share_of_l2_is_that_of_a_buffer_of_its_own(rate: float) -> None:
         share = length(l2) / (length(l2) + length(loss))
         error = BETA / (1 - BETA) * found["inner/effective_rate"]
         assert abs(found["inner/l2_share"] - share) <= error + 1e-6  # float32
-    assert share > 0.2
+        shares.append(share)
+    assert shares[19] > 0.2
+    assert shares[21] > 0.02
 
 
 def test_decoupled_decay_has_no_share() -> None:
