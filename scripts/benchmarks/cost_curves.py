@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from scripts.benchmarks.training.case import STRETCH, Place, Size
+from scripts.benchmarks.training.case import Place, Size
 from scripts.benchmarks.training.worker import Task, running
 from sglm.storage.durable import replace_text
 
@@ -67,20 +67,21 @@ def points(axis: str) -> dict[int, Point]:
 def measure_point(point: Point) -> dict[str, Any]:
     """Microseconds a token and peak memory of both arms, and the synthesizer's share of the time.
 
-    An alternating run is timed over a stretch of each mode. The share is of the same windows in
+    An alternating run is timed over a block of each mode. The share is of the same windows in
     which the synthesizer's functions are timed (`parts`): on a busy machine, the difference of two
     processes is too noisy to show a few per cent.
     """
     threads = torch.get_num_threads()
     tasks = [Task(name, point.size, PLACE, threads, point.text) for name in ARMS.values()]
     with running(tasks) as (bptt, alternating):
-        for arm in (bptt, alternating):
-            arm.ask("seconds", 2 * STRETCH)  # the first steps allocate memory
+        block, both = bptt.ask("block"), 2 * alternating.ask("block")
+        bptt.ask("seconds", block)  # the first steps allocate memory
+        alternating.ask("seconds", both)
         taken: list[tuple[float, float]] = []
         shares: list[float] = []
         end = time.perf_counter() + SECONDS
         while len(taken) < FEWEST_ROUNDS or time.perf_counter() < end:
-            taken.append((bptt.ask("seconds", STRETCH), alternating.ask("seconds", 2 * STRETCH)))
+            taken.append((bptt.ask("seconds", block), alternating.ask("seconds", both)))
             shares.append(alternating.ask("shares")["synthesizer"])
         found: dict[str, Any] = {"rounds": len(taken)}
         for index, (label, arm) in enumerate(zip(ARMS, (bptt, alternating), strict=True)):
@@ -94,15 +95,16 @@ def measure_point(point: Point) -> dict[str, Any]:
 
 def measure_horizon(way: str, horizon: int) -> dict[str, float]:
     """Microseconds per token and peak memory of a run that learns over so many steps."""
-    size, name, longer, windows = BASE, ARMS["bptt"], None, 2
+    size, name, longer = BASE, ARMS["bptt"], None
     if way == "window":
         size = replace(BASE, window=horizon)
     elif way == "read again":
         longer = horizon
     else:
-        name, windows = ARMS["alternating"], 2 * STRETCH
+        name = ARMS["alternating"]
     task = Task(name, size, PLACE, torch.get_num_threads(), horizon=longer)
     with running([task]) as (arm,):
+        windows = 2 if name == ARMS["bptt"] else 2 * arm.ask("block")
         arm.ask("seconds", windows)
         seconds = arm.ask("seconds", windows)
         memory_mb = arm.ask("memory_mb")
@@ -114,7 +116,7 @@ def measure_empty() -> dict[str, float]:
     tasks = [Task(name, SMALLEST, PLACE, torch.get_num_threads()) for name in ARMS.values()]
     with running(tasks) as processes:
         for process in processes:
-            process.ask("seconds", 2 * STRETCH)
+            process.ask("seconds", 2 * process.ask("block"))
         return {
             label: process.ask("memory_mb") for label, process in zip(ARMS, processes, strict=True)
         }

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -47,6 +48,7 @@ def visit(arguments: argparse.Namespace) -> int:
     Raises:
         InputError: an unknown name; no GPU.
     """
+    deadline = time.monotonic() + arguments.seconds  # torch is imported below
     parts, rehearsing = parts_of(arguments.names), arguments.rehearse
     if not rehearsing:
         _need_a_gpu()
@@ -60,7 +62,6 @@ def visit(arguments: argparse.Namespace) -> int:
         "other": _there(arguments.other, FOLDER / "other"),
         "work": str((arguments.work or _work(out, rehearsing)).absolute()),
     }
-    deadline = time.monotonic() + arguments.seconds
     for name in parts:
         entry, left = PARTS[name], deadline - time.monotonic()
         if left < 1:
@@ -141,6 +142,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def main() -> int:
     """Exit code: 1 where nothing could be measured, 2 where what was asked for cannot be had."""
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         return run(read_arguments())
     except SglmError as error:

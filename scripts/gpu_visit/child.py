@@ -1,11 +1,15 @@
-"""The process of one part: `python -m scripts.gpu_visit.child`, told what to do on stdin.
+"""The process of one part: `python -m scripts.gpu_visit.child`, told what to do on stdin, a line.
 
-Its stdout is for `cells.perform` alone; what else is printed there goes to stderr, the log.
+It ends, with all its children, where stdin does: whoever began it is gone, and the next visit must
+not share the GPU with it. Its stdout is for `cells.perform` alone; what else is printed there goes
+to stderr, the log.
 """
 
 import json
 import os
+import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -14,8 +18,16 @@ from scripts.gpu_visit.visits import load_part
 from sglm.runtime.process import denormals_as_zero, prepare_process
 
 
+def end_with_stdin() -> None:
+    """Kills this process's group when nobody holds the other end of stdin any more."""
+    while os.read(0, 1):
+        pass
+    os.killpg(0, signal.SIGKILL)
+
+
 def main() -> None:
-    told = json.load(sys.stdin)
+    told = json.loads(sys.stdin.readline())
+    threading.Thread(target=end_with_stdin, daemon=True).start()
     reports = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     prepare_process()

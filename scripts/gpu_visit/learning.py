@@ -15,7 +15,9 @@ from typing import Any
 
 import torch
 
+from scripts.benchmarks.training.case import FEWEST_WINDOWS
 from scripts.gpu_visit.cells import Cell, Context, Found, free_memory
+from scripts.gpu_visit.speed import RECORDED_AFTER
 from sglm.config import Config, load_config
 from sglm.errors import Stopped
 from sglm.optim.precision import make_precision
@@ -106,9 +108,9 @@ def _epoch_seconds(config: Config, store: TokenStore, device: str) -> float:
         torch.stack([p.sum() for p in learner.model.parameters()]).tolist()  # until it is done
         return time.monotonic() - start
 
-    stretches = 1 if device == "cpu" else 5
-    seconds(8 * stretches)
-    step_seconds = seconds(16) / 16
+    block = max(FEWEST_WINDOWS, batcher.stretch)  # whole stretches from reading to reading
+    seconds(block * (RECORDED_AFTER if config.train.cuda_graph else 1))
+    step_seconds = seconds(block) / block
     start = time.monotonic()
     validate(learner, store, should_stop=lambda: False)
     return batcher.steps_per_epoch * step_seconds + time.monotonic() - start

@@ -17,7 +17,10 @@ from sglm.text.store import TokenStore
 
 FOLDER = ROOT / ".gpu"
 # What a machine with torch is likely to lack, or to have in a version of its own.
-WHEELS = ["pydantic", "pydantic-core", "annotated-types", "typing-inspection", "typer"]
+WHEELS = [
+    *("pydantic", "pydantic-core", "annotated-types", "typing-inspection"),
+    *("typer", "annotated-doc", "shellingham"),
+]
 PYTHON = "3.12"
 PLATFORMS = ["manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64"]
 MOST_BYTES = 60_000_000  # of what a lent machine takes, the checkout included

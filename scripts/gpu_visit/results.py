@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from sglm.errors import InputError
+
 Record = dict[str, Any]
 
 
@@ -18,13 +20,22 @@ class Results:
         folder: of `visit.jsonl` and `visit.log`; made if it is not there.
         earlier: files of visits before, whose cells are not to be measured again.
 
+    Raises:
+        InputError: the folder cannot be written.
+
     Attributes:
         cells: what is known, by `(part, cell)`; of a cell with several lines the last counts.
     """
 
     def __init__(self, folder: Path, earlier: Iterable[Path] = ()) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
         self.path, self.log_path = folder / "visit.jsonl", folder / "visit.log"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self.path.open("ab").close()
+        except OSError as error:
+            raise InputError(
+                f"{folder}: cannot be written ({error.strerror}); give another --out, or $OUT"
+            ) from None
         self.cells: dict[tuple[str, str], Record] = {}
         for path in (*earlier, self.path):
             self.cells |= {(each["part"], each["cell"]): each for each in read(path)}

@@ -2,7 +2,7 @@
 
 A part that is over its limit is killed with all its children, and the next one goes on. So is one
 whose cell hangs (programs of a kernel that wait for each other for ever): then the rest of the part
-is tried again in a new process.
+is tried again in a new process. A part does not outlive this process, however it ends.
 """
 
 import json
@@ -83,8 +83,8 @@ def _run_once(
     assert process.stdout is not None
     patience = 0.0
     try:
-        process.stdin.write(json.dumps(told).encode())
-        process.stdin.close()
+        process.stdin.write(json.dumps(told).encode() + b"\n")
+        process.stdin.flush()  # and left open: at its end the child knows that nobody listens
         for line in _lines(process.stdout, deadline, limits.cell):
             if isinstance(line, str):
                 return _Ending(why=line, cell=cell, lines=lines)
@@ -97,7 +97,7 @@ def _run_once(
                 if "error" in message:
                     failed[message["cell"]] = {}
                 _add(results, told, message)
-        patience = 1.0
+        patience = 10.0  # it ends by itself, and how is worth knowing
     finally:
         _end(process, patience)
     why = f"its process ended with {process.returncode}; see {results.log_path.name}"
@@ -136,5 +136,6 @@ def _end(process: "subprocess.Popen[bytes]", patience: float) -> None:
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    if process.stdout is not None:
-        process.stdout.close()
+    for stream in (process.stdin, process.stdout):
+        if stream is not None:
+            stream.close()

@@ -35,7 +35,7 @@ PARTS = {
     "tests": _entry(
         "tests:tests", "the tests marked gpu, with the kernels on", 110, 90, environment=_KERNELS_ON
     ),
-    "rates": _entry("speed:rates", "the machine: products and copies at their best", 15, 15),
+    "rates": _entry("speed:rates", "the machine: products and copies at their best", 25, 25),
     "kernels": _entry("kernels:kernels", "each kernel against its reference", 60, 25),
     "bench": _entry("speed:bench", "training steps, one factor at a time", 170, 40),
     "floor": _entry("speed:floors", "what the arithmetic of these steps takes alone", 35, 15),

@@ -16,6 +16,8 @@ from sglm.runtime.ranks import Ranks
 _ROW_MEAN_OVER = 10  # windows; the rows of W for frequent words change fast
 _ERROR_MEAN_OVER = 100  # windows
 _SMALLEST = 1e-12  # keeps the unit of constant targets above zero
+# Of a new network's targets, which are all but constant, both errors are equal up to rounding.
+_CLEARLY = 1 - 1e-4
 _LOGIT_ENTRIES = 2**20  # 4 MB in float32
 
 
@@ -81,8 +83,9 @@ class ExpectedRow(nn.Module):
 
     @property
     def is_better(self) -> Tensor:
-        """Whether it predicts better than the mean does, on windows it had not learned from."""
-        return self.error < self.mean_error
+        """Whether it predicts better than the mean does, and by more than rounding, on windows it
+        had not learned from."""
+        return self.error < _CLEARLY * self.mean_error
 
     def observe(
         self,

@@ -506,6 +506,16 @@ def test_expected_row_starts_as_the_mean_of_its_targets() -> None:
     assert (float(q.error), float(q.mean_error)) == (0, 0)
 
 
+def test_q_is_not_better_by_rounding() -> None:
+    """A new network's targets are all but constant: the processes of a training must not differ in
+    what they make of a tie."""
+    q = ExpectedRow(4, 3)
+    q.mean_error.fill_(1.0)
+    for error, is_better in ((1.0, False), (1 - 1e-6, False), (0.99, True)):
+        q.error.fill_(error)
+        assert bool(q.is_better) is is_better
+
+
 def test_the_activation_penalty_is_part_of_the_true_residual() -> None:
     """As it is of what q learns from: α·mean(h²) per token, times the tokens."""
     learner = with_adjoint(exact=True, activation=2.0)

@@ -12,7 +12,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from scripts.benchmarks.training.case import STRETCH, Arm, Ids, Patch, Place, Size, random_text
+from scripts.benchmarks.training.case import (
+    FEWEST_WINDOWS,
+    Arm,
+    Ids,
+    Patch,
+    Place,
+    Size,
+    random_text,
+)
 from scripts.benchmarks.training.plain import PlainArm
 from sglm.config import Config, parse_config
 from sglm.dni.estimator import PlainTruncation
@@ -39,7 +47,7 @@ class SglmArm:
         size, place: what and where.
         ids_N: the text.
         kind: of the synthesizer, or None for plain truncation.
-        turns: one of `TURNS` or more, which take turns, stretch by stretch.
+        turns: one of `TURNS` or more, which take turns, block by block.
         horizon: steps through which every window is backpropagated, or None.
     """
 
@@ -66,6 +74,7 @@ class SglmArm:
             stretch=stretch_windows(config),
             lookahead=lookahead_steps(config),
         )
+        self.block = max(FEWEST_WINDOWS, self.batcher.stretch)
         self.estimator = self.learner.estimator
         # A pass that does not return features costs a little less.
         self.passes = {
@@ -83,8 +92,8 @@ class SglmArm:
         return self.batcher.at(self.number).to(self.device)
 
     def step(self, turn: str | None = None) -> None:
-        """Goes on by a window; a given turn, of `TURNS`, must be that of the whole stretch."""
-        turn = turn or self.turns[self.number // STRETCH % len(self.turns)]
+        """Goes on by a window; a given turn, of `TURNS`, must be that of the whole block."""
+        turn = turn or self.turns[self.number // self.block % len(self.turns)]
         learner, window = self.learner, self.read()
         learner.estimator = PlainTruncation() if turn == "real" else self.estimator
         learner.window_pass = self.passes[learner.estimator.wants_feature_gradients]

@@ -5,16 +5,17 @@
     scripts/bench --all --out bench.json      every size × window × batch
     scripts/bench --quick --json              one size, rates only, in under two minutes
 
-In each case the arms are timed in turn, round after round, eight windows at a time, so that a busy
-moment of the machine hits all of them; medians count. Each has a process of its own; what a
-synthesizer costs is measured within its process, windows with and without it in turn. The arms:
+In each case the arms are timed in turn, round after round, a block of windows at a time, so that a
+busy moment of the machine hits all of them; medians count. A block is eight windows, or as many as
+lie between two readings of the coming text. Each arm has a process of its own; what a synthesizer
+costs is measured within its process, blocks with and without it in turn. The arms:
 
 plain            nn.LSTM, tied cross_entropy, clipping, fused AdamW: the loop that everybody writes
 plain prepared   the same with what `sglm train` asks of the C libraries (sglm.runtime.process)
 real             sglm's step, truncated backpropagation
 learning KIND    the same, while a synthesizer learns (the real cycles of an alternating run)
 synthetic KIND   the same, while what it predicts is injected (the synthetic cycles)
-alternating KIND eight windows of each in turn
+alternating KIND a block of each in turn
 
 The floor is the time of a step's matrix products, and nothing else. With --out, cases that are in
 the file already are not measured again, so a run that was cut short goes on.
@@ -57,7 +58,6 @@ QUICK = {
     ("alternating adjoint", "learning"): "real_learning",
     ("alternating adjoint", "synthetic"): "synthetic",
 }
-QUICK_REPEATS = 3  # of sglm's turns in a round: what differs little needs many rounds
 QUICK_SECONDS, CASE_SECONDS = 70.0, 120.0
 
 
@@ -66,7 +66,6 @@ def quick(size: Size, place: Place) -> dict[str, float]:
     asked: dict[str, list[str | None]] = {}
     for name, turn in QUICK:
         asked.setdefault(name, []).append(turn)
-    asked["alternating adjoint"] *= QUICK_REPEATS
     floor, taken, _ = measure(asked, size, place, QUICK_SECONDS, details=False)
     named = {"floor": floor} | {QUICK[which]: times for which, times in taken.items()}
     return {

@@ -10,8 +10,8 @@ import torch
 
 from sglm.optim.precision import make_precision
 
-STRETCH = 8  # windows that are timed as one: an adjoint's q learns once in so many
-EPOCH_WINDOWS = 8 * STRETCH  # whole stretches; after them the text starts again
+FEWEST_WINDOWS = 8  # that are timed as one
+EPOCH_WINDOWS = 64  # whole blocks of every arm; after them the text starts again
 
 Ids = npt.NDArray[np.unsignedinteger]
 
@@ -72,7 +72,14 @@ class Patch(NamedTuple):
 
 
 class Arm(Protocol):
-    """Trains on one window at each `step`: in its own turn, or in the turn that is given."""
+    """Trains on one window at each `step`: in its own turn, or in the turn that is given.
+
+    Attributes:
+        block: windows that are timed as one and in which the turn must not change: whole stretches
+            from one reading ahead to the next, which cost unlike the windows between.
+    """
+
+    block: int
 
     def step(self, turn: str | None = None) -> None: ...
 

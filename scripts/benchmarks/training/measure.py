@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from scripts.benchmarks.training.arms import has_synthesizer
-from scripts.benchmarks.training.case import STRETCH, Place, Size
+from scripts.benchmarks.training.case import Place, Size
 from scripts.benchmarks.training.floor import floor, flops, moved_bytes, rates
 from scripts.benchmarks.training.memory_limit import free_bytes, needed_bytes
 from scripts.benchmarks.training.worker import Task, running
@@ -52,10 +52,11 @@ def measure(
     threads = torch.get_num_threads()
     with running([Task(name, size, place, threads) for name in asked]) as processes:
         arms = dict(zip(asked, processes, strict=True))
+        blocks = {name: arm.ask("block") for name, arm in arms.items()}
         for name, arm in arms.items():
             # At its first step an arm is built, allocates memory, and libraries choose kernels.
             for turn in dict.fromkeys(asked[name]):
-                arm.ask("seconds", STRETCH, turn)
+                arm.ask("seconds", blocks[name], turn)
         measure_floor = floor(size, place)
         measure_floor()
         floor_times: list[float] = []
@@ -68,7 +69,7 @@ def measure(
                 # The order rotates: the first turn finds another arm's memory in the caches.
                 first = rounds % len(asked[name])
                 for turn in (*asked[name][first:], *asked[name][:first]):
-                    taken[name, turn].append(arm.ask("seconds", STRETCH, turn))
+                    taken[name, turn].append(arm.ask("seconds", blocks[name], turn))
             rounds += 1
         known: dict[str, dict[str, Any]] = {}
         for name, arm in arms.items() if details else ():

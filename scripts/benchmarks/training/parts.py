@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from scripts.benchmarks.training.case import STRETCH, Arm, Patch
+from scripts.benchmarks.training.case import Arm, Patch
 
 PARTS = ("data", "forward", "loss", "backward", "synthesizer", "clip", "optimizer")
 
@@ -83,13 +83,13 @@ class Stopwatch:
         return measured
 
 
-def shares(arm: Arm, device: torch.device, stretches: int = 2) -> dict[str, float]:
-    """Each part's share of a step, and what is left as *other*: means over whole stretches."""
+def shares(arm: Arm, device: torch.device, blocks: int = 2) -> dict[str, float]:
+    """Each part's share of a step, and what is left as *other*: means over whole blocks."""
     watch = Stopwatch(device)
     with watch.watching(arm.patches()):
-        for _ in range(stretches):
+        for _ in range(blocks):
             start = watch.now()
-            for _ in range(STRETCH):
+            for _ in range(arm.block):
                 arm.step()
             watch.spans.append(("whole", start, watch.now()))
     seconds = watch.seconds()

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from scripts.benchmarks.training.case import Ids, Patch, Place, Size
+from scripts.benchmarks.training.case import FEWEST_WINDOWS, Ids, Patch, Place, Size
 
 
 class PlainModel(nn.Module):
@@ -47,6 +47,7 @@ class PlainArm:
         self.text_NB = lanes_BN.t().contiguous().to(device)
         zeros = torch.zeros(size.layers, size.batch, size.hidden, device=device)
         self.state, self.start = (zeros, zeros), 0
+        self.block = FEWEST_WINDOWS
 
     def read(self) -> tuple[Tensor, Tensor]:
         """The next window's inputs and targets."""

@@ -4,8 +4,8 @@ So every arm runs as it does for its users: sglm with the settings that `sglm tr
 libraries under torch, the ordinary loop without them; and its peak memory is measured alone.
 
 `python -m scripts.benchmarks.training.worker` reads a `Task` as JSON from the first line of stdin,
-then one request a line: `["seconds", n]`, `["seconds", n, turn]`, `["shares"]` or `["memory_mb"]`.
-It answers in JSON, a line each.
+then one request a line: `["seconds", n]`, `["seconds", n, turn]`, `["shares"]`, `["memory_mb"]`
+or `["block"]`. It answers in JSON, a line each.
 """
 
 import json
@@ -59,6 +59,7 @@ class Worker:
             "seconds": self.seconds,
             "shares": self.shares,
             "memory_mb": self.memory_mb,
+            "block": lambda: self.arm.block,
         }
         return answers[what](*arguments)
 
@@ -66,7 +67,7 @@ class Worker:
         """Seconds a window, over so many windows.
 
         Args:
-            windows: whole stretches.
+            windows: whole blocks (`Arm.block`).
             turn: one of `arms.TURNS`; None: the arm's own turns. With turns, the cost of a
                 synthesizer is measured within one process: two processes that do the same differ
                 by several per cent, because their memory is laid out differently.

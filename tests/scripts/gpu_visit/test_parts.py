@@ -4,9 +4,11 @@ import io
 import json
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from torch.autograd import DeviceType  # type: ignore[attr-defined]
 
 from scripts.gpu_visit import learning, other, speed, tests
 from scripts.gpu_visit.cells import Cell, Context, perform
@@ -38,6 +40,8 @@ def test_a_part_measures_all_of_its_cells(name: str, tmp_path: Path) -> None:
         large = cells["large"]
         assert min(large[f"{turn}_ms"] for turn in speed.TURNS) > 0
         assert large["size"]["hidden"] == speed.TINY.hidden
+        # Both ways of reading ahead: once in many windows, and at every one.
+        assert large["size"]["window"] > cells["T=5"]["size"]["window"]
     if name == "learning":
         assert cells["alternating"]["modes"] == ["real", "synthetic"]
         assert cells["synthetic only"]["modes"] == ["synthetic"] * 2
@@ -102,6 +106,18 @@ def test_the_bench_is_thirty_cells_at_most_the_most_important_first() -> None:
     places = {(place.precision, place.tf32, place.cuda_graph) for *_, place in cases}
     assert {("fp32", False, False), ("fp32", True, False), ("fp16", False, False)} <= places
     assert {size.window for _, _, size, _ in cases} == {5, 35, 70}
+
+
+def test_device_time_counts_once() -> None:
+    """An operation of torch carries the time of its kernels, which are events themselves."""
+    kernel = SimpleNamespace(device_type=DeviceType.CUDA, is_user_annotation=False)
+    operation = SimpleNamespace(device_type=DeviceType.CPU, is_user_annotation=False)
+    marked = SimpleNamespace(device_type=DeviceType.CUDA, is_user_annotation=True)
+    assert [speed.is_of_the_device(each) for each in (kernel, operation, marked)] == [
+        True,
+        False,
+        False,
+    ]
 
 
 def test_chunks_of_the_loss_are_as_before_afterwards() -> None:

@@ -2,20 +2,25 @@
 torch: it reports what it is told to, or hangs, or dies."""
 
 import json
+import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from scripts import ROOT
 from scripts.gpu_visit import supervise
 from scripts.gpu_visit.results import Results, read
 from scripts.gpu_visit.supervise import Limits, run_part
+from sglm.errors import InputError
 
 # Each cell is what is to happen in it. A child of its own must be gone with it.
 CHILD = """
 import json, os, subprocess, sys, time
-told = json.load(sys.stdin)
+told = json.loads(sys.stdin.readline())
 def send(message):
     print(json.dumps(message), flush=True)
 for cell in told["cells"]:
@@ -88,6 +93,36 @@ def test_a_process_that_does_not_start_is_not_tried_for_ever(
     (record,) = read(results.path)
     assert record["cell"] == "start"
     assert "no_such_module" in results.log_path.read_text()
+
+
+def test_a_part_does_not_outlive_who_began_it(tmp_path: Path) -> None:
+    """Else the same command given again would share the GPU with what is left of the first."""
+    script = """
+import os, sys, threading, time
+from scripts.gpu_visit.child import end_with_stdin
+threading.Thread(target=end_with_stdin, daemon=True).start()
+print("begun", flush=True)
+time.sleep(60)
+"""
+    child = subprocess.Popen(
+        [sys.executable, "-c", script],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    )
+    assert child.stdin is not None
+    assert child.stdout is not None
+    assert child.stdout.readline() == b"begun\n"
+    child.stdin.close()  # as at the end of whoever held it, whatever ended that
+    assert child.wait(timeout=30) == -signal.SIGKILL
+    child.stdout.close()
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"file: cannot be written .*give another --out"):
+        Results(tmp_path / "file")
 
 
 def test_a_line_that_was_cut_off_spoils_no_other(tmp_path: Path) -> None:

@@ -63,13 +63,16 @@ def test_the_size_of_the_contract_is_the_default() -> None:
     )
 
 
+# The size of the contract has windows that are read ahead of once in many, as 12 are.
 @pytest.mark.usefixtures("_in_this_process")
+@pytest.mark.parametrize("window", [3, 12])
 def test_quick_json_is_one_object_with_the_names_of_the_contract(
+    window: int,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(bench, "QUICK_SECONDS", 0.0)
-    small = ("--sizes", "1x8x30", "--windows", "3", "--batches", "2")
+    small = ("--sizes", "1x8x30", "--windows", str(window), "--batches", "2")
     assert run(monkeypatch, "--quick", "--json", *small) == 0
     rates = json.loads(capsys.readouterr().out)
     contract = {"floor", "plain", "real", "synthetic"}
@@ -100,6 +103,17 @@ def test_without_being_told_quick_measures_the_size_of_the_contract(
 )
 def test_rounds_end_in_time(rounds: int, elapsed: float, another: bool) -> None:
     assert measure._another_round(rounds, elapsed, 40.0) is another
+
+
+@pytest.mark.parametrize("window", [3, 12])
+def test_a_block_begins_with_a_reading_and_ends_before_the_next(window: int) -> None:
+    """Else a block would cost more or less than its share, and a turn begin without a reading."""
+    arm = build_arm("alternating adjoint", Size(1, 8, 30, batch=2, window=window), Place())
+    coming = [arm.batcher.at(number).coming is not None for number in range(2 * arm.block)]
+    first, second = coming[: arm.block], coming[arm.block :]
+    assert first == second
+    assert first[0]
+    assert sum(first) == (arm.block if window == 3 else 1)
 
 
 def test_the_floor_does_all_the_products_of_a_step(size: Size) -> None:
@@ -238,6 +252,8 @@ def test_no_moment_counts_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
 
     class Nested:
+        block = 8
+
         def outer(self) -> None:
             clock[0] += 1
             self.inner()
