@@ -33,6 +33,9 @@ from sglm.runtime.process import prepare_process
 # Options whose value is not a name; each handles an empty value itself.
 MAY_BE_EMPTY = ("--prompt", "--context", "--variants", "--seeds", "--shard", "--prefix")
 
+# Of what typer's exceptions for wrong arguments have in common it exports no name.
+USAGE_ERROR: type[Any] = typer.BadParameter.__mro__[1]
+
 
 class SglmGroup(TyperGroup):
     """Every failure a user can cause becomes one or two lines on stderr and an exit code.
@@ -103,6 +106,11 @@ def errors_told() -> Iterator[None]:
         return
     except SglmError as error:
         message, code = str(error), error.exit_code
+    except USAGE_ERROR as error:
+        told = usage_told(error)
+        if told is None:
+            raise
+        message, code = told, 2
     except KeyboardInterrupt:
         message, code = "interrupted", 130
     except BrokenPipeError:
@@ -117,6 +125,16 @@ def errors_told() -> Iterator[None]:
         message, code = str(translated), translated.exit_code
     typer.echo(f"sglm: {printable(message)}", err=True)
     raise typer.Exit(code)
+
+
+def usage_told(error: Any) -> str | None:
+    """What typer says of arguments that it does not understand, in one line; None where it shows
+    the help instead."""
+    message = error.format_message().strip()
+    if "\n" in message:
+        return None
+    command = error.ctx.command_path if error.ctx else "sglm"
+    return f"{message.rstrip('.')}; see `{command} --help`"
 
 
 @contextmanager

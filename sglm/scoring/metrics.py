@@ -16,7 +16,9 @@ def perplexity(nll_nats: float, units: int | None) -> float:
 
 def bits_per_byte(nll_nats: float, text_bytes: int | None, unknown: int) -> float | None:
     """nll_nats / (bytes · ln 2); None where an unknown token hides bytes, or there are none."""
-    return None if unknown or not text_bytes else nll_nats / (text_bytes * math.log(2))
+    if unknown or not text_bytes:
+        return None
+    return nll_nats / (text_bytes * math.log(2)) + 0.0  # not −0
 
 
 def finite_or_none(value: float | None) -> float | None:

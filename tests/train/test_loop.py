@@ -85,11 +85,14 @@ def test_a_run_leaves_what_the_contract_says(
     assert set(tags) == {
         "train/loss", "train/grad_norm", "train/skipped_steps", "valid/loss", "valid/token_ppl",
         "sched/lr", "sched/mode", "sched/cycle", "sg/cosine", "sg/relative_mse", "sg/norm_ratio",
-        "sg/factor", "fit/train_loss", "fit/valid_loss", "fit/valid_ppl", "fit/best_ppl",
+        "sg/factor", "sg/beta", "sg/parameter_cosine",
+        "fit/train_loss", "fit/valid_loss", "fit/valid_ppl", "fit/best_ppl",
         *(f"norm/{what}/{layer}" for what in ("weight", "update", "effective_rate")
           for layer in ("embedding", "layers.0", "layers.1")),
     } | ({"valid/bits_per_byte"} if word_store.counts("valid").unknown == 0 else set())  # fmt: skip
     assert [value for _, value in tags["sched/mode"]] == [0, 0, 1, 1]
+    # In so short a run the gauge has measured nothing: that there is a curve is all.
+    assert tags["sg/beta"] == [(10, 0.0)]
 
 
 @pytest.mark.parametrize("kind", ["adamw", "adam"])

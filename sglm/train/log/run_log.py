@@ -23,6 +23,8 @@ from sglm.train.step import StepResult
 
 OnReport = Callable[[dict[str, Any]], None]
 
+_GAUGED = ("sg/beta", "sg/parameter_cosine")
+
 
 class RunLog:
     """Writes down what happens in one session; decides nothing.
@@ -62,6 +64,7 @@ class RunLog:
         self.meter = IntervalMeter(own, ranks=ranks)
         self.console = ConsoleLog(stream, total_steps=total_steps, first_step=first_step)
         self.events: EventFile | None = None
+        self.gauge_begun = first_step > 0
         if not ranks.writes:
             return
         earlier = event_files(run.tensorboard)
@@ -117,6 +120,10 @@ class RunLog:
             for key, value in self.norms.read().items():
                 layer, what = key.split("/")
                 scalars[f"norm/{what}/{layer}"] = value
+            if learner.gauge is not None and not self.gauge_begun:
+                # So that there is a curve before the first measurement: nothing was injected yet.
+                scalars = dict.fromkeys(_GAUGED, 0.0) | scalars
+                self.gauge_begun = True
             for tag, value in scalars.items():
                 self.events.scalar(tag, value, step)
             self.events.flush()
@@ -235,9 +242,10 @@ def _scalars(means: IntervalMeans, learner: Learner) -> dict[str, float]:
     status = learner.estimator.status()
     if status is not None:
         values["sg/factor"] = status.factor
-    if learner.gauge is not None and (reading := learner.gauge.reading()).windows:
-        measured = {"sg/beta": reading.beta, "sg/parameter_cosine": reading.cosine}
-        values |= {tag: value for tag, value in measured.items() if not math.isnan(value)}
+    if learner.gauge is not None:
+        reading = learner.gauge.reading()
+        measured = zip(_GAUGED, (reading.beta, reading.cosine), strict=True)
+        values |= {tag: value for tag, value in measured if not math.isnan(value)}
     return values
 
 
