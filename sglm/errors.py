@@ -40,6 +40,14 @@ class Stopped(SglmError):
         self.exit_code = 128 + signal_number
 
 
+_CURES = {
+    errno.EROFS: "; give another --out",
+    errno.EACCES: "; give one that this user may use",
+    errno.ENOTDIR: "; a file stands where a folder should, give another path",
+    errno.EFBIG: f"; a limit on the size of files (ulimit -f) is too low, raise it, {THEN_AGAIN}",
+}
+
+
 def as_sglm_error(error: Exception) -> SglmError | None:
     """An error of memory or of the file system in the user's terms, with its cure where there is
     one; None for any other error."""
@@ -57,8 +65,8 @@ def as_sglm_error(error: Exception) -> SglmError | None:
     where = f" ({error.filename})" if error.filename else ""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return SglmError(f"no space left on the device{where}; free some, {THEN_AGAIN}")
-    cures = {errno.EROFS: "; give another --out", errno.EACCES: "; give one that this user may use"}
-    return SglmError(f"{error.strerror or error}{where}{cures.get(error.errno or 0, '')}")
+    cure = _CURES.get(error.errno or 0, "")
+    return SglmError(f"{error.strerror or error}{where}{cure}")
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
