@@ -22,6 +22,7 @@ from sglm.storage.durable import replace_file, replace_text
 
 MILESTONES = (5, 10, 20, 30)  # minutes
 _US_PER_MINUTE = 60e6
+_TICKS = (50, 60, 70, 80, 90, 100, 120, 150, 200, 250, 300, 400)
 
 
 @dataclass(frozen=True)
@@ -124,11 +125,13 @@ def draw(corpora: dict[str, dict[str, Any]], path: Path) -> None:
         figure.subplots(1, len(panels), squeeze=False).flatten(), panels.items(), strict=True
     ):
         for each in systems:
-            axes.plot(each.minutes, each.perplexities, marker=".", markersize=3, label=each.system)
+            label = each.system.replace("`", "")  # which the tables have
+            axes.plot(each.minutes, each.perplexities, marker=".", markersize=3, label=label)
         lowest = min(p for each in systems for p in each.perplexities)
-        axes.set_ylim(0.9 * lowest, 3.5 * lowest)
+        bottom, top = 0.95 * lowest, 3.5 * lowest
         axes.set_yscale("log")
-        ticks = [t for t in (50, 60, 70, 80, 100, 120, 150, 200, 250, 300, 400) if t < 3.5 * lowest]
+        axes.set_ylim(bottom, top)
+        ticks = [tick for tick in _TICKS if bottom < tick < top]
         axes.set_yticks(ticks, [str(tick) for tick in ticks])
         axes.minorticks_off()
         axes.set_xlim(0, MILESTONES[-1])
