@@ -18,16 +18,19 @@ from scripts.gpu_visit.visits import load_part
 from sglm.runtime.process import denormals_as_zero, prepare_process
 
 
-def end_with_stdin() -> None:
-    """Kills this process's group when nobody holds the other end of stdin any more."""
-    while os.read(0, 1):
+def end_with(stream: int) -> None:
+    """Kills this process's group when nobody holds the other end of a pipe any more."""
+    while os.read(stream, 1):
         pass
     os.killpg(0, signal.SIGKILL)
 
 
 def main() -> None:
     told = json.loads(sys.stdin.readline())
-    threading.Thread(target=end_with_stdin, daemon=True).start()
+    begun_by = os.dup(0)  # and what this process begins finds stdin empty
+    with open(os.devnull, "rb") as empty:
+        os.dup2(empty.fileno(), 0)
+    threading.Thread(target=end_with, args=(begun_by,), daemon=True).start()
     reports = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     prepare_process()

@@ -99,8 +99,8 @@ def test_a_part_does_not_outlive_who_began_it(tmp_path: Path) -> None:
     """Else the same command given again would share the GPU with what is left of the first."""
     script = """
 import os, sys, threading, time
-from scripts.gpu_visit.child import end_with_stdin
-threading.Thread(target=end_with_stdin, daemon=True).start()
+from scripts.gpu_visit.child import end_with
+threading.Thread(target=end_with, args=(0,), daemon=True).start()
 print("begun", flush=True)
 time.sleep(60)
 """
