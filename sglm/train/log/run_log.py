@@ -120,11 +120,7 @@ class RunLog:
             for key, value in self.norms.read().items():
                 layer, what = key.split("/")
                 scalars[f"norm/{what}/{layer}"] = value
-            if learner.gauge is not None and not self.gauge_begun:
-                # So that there is a curve before the first measurement: nothing was injected yet.
-                scalars = dict.fromkeys(_GAUGED, 0.0) | scalars
-                self.gauge_begun = True
-            for tag, value in scalars.items():
+            for tag, value in (self._begin_gauge(learner) | scalars).items():
                 self.events.scalar(tag, value, step)
             self.events.flush()
             self.console.progress(
@@ -150,6 +146,13 @@ class RunLog:
             )
         self.meter.restart_clock()
         return means.loss
+
+    def _begin_gauge(self, learner: Learner) -> dict[str, float]:
+        """Once, so that there are curves before the first measurement: nothing was injected yet."""
+        if learner.gauge is None or self.gauge_begun:
+            return {}
+        self.gauge_begun = True
+        return dict.fromkeys(_GAUGED, 0.0)
 
     def evaluation(
         self,
