@@ -37,7 +37,7 @@ TINY = "model.layers=1 model.hidden=32 train.batch=4 train.window=8"
 SMALL = "model.hidden=256 train.batch=20 train.window=35"
 MEDIUM = "model.hidden=650 train.batch=20 train.window=35"
 REAL = "schedule.mode=real schedule.cycles=[6.0]"
-# Long enough for a whole stretch of eight windows, and for the gauge.
+# Long enough for whole stretches from reading to reading, and for the gauge.
 BOTH = "schedule.cycles=[3.0,80.0]"
 # name: (vocabulary, settings)
 CASES = {
