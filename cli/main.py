@@ -33,7 +33,7 @@ from sglm.runtime.process import prepare_process
 # Options whose value is not a name; each handles an empty value itself.
 MAY_BE_EMPTY = ("--prompt", "--context", "--variants", "--seeds", "--shard", "--prefix")
 
-# Of what typer's exceptions for wrong arguments have in common it exports no name.
+# click's UsageError, the class of all errors about arguments; typer exports no name for it.
 USAGE_ERROR: type[Any] = typer.BadParameter.__mro__[1]
 
 

@@ -27,10 +27,10 @@ def end_with(stream: int) -> None:
 
 def main() -> None:
     told = json.loads(sys.stdin.readline())
-    begun_by = os.dup(0)  # and what this process begins finds stdin empty
-    with open(os.devnull, "rb") as empty:
+    from_parent = os.dup(0)
+    with open(os.devnull, "rb") as empty:  # for processes that a part starts: they must not wait
         os.dup2(empty.fileno(), 0)
-    threading.Thread(target=end_with, args=(begun_by,), daemon=True).start()
+    threading.Thread(target=end_with, args=(from_parent,), daemon=True).start()
     reports = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     prepare_process()

@@ -97,25 +97,23 @@ def test_a_process_that_does_not_start_is_not_tried_for_ever(
 
 def test_a_part_does_not_outlive_who_began_it(tmp_path: Path) -> None:
     """Else the same command given again would share the GPU with what is left of the first."""
-    script = """
-import os, sys, threading, time
-from scripts.gpu_visit.child import end_with
-threading.Thread(target=end_with, args=(0,), daemon=True).start()
-print("begun", flush=True)
-time.sleep(60)
-"""
+    told = {"part": "learning", "rehearsing": True, "seconds": 900.0, "work": str(tmp_path)}
+    told |= {"environment": {}, "earlier": {}, "data": None, "other": None}
     child = subprocess.Popen(
-        [sys.executable, "-c", script],
+        [sys.executable, "-m", "scripts.gpu_visit.child"],
         cwd=ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
     assert child.stdin is not None
     assert child.stdout is not None
-    assert child.stdout.readline() == b"begun\n"
+    child.stdin.write(json.dumps(told).encode() + b"\n")
+    child.stdin.flush()
+    assert json.loads(child.stdout.readline()) == {"begins": "fit"}
     child.stdin.close()  # as at the end of whoever held it, whatever ended that
-    assert child.wait(timeout=30) == -signal.SIGKILL
+    assert child.wait(timeout=60) == -signal.SIGKILL
     child.stdout.close()
 
 
