@@ -60,6 +60,7 @@ def visit(arguments: argparse.Namespace) -> int:
         "rehearsing": rehearsing,
         "data": _there(arguments.data, FOLDER / "ptb") if not rehearsing else None,
         "other": _there(arguments.other, FOLDER / "other"),
+        "only": arguments.only,
         "work": str((arguments.work or _work(out, rehearsing)).absolute()),
     }
     for name in parts:
@@ -112,6 +113,7 @@ def read_arguments() -> argparse.Namespace:
     add("--work", type=Path, help="folder of what is not brought back; else build/gpu/work")
     add("--data", type=Path, help="a token store of Penn Treebank; else .gpu/ptb")
     add("--other", type=Path, help="somebody else's code with an arm.py; else .gpu/other")
+    add("--only", default="", metavar="REGEX", help="cells in whose names it is found")
     add("--seconds", type=float, default=VISIT_SECONDS, help="of all parts together")
     add("--python", default=PYTHON, help="pack: the other machine's version")
     add("--name", help="summary: of the machine, as its file in docs/benchmarks is called")

@@ -2,6 +2,7 @@
 
 import gc
 import json
+import re
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ class Context:
         work: for runs, which are not brought back.
         earlier: the part's cells that were measured before, by their names.
         deadline: of the part, on the monotonic clock.
+        only: a regular expression: cells in whose names it is found.
     """
 
     rehearsing: bool
@@ -30,6 +32,7 @@ class Context:
     work: Path
     earlier: dict[str, Found]
     deadline: float
+    only: str = ""
 
     @property
     def device(self) -> str:
@@ -57,7 +60,7 @@ def perform(part: Part, context: Context, stream: TextIO) -> None:
     An error is a result: the next cell goes on, unless the device is lost.
     """
     for cell in part(context):
-        if cell.name in context.earlier:
+        if cell.name in context.earlier or not re.search(context.only, cell.name):
             continue
         _send(stream, {"begins": cell.name})
         start = time.monotonic()

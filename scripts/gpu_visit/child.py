@@ -42,6 +42,7 @@ def main() -> None:
         work=Path(told["work"]),
         earlier=told["earlier"],
         deadline=time.monotonic() + told["seconds"],
+        only=told["only"],
     )
     with denormals_as_zero():
         perform(load_part(told["part"]), context, reports)
