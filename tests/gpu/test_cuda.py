@@ -82,8 +82,8 @@ def run(learner: Learner, steps: int = 60) -> list[float]:
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_learns_in_every_precision(precision: str) -> None:
-    losses = run(make_learner(precision, DropoutRates(weight=0.1)))
-    # log 50 = 3.9 nats is guessing; counting is learned within the 60 steps.
+    losses = run(make_learner(precision, DropoutRates(weight=0.1)), steps=120)
+    # log 50 = 3.9 nats is guessing; counting is learned within the 120 steps.
     assert losses[0] > 3.5
     assert losses[-1] < 1.0
 
@@ -96,7 +96,7 @@ def test_the_layer_that_stays_on_the_device_learns_as_cudnns(
     losses = {}
     for kernels in ("0", "1"):
         monkeypatch.setenv("SGLM_TRITON", kernels)
-        losses[kernels] = run(make_learner(precision))
+        losses[kernels] = run(make_learner(precision), steps=120)
     # A first loss has two digits of bfloat16; later ones have gone ways of their own.
     assert losses["1"][0] == pytest.approx(losses["0"][0], rel=1e-2)
     assert losses["1"][-1] < 1.0
