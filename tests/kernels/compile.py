@@ -11,7 +11,7 @@ from sglm.dni import injection_triton
 from sglm.kernels import dropout_triton, lstm_triton, recurrent_triton
 
 INTEGERS = dict.fromkeys(["coordinates", "units", "row_length", "lanes", "size"], "i32")
-INTEGERS |= dict.fromkeys(["steps", "columns", "first", "last"], "i32")
+INTEGERS |= dict.fromkeys(["steps", "columns", "first", "last", "first_lane"], "i32")
 NUMBERS = dict.fromkeys(["activation", "temporal"], "fp32")
 ALWAYS_FLOAT32 = dict.fromkeys(["partial_ptr", "penalty_gradient_ptr"], "*fp32")
 ALWAYS_FLOAT32 |= dict.fromkeys(["cells_ptr", "to_cell_ptr"], "*fp32")
@@ -45,10 +45,10 @@ for pointer in ("*fp32", "*bf16"):
     sizes = {"STEPS": dropout_triton.STEPS, "COLUMNS": dropout_triton.COLUMNS}
     compile_one(dropout_triton._forward_kernel, 4, sizes, pointer)
     compile_one(dropout_triton._backward_kernel, 4, sizes, pointer)
-for lanes, units in ((80, 256), (20, lstm_triton.LARGEST)):
-    for kernel, summed in (
-        (lstm_triton._forward_kernel, units),
-        (lstm_triton._backward_kernel, 4 * units),
+for units, group in ((256, 16), (lstm_triton.LARGEST, 32)):
+    for kernel, (part, ahead), summed in (
+        (lstm_triton._forward_kernel, lstm_triton.FORWARD, units),
+        (lstm_triton._backward_kernel, lstm_triton.BACKWARD, 4 * units),
     ):
-        sizes = lstm_triton._constants(lanes, units, summed=summed, programs=132)
+        sizes = lstm_triton._constants(group, part=part, ahead=ahead, summed=summed)
         compile_one(kernel, lstm_triton.WARPS, sizes, "*bf16")

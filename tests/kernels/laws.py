@@ -340,11 +340,24 @@ def test_programs_wait_for_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_layer_runs_where_its_programs_run_at_once() -> None:
     here = torch.device("cpu")  # as many as on a Hopper, nearly
-    assert lstm_triton.fits(128, 256, here)
-    assert lstm_triton.fits(80, 650, here)
-    assert lstm_triton.fits(20, 1150, here)
-    assert not lstm_triton.fits(80, 1150, here)
-    assert not lstm_triton.fits(1, 1153, here)
+    assert lstm_triton.fits(1152, here)
+    assert not lstm_triton.fits(1153, here)
+    for lanes, units in [(1, 16), (20, 256), (33, 650), (80, 1150)]:
+        owners, group, at_once = lstm_triton._split(lanes, units, 128)
+        assert owners * at_once <= 128
+        assert owners * lstm_triton.OWNED >= units
+        assert at_once * group < lanes + group  # none without a lane
+    assert lstm_triton._split(32, 256, 128) == (16, 16, 2)  # rather more groups at once
+    assert lstm_triton._split(80, 1150, 128) == (72, 32, 1)  # three launches
+
+
+def test_lanes_that_do_not_fit_come_in_later_launches(monkeypatch: pytest.MonkeyPatch) -> None:
+    into, upwards = layer_of(3, 40, 5, 40)
+    expected = run_layer(lstm_triton, into, upwards)
+    # As many programs as own the units: one group at once, of 32 lanes, and then one of 8.
+    monkeypatch.setattr(lstm_triton, "_programs", lambda device: 3)
+    for left, right in zip(run_layer(lstm_triton, into, upwards), expected, strict=True):
+        assert_close(left, right.detach(), 16 * 40 * 3 * 40)  # as above
 
 
 @pytest.mark.parametrize("make", ["recurrent_cases", "injection_case", "dropout_case", "lstm_case"])
