@@ -35,6 +35,9 @@ WORTHWHILE_PRODUCTS = 2**24
 # The product for a gradient of this many numbers is bound by memory bandwidth: adding to it in
 # place is as fast as oneDNN's product, which would need a second array of this size for its result.
 ADDED_IN_PLACE = 2**24
+# Numbers of a half type in the 16 bytes that a GPU's fast products read at once: rows of another
+# length take them twice as long.
+ALIGNED = 8
 # oneDNN makes a kernel for each number of rows and keeps it: one for each of a chunk's products.
 _KERNEL_BYTES, _KERNELS_OF_A_CHUNK = 2**18, 3
 
@@ -120,8 +123,18 @@ def even_rows(tokens: int, most: int) -> int:
 
 def faster_chunked(features_NH: Tensor, weight_VH: Tensor) -> bool:
     """Whether the chunked loss is faster even with a single chunk."""
+    if features_NH.device.type != "cpu":
+        return any(missing(features_NH, weight_VH))
     large = len(features_NH) * weight_VH.numel() >= WORTHWHILE_PRODUCTS
-    return large and features_NH.device.type == "cpu" and features_NH.dtype != torch.float64
+    return large and features_NH.dtype != torch.float64
+
+
+def missing(features_NH: Tensor, weight_VH: Tensor) -> tuple[int, int]:
+    """How many words and features more would make the chunked loss's products faster."""
+    if features_NH.device.type == "cpu" or features_NH.dtype.itemsize != 2:
+        return 0, 0
+    words, features = weight_VH.shape
+    return -words % ALIGNED, -features % ALIGNED
 
 
 def chunked_nll(
@@ -163,14 +176,19 @@ class _ChunkedNLL(torch.autograd.Function):
         # Sums over thousands of words, and of gradients over chunks, need float32.
         sum_type = torch.promote_types(features_NH.dtype, torch.float32)
         weight_type = torch.promote_types(weight_VH.dtype, torch.float32)
-        cast_VH, cast_V = weight_VH.to(features_NH.dtype), bias_V.to(features_NH.dtype)
+        (words, features), kind = weight_VH.shape, features_NH.dtype
+        more_words, more_features = missing(features_NH, weight_VH)
+        # Features more are zero, words more have no probability.
+        features_NH = F.pad(features_NH, (0, more_features)) if more_features else features_NH
+        cast_VH = _cast(weight_VH, kind, more_words=more_words, more_features=more_features)
+        cast_V = F.pad(bias_V.to(kind), (0, more_words), value=-torch.inf)
         nll = torch.zeros((), dtype=sum_type, device=features_NH.device)
         to_features_NH = torch.empty_like(features_NH)
         to_weight = None
         if ctx.needs_input_grad[1]:
             to_weight = _WeightGradient(features_NH, cast_VH=cast_VH, dtype=weight_type)
         rows = even_rows(len(features_NH), rows)
-        to_bias_V = torch.zeros_like(bias_V, dtype=weight_type)
+        to_bias_V = torch.zeros_like(cast_V, dtype=weight_type)
         logits_RV, p_RV = _buffers(features_NH, cast_VH, rows)
         chunks = zip(
             *(torch.split(each, rows) for each in (features_NH, targets_N, to_features_NH)),
@@ -197,8 +215,8 @@ class _ChunkedNLL(torch.autograd.Function):
         if to_weight is None:
             to_weight_VH = torch.zeros_like(weight_VH, dtype=weight_type)
         else:
-            to_weight_VH = to_weight.total()
-        ctx.save_for_backward(to_features_NH, to_weight_VH, to_bias_V)
+            to_weight_VH = to_weight.total()[:words, :features]
+        ctx.save_for_backward(to_features_NH[:, :features], to_weight_VH, to_bias_V[:words])
         ctx.types = (weight_VH.dtype, bias_V.dtype)
         return nll
 
@@ -221,6 +239,18 @@ class _ChunkedNLL(torch.autograd.Function):
             None,
             None,
         )
+
+
+def _cast(
+    weight_VH: Tensor, dtype: torch.dtype, *, more_words: int, more_features: int
+) -> Tensor:
+    """In that type, with zeros for words and features more."""
+    if not (more_words or more_features):
+        return weight_VH.to(dtype)
+    words, features = weight_VH.shape
+    cast_VH = weight_VH.new_zeros(words + more_words, features + more_features, dtype=dtype)
+    cast_VH[:words, :features] = weight_VH
+    return cast_VH
 
 
 def _buffers(

@@ -52,6 +52,36 @@ def test_the_numbers_are_those_of_plain_logits(rows: int, ignored: list[int]) ->
         torch.testing.assert_close(left, right, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("more", [(1, 4), (3, 0), (0, 1)])
+def test_words_and_features_more_change_nothing(
+    more: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a GPU's products in half types want them."""
+    *parameters, targets_N = inputs()
+    targets_N[2] = IGNORED
+    expected = plain_nll(*parameters, targets_N)
+    monkeypatch.setattr(softmax_loss, "missing", lambda *of: more)
+    actual = chunked_nll(*parameters, targets_N=targets_N, rows=4)
+    # float64 rounding of sums over a dozen rows
+    torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
+    for left, right in zip(
+        torch.autograd.grad(0.3 * actual, parameters),
+        torch.autograd.grad(0.3 * expected, parameters),
+        strict=True,
+    ):
+        assert left.shape == right.shape
+        torch.testing.assert_close(left, right, rtol=1e-12, atol=1e-12)
+
+
+def test_rows_of_a_gpus_half_types_are_a_multiple_of_16_bytes() -> None:
+    def of(kind: torch.dtype, device: str) -> tuple[int, int]:
+        features_NH = torch.empty(4, 650, dtype=kind, device=device)
+        return softmax_loss.missing(features_NH, torch.empty(33_278, 650, device=device))
+
+    assert of(torch.bfloat16, "meta") == of(torch.float16, "meta") == (2, 6)
+    assert of(torch.float32, "meta") == of(torch.bfloat16, "cpu") == (0, 0)
+
+
 def test_nothing_to_predict_costs_nothing() -> None:
     *parameters, targets_N = inputs(tokens=0)
     nll = chunked_nll(*parameters, targets_N=targets_N, rows=4)
