@@ -59,10 +59,16 @@ class Kernel:
 # By the full name of the reference.
 KERNELS = {
     "sglm.kernels.recurrent.recurrent_synthesizer": Kernel(),
-    "sglm.dni.injection.injected_gradient": Kernel(),
-    "sglm.kernels.dropout.regularized_dropout": Kernel(),
+    "sglm.dni.injection.injected_gradient": Kernel(
+        measured=Measured(device="NVIDIA H200", speedup=7.88)
+    ),
+    "sglm.kernels.dropout.regularized_dropout": Kernel(
+        measured=Measured(device="NVIDIA H200", speedup=6.84)
+    ),
     # More code than the others together, and beside it a library that NVIDIA has tuned.
-    "sglm.kernels.lstm.lstm_layer": Kernel(needed=1.2),
+    "sglm.kernels.lstm.lstm_layer": Kernel(
+        measured=Measured(device="NVIDIA H200", speedup=1.8), needed=1.2
+    ),
 }
 
 
