@@ -106,7 +106,7 @@ class LSTMLanguageModel(nn.Module):
         self.embedding = nn.Parameter(torch.empty(shape.vocab_size, shape.embedding))
         nn.init.uniform_(self.embedding, -0.1, 0.1)  # Merity et al. 2018, sec. 5
         self.layers = nn.ModuleList(
-            LSTMLayer(inputs, units)
+            LSTMLayer(inputs, units, weight_drop_rate=self.dropout.weight)
             for inputs, units in zip(shape.input_widths, shape.widths, strict=True)
         )
         if shape.tied:

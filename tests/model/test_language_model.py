@@ -112,6 +112,24 @@ def test_initialisation_follows_its_sources() -> None:
             )
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("rate", [0.0, 0.2, 0.5])
+def test_a_fresh_net_with_weight_dropout_forgets_where_it_started(rate: float) -> None:
+    """Else the state depends on its past alone, and not on what is read: nothing is learned."""
+    torch.manual_seed(0)
+    shape = ModelShape(vocab_size=V, layers=1, hidden=300, embedding=50, tied=False)
+    model = LSTMLanguageModel(shape, DropoutRates(weight=rate))
+    states = [model.start_state(2), model.start_state(2)]
+    states[1].cell[0].add_(0.01 * torch.randn(2, 300))
+    for window in range(4):
+        inputs_TB = torch.randint(V, (70, 2))
+        for which in range(2):
+            torch.manual_seed(window)  # both drop the same weights
+            states[which] = model.features(inputs_TB, states[which])[1]
+    # A difference of 0.24 at the start; what grows would be of the order of ten by now.
+    assert (states[0].cell[0] - states[1].cell[0]).norm() < 0.01
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_types_reach_every_product_and_the_state_stays_float32(dtype: torch.dtype) -> None:
     torch.manual_seed(0)
