@@ -8,7 +8,7 @@ and not Python's; they are replayed in turn, and the median over the rounds coun
 bytes that a call must read and write, divided by the bandwidth of a large copy measured in the same
 run; data that fits into the cache can be faster than that.
 
-Shapes: B lanes, S coordinates of a lane's state, M coordinates of all, N units, T time, H features.
+Shapes: B lanes, S coordinates of a lane's state, T time, H features.
 """
 
 import argparse
@@ -24,9 +24,8 @@ from torch import Tensor
 
 from scripts.benchmarks.training.floor import elapsed_seconds
 from sglm.dni import injection
-from sglm.kernels import dropout, lstm, recurrent
+from sglm.kernels import dropout, lstm
 from sglm.kernels.lstm import LSTMWeights
-from sglm.kernels.recurrent import RecurrentWeights
 
 Call = Callable[[], tuple[Tensor, ...]]
 
@@ -34,7 +33,6 @@ BATCHES = (20, 80)
 LAYERS_HIDDEN = ((2, 256), (3, 1150))
 STEPS = 70
 LSTMS = ((20, 1150), (20, 650), (80, 1150), (80, 650), (20, 256), (80, 256))
-UNITS = 50  # of the recurrent synthesizer, unless told otherwise
 CALLS_IN_GRAPH, ROUNDS = 10, 50
 COPIED_BYTES = 2**30
 
@@ -48,34 +46,6 @@ class Case:
     moved_bytes: int
     reference: Call
     kernel: Call
-
-
-def recurrent_cases(lanes: int, state: int, units: int, device: str) -> Iterator[Case]:
-    """Reading at a boundary (no gradient), and a lesson (forward and backward)."""
-    from sglm.kernels import recurrent_triton
-
-    coordinates = lanes * state
-    shapes = [(units, 1), (units,), (3 * units, units), (3 * units,)]
-    shapes += [(3 * units, units), (3 * units,), (1, units), (1,)]
-    weights = RecurrentWeights(
-        *[torch.randn(shape, device=device).div(4).requires_grad_() for shape in shapes]
-    )
-    x_M = torch.randn(coordinates, device=device)
-    memory_MN = torch.randn(coordinates, units, device=device)
-    upwards_MK = torch.randn(coordinates, 1, device=device)
-
-    def read(of: Callable[..., tuple[Tensor, Tensor]]) -> Call:
-        return torch.no_grad()(lambda: of(x_M, memory_MN, weights))
-
-    def learn(of: Callable[..., tuple[Tensor, Tensor]]) -> Call:
-        return lambda: torch.autograd.grad(of(x_M, memory_MN, weights)[0], weights, upwards_MK)
-
-    forward_bytes = 4 * coordinates * (2 * units + 2)
-    backward_bytes = 4 * coordinates * (units + 2)
-    ways = recurrent.recurrent_synthesizer, recurrent_triton.recurrent_synthesizer
-    size = {"B": lanes, "S": state, "N": units}
-    yield Case("recurrent read", size, forward_bytes, *map(read, ways))
-    yield Case("recurrent learn", size, forward_bytes + backward_bytes, *map(learn, ways))
 
 
 def injection_case(lanes: int, state: int, device: str) -> Case:
@@ -158,7 +128,6 @@ def all_cases(device: str) -> Iterator[Case]:
     for lanes in BATCHES:
         for layers, hidden in LAYERS_HIDDEN:
             state = 2 * layers * hidden
-            yield from recurrent_cases(lanes, state, UNITS, device)
             yield injection_case(lanes, state, device)
             yield dropout_case(STEPS, lanes, hidden, device)
 
@@ -251,7 +220,7 @@ def table(found: dict[str, object]) -> str:
     lines = [f"{found['device']}, {found['bandwidth_gb_per_s']:.0f} GB/s; microseconds a call"]
     lines.append(f"{'':46}{'floor':>9}{'PyTorch':>9}{'kernel':>9}{'speedup':>9}{'difference':>12}")
     for row in rows:
-        size = " ".join(f"{name}={row[name]}" for name in "TBSHN" if name in row)
+        size = " ".join(f"{name}={row[name]}" for name in "TBSH" if name in row)
         lines.append(
             f"{row['name']:18}{size:28}{row['floor_us']:9.1f}{row['reference_us']:9.1f}"
             f"{row['kernel_us']:9.1f}{row['speedup']:9.2f}{row['difference']:12.1e}"

@@ -24,7 +24,6 @@ def kernels(context: Context) -> Iterator[Cell]:
 def rehearsed_cases() -> Iterator[Case]:
     """Of every function one, tiny, on the CPU."""
     cases = [
-        *benchmark.recurrent_cases(2, 4, 3, "cpu"),
         benchmark.injection_case(2, 4, "cpu"),
         benchmark.dropout_case(3, 2, 4, "cpu"),
         benchmark.lstm_case(3, 2, 4, "cpu"),

@@ -10,9 +10,8 @@ from sglm.errors import InputError
 from sglm.kernels.choice import KERNELS
 from sglm.storage.durable import replace_text
 
-# Cells of the part `kernels` by the function that they time. (The recurrent synthesizer has two.)
+# Cells of the part `kernels` by the function that they time.
 TIMED = {
-    "recurrent": "sglm.kernels.recurrent.recurrent_synthesizer",
     "injection": "sglm.dni.injection.injected_gradient",
     "dropout": "sglm.kernels.dropout.regularized_dropout",
     "lstm": "sglm.kernels.lstm.lstm_layer",
@@ -66,10 +65,14 @@ def collected(files: Iterable[Path]) -> dict[str, dict[str, Record]]:
 
 
 def speedups(kernels: dict[str, Record]) -> dict[str, dict[str, float]]:
-    """How many times as fast as its reference each kernel is, by cell."""
+    """How many times as fast as its reference each kernel is, by cell.
+
+    Old visits also timed kernels that were deleted since; they are left out.
+    """
     found: dict[str, dict[str, float]] = {name: {} for name in KERNELS}
     for cell, record in kernels.items():
-        found[TIMED[cell.split()[0]]][cell] = record["speedup"]
+        if name := TIMED.get(cell.split()[0]):
+            found[name][cell] = record["speedup"]
     return found
 
 
@@ -79,7 +82,7 @@ def proposals(kernels: dict[str, Record], device: str) -> list[str]:
     for name, by_cell in speedups(kernels).items():
         needed: Any = KERNELS[name].needed
         if not by_cell:
-            lines.append(f'    "{name}": not measured: stays off')
+            lines.append(f'    "{name}": not measured: stays as it is')
             continue
         least, most = min(by_cell.values()), max(by_cell.values())
         own = "" if needed == 1 else f", needed={needed}"

@@ -1,9 +1,9 @@
 """Networks that predict a state gradient from the state.
 
 A *state gradient* is ∂(Σ future nats of a lane)/∂s, one vector a lane, not divided by batch or
-window. Shapes: B lanes, S coordinates of a lane's state (hidden and cell of all layers), N units
-of the net. Every last layer starts at zero, so that training starts as plain truncation (Jaderberg
-et al. 2017).
+window. Shapes: B lanes, S coordinates of a lane's state (hidden and cell of all layers), M those of
+all lanes, N units and K heads of the net. Every last layer starts at zero, so that training starts
+as plain truncation (Jaderberg et al. 2017).
 """
 
 from abc import ABC, abstractmethod
@@ -13,8 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from sglm.config import SynthesizerConfig
-from sglm.kernels.choice import chosen
-from sglm.kernels.recurrent import RecurrentWeights, recurrent_synthesizer
 from sglm.model.language_model import ModelShape
 from sglm.model.linear import Linear
 from sglm.runtime.memory_basis import MemoryBasis
@@ -108,24 +106,13 @@ class RecurrentSynthesizer(Synthesizer):
         self.encoder = nn.Linear(1, hidden)
         self.cell = nn.GRUCell(hidden, hidden)
         self.heads = zero_linear(hidden, 2 if auxiliary else 1)
-        self._step = chosen(recurrent_synthesizer)
 
     def forward(self, state_BS: Tensor, recurrent_state: Tensor | None = None) -> Prediction:
-        weights = RecurrentWeights(
-            self.encoder.weight,
-            self.encoder.bias,
-            self.cell.weight_ih,
-            self.cell.bias_ih,
-            self.cell.weight_hh,
-            self.cell.bias_hh,
-            self.heads.weight,
-            self.heads.bias,
-        )
-        predicted_MK, carried_MN = self._step(state_BS.reshape(-1), recurrent_state, weights)
+        memory_MN = self.cell(self.encoder(state_BS.reshape(-1, 1)), recurrent_state)
         gradient_BS, *rest = (
-            predicted_M.view_as(state_BS) for predicted_M in predicted_MK.unbind(dim=1)
+            predicted_M.view_as(state_BS) for predicted_M in self.heads(memory_MN).unbind(dim=1)
         )
-        return Prediction(gradient_BS, rest[0] if rest else None, carried_MN)
+        return Prediction(gradient_BS, rest[0] if rest else None, memory_MN.detach())
 
 
 def make_synthesizer(kind: str, size: int, *, hidden: int, auxiliary: bool = False) -> Synthesizer:

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
-from sglm.dni.synthesizer import Synthesizer, make_synthesizer
+from sglm.dni.synthesizer import RecurrentSynthesizer, Synthesizer, make_synthesizer
 
 B, S = 3, 12
 KINDS = ["mlp", "recurrent", "linear"]
@@ -47,6 +48,25 @@ def test_recurrent_treats_every_coordinate_alike_and_remembers() -> None:
     assert not torch.equal(again.gradient_BS, first.gradient_BS)
     assert first.recurrent_state is not None
     assert not first.recurrent_state.requires_grad
+
+
+@pytest.mark.parametrize("auxiliary", [False, True])
+def test_recurrent_is_torchs_linear_layers_and_gru_cell(auxiliary: bool) -> None:
+    net = make("recurrent", auxiliary)
+    assert isinstance(net, RecurrentSynthesizer)
+    torch.nn.init.normal_(net.heads.weight)
+    state_BS = torch.randn(B, S)
+    for memory_MN in (None, torch.randn(B * S, 6)):
+        actual = net(state_BS, memory_MN)
+        inputs_MN = F.linear(state_BS.reshape(-1, 1), net.encoder.weight, net.encoder.bias)
+        expected_MN = net.cell(inputs_MN, memory_MN)
+        predicted_MK = F.linear(expected_MN, net.heads.weight, net.heads.bias)
+        assert actual.recurrent_state is not None
+        assert torch.equal(actual.recurrent_state, expected_MN)
+        assert not actual.recurrent_state.requires_grad
+        assert torch.equal(actual.gradient_BS, predicted_MK[:, 0].view(B, S))
+        if auxiliary:
+            assert torch.equal(actual.next_gradient_BS, predicted_MK[:, 1].view(B, S))
 
 
 def test_unknown_kind_is_named() -> None:

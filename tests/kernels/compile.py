@@ -8,10 +8,10 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from sglm.dni import injection_triton
-from sglm.kernels import dropout_triton, lstm_triton, recurrent_triton
+from sglm.kernels import dropout_triton, lstm_triton
 
-INTEGERS = dict.fromkeys(["coordinates", "units", "row_length", "lanes", "size"], "i32")
-INTEGERS |= dict.fromkeys(["steps", "columns", "first", "last", "first_lane"], "i32")
+INTEGERS = dict.fromkeys(["units", "lanes", "size", "steps", "columns"], "i32")
+INTEGERS |= dict.fromkeys(["first", "last", "first_lane"], "i32")
 NUMBERS = dict.fromkeys(["activation", "temporal"], "fp32")
 ALWAYS_FLOAT32 = dict.fromkeys(["partial_ptr", "penalty_gradient_ptr"], "*fp32")
 ALWAYS_FLOAT32 |= dict.fromkeys(["cells_ptr", "to_cell_ptr"], "*fp32")
@@ -32,12 +32,6 @@ def compile_one(
     print("compiled")
 
 
-for units, heads in ((20, 1), (50, 2)):
-    padded, rows = recurrent_triton._blocks(units)
-    sizes = {"HEADS": heads, "UNITS": padded, "ROWS": rows}
-    compile_one(recurrent_triton._forward_kernel, recurrent_triton.WARPS, sizes)
-    sizes["BLOCKS"] = 3
-    compile_one(recurrent_triton._backward_kernel, recurrent_triton.WARPS, sizes)
 for capped in (True, False):
     sizes = {"CAPPED": capped, "SMALLEST": 1e-12, "BLOCK": 8192}
     compile_one(injection_triton._injected_kernel, 8, sizes)
@@ -47,8 +41,8 @@ for pointer in ("*fp32", "*bf16"):
     compile_one(dropout_triton._backward_kernel, 4, sizes, pointer)
 for units, group in ((256, 16), (lstm_triton.LARGEST, 32)):
     for kernel, (part, ahead), summed in (
-        (lstm_triton._forward_kernel, lstm_triton.FORWARD, units),
-        (lstm_triton._backward_kernel, lstm_triton.BACKWARD, 4 * units),
+        (lstm_triton.forward_kernel, lstm_triton.FORWARD, units),
+        (lstm_triton.backward_kernel, lstm_triton.BACKWARD, 4 * units),
     ):
         sizes = lstm_triton._constants(group, part=part, ahead=ahead, summed=summed)
         compile_one(kernel, lstm_triton.WARPS, sizes, "*bf16")

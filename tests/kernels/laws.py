@@ -20,9 +20,8 @@ from triton.runtime import interpreter
 
 from scripts.benchmarks import kernels as benchmark
 from sglm.dni import injection, injection_triton
-from sglm.kernels import dropout, dropout_triton, lstm, lstm_triton, recurrent, recurrent_triton
+from sglm.kernels import dropout, dropout_triton, lstm, lstm_triton
 from sglm.kernels.lstm import LSTMWeights
-from sglm.kernels.recurrent import RecurrentWeights
 
 DEVICE = os.environ.get("SGLM_LAWS_ON", "cpu")
 ROOT = Path(__file__).resolve().parents[2]
@@ -61,93 +60,6 @@ def numbers(*shape: int, seed: int, size: float = 1.0) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     values = torch.randn(shape, generator=generator, dtype=torch.float64) * size
     return values.float().to(DEVICE)  # the same numbers in both precisions
-
-
-def weights_of(units: int, heads: int) -> RecurrentWeights:
-    shapes = [(units, 1), (units,), (3 * units, units), (3 * units,)]
-    shapes += [(3 * units, units), (3 * units,), (heads, units), (heads,)]
-    scale = 1 / units**0.5  # pre-activations of order one, whatever the width
-    return RecurrentWeights(
-        *[numbers(*shape, seed=seed, size=scale) for seed, shape in enumerate(shapes)]
-    )
-
-
-# Coordinates around a block's rows (64, 32, 16), and more than two programs do with one block.
-@pytest.mark.parametrize(
-    ("coordinates", "units", "heads"),
-    [
-        (1, 1, 1),
-        (1, 50, 2),
-        (7, 20, 1),
-        (64, 16, 2),
-        (65, 3, 1),
-        (130, 20, 2),
-        (100, 50, 1),
-        (33, 64, 2),
-        (40, 33, 1),
-        (150, 50, 2),
-    ],
-)
-def test_recurrent_synthesizer(
-    coordinates: int, units: int, heads: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(recurrent_triton, "PROGRAMS", 2)
-    x_M, memory_MN = numbers(coordinates, seed=20), numbers(coordinates, units, seed=21)
-    upwards_MK = numbers(coordinates, heads, seed=22)
-    weights = RecurrentWeights(*[each.requires_grad_() for each in weights_of(units, heads)])
-    predicted_MK, next_MN = recurrent_triton.recurrent_synthesizer(x_M, memory_MN, weights)
-    actual = torch.autograd.grad(predicted_MK, weights, upwards_MK)
-
-    exact = RecurrentWeights(*[each.detach().double().requires_grad_() for each in weights])
-    exact_predicted_MK, exact_next_MN = recurrent.recurrent_synthesizer(
-        x_M.double(), memory_MN.double(), exact
-    )
-    assert_close(predicted_MK, exact_predicted_MK, units)
-    assert_close(next_MN, exact_next_MN, units)
-    assert not next_MN.requires_grad
-    expected = torch.autograd.grad(exact_predicted_MK, exact, upwards_MK.double())
-    for name, one, other in zip(weights._fields, actual, expected, strict=True):
-        assert one.shape == other.shape, name
-        # Sums over coordinates of sums over units.
-        assert_close(one, other, coordinates * units)
-
-
-def test_recurrent_synthesizer_starts_from_no_memory() -> None:
-    x_M, weights = numbers(70, seed=1), weights_of(20, 1)
-    zeros_MN = torch.zeros(70, 20, device=DEVICE)
-    actual = recurrent_triton.recurrent_synthesizer(x_M, None, weights)
-    expected = recurrent_triton.recurrent_synthesizer(x_M, zeros_MN, weights)
-    assert all(torch.equal(*pair) for pair in zip(actual, expected, strict=True))
-
-
-def test_recurrent_gradients_add_up_in_the_same_order_every_time() -> None:
-    x_M, memory_MN = numbers(300, seed=1), numbers(300, 20, seed=2)
-    weights = RecurrentWeights(*[each.requires_grad_() for each in weights_of(20, 1)])
-
-    def gradients() -> tuple[Tensor, ...]:
-        predicted_MK, _ = recurrent_triton.recurrent_synthesizer(x_M, memory_MN, weights)
-        return torch.autograd.grad(predicted_MK.sum(), weights)
-
-    assert all(torch.equal(*pair) for pair in zip(gradients(), gradients(), strict=True))
-
-
-def test_recurrent_gradients_follow_the_finite_difference() -> None:
-    """Not by the reference: one step along the gradient changes the sum by the slope."""
-    x_M, memory_MN, weights = numbers(40, seed=1), numbers(40, 6, seed=2), weights_of(6, 1)
-    leaves = RecurrentWeights(*[each.clone().requires_grad_() for each in weights])
-    predicted_MK, _ = recurrent_triton.recurrent_synthesizer(x_M, memory_MN, leaves)
-    gradients = torch.autograd.grad(predicted_MK.square().mean(), leaves)
-
-    def loss(step: float) -> float:
-        moved = [w + step * g for w, g in zip(weights, gradients, strict=True)]
-        predicted_MK, _ = recurrent_triton.recurrent_synthesizer(
-            x_M, memory_MN, RecurrentWeights(*moved)
-        )
-        return float(predicted_MK.double().square().mean())
-
-    slope = sum(float(g.double().square().sum()) for g in gradients)
-    # Central difference: the error is of order step² and of float32's 1e-7 over the step.
-    assert (loss(1e-2) - loss(-1e-2)) / 2e-2 == pytest.approx(slope, rel=1e-3)
 
 
 @pytest.mark.parametrize("capped", [True, False])
@@ -360,17 +272,17 @@ def test_lanes_that_do_not_fit_come_in_later_launches(monkeypatch: pytest.Monkey
         assert_close(left, right.detach(), 16 * 40 * 3 * 40)  # as above
 
 
-@pytest.mark.parametrize("make", ["recurrent_cases", "injection_case", "dropout_case", "lstm_case"])
-def test_what_the_benchmark_compares_is_the_same(make: str) -> None:
-    torch.manual_seed(0)
-    build: Callable[..., object] = getattr(benchmark, make)
-    made = {
-        "recurrent_cases": lambda: list(build(2, 30, 5, DEVICE)),  # type: ignore[call-overload]
-        "injection_case": lambda: [build(3, 40, DEVICE)],
-        "dropout_case": lambda: [build(9, 2, 40, DEVICE)],
-        "lstm_case": lambda: [build(5, 2, 40, DEVICE, torch.float16)],
-    }[make]()
-    for case in made:
+@pytest.mark.parametrize(
+    ("make", "arguments", "tolerance"),
+    [
+        (benchmark.injection_case, (3, 40, DEVICE), 1e-5),
         # Half types have three decimal digits, and the interpreter does not round bfloat16.
-        exact = make in {"recurrent_cases", "injection_case"}
-        assert benchmark.difference(case) < (1e-5 if exact else 3e-2)
+        (benchmark.dropout_case, (9, 2, 40, DEVICE), 3e-2),
+        (benchmark.lstm_case, (5, 2, 40, DEVICE, torch.float16), 3e-2),
+    ],
+)
+def test_what_the_benchmark_compares_is_the_same(
+    make: Callable[..., benchmark.Case], arguments: tuple[Any, ...], tolerance: float
+) -> None:
+    torch.manual_seed(0)
+    assert benchmark.difference(make(*arguments)) < tolerance

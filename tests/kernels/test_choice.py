@@ -1,4 +1,8 @@
-"""Reference or kernel: off by default, chosen while something is built, and kept from then on."""
+"""Reference or kernel: chosen while something is built, and kept from then on.
+
+A kernel is on by default where it was measured to be faster and Triton is there; it runs where the
+tensors are on a GPU.
+"""
 
 import copy
 import inspect
@@ -12,17 +16,16 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sglm.dni.injection import injected_gradient
 from sglm.dni.learned import LearnedEstimator
-from sglm.dni.synthesizer import MLPSynthesizer, RecurrentSynthesizer
+from sglm.dni.synthesizer import MLPSynthesizer
 from sglm.errors import ConfigError
 from sglm.kernels import choice
 from sglm.kernels.choice import chosen, suitable
 from sglm.kernels.dropout import regularized_dropout
 from sglm.kernels.lstm import LSTMWeights, lstm_layer
-from sglm.kernels.recurrent import RecurrentWeights, recurrent_synthesizer
 from sglm.model.language_model import LSTMLanguageModel, ModelShape
 from sglm.model.state import LSTMState
 
@@ -31,7 +34,7 @@ ROOT = Path(__file__).resolve().parents[2]
 needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="Triton is for Linux")
 every_function = pytest.mark.parametrize(
     "reference",
-    [lstm_layer, regularized_dropout, recurrent_synthesizer, injected_gradient],
+    [lstm_layer, regularized_dropout, injected_gradient],
     ids=lambda function: function.__name__,
 )
 
@@ -43,16 +46,8 @@ def make_model() -> LSTMLanguageModel:
     ).eval()
 
 
-def make_recurrent() -> RecurrentSynthesizer:
-    torch.manual_seed(0)
-    return RecurrentSynthesizer(8, 6)
-
-
 def build(reference: Callable[..., object]) -> Callable[[], object]:
     """Something that calls the function, just built; to be called to call it once or more."""
-    if reference is recurrent_synthesizer:
-        net = make_recurrent()
-        return lambda: net(torch.ones(2, 8))
     if reference is injected_gradient:
         estimator = LearnedEstimator(MLPSynthesizer(8, 6), learning_rate=1e-3, factor=0.5)
         return lambda: estimator.estimate(LSTMState.zeros(2, (4,)))
@@ -78,20 +73,17 @@ def kernel_calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
         return kernel
 
-    for each in (lstm_layer, regularized_dropout, recurrent_synthesizer, injected_gradient):
+    for each in (lstm_layer, regularized_dropout, injected_gradient):
         monkeypatch.setattr(kernel_module(each), each.__name__, noting(each))
         monkeypatch.setattr(kernel_module(each), "can_run", lambda *_, **__: True)
     return calls
 
 
 @every_function
-@pytest.mark.parametrize("setting", [None, "0", ""])
-def test_the_reference_itself_by_default(
-    reference: Callable[..., object], setting: str | None, monkeypatch: pytest.MonkeyPatch
+def test_the_reference_itself_where_the_kernels_are_off(
+    reference: Callable[..., object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv("SGLM_TRITON", raising=False)
-    if setting is not None:
-        monkeypatch.setenv("SGLM_TRITON", setting)
+    monkeypatch.setenv("SGLM_TRITON", "0")
     assert chosen(reference) is reference
 
 
@@ -103,6 +95,7 @@ def test_the_reference_itself_by_default(
         (1.5, "", True),
         (1.5, "0", False),
         (0.9, None, False),
+        (0.9, "", False),
         (0.9, "1", True),
         (None, None, False),
     ],
@@ -152,7 +145,7 @@ def test_what_was_built_with_a_kernel_keeps_it(
 ) -> None:
     monkeypatch.setenv("SGLM_TRITON", "1")
     call = build(reference)
-    monkeypatch.delenv("SGLM_TRITON")
+    monkeypatch.setenv("SGLM_TRITON", "0")
     call()
     assert reference.__name__ in kernel_calls
 
@@ -162,7 +155,7 @@ def test_what_was_built_with_a_kernel_keeps_it(
 def test_what_was_built_without_a_kernel_never_asks_again(
     reference: Callable[..., object], kernel_calls: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv("SGLM_TRITON", raising=False)
+    monkeypatch.setenv("SGLM_TRITON", "0")
     call = build(reference)
     monkeypatch.setenv("SGLM_TRITON", "1")
     call()
@@ -195,11 +188,14 @@ def test_a_kernel_leaves_the_rest_to_the_reference(
 
 @needs_triton
 @every_function
+@pytest.mark.parametrize("setting", [None, "1"])
 def test_no_kernel_runs_on_a_cpu(
-    reference: Callable[..., object], monkeypatch: pytest.MonkeyPatch
+    reference: Callable[..., object], setting: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(kernel_module(reference), reference.__name__, None)
-    monkeypatch.setenv("SGLM_TRITON", "1")
+    monkeypatch.delenv("SGLM_TRITON", raising=False)
+    if setting is not None:
+        monkeypatch.setenv("SGLM_TRITON", setting)
     build(reference)()
 
 
@@ -213,21 +209,18 @@ def test_a_kernel_takes_what_its_reference_takes(reference: Callable[..., object
 
 
 @pytest.mark.parametrize("setting", ["0", pytest.param("1", marks=needs_triton)])
-@pytest.mark.parametrize("make", [make_model, make_recurrent])
 def test_a_choice_is_copied_and_pickled_and_no_part_of_the_weights(
-    make: Callable[[], nn.Module], setting: str, monkeypatch: pytest.MonkeyPatch
+    setting: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv("SGLM_TRITON", raising=False)
-    names = make().state_dict().keys()
+    monkeypatch.setenv("SGLM_TRITON", "0")
+    names = make_model().state_dict().keys()
     monkeypatch.setenv("SGLM_TRITON", setting)
-    net = make()
-    assert net.state_dict().keys() == names
-    inputs = (torch.ones(2, 8),)
-    if isinstance(net, LSTMLanguageModel):
-        net, inputs = net.layers[0], (torch.ones(3, 2, 4), torch.ones(2, 5), torch.ones(2, 5))
-    more = {} if len(inputs) == 1 else {"weight_drop_rate": 0.0, "compute_dtype": torch.float32}
-    for other in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
-        assert torch.equal(other(*inputs, **more)[0], net(*inputs, **more)[0])
+    model = make_model()
+    assert model.state_dict().keys() == names
+    layer, inputs = model.layers[0], (torch.ones(3, 2, 4), torch.ones(2, 5), torch.ones(2, 5))
+    more = {"weight_drop_rate": 0.0, "compute_dtype": torch.float32}
+    for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        assert torch.equal(other(*inputs, **more)[0], layer(*inputs, **more)[0])
 
 
 class OnCuda(torch.Tensor):
@@ -264,7 +257,7 @@ def test_a_layer_on_the_device_is_the_kernels_where_it_fits(
 ) -> None:
     from sglm.kernels import lstm_triton
 
-    monkeypatch.setattr(lstm_triton, "fits", lambda lanes, units, device: fits)
+    monkeypatch.setattr(lstm_triton, "fits", lambda units, device: fits)
     inputs_TBI, state_BH = on_cuda(3, 2, 5, dtype=dtype), on_cuda(2, 4, dtype=dtype)
     shapes = [(16, 5), (16, 4), (16,), (16,)]
     weights = LSTMWeights(*[on_cuda(*shape, dtype=dtype) for shape in shapes])
@@ -292,25 +285,6 @@ def test_dropout_is_the_kernels_with_a_mask_and_a_penalty(dtype: torch.dtype) ->
 
 
 @needs_triton
-@pytest.mark.parametrize(
-    ("units", "heads", "fits"), [(64, 2, True), (65, 1, False), (50, 3, False)]
-)
-def test_the_recurrent_synthesizer_is_the_kernels_up_to_their_size(
-    units: int, heads: int, fits: bool
-) -> None:
-    from sglm.kernels.recurrent_triton import can_run
-
-    gates = [(3 * units, units), (3 * units,)]
-    shapes = [(units, 1), (units,), *gates, *gates, (heads, units), (heads,)]
-    weights = RecurrentWeights(*[on_cuda(*shape) for shape in shapes])
-    assert can_run(on_cuda(6), None, weights) is fits
-    assert can_run(on_cuda(6), on_cuda(6, units), weights) is fits
-    assert not can_run(on_cuda(6).requires_grad_(), None, weights)
-    assert not can_run(on_cuda(6), on_cuda(6, units).requires_grad_(), weights)
-    assert not can_run(torch.zeros(6), None, weights)
-
-
-@needs_triton
 def test_an_injected_gradient_is_the_kernels_up_to_its_size() -> None:
     from sglm.dni.injection_triton import LARGEST, can_run
 
@@ -325,29 +299,24 @@ def test_an_injected_gradient_is_the_kernels_up_to_its_size() -> None:
 @needs_triton
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_chosen_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    from sglm.kernels import recurrent_triton
+@pytest.mark.parametrize("setting", [None, "1"])
+def test_chosen_on_the_device(setting: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sglm.dni import injection_triton
 
     calls = []
-    kernel = recurrent_triton.recurrent_synthesizer
+    kernel = injection_triton.injected_gradient
 
-    def noted(
-        x_M: Tensor, memory_MN: Tensor | None, weights: RecurrentWeights
-    ) -> tuple[Tensor, Tensor]:
-        calls.append(x_M)
-        return kernel(x_M, memory_MN, weights)
+    def noted(predicted_BS: Tensor, **scalars: Any) -> tuple[Tensor, Tensor]:
+        calls.append(predicted_BS)
+        return kernel(predicted_BS, **scalars)
 
-    monkeypatch.setattr(recurrent_triton, "recurrent_synthesizer", noted)
-    monkeypatch.setenv("SGLM_TRITON", "0")
-    net = RecurrentSynthesizer(100, 50).cuda()
-    torch.nn.init.normal_(net.heads.weight)
-    monkeypatch.setenv("SGLM_TRITON", "1")
-    net_of_kernels = RecurrentSynthesizer(100, 50).cuda()
-    net_of_kernels.load_state_dict(net.state_dict())
-    state_BS = torch.randn(3, 100, device="cuda")
-    expected = net(state_BS)
-    assert not calls
-    actual = net_of_kernels(state_BS)
+    monkeypatch.setattr(injection_triton, "injected_gradient", noted)
+    monkeypatch.delenv("SGLM_TRITON", raising=False)
+    if setting is not None:
+        monkeypatch.setenv("SGLM_TRITON", setting)
+    predicted_BS, one = torch.randn(3, 100, device="cuda"), torch.ones((), device="cuda")
+    scalars = {"unit": one, "longest": 9 * one, "factor": one / 2}
+    actual = chosen(injected_gradient)(predicted_BS, **scalars)
     assert len(calls) == 1
-    # float32 sums over 50 units, or TF32 in the reference where it is allowed
-    torch.testing.assert_close(actual.gradient_BS, expected.gradient_BS, rtol=1e-2, atol=1e-2)
+    for found, expected in zip(actual, injected_gradient(predicted_BS, **scalars), strict=True):
+        torch.testing.assert_close(found, expected)  # float32 rounding

@@ -45,12 +45,13 @@ def test_the_table_shows_every_number() -> None:
 def test_it_measures(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(kernels, "BATCHES", (2,))
     monkeypatch.setattr(kernels, "LAYERS_HIDDEN", ((1, 16),))
+    monkeypatch.setattr(kernels, "LSTMS", ((2, 16),))
     monkeypatch.setattr(kernels, "ROUNDS", 5)
     monkeypatch.setattr(kernels, "COPIED_BYTES", 2**20)
     monkeypatch.setattr(sys, "argv", ["kernels", "--json"])
     assert kernels.main() == 0
     cases = json.loads(capsys.readouterr().out)["cases"]
-    assert len(cases) == 4
+    assert len(cases) == 3
     for case in cases:
         assert case["kernel_us"] > 0
         assert case["difference"] < 3e-2  # bfloat16 among them, and TF32 where it is allowed

@@ -12,7 +12,7 @@ import torch
 from scripts.benchmarks import kernels
 from scripts.gpu_visit import __main__ as entry
 from scripts.gpu_visit.kernels import rehearsed_cases
-from scripts.gpu_visit.summary import TIMED, proposals, summarize
+from scripts.gpu_visit.summary import TIMED, proposals, speedups, summarize
 from sglm.errors import InputError
 from sglm.kernels import choice
 
@@ -34,26 +34,34 @@ def test_every_kernel_is_on_or_deleted_or_restricted_or_stays_off(tmp_path: Path
     path = visit(
         tmp_path,
         MACHINE,
-        kernel("recurrent read B=20", 3.0),
-        kernel("recurrent learn B=20", 1.5),
+        kernel("injection B=20", 3.0),
+        kernel("injection B=80", 1.5),
         kernel("dropout B=20", 0.8),
         kernel("lstm B=20", 1.1),
         kernel("lstm B=80", 1.9),
-        {"part": "kernels", "cell": "injection B=20", "error": "no room"},
+        {"part": "kernels", "cell": "injection B=160", "error": "no room"},
     )
     told = summarize([path], "gpu-x", tmp_path)
     lines = dict(line.strip().split(": ", 1) for line in told.splitlines() if '": ' in line)
     on = 'Kernel(measured=Measured(device="a GPU", speedup=1.50)),'
-    assert lines['"sglm.kernels.recurrent.recurrent_synthesizer"'] == on
+    assert lines['"sglm.dni.injection.injected_gradient"'] == on
     assert "delete it" in lines['"sglm.kernels.dropout.regularized_dropout"']
-    assert "not measured" in lines['"sglm.dni.injection.injected_gradient"']
     # It needs 1.2 times: faster with 80 lanes alone.
     restricted = lines['"sglm.kernels.lstm.lstm_layer"']
     assert "can_run" in restricted
     assert "(lstm B=80)" in restricted
     written = json.loads((tmp_path / "benchmarks/gpu-x-gpu.json").read_text())
     assert written["kernels"]["lstm B=80"] == {"speedup": 1.9}
-    assert "injection B=20" not in written["kernels"]
+    assert "injection B=160" not in written["kernels"]
+    assert all("not measured" in line for line in proposals({}, "a GPU"))
+
+
+def test_cells_of_kernels_that_were_deleted_are_ignored() -> None:
+    cells = {"recurrent read B=20": {"speedup": 0.5}, "lstm B=20": {"speedup": 2.0}}
+    found = speedups(cells)
+    assert found.keys() == choice.KERNELS.keys()
+    assert found[TIMED["lstm"]] == {"lstm B=20": 2.0}
+    assert sum(map(len, found.values())) == 1
 
 
 def test_what_is_proposed_is_python_that_turns_the_kernel_on(
