@@ -1,14 +1,18 @@
 """How much memory the network needs while it is trained, counted in float32 numbers."""
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from itertools import pairwise
 
+from sglm.model import softmax_loss
 from sglm.model.language_model import DropoutRates, ModelShape
-from sglm.model.linear import ROWS_STEP
+from sglm.model.linear import ROWS_STEP, onednn_is_better
 from sglm.model.lstm_layer import layer_floats
-from sglm.model.softmax_loss import kept_kernel_bytes, loss_floats
+from sglm.model.softmax_loss import WORTHWHILE_PRODUCTS, chunk_rows, even_rows
 from sglm.runtime.memory_basis import MemoryBasis
+
+# oneDNN makes a kernel for each number of rows and keeps it: one for each of a chunk's products.
+_KERNEL_BYTES, _KERNELS_OF_A_CHUNK = 2**18, 3
 
 
 def activation_floats(
@@ -51,7 +55,7 @@ def activation_floats(
 def softmax_floats(shape: ModelShape, tokens: int, basis: MemoryBasis) -> tuple[float, float]:
     """How many floats the loss of so many tokens holds: `(forward pass, backward pass)`."""
     passes = [
-        loss_floats(count, basis, vocab_size=entries, features=shape.widths[-1])
+        _loss_floats(count, basis, vocab_size=entries, features=shape.widths[-1])
         for count, entries in _stage_sizes(shape, tokens)
     ]
     backward = sum(after for _, after in passes)
@@ -63,10 +67,10 @@ def softmax_floats(shape: ModelShape, tokens: int, basis: MemoryBasis) -> tuple[
 def softmax_kernel_bytes(shape: ModelShape, tokens: Collection[int]) -> int:
     """Bytes that oneDNN keeps for the losses of windows of so many tokens."""
     head, *tails = zip(*(_stage_sizes(shape, each) for each in tokens), strict=True)
-    kept = kept_kernel_bytes((count for count, _ in head), head[0][1])
+    kept = _kept_kernel_bytes((count for count, _ in head), head[0][1])
     for tail in tails:  # it has another number of tokens in every window
         most = max(count for count, _ in tail)
-        kept += kept_kernel_bytes(range(ROWS_STEP, most + 1, ROWS_STEP), tail[0][1])
+        kept += _kept_kernel_bytes(range(ROWS_STEP, most + 1, ROWS_STEP), tail[0][1])
     return kept
 
 
@@ -84,3 +88,41 @@ def _stage_sizes(shape: ModelShape, tokens: int) -> list[tuple[int, int]]:
         count = min(tokens, math.ceil(2 * share * tokens))
         sizes.append((count + -count % ROWS_STEP, end - start))
     return sizes
+
+
+def _loss_floats(
+    tokens: int, basis: MemoryBasis, *, vocab_size: int, features: int
+) -> tuple[float, float]:
+    """How many floats the loss of so many tokens holds: `(forward pass, backward pass)`."""
+    rows = chunk_rows(vocab_size, "cpu" if basis.on_cpu else "cuda")
+    weight, product = vocab_size * features, basis.product_size
+    if tokens <= rows and (not basis.on_cpu or tokens * weight < WORTHWHILE_PRODUCTS):
+        # Logits and log-softmax; in the backward pass log-softmax, its gradient, the logits' one.
+        return 2 * tokens * vocab_size, 3 * tokens * vocab_size
+    # A chunk's logits, which are overwritten by their gradient. oneDNN allocates a transposed copy:
+    # of the chunk, or of the weights' gradient at the end; and the gradient of a later chunk before
+    # it is added. All gradients already exist when the backward pass begins.
+    later = tokens > rows
+    gradients = weight + product * tokens * features + vocab_size
+    chunk = even_rows(tokens, rows) * vocab_size
+    if not basis.on_cpu:  # half logits beside float32 ones: as two of float32 at most
+        return 2 * chunk + later * weight + gradients, gradients
+    if product < 1:  # half ones beside them, the weights cast, and a chunk's gradient of them
+        half = product * (chunk + 2 * weight)
+        return chunk + half + later * weight + gradients, gradients
+    if not onednn_is_better() or weight >= softmax_loss.ADDED_IN_PLACE:
+        return chunk + gradients, gradients
+    transposed = weight if tokens > features else chunk + later * weight
+    return chunk + transposed + gradients, gradients
+
+
+def _kept_kernel_bytes(tokens: Iterable[int], vocab_size: int) -> int:
+    """Bytes that oneDNN keeps for losses of so many tokens each: kernels for every number of rows
+    beyond the first."""
+    if not onednn_is_better():
+        return 0
+    most, sizes = chunk_rows(vocab_size, "cpu"), set[int]()
+    for each in tokens:
+        rows = even_rows(each, most)
+        sizes |= {rows, each % rows or rows}
+    return _KERNEL_BYTES * _KERNELS_OF_A_CHUNK * (len(sizes) - 1)

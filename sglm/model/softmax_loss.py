@@ -13,15 +13,13 @@ also takes half as long again or more.
 Shapes: N = T·B tokens, R rows of one chunk, V vocabulary, H features. Losses are in nats.
 """
 
-from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sglm.model.linear import ROWS_STEP, linear, matmul, onednn_is_better, onednn_pays
-from sglm.runtime.memory_basis import MemoryBasis
+from sglm.model.linear import ROWS_STEP, linear, matmul, onednn_pays
 
 IGNORED = -100  # the target that stands for none, as in torch's cross_entropy
 # Logits of one chunk, in numbers: on a CPU 32 MiB, on a GPU enough rows to keep it busy
@@ -38,8 +36,6 @@ ADDED_IN_PLACE = 2**24
 # Numbers of a half type in the 16 bytes that a GPU's fast products read at once: rows of another
 # length take them twice as long.
 ALIGNED = 8
-# oneDNN makes a kernel for each number of rows and keeps it: one for each of a chunk's products.
-_KERNEL_BYTES, _KERNELS_OF_A_CHUNK = 2**18, 3
 
 
 class Stage(NamedTuple):
@@ -241,9 +237,7 @@ class _ChunkedNLL(torch.autograd.Function):
         )
 
 
-def _cast(
-    weight_VH: Tensor, dtype: torch.dtype, *, more_words: int, more_features: int
-) -> Tensor:
+def _cast(weight_VH: Tensor, dtype: torch.dtype, *, more_words: int, more_features: int) -> Tensor:
     """In that type, with zeros for words and features more."""
     if not (more_words or more_features):
         return weight_VH.to(dtype)
@@ -324,41 +318,3 @@ def _softmax(logits_RV: Tensor, targets_R1: Tensor, out_RV: Tensor) -> Tensor:
     torch.softmax(logits_RV, 1, dtype=out_RV.dtype, out=out_RV)
     least = torch.finfo(out_RV.dtype).tiny
     return out_RV.gather(1, targets_R1).clamp_min(least).log() + zero_R1
-
-
-def loss_floats(
-    tokens: int, basis: MemoryBasis, *, vocab_size: int, features: int
-) -> tuple[float, float]:
-    """How many floats the loss of so many tokens holds: `(forward pass, backward pass)`."""
-    rows = chunk_rows(vocab_size, "cpu" if basis.on_cpu else "cuda")
-    weight, product = vocab_size * features, basis.product_size
-    if tokens <= rows and (not basis.on_cpu or tokens * weight < WORTHWHILE_PRODUCTS):
-        # Logits and log-softmax; in the backward pass log-softmax, its gradient, the logits' one.
-        return 2 * tokens * vocab_size, 3 * tokens * vocab_size
-    # A chunk's logits, which are overwritten by their gradient. oneDNN allocates a transposed copy:
-    # of the chunk, or of the weights' gradient at the end; and the gradient of a later chunk before
-    # it is added. All gradients already exist when the backward pass begins.
-    later = tokens > rows
-    gradients = weight + product * tokens * features + vocab_size
-    chunk = even_rows(tokens, rows) * vocab_size
-    if not basis.on_cpu:  # half logits beside float32 ones: as two of float32 at most
-        return 2 * chunk + later * weight + gradients, gradients
-    if product < 1:  # half ones beside them, the weights cast, and a chunk's gradient of them
-        half = product * (chunk + 2 * weight)
-        return chunk + half + later * weight + gradients, gradients
-    if not onednn_is_better() or weight >= ADDED_IN_PLACE:
-        return chunk + gradients, gradients
-    transposed = weight if tokens > features else chunk + later * weight
-    return chunk + transposed + gradients, gradients
-
-
-def kept_kernel_bytes(tokens: Iterable[int], vocab_size: int) -> int:
-    """Bytes that oneDNN keeps for losses of so many tokens each: kernels for every number of rows
-    beyond the first."""
-    if not onednn_is_better():
-        return 0
-    most, sizes = chunk_rows(vocab_size, "cpu"), set[int]()
-    for each in tokens:
-        rows = even_rows(each, most)
-        sizes |= {rows, each % rows or rows}
-    return _KERNEL_BYTES * _KERNELS_OF_A_CHUNK * (len(sizes) - 1)
