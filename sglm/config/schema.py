@@ -268,11 +268,17 @@ class TrainConfig(Section):
     would take more than 2 % of the time: how much work an unexpected end can cost."""
     keep_checkpoints: PositiveInt = 2
     """The newest ones; of the others, one can be gone back to where the newest is damaged."""
-    cuda_graph: bool = False
-    """Replay the kernels of a window, and of an adjoint, from recorded graphs (not measured yet);
-    no effect on a CPU."""
+    cuda_graph: bool | Literal["auto"] = "auto"
+    """Replay the kernels of a window, and of an adjoint, from recorded graphs, on a GPU; auto:
+    where windows are of one length and always computed alike, in a single process, and without
+    `--deterministic`."""
     log_every_steps: PositiveInt = 50
     """TensorBoard and progress lines."""
+
+    @property
+    def windows_are_alike(self) -> bool:
+        """Whether all windows are of one length."""
+        return self.truncation == "fixed" and self.horizon is None
 
     @property
     def random_window(self) -> int | None:
@@ -289,7 +295,7 @@ class TrainConfig(Section):
             raise ValueError('past = "state" with a horizon of one window reads nothing again')
         if self.horizon is not None and self.truncation == "random":
             raise ValueError("give either a horizon or random truncation, not both")
-        if self.cuda_graph and (self.truncation == "random" or self.horizon is not None):
+        if self.cuda_graph is True and not self.windows_are_alike:
             raise ValueError(
                 'cuda_graph needs windows of one length: set truncation = "fixed", and no horizon'
             )
@@ -315,7 +321,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _graphs_are_always_alike(self) -> "Config":
-        if self.train.cuda_graph and self.model.softmax == "adaptive":
+        if self.train.cuda_graph is True and self.model.softmax == "adaptive":
             raise ValueError(
                 "cuda_graph needs windows that are always computed alike; leave it out, or set"
                 ' model.softmax = "full"'

@@ -191,12 +191,9 @@ def build_window_pass(
     Raises:
         ConfigError: a graph for several ranks.
     """
-    train = config.train
+    penalties, random = config.regularizer, config.train.random_window
     window_pass = WindowPass(
-        model,
-        regularizer=config.regularizer,
-        random_window=train.random_window,
-        keeps_features=keeps_features,
+        model, regularizer=penalties, random_window=random, keeps_features=keeps_features
     )
     if not _is_recorded(config, model):
         if model.ranks.count == 1:
@@ -209,7 +206,12 @@ def build_window_pass(
 
 
 def _is_recorded(config: Config, model: LSTMLanguageModel) -> bool:
-    return config.train.cuda_graph and model.embedding.is_cuda
+    if config.train.cuda_graph != "auto":
+        return config.train.cuda_graph and model.embedding.is_cuda
+    alike = config.train.windows_are_alike and config.model.softmax == "full"
+    # Untried: whether a recording is the same bits every time.
+    free = model.ranks.count == 1 and not torch.are_deterministic_algorithms_enabled()
+    return model.embedding.is_cuda and alike and free
 
 
 def token_counts(store: TokenStore) -> npt.NDArray[np.int64]:

@@ -4,8 +4,7 @@ With short windows a GPU is done with a kernel before the CPU has launched the n
 does around the pass (its readings, what it injects, q's lessons) is recorded apart, by
 `sglm.runtime.calls`. Launched as ever are: the optimizer's step, because its learning rate is a
 number of Python's that changes with every step; the norm of the gradient before it and the state
-after it; probes and the gauge, which are rare; and the learned synthesizers. Off by default: nobody
-has measured it here yet.
+after it; probes and the gauge, which are rare; and the learned synthesizers.
 """
 
 from typing import Any
@@ -79,6 +78,16 @@ def _state(parts: tuple[Tensor, ...] | list[Tensor]) -> LSTMState:
 def _record(flat: _Flat, tensors: tuple[Tensor, ...]) -> Any:
     # Later replays write their inputs over these samples. The generator is restored afterwards, so
     # that training draws the same dropout masks as without a graph.
+    _accept_streams()
     samples = tuple(each.detach().clone().requires_grad_(each.requires_grad) for each in tensors)
     with torch.random.fork_rng(devices=[tensors[0].device]):
         return torch.cuda.make_graphed_callables(flat, samples)
+
+
+def _accept_streams() -> None:
+    """Keeps torch from warning, once, that gradients of a replay come from another stream than that
+    of the recording, whose nodes torch itself keeps. It waits for the right one (and has the switch
+    from 2.11 on)."""
+    switch = getattr(torch.autograd.graph, "set_warn_on_accumulate_grad_stream_mismatch", None)
+    if switch is not None:
+        switch(False)

@@ -25,7 +25,10 @@ _LOCK = ".lock"
 # In a folder whose run was killed before its first file was whole.
 _MAY_COME_FIRST = {_LOCK, ".run.json.aside"}
 _OWN_LINKS = {"latest", "latest.partial"}
-_MAY_DIFFER = ("train.checkpoint_every_steps:", "train.keep_checkpoints:")
+_MAY_DIFFER = (
+    *("train.checkpoint_every_steps:", "train.keep_checkpoints:"),
+    "train.cuda_graph:",  # the same sums, but for their rounding
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,7 +159,8 @@ class RunFolder:
                 f" {'no --from' if begun is None else 'the --from it was started with'},"
                 " or another --out"
             )
-        # How often a run is saved, and how much of that is kept, changes nothing that it learns.
+        # How often a run is saved, how much of that is kept, and how kernels are launched change
+        # nothing that it learns.
         changed = [each for each in differences(own, config) if not each.startswith(_MAY_DIFFER)]
         if changed:
             raise ConfigError(

@@ -4,6 +4,7 @@ import copy
 import io
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -166,7 +167,9 @@ def test_a_recorded_pass_trains_as_launched_kernels_do() -> None:
     """The same kernels in the same order; only rounding of sums may differ (atomics)."""
     launched, replayed = make_learner("fp32"), make_learner("fp32")
     replayed.window_pass = GraphedPass(WindowPass(replayed.model))
-    assert run(replayed) == pytest.approx(run(launched), rel=1e-3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert run(replayed) == pytest.approx(run(launched), rel=1e-3)
 
 
 def test_a_recorded_pass_hands_out_what_the_adjoint_learns_from() -> None:
