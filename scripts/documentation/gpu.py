@@ -25,6 +25,8 @@ def kernels_table(names: list[str], docs: Path) -> str:
             if found := speedups(cells.get("kernels", {}))[name]:
                 least, most = min(found.values()), max(found.values())
                 measured.append(f"{least:.2f} to {most:.2f} ({machine.removesuffix('-gpu')})")
+        if not measured and kernel.measured is not None:
+            measured.append(f"{kernel.measured.speedup:.2f} at least ({kernel.measured.device})")
         rows.append(
             [
                 f"`{name}`",
@@ -41,7 +43,7 @@ def training_table(names: list[str], docs: Path) -> str:
     cells = [_read(docs / FOLDER / f"{name}-gpu.json") for name in names]
     if not cells:
         return _NOTHING
-    rows = [["case", "precision", "graph", *TURNS, "products, bytes at best", "peak MB"]]
+    rows = [["case", "precision", "LSTM", "graph", *TURNS, "products, bytes at best", "peak MB"]]
     for machine in cells:
         for name, cell in machine.get("bench", {}).items():
             floor = machine.get("floor", {}).get(_floor_of(cell, machine.get("floor", {})))
@@ -51,7 +53,9 @@ def training_table(names: list[str], docs: Path) -> str:
             peak = max(value for key, value in cell.items() if key.endswith("_peak_mb"))
             graph = "yes" if cell["cuda_graph"] else ""
             what = f"{name}: {Size(**cell['size'])}"
-            rows.append([what, cell["precision"], graph, *times, least, f"{peak:,.0f}"])
+            rows.append(
+                [what, cell["precision"], cell["lstm"], graph, *times, least, f"{peak:,.0f}"]
+            )
     return markdown(rows)
 
 
@@ -65,12 +69,12 @@ def _floor_of(cell: dict[str, Any], floors: dict[str, Any]) -> str:
 
 def learning_table(names: list[str], docs: Path) -> str:
     """Validation perplexity over the epochs, arm by arm."""
-    rows = [["arm", "size", "precision", "best perplexity", "every fifth epoch", "minutes"]]
+    rows = [["arm", "size", "precision", "best perplexity", "at each validation", "minutes"]]
     for name in names:
         for arm, cell in _read(docs / FOLDER / f"{name}-gpu.json").get("learning", {}).items():
             if cell.get("token_ppl"):
                 ppl = cell["token_ppl"]
-                curve = ", ".join(f"{each:.1f}" for each in ppl[4::5])
+                curve = ", ".join(f"{each:.1f}" for each in ppl)
                 minutes = f"{cell['train_seconds'] / 60:.1f}"
                 rows.append(
                     [arm, cell["size"], cell["precision"], f"{min(ppl):.1f}", curve, minutes]

@@ -45,6 +45,8 @@ ARMS = {
     "restarts only, fp32": ("real", "fp32"),
 }
 _TINY = ["model.layers=1", "model.hidden=8", "model.embedding=8", "train.batch=2", "train.window=4"]
+# A validation reads its text in one piece, step by step: on a GPU it takes longer than an epoch.
+VALIDATED = 5  # epochs from one to the next
 _USED = 0.85  # of the time that is left: what was timed for a moment may take longer
 
 
@@ -90,7 +92,7 @@ def _fit(context: Context) -> Found:
 
 
 def _epoch_seconds(config: Config, store: TokenStore, device: str) -> float:
-    """Of an epoch that injects, and of its validation, from a few steps of it."""
+    """Of an epoch that injects, and of its share of a validation, from a few steps of it."""
     place = make_precision("auto", torch.device(device))
     with place.device:  # weights are drawn there: on a CPU that would take longer than the rest
         learner = build_learner(config, token_counts(store), place)
@@ -113,7 +115,8 @@ def _epoch_seconds(config: Config, store: TokenStore, device: str) -> float:
     step_seconds = seconds(block) / block
     start = time.monotonic()
     validate(learner, store, should_stop=lambda: False)
-    return batcher.steps_per_epoch * step_seconds + time.monotonic() - start
+    validation = time.monotonic() - start
+    return batcher.steps_per_epoch * step_seconds + validation / VALIDATED
 
 
 def _arm(context: Context, arm: str, *, fits: Found, share: int) -> Found:
@@ -121,6 +124,8 @@ def _arm(context: Context, arm: str, *, fits: Found, share: int) -> Found:
     size, graph = fits.get("size", "80 lanes"), fits.get("cuda_graph", False)
     overrides = [*SIZES[size], f"train.cuda_graph={str(graph).lower()}"]
     overrides += [f"schedule.mode={mode}", f"schedule.cycles={CYCLES}"]
+    batcher = build_batcher(_config(context, overrides), TokenStore.open(_data(context)))
+    overrides += [f"train.evaluate_every_steps={VALIDATED * batcher.steps_per_epoch}"]
     seconds = (context.seconds_left - 5) / share
     config = _config(context, overrides)
     facts = {"arm": arm, "size": size, "precision": precision}
@@ -189,7 +194,8 @@ def _trained(
 
 def curve(path: Path) -> Found:
     """Validation perplexity, and its seconds and modes, of every evaluation."""
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    text = path.read_text(encoding="utf-8") if path.exists() else ""  # stopped before the first
+    lines = [json.loads(line) for line in text.splitlines()]
     return {
         "token_ppl": [round(line["token_ppl"], 3) for line in lines],
         "steps": [line["step"] for line in lines],

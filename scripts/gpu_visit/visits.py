@@ -33,11 +33,15 @@ def _entry(where: str, sentence: str, part: float, cell: float, **named: dict[st
 
 PARTS = {
     "tests": _entry(
-        "tests:tests", "the tests marked gpu, with the kernels on", 110, 90, environment=_KERNELS_ON
+        "tests:tests",
+        "the tests marked gpu, with the kernels on",
+        150,
+        100,
+        environment=_KERNELS_ON,
     ),
     "rates": _entry("speed:rates", "the machine: products and copies at their best", 25, 25),
     "kernels": _entry("kernels:kernels", "each kernel against its reference", 60, 25),
-    "bench": _entry("speed:bench", "training steps, one factor at a time", 170, 40),
+    "bench": _entry("speed:bench", "training steps, one factor at a time", 130, 40),
     "floor": _entry("speed:floors", "what the arithmetic of these steps takes alone", 35, 15),
     "memory": _entry("speed:memory", "memory and time with and without all logits", 25, 20),
     "profile": _entry("speed:profile", "where the time of a step goes: the ten longest", 20, 20),

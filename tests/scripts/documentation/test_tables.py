@@ -14,7 +14,7 @@ from scripts.documentation.pages import filled
 from scripts.documentation.short_windows import corpus_rows, table
 from scripts.experiments import usefulness
 from sglm.errors import InputError
-from sglm.kernels.choice import KERNELS
+from sglm.kernels.choice import KERNELS, Kernel, Measured
 
 PAGE = "# A page\n<!-- table: letters a b -->\nold\n<!-- end -->\nbelow\n"
 # Two corpora's worth of one file: a gap of 2, of which x closes a half.
@@ -186,9 +186,18 @@ def test_tables_of_a_machine_are_made_of_what_the_benchmarks_write(tmp_path: Pat
     assert "| tiny | 10.0 | 200 | 20.0 | 30 | 9,000 |" in lines
 
 
-def test_kernels_are_not_measured_until_a_machine_has_measured_them(tmp_path: Path) -> None:
+def test_kernels_are_not_measured_until_a_machine_has_measured_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "sglm.kernels.lstm.lstm_layer"
+    monkeypatch.setitem(KERNELS, name, Kernel(needed=1.2))
     before = gpu.TABLES["kernels"]([], tmp_path)
-    assert before.count("| off | not measured |") == len(KERNELS)
+    assert f"| `{name}` | off | not measured | 1.2 |" in before
+    measured = Measured(device="a GPU", speedup=1.5)
+    monkeypatch.setitem(KERNELS, name, Kernel(needed=1.2, measured=measured))
+    estimated = gpu.TABLES["kernels"]([], tmp_path)
+    assert f"| `{name}` | on | 1.50 at least (a GPU) | 1.2 |" in estimated
+    monkeypatch.setitem(KERNELS, name, Kernel(needed=1.2))
     cells = {"lstm B=20": {"speedup": 0.5}, "lstm B=80": {"speedup": 1.75}}
     save(tmp_path / "benchmarks/x-gpu.json", {"kernels": cells})
     after = gpu.TABLES["kernels"]([], tmp_path)
@@ -202,8 +211,8 @@ def test_tables_of_a_gpu_are_made_of_its_visits(tmp_path: Path) -> None:
     floor = {"ms_at_best": 2.0, "ms_moving": 1.5}
     visit = {
         "bench": {
-            "large": facts | {"cuda_graph": False} | times,
-            "plain": facts | {"cuda_graph": True} | plain,
+            "large": facts | {"cuda_graph": False, "lstm": "own"} | times,
+            "plain": facts | {"cuda_graph": True, "lstm": "cuDNN"} | plain,
         },
         "floor": {
             "other": {"size": vars(Size(batch=3)), "precision": "bf16"} | floor,
@@ -222,9 +231,12 @@ def test_tables_of_a_gpu_are_made_of_its_visits(tmp_path: Path) -> None:
     save(tmp_path / "benchmarks/x-gpu.json", visit)
     training = gpu.TABLES["gpu-training"](["x"], tmp_path)
     size = "2 × 256, V = 7,300, B = 20, T = 35"
-    assert f"| large: {size} | bf16 |  | 5.00 | 6.00 | 7.00 | 3.00 + 0.25 | 900 |" in training
-    assert "| yes | 9.00 |  |  | 3.00 + 0.25 | 1,200 |" in training
+    assert f"| large: {size} | bf16 | own |  | 5.00 | 6.00 | 7.00 | 3.00 + 0.25 | 900 |" in training
+    assert "| cuDNN | yes | 9.00 |  |  | 3.00 + 0.25 | 1,200 |" in training
     learning = gpu.TABLES["gpu-learning"](["x"], tmp_path)
-    assert "| alternating | 80 lanes | bf16 | 100.0 | 100.0 | 1.5 |" in learning
+    assert (
+        "| alternating | 80 lanes | bf16 | 100.0 | 200.0, 150.0, 120.0, 110.0, 100.0, 105.0 | 1.5 |"
+        in learning
+    )
     with pytest.raises(InputError, match="scripts/gpu summary"):
         gpu.TABLES["gpu-training"](["y"], tmp_path)

@@ -97,7 +97,13 @@ def test_a_process_that_does_not_start_is_not_tried_for_ever(
 
 def test_a_part_does_not_outlive_who_began_it(tmp_path: Path) -> None:
     """Else the same command given again would share the GPU with what is left of the first."""
-    told = {"part": "learning", "rehearsing": True, "seconds": 900.0, "work": str(tmp_path)}
+    told = {
+        "part": "learning",
+        "rehearsing": True,
+        "seconds": 900.0,
+        "work": str(tmp_path),
+        "only": "",
+    }
     told |= {"environment": {}, "earlier": {}, "data": None, "other": None}
     child = subprocess.Popen(
         [sys.executable, "-m", "scripts.gpu_visit.child"],
