@@ -96,6 +96,7 @@ def machine() -> Found:
     on_cuda = torch.cuda.is_available()
     return {
         "device": torch.cuda.get_device_name() if on_cuda else "cpu",
+        "capability": torch.cuda.get_device_capability() if on_cuda else None,
         "memory_gb": torch.cuda.mem_get_info()[1] / 1e9 if on_cuda else None,
         "torch": torch.__version__,
         "cuda": torch.version.cuda,

@@ -32,9 +32,9 @@ def summarize(files: Iterable[Path], name: str, docs: Path) -> str:
     cells = collected(files)
     path = docs / "benchmarks" / f"{name}-gpu.json"
     replace_text(path, json.dumps(cells, indent=1) + "\n")
-    device = cells["rates"]["machine"]["device"]
+    machine = cells["rates"]["machine"]
     lines = [f"{path}: now python -m scripts.documentation", ""]
-    lines += ["sglm/kernels/choice.py, KERNELS:", *proposals(cells.get("kernels", {}), device)]
+    lines += ["sglm/kernels/choice.py, KERNELS:", *proposals(cells.get("kernels", {}), machine)]
     return "\n".join(lines)
 
 
@@ -76,7 +76,7 @@ def speedups(kernels: dict[str, Record]) -> dict[str, dict[str, float]]:
     return found
 
 
-def proposals(kernels: dict[str, Record], device: str) -> list[str]:
+def proposals(kernels: dict[str, Record], machine: Record) -> list[str]:
     """A line for each kernel: on, to be deleted, to be restricted, or still unmeasured."""
     lines = []
     for name, by_cell in speedups(kernels).items():
@@ -87,7 +87,8 @@ def proposals(kernels: dict[str, Record], device: str) -> list[str]:
         least, most = min(by_cell.values()), max(by_cell.values())
         own = "" if needed == 1 else f", needed={needed}"
         if least > needed:
-            measured = f'Measured(device="{device}", speedup={least:.2f})'
+            where = f'device="{machine["device"]}", capability={tuple(machine["capability"])}'
+            measured = f"Measured({where}, speedup={least:.2f})"
             lines.append(f'    "{name}": Kernel(measured={measured}{own}),')
         elif most <= needed:
             lines.append(f'    "{name}": at most {most:.2f} times: delete it with its tests')

@@ -32,10 +32,12 @@ class Measured:
 
     Attributes:
         device: the GPU.
+        capability: its compute capability: other GPUs of that generation are taken to be like it.
         speedup: the reference's time divided by the kernel's: the least over the sizes.
     """
 
     device: str
+    capability: tuple[int, int]
     speedup: float
 
 
@@ -56,19 +58,17 @@ class Kernel:
         return self.measured is not None and self.measured.speedup > self.needed
 
 
+def _on_h200(speedup: float) -> Measured:
+    return Measured(device="NVIDIA H200", capability=(9, 0), speedup=speedup)
+
+
 # By the full name of the reference.
 KERNELS = {
-    "sglm.dni.injection.injected_gradient": Kernel(
-        measured=Measured(device="NVIDIA H200", speedup=7.88)
-    ),
-    "sglm.kernels.dropout.regularized_dropout": Kernel(
-        measured=Measured(device="NVIDIA H200", speedup=6.84)
-    ),
+    "sglm.dni.injection.injected_gradient": Kernel(measured=_on_h200(7.88)),
+    "sglm.kernels.dropout.regularized_dropout": Kernel(measured=_on_h200(6.84)),
     # More code than the others together, and beside it a library that NVIDIA has tuned.
     # The speedup is an estimate, from the kernels' own times (docs/log.md, 2026-11-27).
-    "sglm.kernels.lstm.lstm_layer": Kernel(
-        measured=Measured(device="NVIDIA H200", speedup=1.9), needed=1.2
-    ),
+    "sglm.kernels.lstm.lstm_layer": Kernel(measured=_on_h200(1.9), needed=1.2),
 }
 
 
@@ -78,7 +78,8 @@ def chosen(reference: Callable[P, R]) -> Callable[P, R]:
     Returns:
         `reference` itself; or a function that runs the Triton kernel on what it can run, and
         `reference` on everything else: where the environment variable `SGLM_TRITON` is 1, and
-        where it is not set if the kernel is on by default (`KERNELS`) and Triton is there.
+        where it is not set if the kernel is on by default (`KERNELS`) and Triton is there; then
+        only on GPUs of the generation that was measured.
 
     Raises:
         ConfigError: the kernels were asked for, and Triton is not installed.
@@ -89,12 +90,15 @@ def chosen(reference: Callable[P, R]) -> Callable[P, R]:
             "SGLM_TRITON=1 asks for Triton's kernels, and the package triton is not installed; "
             "install it, or unset SGLM_TRITON"
         )
-    by_default = has_triton and KERNELS[full_name(reference)].on_by_default
-    if not (asked == "1" or (not asked and by_default)):
+    known = KERNELS[full_name(reference)]
+    if not (asked == "1" or (not asked and has_triton and known.on_by_default)):
         return reference
+    only_on = None if asked == "1" or known.measured is None else known.measured.capability
     module = import_module(f"{reference.__module__}_triton")
     kernel: Callable[P, R] = getattr(module, reference.__name__)
-    return _KernelOrReference(can_run=module.can_run, kernel=kernel, reference=reference)
+    return _KernelOrReference(
+        can_run=module.can_run, kernel=kernel, reference=reference, only_on=only_on
+    )
 
 
 def full_name(reference: Callable[..., object]) -> str:
@@ -104,15 +108,28 @@ def full_name(reference: Callable[..., object]) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class _KernelOrReference(Generic[P, R]):
-    """The kernel where it can run, else the reference. Not a closure: models must be picklable."""
+    """The kernel where it can run, else the reference. Not a closure: models must be picklable.
+
+    Attributes:
+        only_on: the compute capability of GPUs on which it is not the reference; None: all.
+    """
 
     can_run: Callable[P, bool]
     kernel: Callable[P, R]
     reference: Callable[P, R]
+    only_on: tuple[int, int] | None
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        run = self.kernel if self.can_run(*args, **kwargs) else self.reference
+        fits = self.only_on is None or capability(args[0]) == self.only_on
+        run = self.kernel if fits and self.can_run(*args, **kwargs) else self.reference
         return run(*args, **kwargs)
+
+
+def capability(tensor: object) -> tuple[int, int] | None:
+    """The compute capability of the GPU that the tensor is on; None: it is on none."""
+    if not isinstance(tensor, Tensor) or not tensor.is_cuda:
+        return None
+    return torch.cuda.get_device_capability(tensor.device)
 
 
 def suitable(*tensors: Tensor, dtypes: tuple[torch.dtype, ...] = (torch.float32,)) -> bool:

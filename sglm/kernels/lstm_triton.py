@@ -26,7 +26,7 @@ from sglm.kernels.choice import HALF_DTYPES, suitable
 from sglm.kernels.lstm import LSTMWeights
 from sglm.kernels.lstm_triton_programs import OWNED, WARPS, backward_kernel, forward_kernel
 
-LARGEST = 1152  # units: a program's rows take 147 of the 227 KB of a Hopper multiprocessor
+LARGEST = 1152  # units: with more the compiler runs out of registers
 ALIGNED = 16
 # Numbers of a warp's part of a block, and how many blocks are asked for before the first of them is
 # needed. With more the compiler runs out of registers.
@@ -43,9 +43,15 @@ def _split(lanes: int, units: int, programs: int) -> tuple[int, int, int]:
     return owners, group, min(at_once, triton.cdiv(lanes, group))
 
 
+def _blocks(summed: int, part: int) -> int:
+    """In which a sum over so many numbers is done."""
+    blocks: int = triton.cdiv(summed, WARPS * part)
+    return blocks
+
+
 def _constants(group: int, *, part: int, ahead: int, summed: int) -> dict[str, int]:
     """A kernel's constants, for products that sum over so many numbers."""
-    blocks = triton.cdiv(summed, WARPS * part)
+    blocks = _blocks(summed, part)
     constants = {"LANES": group, "OWNED": OWNED, "SPLIT": WARPS, "PART": part, "BLOCKS": blocks}
     return constants | {"AHEAD": min(ahead, blocks)}
 
@@ -89,9 +95,28 @@ def _programs(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count
 
 
+def _shared_bytes(units: int) -> int:
+    """What a program needs of its multiprocessor's memory, at most: its rows of the recurrent
+    matrix, in whole blocks, and its warps' sums for 32 lanes."""
+    forward, backward = (
+        _blocks(summed, part) * WARPS * part * columns
+        for summed, part, columns in (
+            (units, FORWARD[0], 4 * OWNED),
+            (4 * units, BACKWARD[0], OWNED),
+        )
+    )
+    return 2 * max(forward, backward) + 4 * WARPS * 32 * 4 * OWNED
+
+
 def fits(units: int, device: torch.device) -> bool:
     """Whether a layer of that size fits on the device."""
-    return units <= LARGEST and triton.cdiv(units, OWNED) <= _programs(device)
+    if units > LARGEST or triton.cdiv(units, OWNED) > _programs(device):
+        return False
+    if device.type != "cuda":
+        return True
+    of: Any = torch.cuda.get_device_properties(device)
+    there = getattr(of, "shared_memory_per_block_optin", of.shared_memory_per_block)
+    return _shared_bytes(units + -units % ALIGNED) <= int(there)
 
 
 def _padded(values: Tensor, *missing: int, gates: bool = False) -> Tensor:

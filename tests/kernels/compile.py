@@ -20,8 +20,8 @@ COUNTERS = {"arrived_ptr": "*i32"}
 
 def compile_one(
     kernel: triton.JITFunction, warps: int, constants: dict[str, object], pointer: str = "*fp32"
-) -> None:
-    """Down to machine code; an error of any stage is raised."""
+) -> int:
+    """Down to machine code; an error of any stage is raised. Returns its shared memory in bytes."""
     known = INTEGERS | NUMBERS | ALWAYS_FLOAT32 | COUNTERS | dict.fromkeys(constants, "constexpr")
     signature = {name: known.get(name, pointer) for name in kernel.arg_names}
     source = ASTSource(kernel, signature, constexprs=constants)
@@ -30,6 +30,7 @@ def compile_one(
     # What one block may have of a Hopper's multiprocessor.
     assert built.metadata.shared <= 227 * 1024
     print("compiled")
+    return int(built.metadata.shared)
 
 
 for capped in (True, False):
@@ -45,4 +46,5 @@ for units, group in ((256, 16), (lstm_triton.LARGEST, 32)):
         (lstm_triton.backward_kernel, lstm_triton.BACKWARD, 4 * units),
     ):
         sizes = lstm_triton._constants(group, part=part, ahead=ahead, summed=summed)
-        compile_one(kernel, lstm_triton.WARPS, sizes, "*bf16")
+        needed = compile_one(kernel, lstm_triton.WARPS, sizes, "*bf16")
+        assert needed <= lstm_triton._shared_bytes(units)

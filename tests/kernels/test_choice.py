@@ -110,7 +110,11 @@ def test_a_kernel_measured_to_be_faster_is_the_default(
     on: bool,
 ) -> None:
     name = choice.full_name(reference)
-    measured = None if speedup is None else choice.Measured(device="a GPU", speedup=speedup)
+    measured = (
+        None
+        if speedup is None
+        else choice.Measured(device="a GPU", capability=(9, 0), speedup=speedup)
+    )
     entry = replace(choice.KERNELS[name], measured=measured)
     monkeypatch.setitem(choice.KERNELS, name, entry)
     monkeypatch.delenv("SGLM_TRITON", raising=False)
@@ -119,9 +123,30 @@ def test_a_kernel_measured_to_be_faster_is_the_default(
     assert (chosen(reference) is not reference) is on
 
 
+@needs_triton
+@every_function
+@pytest.mark.parametrize(
+    ("setting", "capability", "runs"),
+    [("", (9, 0), True), ("", (8, 0), False), ("", None, False), ("1", (8, 0), True)],
+)
+def test_a_default_is_for_the_generation_that_was_measured(
+    reference: Callable[..., object],
+    kernel_calls: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    setting: str,
+    capability: tuple[int, int] | None,
+    runs: bool,
+) -> None:
+    monkeypatch.setenv("SGLM_TRITON", setting)
+    monkeypatch.setattr(choice, "capability", lambda tensor: capability)
+    build(reference)()
+    assert (reference.__name__ in kernel_calls) is runs
+
+
 def test_a_default_is_no_reason_to_need_triton(monkeypatch: pytest.MonkeyPatch) -> None:
     name = choice.full_name(lstm_layer)
-    faster = choice.Kernel(measured=choice.Measured(device="a GPU", speedup=9.0))
+    faster = choice.Kernel(measured=choice.Measured(device="a GPU", capability=(9, 0), speedup=9.0))
     monkeypatch.setitem(choice.KERNELS, name, faster)
     monkeypatch.setattr(choice, "find_spec", lambda name: None)
     monkeypatch.delenv("SGLM_TRITON", raising=False)

@@ -193,7 +193,7 @@ def test_kernels_are_not_measured_until_a_machine_has_measured_them(
     monkeypatch.setitem(KERNELS, name, Kernel(needed=1.2))
     before = gpu.TABLES["kernels"]([], tmp_path)
     assert f"| `{name}` | off | not measured | 1.2 |" in before
-    measured = Measured(device="a GPU", speedup=1.5)
+    measured = Measured(device="a GPU", capability=(9, 0), speedup=1.5)
     monkeypatch.setitem(KERNELS, name, Kernel(needed=1.2, measured=measured))
     estimated = gpu.TABLES["kernels"]([], tmp_path)
     assert f"| `{name}` | on | 1.50 at least (a GPU) | 1.2 |" in estimated

@@ -16,7 +16,7 @@ from scripts.gpu_visit.summary import TIMED, proposals, speedups, summarize
 from sglm.errors import InputError
 from sglm.kernels import choice
 
-MACHINE = {"part": "rates", "cell": "machine", "device": "a GPU"}
+MACHINE = {"part": "rates", "cell": "machine", "device": "a GPU", "capability": [9, 0]}
 
 
 def visit(tmp_path: Path, *records: dict[str, Any], name: str = "visit.jsonl") -> Path:
@@ -43,7 +43,7 @@ def test_every_kernel_is_on_or_deleted_or_restricted_or_stays_off(tmp_path: Path
     )
     told = summarize([path], "gpu-x", tmp_path)
     lines = dict(line.strip().split(": ", 1) for line in told.splitlines() if '": ' in line)
-    on = 'Kernel(measured=Measured(device="a GPU", speedup=1.50)),'
+    on = 'Kernel(measured=Measured(device="a GPU", capability=(9, 0), speedup=1.50)),'
     assert lines['"sglm.dni.injection.injected_gradient"'] == on
     assert "delete it" in lines['"sglm.kernels.dropout.regularized_dropout"']
     # It needs 1.2 times: faster with 80 lanes alone.
@@ -53,7 +53,7 @@ def test_every_kernel_is_on_or_deleted_or_restricted_or_stays_off(tmp_path: Path
     written = json.loads((tmp_path / "benchmarks/gpu-x-gpu.json").read_text())
     assert written["kernels"]["lstm B=80"] == {"speedup": 1.9}
     assert "injection B=160" not in written["kernels"]
-    assert all("not measured" in line for line in proposals({}, "a GPU"))
+    assert all("not measured" in line for line in proposals({}, MACHINE))
 
 
 def test_cells_of_kernels_that_were_deleted_are_ignored() -> None:
@@ -68,9 +68,8 @@ def test_what_is_proposed_is_python_that_turns_the_kernel_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     name = TIMED["lstm"]
-    line = next(
-        line for line in proposals({"lstm B=20": {"speedup": 2.0}}, "a GPU") if name in line
-    )
+    cells = {"lstm B=20": {"speedup": 2.0}}
+    line = next(line for line in proposals(cells, MACHINE) if name in line)
     proposed = eval("{" + line + "}", vars(choice))[name]
     assert proposed.on_by_default
     assert proposed.needed == choice.KERNELS[name].needed
