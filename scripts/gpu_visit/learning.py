@@ -5,7 +5,6 @@ units where its epochs would not fit into the time.
 """
 
 import json
-import math
 import signal
 import time
 from collections.abc import Iterator
@@ -65,30 +64,18 @@ def learning(context: Context) -> Iterator[Cell]:
 
 
 def _fit(context: Context) -> Found:
-    """The largest size whose arms fit, launched or replayed, whichever is faster."""
+    """The largest size whose arms fit."""
     store, timed = TokenStore.open(_data(context)), dict[str, Any]()
     budget = _USED * context.seconds_left / (3 * sum(CYCLES))
     for size, overrides in SIZES.items():
-        for graph in (False, True):
-            label = f"{size}, graph" if graph else size
-            asked = [*overrides, f"train.cuda_graph={str(graph).lower()}"]
-            try:
-                timed[label] = _epoch_seconds(_config(context, asked), store, context.device)
-            except RuntimeError as error:  # it cannot be recorded, or there is no memory for it
-                timed[label] = str(error)[:200]
-            free_memory()
-        both = [timed[size], timed[f"{size}, graph"]]
-        quicker = min(each if isinstance(each, float) else math.inf for each in both)
-        if quicker <= budget:
+        try:
+            timed[size] = _epoch_seconds(_config(context, overrides), store, context.device)
+        except RuntimeError as error:  # there is no memory for it
+            timed[size] = str(error)[:200]
+        free_memory()
+        if isinstance(timed[size], float) and timed[size] <= budget:
             break
-    if math.isinf(quicker):
-        raise RuntimeError(f"no size could be timed: {timed}")
-    return {
-        "size": size,
-        "cuda_graph": quicker == both[1],
-        "epoch_seconds": quicker,
-        "timed": timed,
-    }
+    return {"size": size, "timed": timed}
 
 
 def _epoch_seconds(config: Config, store: TokenStore, device: str) -> float:
@@ -111,7 +98,7 @@ def _epoch_seconds(config: Config, store: TokenStore, device: str) -> float:
         return time.monotonic() - start
 
     block = max(FEWEST_WINDOWS, batcher.stretch)  # whole stretches from reading to reading
-    seconds(block * (RECORDED_AFTER if config.train.cuda_graph else 1))
+    seconds(block * RECORDED_AFTER)
     step_seconds = seconds(block) / block
     start = time.monotonic()
     validate(learner, store, should_stop=lambda: False)
@@ -121,16 +108,15 @@ def _epoch_seconds(config: Config, store: TokenStore, device: str) -> float:
 
 def _arm(context: Context, arm: str, *, fits: Found, share: int) -> Found:
     mode, precision = ARMS[arm]
-    size, graph = fits.get("size", "80 lanes"), fits.get("cuda_graph", False)
-    overrides = [*SIZES[size], f"train.cuda_graph={str(graph).lower()}"]
-    overrides += [f"schedule.mode={mode}", f"schedule.cycles={CYCLES}"]
+    size = fits.get("size", "80 lanes")
+    overrides = [*SIZES[size], f"schedule.mode={mode}", f"schedule.cycles={CYCLES}"]
     batcher = build_batcher(_config(context, overrides), TokenStore.open(_data(context)))
     overrides += [f"train.evaluate_every_steps={VALIDATED * batcher.steps_per_epoch}"]
     seconds = (context.seconds_left - 5) / share
     config = _config(context, overrides)
     facts = {"arm": arm, "size": size, "precision": precision}
     precision = "fp32" if context.rehearsing else precision
-    name = f"{arm} {size}{' graph' if graph else ''}"  # another size is another run
+    name = f"{arm} {size}"  # another size is another run
     return facts | _trained(context, config, name=name, precision=precision, seconds=seconds)
 
 

@@ -74,7 +74,7 @@ class DropoutConfig(Section):
     embedding: Rate = 0.0
     """Whole words of the embedding."""
     weight: Rate = 0.0
-    """Entries of the recurrent matrices (DropConnect)."""
+    """Entries of the recurrent matrices (DropConnect), which start √(1 − rate) times as large."""
 
 
 class RegularizerConfig(Section):
