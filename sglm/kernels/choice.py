@@ -78,8 +78,8 @@ def chosen(reference: Callable[P, R]) -> Callable[P, R]:
     Returns:
         `reference` itself; or a function that runs the Triton kernel on what it can run, and
         `reference` on everything else: where the environment variable `SGLM_TRITON` is 1, and
-        where it is not set if the kernel is on by default (`KERNELS`) and Triton is there; then
-        only on GPUs of the generation that was measured.
+        where it is not set if the kernel is on by default (`KERNELS`), and Triton and a GPU are
+        there; then only on GPUs of the generation that was measured.
 
     Raises:
         ConfigError: the kernels were asked for, and Triton is not installed.
@@ -91,7 +91,8 @@ def chosen(reference: Callable[P, R]) -> Callable[P, R]:
             "install it, or unset SGLM_TRITON"
         )
     known = KERNELS[full_name(reference)]
-    if not (asked == "1" or (not asked and has_triton and known.on_by_default)):
+    by_default = known.on_by_default and has_triton and torch.cuda.is_available()
+    if not (asked == "1" or (not asked and by_default)):
         return reference
     only_on = None if asked == "1" or known.measured is None else known.measured.capability
     module = import_module(f"{reference.__module__}_triton")

@@ -120,7 +120,10 @@ def test_a_kernel_measured_to_be_faster_is_the_default(
     monkeypatch.delenv("SGLM_TRITON", raising=False)
     if setting is not None:
         monkeypatch.setenv("SGLM_TRITON", setting)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert (chosen(reference) is not reference) is on
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert (chosen(reference) is not reference) is (setting == "1")
 
 
 @needs_triton
@@ -139,6 +142,7 @@ def test_a_default_is_for_the_generation_that_was_measured(
     runs: bool,
 ) -> None:
     monkeypatch.setenv("SGLM_TRITON", setting)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(choice, "capability", lambda tensor: capability)
     build(reference)()
     assert (reference.__name__ in kernel_calls) is runs
