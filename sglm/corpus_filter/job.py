@@ -177,7 +177,12 @@ def score_file(job: Job, progress: Progress) -> int:
         read = partial(read_records, source, settings.text_field)
         names = [settings.prefix + name for name in settings.fields]
         later = [] if settings.percentiles is None else [settings.prefix + BUCKET]
-        schema = result_schema(source, read(lambda share: None), target, names=names, later=later)
+        schema = result_schema(
+            *(source, read(lambda share: None), target),
+            text_field=settings.text_field,
+            names=names,
+            later=later,
+        )
         with open_writer(aside, target, source=source, schema=schema, later=later) as writer:
             for some, totals in _scored(lm, read, settings, source=source, progress=progress):
                 fields = [added(each, settings.fields, settings.prefix) for each in totals]

@@ -181,6 +181,7 @@ def result_schema(
     *,
     names: Sequence[str],
     later: Sequence[str] = (),
+    text_field: str = TEXT,
 ) -> "pa.Schema | None":
     """The columns of the result, where that is a parquet file.
 
@@ -190,6 +191,7 @@ def result_schema(
         result: its name decides on the format.
         names: the fields that are added.
         later: those that will be added when all files are done, and must not be there either.
+        text_field: the column of an empty file.
 
     Raises:
         InputError: a column of that name is there already; fields of several types, or too large.
@@ -204,6 +206,7 @@ def result_schema(
             schema = pq.read_schema(source)
     else:
         schema = _inferred(source, records)
+        schema = schema if schema.names else pa.schema([(text_field, pa.string())])
     for name in (*names, *later):
         if name in schema.names:
             raise _there_already(source, name)

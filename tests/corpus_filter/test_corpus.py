@@ -490,14 +490,15 @@ def test_a_network_for_adapting_is_no_other_model(tmp_path: Path) -> None:
     assert json.loads(again.stdout)["already_done"] == 1
 
 
-def test_an_empty_text_file_has_the_columns_of_the_others(run: Path, tmp_path: Path) -> None:
-    (tmp_path / "a.txt").touch()
+def test_an_empty_file_has_the_columns_of_the_others(run: Path, tmp_path: Path) -> None:
+    for name in ("a.txt", "c.jsonl"):
+        (tmp_path / name).touch()
     (tmp_path / "b.txt").write_text("\n".join(LINES))
-    sources = (tmp_path / "a.txt", tmp_path / "b.txt")
+    sources = (tmp_path / name for name in ("a.txt", "b.txt", "c.jsonl"))
     result = score(run, *sources, "--out", tmp_path / "out", "--format", "parquet")
     assert result.exit_code == 0, result.output
-    first, second = (pq.read_schema(tmp_path / "out" / f"{name}.parquet") for name in "ab")
-    assert first.names == second.names == ["text", "perplexity", "bits_per_byte"]
+    names = [pq.read_schema(tmp_path / "out" / f"{name}.parquet").names for name in "abc"]
+    assert names == [["text", "perplexity", "bits_per_byte"]] * 3
 
 
 def test_columns_of_one_name_are_no_object(run: Path, tmp_path: Path) -> None:
