@@ -26,7 +26,8 @@ def kernels_table(names: list[str], docs: Path) -> str:
                 least, most = min(found.values()), max(found.values())
                 measured.append(f"{least:.2f} to {most:.2f} ({machine.removesuffix('-gpu')})")
         if not measured and kernel.measured is not None:
-            measured.append(f"{kernel.measured.speedup:.2f} at least ({kernel.measured.device})")
+            about = f"about {kernel.measured.speedup:.1f} (an estimate; {kernel.measured.device})"
+            measured.append(about)
         rows.append(
             [
                 f"`{name}`",
@@ -54,7 +55,15 @@ def training_table(names: list[str], docs: Path) -> str:
             graph = "yes" if cell["cuda_graph"] else ""
             what = f"{name}: {Size(**cell['size'])}"
             rows.append(
-                [what, cell["precision"], cell["lstm"], graph, *times, least, f"{peak:,.0f}"]
+                [
+                    what,
+                    cell["precision"],
+                    cell.get("lstm", ""),
+                    graph,
+                    *times,
+                    least,
+                    f"{peak:,.0f}",
+                ]
             )
     return markdown(rows)
 

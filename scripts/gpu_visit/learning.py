@@ -75,6 +75,8 @@ def _fit(context: Context) -> Found:
         free_memory()
         if isinstance(timed[size], float) and timed[size] <= budget:
             break
+    if not any(isinstance(each, float) for each in timed.values()):
+        raise RuntimeError(f"no size could be timed: {timed}")
     return {"size": size, "timed": timed}
 
 

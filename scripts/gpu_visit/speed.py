@@ -16,7 +16,7 @@ from scripts.benchmarks.training.floor import rates as best_rates
 from scripts.benchmarks.training.measure import floor_rates
 from scripts.benchmarks.training.worker import Task, Worker
 from scripts.gpu_visit.cells import Cell, Context, Found, free_memory
-from sglm.kernels.choice import chosen
+from sglm.kernels.choice import capability, chosen
 from sglm.kernels.lstm import lstm_layer
 from sglm.model import softmax_loss
 
@@ -132,11 +132,13 @@ def lstm_of(arm: str, size: Size, place: Place) -> str:
     """Whose LSTM runs there: `own` is sglm's kernel."""
     if arm == "plain" or place.device == "cpu" or place.precision == "fp32":
         return "cuDNN" if place.device == "cuda" else "torch"
-    if chosen(lstm_layer) is lstm_layer:
+    run: Any = chosen(lstm_layer)
+    there = torch.empty(0, device=place.device)
+    if run is lstm_layer or run.only_on not in (None, capability(there)):
         return "cuDNN"
     from sglm.kernels.lstm_triton import fits
 
-    return "own" if fits(size.hidden, torch.device(place.device)) else "cuDNN"
+    return "own" if fits(size.hidden, there.device) else "cuDNN"
 
 
 def _told(place: Place) -> Found:

@@ -19,7 +19,7 @@ TIMED = {
 
 
 def summarize(files: Iterable[Path], name: str, docs: Path) -> str:
-    """Writes `docs/benchmarks/NAME-gpu.json`; returns the lines that `KERNELS` should have.
+    """Adds to `docs/benchmarks/NAME-gpu.json`; returns the lines that `KERNELS` should have.
 
     Args:
         files: of one machine; of a cell with several lines the last counts.
@@ -31,10 +31,12 @@ def summarize(files: Iterable[Path], name: str, docs: Path) -> str:
     """
     cells = collected(files)
     path = docs / "benchmarks" / f"{name}-gpu.json"
-    replace_text(path, json.dumps(cells, indent=1) + "\n")
-    machine = cells["rates"]["machine"]
-    lines = [f"{path}: now python -m scripts.documentation", ""]
-    lines += ["sglm/kernels/choice.py, KERNELS:", *proposals(cells.get("kernels", {}), machine)]
+    lines = [f"{path}: now python -m scripts.documentation", "", "sglm/kernels/choice.py, KERNELS:"]
+    lines += proposals(cells.get("kernels", {}), cells["rates"]["machine"])
+    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    for part, found in cells.items():
+        known.setdefault(part, {}).update(found)
+    replace_text(path, json.dumps(known, indent=1) + "\n")
     return "\n".join(lines)
 
 
@@ -87,7 +89,8 @@ def proposals(kernels: dict[str, Record], machine: Record) -> list[str]:
         least, most = min(by_cell.values()), max(by_cell.values())
         own = "" if needed == 1 else f", needed={needed}"
         if least > needed:
-            where = f'device="{machine["device"]}", capability={tuple(machine["capability"])}'
+            generation = tuple(machine.get("capability", ())) or "of that GPU"
+            where = f'device="{machine["device"]}", capability={generation}'
             measured = f"Measured({where}, speedup={least:.2f})"
             lines.append(f'    "{name}": Kernel(measured={measured}{own}),')
         elif most <= needed:

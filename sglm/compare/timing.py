@@ -35,7 +35,7 @@ from sglm.train.learner import Learner
 from sglm.train.step import train_step
 from sglm.train.window_decision import DecisionRule
 
-_WARM_UP_STEPS = 3
+_WARM_UP_STEPS = 5  # at the fourth call of a function its kernels are recorded, on a GPU
 _TIMED_STEPS = 16  # whole stretches of an adjoint, and probes among them
 _MOST_SECONDS = 1.0  # of them, for each kind of step
 _TIMED_CHUNKS = 8

@@ -60,7 +60,8 @@ class FeatureGradient(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Observation:
-    """What one window's backward pass left behind.
+    """What one window's backward pass left behind; to be copied where it is kept: a replayed graph
+    writes over it at the next step.
 
     Attributes:
         gradient_BS: the state gradient that arrived at the incoming state, detached; NaN where the

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from sglm.dni.adjoint_pass import Residual
 from sglm.model.language_model import LSTMLanguageModel, ModelShape, without_dropout
-from sglm.model.lstm_layer import LSTMLayer
+from sglm.model.lstm_layer import LSTMLayer, recurrent_gain
 from sglm.model.state import LSTMState
 from sglm.runtime.memory_basis import MemoryBasis
 from sglm.text.batcher import ComingText
@@ -44,7 +44,9 @@ class FeedbackMatrices(NamedTuple):
     hidden_4HH: Tensor
 
 
-def draw_feedback(shape: ModelShape, seed: int) -> list[FeedbackMatrices]:
+def draw_feedback(
+    shape: ModelShape, seed: int, *, weight_drop_rate: float = 0.0
+) -> list[FeedbackMatrices]:
     """Draws from the distributions that the model's weights start from (`LSTMLayer`).
 
     So a residual that goes back is as long as it would be through the model at its start: recurrent
@@ -54,13 +56,14 @@ def draw_feedback(shape: ModelShape, seed: int) -> list[FeedbackMatrices]:
     Args:
         shape: of the model.
         seed: decides all of them, on any device.
+        weight_drop_rate: of the model's training.
     """
     generator = torch.Generator().manual_seed(seed)
-    matrices = []
+    matrices, gain = [], recurrent_gain(weight_drop_rate)
     for index, (inputs, units) in enumerate(zip(shape.input_widths, shape.widths, strict=True)):
         hidden_4HH = torch.empty(4 * units, units)
         for gate_HH in hidden_4HH.chunk(4):
-            nn.init.orthogonal_(gate_HH, generator=generator)
+            nn.init.orthogonal_(gate_HH, gain, generator=generator)
         input_4HI = None
         if index > 0:
             input_4HI = torch.empty(4 * units, inputs)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Generic, ParamSpec, TypeVar
+from typing import Any, Generic, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -68,7 +68,7 @@ KERNELS = {
     "sglm.kernels.dropout.regularized_dropout": Kernel(measured=_on_h200(6.84)),
     # More code than the others together, and beside it a library that NVIDIA has tuned.
     # The speedup is an estimate, from the kernels' own times (docs/log.md, 2026-11-27).
-    "sglm.kernels.lstm.lstm_layer": Kernel(measured=_on_h200(1.9), needed=1.2),
+    "sglm.kernels.lstm.lstm_layer": Kernel(measured=_on_h200(1.98), needed=1.2),
 }
 
 
@@ -91,7 +91,9 @@ def chosen(reference: Callable[P, R]) -> Callable[P, R]:
             "install it, or unset SGLM_TRITON"
         )
     known = KERNELS[full_name(reference)]
-    by_default = known.on_by_default and has_triton and torch.cuda.is_available()
+    # AMD's GPUs have capabilities of their own.
+    has_gpu = torch.cuda.is_available() and torch.version.hip is None
+    by_default = known.on_by_default and has_triton and has_gpu
     if not (asked == "1" or (not asked and by_default)):
         return reference
     only_on = None if asked == "1" or known.measured is None else known.measured.capability
@@ -109,7 +111,9 @@ def full_name(reference: Callable[..., object]) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class _KernelOrReference(Generic[P, R]):
-    """The kernel where it can run, else the reference. Not a closure: models must be picklable.
+    """The kernel where it can run, else the reference.
+
+    A model that is pickled chooses anew where it is loaded.
 
     Attributes:
         only_on: the compute capability of GPUs on which it is not the reference; None: all.
@@ -120,6 +124,9 @@ class _KernelOrReference(Generic[P, R]):
     reference: Callable[P, R]
     only_on: tuple[int, int] | None
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return chosen, (self.reference,)
+
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         fits = self.only_on is None or capability(args[0]) == self.only_on
         run = self.kernel if fits and self.can_run(*args, **kwargs) else self.reference
@@ -127,8 +134,11 @@ class _KernelOrReference(Generic[P, R]):
 
 
 def capability(tensor: object) -> tuple[int, int] | None:
-    """The compute capability of the GPU that the tensor is on; None: it is on none."""
+    """The compute capability of the GPU that the tensor is on; None: it is on none, or on one that
+    is not the process's current one, to which Triton would launch."""
     if not isinstance(tensor, Tensor) or not tensor.is_cuda:
+        return None
+    if tensor.device.index != torch.cuda.current_device():
         return None
     return torch.cuda.get_device_capability(tensor.device)
 

@@ -11,6 +11,7 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from sglm.kernels.choice import HALF_DTYPES, suitable
 
@@ -93,6 +94,7 @@ class _RegularizedDropout(torch.autograd.Function):
         return features_TBH, partial.sum()
 
     @staticmethod
+    @once_differentiable
     def backward(
         ctx: Any, features_gradient_TBH: Tensor, penalty_gradient: Tensor
     ) -> tuple[Tensor, None, None, None]:

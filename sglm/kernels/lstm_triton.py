@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 import triton
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from sglm.kernels.choice import HALF_DTYPES, suitable
 from sglm.kernels.lstm import LSTMWeights
@@ -28,6 +29,9 @@ from sglm.kernels.lstm_triton_programs import OWNED, WARPS, backward_kernel, for
 
 LARGEST = 1152  # units: with more the compiler runs out of registers
 ALIGNED = 16
+# One after the other, for groups of lanes that cannot run at once. With as many it was still faster
+# than cuDNN, which takes all lanes at once.
+MOST_LAUNCHES = 3
 # Numbers of a warp's part of a block, and how many blocks are asked for before the first of them is
 # needed. With more the compiler runs out of registers.
 FORWARD, BACKWARD = (16, 9), (64, 3)
@@ -159,6 +163,7 @@ class _Layer(torch.autograd.Function):
         return outputs_TBH, hiddens[-1, :, :units], cells[-1, :, :units].to(cell_BH.dtype)
 
     @staticmethod
+    @once_differentiable
     def backward(
         ctx: Any, to_outputs_TBH: Tensor, to_hidden_BH: Tensor, to_cell_BH: Tensor
     ) -> tuple[Tensor, ...]:
@@ -199,7 +204,7 @@ def can_run(
     weights: LSTMWeights,
     training: bool,
 ) -> bool:
-    """Whether the kernels compute this: in half types, of a size that `fits`.
+    """Whether the kernels compute this: in half types, of a size that `fits`, in few launches.
 
     In float32 the recurrent matrix of a large layer would not fit.
     """
@@ -207,7 +212,10 @@ def can_run(
         return False
     steps, (lanes, units) = len(inputs_TBI), hidden_BH.shape
     gates = 4 * steps * lanes * (units + -units % ALIGNED)
-    return gates < 2**31 and fits(units, inputs_TBI.device)
+    if gates >= 2**31 or not fits(units, inputs_TBI.device):
+        return False
+    _, group, at_once = _split(lanes, units, _programs(inputs_TBI.device))
+    return lanes <= MOST_LAUNCHES * group * at_once
 
 
 def lstm_layer(

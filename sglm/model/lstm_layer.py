@@ -32,6 +32,18 @@ _ONEDNN_HALF = 0.71
 _BACKWARD_PER_UNIT, _BACKWARD_PER_WEIGHT = 6.0, 3.0
 
 
+def recurrent_gain(weight_drop_rate: float) -> float:
+    """How large recurrent matrices start.
+
+    Weight dropout multiplies the squared norm of what they yield by 1/(1 − rate) on average. From
+    orthogonal matrices the state then grows, from a rate of a third or so on, to what no longer
+    depends on what is read: at 0.5 such a net learned nothing. So they start smaller, and keep
+    norms while the net trains.
+    """
+    gain: float = (1 - weight_drop_rate) ** 0.5
+    return gain
+
+
 class LSTMLayer(nn.Module):
     """One LSTM layer (Hochreiter & Schmidhuber 1997, with forget gates: Gers et al. 2000).
 
@@ -51,10 +63,8 @@ class LSTMLayer(nn.Module):
             self.weight_ih.data.chunk(4), self.weight_hh.data.chunk(4), strict=True
         ):
             nn.init.xavier_uniform_(gate_ih)  # Glorot & Bengio 2010, eq. 16
-            # Saxe et al. 2014: norms survive many steps. Weight dropout multiplies their squares by
-            # 1/(1 − rate) on average, from which, from a rate of a third or so on, the state grows
-            # to what no longer depends on what is read: at 0.5 such a net learned nothing.
-            nn.init.orthogonal_(gate_hh, gain=(1 - weight_drop_rate) ** 0.5)
+            # Saxe et al. 2014: norms survive many steps.
+            nn.init.orthogonal_(gate_hh, recurrent_gain(weight_drop_rate))
         # Forget gates start open (Jozefowicz et al. 2015).
         self.bias.data[units : 2 * units] = 1.0
         self._lstm_layer = chosen(lstm_layer)

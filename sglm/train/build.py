@@ -29,7 +29,7 @@ from sglm.runtime.calls import Calls, RecordedCalls
 from sglm.runtime.ranks import ALONE, Ranks, averaged_in_backward
 from sglm.text.batcher import Batcher
 from sglm.text.store import TokenStore
-from sglm.train.graph import GraphedPass
+from sglm.train.graph import GraphedPass, is_recorded
 from sglm.train.learner import Learner
 from sglm.train.truncation import draw_lengths
 from sglm.train.window_decision import DecisionRule
@@ -195,7 +195,7 @@ def build_window_pass(
     window_pass = WindowPass(
         model, regularizer=penalties, random_window=random, keeps_features=keeps_features
     )
-    if not _is_recorded(config, model):
+    if not is_recorded(config, model):
         if model.ranks.count == 1:
             return window_pass
         # Its only buffer, the order of the words, is the same everywhere.
@@ -203,15 +203,6 @@ def build_window_pass(
     if model.ranks.count > 1:
         raise ConfigError("train.cuda_graph is for one process; leave it out under torchrun")
     return GraphedPass(window_pass)
-
-
-def _is_recorded(config: Config, model: LSTMLanguageModel) -> bool:
-    if config.train.cuda_graph != "auto":
-        return config.train.cuda_graph and model.embedding.is_cuda
-    alike = config.train.windows_are_alike and config.model.softmax == "full"
-    # Untried: whether a recording is the same bits every time.
-    free = model.ranks.count == 1 and not torch.are_deterministic_algorithms_enabled()
-    return model.embedding.is_cuda and alike and free
 
 
 def token_counts(store: TokenStore) -> npt.NDArray[np.int64]:
@@ -272,7 +263,7 @@ def build_estimator(config: Config, model: LSTMLanguageModel) -> StateGradientEs
             hidden=hidden_units(settings),
             other_lane=settings.inject == "other-lane",
             way_back=_way_back(config, model),
-            calls=RecordedCalls() if _is_recorded(config, model) else Calls(),
+            calls=RecordedCalls() if is_recorded(config, model) else Calls(),
             **common,
         )
     # Forked, so that the model's dropout draws the same masks with and without a synthesizer.
@@ -289,7 +280,10 @@ def _way_back(config: Config, model: LSTMLanguageModel) -> WayBack:
     """How what reads text goes back through it."""
     kind, seed = config.synthesizer.kind, config.train.seed + 2  # neither the weights' nor noise's
     if kind == "feedback":
-        layers = FeedbackLayers(model, matrices=draw_feedback(model.shape, seed))
+        layers = FeedbackLayers(
+            model,
+            matrices=draw_feedback(model.shape, seed, weight_drop_rate=model.dropout.weight),
+        )
         return partial(adjoint_gradients, layers=layers)
     if kind == "direct":
         reach = config.synthesizer.reach

@@ -12,10 +12,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sglm.config import Config
+from sglm.model.language_model import LSTMLanguageModel
 from sglm.model.state import LSTMState
 from sglm.train.window_pass import WindowOutputs, WindowPass
 
 Shapes = tuple[torch.Size, torch.Size]
+
+
+def is_recorded(config: Config, model: LSTMLanguageModel) -> bool:
+    """Whether the kernels of a window are recorded: what `train.cuda_graph` asks for, on a GPU."""
+    if config.train.cuda_graph != "auto":
+        return config.train.cuda_graph and model.embedding.is_cuda
+    alike = config.train.windows_are_alike and config.model.softmax == "full"
+    # Untried: whether a recording is the same bits every time.
+    free = model.ranks.count == 1 and not torch.are_deterministic_algorithms_enabled()
+    # A graph is recorded on the process's current GPU.
+    here = model.embedding.is_cuda and model.embedding.get_device() == torch.cuda.current_device()
+    return here and alike and free
 
 
 class GraphedPass:

@@ -18,7 +18,7 @@ from sglm.dni.random_feedback import (
     draw_direct,
     draw_feedback,
 )
-from sglm.model.language_model import LSTMLanguageModel, ModelShape
+from sglm.model.language_model import DropoutRates, LSTMLanguageModel, ModelShape
 from sglm.train.step import train_step
 from tests.dni.test_adjoint import PROBE, a_model, estimator_of, some_text, with_adjoint
 from tests.dni.test_estimator import INJECT, batcher
@@ -177,3 +177,12 @@ def test_it_reads_and_learns_as_an_adjoint_does(kind: str) -> None:
     assert other.expected_row is not None
     assert torch.equal(adjoint.expected_row.mean_H, other.expected_row.mean_H)
     assert other.status().probes == 1
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.5])
+def test_feedback_is_as_large_as_fresh_weights(rate: float) -> None:
+    model = LSTMLanguageModel(SHAPE, DropoutRates(weight=rate))
+    drawn = draw_feedback(SHAPE, 0, weight_drop_rate=rate)
+    for layer, matrices in zip(model.layers, drawn, strict=True):
+        # Orthogonal ones are all of one norm.
+        torch.testing.assert_close(layer.weight_hh.norm().float(), matrices.hidden_4HH.norm())

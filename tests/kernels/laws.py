@@ -250,6 +250,17 @@ def test_programs_wait_for_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
         assert torch.equal(left, right)
 
 
+def test_a_layer_can_be_differentiated_once() -> None:
+    into, upwards = layer_of(3, 2, 16, 16)
+    into = [each.requires_grad_() for each in into]
+    inputs_TBI, hidden_BH, cell_BH, *matrices = into
+    weights = LSTMWeights(*matrices, torch.zeros_like(matrices[-1]))
+    out = lstm_triton.lstm_layer(inputs_TBI, hidden_BH, cell_BH, weights=weights, training=True)
+    first = torch.autograd.grad(out, into, upwards, create_graph=True)
+    with pytest.raises(RuntimeError, match=r"once_differentiable|does not require grad"):
+        torch.autograd.grad(first[0].sum(), into)
+
+
 def test_a_layer_runs_where_its_programs_run_at_once() -> None:
     here = torch.device("cpu")  # as many as on a Hopper, nearly
     assert lstm_triton.fits(1152, here)

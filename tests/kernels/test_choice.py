@@ -300,6 +300,23 @@ def test_a_layer_on_the_device_is_the_kernels_where_it_fits(
 
 
 @needs_triton
+@pytest.mark.parametrize(("lanes", "runs"), [(192, True), (193, False)])
+def test_a_layer_of_many_lanes_is_the_references(
+    lanes: int, runs: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which reads all of them at once, where the kernels would take launch after launch."""
+    from sglm.kernels import lstm_triton
+
+    monkeypatch.setattr(lstm_triton, "_programs", lambda device: 2)  # groups of 32 lanes
+    half = torch.float16
+    shapes = [(16, 5), (16, 4), (16,), (16,)]
+    weights = LSTMWeights(*[on_cuda(*shape, dtype=half) for shape in shapes])
+    state_BH, inputs_TBI = on_cuda(lanes, 4, dtype=half), on_cuda(3, lanes, 5, dtype=half)
+    named = {"weights": weights, "training": True}
+    assert lstm_triton.can_run(inputs_TBI, state_BH, state_BH, **named) is runs
+
+
+@needs_triton
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_dropout_is_the_kernels_with_a_mask_and_a_penalty(dtype: torch.dtype) -> None:
     from sglm.kernels.dropout_triton import can_run

@@ -1,6 +1,7 @@
 """A recorded pass is the pass that it was recorded from."""
 
 from collections.abc import Callable
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from sglm.errors import ConfigError
 from sglm.optim.precision import precision_of
 from sglm.runtime.calls import Calls, RecordedCalls
 from sglm.train.build import build_learner
-from sglm.train.graph import GraphedPass
+from sglm.train.graph import GraphedPass, is_recorded
 from sglm.train.learner import capture
 from sglm.train.step import train_step
 from sglm.train.window_pass import WindowPass
@@ -97,6 +98,39 @@ def test_a_recorded_pass_hands_out_what_the_adjoint_learns_from(
 def test_random_windows_cannot_be_recorded(tiny_config: Callable[..., Config]) -> None:
     with pytest.raises(ConfigError, match="windows of one length"):
         tiny_config(train={"cuda_graph": True, "truncation": "random"}, schedule={"mode": "real"})
+
+
+@pytest.mark.parametrize(
+    ("settings", "is_cuda", "recorded"),
+    [
+        ({}, True, True),
+        ({}, False, False),
+        ({"train": {"cuda_graph": False}}, True, False),
+        ({"train": {"cuda_graph": True}}, False, False),
+        ({"train": {"truncation": "random"}, "schedule": {"mode": "real"}}, True, False),
+        ({"train": {"window": 5, "horizon": 10}, "schedule": {"mode": "real"}}, True, False),
+        ({"model": {"softmax": "adaptive"}}, True, False),
+        ({"synthesizer": {"kind": "mlp"}}, True, True),
+    ],
+)
+def test_windows_that_are_alike_are_recorded_unless_told_otherwise(
+    settings: dict[str, dict[str, object]],
+    *,
+    is_cuda: bool,
+    recorded: bool,
+    tiny_config: Callable[..., Config],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    model = Mock()
+    model.embedding.is_cuda, model.ranks.count = is_cuda, 1
+    model.embedding.get_device.return_value = 0
+    config = tiny_config(**settings)
+    assert is_recorded(config, model) is recorded
+    if config.train.cuda_graph == "auto":
+        for spoiled in ("ranks.count", "embedding.get_device.return_value"):
+            other = Mock(**{"embedding.is_cuda": is_cuda, "ranks.count": 1, spoiled: 2})
+            assert not is_recorded(config, other)
 
 
 def test_on_a_cpu_it_makes_no_difference(tiny_config: Callable[..., Config]) -> None:

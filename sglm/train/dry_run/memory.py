@@ -79,13 +79,14 @@ def plan_memory(
     device_type: str,
     precision: str = "fp32",
 ) -> MemoryPlan:
-    """The plan of a training run; on a GPU as if in float32 (in half precision it takes less).
+    """The plan of a training run; on a GPU as if in float32 and without graphs, a rough one: on an
+    H200 in half precision it took 0.85 to 1.5 times as much, with graphs up to 1.6 times.
 
     Args:
         config, shape: of the run.
         batcher: of this process, whose lanes count; others have theirs.
         valid_bytes: size of the validation split on disk.
-        device_type: `"cpu"`: everything; `"cuda"`: the device's memory, unmeasured so far.
+        device_type: `"cpu"`: everything; `"cuda"`: the device's memory.
         precision: name of the products' type.
     """
     on_cpu, lanes = device_type == "cpu", len(batcher.lanes)

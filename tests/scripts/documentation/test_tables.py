@@ -196,7 +196,7 @@ def test_kernels_are_not_measured_until_a_machine_has_measured_them(
     measured = Measured(device="a GPU", capability=(9, 0), speedup=1.5)
     monkeypatch.setitem(KERNELS, name, Kernel(needed=1.2, measured=measured))
     estimated = gpu.TABLES["kernels"]([], tmp_path)
-    assert f"| `{name}` | on | 1.50 at least (a GPU) | 1.2 |" in estimated
+    assert f"| `{name}` | on | about 1.5 (an estimate; a GPU) | 1.2 |" in estimated
     monkeypatch.setitem(KERNELS, name, Kernel(needed=1.2))
     cells = {"lstm B=20": {"speedup": 0.5}, "lstm B=80": {"speedup": 1.75}}
     save(tmp_path / "benchmarks/x-gpu.json", {"kernels": cells})

@@ -56,6 +56,18 @@ def test_every_kernel_is_on_or_deleted_or_restricted_or_stays_off(tmp_path: Path
     assert all("not measured" in line for line in proposals({}, MACHINE))
 
 
+def test_a_later_visit_adds_to_what_is_known_of_a_machine(tmp_path: Path) -> None:
+    (tmp_path / "benchmarks").mkdir()
+    before = visit(tmp_path, MACHINE, kernel("lstm B=20", 1.1), kernel("lstm B=80", 1.9))
+    summarize([before], "gpu-x", tmp_path)
+    # A visit of old code does not say of which generation the GPU is.
+    machine = {name: value for name, value in MACHINE.items() if name != "capability"}
+    after = visit(tmp_path, machine, kernel("lstm B=20", 2.5), name="later.jsonl")
+    assert "capability=of that GPU" in summarize([after], "gpu-x", tmp_path)
+    written = json.loads((tmp_path / "benchmarks/gpu-x-gpu.json").read_text())
+    assert written["kernels"] == {"lstm B=20": {"speedup": 2.5}, "lstm B=80": {"speedup": 1.9}}
+
+
 def test_cells_of_kernels_that_were_deleted_are_ignored() -> None:
     cells = {"recurrent read B=20": {"speedup": 0.5}, "lstm B=20": {"speedup": 2.0}}
     found = speedups(cells)
