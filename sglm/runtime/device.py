@@ -57,14 +57,15 @@ def pick_device(name: str | torch.device = "auto") -> torch.device:
 
 
 def own_gpu(device: torch.device) -> torch.device:
-    """This process's own GPU among those of its machine, where torchrun has started several.
+    """This process's own GPU among those of its machine, which becomes its current one: one each
+    for the processes that torchrun has started, else that of the given number.
 
     Raises:
         InputError: there are fewer GPUs than processes.
     """
     if device.type != "cuda":
         return device
-    index = local_rank()
+    index = local_rank() or device.index or 0
     if index >= torch.cuda.device_count():
         raise InputError(
             f"process {index + 1} on this machine has no GPU of its own"

@@ -269,6 +269,20 @@ def test_a_process_without_a_gpu_of_its_own_is_refused(monkeypatch: pytest.Monke
         own_gpu(torch.device("cuda"))
 
 
+@pytest.mark.parametrize(
+    ("rank", "asked", "own"), [("0", "cuda", 0), ("1", "cuda", 1), ("0", "cuda:1", 1)]
+)
+def test_a_process_computes_on_its_own_gpu(
+    rank: str, asked: str, own: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    current: list[torch.device] = []
+    monkeypatch.setenv("LOCAL_RANK", rank)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    assert own_gpu(torch.device(asked)) == torch.device("cuda", own)
+    assert current == [torch.device("cuda", own)]
+
+
 def test_the_loss_of_a_process_is_told_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.setenv(name, "0")
