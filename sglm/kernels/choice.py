@@ -9,10 +9,13 @@ be slower is deleted with its tests. `scripts/gpu summary` proposes the table's 
 """
 
 import os
+import sysconfig
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
+from shutil import which
 from typing import Any, Generic, ParamSpec, TypeVar
 
 import torch
@@ -78,8 +81,8 @@ def chosen(reference: Callable[P, R]) -> Callable[P, R]:
     Returns:
         `reference` itself; or a function that runs the Triton kernel on what it can run, and
         `reference` on everything else: where the environment variable `SGLM_TRITON` is 1, and
-        where it is not set if the kernel is on by default (`KERNELS`), and Triton and a GPU are
-        there; then only on GPUs of the generation that was measured.
+        where it is not set if the kernel is on by default (`KERNELS`), and a GPU, Triton and what
+        Triton builds with are there; then only on GPUs of the generation that was measured.
 
     Raises:
         ConfigError: the kernels were asked for, and Triton is not installed.
@@ -93,7 +96,7 @@ def chosen(reference: Callable[P, R]) -> Callable[P, R]:
     known = KERNELS[full_name(reference)]
     # AMD's GPUs have capabilities of their own.
     has_gpu = torch.cuda.is_available() and torch.version.hip is None
-    by_default = known.on_by_default and has_triton and has_gpu
+    by_default = known.on_by_default and has_triton and has_gpu and _can_build()
     if not (asked == "1" or (not asked and by_default)):
         return reference
     only_on = None if asked == "1" or known.measured is None else known.measured.capability
@@ -102,6 +105,13 @@ def chosen(reference: Callable[P, R]) -> Callable[P, R]:
     return _KernelOrReference(
         can_run=module.can_run, kernel=kernel, reference=reference, only_on=only_on
     )
+
+
+def _can_build() -> bool:
+    """Whether there are a C compiler and Python's headers, with which Triton builds what launches a
+    kernel (`triton.runtime.build`)."""
+    compiler = os.environ.get("CC") or which("gcc") or which("clang")
+    return compiler is not None and Path(sysconfig.get_path("include"), "Python.h").exists()
 
 
 def full_name(reference: Callable[..., object]) -> str:

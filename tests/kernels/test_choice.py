@@ -121,6 +121,7 @@ def test_a_kernel_measured_to_be_faster_is_the_default(
     if setting is not None:
         monkeypatch.setenv("SGLM_TRITON", setting)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(choice, "_can_build", lambda: True)
     assert (chosen(reference) is not reference) is on
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert (chosen(reference) is not reference) is (setting == "1")
@@ -143,6 +144,7 @@ def test_a_default_is_for_the_generation_that_was_measured(
 ) -> None:
     monkeypatch.setenv("SGLM_TRITON", setting)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(choice, "_can_build", lambda: True)
     monkeypatch.setattr(choice, "capability", lambda tensor: capability)
     build(reference)()
     assert (reference.__name__ in kernel_calls) is runs
@@ -154,6 +156,14 @@ def test_a_default_is_no_reason_to_need_triton(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setitem(choice.KERNELS, name, faster)
     monkeypatch.setattr(choice, "find_spec", lambda name: None)
     monkeypatch.delenv("SGLM_TRITON", raising=False)
+    assert chosen(lstm_layer) is lstm_layer
+
+
+def test_a_default_is_no_reason_to_need_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for name in ("SGLM_TRITON", "CC"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(choice, "which", lambda name: None)
     assert chosen(lstm_layer) is lstm_layer
 
 
