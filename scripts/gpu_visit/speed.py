@@ -138,7 +138,7 @@ def lstm_of(arm: str, size: Size, place: Place) -> str:
         return "cuDNN"
     from sglm.kernels.lstm_triton import fits
 
-    return "own" if fits(size.hidden, there.device) else "cuDNN"
+    return "own" if fits(size.batch, size.hidden, there.device) else "cuDNN"
 
 
 def _told(place: Place) -> Found:

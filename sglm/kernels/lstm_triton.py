@@ -112,9 +112,10 @@ def _shared_bytes(units: int) -> int:
     return 2 * max(forward, backward) + 4 * WARPS * 32 * 4 * OWNED
 
 
-def fits(units: int, device: torch.device) -> bool:
-    """Whether a layer of that size fits on the device."""
-    if units > LARGEST or triton.cdiv(units, OWNED) > _programs(device):
+def fits(lanes: int, units: int, device: torch.device) -> bool:
+    """Whether a layer of that size fits on the device, and its lanes into few launches."""
+    owners, group, at_once = _split(lanes, units, _programs(device))
+    if units > LARGEST or owners > _programs(device) or lanes > MOST_LAUNCHES * group * at_once:
         return False
     if device.type != "cuda":
         return True
@@ -204,7 +205,7 @@ def can_run(
     weights: LSTMWeights,
     training: bool,
 ) -> bool:
-    """Whether the kernels compute this: in half types, of a size that `fits`, in few launches.
+    """Whether the kernels compute this: in half types, of a size that `fits`.
 
     In float32 the recurrent matrix of a large layer would not fit.
     """
@@ -212,10 +213,7 @@ def can_run(
         return False
     steps, (lanes, units) = len(inputs_TBI), hidden_BH.shape
     gates = 4 * steps * lanes * (units + -units % ALIGNED)
-    if gates >= 2**31 or not fits(units, inputs_TBI.device):
-        return False
-    _, group, at_once = _split(lanes, units, _programs(inputs_TBI.device))
-    return lanes <= MOST_LAUNCHES * group * at_once
+    return gates < 2**31 and fits(lanes, units, inputs_TBI.device)
 
 
 def lstm_layer(

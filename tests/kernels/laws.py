@@ -263,8 +263,10 @@ def test_a_layer_can_be_differentiated_once() -> None:
 
 def test_a_layer_runs_where_its_programs_run_at_once() -> None:
     here = torch.device("cpu")  # as many as on a Hopper, nearly
-    assert lstm_triton.fits(1152, here)
-    assert not lstm_triton.fits(1153, here)
+    assert lstm_triton.fits(20, 1152, here)
+    assert not lstm_triton.fits(20, 1153, here)
+    assert lstm_triton.fits(96, 1152, here)
+    assert not lstm_triton.fits(97, 1152, here)  # a fourth launch
     for lanes, units in [(1, 16), (20, 256), (33, 650), (80, 1150)]:
         owners, group, at_once = lstm_triton._split(lanes, units, 128)
         assert owners * at_once <= 128

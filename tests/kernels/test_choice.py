@@ -296,7 +296,7 @@ def test_a_layer_on_the_device_is_the_kernels_where_it_fits(
 ) -> None:
     from sglm.kernels import lstm_triton
 
-    monkeypatch.setattr(lstm_triton, "fits", lambda units, device: fits)
+    monkeypatch.setattr(lstm_triton, "fits", lambda lanes, units, device: fits)
     inputs_TBI, state_BH = on_cuda(3, 2, 5, dtype=dtype), on_cuda(2, 4, dtype=dtype)
     shapes = [(16, 5), (16, 4), (16,), (16,)]
     weights = LSTMWeights(*[on_cuda(*shape, dtype=dtype) for shape in shapes])
