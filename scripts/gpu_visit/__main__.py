@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import signal
 import sys
 import time
@@ -46,10 +47,11 @@ def visit(arguments: argparse.Namespace) -> int:
         1 where no cell of them was measured; in a rehearsal, where one failed.
 
     Raises:
-        InputError: an unknown name; no GPU.
+        InputError: an unknown name; a pattern that is none; no GPU.
     """
     deadline = time.monotonic() + arguments.seconds  # torch is imported below
     parts, rehearsing = parts_of(arguments.names), arguments.rehearse
+    _check_pattern(arguments.only)
     if not rehearsing:
         _need_a_gpu()
     out = arguments.out or Path(os.environ.get("OUT") or ROOT / "build" / "gpu")
@@ -81,6 +83,13 @@ def visit(arguments: argparse.Namespace) -> int:
 def _work(out: Path, rehearsing: bool) -> Path:
     """Not in $OUT: only a few files come back from there."""
     return out / "work" if rehearsing else ROOT / "build" / "gpu" / "work"
+
+
+def _check_pattern(only: str) -> None:
+    try:
+        re.compile(only)
+    except re.error as error:
+        raise InputError(f"--only {only!r} is no regular expression: {error}") from None
 
 
 def _need_a_gpu() -> None:
