@@ -1,11 +1,9 @@
 """The programs of `lstm_triton`: an LSTM layer's steps, forwards and backwards.
 
-A program computes `OWNED` units for a group of lanes, and keeps their rows of the recurrent matrix.
-Between steps the programs of a group exchange the hidden state (in the backward pass: the gates'
-gradients) through memory, and wait for each other.
+Who owns what, and what is exchanged between steps, is said there. What a step costs is waiting, not
+arithmetic. So what it reads is asked for early, several blocks at a time; and each warp sums over a
+part of every block of its own, so that no number is read by two.
 
-What a step costs is waiting, not arithmetic. So what it reads is asked for early, several blocks at
-a time; and each warp sums over a part of every block of its own, so that no number is read by two.
 Sums, cells and gradients within the layer are float32; the factors of a product are of its type.
 
 Shapes: T time, B lanes of the group, H units, U those of the program, N = 4U of its gates, S warps,

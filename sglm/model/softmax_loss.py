@@ -33,8 +33,8 @@ WORTHWHILE_PRODUCTS = 2**24
 # The product for a gradient of this many numbers is bound by memory bandwidth: adding to it in
 # place is as fast as oneDNN's product, which would need a second array of this size for its result.
 ADDED_IN_PLACE = 2**24
-# Numbers of a half type in the 16 bytes that a GPU's fast products read at once: rows of another
-# length take them twice as long.
+# Numbers of a half type in the 16 bytes that a GPU's fastest products read at once; rows of another
+# length go to slower ones. (How much that is worth for this loss alone is not measured.)
 ALIGNED = 8
 
 

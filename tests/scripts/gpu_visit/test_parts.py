@@ -137,3 +137,29 @@ def test_every_file_with_gpu_tests_is_found() -> None:
     files = tests.files_with_gpu_tests()
     assert {"tests/gpu/test_cuda.py", "tests/kernels/test_kernels.py"} <= set(files)
     assert "tests/text/test_store.py" not in files
+
+
+def test_only_the_cells_that_are_asked_for_are_measured(tmp_path: Path) -> None:
+    def part(context: Context) -> list[Cell]:
+        return [Cell(name=name, measure=dict) for name in ("large", "large graph", "medium")]
+
+    lines = reported(part, context(tmp_path, only="^large$|med"))
+    assert [line["begins"] for line in lines if "begins" in line] == ["large", "medium"]
+
+
+def test_sizes_of_which_none_can_be_timed_are_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_room(*arguments: object) -> float:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(learning, "_epoch_seconds", no_room)
+    lines = reported(learning.learning, context(tmp_path, only="^fit$"))
+    assert any("no size could be timed" in line.get("error", "") for line in lines)
+
+
+def test_a_run_that_was_stopped_before_its_first_validation_has_an_empty_curve(
+    tmp_path: Path,
+) -> None:
+    found = learning.curve(tmp_path / "metrics.jsonl")
+    assert found == {"token_ppl": [], "steps": [], "modes": [], "train_seconds": 0.0}
