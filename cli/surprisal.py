@@ -147,7 +147,7 @@ def _scores(
 ) -> Iterator[list["Score"]]:
     if context == PREVIOUS:
         with numbered(file, 0):
-            for score in lm.score_running(line for texts in batches for line in texts):
+            for score in lm.score_running(batches):
                 yield [score]
         return
     if context and not context[-1].isspace():

@@ -16,6 +16,9 @@ from sglm.scoring.stream import CHUNK_STEPS, Ids
 from sglm.text.tokenizer import Tokenizer
 from sglm.text.user_text import TextError, checked_bytes, encode_texts
 
+# Lines of a running text that are read in one call. Each call costs about as much as thirty tokens.
+LINES_TOGETHER = 64
+
 
 def score_texts(
     predictor: Predictor[Any],
@@ -166,39 +169,83 @@ def _with_expectations(
 def running_scores(
     predictor: Predictor[Any],
     tokenizer: Tokenizer,
-    lines: Iterable[str],
+    lines: Iterable[str | list[str]],
     *,
     names: Sequence[str],
     bos_id: int,
 ) -> Iterator[Score]:
     """See `LanguageModel.score_running`."""
     begins_V = torch.tensor(tokenizer.word_beginnings, device="cpu")
-    line_end = tokenizer.line_end
-    state, previous_id = predictor.start(1), bos_id
-    for number, line in enumerate(lines, start=1):
-        size = checked_bytes(line, number)
+    state, previous_id, before = predictor.start(1), bos_id, 0
+    for group in _read_together(lines):
+        encoded, problem = _encoded_until_wrong(tokenizer, group, before=before)
+        before += len(group)
+        ids, lengths = _end_to_end(encoded, first=[], last=tokenizer.line_end)
+        if ids:
+            read_N = np.array([previous_id, *ids], dtype=np.int64)
+            recorded, state = expectations(
+                predictor, read_N[:-1, None], read_N[1:, None], state=state, begins_V=begins_V
+            )
+            previous_id = ids[-1]
+            end = 0
+            for line, own_ids, length in zip(group, encoded, lengths, strict=False):
+                read = Expectations._make(field[end : end + length, 0] for field in recorded)
+                end += length
+                yield _running_score(tokenizer, line, ids=own_ids, read=read, names=names)
+        if problem is not None:
+            raise problem
+
+
+def _read_together(lines: Iterable[str | list[str]]) -> Iterator[Sequence[Any]]:
+    """The lines, a few together where they come in lists."""
+    whole = isinstance(lines, list | tuple) and not any(isinstance(i, list | tuple) for i in lines)
+    for item in [lines] if whole else lines:
+        if isinstance(item, list | tuple):
+            starts = range(0, len(item), LINES_TOGETHER)
+            yield from (item[start : start + LINES_TOGETHER] for start in starts)
+        else:
+            yield [item]
+
+
+def _encoded_until_wrong(
+    tokenizer: Tokenizer, lines: Sequence[Any], *, before: int
+) -> tuple[list[list[int]], InputError | None]:
+    """The ids of the lines before the first that cannot be read, and what is wrong with that one.
+
+    Args:
+        before: how many lines came before these, for its number.
+    """
+    encoded: list[list[int]] = []
+    for number, line in enumerate(lines, start=before + 1):
         try:
-            ids = tokenizer.encode(line)
+            checked_bytes(line, number)
         except InputError as error:
-            raise TextError(number, problem=str(error)) from error
-        read_N = np.array([previous_id, *ids, *line_end], dtype=np.int64)
-        recorded, state = expectations(
-            predictor, read_N[:-1, None], read_N[1:, None], state=state, begins_V=begins_V
-        )
-        logprob, rank, entropy, boundary = (field[:, 0].tolist() for field in recorded)
-        count, previous_id = len(ids), line_end[-1]
-        score = make_score(
-            [names[i] for i in ids],
-            logprob[:count],
-            [i == tokenizer.unk_id for i in ids],
-            n_words=len(line.split()) if tokenizer.is_text else None,
-            n_bytes=size if tokenizer.is_text else None,
-            offsets=tokenizer.offsets(line, ids),
-            text=line,
-        )
-        yield replace(
-            score,
-            ranks=rank[:count],
-            entropies=entropy[:count],
-            boundaries=[0.0, *boundary[1 : count + 1]] if tokenizer.marks_words else None,
-        )
+            return encoded, error
+        try:
+            encoded.append(tokenizer.encode(line))
+        except InputError as error:
+            return encoded, TextError(number, problem=str(error))
+    return encoded, None
+
+
+def _running_score(
+    tokenizer: Tokenizer, line: str, *, ids: list[int], read: Expectations, names: Sequence[str]
+) -> Score:
+    """Of a line, from what was read: its tokens and the line end, which is not scored."""
+    count = len(ids)
+    logprob, rank, entropy, boundary = (field.tolist() for field in read)
+    score = make_score(
+        [names[i] for i in ids],
+        logprob[:count],
+        [i == tokenizer.unk_id for i in ids],
+        n_words=len(line.split()) if tokenizer.is_text else None,
+        n_bytes=len(line.encode()) if tokenizer.is_text else None,
+        offsets=tokenizer.offsets(line, ids),
+        text=line,
+    )
+    return replace(
+        score,
+        ranks=rank[:count],
+        entropies=entropy[:count],
+        boundaries=[0.0, *boundary[1 : count + 1]] if tokenizer.marks_words else None,
+    )

@@ -3,7 +3,8 @@
 import io
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from sglm.lm import LanguageModel
 from sglm.scoring.distribution import expectations
 from sglm.scoring.predictor import NetworkPredictor
 from sglm.scoring.results import Score
+from sglm.scoring.texts import LINES_TOGETHER
 from sglm.text.spm_tokenizer import SpmTokenizer
 from tests.tiny_models import KINDS, LINES, OWN_KINDS, make_lm, make_network, make_tokenizer
 
@@ -188,10 +190,15 @@ def test_what_may_come_next(kind: str) -> None:
     assert logprobs_V[lm.tokenizer.eos_id] == pytest.approx(whole.token_logprobs[-1], abs=1e-5)
 
 
+@pytest.mark.parametrize(
+    "together", [list, iter, lambda lines: [lines[:1], *lines[1:2], lines[2:]]]
+)
 @pytest.mark.parametrize("kind", OWN_KINDS)
-def test_running_lines_are_those_of_one_text(kind: str) -> None:
+def test_running_lines_are_those_of_one_text(
+    kind: str, together: Callable[[list[str]], Iterable[str | list[str]]]
+) -> None:
     lm = make_lm(kind)
-    running = list(lm.score_running(LINES))
+    running = list(lm.score_running(together(LINES)))
     whole = lm.score("\n".join(LINES), distribution=True)
     logprobs = dict(
         zip(
@@ -209,6 +216,25 @@ def test_running_lines_are_those_of_one_text(kind: str) -> None:
         assert score.token_logprobs == pytest.approx(expected, abs=1e-5)
         assert [word.word for word in score.words(correction="bow")] == line.split()
         start += len(line) + 1
+
+
+@pytest.mark.parametrize("together", [list, iter])
+@pytest.mark.parametrize("wrong", [b"the cat", "half a pair \ud800"])
+def test_lines_before_a_wrong_one_are_scored(wrong: Any, together: Callable[..., Any]) -> None:
+    lm = make_lm("word")
+    scores = lm.score_running(together(["the cat", "", wrong, "a mouse"]))
+    assert [next(scores).n_tokens, next(scores).n_tokens] == [2, 0]
+    with pytest.raises(InputError, match="text 3: "):
+        next(scores)
+
+
+def test_a_list_longer_than_what_is_read_at_once() -> None:
+    lm = make_lm("word")
+    lines = ["the cat sat", "on the mat"] * LINES_TOGETHER
+    listed, one_by_one = list(lm.score_running(lines)), list(lm.score_running(iter(lines)))
+    assert [x for score in listed for x in score.token_logprobs] == pytest.approx(
+        [x for score in one_by_one for x in score.token_logprobs], abs=1e-5
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
