@@ -121,12 +121,23 @@ def rank_correlation(left: Sequence[float], right: Sequence[float]) -> float:
     return float(np.corrcoef(ranks(left), ranks(right))[0, 1])
 
 
-def interval(left: Sequence[float], right: Sequence[float]) -> tuple[float, float]:
-    """95 % of the bootstrap over runs."""
+def interval(
+    left: Sequence[float], right: Sequence[float], groups: Sequence[object]
+) -> tuple[float, float]:
+    """95 % of the bootstrap over groups of runs, whole groups: an estimator's seeds on a corpus are
+    no independent observations."""
+    places: dict[object, list[int]] = {}
+    for place, group in enumerate(groups):
+        places.setdefault(group, []).append(place)
+    of_group = list(places.values())
     generator = np.random.default_rng(0)
     values = []
     for _ in range(BOOTSTRAPS):
-        drawn = generator.integers(len(left), size=len(left))
+        drawn = [
+            place
+            for number in generator.integers(len(of_group), size=len(of_group))
+            for place in of_group[number]
+        ]
         value = rank_correlation([left[i] for i in drawn], [right[i] for i in drawn])
         if math.isfinite(value):
             values.append(value)
@@ -196,17 +207,22 @@ def times_table(times: dict[str, Any]) -> str:
 
 
 def runs_table(rows: Sequence[dict[str, Any]]) -> str:
-    """The final perplexity of each run, and its gauges."""
+    """Of each estimator on each corpus the final perplexity of every seed, and the means of the
+    shares of the gap and of the gauges."""
     lines = [
-        f"| corpus | estimator | seed | perplexity | gap closed | {' | '.join(GAUGES)} |",
-        "| --- " * (5 + len(GAUGES)) + "|",
+        f"| corpus | estimator | perplexity, seed by seed | gap closed | {' | '.join(GAUGES)} |",
+        "| --- " * (4 + len(GAUGES)) + "|",
     ]
+    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in rows:
-        gauges = " | ".join(f"{row['gauges'][name]:.2g}" for name in GAUGES)
-        lines.append(
-            f"| {row['corpus']} | {row['arm']} | {row['seed']} | {row['perplexity']:.2f}"
-            f" | {100 * row['closed']:.0f} % | {gauges} |"
-        )
+        found.setdefault((row["corpus"], row["arm"]), []).append(row)
+    for (corpus, arm), of_arm in found.items():
+        of_arm.sort(key=lambda row: int(row["seed"]))
+        perplexities = ", ".join(f"{row['perplexity']:.2f}" for row in of_arm)
+        closed = statistics.mean(row["closed"] for row in of_arm)
+        means = (statistics.mean(row["gauges"][name] for row in of_arm) for name in GAUGES)
+        gauges = " | ".join(f"{mean:.2g}" for mean in means)
+        lines.append(f"| {corpus} | {arm} | {perplexities} | {100 * closed:.0f} % | {gauges} |")
     return "\n".join(lines)
 
 
@@ -217,9 +233,10 @@ def gauges_table(rows: Sequence[dict[str, Any]]) -> str:
         "| --- | --- | --- |",
     ]
     closed = [row["closed"] for row in rows]
+    groups = [(row["corpus"], row["arm"]) for row in rows]
     for name in GAUGES:
         values = [row["gauges"][name] for row in rows]
-        low, high = interval(values, closed)
+        low, high = interval(values, closed, groups)
         correlation = rank_correlation(values, closed)
         lines.append(f"| {name} | {correlation:.2f} | {low:.2f} … {high:.2f} |")
     return "\n".join(lines)

@@ -20,6 +20,23 @@ def test_rank_correlation_is_of_ranks_and_ties_share_one() -> None:
     assert math.isnan(usefulness.rank_correlation([1, 1], [1, 2]))
 
 
+def test_seeds_of_an_estimator_make_the_interval_no_narrower() -> None:
+    left, right = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0], [2.0, 1.0, 4.0, 3.0, 6.0, 5.0]
+    once = usefulness.interval(left, right, range(6))
+    assert usefulness.interval(left * 3, right * 3, [*range(6)] * 3) == pytest.approx(once)
+    assert -1 <= once[0] < usefulness.rank_correlation(left, right) < once[1] <= 1
+
+
+def test_a_row_has_all_seeds_of_an_estimator() -> None:
+    gauges = [dict.fromkeys(usefulness.GAUGES, value) for value in (0.2, 0.4)]
+    rows = [
+        {"corpus": "a", "arm": "mlp", "seed": s, "perplexity": 9.5 - s, "closed": s, "gauges": g}
+        for s, g in [(1, gauges[1]), (0, gauges[0])]
+    ]
+    (line,) = usefulness.runs_table(rows).splitlines()[2:]
+    assert line == "| a | mlp | 9.50, 8.50 | 50 % | 0.3 | 0.3 | 0.3 | 0.3 | 0.3 |"
+
+
 def test_shares_are_of_the_gap_of_their_corpus() -> None:
     ends = {("a", "bptt"): 10.0, ("a", "bptt-long"): 8.0, ("a", "noise"): 11.0}
     ends |= {("b", "bptt"): 5.0, ("b", "bptt-long"): 4.0, ("b", "noise"): 4.5}
