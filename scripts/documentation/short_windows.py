@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from scripts.documentation.pages import markdown
-from scripts.experiments.frontier import BASELINE, POINTS, shares
+from scripts.experiments.frontier import BASELINE, CEILING, POINTS, shares
 from sglm.compare.statistics import Difference, paired_difference
 from sglm.errors import InputError
 
 FOLDER = "data/short-windows"
-CEILING = "bptt-long 20"
 _MINUS = "−"
 HEAD = [
     "corpus",

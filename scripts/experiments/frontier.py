@@ -39,6 +39,7 @@ from sglm.train.loop import train
 from sglm.train.step import train_step
 
 BASELINE = "bptt"
+CEILING = "bptt-long 20"
 ADJOINT = 'schedule.mode="synthetic" synthesizer.kind="adjoint"'
 POINTS = {
     BASELINE: 'schedule.mode="real"',
@@ -181,7 +182,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--points", help="Separated by ';'. Default: all of them.")
-    parser.add_argument("--ceiling", default="bptt-long 20")
+    parser.add_argument("--ceiling", default=CEILING)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--only-train", action="store_true")
     parser.add_argument("--title", default="")

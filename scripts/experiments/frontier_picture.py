@@ -1,6 +1,9 @@
-r"""Draws what `scripts.experiments.frontier` has measured, a panel for each of its folders.
+r"""Draws what `scripts.experiments.frontier` has measured, a panel for each corpus.
 
-python -m scripts.experiments.frontier_picture docs/frontier.png runs/words runs/characters
+    python -m scripts.experiments.frontier_picture docs/frontier.png \
+        docs/data/short-windows/{words,code}.json
+
+A file is `frontier.json`, or one of the documentation, to which other experiments add points.
 """
 
 import argparse
@@ -14,6 +17,14 @@ from typing import Any
 from sglm.storage.durable import replace_file
 
 _COLOURS = {"bptt": "C0", "adjoint": "C1"}
+
+
+def read(path: Path) -> dict[str, Any]:
+    """What `draw` needs; shares are computed where the file has none."""
+    from scripts.experiments.frontier import CEILING, shares  # which draws by this module
+
+    result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return {"shares": shares(result["perplexities"], CEILING), **result}
 
 
 def draw(results: Sequence[dict[str, Any]], path: Path) -> None:
@@ -58,7 +69,7 @@ def _draw_panel(axes: Any, result: dict[str, Any]) -> None:
     axes.axhline(0, color="grey", linewidth=0.5)
     axes.set_xlabel("time of a step, as a multiple of bptt's")
     axes.set_ylabel("share of the horizon gap, %")
-    axes.set_title(result["title"], fontsize=10)
+    axes.set_title(result["title"].replace("*", ""), fontsize=10)  # which tables have
     axes.grid(alpha=0.3)
 
 
@@ -68,10 +79,9 @@ def main() -> None:
         description=(__doc__ or "").split("\n")[0],
     )
     parser.add_argument("picture", type=Path)
-    parser.add_argument("folders", type=Path, nargs="+")
+    parser.add_argument("files", type=Path, nargs="+")
     arguments = parser.parse_args()
-    results = [json.loads((each / "frontier.json").read_text()) for each in arguments.folders]
-    draw(results, arguments.picture)
+    draw([read(each) for each in arguments.files], arguments.picture)
 
 
 if __name__ == "__main__":

@@ -149,7 +149,7 @@ def test_tables_of_experiments_are_made_of_the_files_that_these_write(tmp_path: 
     ours = {"microseconds": 6e7, "points": [[2, 85.0], [9, 75.0]]}
     save(data / "rivals.json", {"words": {"other": other, "sglm": ours}})
     made = {kind: make([], tmp_path) for kind, make in experiments.TABLES.items()}
-    assert "| c | noise | 0 | 9.00 | 50 % | 0.1 | 0.5 |" in made["usefulness"]
+    assert "| c | noise | 9.00 | 50 % | 0.1 | 0.5 |" in made["usefulness"]
     assert made["gauges"].count("\n") == 1 + len(usefulness.GAUGES)
     assert "| bptt | 0 (0) |" in made["long-memory"]
     assert "| joined | dni | 8.00 | 50 % |" in made["wrapping"]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.experiments import frontier
+from scripts.experiments import frontier, frontier_picture
 from sglm.errors import InputError
 from sglm.text.store import TokenStore
 
@@ -42,6 +42,11 @@ def test_one_command_trains_times_and_draws(
     assert again["times"] == result["times"]  # nor are times forgotten
     assert json.loads((tmp_path / "frontier.json").read_text())["title"] == word_store.folder.name
     assert "adjoint 2 × 10" in frontier.table(again)
+    # The documentation's file has no shares: they are computed.
+    kept = {key: value for key, value in again.items() if key != "shares"}
+    (tmp_path / "kept.json").write_text(json.dumps(kept))
+    drawn = frontier_picture.read(tmp_path / "kept.json")
+    assert drawn["shares"]["bptt-long 20"] == pytest.approx(again["shares"]["bptt-long 20"])
 
 
 @pytest.mark.parametrize("points", ["bptt;bptt-lnog 20", "bptt;adjoint 2 × 10"])
