@@ -80,7 +80,7 @@ def corpus_rows(perplexities: Perplexities, times: Mapping[str, Any]) -> list[li
                 f"`{point}`",
                 _seeds(of_seed, decimals),
                 "" if base or difference is None else _difference(difference, decimals),
-                "" if base else f"{100 * statistics.mean(of_gap[point]):.0f} %".replace("-", "−"),
+                "" if base else f"{round(100 * statistics.mean(of_gap[point]))} %".replace("-", "−"),
                 f"{times[point]['ratio']:.2f}" if point in times else "",
             ]
         )

@@ -204,10 +204,11 @@ def test_unknown_level(checkout: Checkout) -> None:
 def test_the_test_script_hands_its_arguments_and_exit_code_on(checkout: Checkout) -> None:
     passed = checkout.run("test", "tests/text", "-k", "a or b")
     assert passed.returncode == 0
-    assert checkout.calls("<-m>") == ["<-m><pytest><tests/text><-k><a or b>"]
+    (call,) = checkout.calls("<-m>")
+    assert call.startswith("<-m><pytest>")
+    assert call.endswith("<tests/text><-k><a or b>")  # after the script's own options: these count
     assert passed.stdout.splitlines()[-1] == "7 passed"
     assert checkout.run("test", FAIL="pytest").returncode == 1
-    assert checkout.calls("<-m>") == ["<-m><pytest>"]
 
 
 @pytest.mark.parametrize(("name", "module"), MODULES.items())
@@ -246,7 +247,10 @@ def test_the_oldest_versions_get_an_environment_of_their_own(checkout: Checkout)
     # It is used again, until something that it was made of has changed.
     checkout.run("test-oldest", "tests", "-k", "a or b")
     assert checkout.calls("-m pip") == []
-    assert checkout.calls("<-m>") == ["<-m><pytest><-W><default><tests><-k><a or b>"]
+    (call,) = checkout.calls("<-m>")
+    assert call.startswith("<-m><pytest><-W><default>")
+    assert call.endswith("<tests><-k><a or b>")
+    assert "test_lm.py" not in call
     with (checkout.root / "constraints-oldest.txt").open("a") as file:
         file.write("# changed\n")
     failed = checkout.run("test-oldest", FAIL="pip")
