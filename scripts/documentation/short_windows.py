@@ -80,7 +80,7 @@ def corpus_rows(perplexities: Perplexities, times: Mapping[str, Any]) -> list[li
                 f"`{point}`",
                 _seeds(of_seed, decimals),
                 "" if base or difference is None else _difference(difference, decimals),
-                "" if base else f"{round(100 * statistics.mean(of_gap[point]))} %".replace("-", "−"),
+                "" if base else _percent(statistics.mean(of_gap[point])),
                 f"{times[point]['ratio']:.2f}" if point in times else "",
             ]
         )
@@ -93,6 +93,10 @@ def _seeds(of_seed: Mapping[int, float], decimals: int) -> str:
     if list(of_seed) == list(range(len(of_seed))):
         return values
     return f"{values} (seed {', '.join(map(str, of_seed))})"
+
+
+def _percent(share: float) -> str:
+    return f"{round(100 * share)} %".replace("-", _MINUS)  # of an integer: no −0
 
 
 def _difference(difference: Difference, decimals: int) -> str:
