@@ -177,8 +177,8 @@ class LanguageModel(Adaptable):
 
         Args:
             lines: of one text, without their line ends, or lists of them; taken when they are
-                needed. The lines of a list are read together, about three times as fast as one by
-                one, with the same numbers up to rounding.
+                needed. The lines of a list are read together, two to three times as fast as one
+                by one, with the same numbers up to rounding.
 
         Raises:
             InputError: a line is not a str, holds half a surrogate pair, or what a given tokenizer

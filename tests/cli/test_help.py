@@ -1,9 +1,9 @@
 """The help comes at once: nothing heavy is imported before a command runs."""
 
-import resource
 import shlex
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -20,8 +20,10 @@ ANALYSES = [
     for name in ("gradients", "landscape", "representations", "curvature", "norms")
 ]
 EVERY_HELP = ["", *COMMANDS, "analyze", *ANALYSES]
-HELP_SECONDS = 0.5  # the contract's figure; of the processor, because others may use the cores too
-TRIES = 7  # on a busy machine even these vary: the quickest is what the command itself takes
+HELP_SECONDS = 0.5  # the contract's figure, on two cores
+# Other programs, and the suite's other processes, may be busy: the quickest of so many is what the
+# command itself takes.
+TRIES = 30
 HEAVY = ["torch", "numpy", "datasets", "pandas", "sentencepiece", "tensorboard", "matplotlib"]
 
 
@@ -29,7 +31,7 @@ HEAVY = ["torch", "numpy", "datasets", "pandas", "sentencepiece", "tensorboard",
 def test_help_comes_at_once(arguments: list[str], tmp_path: Path) -> None:
     seconds = []
     for _ in range(TRIES):
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        start = time.perf_counter()
         result = subprocess.run(
             [sys.executable, "-m", "sglm.cli.main", *arguments],
             cwd=tmp_path,
@@ -37,8 +39,7 @@ def test_help_comes_at_once(arguments: list[str], tmp_path: Path) -> None:
             text=True,
             check=False,
         )
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+        seconds.append(time.perf_counter() - start)
         assert result.returncode == 0, result.stderr
         assert "Usage" in result.stdout
         assert result.stderr == ""
