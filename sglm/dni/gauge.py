@@ -102,23 +102,24 @@ class Gauge:
             injected_BS: after the window, in nats.
             coming: what follows the window, R steps.
         """
-        weights = list(model.layers.parameters())
-        with torch.enable_grad(), without_dropout(model):
-            embedded_TBE = model.word_vectors(inputs_TB)
-            _, outgoing = model.outputs(embedded_TBE, incoming.detach())
+        # A half at a time: going back from half the lanes takes half as long.
+        half = inputs_TB.shape[1] // 2
+        halves = (slice(half), slice(half, None))
+        ends = [_end_of(model, incoming, inputs_TB, lanes=lanes) for lanes in halves]
+        outgoing_BS = torch.cat([end.packed().detach() for end in ends])
+        parts = incoming.parts_of(outgoing_BS)
         (exact_BS,) = adjoint_gradients(
             model,
-            outgoing.detach(),
+            LSTMState(parts[: len(parts) // 2], parts[len(parts) // 2 :]),
             coming,
             window=len(coming.inputs_CB),
             boundaries=1,
             residual=partial(softmax_residual, model),
         )
-        half = inputs_TB.shape[1] // 2
         effects = [
-            _effect(outgoing, gradient_BS, weights=weights, lanes=lanes)
+            _effect(model, end, gradient_BS[lanes])
             for gradient_BS in (injected_BS, exact_BS)
-            for lanes in (slice(half), slice(half, None))
+            for end, lanes in zip(ends, halves, strict=True)
         ]
         self.ranks.average([each for effect in effects for each in effect])
         injected_first, injected_second, exact_first, exact_second = effects
@@ -161,16 +162,26 @@ class Gauge:
             value.copy_(tree[name])
 
 
-def _effect(
-    outgoing: LSTMState, gradient_BS: Tensor, *, weights: Sequence[Tensor], lanes: slice
-) -> tuple[Tensor, ...]:
-    """Jᵀ of a state gradient over some of the lanes, minus its mean over these: a tensor for each
-    weight matrix and bias."""
-    parts = [part[lanes] for part in (*outgoing.hidden, *outgoing.cell)]
-    sent_back = [
-        part_BH[lanes] - part_BH[lanes].mean(0) for part_BH in outgoing.parts_of(gradient_BS)
-    ]
-    return torch.autograd.grad(parts, weights, sent_back, retain_graph=True)
+def _end_of(
+    model: LSTMLanguageModel, incoming: LSTMState, inputs_TB: Tensor, *, lanes: slice
+) -> LSTMState:
+    """The state of some lanes after the window, with its graph."""
+    hidden, cell = ([part[lanes].detach() for part in parts] for parts in incoming)
+    with torch.enable_grad(), without_dropout(model):
+        embedded_TBE = model.word_vectors(inputs_TB[:, lanes])
+        _, outgoing = model.outputs(embedded_TBE, LSTMState(tuple(hidden), tuple(cell)))
+    return outgoing
+
+
+def _effect(model: LSTMLanguageModel, end: LSTMState, gradient_BS: Tensor) -> tuple[Tensor, ...]:
+    """Jᵀ of a state gradient, minus its mean over the lanes: a tensor for each weight matrix and
+    bias of the LSTM."""
+    return torch.autograd.grad(
+        (*end.hidden, *end.cell),
+        list(model.layers.parameters()),
+        end.parts_of(gradient_BS - gradient_BS.mean(0)),
+        retain_graph=True,
+    )
 
 
 def _product(left: Sequence[Tensor], right: Sequence[Tensor]) -> Tensor:
