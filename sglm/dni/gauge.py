@@ -35,15 +35,20 @@ from sglm.runtime.ranks import ALONE, Ranks
 from sglm.text.batcher import ComingText
 
 REACH = 20  # steps of coming text whose exact gradient is the measure
-# A measurement costs about as many windows as the coming text is long, and one for the window
-# itself. So many windows for each of those come between two: one and a half percent of the time.
+# A measurement takes one to two windows' time where they are long, three where they are of five
+# tokens. So many windows for each `REACH` steps, and for the window itself, come between two.
 _WINDOWS_BETWEEN = 50
 _MEAN_OVER = 100  # measurements; they are noisy, and what they measure moves slowly
 
 
-def gauge_every(window: int) -> int:
-    """Windows from one measurement to the next, so that it takes under two percent of the time."""
-    return _WINDOWS_BETWEEN * (1 + math.ceil(REACH / window))
+def gauge_every(window: int, *, injects_once: bool = False) -> int:
+    """Windows from one measurement to the next, so that it takes one to two percent of the time.
+
+    Args:
+        window: T.
+        injects_once: something is injected at few windows alone; then it takes half as much.
+    """
+    return (1 + injects_once) * _WINDOWS_BETWEEN * (1 + math.ceil(REACH / window))
 
 
 class GaugeReading(NamedTuple):

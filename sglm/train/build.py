@@ -294,12 +294,12 @@ def _way_back(config: Config, model: LSTMLanguageModel) -> WayBack:
 
 def build_decision_rule(config: Config) -> DecisionRule:
     """How the run decides for its windows."""
-    settings = config.synthesizer
+    settings, once = config.synthesizer, injects_once(config)
     return DecisionRule(
         probe_every=None if config.schedule.mode == "real" else settings.probe_every,
         stretch=stretch_windows(config),
-        gauge_every=gauge_every(config.train.window),
-        injects_once=injects_once(config),
+        gauge_every=gauge_every(config.train.window, injects_once=once),
+        injects_once=once,
     )
 
 

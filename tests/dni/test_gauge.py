@@ -268,6 +268,7 @@ def test_where_a_stretch_has_one_injection_it_is_that_which_is_measured(probe_ev
 def test_short_windows_are_measured_less_often() -> None:
     """The exact gradient is of twenty tokens, whatever the window."""
     assert [gauge_every(window) for window in (2, 5, 35, 70)] == [550, 250, 100, 100]
+    assert gauge_every(35, injects_once=True) == 200
 
 
 def test_the_sentence_says_what_was_bought(tiny_config: Callable[..., Config]) -> None:

@@ -22,7 +22,7 @@ import torch
 from sglm.config import Config
 from sglm.dni.adjoint import adjoint_floats, adjoint_parameters
 from sglm.dni.critic import critic_floats, critic_parameters
-from sglm.dni.gauge import gauge_every, gauge_floats
+from sglm.dni.gauge import gauge_floats
 from sglm.dni.random_feedback import feedback_weights
 from sglm.dni.synthesizer import GRU_PREDICTS, parameter_count, recurrent_state_floats
 from sglm.dni.teaching import regression_floats
@@ -33,7 +33,13 @@ from sglm.runtime.memory_basis import FLOAT_BYTES, MemoryBasis
 from sglm.scoring.predictor import NetworkPredictor, reading_floats
 from sglm.scoring.stream import CHUNK_STEPS, stream_nll
 from sglm.text.batcher import Batcher
-from sglm.train.build import COUNTED_AT_ONCE, build_schedule, lookahead_steps, stretch_windows
+from sglm.train.build import (
+    COUNTED_AT_ONCE,
+    build_decision_rule,
+    build_schedule,
+    lookahead_steps,
+    stretch_windows,
+)
 from sglm.train.log.norms import norm_floats
 from sglm.train.truncation import part_steps
 
@@ -97,12 +103,13 @@ def plan_memory(
     # DistributedDataParallel keeps a second copy of the gradients, for what is sent.
     lasting += shape.parameters * (processes > 1)
     steps = build_schedule(config, batcher.steps_per_epoch).total_steps
+    gauge_every = build_decision_rule(config).gauge_every
     situations = _situations(
         config,
         shape,
         basis,
         longest=max(batcher.lengths),
-        is_gauged=steps > gauge_every(config.train.window) // 2,
+        is_gauged=gauge_every is not None and steps > gauge_every // 2,
     )
     outside = 0
     if on_cpu:
