@@ -60,30 +60,37 @@ def curve(system: str, entry: dict[str, Any]) -> Curve:
     return Curve(system, minutes, best)
 
 
+def is_ours(system: str) -> bool:
+    """Whether it is sglm, by its name."""
+    return "sglm" in system
+
+
 def curves(corpora: dict[str, dict[str, Any]]) -> dict[str, list[Curve]]:
     """All of the file, corpus by corpus, sglm first."""
     return {
         corpus: [
             curve(system, entry)
-            for system, entry in sorted(systems.items(), key=lambda item: "sglm" not in item[0])
+            for system, entry in sorted(systems.items(), key=lambda item: not is_ours(item[0]))
         ]
         for corpus, systems in corpora.items()
     }
 
 
 def table(corpora: dict[str, dict[str, Any]]) -> list[list[str]]:
-    """Perplexity at each milestone, and when sglm is where a rival ends; first row: the head."""
+    """Perplexity at each milestone, and when sglm's first curve is where a rival ends; first row:
+    the head."""
     rows = [["corpus", "system", *(f"{m} min" for m in MILESTONES), "sglm is there after"]]
     for corpus, systems in curves(corpora).items():
-        ours = systems[0]
+        ours = [each for each in systems if is_ours(each.system)]
         for each in systems:
             values = [each.at(minutes) for minutes in MILESTONES]
             last, there = values[-1], None
-            if each is not ours and last is not None:
-                there = ours.when(last)
+            if each not in ours and last is not None:
+                times = [own.when(last) for own in ours]
+                there = min((time for time in times if time is not None), default=None)
             rows.append(
                 [
-                    corpus if each is ours else "",
+                    corpus if each is systems[0] else "",
                     each.system,
                     *("" if value is None else f"{value:.1f}" for value in values),
                     "" if there is None else f"{there:.1f} min",

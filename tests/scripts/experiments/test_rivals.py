@@ -35,6 +35,13 @@ def test_the_table_says_when_sglm_is_where_another_ends() -> None:
     ]
 
 
+def test_of_two_curves_of_sglm_the_first_to_be_there_counts() -> None:
+    fast = {"microseconds": 0.5, "points": [[8 * MINUTE, 119.0]]}
+    late = {"microseconds": 0.5, "points": [[58 * MINUTE, 50.0]]}
+    rows = table({"words": {**CORPORA["words"], "sglm fast": fast, "sglm late": late}})
+    assert rows[-1] == ["", "other", "200.0", "200.0", "200.0", "120.0", "4.0 min"]
+
+
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
     monkeypatch.setattr(sys, "argv", ["rivals", *map(str, arguments)])
     main()
