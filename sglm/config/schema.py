@@ -97,8 +97,8 @@ class OptimizerConfig(Section):
     weight_decay: NonNegative = 0.0
     """On matrices only, never on biases."""
     weight_decay_until: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Fraction of the run after which nothing decays any more: decay at the start alone keeps the
-    weights small to the end (Bjorck, Weinberger & Gomes 2021)."""
+    """Fraction of the run after which nothing decays any more (Bjorck, Weinberger & Gomes 2021);
+    on a language model the weights then grew again (docs/results.md)."""
     beta1: Rate = 0.9
     """Adam's decay of the mean gradient."""
     beta2: Rate = 0.999
