@@ -107,8 +107,9 @@ class EstimatorStatus(NamedTuple):
 class StateGradientEstimator(Protocol):
     """Estimates the state gradients at truncation boundaries.
 
-    No method may wait for a number from the device (but `status`), draw from torch's global
-    generator, or change the model. With several ranks all of them call every method alike.
+    No method may wait for a number from the device (but `status`, and what an adaptive softmax
+    waits for), draw from torch's global generator, or change the model. With several ranks all of
+    them call every method alike.
     """
 
     @property

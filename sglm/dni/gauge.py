@@ -35,18 +35,20 @@ from sglm.runtime.ranks import ALONE, Ranks
 from sglm.text.batcher import ComingText
 
 REACH = 20  # steps of coming text whose exact gradient is the measure
+FEWEST_LANES = 4  # two halves, of which a mean is subtracted: one lane has nothing left
 # A measurement takes one to two windows' time where they are long, three where they are of five
-# tokens. So many windows for each `REACH` steps, and for the window itself, come between two.
+# tokens. So many windows come between two, for each that it takes to read `REACH` steps, and for
+# the window itself.
 _WINDOWS_BETWEEN = 50
 _MEAN_OVER = 100  # measurements; they are noisy, and what they measure moves slowly
 
 
 def gauge_every(window: int, *, injects_once: bool = False) -> int:
-    """Windows from one measurement to the next, so that it takes one to two percent of the time.
+    """Windows from one measurement to the next, so that it takes under two percent of the time.
 
     Args:
         window: T.
-        injects_once: something is injected at few windows alone; then it takes half as much.
+        injects_once: something is injected at few windows alone: then under one percent.
     """
     return (1 + injects_once) * _WINDOWS_BETWEEN * (1 + math.ceil(REACH / window))
 
@@ -74,7 +76,8 @@ class GaugeReading(NamedTuple):
 class Gauge:
     """Running means of the products of Jᵀŝ and Jᵀg.
 
-    It draws no random number and waits for no device but in `reading`.
+    It draws no random number, and waits for no device but in `reading` and where the softmax does
+    (an adaptive one).
 
     Args:
         device: of the lanes.
@@ -103,7 +106,7 @@ class Gauge:
         Args:
             model: whose LSTM weights the gradients are taken of.
             incoming: before the window.
-            inputs_TB: of the window; four lanes at least, or nothing is measured.
+            inputs_TB: of the window; `FEWEST_LANES` at least, or nothing is measured.
             injected_BS: after the window, in nats.
             coming: what follows the window, R steps.
         """
@@ -126,7 +129,8 @@ class Gauge:
             for gradient_BS in (injected_BS, exact_BS)
             for end, lanes in zip(ends, halves, strict=True)
         ]
-        self.ranks.average([each for effect in effects for each in effect])
+        for effect in effects:
+            self.ranks.average(effect)
         injected_first, injected_second, exact_first, exact_second = effects
         both = _product(injected_first, exact_second) + _product(injected_second, exact_first)
         injected, exact = (
@@ -194,17 +198,20 @@ def _product(left: Sequence[Tensor], right: Sequence[Tensor]) -> Tensor:
     return torch.stack([(a * b).sum() for a, b in zip(left, right, strict=True)]).sum()
 
 
-def gauge_floats(shape: ModelShape, basis: MemoryBasis, *, window: int) -> float:
+def gauge_floats(
+    shape: ModelShape, basis: MemoryBasis, *, window: int, processes: int = 1
+) -> float:
     """What one measurement holds, when the window's own pass is over.
 
     Args:
         shape: of the model.
         basis: for which lanes, where.
         window: T.
+        processes: that average what they have measured.
     """
     kept, last = 0.0, shape.widths[-1]
     for steps in (window, REACH):
         kept += activation_floats(shape, DropoutRates(), basis, steps=steps, calls=1, random=False)
-    effects = 4 * sum(shape.layer_weights)
+    effects = (4 + (processes > 1)) * sum(shape.layer_weights)
     backward = layer_backward_floats(shape.input_widths[-1], last, basis, steps=window)
     return kept + effects + backward + 3 * basis.lanes * REACH * last

@@ -51,7 +51,7 @@ def draw_feedback(
 
     So a residual that goes back is as long as it would be through the model at its start: recurrent
     matrices are orthogonal, gate by gate, and neither blow up nor damp what goes back for many
-    steps.
+    steps; smaller with weight dropout, as the model's are.
 
     Args:
         shape: of the model.

@@ -32,6 +32,7 @@ class Window(NamedTuple):
         is_last: the lanes end here, so no later window will send a gradient back.
         coming: at the first window of a stretch, the tokens of the stretch and `lookahead` steps
             past its end; otherwise None.
+        stretch: at the first window of a stretch, how many windows it has; otherwise 0.
         ahead: the tokens that follow the window, if the gauge measures at its end; otherwise None.
     """
 
@@ -40,6 +41,7 @@ class Window(NamedTuple):
     is_first: bool
     is_last: bool
     coming: ComingText | None = None
+    stretch: int = 0
     ahead: ComingText | None = None
 
     def to(self, device: torch.device) -> "Window":
@@ -115,10 +117,10 @@ class Batcher:
         epoch, index = divmod(step, self.steps_per_epoch)
         starts = self._window_starts(epoch)
         inputs_TB, targets_TB = self._cut(starts[index], starts[index + 1])
-        coming = None
+        coming, stretch = None, 0
         if self.lookahead is not None and index % self.stretch == 0:
-            last = starts[min(index + self.stretch, self.steps_per_epoch)]
-            end = min(last + self.lookahead, self.lane_length)
+            stretch = min(self.stretch, self.steps_per_epoch - index)
+            end = min(starts[index + stretch] + self.lookahead, self.lane_length)
             coming = ComingText(*self._cut(starts[index], end))
         return Window(
             inputs_TB,
@@ -126,6 +128,7 @@ class Batcher:
             is_first=index == 0,
             is_last=index == self.steps_per_epoch - 1,
             coming=coming,
+            stretch=stretch,
         )
 
     def ahead(self, step: int, steps: int) -> ComingText:

@@ -14,7 +14,7 @@ from sglm.dni.adjoint import AdjointEstimator, reads_along
 from sglm.dni.adjoint_pass import WayBack, adjoint_gradients
 from sglm.dni.critic import Critic, CriticEstimator, discount
 from sglm.dni.estimator import PlainTruncation, StateGradientEstimator
-from sglm.dni.gauge import Gauge, gauge_every
+from sglm.dni.gauge import FEWEST_LANES, Gauge, gauge_every
 from sglm.dni.learned import LearnedEstimator
 from sglm.dni.random_feedback import DirectFeedback, FeedbackLayers, draw_direct, draw_feedback
 from sglm.dni.synthesizer import build_synthesizer, hidden_units
@@ -124,6 +124,7 @@ def build_learner(
     """
     train, device = config.train, precision.device
     _check_lanes(train.batch, ranks)
+    lanes = train.batch // ranks.count
     torch.manual_seed(config.train.seed)
     model = LSTMLanguageModel(
         model_shape(config, len(token_counts_V), token_counts_V),
@@ -142,8 +143,8 @@ def build_learner(
         optimizer=make_optimizer(model, config.optimizer),
         precision=precision,
         estimator=estimator,
-        gauge=Gauge(device, ranks=ranks) if _is_gauged(config, ranks) else None,
-        state=model.start_state(train.batch // ranks.count),
+        gauge=Gauge(device, ranks=ranks) if is_gauged(config, lanes) else None,
+        state=model.start_state(lanes),
         learning_rate=config.optimizer.learning_rate,
         weight_decay=config.optimizer.weight_decay,
         average=average,
@@ -163,9 +164,9 @@ def _check_lanes(batch: int, ranks: Ranks) -> None:
         )
 
 
-def _is_gauged(config: Config, ranks: Ranks) -> bool:
-    """A gauge wants something that is injected, and two halves of the lanes."""
-    return config.schedule.mode != "real" and config.train.batch // ranks.count > 1
+def is_gauged(config: Config, lanes: int) -> bool:
+    """A gauge wants something that is injected, and enough lanes of a process."""
+    return config.schedule.mode != "real" and lanes >= FEWEST_LANES
 
 
 def _check_reading(config: Config, lane_length: int) -> None:
@@ -216,9 +217,10 @@ def token_counts(store: TokenStore) -> npt.NDArray[np.int64]:
 
 
 def injects_once(config: Config) -> bool:
-    """Whether a reading is for the first boundary of a stretch alone, because windows are long."""
-    settings = config.synthesizer
-    return settings.reads_text and not reads_along(config.train.window, settings.reach)
+    """Whether a stretch of several windows is read for its first boundary alone, because windows
+    are long."""
+    several = stretch_windows(config) > 1
+    return several and not reads_along(config.train.window, config.synthesizer.reach)
 
 
 def stretch_windows(config: Config) -> int:

@@ -78,8 +78,8 @@ def _advice(config: Config, status: EstimatorStatus, runaway: RunawayWatch) -> s
         )
     if not _injects(config):
         return "nothing was injected: no cycle was synthetic; give schedule.cycles two or more"
-    # A lower rate shortens what was learned as a gradient, which these were not.
-    learned = settings.kind not in ("feedback", "direct", "critic")
+    # A lower rate shortens what was learned as a gradient; the others learn something else.
+    learned = settings.kind in ("mlp", "recurrent", "linear")
     if learned and status.capped is not None and status.capped > _OFTEN_CAPPED:
         return "its predictions are too long: lower synthesizer.learning_rate"
     if status.explained < _EXPLAINS_NOTHING:

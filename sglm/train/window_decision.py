@@ -73,23 +73,31 @@ class DecisionRule:
     def _gauges(self, step: int, window: Window, probe_every: int) -> bool:
         if self.gauge_every is None:
             return False
-        if self.injects_once:  # due at one of the windows since the stretch before
-            at = step + self.gauge_every // 2
-            due = at // self.gauge_every > (at - self.stretch) // self.gauge_every
-            return due and window.coming is not None
-        # Never on a probe, where nothing is injected; at every place of a stretch equally often.
-        # Half an interval early, so that short runs have a measurement too.
+        # At every place of a stretch equally often, and not always on a probe, where nothing is
+        # injected. Half an interval early, so that short runs have a measurement too.
         among = math.lcm(self.stretch, probe_every)
-        return _is_due(step + self.gauge_every // 2, self.gauge_every, among=among)
+        step += self.gauge_every // 2
+        if not self.injects_once:
+            return _is_due(step, self.gauge_every, among=among)
+        # Where it is due at one of the stretch's windows, at the one that is injected into.
+        first, after = (
+            _shifted(each, self.gauge_every, among=among) - 1
+            for each in (step, step + window.stretch)
+        )
+        return first // self.gauge_every < after // self.gauge_every
 
 
 def _is_due(step: int, every: int, *, among: int) -> bool:
-    """One step in `every`. Where this and a pattern of `among` steps have a common divisor, some
-    places of the pattern would never be chosen: then it shifts by one step whenever both have come
-    round."""
+    """One step in `every`, and of a pattern of `among` steps every place equally often."""
+    return _shifted(step, every, among=among) % every == 0
+
+
+def _shifted(step: int, every: int, *, among: int) -> int:
+    """Where `every` and a pattern of `among` steps have a common divisor, one step in `every` would
+    never fall on some places of the pattern: so it shifts by one whenever both have come round."""
     if math.gcd(among, every) > 1:
         step += step // math.lcm(among, every)
-    return step % every == 0
+    return step
 
 
 def followed_mode(plan: StepPlan, runaway: RunawayWatch | None) -> Mode:

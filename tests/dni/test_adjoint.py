@@ -172,6 +172,7 @@ def test_what_q_learns_from_is_the_expected_row() -> None:
     learner = with_adjoint(EVERY_DROPOUT)
     q, model = q_of(learner), learner.model
     observe = q.observe
+    q.mean_error.fill_(1.0)  # it passes for better than the mean, so that something is injected
 
     def watched(
         features_NH: Tensor, expected_NH: Tensor, counts_N: Tensor, **named: Any
@@ -183,6 +184,9 @@ def test_what_q_learns_from_is_the_expected_row() -> None:
     q.observe = watched  # type: ignore[method-assign]
     for step, decision in enumerate((PLAIN, INJECT)):
         train_step(learner, batcher(stretch=1).at(step), decision, learning_rate=1e-2)
+    gradients_PBS = estimator_of(learner)._gradients_PBS
+    assert gradients_PBS is not None
+    assert float(gradients_PBS.abs().sum() * estimator_of(learner).factor) > 0
     for expected_NH, right_NH in seen:
         torch.testing.assert_close(expected_NH, right_NH, rtol=1e-10, atol=1e-12)  # order of sums
     assert len(seen) == 2
@@ -381,24 +385,31 @@ def test_a_step_that_is_not_finite_teaches_nothing() -> None:
     assert estimator_of(learner).status().probes == 0
 
 
-@pytest.mark.parametrize("stop", [1, 2, 3])
-def test_it_goes_on_from_the_midst_of_a_stretch_bitwise(stop: int) -> None:
+@pytest.mark.parametrize("stop", [1, 2, 3, 5])
+@pytest.mark.parametrize("exact", [True, False])
+def test_it_goes_on_from_the_midst_of_a_stretch_bitwise(stop: int, exact: bool) -> None:
+    """With what it read, which cannot be read again; and with what q has learned."""
+
     def run(learner: Learner, first: int, last: int) -> None:
         for step in range(first, last):
             decision = PROBE if step == 4 else INJECT
             train_step(learner, batcher(stretch=3).at(step), decision, learning_rate=1e-2)
 
     def fresh() -> Learner:
+        if exact:  # injects from the first window on
+            return with_adjoint(stretch=3, exact=True, reach=T + 1)
         return with_adjoint(stretch=3, learning_rate=5e-2, factor=None)
 
     whole = fresh()
     run(whole, 0, 7)
+    assert float(estimator_of(whole).factor) > 0
     first, second = fresh(), fresh()
     run(first, 0, stop)
     restore(second, capture(first))
     run(second, stop, 7)
     assert all_equal(weights(whole.model), weights(second.model))
-    assert all_equal(weights(q_of(whole)), weights(q_of(second)))
+    if not exact:
+        assert all_equal(weights(q_of(whole)), weights(q_of(second)))
 
 
 def without_some_targets(window: Window) -> Window:

@@ -1,7 +1,9 @@
 """The gauge in parameter space: its laws in float64, and that it leaves training alone."""
 
 import math
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
@@ -12,7 +14,7 @@ from torch import Tensor
 from sglm.config import Config
 from sglm.dni.adjoint_pass import adjoint_gradients
 from sglm.dni.expected_row import softmax_residual
-from sglm.dni.gauge import Gauge, GaugeReading, gauge_every
+from sglm.dni.gauge import FEWEST_LANES, Gauge, GaugeReading, gauge_every
 from sglm.dni.trust import Trust
 from sglm.model.language_model import DropoutRates, LSTMLanguageModel
 from sglm.model.state import LSTMState
@@ -25,6 +27,7 @@ from sglm.train.step import train_step
 from sglm.train.window_decision import DecisionRule
 from tests.dni.test_adjoint import EVERY_DROPOUT, a_model, some_text, with_adjoint
 from tests.dni.test_estimator import INJECT
+from tests.dni.test_learned import Thread
 from tests.train.test_step import CPU, T, V, all_equal, weights
 
 LANES = 4
@@ -98,32 +101,55 @@ def test_a_part_that_all_lanes_share_counts_for_nothing() -> None:
     torch.testing.assert_close(readings[1], readings[0], rtol=1e-6, atol=1e-9)
 
 
-def test_what_it_multiplies_is_the_gradient_that_injecting_adds() -> None:
-    """⟨Jᵀŝ, Jᵀg⟩ across the halves, from the weights' own gradients of ⟨s, ŝ⟩."""
-    model, coming, gauge = a_model(layers=2), some_text(6, LANES), Gauge(CPU)
-    exact_BS = exact_after(model, 0, coming)
-    injected_BS = torch.randn_like(exact_BS)
-    state, inputs_TB = a_window(0)
-    gauge.observe(model, state, inputs_TB, injected_BS=injected_BS, coming=coming)
+@pytest.mark.parametrize("count", [1, 2])
+def test_what_it_multiplies_is_the_gradient_that_injecting_adds(count: int) -> None:
+    """⟨Jᵀŝ, Jᵀg⟩ across the halves, from the weights' own gradients of ⟨s, ŝ⟩; with two processes
+    of their means."""
+    model, coming = a_model(layers=2), some_text(6, LANES)
+    windows = [a_window(rank) for rank in range(count)]
+    exact = [exact_after(model, rank, coming) for rank in range(count)]
+    injected = [torch.randn_like(exact_BS) for exact_BS in exact]
+    barrier, table = threading.Barrier(count), {}
+    ranks = [Thread(rank=r, count=count, barrier=barrier, table=table) for r in range(count)]
+    gauges = [Gauge(CPU, ranks=each) for each in ranks]
 
-    def effect(gradient_BS: Tensor, lanes: slice) -> Tensor:
-        _, outgoing = model.outputs(model.embedding.detach()[inputs_TB], state)
-        own_BS = gradient_BS[lanes] - gradient_BS[lanes].mean(0)
-        objective = (outgoing.packed()[lanes] * own_BS).sum()
-        gradients = torch.autograd.grad(objective, list(model.layers.parameters()))
-        return torch.cat([gradient.flatten() for gradient in gradients])
+    def observe(rank: int) -> None:
+        gauges[rank].observe(model, *windows[rank], injected_BS=injected[rank], coming=coming)
+
+    with ThreadPoolExecutor(count) as pool:
+        list(pool.map(observe, range(count)))
+
+    def effect(gradients: list[Tensor], lanes: slice) -> Tensor:
+        objective = torch.zeros((), dtype=torch.float64)
+        for (state, inputs_TB), gradient_BS in zip(windows, gradients, strict=True):
+            _, outgoing = model.outputs(model.embedding.detach()[inputs_TB], state)
+            own_BS = gradient_BS[lanes] - gradient_BS[lanes].mean(0)
+            objective = objective + (outgoing.packed()[lanes] * own_BS).sum() / count
+        effects = torch.autograd.grad(objective, list(model.layers.parameters()))
+        return torch.cat([each.flatten() for each in effects])
 
     first, second = slice(2), slice(2, 4)
-    both = effect(injected_BS, first) @ effect(exact_BS, second)
-    both += effect(injected_BS, second) @ effect(exact_BS, first)
+    both = effect(injected, first) @ effect(exact, second)
+    both += effect(injected, second) @ effect(exact, first)
     right = (
         both / 2,
-        effect(injected_BS, first) @ effect(injected_BS, second),
-        effect(exact_BS, first) @ effect(exact_BS, second),
+        effect(injected, first) @ effect(injected, second),
+        effect(exact, first) @ effect(exact, second),
     )
-    lengths = effect(exact_BS, first).norm() * effect(exact_BS, second).norm()
-    # float64: the same sums in another order
-    torch.testing.assert_close(gauge.means, torch.stack(right) / lengths, rtol=1e-9, atol=1e-12)
+    lengths = effect(exact, first).norm() * effect(exact, second).norm()
+    for gauge in gauges:
+        # float64: the same sums in another order
+        torch.testing.assert_close(gauge.means, torch.stack(right) / lengths, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(("lanes", "windows"), [(3, 0), (FEWEST_LANES, 1), (5, 1)])
+def test_two_halves_of_two_lanes_are_the_fewest(lanes: int, windows: int) -> None:
+    model, coming, gauge = a_model(), some_text(6, lanes), Gauge(CPU)
+    inputs_TB = torch.randint(V, (T, lanes), generator=torch.Generator().manual_seed(0))
+    state = model.start_state(lanes)
+    injected_BS = torch.randn(lanes, state.size, dtype=torch.float64)
+    gauge.observe(model, state, inputs_TB, injected_BS=injected_BS, coming=coming)
+    assert gauge.reading().windows == windows
 
 
 @pytest.mark.parametrize("shared", [False, True])
@@ -247,22 +273,28 @@ def test_it_comes_regularly_and_to_every_place_of_a_stretch(probe_every: int, st
     assert not any(rule.decide(step, real, window).gauge for step in steps)
 
 
-@pytest.mark.parametrize("probe_every", [10, 25])
-def test_where_a_stretch_has_one_injection_it_is_that_which_is_measured(probe_every: int) -> None:
-    rule = DecisionRule(probe_every=probe_every, stretch=32, gauge_every=100, injects_once=True)
-    ids = torch.zeros(2, 1, dtype=torch.int64)
-    plan = StepPlan(1.0, Mode.SYNTHETIC, 0)
-    found = []
-    for step in range(20_000):
-        begins = step % 32 == 0
-        window = Window(ids, ids, is_first=False, is_last=False)
-        if begins:
-            window = window._replace(coming=ComingText(ids, ids))
+@pytest.mark.parametrize("epoch", [2, 10, 33, 971])
+@pytest.mark.parametrize("stretch", [2, 3, 5, 10, 32])
+@pytest.mark.parametrize("probe_every", [2, 10, 25])
+def test_where_a_stretch_has_one_injection_it_is_that_which_is_measured(
+    epoch: int, stretch: int, probe_every: int
+) -> None:
+    """As often as its stretch has windows, whatever has a common divisor with what."""
+    rule = DecisionRule(
+        probe_every=probe_every, stretch=stretch, gauge_every=200, injects_once=True
+    )
+    ids_N = np.zeros(epoch, dtype=np.uint16)
+    text = Batcher(ids_N, batch=1, window=1, eos_id=0, stretch=stretch, lookahead=1)
+    windows = [text.at(step) for step in range(epoch)]
+    plan, steps = StepPlan(1.0, Mode.SYNTHETIC, 0), 20_000
+    found, due = 0, 0.0
+    for step in range(steps):
+        window = windows[step % epoch]
         decision = rule.decide(step, plan, window)
-        assert not decision.gauge or (begins and decision.inject)
-        found += [step] * decision.gauge
-    assert found[0] < 100
-    assert 200 * (1 - 2 / probe_every) <= len(found) <= 200, "some fall on probes"
+        assert not decision.gauge or (window.coming is not None and decision.inject)
+        found += decision.gauge
+        due += decision.inject * window.stretch / 200
+    assert 0.85 * due - 1 < found <= steps / 200  # by where the probes happen to fall
 
 
 def test_short_windows_are_measured_less_often() -> None:

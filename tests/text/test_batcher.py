@@ -106,6 +106,7 @@ def test_a_stretch_begins_with_the_coming_tokens(
     for step in range(4 * count):
         window, index = batcher.at(step), step % count
         assert (window.coming is not None) == (index % stretch == 0)
+        assert window.stretch == (min(stretch, count - index) if index % stretch == 0 else 0)
         if window.coming is None:
             continue
         coming = [batcher.at(step + k) for k in range(min(stretch, count - index))]

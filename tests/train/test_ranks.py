@@ -44,7 +44,10 @@ CASES = {
         *("--set", "model.cutoffs=[4, 9]"),
     ],
     # Long windows: read now and then, and learned from in part.
-    "adjoint, long": ["--set", "train.window=40", "--set", "model.hidden=6"],
+    "adjoint, long": [
+        *("--set", "train.window=40", "--set", "model.hidden=6"),
+        *("--set", "synthesizer.every=2", "--set", "synthesizer.factor=0.5"),
+    ],
     "other lane": [
         *("--set", "synthesizer.inject=other-lane", "--set", "synthesizer.factor=0.5"),
         *("--set", "model.hidden=6"),

@@ -2,8 +2,8 @@
 
 A run goes through a few situations, and its peak is that of the largest: counting the words,
 the end of a step's forward pass, its backward pass, an update whose norms are logged, the
-synthesizer learning, an evaluation, saving. Each part's share is stated beside its code; here they
-are added up.
+synthesizer reading or learning, the gauge, an evaluation, saving. Each part's share is stated
+beside its code; here they are added up.
 `scripts.benchmarks.memory` compares the prediction with measured peaks (docs/benchmarks/).
 
 Numbers are counted in units of float32's (`sglm.runtime.memory_basis`). Shapes: R steps read in one
@@ -37,6 +37,7 @@ from sglm.train.build import (
     COUNTED_AT_ONCE,
     build_decision_rule,
     build_schedule,
+    is_gauged,
     lookahead_steps,
     stretch_windows,
 )
@@ -102,15 +103,10 @@ def plan_memory(
     lasting, of_lanes = _lasting(config, shape, basis)
     # DistributedDataParallel keeps a second copy of the gradients, for what is sent.
     lasting += shape.parameters * (processes > 1)
-    steps = build_schedule(config, batcher.steps_per_epoch).total_steps
-    gauge_every = build_decision_rule(config).gauge_every
-    situations = _situations(
-        config,
-        shape,
-        basis,
-        longest=max(batcher.lengths),
-        is_gauged=gauge_every is not None and steps > gauge_every // 2,
-    )
+    longest = max(batcher.lengths)
+    situations = _situations(config, shape, basis, longest=longest)
+    if is_gauged(config, lanes) and _reaches_gauge(config, batcher):
+        situations["gauge"] = gauge_floats(shape, basis, window=longest, processes=processes)
     outside = 0
     if on_cpu:
         if processes > 1:  # what belongs to lanes is gathered; saving takes nothing else
@@ -151,8 +147,16 @@ def _lasting(config: Config, shape: ModelShape, basis: MemoryBasis) -> tuple[flo
     return model + synthesizer + state + 2 * recurrent, state + recurrent
 
 
+def _reaches_gauge(config: Config, batcher: Batcher) -> bool:
+    """Whether the run is long enough for the gauge to measure."""
+    rule = build_decision_rule(config)
+    steps = build_schedule(config, batcher.steps_per_epoch).total_steps
+    first = 0 if rule.injects_once else (rule.gauge_every or 0) // 2
+    return steps > first
+
+
 def _situations(
-    config: Config, shape: ModelShape, basis: MemoryBasis, *, longest: int, is_gauged: bool
+    config: Config, shape: ModelShape, basis: MemoryBasis, *, longest: int
 ) -> dict[str, float]:
     """What is needed on top of what lasts, by situation.
 
@@ -160,7 +164,6 @@ def _situations(
         config, shape: of the run.
         basis: for which lanes, where.
         longest: steps of the longest window.
-        is_gauged: whether the run is long enough for the gauge to measure.
     """
     situations = {
         "forward": _forward(config, shape, basis, longest=longest),
@@ -171,8 +174,6 @@ def _situations(
     settings = config.synthesizer
     if config.schedule.mode == "real":
         return situations
-    if is_gauged:
-        situations["gauge"] = gauge_floats(shape, basis, window=longest)
     if settings.reads_text:
         # It reads while the activations of the forward pass are held.
         _, reading = adjoint_floats(
