@@ -217,6 +217,17 @@ def test_matrices_that_stand_for_weights_last(
     assert plan(config).lasting - plan(adjoint).lasting == 4 * floats
 
 
+@pytest.mark.parametrize(("lanes", "mode"), [(16, "alternating"), (16, "real"), (3, "alternating")])
+def test_a_gauge_is_planned_where_one_is_built(
+    lanes: int, mode: str, tiny_config: Callable[..., Config]
+) -> None:
+    schedule = {"mode": mode, "cycles": [20.0, 20.0]}  # long enough
+    config = tiny_config(train={"batch": lanes}, schedule=schedule)
+    learner = build_learner(config, np.ones(50, dtype=np.int64), precision_of("fp32", CPU))
+    assert ("gauge" in plan(config).situations) is (learner.gauge is not None)
+    assert (learner.gauge is not None) is (lanes == 16 and mode == "alternating")
+
+
 def test_what_the_gauge_allocates_was_predicted(tiny_config: Callable[..., Config]) -> None:
     config = tiny_config(train={"batch": 16, "window": 35}, model={"hidden": 128, "layers": 2})
     learner = build_learner(config, np.ones(6000, dtype=np.int64), precision_of("fp32", CPU))
