@@ -221,7 +221,7 @@ def test_matrices_that_stand_for_weights_last(
 def test_a_gauge_is_planned_where_one_is_built(
     lanes: int, mode: str, tiny_config: Callable[..., Config]
 ) -> None:
-    schedule = {"mode": mode, "cycles": [20.0, 20.0]}  # long enough
+    schedule = {"mode": mode, "cycles": [200.0, 200.0]}  # long enough
     config = tiny_config(train={"batch": lanes}, schedule=schedule)
     learner = build_learner(config, np.ones(50, dtype=np.int64), precision_of("fp32", CPU))
     assert ("gauge" in plan(config).situations) is (learner.gauge is not None)
