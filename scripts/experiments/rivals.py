@@ -21,6 +21,7 @@ from sglm.errors import InputError
 from sglm.storage.durable import replace_file, replace_text
 
 MILESTONES = (5, 10, 20, 30)  # minutes
+_LATE = 1.01  # evaluations fall on whole windows: one that is a hundredth late still counts
 _US_PER_MINUTE = 60e6
 _TICKS = (50, 60, 70, 80, 90, 100, 120, 150, 200, 250, 300, 400)
 
@@ -39,7 +40,11 @@ class Curve:
 
     def at(self, minutes: float) -> float | None:
         """The best validation perplexity within so many minutes; None: no evaluation by then."""
-        until = [p for m, p in zip(self.minutes, self.perplexities, strict=True) if m <= minutes]
+        until = [
+            perplexity
+            for at, perplexity in zip(self.minutes, self.perplexities, strict=True)
+            if at <= _LATE * minutes
+        ]
         return until[-1] if until else None
 
     def when(self, perplexity: float) -> float | None:

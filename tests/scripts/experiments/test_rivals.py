@@ -25,6 +25,7 @@ def test_a_milestone_is_the_best_model_of_the_minutes_until_then() -> None:
     ours = curve("sglm small", CORPORA["words"]["sglm small"])
     assert ours.minutes == [4.0, 9.0, 29.0]
     assert [ours.at(minutes) for minutes in (3, 4, 10, 30)] == [None, 150.0, 110.0, 110.0]
+    assert [ours.at(minutes) for minutes in (8.90, 8.95)] == [150.0, 110.0]  # a hundredth late
     assert [ours.when(perplexity) for perplexity in (150.0, 120.0, 100.0)] == [4.0, 9.0, None]
 
 
