@@ -21,7 +21,7 @@ from sglm.errors import InputError
 from sglm.storage.durable import replace_file, replace_text
 
 MILESTONES = (5, 10, 20, 30)  # minutes
-_LATE = 1.01  # evaluations fall on whole windows: one that is a hundredth late still counts
+_LATE = 1.01  # an evaluation up to a hundredth after a milestone counts for it
 _US_PER_MINUTE = 60e6
 _TICKS = (50, 60, 70, 80, 90, 100, 120, 150, 200, 250, 300, 400)
 
@@ -82,8 +82,8 @@ def curves(corpora: dict[str, dict[str, Any]]) -> dict[str, list[Curve]]:
 
 
 def table(corpora: dict[str, dict[str, Any]]) -> list[list[str]]:
-    """Perplexity at each milestone, and when sglm's first curve is where a rival ends; first row:
-    the head."""
+    """Perplexity at each milestone, and when the first of all sglm's curves is as low as a rival
+    ends; first row: the head."""
     rows = [["corpus", "system", *(f"{m} min" for m in MILESTONES), "sglm is there after"]]
     for corpus, systems in curves(corpora).items():
         ours = [each for each in systems if is_ours(each.system)]

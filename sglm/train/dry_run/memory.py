@@ -148,10 +148,12 @@ def _lasting(config: Config, shape: ModelShape, basis: MemoryBasis) -> tuple[flo
 
 
 def _reaches_gauge(config: Config, batcher: Batcher) -> bool:
-    """Whether the run is long enough for the gauge to measure."""
+    """Whether the run may be long enough for the gauge to measure."""
     rule = build_decision_rule(config)
     steps = build_schedule(config, batcher.steps_per_epoch).total_steps
-    first = 0 if rule.injects_once else (rule.gauge_every or 0) // 2
+    first = (rule.gauge_every or 0) // 2
+    if rule.injects_once:  # measured where the stretch begins in which it falls due
+        first = max(0, first - rule.stretch)
     return steps > first
 
 
