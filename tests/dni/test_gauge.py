@@ -279,8 +279,8 @@ def test_it_comes_regularly_and_to_every_place_of_a_stretch(probe_every: int, st
 def test_where_a_stretch_has_one_injection_it_is_that_which_is_measured(
     epoch: int, stretch: int, probe_every: int
 ) -> None:
-    """One window in so many of all, at the injections, even where epoch, stretch, probes and interval
-    have common divisors."""
+    """Once in so many windows, even where epoch, stretch, probes and interval have common
+    divisors."""
     rule = DecisionRule(
         probe_every=probe_every, stretch=stretch, gauge_every=200, injects_once=True
     )
