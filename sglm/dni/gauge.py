@@ -36,9 +36,9 @@ from sglm.text.batcher import ComingText
 
 REACH = 20  # steps of coming text whose exact gradient is the measure
 FEWEST_LANES = 4  # two halves, of which a mean is subtracted: one lane has nothing left
-# A measurement takes one to two windows' time where they are long, three where they are of five
-# tokens. So many windows come between two, for each that it takes to read `REACH` steps, and for
-# the window itself.
+# A measurement takes the time of one to two long windows, or of three windows of five tokens. From
+# one to the next there are so many windows for the measured window itself, and as many again for
+# each window that fits into `REACH` steps, begun ones counted.
 _WINDOWS_BETWEEN = 50
 _MEAN_OVER = 100  # measurements; they are noisy, and what they measure moves slowly
 

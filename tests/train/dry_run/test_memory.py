@@ -228,6 +228,13 @@ def test_a_gauge_is_planned_where_one_is_built(
     assert (learner.gauge is not None) is (lanes == 16 and mode == "alternating")
 
 
+def test_what_processes_average_of_a_gauge_is_planned(tiny_config: Callable[..., Config]) -> None:
+    """One of its four effects at a time is copied, to be sent."""
+    shape, basis = model_shape(tiny_config(), 50), MemoryBasis(8, True, 1.0)
+    one, two = (gauge_floats(shape, basis, window=5, processes=count) for count in (1, 2))
+    assert two - one == sum(shape.layer_weights)
+
+
 def test_what_the_gauge_allocates_was_predicted(tiny_config: Callable[..., Config]) -> None:
     config = tiny_config(train={"batch": 16, "window": 35}, model={"hidden": 128, "layers": 2})
     learner = build_learner(config, np.ones(6000, dtype=np.int64), precision_of("fp32", CPU))
