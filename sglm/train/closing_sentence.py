@@ -19,6 +19,7 @@ def closing_sentence(
     status: EstimatorStatus,
     runaway: RunawayWatch,
     *,
+    epoch: int,
     reading: GaugeReading | None = None,
 ) -> str:
     """What the synthesizer explained, how it was injected, its effect, and what to try next.
@@ -27,6 +28,7 @@ def closing_sentence(
         config: of the run.
         status: of its estimator.
         runaway: whether a phase was ended.
+        epoch: windows of one.
         reading: of the gauge, where there is one.
     """
     if status.probes == 0:
@@ -43,13 +45,15 @@ def closing_sentence(
     if status.capped is not None:
         facts += f", trust bound shortened {100 * status.capped:.0f} % of its predictions"
     if reading is not None and reading.windows:
-        facts += f"; {_effect(reading, config)}"
+        facts += f"; {_effect(reading, config, epoch)}"
     return f"{facts}; {_advice(config, status, runaway)}"
 
 
-def _effect(reading: GaugeReading, config: Config) -> str:
+def _effect(reading: GaugeReading, config: Config, epoch: int) -> str:
     """What the injected gradients did to the weights."""
-    every = f", at one window in {stretch_windows(config)}," if injects_once(config) else ""
+    every = (
+        f", at one window in {min(stretch_windows(config), epoch)}," if injects_once(config) else ""
+    )
     windows = f"{reading.windows} window{'s' if reading.windows > 1 else ''}"
     # Without a number that is finite, the noise is not below anything.
     if not reading.noise < _TOO_NOISY or math.isnan(reading.cosine):

@@ -320,8 +320,13 @@ def _diagnosis(session: Session) -> str | None:
     if status is None:
         return None
     gauge = session.learner.gauge
-    reading = None if gauge is None else gauge.reading()
-    return closing_sentence(session.job.config, status, session.runaway, reading=reading)
+    return closing_sentence(
+        session.job.config,
+        status,
+        session.runaway,
+        epoch=session.job.batcher.steps_per_epoch,
+        reading=None if gauge is None else gauge.reading(),
+    )
 
 
 def _going_back(progress: Progress) -> str:

@@ -312,20 +312,22 @@ def test_the_sentence_says_what_was_bought(tiny_config: Callable[..., Config]) -
 
     def sentence(of: GaugeReading | None) -> str:
         return closing_sentence(
-            tiny_config(), status._replace(probes=10), RunawayWatch(), reading=of
+            tiny_config(), status._replace(probes=10), RunawayWatch(), epoch=100, reading=of
         )
 
     assert (
         "moved the weights 72 % as far as the exact gradient of 20 more tokens would"
         " (cosine 0.90, slope 1.25, 40 windows)"
     ) in sentence(reading)
-    long = closing_sentence(
-        tiny_config(train={"window": 20}),
-        status._replace(probes=10),
-        RunawayWatch(),
-        reading=reading,
-    )
-    assert "what was injected, at one window in 32, moved the weights 72 % as far" in long
+    for epoch, one_in in ((100, 32), (9, 9)):  # a stretch ends with its epoch
+        long = closing_sentence(
+            tiny_config(train={"window": 20}),
+            status._replace(probes=10),
+            RunawayWatch(),
+            epoch=epoch,
+            reading=reading,
+        )
+        assert f"was injected, at one window in {one_in}, moved the weights 72 % as far" in long
     for unclear in (reading._replace(noise=0.6), reading._replace(cosine=math.nan)):
         assert "not known: too few windows, or too noisy (40 windows)" in sentence(unclear)
     for nothing in (None, reading._replace(windows=0)):

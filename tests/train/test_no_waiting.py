@@ -6,11 +6,13 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from sglm.dni.gauge import Gauge
 from sglm.optim.precision import precision_of
 from sglm.optim.schedule import Mode
 from sglm.train.step import train_step
 from tests.dni.test_adjoint import INJECT, PROBE, with_adjoint
 from tests.dni.test_estimator import batcher
+from tests.dni.test_gauge import batcher as batcher_of_the_gauge
 from tests.train.test_step import REAL, SYNTHETIC, make_learner, random_estimator, take_step
 
 
@@ -58,6 +60,17 @@ def test_nor_does_one_with_an_adjoint(every: int, exact: bool) -> None:
             decision = PROBE if step % 2 == 0 else INJECT
             train_step(learner, text.at(step), decision, learning_rate=1e-2)
     assert waits.asked == []
+
+
+def test_nor_does_one_that_is_gauged() -> None:
+    learner, text = with_adjoint(exact=True), batcher_of_the_gauge()
+    learner.gauge = Gauge(torch.device("cpu"))
+    with Waits() as waits:
+        for step in range(4):
+            window = text.at(step)._replace(ahead=text.ahead(step, 6))
+            train_step(learner, window, INJECT, learning_rate=1e-2)
+    assert waits.asked == []
+    assert learner.gauge.reading().windows == 4
 
 
 @pytest.mark.parametrize("noise", [False, True])

@@ -183,10 +183,10 @@ def test_the_sentence_says_what_was_explained_and_what_to_try(
     config = tiny_config(synthesizer=settings)
     fixed: Any = settings.get("factor")
     estimator = LearnedEstimator(LinearSynthesizer(4), learning_rate=1e-3, factor=fixed)
-    unmeasured = closing_sentence(config, estimator.status(), RunawayWatch())
+    unmeasured = closing_sentence(config, estimator.status(), RunawayWatch(), epoch=100)
     assert "never measured" in unmeasured
     estimator.trust.observe(torch.full((2, 4), predicted), torch.full((2, 4), truth))
-    sentence = closing_sentence(config, estimator.status(), RunawayWatch())
+    sentence = closing_sentence(config, estimator.status(), RunawayWatch(), epoch=100)
     assert advice in sentence
     assert f"explained {100.0 if predicted == truth else 0.0:.1f} %" in sentence
     assert "\n" not in sentence
@@ -198,7 +198,7 @@ def test_what_was_not_injected_was_no_noise(tiny_config: MakeConfig) -> None:
         synthesizer={"kind": "mlp", "factor": 0.5},
         schedule={"mode": "alternating", "start": "real", "cycles": [1.0]},
     )
-    sentence = closing_sentence(config, estimator.status(), RunawayWatch())
+    sentence = closing_sentence(config, estimator.status(), RunawayWatch(), epoch=100)
     assert "factor fixed at 0.5," in sentence
     assert "nothing was injected: no cycle was synthetic" in sentence
 
@@ -209,7 +209,7 @@ def test_a_bound_that_cuts_often_is_said(tiny_config: MakeConfig) -> None:
     # What no rate makes long: what comes back through the model or random matrices, a derivative.
     for kind in ("mlp", "linear", "adjoint", "critic", "direct"):
         config = tiny_config(synthesizer={"kind": kind})
-        sentence = closing_sentence(config, estimator.status(), RunawayWatch())
+        sentence = closing_sentence(config, estimator.status(), RunawayWatch(), epoch=100)
         assert "shortened 60 %" in sentence
         assert ("lower synthesizer.learning_rate" in sentence) is (kind in ("mlp", "linear"))
 
@@ -219,7 +219,7 @@ def test_a_diverged_synthesizer_is_said(tiny_config: MakeConfig) -> None:
     estimator = measured(net, factor=None)
     with torch.no_grad():
         net.heads.bias.fill_(float("nan"))
-    sentence = closing_sentence(tiny_config(), estimator.status(), RunawayWatch())
+    sentence = closing_sentence(tiny_config(), estimator.status(), RunawayWatch(), epoch=100)
     assert "diverged" in sentence
     assert "lower synthesizer.learning_rate" in sentence
     assert "explained" not in sentence
