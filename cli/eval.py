@@ -1,6 +1,7 @@
 """`sglm eval`: how well a model predicts a split or a file."""
 
 import json
+import math
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -128,7 +129,7 @@ def evaluate(
         result = _evaluated(lm, store, split=name, half=half, context=how)
     else:
         result = _evaluated_text(lm, text, text_field, context=how)
-    _warn_of_lines_trained_on(result)
+    _warn(result)
     if as_json:
         typer.echo(json.dumps(result.to_json() | ({"mix": mixing} if mixing else {})))
     else:
@@ -213,6 +214,17 @@ def _store(data: Path | None, run: Path, *, is_evaluated: bool) -> "TokenStore":
     purpose = "evaluating" if is_evaluated else "tuning on"
     typer.echo(f"{purpose} {store.folder}, the store of its training", err=True)
     return store
+
+
+def _warn(result: "Evaluation") -> None:
+    """Of what makes the numbers infinite, or better than they should be."""
+    _warn_of_lines_trained_on(result)
+    if math.isinf(result.nll_nats):
+        typer.echo(
+            "warning: a token has no probability, so no perplexity is finite: the n-gram model,"
+            " alone, does not know all tokens; give a --weight below 1",
+            err=True,
+        )
 
 
 def _warn_of_lines_trained_on(result: "Evaluation") -> None:

@@ -24,7 +24,9 @@ from sglm.errors import InputError
 from sglm.lm import LanguageModel as _LanguageModel
 from sglm.loading import load
 from sglm.scoring.branching import Branch
+from sglm.scoring.incremental import ANOTHER_MODELS
 from sglm.scoring.metrics import perplexity
+from sglm.scoring.predictor import identity_of
 
 ORDER = sys.maxsize  # an n-gram model's longest n
 _BEGIN, _END = "<s>", "</s>"
@@ -65,6 +67,7 @@ class State:
 
     def __init__(self) -> None:
         self._branch: Branch | None = None
+        self._identity = ""
         self._words = 0
         self._in_text = False
         self._history = b""
@@ -169,6 +172,7 @@ class Model:
         predictor = self._lm.predictor
         state._branch = Branch(predictor, state=predictor.start(1), token_id=self._lm.bos_id)
         state._history = b"begin"
+        state._identity = identity_of(predictor)
 
     def NullContextWrite(self, state: State) -> None:  # noqa: N802
         """The state in the middle of a text whose earlier words are unknown."""
@@ -189,16 +193,19 @@ class Model:
         """`FullScoreReturn` of a word after a state; writes the state after it.
 
         Raises:
-            InputError: the state has not been written, or `word` is not a single word.
+            InputError: the state has not been written, or by another model; `word` is not a single
+                word.
         """
         word = _as_str(word)
         if in_state._branch is None:
             raise InputError("the state is empty: BeginSentenceWrite(state) comes first")
+        if in_state._identity != identity_of(self._lm.predictor):
+            raise InputError(f"{ANOTHER_MODELS} (BeginSentenceWrite)")
         ids = self._ids(word, in_text=in_state._in_text)
         logprob, branch = in_state._branch.follow(ids)
         words = in_state._words + 1
         after = State()
-        after._branch = branch
+        after._branch, after._identity = branch, in_state._identity
         after._words, after._in_text = words, True
         read = np.array(ids, dtype=np.int64).tobytes()
         after._history = blake2b(in_state._history + read, digest_size=16).digest()

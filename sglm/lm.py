@@ -282,7 +282,7 @@ class LanguageModel(Adaptable):
             The score of what was added, and the state after it.
 
         Raises:
-            InputError: not a str, or half a surrogate pair; not a state.
+            InputError: not a str, or half a surrogate pair; not a state, or another model's.
         """
         return extend_text(self.predictor, self.tokenizer, state, text=text)
 
@@ -296,7 +296,7 @@ class LanguageModel(Adaptable):
             state: from `start` or `extend`; stays valid.
 
         Raises:
-            InputError: not a state.
+            InputError: not a state, or another model's.
         """
         return next_logprobs(self.predictor, state)
 

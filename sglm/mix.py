@@ -13,13 +13,13 @@ import numpy.typing as npt
 from sglm.errors import InputError
 from sglm.lm import LanguageModel
 from sglm.ngram.arpa import read_arpa
-from sglm.scoring.arguments import real_number
+from sglm.scoring.arguments import one_of, real_number
 from sglm.scoring.batch import sequence_nlls
 from sglm.scoring.evaluate import half_of
 from sglm.scoring.mixture import Mixture, fit_weights
 from sglm.scoring.ngram_predictor import NgramPredictor
 from sglm.scoring.predictor import Predictor
-from sglm.scoring.results import Context
+from sglm.scoring.results import CONTEXTS, Context
 from sglm.scoring.stream import read_on
 from sglm.storage.untrusted import given_path
 from sglm.text.store import TokenStore
@@ -56,15 +56,13 @@ def with_ngram(
         weight: of the n-gram model, from 0 to 1.
 
     Raises:
-        InputError: see `read_ngram`; a weight out of range; a model that adapts while it reads.
+        InputError: see `read_ngram`; what was read for a model of another vocabulary; a weight out
+            of range; a model that adapts while it reads.
     """
-    if lm.adaptation is not None:
-        raise InputError("a reader that adapts cannot be mixed; mix the model that it was made of")
     weight = real_number("weight", weight)
     if not 0 <= weight <= 1:
         raise InputError(f"weight: {weight:g} is no weight of a mixture; it is from 0 to 1")
-    if not isinstance(ngram, NgramPredictor):
-        ngram = read_ngram(lm, ngram)
+    ngram = _partner(lm, ngram)
     return LanguageModel(
         Mixture([lm.predictor, ngram], weights=[1 - weight, weight]),
         tokenizer=lm.tokenizer,
@@ -74,15 +72,47 @@ def with_ngram(
     )
 
 
+def _partner(lm: LanguageModel, ngram: str | os.PathLike[str] | NgramPredictor) -> NgramPredictor:
+    """The n-gram model, which can be mixed with this one.
+
+    Raises:
+        InputError: it cannot.
+    """
+    if lm.adaptation is not None:
+        raise InputError("a reader that adapts cannot be mixed; mix the model that it was made of")
+    if not isinstance(ngram, NgramPredictor):
+        return read_ngram(lm, ngram)
+    if ngram.fingerprint != lm.tokenizer.fingerprint:
+        raise InputError(
+            f"{ngram.name}: was read for a model of another vocabulary; read_ngram(lm, PATH) reads"
+            " it for this one"
+        )
+    return ngram
+
+
 def tune_weight(
-    lm: LanguageModel, ngram: NgramPredictor, store: TokenStore, *, context: Context = "carried"
+    lm: LanguageModel,
+    ngram: str | os.PathLike[str] | NgramPredictor,
+    store: TokenStore | str | os.PathLike[str],
+    *,
+    context: Context = "carried",
 ) -> float:
     """The weight of the n-gram model with which the first half of the validation split is the most
     probable (`LanguageModel.evaluate` knows the other half).
 
+    Args:
+        lm, ngram: as for `with_ngram`.
+        store: opened or as its path, made by `lm`'s tokenizer.
+        context: as for `LanguageModel.evaluate`.
+
     Raises:
-        InputError: no such split, or a store made by another tokenizer.
+        InputError: no such split, or too short a one; see `with_ngram`; a store made by another
+            tokenizer.
     """
+    one_of("context", context, CONTEXTS)
+    ngram = _partner(lm, ngram)
+    if not isinstance(store, TokenStore):
+        store = TokenStore.open(store)
     store.check_made_by(lm.tokenizer, lm.name)
     eos_id = lm.tokenizer.eos_id
     first = half_of(store.ids("valid"), "first", eos_id).astype(np.int64)

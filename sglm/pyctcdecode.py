@@ -75,13 +75,11 @@ class SglmLanguageModel(AbstractLanguageModel):
                 are texts (`lm.lines_are_texts`), as at word level.
 
         Raises:
-            InputError: no model there; no number; one str as the unigrams.
+            InputError: no model there; no number; unigrams that are no list of words.
         """
         self._model = Model(path)
         self._tokenizer = self._model.language_model.tokenizer
-        if isinstance(unigrams, str):
-            raise InputError(f"unigrams are a list of words, but this is {short_repr(unigrams)}")
-        self._words = self._own_words() if unigrams is None else sorted(set(unigrams))
+        self._words = self._own_words() if unigrams is None else _sorted_words(unigrams)
         self.alpha = self.beta = self.unk_score_offset = 0.0
         self.score_boundary = self._model.language_model.lines_are_texts
         self.reset_params(
@@ -163,9 +161,12 @@ class SglmLanguageModel(AbstractLanguageModel):
         return sorted(self._tokenizer.token(i) for i in vocabulary if i not in special)
 
     def save_to_dir(self, filepath: str) -> None:
-        """Copies the model and the weights into a folder, for `load_from_dir`."""
+        """Copies the model and the weights into a folder, for `load_from_dir`; over what an earlier
+        call wrote there."""
         folder = Path(filepath)
-        shutil.copytree(find_model_folder(Path(os.fsdecode(self._model.path))), folder / _MODEL)
+        source = find_model_folder(Path(os.fsdecode(self._model.path)))
+        if not (folder / _MODEL).exists() or not source.samefile(folder / _MODEL):
+            shutil.copytree(source, folder / _MODEL, dirs_exist_ok=True)
         names = ("alpha", "beta", "unk_score_offset", "score_boundary")
         attributes = {name: getattr(self, name) for name in names} | {"unigrams": self._words}
         replace_text(folder / _ATTRIBUTES, json.dumps(attributes))
@@ -182,3 +183,16 @@ class SglmLanguageModel(AbstractLanguageModel):
             return cls(folder / _MODEL, **read_json(folder / _ATTRIBUTES, LARGEST_FILE_BYTES))
         except (OSError, ValueError, TypeError):
             raise InputError(f"{folder}: not what save_to_dir wrote; save it again") from None
+
+
+def _sorted_words(unigrams: Iterable[str]) -> list[str]:
+    """
+    Raises:
+        InputError: no list of words.
+    """
+    words = unigrams if isinstance(unigrams, str) else list(unigrams)
+    wrong = words if isinstance(words, str) else [w for w in words if not isinstance(w, str)][:1]
+    if wrong:
+        what = short_repr(wrong if isinstance(wrong, str) else wrong[0])
+        raise InputError(f"unigrams are a list of words, but there is {what}")
+    return sorted(set(words))

@@ -6,6 +6,7 @@ can be averaged (`load_ensemble`), or, where the minima lie in one basin, their 
 """
 
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from sglm.storage.durable import sync
 from sglm.storage.untrusted import given_path
 from sglm.text.tokenizer import load_tokenizer
 
+_CYCLE = re.compile(r"cycle-\d+")  # and not a copy that somebody made beside it
 _ONE_RUN = "the snapshots must be of one run: copy it again"
 
 
@@ -37,7 +39,7 @@ def snapshot_folders(run: str | os.PathLike[str], last: int | None = None) -> li
     """
     path = given_path("a run", run)
     last = None if last is None else whole_number("last", last)
-    found = (each for each in path.glob("snapshots/cycle-*") if each.suffix != ".partial")
+    found = (each for each in path.glob("snapshots/cycle-*") if _CYCLE.fullmatch(each.name))
     folders = sorted(found, key=lambda each: (len(each.name), each.name))  # 1000 is after 999
     if not folders:
         problem = "has no snapshots" if path.exists() else "no such folder"

@@ -9,7 +9,8 @@ import pytest
 import sglm
 from sglm import kenlm
 from sglm.errors import InputError
-from tests.tiny_models import KINDS, save_lm
+from sglm.model.folder import save_model
+from tests.tiny_models import KINDS, make_network, save_lm
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -36,6 +37,16 @@ def test_wrong_use_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="BeginSentenceWrite"):
         model.BaseScore(state, "the", state)
     model.BeginSentenceWrite(state)
+    save_model(
+        make_network(model.language_model.tokenizer.vocab_size, seed=1),
+        tmp_path / "other",
+        model.language_model.tokenizer.fingerprint,
+    )
+    model.language_model.tokenizer.save(tmp_path / "other")
+    with pytest.raises(InputError, match="another model's"):
+        kenlm.Model(tmp_path / "other").BaseScore(state, "the", kenlm.State())
+    again = kenlm.Model(tmp_path / "run")  # the same model, loaded twice
+    assert again.BaseScore(state, "the", kenlm.State()) < 0
     with pytest.raises(InputError, match="is not one word"):
         model.BaseScore(state, "the cat", state)
     with pytest.raises(InputError, match="nope"):

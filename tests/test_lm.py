@@ -2,6 +2,7 @@
 
 import copy
 import math
+import pickle
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
@@ -16,8 +17,10 @@ import sglm
 from sglm.errors import InputError
 from sglm.lm import LanguageModel
 from sglm.loading import load
+from sglm.scoring.mixture import Mixture
 from sglm.scoring.predictor import NetworkPredictor
 from sglm.scoring.results import Score
+from sglm.scoring.stream import CHUNK_STEPS
 from sglm.text.store import TokenStore
 from tests.tiny_models import (
     KINDS,
@@ -26,6 +29,7 @@ from tests.tiny_models import (
     make_network,
     make_store,
     make_tokenizer,
+    plain_logprobs,
     plain_nlls,
     save_lm,
 )
@@ -217,6 +221,46 @@ class TestExtend:
         assert lm.extend(after, "t sat")[0].logprob == pytest.approx(
             lm.extend(state, "t sat")[0].logprob, rel=RELATIVE
         )
+
+    def test_a_state_of_another_model_is_refused(self) -> None:
+        """Of the same shape, and of other kinds; a copy of the model in another process is none."""
+        lm, tokenizer = make_lm("word"), make_tokenizer("word")
+        other = NetworkPredictor(make_network(tokenizer.vocab_size, seed=1))
+        same = NetworkPredictor(copy.deepcopy(lm.model))
+        readers = [
+            LanguageModel(other, tokenizer=tokenizer),
+            LanguageModel(Mixture([lm.predictor, other]), tokenizer=tokenizer),
+            lm.adapting("cache"),
+            lm.adapting("dynamic"),
+        ]
+        _, state = lm.extend(lm.start(), "the cat")
+        for reader in readers:
+            for wrong, of in ((state, reader), (reader.start(), lm)):
+                with pytest.raises(InputError, match="another model's"):
+                    of.extend(wrong, " sat")
+                with pytest.raises(InputError, match="another model's"):
+                    of.next(wrong)
+            _, own = reader.extend(reader.start(), "the cat")
+            assert reader.extend(own, " sat")[0].n_tokens == 1
+        state = pickle.loads(pickle.dumps(state))
+        expected = lm.extend(state, " sat")[0].logprob
+        assert LanguageModel(same, tokenizer=tokenizer).extend(state, " sat")[0].logprob == expected
+
+    def test_what_comes_after_a_long_tail_needs_no_more_memory(self) -> None:
+        """A given tokenizer's tail is the whole text: it is read piece by piece."""
+        lm = make_lm("spm")
+        _, state = lm.extend(lm.start(), "the cat sat on the mat " * 60)
+        assert len(state.tail_ids) > 2 * CHUNK_STEPS
+        read: list[int] = []
+        features = lm.model.features
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(
+                lm.model, "features", lambda ids, s: read.append(len(ids)) or features(ids, s)
+            )
+            after = lm.next(state)
+        assert max(read) <= CHUNK_STEPS
+        whole = plain_logprobs(lm.model, [lm.bos_id, *state.tail_ids, 0])[-1]
+        np.testing.assert_allclose(after, whole.detach().numpy(), rtol=1e-4, atol=1e-5)  # float32
 
     def test_the_state_stays_small(self) -> None:
         lm = make_lm("sentencepiece")

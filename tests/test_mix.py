@@ -13,7 +13,10 @@ from sglm import mix
 from sglm.cli.main import app
 from sglm.errors import InputError
 from sglm.model.folder import save_model
+from sglm.scoring.predictor import NetworkPredictor
+from sglm.text.prepare import Recipe, prepare
 from sglm.text.store import TokenStore
+from sglm.text.tokenizer import WordTokenizer
 from tests.tiny_models import LINES, make_network, make_store
 
 
@@ -144,3 +147,75 @@ def test_a_reader_that_adapts_is_not_mixed(place: Path) -> None:
     reader = sglm.load(place / "run").adapting("cache")
     with pytest.raises(InputError, match="cannot be mixed"):
         mix.with_ngram(reader, place / "toy.arpa", weight=0.3)
+
+
+def test_what_was_read_for_another_vocabulary_is_refused(
+    place: Path, lm: sglm.LanguageModel, tmp_path: Path
+) -> None:
+    """Of as many words, so that only the words tell."""
+    tokenizer = WordTokenizer([f"w{n}" for n in range(lm.tokenizer.vocab_size - 2)])
+    other = sglm.LanguageModel(lm.predictor, tokenizer=tokenizer)
+    ngram = mix.read_ngram(lm, place / "toy.arpa")
+    with pytest.raises(InputError, match="another vocabulary"):
+        mix.with_ngram(other, ngram, weight=0.5)
+    with pytest.raises(InputError, match="another vocabulary"):
+        mix.tune_weight(other, ngram, place / "store")
+
+
+def test_tags_among_the_words_are_refused(tmp_path: Path) -> None:
+    """They would be predicted as words and as ends: no distribution."""
+    text = tmp_path / "tagged.txt"
+    text.write_text("<s> the cat sat </s>\n" * 40)
+    store = prepare([str(text)], tmp_path / "store", Recipe(tokenizer="word"))
+    with pytest.raises(InputError, match=r"the text has </s> and <s> for words.* take them out"):
+        write_ngram_model(store, tmp_path / "tagged.arpa", 1)
+    tokenizer = store.tokenizer()
+    network = make_network(tokenizer.vocab_size)
+    tagged = sglm.LanguageModel(NetworkPredictor(network), tokenizer=tokenizer)
+    (tmp_path / "plain.arpa").write_text(
+        "\\data\\\nngram 1=5\n\n\\1-grams:\n"
+        + "".join(f"-0.7\t{word}\n" for word in ("<unk>", "<s>", "</s>", "the", "cat"))
+        + "\n\\end\\\n"
+    )
+    with pytest.raises(InputError, match=r"the text has </s> and <s> for words"):
+        mix.read_ngram(tagged, tmp_path / "plain.arpa")
+
+
+def test_tuning_takes_paths_and_refuses_what_mixing_refuses(
+    place: Path, lm: sglm.LanguageModel, store: TokenStore
+) -> None:
+    ngram = mix.read_ngram(lm, place / "toy.arpa")
+    expected = mix.tune_weight(lm, ngram, store)
+    assert mix.tune_weight(lm, place / "toy.arpa", str(place / "store")) == expected
+    with pytest.raises(InputError, match="context"):
+        mix.tune_weight(lm, ngram, store, context="Carried")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="cannot be mixed"):
+        mix.tune_weight(lm.adapting("cache"), ngram, store)
+
+
+def test_a_split_too_short_to_tune_on_is_named(place: Path, tmp_path: Path) -> None:
+    """Half of one token is none."""
+    (tmp_path / "one.txt").write_text("\n")
+    train = tmp_path / "train.txt"
+    train.write_text("\n".join(LINES) + "\n")
+    recipe = Recipe(tokenizer_of=place / "run", valid=str(tmp_path / "one.txt"))
+    prepare([str(train)], tmp_path / "store", recipe)
+    arpa = ("--mix", place / "toy.arpa", "--weight", "tune")
+    result = evaluate(place, "--data", tmp_path / "store", *arpa)
+    assert result.exit_code == 2
+    assert "no token to tune it on" in result.stderr
+
+
+def test_what_has_no_probability_is_said(place: Path, tmp_path: Path) -> None:
+    """An n-gram model without <unk>, alone."""
+    lines = (place / "toy.arpa").read_text().splitlines(keepends=True)
+    known = [line for line in lines if "<unk>" not in line]
+    assert len(known) == len(lines) - 1
+    count = next(n for n, line in enumerate(known) if line.startswith("ngram 1="))
+    known[count] = f"ngram 1={int(known[count].split('=')[1]) - 1}\n"
+    (tmp_path / "closed.arpa").write_text("".join(known))
+    arpa = ("--mix", tmp_path / "closed.arpa", "--weight", "1", "--json")
+    result = evaluate(place, "--text", place / "held.txt", *arpa)
+    assert result.exit_code == 0
+    assert json.loads(result.stdout)["token_ppl"] is None
+    assert "a token has no probability" in result.stderr

@@ -71,6 +71,9 @@ def test_it_is_saved_loaded_and_pickled(tmp_path: Path) -> None:
     model = SglmLanguageModel(run, alpha=0.9, score_boundary=False, unigrams=words)
     (tmp_path / "saved").mkdir()
     model.save_to_dir(str(tmp_path / "saved"))
+    model.save_to_dir(str(tmp_path / "saved"))  # over it
+    saved = SglmLanguageModel.load_from_dir(str(tmp_path / "saved"))
+    saved.save_to_dir(str(tmp_path / "saved"))  # over itself
     for again in (
         SglmLanguageModel.load_from_dir(str(tmp_path / "saved")),
         pickle.loads(pickle.dumps(model)),
@@ -87,5 +90,8 @@ def test_it_is_saved_loaded_and_pickled(tmp_path: Path) -> None:
         SglmLanguageModel(run, alpha=float("nan"))
     with pytest.raises(InputError, match="unigrams are a list of words"):
         SglmLanguageModel(run, unigrams="the cat")
+    for wrong in ([None, "a"], [1, 2]):
+        with pytest.raises(InputError, match="unigrams are a list of words, but there is"):
+            SglmLanguageModel(run, unigrams=wrong)  # type: ignore[list-item]
     with pytest.raises(InputError, match="alpha must be a number"):
         model.reset_params(alpha="much")

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -163,3 +164,11 @@ def test_members_must_share_a_vocabulary() -> None:
 def test_the_number_of_snapshots_is_a_whole_one(run: Path, last: Any) -> None:
     with pytest.raises(InputError, match="last must be a whole number"):
         snapshot_folders(run, last)
+
+
+def test_a_copy_beside_a_snapshot_is_none(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", kinds=("word", "word"))
+    before = snapshot_folders(run)
+    shutil.copytree(before[1], run / "snapshots" / "cycle-001.bak")
+    (run / "snapshots" / "cycle-002.txt").write_text("notes")
+    assert snapshot_folders(run) == before

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sglm.ngram.arpa import BEGIN, END, UNKNOWN
+from sglm.scoring.ngram_predictor import check_no_tags
 from sglm.storage.durable import replace_text
 from sglm.text.store import TokenStore
 
@@ -177,8 +178,9 @@ def write_ngram_model(store: TokenStore, path: Path, order: int) -> None:
     tokenizer = store.tokenizer()
     assert tokenizer.kind == "word", "an n-gram model is of words"
     names = {tokenizer.eos_id: END, tokenizer.unk_id: UNKNOWN}
-    vocabulary = range(tokenizer.vocab_size)
-    words = [*(names.get(i, tokenizer.token(i)) for i in vocabulary), BEGIN]
+    tokens = [tokenizer.token(token_id) for token_id in range(tokenizer.vocab_size)]
+    check_no_tags(tokens)
+    words = [*(names.get(token_id, token) for token_id, token in enumerate(tokens)), BEGIN]
     begin_id = tokenizer.vocab_size
     text_N = sentences(store.ids("train").astype(np.int64), tokenizer.eos_id, begin_id)
     grams = estimate(text_N, begin_id, vocab_size=tokenizer.vocab_size, order=order)

@@ -9,11 +9,13 @@ Shapes: T time of one lane, B lanes, V vocabulary, H features, M some rows.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
+from sglm.model.identity import identity_of_network
 from sglm.model.language_model import LSTMLanguageModel
 from sglm.model.state import LSTMState
 from sglm.runtime.process import settle_after_fork
@@ -108,6 +110,10 @@ class AdaptingPredictor(Generic[LaneState]):
         """
         self.reader = reader
         self.network = network
+
+    @cached_property
+    def identity(self) -> str:
+        return f"{type(self.reader).__name__} of {identity_of_network(self.network)}"
 
     @property
     def vocab_size(self) -> int:

@@ -25,6 +25,8 @@ Tokens = npt.NDArray[np.integer[Any]] | Sequence[int]
 BATCH_TOKENS = 2**13
 # A separate call for one step costs about as much as this many more lanes in a larger call.
 STEP_LANES = 32
+# Ids with which all sequences must begin, for reading these once to be faster than in every lane.
+WORTHWHILE_PREFIX = 16
 # Lanes that have ended are dropped after this many steps at the earliest, for the same reason. The
 # number of steps is a multiple of this and the number of lanes one of `STEP_LANES`, because oneDNN
 # makes a kernel for every shape and keeps it, about 2 ms and a quarter of a megabyte each. One or
@@ -139,6 +141,13 @@ def packed_nlls(
         nll_N[1:], _ = read_on(predictor, ids_N, before)
         return nll_N
     starts_S = np.cumsum(lengths_S) - lengths_S
+    shared = _shared_by_all(ids_N, starts_S, lengths_S)
+    if shared >= WORTHWHILE_PREFIX:
+        places_T = starts_S[0] + np.arange(shared)
+        prefix_nll_T, before = read_on(predictor, ids_N[places_T], before)
+        nll_N[starts_S[:, None] + np.arange(1, shared)] = prefix_nll_T
+        # The last one is read by each sequence's own lane, which begins there.
+        starts_S, lengths_S = starts_S + shared - 1, lengths_S - shared + 1
     # Longest first: at every step the lanes still running are the first ones of the batch.
     order = np.argsort(-lengths_S, kind="stable")[: np.count_nonzero(lengths_S > 1)]
     while len(order):
@@ -154,6 +163,22 @@ def packed_nlls(
         )
         progress(1 - int(lengths_S[order].sum()) / len(ids_N))
     return nll_N
+
+
+def _shared_by_all(ids_N: Ids, starts_S: Ids, lengths_S: Ids) -> int:
+    """With how many ids all sequences begin, as far as that is quickly told."""
+    least = int(lengths_S.min()) if len(lengths_S) > 1 else 0
+    if least < WORTHWHILE_PREFIX:
+        return 0
+    first_T = ids_N[starts_S[0] : starts_S[0] + least]
+    for start in starts_S[1:].tolist():
+        differ_T = np.flatnonzero(ids_N[start : start + least] != first_T)
+        if len(differ_T):
+            least = int(differ_T[0])
+            if least < WORTHWHILE_PREFIX:
+                return 0
+            first_T = first_T[:least]
+    return least
 
 
 def lanes_at_once(predictor: Predictor[Any], wanted: int) -> int:

@@ -13,11 +13,13 @@ import numpy.typing as npt
 import torch
 
 from sglm.errors import InputError
-from sglm.scoring.predictor import Predictor
+from sglm.scoring.predictor import Predictor, identity_of
 from sglm.scoring.results import Score, make_score
-from sglm.scoring.stream import Ids, read_on
+from sglm.scoring.stream import CHUNK_STEPS, Ids, read_on
 from sglm.text.tokenizer import Tokenizer
 from sglm.text.user_text import checked_bytes
+
+ANOTHER_MODELS = "this state is another model's; each begins with its own"
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -26,6 +28,8 @@ class ScoringState:
 
     predictor_state: Any
     """The predictor's own, before `previous_id` is read."""
+    identity: str
+    """Of the predictor (`identity_of`)."""
     previous_id: int
     """The last token before the tail; at the start, what stands before every text."""
     tail: str
@@ -41,22 +45,25 @@ class ScoringState:
         return f"ScoringState(tail={self.tail[-40:]!r})"
 
 
-def _check_state(state: object) -> None:
+def _check_state(predictor: Predictor[Any], state: object) -> None:
     """
     Raises:
-        InputError: not a state.
+        InputError: not a state, or another model's.
     """
     if not isinstance(state, ScoringState):
         raise InputError(
             f"a state comes from start() or extend(), but this is {type(state).__name__};"
             " extend takes the state first, then the text"
         )
+    if state.identity != identity_of(predictor):
+        raise InputError(ANOTHER_MODELS)
 
 
 def start_text(predictor: Predictor[Any], bos_id: int) -> ScoringState:
     """The state before any text: about to read `bos_id`, which stands before it."""
     return ScoringState(
         predictor_state=predictor.start(1),
+        identity=identity_of(predictor),
         previous_id=bos_id,
         tail="",
         tail_ids=(),
@@ -71,9 +78,9 @@ def extend_text(
     """Scores what `text` adds to the text so far: see `LanguageModel.extend`.
 
     Raises:
-        InputError: not a str, or half a surrogate pair; not a state.
+        InputError: not a str, or half a surrogate pair; not a state, or another model's.
     """
-    _check_state(state)
+    _check_state(predictor, state)
     n_bytes = checked_bytes(text)
     tail = state.tail + text
     cut = tokenizer.safe_prefix(tail)
@@ -101,6 +108,7 @@ def extend_text(
     )
     return score, ScoringState(
         predictor_state=predictor_state,
+        identity=state.identity,
         previous_id=previous_id,
         tail=tail[cut:],
         tail_ids=tuple(rest),
@@ -114,11 +122,15 @@ def next_logprobs(predictor: Predictor[Any], state: ScoringState) -> npt.NDArray
     """See `LanguageModel.next`.
 
     Raises:
-        InputError: not a state.
+        InputError: not a state, or another model's.
     """
-    _check_state(state)
+    _check_state(predictor, state)
     ids_T1 = torch.tensor([state.previous_id, *state.tail_ids], device="cpu")[:, None]
-    blocks, _ = predictor.distributions(ids_T1, state.predictor_state, last_steps=1)
+    *before, last_T1 = torch.split(ids_T1, CHUNK_STEPS)
+    predictor_state = state.predictor_state
+    for chunk_T1 in before:
+        _, predictor_state = predictor.read(chunk_T1, None, predictor_state)
+    blocks, _ = predictor.distributions(last_T1, predictor_state, last_steps=1)
     ((_, logprobs_1V),) = blocks
     return logprobs_1V[0].float().cpu().numpy().copy()
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from sglm.errors import InputError
-from sglm.scoring.predictor import IGNORED, Blocks, Predictor
+from sglm.scoring.predictor import IGNORED, Blocks, Predictor, identity_of
 
 Nats = npt.NDArray[np.float64]
 State = tuple[Any, ...]
@@ -53,6 +53,10 @@ class Mixture:
         if weights is None:
             weights = [1 / len(predictors)] * len(predictors)
         self._log_weights = [math.log(w) if w > 0 else -math.inf for w in weights]
+
+    @property
+    def identity(self) -> str:
+        return " + ".join(map(identity_of, self._predictors))
 
     @property
     def vocab_size(self) -> int:
@@ -115,7 +119,15 @@ def fit_weights(logprobs_PN: Nats, tolerance: float = 1e-6) -> Nats:
     Args:
         logprobs_PN: the log-probability of each token by each predictor.
         tolerance: no weight changes by more in the last step.
+
+    Raises:
+        InputError: there are no tokens, or none of the predictors holds one of them for possible.
     """
+    if not logprobs_PN.size or not (logprobs_PN.max(axis=0) > -np.inf).all():
+        raise InputError(
+            "the weight cannot be tuned: there is no token to tune it on, or one that no model"
+            " holds for possible; give it as a number"
+        )
     weights_P = np.full(len(logprobs_PN), 1 / len(logprobs_PN))
     relative_PN = np.exp(logprobs_PN - logprobs_PN.max(axis=0))
     while True:

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from sglm.errors import InputError, short_repr
 from sglm.text.lines import read_text_lines
-from sglm.text.records import read_jsonl
+from sglm.text.records import checked_text, read_json_lines
 
 Floats = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64]
@@ -114,8 +114,8 @@ def read_references(file: Path, lists: NBest) -> list[str]:
     Raises:
         InputError: no such file, or another number of texts than of lists; no words at all.
     """
-    if file.suffix in (".json", ".jsonl"):
-        texts = [piece.text for piece in read_jsonl(file, "text")]
+    if file.name.lower().removesuffix(".gz").endswith((".json", ".jsonl")):
+        texts = [_said(record, where) for where, record in read_json_lines(file)]
     else:
         texts = [piece.text.rstrip("\r\n") for piece in read_text_lines(file)]
     count, beam_size = lists.scores_LK.shape
@@ -127,6 +127,13 @@ def read_references(file: Path, lists: NBest) -> list[str]:
     if not any(text.split() for text in texts):
         raise InputError(f"{file}: no words in there; a word error rate needs some")
     return texts
+
+
+def _said(record: object, where: str) -> str:
+    """What was said, by a manifest's record."""
+    if not isinstance(record, dict) or "text" not in record:
+        raise InputError(f"{where}: no field 'text', which holds what was said; call it so")
+    return checked_text(record["text"], "text", where)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,10 +207,10 @@ def tune(
 
 
 def _grid(multiples: Floats, scores_LK: Floats, term_LK: Floats) -> list[float]:
-    """Smallest first; of three digits, so that what is printed is what was tried."""
+    """Smallest first; of three digits, so that what is printed is what was tried. No −0."""
     spread = _spread(term_LK)
     unit = _spread(scores_LK) / spread if spread > 0 else 0.0
-    return sorted({float(f"{value:.3g}") for value in multiples * unit}, key=abs)
+    return sorted({float(f"{value:.3g}") + 0.0 for value in multiples * unit}, key=abs)
 
 
 def _spread(values_LK: Floats) -> float:

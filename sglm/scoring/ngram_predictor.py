@@ -32,7 +32,8 @@ class NgramPredictor:
             name: what messages call the n-gram model.
 
         Raises:
-            InputError: tokens are not words, or the words of the two differ.
+            InputError: tokens are not words, or the words of the two differ, or `<s>` and `</s>`
+                are among them.
         """
         if tokenizer.kind != "word":
             raise InputError(
@@ -40,12 +41,15 @@ class NgramPredictor:
                 " mixing needs one whose store was made with --tokenizer word"
             )
         self.name = name
+        self.fingerprint = tokenizer.fingerprint
+        self.identity = f"{ngram.order}-gram model of {self.fingerprint}"
         self.vocab_size = tokenizer.vocab_size
         self.device = torch.device("cpu")
         self._ngram = ngram
         self._history_words = max(1, ngram.order - 1)
         ids = {word: place for place, word in enumerate(ngram.words)}
         tokens = [tokenizer.token(token_id) for token_id in range(tokenizer.vocab_size)]
+        check_no_tags(tokens)
         names = {tokenizer.eos_id: END, tokenizer.unk_id: UNKNOWN}
         words = [names.get(token_id, token) for token_id, token in enumerate(tokens)]
         _check_words(set(words), set(ids), name)
@@ -98,6 +102,18 @@ class NgramPredictor:
         )[1:]
         after = torch.from_numpy(windows_TBK[-1].copy())
         return windows_TBK.reshape(-1, self._history_words), after
+
+
+def check_no_tags(tokens: Iterable[str]) -> None:
+    """
+    Raises:
+        InputError: the tags of an ARPA file's sentences are words of the text.
+    """
+    if tags := sorted({BEGIN, END}.intersection(tokens)):
+        raise InputError(
+            f"the text has {' and '.join(tags)} for words, which mark the ends of sentences in an"
+            " n-gram model; take them out of the text (lines are sentences), and prepare it again"
+        )
 
 
 def _check_words(ours: set[str], theirs: set[str], name: str) -> None:

@@ -117,7 +117,7 @@ def read_pairs(
             yield Pair(
                 _text(record, good, where=where, option="--good"),
                 _text(record, bad, where=where, option="--bad"),
-                tuple((name, _value(record, name, where)) for name in wanted),
+                tuple((name, _value(record, name, where)) for name in dict.fromkeys(wanted)),
                 where,
             )
 

@@ -10,13 +10,14 @@ them. Log-probabilities are natural (nats).
 import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import partial
+from functools import cached_property, partial
 from typing import Protocol, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sglm.model.identity import identity_of_network
 from sglm.model.language_model import LSTMLanguageModel, ModelShape
 from sglm.model.linear import ROWS_STEP, linear, repeated_linear
 from sglm.model.softmax_loss import IGNORED as IGNORED
@@ -69,6 +70,9 @@ class Predictor(Protocol[State]):
       Within one call it predicts each token before it learns from it. It turns on the gradients
       that it needs, and it also learns where `targets_TB` is None, from the ids. Where its states
       are large, an attribute `most_lanes` says how many lanes to read side by side.
+
+    An attribute `identity`, a str, tells predictors apart whose states must not be confused; where
+    it is missing, the class does.
     """
 
     @property
@@ -119,6 +123,11 @@ class Predictor(Protocol[State]):
         """The state of the lanes that `lanes` names (int64), in its order; repeats are allowed."""
 
 
+def identity_of(predictor: object) -> str:
+    """What tells the owner of a state from other predictors."""
+    return str(getattr(predictor, "identity", type(predictor).__qualname__))
+
+
 class NetworkPredictor:
     """An LSTM as a `Predictor[LSTMState]`: without dropout, gradients or TF32.
 
@@ -139,6 +148,10 @@ class NetworkPredictor:
         """
         self.model = model
         self.compute_dtype = compute_dtype
+
+    @cached_property
+    def identity(self) -> str:
+        return identity_of_network(self.model)
 
     @property
     def vocab_size(self) -> int:

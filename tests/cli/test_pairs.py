@@ -70,7 +70,7 @@ def test_the_more_probable_sentence_wins_and_a_tie_counts_half(run: Path, tmp_pa
 
 def test_other_fields(run: Path, tmp_path: Path) -> None:
     file = write(tmp_path / "x.jsonl", [{"yes": "the cat", "no": "cat the", "kind": 3}])
-    result = pairs(run, file, "--good", "yes", "--bad", "no", "--group", "kind", "--json")
+    result = pairs(run, file, "--good", "yes", "--bad", "no", "--group", "kind,kind", "--json")
     assert json.loads(result.stdout)["groups"].keys() == {"3"}
     without_groups = pairs(run, file, "--good", "yes", "--bad", "no", "--json")
     assert json.loads(without_groups.stdout)["groups"] == {}

@@ -134,6 +134,18 @@ def test_the_same_is_not_read_twice(predictor: NetworkPredictor) -> None:
     assert sum(steps * lanes for steps, lanes in read) < alone / 4, "kernels come in round sizes"
 
 
+@pytest.mark.parametrize("count", [2, 5])
+def test_nor_is_what_a_few_begin_with(predictor: NetworkPredictor, count: int) -> None:
+    """Too few lanes to share step by step: what all have in common, whole."""
+    beginning = np.random.default_rng(0).integers(0, VOCABULARY, 400).tolist()
+    sequences = [[EOS, *beginning, n, 4, n] for n in range(count)] + [[EOS, *beginning]]
+    with recorded(predictor.model) as (read, _):
+        assert_as_defined(predictor, sequences)
+    assert sum(steps * lanes for steps, lanes in read) < len(beginning) + 8 * count
+    assert_as_defined(predictor, [sequences[0]] * count)  # nothing is left to read
+    assert_as_defined(predictor, [*sequences, [EOS]])  # not all begin so
+
+
 def test_few_shapes_are_read(predictor: NetworkPredictor) -> None:
     """Each shape costs a kernel that oneDNN makes and keeps."""
     random = np.random.default_rng(2)

@@ -30,7 +30,9 @@ def test_a_seed_gives_one_text(lm: LanguageModel) -> None:
 @pytest.mark.parametrize("prompt", ["", "the cat", "the  cat\n", "zyx — 日本語 "])
 def test_the_prompt_stays_as_it_is(lm: LanguageModel, prompt: str) -> None:
     assert lm.generate(prompt, tokens=0, seed=0) == prompt
-    assert lm.generate(prompt, tokens=30, seed=0).startswith(prompt)
+    longer = lm.generate(prompt, tokens=30, seed=0)
+    assert longer.startswith(prompt)
+    assert len(longer) > len(prompt)
 
 
 def test_greedy_takes_the_likeliest(lm: LanguageModel) -> None:
@@ -52,7 +54,7 @@ def test_greedy_takes_the_likeliest(lm: LanguageModel) -> None:
 
 
 def test_draws_follow_the_prediction() -> None:
-    """10,000 first words against the model's own probabilities, at two temperatures."""
+    """10,000 draws against the probabilities themselves, at two temperatures."""
     logprobs_V = torch.tensor([0.0, 1.0, 2.0, -1.0], dtype=torch.float64)
     random = torch.Generator().manual_seed(0)
     for temperature in (1.0, 0.5):

@@ -1,5 +1,7 @@
 """N-best lists: reading, combining, tuning."""
 
+import gzip
+import math
 from pathlib import Path
 
 import numpy as np
@@ -143,9 +145,22 @@ def test_references(file: Path, tmp_path: Path) -> None:
     manifest = tmp_path / "manifest.json"
     manifest.write_text('{"text": "a b", "duration": 1.5}\n{"text": "c", "duration": 2}\n')
     assert read_references(manifest, lists) == ["a b", "c"]
+    packed = tmp_path / "MANIFEST.JSON.GZ"
+    packed.write_bytes(gzip.compress(manifest.read_bytes()))
+    assert read_references(packed, lists) == ["a b", "c"]
+    manifest.write_text('{"text": "a b"}\n{"txt": "c"}\n')
+    with pytest.raises(InputError, match=r"line 2: no field 'text', which holds what was said"):
+        read_references(manifest, lists)
     references.write_text("a b\n")
     with pytest.raises(InputError, match="1 references for 2 lists of 2 candidates"):
         read_references(references, lists)
     references.write_text("\n\n")
     with pytest.raises(InputError, match="no words in there"):
         read_references(references, lists)
+
+
+def test_a_weight_of_zero_has_no_sign() -> None:
+    """Where all candidates are equally long, the length decides nothing."""
+    lists = NBest(texts=["ab", "cd"], scores_LK=np.array([[0.0, 1.0]]))
+    alpha, beta = tune(lists, np.zeros((1, 2)), np.array([[0, 1]]))
+    assert (math.copysign(1, alpha), math.copysign(1, beta)) == (1, 1)
