@@ -1,12 +1,14 @@
 """`sglm prep`: text to token store."""
 
 import json
+import os
 import shlex
 import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -27,7 +29,11 @@ FIRST_RECIPE = "tiny"
 # Certainly enough for that recipe. To check a shorter text takes seconds, for imports.
 LONG_ENOUGH_TOKENS = 20_000
 # Joins the lines of each paragraph (docs/how-to/own-corpus.md).
-JOIN = r"perl -0pe 's/\r\n/\n/g; s/(?<=\S)\n(?=\S)/ /g'"
+JOIN = (
+    r"""perl -ne 's/\s*$//; /^(\s*)(.*)/;"""
+    r""" print $t && $2 ne "" && !index($p, $1) ? " $2" : $. > 1 ? "\n$_" : $_;"""
+    r""" ($p, $t) = ($1, $2 ne ""); END { print "\n" }'"""
+)
 
 SourcesArgument = Annotated[
     list[str],
@@ -176,18 +182,24 @@ def _warn_of_first(sources: "Iterable[Source]") -> None:
         if width is not None:
             typer.echo(
                 f"warning: the lines of {source.name} are wrapped at {width} columns. Line breaks"
-                " are tokens, and a model learns to count columns. Join them first:"
-                f" {_joining(source.name)} > joined.txt",
+                " are tokens, and a model learns to count columns. Join them first"
+                f"{_joining(source.name)}",
                 err=True,
             )
             return
 
 
 def _joining(name: str) -> str:
-    """The command that joins the lines of a file."""
+    """The command that joins the lines of a file, into one that is not there yet."""
+    if not name.isprintable():
+        return ""  # what stands in the warning is not the name itself
+    stem = Path(name).name.split(".")[0]
+    names = chain([f"{stem}-joined.txt"], (f"{stem}-joined-{n}.txt" for n in count(2)))
+    target = shlex.quote(next(each for each in names if not os.path.lexists(each)))
+    source = shlex.quote(name if name[0] != "-" else f"./{name}")
     if name.lower().endswith(".gz"):
-        return f"zcat {shlex.quote(name)} | {JOIN}"
-    return f"{JOIN} {shlex.quote(name)}"
+        return f": zcat {source} | {JOIN} > {target}"
+    return f": {JOIN} {source} > {target}"
 
 
 def _print_summary(store: "TokenStore", seconds: float) -> None:

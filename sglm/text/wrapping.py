@@ -18,11 +18,13 @@ def wrapped_width(lines: Iterable[str]) -> int | None:
     """The width, in characters, at which the lines of a text are wrapped; None where they are not.
 
     A wrapped line is full: the first word of the next line would not have fitted in. The last line
-    of a paragraph, before an empty one, tells nothing.
+    of a paragraph, before an empty one or one that is indented more, tells nothing.
     """
     stripped = (line.rstrip() for line in islice(lines, LINES))
     going_on = [
-        (len(line), len(after.split()[0])) for line, after in pairwise(stripped) if line and after
+        (len(line), len(after.split()[0]))
+        for line, after in pairwise(stripped)
+        if line and after and _indent(line).startswith(_indent(after))
     ]
     if len(going_on) < FEWEST:
         return None
@@ -31,3 +33,7 @@ def wrapped_width(lines: Iterable[str]) -> int | None:
     full = sum(length + 1 + word > width for length, word in going_on)
     is_wrapped = NARROWEST <= width <= WIDEST and full >= _FULL * len(going_on)
     return width if is_wrapped else None
+
+
+def _indent(line: str) -> str:
+    return line[: len(line) - len(line.lstrip())]

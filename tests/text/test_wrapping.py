@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from sglm.cli.main import app
+from sglm.cli.prep import JOIN
 from sglm.text.wrapping import wrapped_width
 from tests.conftest import make_text
 
@@ -48,11 +49,11 @@ def test_prep_warns_and_its_cure_works(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0
     assert f"the lines of {source} are wrapped at 70 columns" in result.stderr
-    assert f"'{source}' > joined.txt" in result.stderr
+    assert f"'{source}' > 'my book-joined.txt'" in result.stderr
     (tmp_path / "b.txt.gz").write_bytes(gzip.compress(source.read_bytes()))
     packed = [*arguments[:1], str(tmp_path / "b.txt.gz"), *arguments[2:-1], str(tmp_path / "c")]
     warning = CliRunner().invoke(app, packed).stderr
-    cure = "zcat " + warning.partition("zcat ")[2].partition(" > ")[0]
+    cure = "zcat " + warning.partition("zcat ")[2].rpartition(" > ")[0]
     text = "\n".join(lines)
     joined = "\n\n".join(part.replace("\n", " ") for part in text.split("\n\n"))
     ran = subprocess.run(cure, shell=True, capture_output=True, check=True)
@@ -61,3 +62,40 @@ def test_prep_warns_and_its_cure_works(tmp_path: Path) -> None:
     again = CliRunner().invoke(app, [*arguments[:-1], str(tmp_path / "b")])
     assert again.exit_code == 0
     assert "wrapped" not in again.stderr
+
+
+def test_the_cure_never_overwrites_and_is_enough(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where a third of the paragraphs is indented, or their first lines are."""
+    monkeypatch.chdir(tmp_path)
+    wrapped: list[str] = []
+    for number, text in enumerate(paragraphs(90, 200)):
+        indent = "    " * (number % 3 == 1)
+        first = indent or "  " * (number % 3 == 2)
+        wrapped += textwrap.wrap(text, 70, initial_indent=first, subsequent_indent=indent)
+        wrapped.append("")
+    source = tmp_path / "book.txt"
+    source.write_text("\n".join(wrapped) + "\n")
+    (tmp_path / "book-joined.txt").write_text("mine")
+    arguments = ["prep", "book.txt", "--tokenizer", "byte", "--out"]
+    warning = CliRunner().invoke(app, [*arguments, "a"]).stderr
+    cure = "perl " + warning.partition("perl ")[2].splitlines()[0]
+    assert cure.endswith(" book.txt > book-joined-2.txt")
+    subprocess.run(cure, shell=True, check=True)
+    assert (tmp_path / "book-joined.txt").read_text() == "mine"
+    joined = (tmp_path / "book-joined-2.txt").read_text()
+    assert joined.split() == source.read_text().split()
+    lines = [line for line in joined.splitlines() if line]
+    assert len(lines) == 90
+    result = CliRunner().invoke(app, ["prep", "book-joined-2.txt", *arguments[2:], "b"])
+    assert result.exit_code == 0
+    assert "wrapped" not in result.stderr
+
+
+def test_a_deeper_line_begins_another_paragraph() -> None:
+    text = "  One\nis here.  \n  Two\nis\nthere.\n    verse,\n    verse\n\n\nThe end"
+    ran = subprocess.run(f"{JOIN} -", shell=True, input=text.encode(), capture_output=True)
+    assert ran.stdout.decode() == (
+        "  One is here.\n  Two is there.\n    verse, verse\n\n\nThe end\n"
+    )
