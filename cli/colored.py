@@ -32,10 +32,10 @@ class Span(NamedTuple):
 def colored_text(text: str, score: "Score") -> str:
     """The text with escape sequences for colours, and none of its own.
 
-    Where the environment has NO_COLOR, every token is followed by its whole bits instead, in
-    subscripts (https://no-color.org).
+    Where the environment has NO_COLOR (https://no-color.org), or the terminal is a dumb one, every
+    token is followed by its whole bits instead, in subscripts.
     """
-    plain = bool(os.environ.get("NO_COLOR"))
+    plain = _without_colors()
     parts, done = [], 0
     for start, end, bits in spans(text, score):
         shown = _safe(text[start:end])
@@ -47,7 +47,7 @@ def colored_text(text: str, score: "Score") -> str:
 
 def legend() -> str:
     """What the colours mean, on one line."""
-    if os.environ.get("NO_COLOR"):
+    if _without_colors():
         return "surprisal in bits, after each token"
     labels = [f"<{edge}" for edge in EDGES] + [f"{EDGES[-1]}+"]
     levels = (0, *EDGES)
@@ -77,6 +77,10 @@ def spans(text: str, score: "Score") -> list[Span]:
             spaces = len(before) if before.isspace() else 0
             merged.append(Span(start - spaces, end, bits))
     return merged
+
+
+def _without_colors() -> bool:
+    return bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
 
 
 def _goes_on(text: str, start: int, end: int) -> bool:

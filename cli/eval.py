@@ -248,7 +248,7 @@ def _print_table(result: "Evaluation") -> None:
     is_text = result.words is not None  # and not ids
     rows = {"perplexity per token": f"{result.token_ppl:,.2f}"}
     if is_text:
-        rows["perplexity per word"] = f"{result.word_ppl:,.2f}"
+        rows["perplexity per word"] = f"{result.word_ppl:,.2f}" if result.words else "-"
         rows["bits per byte"] = no_bits if bits is None else f"{bits:.4f}"
     rows["tokens"] = f"{result.tokens:,}{unknown}"
     if is_text:

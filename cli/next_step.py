@@ -27,7 +27,13 @@ def run_folder(store: Path) -> Path:
 
 
 def _quoted(arguments: Iterable[str | Path]) -> list[str]:
-    return [shlex.quote(os.fspath(argument)) for argument in arguments]
+    return [shlex.quote(_no_option(argument)) for argument in arguments]
+
+
+def _no_option(argument: str | Path) -> str:
+    """A path that begins with a dash would be read as an option."""
+    text = os.fspath(argument)
+    return f"./{text}" if isinstance(argument, Path) and text.startswith("-") else text
 
 
 def _this_program() -> list[str]:

@@ -138,6 +138,7 @@ def prep(
     with termination_raises("terminated; no store was written"), _progress() as show_progress:
         store = prepare(sources, out, recipe, force=force, on_progress=show_progress)
     seconds = time.monotonic() - started
+    _warn_of_no_words(store)
     _warn_of_repeated_lines(store)
     if store.tokenizer().is_text:
         _warn_of_wrapped_lines(sources)
@@ -224,6 +225,17 @@ def _print_summary(store: "TokenStore", seconds: float) -> None:
     typer.echo(_next_step(store))
 
 
+def _warn_of_no_words(store: "TokenStore") -> None:
+    """Where nothing can be told by what is held out."""
+    for split in store.splits:
+        if split != "train" and store.counts(split).words == 0:
+            typer.echo(
+                f"warning: {split} has no words, so no number of it tells anything; give more of"
+                f" the text, or a file of its own (--{split})",
+                err=True,
+            )
+
+
 def _warn_of_repeated_lines(store: "TokenStore") -> None:
     """Where many held-out lines are training lines, too."""
     training = store.lines("train")
@@ -255,8 +267,8 @@ def _next_step(store: "TokenStore") -> str:
         return "This is too little text to train on; prepare more."
     run = next_step.run_folder(store.folder)
     changes = [argument for setting in settings for argument in ("--set", setting)]
-    train = ["train", FIRST_RECIPE, "--data", str(store.folder), "--out", str(run), *changes]
-    return f"next: {next_step.command(*train)}"
+    places: list[str | Path] = ["--data", store.folder, "--out", run]
+    return f"next: {next_step.command('train', FIRST_RECIPE, *places, *changes)}"
 
 
 def _settings_of_first_training(store: "TokenStore") -> list[str] | None:

@@ -12,17 +12,26 @@ from sglm.runtime.process import signals_handled
 _STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
+def _stopping() -> tuple[signal.Signals, ...]:
+    """The signals that stop: SIGHUP too, of a closed terminal, unless it is ignored (nohup)."""
+    ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    return _STOPPING if ignored else (*_STOPPING, signal.SIGHUP)
+
+
 class StopRequest:
-    """A SIGINT or SIGTERM, kept until the training asks for it; a second one ends at once."""
+    """SIGINT, SIGTERM or SIGHUP, kept until the training asks for it; a second one of the first two
+    ends at once."""
 
     def __init__(self) -> None:
         self.received: int | None = None
 
     def receive(self, number: int, frame: FrameType | None) -> None:
-        """The handler of both."""
+        """The handler of all."""
         self.received = number
         for each in _STOPPING:
             signal.signal(each, signal.SIG_DFL)
+        if number == signal.SIGHUP:  # the shell sends it, and the terminal sends it again
+            signal.signal(number, signal.SIG_IGN)
         # Not print(): the signal may have interrupted a print(). Stderr may be closed.
         with suppress(OSError):
             os.write(2, b"\nstopping after this step; once more to stop without saving\n")
@@ -45,7 +54,7 @@ class StopRequest:
 def stop_request() -> Iterator[StopRequest]:
     """Inside, a signal requests a stop; afterwards the previous handlers are restored."""
     request = StopRequest()
-    with signals_handled(request.receive, *_STOPPING):
+    with signals_handled(request.receive, *_stopping()):
         yield request
 
 

@@ -22,6 +22,8 @@ from sglm.text.store import TokenStore
 from sglm.train.log.metrics import LARGEST_METRICS_BYTES
 from sglm.train.run_folder import RunFolder
 
+# What a comparison writes beside its runs.
+RESULT_FILES = ("results.json", "table.md", "curves.png")
 _RUN_NAME = re.compile(r"(?P<variant>.+)-seed(?P<seed>0|[1-9][0-9]*)")
 
 _DIVERGED = 1e15
@@ -159,9 +161,12 @@ class Comparison:
         runs = self.out / "runs"
         entries = sorted(self.out.iterdir()) if self.out.exists() else []
         if entries and not runs.is_dir():
-            raise _foreign(self.out, (entry.name for entry in entries))
+            # Results of no runs are those of a comparison that was stopped before its first one.
+            others = [entry.name for entry in entries if entry.name not in RESULT_FILES]
+            if others:
+                raise _foreign(self.out, others)
         cells, foreign = [], []
-        for entry in sorted(runs.iterdir()) if entries else []:
+        for entry in sorted(runs.iterdir()) if runs.is_dir() else []:
             if not entry.is_dir():
                 continue
             match = _RUN_NAME.fullmatch(entry.name)

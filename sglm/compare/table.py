@@ -90,12 +90,16 @@ def in_words(results: dict[str, Any]) -> str:
         if _verdict(facts) == "lower" and facts["controls"]
     ]
     for name, facts in others.items():
-        missing = [str(seed) for seed in variants[BASELINE]["seeds"] if seed not in facts["seeds"]]
-        if missing and facts["diff_mean"] is not None:
-            sentences.append(
-                f"{name} has no run for {BASELINE}'s seeds {', '.join(missing)}: its difference is"
-                " over the others."
-            )
+        for one, of_one, other, of_other in (
+            (name, facts["seeds"], BASELINE, variants[BASELINE]["seeds"]),
+            (BASELINE, variants[BASELINE]["seeds"], name, facts["seeds"]),
+        ):
+            missing = [str(seed) for seed in of_other if seed not in of_one]
+            if missing and facts["diff_mean"] is not None:
+                sentences.append(
+                    f"{one} has no run for {other}'s seeds {', '.join(missing)}: the difference of"
+                    f" {name} is over the others."
+                )
     if CEILING in variants and not groups["lower"]:
         exact = f"the exact gradient over {results['horizon']} steps ({CEILING})"
         sentences += {

@@ -44,8 +44,9 @@ class Key:
 
     @property
     def default_toml(self) -> str:
-        """The default as one would write it after `--set section.key=`."""
-        return "none" if self.default is None else json.dumps(self.default)
+        """The default as one would write it in a file; after `--set section.key=` quotes may be
+        left out."""
+        return json.dumps("none" if self.default is None else self.default)
 
 
 def sections() -> dict[str, str]:

@@ -1,5 +1,6 @@
 """From a TOML file and overrides to a checked configuration, and back."""
 
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from importlib import resources
@@ -73,11 +74,13 @@ def parse_config(values: Mapping[str, Any], source: str) -> Config:
         # If a value may have several types, there is an error for each: they are put in one line.
         by_key: dict[tuple[Any, ...], list[str]] = {}
         for problem in error.errors():
-            by_key.setdefault(problem["loc"][:2], []).append(_explain(problem))
+            # Of a list, its items are told apart.
+            place = problem["loc"][:2], *(i for i in problem["loc"][2:] if isinstance(i, int))
+            by_key.setdefault(place, []).append(_explain(problem))
         lines = [
             " or ".join([first, *(line.partition(": must be ")[2] for line in others)])
-            + (" or none" if _may_be_none(key) and ": must be " in first else "")
-            for key, (first, *others) in list(by_key.items())[:2]
+            + (" or none" if not items and _may_be_none(key) and ": must be " in first else "")
+            for (key, *items), (first, *others) in list(by_key.items())[:2]
         ]
         raise ConfigError("\n".join(f"{source}: {line}" for line in lines)) from None
 
@@ -117,7 +120,15 @@ def _read_toml(source: str) -> dict[str, Any]:
     try:
         return _parse_toml(text)
     except ValueError as error:
-        raise ConfigError(f"{source}: not valid TOML: {error}") from None
+        raise ConfigError(f"{source}: not valid TOML: {error}{_unquoted(text, error)}") from None
+
+
+def _unquoted(text: str, error: ValueError) -> str:
+    """A hint where the line at fault sets a key to a word without quotes."""
+    where = re.search(r"at line (\d+)", str(error))
+    line = text.splitlines()[int(where[1]) - 1 :][:1] if where else []
+    found = re.fullmatch(r"\s*([\w-]+)\s*=\s*([A-Za-z][\w-]*)\s*(#.*)?", line[0]) if line else None
+    return f'; text is quoted: {found[1]} = "{found[2]}"' if found else ""
 
 
 def _read(source: str) -> str:
@@ -164,9 +175,12 @@ def _apply(values: dict[str, Any], override: str) -> None:
     if not (equals and dot and key):
         raise ConfigError(f"--set {override!r}: write it as section.key=value")
     try:
-        value = _parse_toml(f"value = {text}")["value"]
+        parsed = _parse_toml(f"value = {text}")
     except ValueError:
-        value = text.strip()
+        parsed = {"value": text.strip()}
+    if len(parsed) > 1:
+        raise ConfigError(f"--set {override!r}: sets more than one value; give --set for each")
+    value = parsed["value"]
     table = values.setdefault(section, {})
     if not isinstance(table, dict):
         raise ConfigError(f"--set {override!r}: {section} is not a section")

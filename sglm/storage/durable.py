@@ -52,12 +52,25 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
     # A leftover of a killed process, or a link through which the content would go elsewhere.
     aside.unlink(missing_ok=True)
     try:
-        write(aside)
-        sync(aside)
-        aside.replace(path)
-        sync(path.parent)
+        with named(path):
+            write(aside)
+            sync(aside)
+            aside.replace(path)
+            sync(path.parent)
     except BaseException:
         aside.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def named(path: Path) -> Iterator[None]:
+    """Inside, an error of the file system says which file it is about, where the system does not:
+    of a write to an open file, on a full disk."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = os.fspath(path)
         raise
 
 
@@ -89,7 +102,7 @@ def write_tensors(path: Path, tensors: "Mapping[str, Tensor]") -> str:
     header_bytes = json.dumps(header).encode()
     header_bytes += b" " * (-len(header_bytes) % 8)
     digest = hashlib.sha256()
-    with open(path, "wb") as file:
+    with named(path), open(path, "wb") as file:
 
         def write(content: Any) -> None:  # bytes, or an array of them
             file.write(content)

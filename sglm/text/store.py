@@ -57,6 +57,9 @@ class TokenStore:
     _tokenizer: Tokenizer
     _checked: dict[str, tuple[int, ...]] = field(default_factory=dict)
     """The identity that each split's file had when its ids were checked."""
+    _mapped: "dict[str, np.memmap[Any, Any]]" = field(default_factory=dict)
+    """Each split's ids, once they have been asked for: they stay readable when the store is moved,
+    removed or made again."""
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str]) -> "TokenStore":
@@ -113,14 +116,30 @@ class TokenStore:
         """All ids of a split, `(tokens,)`, uint16 or uint32, read-only.
 
         Raises:
-            InputError: there is no such split, or its file has changed since the store was opened.
+            InputError: there is no such split, or its ids have changed since the store was opened.
         """
-        self._facts(split)
-        path = self.folder / ids_file(split)
-        with path.open("rb") as file:
-            if _identity(file) != self._checked[split]:
+        facts, path = self._facts(split), self.folder / ids_file(split)
+        mapped, checked = self._mapped.get(split), self._checked[split]
+        try:
+            file = path.open("rb")
+        except FileNotFoundError:
+            if mapped is None:
+                raise
+            return mapped
+        with file:
+            identity = _identity(file)
+            is_another = identity[:2] != checked[:2]
+            if mapped is not None and (is_another or identity == checked):
+                return mapped
+            # Written to, or only touched, as by what copies or backs it up?
+            if identity != checked and _sha256(path) != facts["sha256"]:
+                self._mapped.pop(split, None)
                 raise InputError(f"{path}: has changed since the store was opened; start again")
-            return np.memmap(file, dtype=ID_TYPES[self.meta["dtype"]], mode="r")
+            self._checked[split] = identity
+            if mapped is None or is_another:
+                mapped = np.memmap(file, dtype=ID_TYPES[self.meta["dtype"]], mode="r")
+            self._mapped[split] = mapped
+            return mapped
 
     @cached_property
     def bos_id(self) -> int:
@@ -200,6 +219,11 @@ def _identity(file: BinaryIO) -> tuple[int, ...]:
     """Equal as long as it is the same file and has not been written to."""
     status = os.fstat(file.fileno())
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _damaged(folder: Path, problem: str) -> InputError:

@@ -65,8 +65,12 @@ def test_colours_rise_with_the_surprisal(tmp_path: Path, monkeypatch: pytest.Mon
     bits = [-each / math.log(2) for each in make_lm("word").score(text).token_logprobs]
     assert levels == [sum(each >= edge for edge in EDGES) for each in bits]
     assert line.endswith("\x1b[0m")
+    monkeypatch.setenv("TERM", "dumb")
+    dumb = CliRunner().invoke(app, command, input=text.encode()).stdout
+    monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("NO_COLOR", "1")
     plain = CliRunner().invoke(app, command, input=text.encode()).stdout
+    assert plain == dumb
     assert "\x1b" not in plain
     digits = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
     shown = [int(each.translate(digits)) for each in re.findall("[₀-₉]+", plain)]

@@ -33,7 +33,8 @@ def run(*arguments: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("lines", "out"), [(200, "data/my 'old' store; ls"), (30, "$HOME"), (20, "short")]
+    ("lines", "out"),
+    [(200, "data/my 'old' store; ls"), (30, "$HOME"), (20, "short"), (20, "./-x")],
 )
 def test_every_printed_command_works_as_it_is(lines: int, out: str) -> None:
     Path("text.txt").write_text(make_text(lines))

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -132,9 +133,14 @@ def test_config_for_people_has_the_same_and_fits_80_columns() -> None:
         assert key["sentence"] in flat
 
 
-def test_defaults_are_shown_as_set_reads_them() -> None:
+def test_defaults_are_shown_as_files_and_set_read_them(tmp_path: Path) -> None:
     """But for those that exclude one another."""
     section, overrides = "", []
+    lines = [line for line in shown("config").splitlines() if not line.startswith("   ")]
+    copied = [line.partition("   (")[0].split("  (")[0].strip() for line in lines]
+    path = tmp_path / "copied.toml"
+    path.write_text("\n".join(re.sub(r"(^\[\w+\]).*", r"\1", line) for line in copied))
+    assert load_config(str(path), ["schedule.cycles=none"]) == Config()
     for line in shown("config").splitlines():
         if line.startswith("["):
             section = line[1:].partition("]")[0]

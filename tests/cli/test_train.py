@@ -12,6 +12,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from sglm.cli.main import app
+from sglm.cli.signals import stop_request
 from sglm.cli.train import _as_json
 from sglm.optim import precision
 from sglm.text.store import TokenStore
@@ -149,7 +150,7 @@ def test_a_dry_run_under_torchrun_plans_one_process(
     assert "3 lanes cannot be shared out among 2 processes" in refused.stderr
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_saves_leaves_and_the_same_command_continues(
     number: signal.Signals, word_store: TokenStore, tmp_path: Path
 ) -> None:
@@ -160,6 +161,9 @@ def test_a_signal_saves_leaves_and_the_same_command_continues(
         assert process.stderr is not None
         next(line for line in process.stderr if line.startswith("step"))
         process.send_signal(number)
+        if number == signal.SIGHUP:  # a shell sends it, and then the terminal
+            next(line for line in process.stderr if "stopping after this step" in line)
+            process.send_signal(number)
         rest = process.stderr.read()
         assert process.wait(timeout=30) == 128 + number
     assert "Traceback" not in rest
@@ -172,6 +176,17 @@ def test_a_signal_saves_leaves_and_the_same_command_continues(
         process.kill()
         process.communicate()
     assert int(continuing.split()[3].replace(",", "")) > 0
+
+
+def test_nohup_goes_on_when_the_terminal_closes(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stop_request() as request:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert request.signal_number() is None
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import shutil
 import signal
 import sys
 from collections.abc import Callable
@@ -14,7 +15,7 @@ import pytest
 from sglm.compare.comparison import compare
 from sglm.compare.grid import Cell, Grid
 from sglm.compare.process import Execution
-from sglm.compare.runs import Comparison, Record
+from sglm.compare.runs import RESULT_FILES, Comparison, Record
 from sglm.config import parse_config
 from sglm.errors import ConfigError, InputError, SglmError, Stopped
 from sglm.optim.precision import precision_of
@@ -201,6 +202,28 @@ touch {tmp_path / "ready"}; while :; do sleep 0.05; done"""
     with pytest.raises(Stopped):
         run(word_store, tmp_path / "out", stop_signal=lambda: signal.SIGTERM)
     assert (tmp_path / "calls").read_text() == "asked\n"
+
+
+def test_one_that_was_stopped_before_its_first_run_continues(
+    word_store: TokenStore, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    for _ in range(2):
+        with pytest.raises(Stopped, match="0 runs finished; the same command continues"):
+            run(word_store, out, stop_signal=lambda: signal.SIGINT)
+    assert {path.name for path in out.iterdir()} <= {*RESULT_FILES, "runs"}
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    for name in RESULT_FILES:
+        (empty / name).write_text("{}")
+    with pytest.raises(Stopped, match="continues"):
+        run(word_store, empty, stop_signal=lambda: signal.SIGINT)
+    (empty / "thesis.txt").write_text("years of work")
+    for entry in (empty / "runs",):
+        if entry.exists():
+            shutil.rmtree(entry)
+    with pytest.raises(InputError, match=r"thesis\.txt"):
+        run(word_store, empty)
 
 
 def test_a_horizon_stays_until_another_is_asked_for(word_store: TokenStore, tmp_path: Path) -> None:

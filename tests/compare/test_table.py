@@ -105,7 +105,18 @@ def test_a_run_that_diverged_or_is_missing_is_said() -> None:
         )
     ).splitlines()
     assert "Diverged: dni with 1 of 3 seeds." in said
-    assert said[-1] == "noise has no run for bptt's seeds 1: its difference is over the others."
+    assert said[-1] == (
+        "noise has no run for bptt's seeds 1: the difference of noise is over the others."
+    )
+    fewer = in_words(
+        results(
+            bptt=facts(seeds=[0, 1], token_ppl=[100.0, 101.0]),
+            dni=facts(99.0, -1.0, [-1.5, -0.5], seeds=[0, 1, 2]),
+        )
+    ).splitlines()
+    assert fewer[-1] == (
+        "bptt has no run for dni's seeds 2: the difference of dni is over the others."
+    )
 
 
 def test_a_gain_is_held_against_its_controls() -> None:

@@ -105,6 +105,9 @@ def test_a_horizon_and_random_truncation_exclude_each_other() -> None:
         ("synthesizer.factor=1.5", r"synthesizer.factor.* = 1.5: .*less than or equal to 1"),
         ("optimizer.clip_norm=off", r"clip_norm = 'off': must be a number or none$"),
         ("schedule.cycles=3", r"schedule.cycles = 3: must be a list, as \[1.0, 2.0\] or none$"),
+        ("schedule.cycles=['a']", r"schedule.cycles.0 = 'a': must be a number$"),
+        ("model.cutoffs=[0, 3]", r"model.cutoffs.0 = 0: must be greater than 0$"),
+        ("train.batch=16\ntrain.window=3", r"sets more than one value; give --set for each"),
         ("train.horizon=0", r"train.horizon = 0: .*greater than 0"),
         ("train.batch=0", r"train.batch = 0: .*greater than 0"),
         ("hidden=3", r"--set 'hidden=3': write it as section.key=value"),
@@ -142,6 +145,12 @@ def test_cycles_are_given_in_one_way_and_the_last_override_wins() -> None:
     ("content", "message"),
     [
         (b"[model\n", "not valid TOML"),
+        (
+            b"[model]\nembedding = none  # off\n",
+            'not valid TOML.*; text is quoted: embedding = "none"',
+        ),
+        (b"[schedule]\nmode = real\n", '; text is quoted: mode = "real"$'),
+        (b"[model]\nhidden = 3 4\n", r"line 2, column \d+\)$"),
         (b"\xff\xfe", "not UTF-8 at byte 0"),
         (b"model = 3\n", "model = 3"),
     ],

@@ -13,9 +13,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from sglm.errors import InputError
+from sglm.errors import InputError, as_sglm_error
 from sglm.storage import durable
-from sglm.storage.durable import locked
+from sglm.storage.durable import locked, named, replace_file
 
 HOLD = (
     "import sys; from pathlib import Path; from sglm.storage.durable import locked\n"
@@ -130,3 +130,18 @@ def test_one_number_with_any_stride_is_saved(tmp_path: Path) -> None:
     assert number.stride() != (1, 1)
     durable.write_tensors(tmp_path / "x.safetensors", {"n": number})
     assert load_file(tmp_path / "x.safetensors")["n"].tolist() == [[4]]
+
+
+def test_a_full_disk_is_named(tmp_path: Path) -> None:
+    """The system does not say which file a write was for."""
+
+    def full(_: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left") as error:
+        replace_file(tmp_path / "model.safetensors", full)
+    told = as_sglm_error(error.value)
+    assert f"no space left on the device ({tmp_path / 'model.safetensors'})" in str(told)
+    with pytest.raises(OSError, match="elsewhere") as error, named(tmp_path / "a"):
+        raise OSError(errno.EACCES, "Permission denied", "elsewhere")
+    assert error.value.filename == "elsewhere"

@@ -197,6 +197,15 @@ def test_held_out_lines_that_are_trained_on_are_told(run_prep: Run, here: Path) 
     )
 
 
+def test_a_held_out_split_without_words_is_told(run_prep: Run, here: Path) -> None:
+    (here / "blank.txt").write_text("\n")
+    arguments = ("--test", "0", "--tokenizer", "byte", "--out", "a")
+    told = run_prep("good.txt", "--valid", "blank.txt", *arguments)
+    assert told.exit_code == 0
+    assert "valid has no words, so no number of it tells anything" in told.stderr
+    assert "test has no words" not in told.stderr
+
+
 def test_a_file_system_without_locks(
     run_prep: Run, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -80,14 +81,42 @@ def test_the_fingerprint_follows_ids_and_tokenizer(store: Path) -> None:
 
 
 def test_a_file_that_changes_after_the_store_was_opened_is_not_mapped(store: Path) -> None:
-    opened = TokenStore.open(store)
-    before = opened.ids("valid")
+    opened, path = TokenStore.open(store), store / "valid.bin"
+    content = path.read_bytes()
     other = store / "other.bin"
-    other.write_bytes(b"\xff" * before.nbytes)
-    other.replace(store / "valid.bin")
-    with pytest.raises(InputError, match=r"valid\.bin: has changed since the store was opened"):
+    other.write_bytes(b"\xff" * len(content))
+    other.replace(path)
+    for _ in range(2):
+        with pytest.raises(InputError, match=r"valid\.bin: has changed since the store was opened"):
+            opened.ids("valid")
+    path.write_bytes(content)
+    assert opened.ids("valid").tobytes() == content
+    with path.open("r+b") as file:  # in place, where it is mapped
+        file.write(b"\xff\xff")
+    with pytest.raises(InputError, match="has changed"):
         opened.ids("valid")
-    assert int(before.max()) < 65_535  # what was mapped stays what was checked
+
+
+def test_what_is_read_stays_when_the_store_is_touched_moved_or_made_again(
+    store: Path, tmp_path: Path
+) -> None:
+    opened, path = TokenStore.open(store), store / "valid.bin"
+    os.utime(path, ns=(1, 1))  # before it is mapped
+    content = path.read_bytes()
+    assert opened.ids("valid").tobytes() == content
+    os.utime(path, ns=(2, 2))
+    assert opened.ids("valid").tobytes() == content
+    again = store / "again.bin"
+    again.write_bytes(content)
+    again.replace(path)
+    assert opened.ids("valid").tobytes() == content
+    again.write_bytes(b"\xff" * len(content))
+    again.replace(path)
+    assert opened.ids("valid").tobytes() == content  # of the file that was checked
+    store.rename(tmp_path / "elsewhere")
+    assert opened.ids("valid").tobytes() == content
+    with pytest.raises(FileNotFoundError):
+        opened.ids("train")
 
 
 def test_a_split_that_is_not_there_names_the_cure(store: Path) -> None:

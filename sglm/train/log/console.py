@@ -71,9 +71,9 @@ def _fit(facts: Sequence[str], columns: int) -> str:
 
 
 def is_terminal(stream: TextIO) -> bool:
-    """Whether somebody watches there."""
+    """Whether somebody watches there, on a terminal that can move its cursor."""
     with suppress(OSError, ValueError):
-        return stream.isatty()
+        return stream.isatty() and os.environ.get("TERM") != "dumb"
     return False
 
 

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from sglm.storage.durable import replace_text, sync
+from sglm.storage.durable import named, replace_text, sync
 from sglm.storage.untrusted import read_bounded
 
 LARGEST_METRICS_BYTES = 1 << 28  # a million evaluations
@@ -14,7 +14,7 @@ LARGEST_METRICS_BYTES = 1 << 28  # a million evaluations
 def append_metrics(path: Path, line: dict[str, Any]) -> None:
     """Adds a line, which is on the disk afterwards."""
     is_new = not path.exists()
-    with open(path, "a", encoding="utf-8") as file:
+    with named(path), open(path, "a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
         file.flush()
         os.fsync(file.fileno())

@@ -14,6 +14,11 @@ FACTS = ("loss 12.345", "cycle 11 synthetic", "123,456 tokens/s", "rate 4.00e-03
 LONG_RUN = 9_999_999
 
 
+@pytest.fixture(autouse=True)
+def _a_terminal_that_moves_its_cursor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+
+
 def shown_on_a_terminal(columns: int) -> str:
     ours, theirs = os.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
@@ -46,3 +51,13 @@ def test_plain_lines_name_their_step_and_fit_80_columns() -> None:
     assert line.startswith("step 1,234,567/9,999,999  ")
     assert line.split("  ")[1].endswith(" left")
     assert len(line) <= 80
+
+
+def test_a_terminal_that_cannot_move_its_cursor_gets_lines(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert "█" in shown_on_a_terminal(80)
+    monkeypatch.setenv("TERM", "dumb")
+    shown = shown_on_a_terminal(80)
+    assert "\x1b" not in shown
+    assert shown.startswith("step 1,234,567/9,999,999  ")
