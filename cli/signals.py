@@ -28,10 +28,11 @@ class StopRequest:
     def receive(self, number: int, frame: FrameType | None) -> None:
         """The handler of all."""
         self.received = number
-        for each in _STOPPING:
-            signal.signal(each, signal.SIG_DFL)
         if number == signal.SIGHUP:  # the shell sends it, and the terminal sends it again
             signal.signal(number, signal.SIG_IGN)
+        else:
+            for each in _STOPPING:
+                signal.signal(each, signal.SIG_DFL)
         # Not print(): the signal may have interrupted a print(). Stderr may be closed.
         with suppress(OSError):
             os.write(2, b"\nstopping after this step; once more to stop without saving\n")

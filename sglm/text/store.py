@@ -11,7 +11,7 @@ import shlex
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, TypeGuard
+from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
 
@@ -58,8 +58,7 @@ class TokenStore:
     _checked: dict[str, tuple[int, ...]] = field(default_factory=dict)
     """The identity that each split's file had when its ids were checked."""
     _mapped: "dict[str, np.memmap[Any, Any]]" = field(default_factory=dict)
-    """Each split's ids, once they have been asked for: they stay readable when the store is moved,
-    removed or made again."""
+    """Each split's ids: they stay readable when the store is moved, removed or made again."""
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str]) -> "TokenStore":
@@ -76,7 +75,7 @@ class TokenStore:
         if tokenizer.fingerprint != meta["tokenizer"]["fingerprint"]:
             raise _damaged(folder, "its ids were written with another tokenizer than the one in it")
         for split, facts in meta["splits"].items():
-            store._checked[split] = store._check(split, facts["tokens"], facts["sha256"])
+            store._check(split, facts["tokens"], facts["sha256"])
         return store
 
     @property
@@ -119,27 +118,18 @@ class TokenStore:
             InputError: there is no such split, or its ids have changed since the store was opened.
         """
         facts, path = self._facts(split), self.folder / ids_file(split)
-        mapped, checked = self._mapped.get(split), self._checked[split]
         try:
-            file = path.open("rb")
-        except FileNotFoundError:
-            if mapped is None:
-                raise
-            return mapped
-        with file:
-            identity = _identity(file)
-            is_another = identity[:2] != checked[:2]
-            if mapped is not None and (is_another or identity == checked):
-                return mapped
+            identity = _identity(path.stat())
+        except OSError:
+            return self._mapped[split]  # moved or removed
+        checked = self._checked[split]
+        if _is_same_file(identity, checked) and identity != checked:
             # Written to, or only touched, as by what copies or backs it up?
-            if identity != checked and _sha256(path) != facts["sha256"]:
-                self._mapped.pop(split, None)
-                raise InputError(f"{path}: has changed since the store was opened; start again")
+            with path.open("rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != facts["sha256"]:
+                    raise InputError(f"{path}: has changed since the store was opened; start again")
             self._checked[split] = identity
-            if mapped is None or is_another:
-                mapped = np.memmap(file, dtype=ID_TYPES[self.meta["dtype"]], mode="r")
-            self._mapped[split] = mapped
-            return mapped
+        return self._mapped[split]
 
     @cached_property
     def bos_id(self) -> int:
@@ -183,8 +173,8 @@ class TokenStore:
         facts: dict[str, Any] = self.meta["splits"][split]
         return facts
 
-    def _check(self, split: str, tokens: int, sha256: str) -> tuple[int, ...]:
-        """Checks the split's file against `meta.json`, and returns the identity of the file.
+    def _check(self, split: str, tokens: int, sha256: str) -> None:
+        """Checks the split's file against `meta.json`, and maps it.
 
         Raises:
             InputError: the content differs, or has ids that are not in the vocabulary.
@@ -198,12 +188,13 @@ class TokenStore:
         digest, highest, left = hashlib.sha256(), 0, expected
         # Read, not mapped: mapped pages would count as this process's memory.
         with path.open("rb") as file:
-            identity = _identity(file)
+            self._checked[split] = _identity(os.fstat(file.fileno()))
             while left and (raw := file.read(min(CHECKED_BYTES, left))):
                 digest.update(raw)
                 left -= len(raw)
                 whole = len(raw) - len(raw) % id_type.itemsize
                 highest = max(highest, int(np.frombuffer(raw[:whole], id_type).max(initial=0)))
+            self._mapped[split] = np.memmap(file, dtype=id_type, mode="r")
         if highest >= self._tokenizer.vocab_size:
             raise _damaged(
                 self.folder,
@@ -212,18 +203,15 @@ class TokenStore:
             )
         if digest.hexdigest() != sha256:
             raise _damaged(self.folder, f"{path.name} is not the file that meta.json speaks of")
-        return identity
 
 
-def _identity(file: BinaryIO) -> tuple[int, ...]:
+def _identity(status: os.stat_result) -> tuple[int, ...]:
     """Equal as long as it is the same file and has not been written to."""
-    status = os.fstat(file.fileno())
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _is_same_file(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
+    return one[:2] == other[:2]
 
 
 def _damaged(folder: Path, problem: str) -> InputError:
