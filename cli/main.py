@@ -27,7 +27,7 @@ from sglm.cli import (
 )
 from sglm.cli import eval as eval_command
 from sglm.cli.streams import drop_full_stdout, prepare_streams
-from sglm.errors import InputError, SglmError, SglmWarning, as_sglm_error, printable
+from sglm.errors import ConfigError, InputError, SglmError, SglmWarning, as_sglm_error, printable
 from sglm.runtime.process import prepare_process
 
 # Options whose value is not a name; each handles an empty value itself.
@@ -104,6 +104,10 @@ def errors_told() -> Iterator[None]:
     try:
         yield
         return
+    except ConfigError as error:
+        if another_tells():
+            raise typer.Exit(error.exit_code) from None
+        message, code = str(error), error.exit_code
     except SglmError as error:
         message, code = str(error), error.exit_code
     except USAGE_ERROR as error:
@@ -125,6 +129,14 @@ def errors_told() -> Iterator[None]:
         message, code = str(translated), translated.exit_code
     typer.echo(f"sglm: {printable(message)}", err=True)
     raise typer.Exit(code)
+
+
+def another_tells() -> bool:
+    """Whether this is one of torchrun's processes, and not a machine's first: what is wrong with
+    the configuration is the same for all."""
+    environment = os.environ
+    together = environment.get("WORLD_SIZE", "1") != "1" and "MASTER_ADDR" in environment
+    return together and environment.get("LOCAL_RANK", "0") != "0"
 
 
 def usage_told(error: Any) -> str | None:

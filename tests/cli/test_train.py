@@ -145,6 +145,12 @@ def test_a_dry_run_under_torchrun_plans_one_process(
     monkeypatch.setenv("RANK", "0")
     assert "each of 2 processes" in sglm_command(*arguments).stdout
     assert json.loads(sglm_command(*arguments, "--json").stdout)["processes"] == 2
+    wrong = [*arguments, "--set", "train.batch=none"]
+    assert "train.batch = 'none'" in sglm_command(*wrong).stderr
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    silent = sglm_command(*wrong)
+    assert (silent.exit_code, silent.output) == (2, "")
+    monkeypatch.setenv("LOCAL_RANK", "0")
     refused = sglm_command(*arguments, "--set", "train.batch=3")
     assert refused.exit_code != 0
     assert "3 lanes cannot be shared out among 2 processes" in refused.stderr
