@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from sglm.errors import InputError
-from sglm.storage.durable import remove, sync, write_tensors
+from sglm.storage.durable import named, remove, sync, write_tensors
 from sglm.storage.untrusted import read_bounded
 
 # Incremented whenever the saved state changes its structure; older versions cannot be read.
@@ -125,11 +125,13 @@ def _write(folder: Path, step: int, state: Any) -> None:
     tensors: dict[str, Tensor] = {}
     tree = _pack(state, "", tensors)
     document = json.dumps({"format_version": FORMAT_VERSION, "step": step, "state": tree}).encode()
-    (folder / _STATE).write_bytes(document)
+    with named(folder / _STATE):
+        (folder / _STATE).write_bytes(document)
     sums = {_STATE: hashlib.sha256(document).hexdigest()}
     sums[_TENSORS] = write_tensors(folder / _TENSORS, tensors)
     lines = "".join(f"{digest}  {name}\n" for name, digest in sums.items())
-    (folder / _SUMS).write_text(lines, encoding="utf-8")
+    with named(folder / _SUMS):
+        (folder / _SUMS).write_text(lines, encoding="utf-8")
     for path in (*(folder / name for name in (*sums, _SUMS)), folder):
         sync(path)
 

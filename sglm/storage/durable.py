@@ -38,7 +38,8 @@ def sync(path: Path) -> None:
     """Waits until a file's content, or a folder's list of names, is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        with named(path):
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
@@ -184,13 +185,13 @@ def _holder(file: TextIO) -> str:
 
 def _seems_alive(holder: str) -> bool:
     """Whether the named process is alive; a process of another machine is assumed to be."""
-    named = re.fullmatch(r"process ([0-9]{1,9}) on (.*)", holder)
-    if named is None or int(named[1]) == os.getpid():
+    process = re.fullmatch(r"process ([0-9]{1,9}) on (.*)", holder)
+    if process is None or int(process[1]) == os.getpid():
         return False
-    if named[2] != platform.node():
+    if process[2] != platform.node():
         return True
     try:
-        os.kill(int(named[1]), 0)
+        os.kill(int(process[1]), 0)
     except ProcessLookupError:
         return False
     except PermissionError:
@@ -199,6 +200,7 @@ def _seems_alive(holder: str) -> bool:
 
 
 def _name_holder(file: TextIO, holder: str) -> None:
-    file.truncate(0)
-    file.write(holder)
-    file.flush()
+    with named(Path(file.name)):
+        file.truncate(0)
+        file.write(holder)
+        file.flush()

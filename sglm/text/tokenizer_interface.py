@@ -12,6 +12,7 @@ from typing import ClassVar
 import numpy as np
 
 from sglm.errors import InputError
+from sglm.storage.durable import named
 from sglm.text.lines import LONE_SURROGATE, Piece
 
 EOS, UNK = "<eos>", "<unk>"
@@ -166,7 +167,8 @@ class Tokenizer(ABC):
                     f"the vocabulary would take {len(content) >> 20} MiB, more than the "
                     f"{LARGEST_FILE_BYTES >> 20} MiB that sglm reads; give a smaller --vocab-size"
                 )
-            (folder / self.content_file).write_bytes(content)
+            with named(folder / self.content_file):
+                (folder / self.content_file).write_bytes(content)
         facts = {
             "format_version": FORMAT_VERSION,
             "kind": self.kind,
@@ -176,7 +178,8 @@ class Tokenizer(ABC):
             "unk_id": self.unk_id,
             **({"settings": self.settings} if self.settings else {}),
         }
-        (folder / CARD_FILE).write_text(json.dumps(facts, indent=2) + "\n")
+        with named(folder / CARD_FILE):
+            (folder / CARD_FILE).write_text(json.dumps(facts, indent=2) + "\n")
 
 
 def vocabulary_too_large(vocab_size: int, *, largest: int) -> InputError:

@@ -56,7 +56,8 @@ class FailingDisk:
     def wrap(self, name: str, plain: Callable[..., Any]) -> Callable[..., Any]:
         def call(path: Any, *args: Any, **kwargs: Any) -> Any:
             if self._check(name, path):
-                raise OSError(self.number, os.strerror(self.number), str(path))
+                named = () if name == "fsync" else (str(path),)  # as the system says it
+                raise OSError(self.number, os.strerror(self.number), *named)
             return plain(path, *args, **kwargs)
 
         return call
@@ -111,7 +112,9 @@ def test_whatever_write_fails_the_run_says_so_and_goes_on_afterwards(
         if not (disk.failed.startswith("mkdir") and result.exit_code == 0):  # it was there already
             assert result.exit_code == 1, (disk.failed, result.output)
             assert isinstance(result.exception, SystemExit), disk.failed
-            assert result.stderr.splitlines()[-1].startswith("sglm: "), disk.failed
+            told = result.stderr.splitlines()[-1]
+            assert told.startswith("sglm: "), disk.failed
+            assert str(out) in told or "/.lock" in disk.failed, (disk.failed, told)  # which file
         failing(out, None)
         load_checkpoint(out / "checkpoints")  # whole, or none yet
         if not disk.failed.startswith(("unlink", "rmdir")):  # of what was to be cleared up

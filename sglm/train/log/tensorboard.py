@@ -19,7 +19,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard.summary import hparams
 
 from sglm.config import Config
-from sglm.storage.durable import sync
+from sglm.storage.durable import named, sync
 from sglm.train.log.tags import description
 
 _PREFIX = "events.out.tfevents."
@@ -51,7 +51,8 @@ class EventFile:
         stamp = max([int(time.time()), *(_stamp(path) + 1 for path in kept)])
         name = f"{_PREFIX}{stamp:010d}.{platform.node()}.{os.getpid()}.0"
         self._described: set[str] = set()
-        self._file = open(folder / name, "xb")  # noqa: SIM115
+        self._path = folder / name
+        self._file = open(self._path, "xb")  # noqa: SIM115
         self._records = RecordWriter(self._file)
         try:
             self._add(Event(file_version="brain.Event:2"))
@@ -106,16 +107,19 @@ class EventFile:
 
     def _add(self, event: Any) -> None:
         event.wall_time = time.time()
-        self._records.write(event.SerializeToString())
+        with named(self._path):
+            self._records.write(event.SerializeToString())
 
     def flush(self) -> None:
         """What was written so far can be read."""
-        self._file.flush()
+        with named(self._path):
+            self._file.flush()
 
     def sync(self) -> None:
         """What was written so far survives a crash of the machine."""
         self.flush()
-        os.fsync(self._file.fileno())
+        with named(self._path):
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Ends the file."""
