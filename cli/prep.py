@@ -196,8 +196,10 @@ def _joining(name: str) -> str:
         return ""  # what stands in the warning is not the name itself
     stem = Path(name).name.split(".")[0]
     names = chain([f"{stem}-joined.txt"], (f"{stem}-joined-{n}.txt" for n in count(2)))
-    target = shlex.quote(next(each for each in names if not os.path.lexists(each)))
-    source = shlex.quote(name if name[0] != "-" else f"./{name}")
+    target = next(each for each in names if not os.path.lexists(each))
+    source, target = (
+        shlex.quote(f"./{each}" if each.startswith("-") else each) for each in (name, target)
+    )
     if name.lower().endswith(".gz"):
         return f": zcat {source} | {JOIN} > {target}"
     return f": {JOIN} {source} > {target}"

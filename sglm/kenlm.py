@@ -200,7 +200,7 @@ class Model:
         if in_state._branch is None:
             raise InputError("the state is empty: BeginSentenceWrite(state) comes first")
         if in_state._identity != identity_of(self._lm.predictor):
-            raise InputError(f"{ANOTHER_MODELS} (BeginSentenceWrite)")
+            raise InputError(f"{ANOTHER_MODELS} BeginSentenceWrite(state) of this one")
         ids = self._ids(word, in_text=in_state._in_text)
         logprob, branch = in_state._branch.follow(ids)
         words = in_state._words + 1

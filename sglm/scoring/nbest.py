@@ -132,7 +132,7 @@ def read_references(file: Path, lists: NBest) -> list[str]:
 def _said(record: object, where: str) -> str:
     """What was said, by a manifest's record."""
     if not isinstance(record, dict) or "text" not in record:
-        raise InputError(f"{where}: no field 'text', which holds what was said; call it so")
+        raise InputError(f"{where}: no field 'text'; a manifest has the reference in it")
     return checked_text(record["text"], "text", where)
 
 

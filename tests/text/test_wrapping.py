@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from sglm.cli.main import app
-from sglm.cli.prep import JOIN
+from sglm.cli.prep import JOIN, _joining
 from sglm.text.wrapping import wrapped_width
 from tests.conftest import make_text
 
@@ -99,3 +99,8 @@ def test_a_deeper_line_begins_another_paragraph() -> None:
     assert ran.stdout.decode() == (
         "  One is here.\n  Two is there.\n    verse, verse\n\n\nThe end\n"
     )
+
+
+def test_a_name_that_cannot_be_pasted_gets_no_command() -> None:
+    assert _joining("caf\udce9.txt") == ""
+    assert _joining("-book.txt").endswith(" ./-book.txt > ./-book-joined.txt")
