@@ -54,18 +54,19 @@ BASE: Values = {
     "optimizer": {"kind": "adam", "learning_rate": 1e-3, "clip_norm": 0.25, "averaging": 0.0},
 }
 
-ADJOINT = {"kind": "adjoint", "every": 1, "reach": 20}
+ADJOINT: dict[str, Any] = {"kind": "adjoint", "every": 1, "reach": 20}
 
 # What each arm adds to it.
 ARMS: dict[str, Values] = {
     "bptt": {"schedule": {"mode": "real"}},
     "adjoint": {"schedule": {"mode": "synthetic"}, "synthesizer": ADJOINT},
+    "bptt-long": {"schedule": {"mode": "real"}},
     "noise": {"schedule": {"mode": "synthetic"}, "synthesizer": {**ADJOINT, "inject": "noise"}},
     # Predicts from the state alone, as in the paper; with the self-calibrating factor, and without.
     "mlp": {"schedule": {"mode": "synthetic"}, "synthesizer": {"kind": "mlp"}},
     "mlp-1": {"schedule": {"mode": "synthetic"}, "synthesizer": {"kind": "mlp", "factor": 1.0}},
 }
-BASELINE = "bptt"
+BASELINE, CEILING = "bptt", "bptt-long"
 
 # Jaderberg et al. 2017, table 2: T_task at T = 2, 3, 4, 5.
 PAPER_WINDOWS = (2, 3, 4, 5)
@@ -97,7 +98,10 @@ class Run(NamedTuple):
 
     def values(self) -> dict[str, dict[str, Any]]:
         """Its configuration, as plain values."""
-        own = ({"train": {"window": self.window, "seed": self.seed}}, ARMS[self.arm])
+        train = {"window": self.window, "seed": self.seed}
+        if self.arm == CEILING:  # exact over the window and what the adjoint reads after it
+            train["horizon"] = (1 + math.ceil(ADJOINT["reach"] / self.window)) * self.window
+        own = ({"train": train}, ARMS[self.arm])
         merged = {section: dict(values) for section, values in BASE.items()}
         for values in own:
             for section, changes in values.items():

@@ -84,7 +84,7 @@ def curves(corpora: dict[str, dict[str, Any]]) -> dict[str, list[Curve]]:
 def table(corpora: dict[str, dict[str, Any]]) -> list[list[str]]:
     """Perplexity at each milestone, and when the first of all sglm's curves is as low as a rival
     ends; first row: the head."""
-    rows = [["corpus", "system", *(f"{m} min" for m in MILESTONES), "sglm is there after"]]
+    rows = [["corpus", "system", *(f"{m} min" for m in MILESTONES), "an sglm run is there after"]]
     for corpus, systems in curves(corpora).items():
         ours = [each for each in systems if is_ours(each.system)]
         for each in systems:

@@ -103,9 +103,7 @@ def in_words(results: dict[str, Any]) -> str:
     if CEILING in variants and not groups["lower"]:
         exact = f"the exact gradient over {results['horizon']} steps ({CEILING})"
         sentences += {
-            "none": [
-                f"No gain is seen from {exact}, which is the most that a synthetic one can gain."
-            ],
+            "none": [f"No gain is seen from {exact}: none is to be expected from a synthetic one."],
             "higher": [f"Here {exact} harms, so a synthetic one has nothing to gain."],
         }.get(_verdict(variants[CEILING]), [])
     return "\n".join(sentences)

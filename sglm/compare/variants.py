@@ -116,7 +116,7 @@ VARIANTS = {
     ),
     "bptt-long": Variant(
         sentence="Control: as bptt, with the exact gradient over --horizon steps (Williams & Peng"
-        " 1990): the most that a synthetic gradient can gain.",
+        " 1990): what a synthetic gradient can be expected to gain.",
         mode="real",
         long_horizon=True,
     ),

@@ -1,6 +1,6 @@
 """How fast is a training step, how fast could it be, where does its time go, what does it hold?
 
-    scripts/bench                             cases that suit this machine: ten minutes, a table
+    scripts/bench                             cases that suit this machine: twelve minutes, a table
     scripts/bench --sizes 2x650 --windows 5,35,70 --batches 20,80 --out bench.json
     scripts/bench --all --out bench.json      every size × window × batch
     scripts/bench --quick --json              one size, rates only, in under two minutes
