@@ -263,8 +263,8 @@ def adapt_train(
 
     gradients = train_gradients(
         model,
-        half_of(store.ids("valid"), "first", store.tokenizer().eos_id),
-        eos_id=lm.tokenizer.eos_id,
+        half_of(store.ids("valid"), "first", eos_id=lm.tokenizer.eos_id, bos_id=lm.bos_id),
+        bos_id=lm.bos_id,
         shape=GradientsShape(vocab_size=model.shape.vocab_size, features=model.shape.widths[-1]),
         seed=seed,
         segments=segments or SEGMENTS,

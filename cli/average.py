@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from sglm.cli import next_step, options
+from sglm.errors import InputError
 from sglm.runtime.process import ended_by_interrupts
 
 
@@ -25,8 +26,14 @@ def average(
     """
     with ended_by_interrupts():
         from sglm.snapshots import average_snapshots, snapshot_folders
+        from sglm.train.record import trained_on
 
     folders = snapshot_folders(run, last)
     model = average_snapshots(run, out, last=last)
     typer.echo(f"{model}: the mean of {', '.join(folder.name for folder in folders)}")
-    typer.echo(f"next: {next_step.command('eval', model)} --data STORE --split valid", err=True)
+    try:
+        data: Path | str = trained_on(run).folder
+    except InputError:
+        data = "STORE"
+    next_command = next_step.command("eval", model, "--data", data, "--split", "valid")
+    typer.echo(f"next: {next_command}", err=True)

@@ -13,6 +13,7 @@ from sglm.cli.mixing import TUNE, MixOption, check_both, mixed, read_weight, tun
 from sglm.cli.streams import announce_terminal
 from sglm.errors import InputError
 from sglm.runtime.process import ended_by_interrupts
+from sglm.scoring.metrics import shown
 
 if TYPE_CHECKING:
     from sglm.lm import LanguageModel
@@ -197,7 +198,27 @@ def _evaluated_text(
         announce_terminal()
     sample = adapting.sample_of_text(lm, text, text_field)
     result = lm.perplexity(text, context=context, text_field=text_field)
+    _warn_of_carriage_returns(lm, text)
     return adapting.with_cost(result, lm, sample)
+
+
+def _warn_of_carriage_returns(lm: "LanguageModel", text: Path) -> None:
+    from sglm.text.lines import READ_BYTES, read_text_lines
+    from sglm.text.sources import RECORD_ENDINGS
+    from sglm.text.wrapping import has_crlf
+
+    if not text.is_file() or text.name.lower().endswith(RECORD_ENDINGS):
+        return
+    # Words hold no white space.
+    if lm.tokenizer.kind == "word" or not lm.tokenizer.is_text:
+        return
+    if has_crlf(piece.text for piece in read_text_lines(text, READ_BYTES)):
+        typer.echo(
+            f"warning: the lines of {text} end in CR LF, as Windows writes them, and the carriage"
+            " returns are scored; where the training text has none, take them out first:"
+            " perl -pe 's/\\r$//'",
+            err=True,
+        )
 
 
 def _store(data: Path | None, run: Path, *, is_evaluated: bool) -> "TokenStore":
@@ -246,9 +267,9 @@ def _print_table(result: "Evaluation") -> None:
     unknown = f" ({result.unknown:,} <unk>)" if result.unknown else ""
     no_bits = "- (<unk> hides bytes)" if result.unknown else "-"
     is_text = result.words is not None  # and not ids
-    rows = {"perplexity per token": f"{result.token_ppl:,.2f}"}
+    rows = {"perplexity per token": shown(result.token_ppl)}
     if is_text:
-        rows["perplexity per word"] = f"{result.word_ppl:,.2f}" if result.words else "-"
+        rows["perplexity per word"] = shown(result.word_ppl) if result.words else "-"
         rows["bits per byte"] = no_bits if bits is None else f"{bits:.4f}"
     rows["tokens"] = f"{result.tokens:,}{unknown}"
     if is_text:

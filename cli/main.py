@@ -1,6 +1,7 @@
 """The `sglm` command: collects the commands and turns errors into messages and exit codes."""
 
 import os
+import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -98,11 +99,9 @@ def refuse_empty(args: list[str]) -> None:
 @contextmanager
 def errors_told() -> Iterator[None]:
     """Inside, an error that a user can cause becomes its message and exit code."""
-    if os.environ.get("SGLM_DEBUG"):
-        yield
-        return
     try:
-        yield
+        with tracebacks_shown():
+            yield
         return
     except ConfigError as error:
         if another_tells():
@@ -131,12 +130,23 @@ def errors_told() -> Iterator[None]:
     raise typer.Exit(code)
 
 
+@contextmanager
+def tracebacks_shown() -> Iterator[None]:
+    """Prints where an error comes from, if `SGLM_DEBUG` is set; it goes on to become a message."""
+    try:
+        yield
+    except (Exception, KeyboardInterrupt) as error:
+        if os.environ.get("SGLM_DEBUG") and not isinstance(error, typer.Exit):
+            traceback.print_exc()
+        raise
+
+
 def another_tells() -> bool:
     """Whether this is one of torchrun's processes, and not a machine's first: what is wrong with
     the configuration is the same for all."""
-    environment = os.environ
-    together = environment.get("WORLD_SIZE", "1") != "1" and "MASTER_ADDR" in environment
-    return together and environment.get("LOCAL_RANK", "0") != "0"
+    from sglm.runtime.ranks import local_rank
+
+    return bool(local_rank())
 
 
 def usage_told(error: Any) -> str | None:

@@ -42,9 +42,16 @@ def _this_program() -> list[str]:
     if Path(started).name == "main.py":
         return [shlex.quote(sys.executable), "-m", "sglm.cli.main"]
     found = shutil.which("sglm")
-    if Path(started).name == "sglm" and not (found and os.path.samefile(found, started)):
-        return [shlex.quote(started)]
-    return ["sglm"]
+    if Path(started).name != "sglm" or (found and _same(found, started)):
+        return ["sglm"]
+    return [shlex.quote(started)] if os.path.exists(started) else ["sglm"]
+
+
+def _same(one: str, other: str) -> bool:
+    try:
+        return os.path.samefile(one, other)
+    except OSError:  # a program that Python itself was started as has no file of its name here
+        return False
 
 
 def _beside_python(program: str) -> str:

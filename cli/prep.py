@@ -6,7 +6,7 @@ import shlex
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import chain, count
 from pathlib import Path
@@ -141,7 +141,7 @@ def prep(
     _warn_of_no_words(store)
     _warn_of_repeated_lines(store)
     if store.tokenizer().is_text:
-        _warn_of_wrapped_lines(sources)
+        _warn_of_line_ends(sources, store)
     if as_json:
         facts = {
             "out": str(out),
@@ -156,30 +156,40 @@ def prep(
 
 
 def _fraction_or_source(text: str) -> float | str:
+    number = text.removesuffix("%")
     try:
-        return float(text)
+        return float(number) / (100 if number != text else 1)
     except ValueError:
         return text
 
 
-def _warn_of_wrapped_lines(sources: list[str]) -> None:
-    """Names the first file whose lines are wrapped at a width."""
+def _warn_of_line_ends(sources: list[str], store: "TokenStore") -> None:
+    """Names the first file whose lines are wrapped at a width, or end as Windows' do."""
     from sglm.errors import InputError, SglmWarning
     from sglm.text.sources import find_sources
 
     # The store is there, whatever became of its sources; and they were warned of before.
     with suppress(InputError, OSError), warnings.catch_warnings():
         warnings.simplefilter("ignore", SglmWarning)
-        _warn_of_first(each for name in sources if name != "-" for each in find_sources(name))
+        found = [each for name in sources if name != "-" for each in find_sources(name)]
+        _warn_of_first([each for each in found if not (each.documents or each.once)], store)
 
 
-def _warn_of_first(sources: "Iterable[Source]") -> None:
-    from sglm.text.wrapping import wrapped_width
+def _warn_of_first(sources: "Sequence[Source]", store: "TokenStore") -> None:
+    from sglm.text.wrapping import has_crlf, wrapped_width
 
+    holds_space = store.meta["tokenizer"]["kind"] != "word"
     for source in sources:
-        width = None
-        if not (source.documents or source.once):
-            width = wrapped_width(piece.text for piece in source.read())
+        width = wrapped_width(piece.text for piece in source.read())
+        # To join lines takes carriage returns out, too.
+        if width is None and holds_space and has_crlf(piece.text for piece in source.read()):
+            typer.echo(
+                f"warning: the lines of {source.name} end in CR LF, as Windows writes them. The"
+                " carriage returns are tokens, and `sglm score` leaves them out. Take them out"
+                f" first{_without_returns(source.name)}",
+                err=True,
+            )
+            return
         if width is not None:
             typer.echo(
                 f"warning: the lines of {source.name} are wrapped at {width} columns. Line breaks"
@@ -191,18 +201,27 @@ def _warn_of_first(sources: "Iterable[Source]") -> None:
 
 
 def _joining(name: str) -> str:
-    """The command that joins the lines of a file, into one that is not there yet."""
+    """The command that joins the lines of a file."""
+    return _command(JOIN, name, "joined")
+
+
+def _without_returns(name: str) -> str:
+    return _command("""perl -pe 's/\\r$//'""", name, "lf")
+
+
+def _command(program: str, name: str, made: str) -> str:
+    """`: ` and what makes of a file one that is not there yet."""
     if not name.isprintable():
         return ""  # what stands in the warning is not the name itself
     stem = Path(name).name.split(".")[0]
-    names = chain([f"{stem}-joined.txt"], (f"{stem}-joined-{n}.txt" for n in count(2)))
+    names = chain([f"{stem}-{made}.txt"], (f"{stem}-{made}-{n}.txt" for n in count(2)))
     target = next(each for each in names if not os.path.lexists(each))
     source, target = (
         shlex.quote(f"./{each}" if each.startswith("-") else each) for each in (name, target)
     )
     if name.lower().endswith(".gz"):
-        return f": zcat {source} | {JOIN} > {target}"
-    return f": {JOIN} {source} > {target}"
+        return f": zcat {source} | {program} > {target}"
+    return f": {program} {source} > {target}"
 
 
 def _print_summary(store: "TokenStore", seconds: float) -> None:

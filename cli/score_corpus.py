@@ -235,6 +235,9 @@ def _lines(summary: "Summary") -> list[str]:
             f"  {name:<7} {count:>12,} records  perplexity {range_}"
             for (name, count), range_ in zip(buckets.items(), meant, strict=True)
         ]
+        without = facts["records"] - sum(buckets.values())
+        if without:
+            lines.append(f"  {'none':<7} {without:>12,} records  without a perplexity")
     return lines
 
 

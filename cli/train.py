@@ -11,6 +11,7 @@ import typer
 from sglm.cli import next_step, options
 from sglm.cli.output import fill
 from sglm.cli.signals import StopRequest, stop_request
+from sglm.scoring.metrics import shown
 
 if TYPE_CHECKING:
     from sglm.config import Config
@@ -192,7 +193,7 @@ def summary(outcome: "Outcome", out: Path, *, held_out: bool = True) -> str:
     """
     best = ""
     if outcome.best_token_ppl is not None:
-        best = f"; best validation perplexity {outcome.best_token_ppl:.2f}"
+        best = f"; best validation perplexity {shown(outcome.best_token_ppl)}"
     ended = "was finished already" if outcome.already_finished else "finished"
     lines = [f"{out}: {ended}: {outcome.steps:,} steps in {outcome.seconds:,.0f} s{best}"]
     if outcome.skipped_steps:

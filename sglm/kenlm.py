@@ -106,6 +106,10 @@ def _as_str(data: str | bytes) -> str:
     return data
 
 
+class UnreadableModel(InputError, OSError):
+    """No model there, or a damaged one."""
+
+
 class Model:
     """A language model of sglm behind KenLM's methods. Picklable, by its path.
 
@@ -117,13 +121,16 @@ class Model:
         config: as in KenLM; has no effect.
 
     Raises:
-        InputError: no model there.
+        UnreadableModel: no model there; an OSError, as KenLM's.
     """
 
     def __init__(self, path: str | bytes | os.PathLike[str], config: Config | None = None) -> None:
         # Absolute, as KenLM's: a pickle may be loaded in another folder.
         self.path = os.path.abspath(os.fsencode(path))
-        self._lm: _LanguageModel = load(os.fsdecode(path), "cpu")
+        try:
+            self._lm: _LanguageModel = load(os.fsdecode(path), "cpu")
+        except InputError as error:
+            raise UnreadableModel(str(error)) from error
 
     @property
     def language_model(self) -> _LanguageModel:

@@ -15,12 +15,11 @@ from sglm.lm import LanguageModel
 from sglm.ngram.arpa import read_arpa
 from sglm.scoring.arguments import one_of, real_number
 from sglm.scoring.batch import sequence_nlls
-from sglm.scoring.evaluate import half_of
+from sglm.scoring.evaluate import half_of, text_ends
 from sglm.scoring.mixture import Mixture, fit_weights
 from sglm.scoring.ngram_predictor import NgramPredictor
 from sglm.scoring.predictor import Predictor
 from sglm.scoring.results import CONTEXTS, Context
-from sglm.scoring.stream import read_on
 from sglm.storage.untrusted import given_path
 from sglm.text.store import TokenStore
 
@@ -114,22 +113,16 @@ def tune_weight(
     if not isinstance(store, TokenStore):
         store = TokenStore.open(store)
     store.check_made_by(lm.tokenizer, lm.name)
-    eos_id = lm.tokenizer.eos_id
-    first = half_of(store.ids("valid"), "first", eos_id).astype(np.int64)
-    logprobs_PN = [
-        _logprobs(each, first, eos_id=eos_id, context=context) for each in (lm.predictor, ngram)
-    ]
+    eos_id, bos_id = lm.tokenizer.eos_id, lm.bos_id
+    first = half_of(store.ids("valid"), "first", eos_id=eos_id, bos_id=bos_id).astype(np.int64)
+    texts = [first]
+    if context == "reset":
+        parts = np.split(first, text_ends(first, eos_id=eos_id, bos_id=bos_id))
+        texts = [part for part in parts if len(part)]
+    logprobs_PN = [_logprobs(each, texts, bos_id=bos_id) for each in (lm.predictor, ngram)]
     return float(fit_weights(np.stack(logprobs_PN))[1])
 
 
-def _logprobs(predictor: Predictor[Any], ids: Ids, *, eos_id: int, context: Context) -> Nats:
-    if context == "carried":
-        nll_N, _ = read_on(predictor, np.concatenate(([eos_id], ids)), predictor.start(1))
-        return -nll_N
-    lines = [np.concatenate(([eos_id], line)) for line in _lines(ids, eos_id)]
-    return -np.concatenate(sequence_nlls(predictor, lines))
-
-
-def _lines(ids: Ids, eos_id: int) -> list[Ids]:
-    parts = np.split(ids, np.flatnonzero(ids == eos_id) + 1)
-    return [part for part in parts if len(part)]
+def _logprobs(predictor: Predictor[Any], texts: list[Ids], *, bos_id: int) -> Nats:
+    begun = [np.concatenate(([bos_id], text)) for text in texts]
+    return -np.concatenate(sequence_nlls(predictor, begun))

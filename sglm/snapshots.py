@@ -116,7 +116,7 @@ def average_snapshots(
         for path in (*aside.iterdir(), aside):
             sync(path)
         aside.rename(target)
-    except OSError:
+    except BaseException:  # Ctrl-C too: no later call would know it by its name
         shutil.rmtree(aside, ignore_errors=True)
         raise
     return target

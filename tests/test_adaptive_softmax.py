@@ -79,7 +79,7 @@ def test_a_model_that_adapts_by_nothing_is_the_model(lm: LanguageModel, tmp_path
     ids_N = np.arange(600, dtype=np.uint16) % lm.tokenizer.vocab_size
     shape = GradientsShape(vocab_size=lm.tokenizer.vocab_size, features=8, segment=8)
     network = load_weights(folder)
-    gradients = train_gradients(network, ids_N, eos_id=0, shape=shape, segments=2)
+    gradients = train_gradients(network, ids_N, bos_id=0, shape=shape, segments=2)
     assert all(weight.grad is None and weight.requires_grad for weight in network.parameters())
     save_gradients(gradients, folder)
     own = sglm.load(folder)

@@ -15,6 +15,7 @@ import sglm
 import sglm.kenlm
 from sglm.config import parse_config
 from sglm.errors import InputError
+from sglm.scoring.evaluate import half_of
 from sglm.scoring.totals import text_totals
 from sglm.text.prepare import Recipe, prepare
 from sglm.text.store import TokenStore
@@ -131,6 +132,17 @@ def test_lines_of_a_split_can_be_read_each_on_its_own(run: Path) -> None:
     assert found.tokens == expected.tokens
     assert found.nll_nats == pytest.approx(expected.nll_nats, rel=1e-6)
     assert found.nll_nats > lm.evaluate(store, "valid").nll_nats
+
+
+def test_a_half_ends_where_a_line_ends(run: Path) -> None:
+    """So that nothing is read on from the middle of a line that the other half begins."""
+    lm, store = sglm.load(run), TokenStore.open(run.parent / "store")
+    ids, ends = store.ids("valid"), {"eos_id": lm.tokenizer.eos_id, "bos_id": lm.bos_id}
+    first, second = half_of(ids, "first", **ends), half_of(ids, "second", **ends)
+    assert lm.tokenizer.decode(first.tolist()).endswith("\n")
+    assert np.array_equal(np.concatenate((first, second)), ids)
+    assert 0 <= len(first) - len(ids) // 2 < 200  # the line that the middle is in
+    assert lm.evaluate(store, "valid", half="first").tokens == len(first)
 
 
 def test_one_that_is_no_token_is_refused(run: Path, tmp_path: Path) -> None:

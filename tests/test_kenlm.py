@@ -49,8 +49,9 @@ def test_wrong_use_is_named(tmp_path: Path) -> None:
     assert again.BaseScore(state, "the", kenlm.State()) < 0
     with pytest.raises(InputError, match="is not one word"):
         model.BaseScore(state, "the cat", state)
-    with pytest.raises(InputError, match="nope"):
-        kenlm.Model(tmp_path / "nope")
+    for kind in (InputError, OSError):  # as KenLM's
+        with pytest.raises(kind, match="nope"):
+            kenlm.Model(tmp_path / "nope")
     with pytest.raises(InputError, match="a text must be a str, but this is int"):
         model.score(3)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="not UTF-8"):

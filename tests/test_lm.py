@@ -233,9 +233,10 @@ class TestExtend:
             lm.adapting("cache"),
             lm.adapting("dynamic"),
         ]
+        both = lm.adapting("cache,dynamic")
         _, state = lm.extend(lm.start(), "the cat")
         for reader in readers:
-            for wrong, of in ((state, reader), (reader.start(), lm)):
+            for wrong, of in ((state, reader), (reader.start(), lm), (reader.start(), both)):
                 with pytest.raises(InputError, match="belongs to another model; begin with"):
                     of.extend(wrong, " sat")
                 with pytest.raises(InputError, match="belongs to another model; begin with"):

@@ -12,6 +12,7 @@ import torch
 from typer.testing import CliRunner, Result
 
 import sglm
+from sglm import snapshots
 from sglm.cli.main import app
 from sglm.errors import InputError
 from sglm.model.folder import load_weights, save_model
@@ -85,6 +86,19 @@ def test_the_average_of_weights_is_a_model_like_any_other(run: Path, tmp_path: P
     }
     assert math.isfinite(sglm.load(folder).score(TEXT).logprob)
     assert [each.name for each in folder.parent.iterdir()] == ["averaged"]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+def test_an_average_that_is_interrupted_leaves_nothing(
+    run: Path, tmp_path: Path, error: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(path: Path) -> None:
+        raise error
+
+    monkeypatch.setattr(snapshots, "sync", interrupted)
+    with pytest.raises(error):
+        sglm.average_snapshots(run, tmp_path / "a" / "averaged")
+    assert list((tmp_path / "a").iterdir()) == []
 
 
 def test_what_lies_beside_is_not_touched(run: Path, tmp_path: Path) -> None:

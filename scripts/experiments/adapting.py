@@ -98,8 +98,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     lm, store = load(arguments.run, "cpu"), TokenStore.open(arguments.data)
-    valid, eos_id = store.ids("valid"), store.tokenizer().eos_id
-    texts = {"valid, second half": half_of(valid, "second", eos_id)}
+    valid, ends = store.ids("valid"), {"eos_id": lm.tokenizer.eos_id, "bos_id": lm.bos_id}
+    texts = {"valid, second half": half_of(valid, "second", **ends)}
     if "test" in store.splits:
         texts["test"] = store.ids("test")
     out: Path = arguments.out
@@ -131,7 +131,7 @@ def main() -> None:
         row = measured(adaptation.predictor(), lm, texts)
         record(kind, {**row, "settings": adaptation.settings})
         if kind == "synthetic":
-            other = half_of(valid, "first", eos_id)
+            other = half_of(valid, "first", **ends)
             for name, predictor, measured_on in controls(lm, adaptation, texts, other=other):
                 record(name, measured(predictor, lm, measured_on))
 

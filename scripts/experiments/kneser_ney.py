@@ -10,6 +10,7 @@ Shapes: N places in the text, G distinct n-grams of one order, C distinct histor
 """
 
 import argparse
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -18,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from sglm.errors import SglmError
 from sglm.ngram.arpa import BEGIN, END, UNKNOWN
 from sglm.scoring.ngram_predictor import check_no_tags
 from sglm.storage.durable import replace_text
@@ -193,8 +195,11 @@ def main() -> None:
     parser.add_argument("out", type=Path, help="the ARPA file")
     parser.add_argument("--order", type=int, default=5)
     arguments = parser.parse_args()
-    store = TokenStore.open(arguments.store)
-    write_ngram_model(store, arguments.out, arguments.order)
+    try:
+        write_ngram_model(TokenStore.open(arguments.store), arguments.out, arguments.order)
+    except (SglmError, OSError) as error:
+        print(error, file=sys.stderr)
+        sys.exit(getattr(error, "exit_code", 1))
 
 
 if __name__ == "__main__":

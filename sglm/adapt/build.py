@@ -105,7 +105,7 @@ class Adaptation:
             self._sizes = gradient_sizes(
                 self.network,
                 self._train.ids("train"),
-                eos_id=self._train.tokenizer().eos_id,
+                bos_id=self._train.bos_id,
                 segment=segment,
             )
             self._sizes_of = segment

@@ -38,7 +38,7 @@ def gradient_sizes(
     network: LSTMLanguageModel,
     train_N: npt.NDArray[np.unsignedinteger],
     *,
-    eos_id: int,
+    bos_id: int,
     segment: int,
 ) -> GradientSizes:
     """Reads `LANES` lanes of the training text, or fewer of a short one, and learns nothing.
@@ -52,7 +52,7 @@ def gradient_sizes(
             " a shorter one"
         )
     lanes = max(1, min(LANES, len(train_N) // (4 * segment)))
-    batcher = Batcher(train_N, batch=lanes, window=segment, eos_id=eos_id)
+    batcher = Batcher(train_N, batch=lanes, window=segment, eos_id=bos_id)
     sums = [torch.zeros_like(weight) for weight in network.parameters()]
     count = min(SEGMENTS, batcher.steps_per_epoch)
     with evaluating(network):

@@ -10,7 +10,7 @@ Shapes: T time of one lane, B lanes, V vocabulary, H features, M some rows.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -113,7 +113,12 @@ class AdaptingPredictor(Generic[LaneState]):
 
     @cached_property
     def identity(self) -> str:
-        return f"{type(self.reader).__name__} of {identity_of_network(self.network)}"
+        kinds: list[str] = []
+        reader: LaneReader[Any] | None = self.reader
+        while reader is not None:  # a cache lies on another reader
+            kinds.append(type(reader).__name__)
+            reader = getattr(reader, "beneath", None)
+        return f"{' on '.join(kinds)} of {identity_of_network(self.network)}"
 
     @property
     def vocab_size(self) -> int:

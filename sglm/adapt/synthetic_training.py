@@ -38,7 +38,7 @@ def train_gradients(
     network: LSTMLanguageModel,
     ids_N: npt.NDArray[np.integer[Any]],
     *,
-    eos_id: int,
+    bos_id: int,
     seed: int = 0,
     shape: GradientsShape,
     segments: int = SEGMENTS,
@@ -52,7 +52,7 @@ def train_gradients(
     Args:
         network: stays as it is.
         ids_N: the text.
-        eos_id: what the first token is predicted from.
+        bos_id: what the first token is predicted from.
         seed: of the initial weights; torch's global generator is not touched.
         shape: of the network to train.
         segments: how many to read, of each lane.
@@ -61,7 +61,7 @@ def train_gradients(
     Raises:
         InputError: the text is shorter than two segments.
     """
-    batcher = _batcher(ids_N, eos_id, segment=shape.segment)
+    batcher = _batcher(ids_N, bos_id, segment=shape.segment)
     network = with_weights(network, list(network.parameters())).requires_grad_(False)
     gradients = _fresh(shape, seed).to(network.embedding.device)
     optimizer = _optimizer(gradients)
@@ -95,14 +95,14 @@ def train_gradients(
     return gradients.requires_grad_(False)
 
 
-def _batcher(ids_N: npt.NDArray[np.integer[Any]], eos_id: int, *, segment: int) -> Batcher:
+def _batcher(ids_N: npt.NDArray[np.integer[Any]], bos_id: int, *, segment: int) -> Batcher:
     if len(ids_N) < 2 * segment:
         raise InputError(
             f"the text to train on has {len(ids_N)} tokens, fewer than {2 * segment};"
             " prepare a store with more, by sglm prep --valid"
         )
     lanes = max(1, min(LANES, len(ids_N) // (4 * segment)))
-    return Batcher(ids_N, batch=lanes, window=segment, eos_id=eos_id)
+    return Batcher(ids_N, batch=lanes, window=segment, eos_id=bos_id)
 
 
 def _fresh(shape: GradientsShape, seed: int) -> SyntheticGradients:

@@ -93,9 +93,8 @@ def read(
 
 def unpacked(model: LSTMLanguageModel, packed_LS: Tensor) -> LSTMState:
     """The state that was packed, detached."""
-    parts = model.start_state(len(packed_LS)).parts_of(packed_LS.detach())
-    layers = len(parts) // 2
-    return LSTMState(tuple(parts[:layers]), tuple(parts[layers:]))
+    start = model.start_state(len(packed_LS))
+    return LSTMState.from_parts(start.parts_of(packed_LS.detach()))
 
 
 def future(

@@ -142,7 +142,7 @@ def _validation_seconds(learner: Learner, store: TokenStore) -> float:
     ids = store.ids("valid")
     part = ids[: CHUNK_STEPS * _TIMED_CHUNKS]
     started = time.monotonic()
-    stream_nll(NetworkPredictor(learner.model), part, store.tokenizer().eos_id)
+    stream_nll(NetworkPredictor(learner.model), part, store.bos_id)
     return (time.monotonic() - started) * len(ids) / len(part)
 
 

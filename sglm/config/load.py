@@ -136,6 +136,11 @@ def _read(source: str) -> str:
     # A recipe's name means the recipe, also beside a corpus folder of that name.
     if source in shipped_configs() and not path.is_file():
         return (resources.files("sglm.configs") / f"{source}.toml").read_text(encoding="utf-8")
+    if (path / "meta.json").is_file():
+        raise ConfigError(
+            f"{source}: a token store, not a configuration; the configuration comes first, then the"
+            f" store: tiny --data {source}"
+        )
     if path.suffix != ".toml" and (path.is_dir() or not path.exists()):
         raise ConfigError(
             f"no configuration {source!r}{did_you_mean(source, shipped_configs())}"

@@ -54,6 +54,7 @@ def in_processes(
     # A fork would inherit torch's threads, which do not survive it.
     context = multiprocessing.get_context("spawn")
     shares = context.RawArray(ctypes.c_double, len(jobs))
+    of_the_caller = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(
         processes,
         mp_context=context,
@@ -74,7 +75,7 @@ def in_processes(
         ) from None
     finally:
         if waiting:
-            for process in multiprocessing.active_children():
+            for process in set(multiprocessing.active_children()) - of_the_caller:
                 process.terminate()
         pool.shutdown(cancel_futures=True)
 

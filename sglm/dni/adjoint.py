@@ -235,10 +235,9 @@ class AdjointEstimator:
     def _read_text(
         self, inputs_CB: Tensor, targets_CB: Tensor, *state: Tensor, boundaries: int
     ) -> Tensor:
-        layers = len(state) // 2
         return self.way_back(
             self.model,
-            LSTMState(state[:layers], state[layers:]),
+            LSTMState.from_parts(state),
             ComingText(inputs_CB, targets_CB),
             window=self.window,
             boundaries=boundaries,

@@ -16,7 +16,8 @@ from sglm.runtime.ranks import Ranks
 _ROW_MEAN_OVER = 10  # windows; the rows of W for frequent words change fast
 _ERROR_MEAN_OVER = 100  # windows
 _SMALLEST = 1e-12  # keeps the unit of constant targets above zero
-# Of a new network's targets, which are all but constant, both errors are equal up to rounding.
+# A new model's targets are nearly constant, and the errors of q and of their mean then differ by
+# rounding alone: q is better only if its error is smaller by more than that.
 _CLEARLY = 1 - 1e-4
 _LOGIT_ENTRIES = 2**20  # 4 MB in float32
 

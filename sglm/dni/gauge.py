@@ -115,10 +115,9 @@ class Gauge:
         halves = (slice(half), slice(half, None))
         ends = [_end_of(model, incoming, inputs_TB, lanes=lanes) for lanes in halves]
         outgoing_BS = torch.cat([end.packed().detach() for end in ends])
-        parts = incoming.parts_of(outgoing_BS)
         (exact_BS,) = adjoint_gradients(
             model,
-            LSTMState(parts[: len(parts) // 2], parts[len(parts) // 2 :]),
+            LSTMState.from_parts(incoming.parts_of(outgoing_BS)),
             coming,
             window=len(coming.inputs_CB),
             boundaries=1,

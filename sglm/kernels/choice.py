@@ -21,7 +21,7 @@ from typing import Any, Generic, ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
-from sglm.errors import ConfigError
+from sglm.errors import ConfigError, short_repr
 
 HALF_DTYPES = (torch.float16, torch.bfloat16)
 
@@ -85,9 +85,12 @@ def chosen(reference: Callable[P, R]) -> Callable[P, R]:
         Triton builds with are there; then only on GPUs of the generation that was measured.
 
     Raises:
-        ConfigError: the kernels were asked for, and Triton is not installed.
+        ConfigError: the kernels were asked for, and Triton is not installed; `SGLM_TRITON` is
+            something else.
     """
-    asked, has_triton = os.environ.get("SGLM_TRITON"), find_spec("triton") is not None
+    asked, has_triton = os.environ.get("SGLM_TRITON", ""), find_spec("triton") is not None
+    if asked not in ("", "0", "1"):
+        raise ConfigError(f"SGLM_TRITON is {short_repr(asked)}; give 1 or 0, or unset it")
     if asked == "1" and not has_triton:
         raise ConfigError(
             "SGLM_TRITON=1 asks for Triton's kernels, and the package triton is not installed; "

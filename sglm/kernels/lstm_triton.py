@@ -29,11 +29,12 @@ from sglm.kernels.lstm_triton_programs import OWNED, WARPS, backward_kernel, for
 
 LARGEST = 1152  # units: with more the compiler runs out of registers
 ALIGNED = 16
-# One after the other, for groups of lanes that cannot run at once. cuDNN takes all lanes at once:
-# 80 of 1,150 units in the time of three launches of an earlier form, half as fast as this one.
+# Lanes that do not fit onto the GPU at once are computed in groups, one launch after another. With
+# more groups than this the layer is left to cuDNN, which computes all lanes at once and took as
+# long as three launches (80 lanes of 1,150 units, an earlier kernel at half of this one's speed).
 MOST_LAUNCHES = 3
-# Numbers of a warp's part of a block, and how many blocks are asked for before the first of them is
-# needed. With more the compiler runs out of registers.
+# How many numbers of a block each warp sums, and how many blocks are loaded ahead. With more of
+# either the compiler runs out of registers.
 FORWARD, BACKWARD = (16, 9), (64, 3)
 
 

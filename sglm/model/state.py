@@ -33,11 +33,6 @@ class LSTMState(NamedTuple):
         return cls(empty(), empty())
 
     @property
-    def batch(self) -> int:
-        """The number of lanes, B."""
-        return self.hidden[0].shape[0]
-
-    @property
     def size(self) -> int:
         """S, the number of coordinates of one lane's state."""
         return sum(part.shape[1] for part in (*self.hidden, *self.cell))
@@ -76,6 +71,12 @@ class LSTMState(NamedTuple):
     def packed(self) -> Tensor:
         """All layers' hidden, then all layers' cell states side by side: `(B, S)`."""
         return torch.cat((*self.hidden, *self.cell), dim=1)
+
+    @classmethod
+    def from_parts(cls, parts: Sequence[Tensor]) -> "LSTMState":
+        """The state of `(*hidden, *cell)`."""
+        layers = len(parts) // 2
+        return cls(tuple(parts[:layers]), tuple(parts[layers:]))
 
     def parts_of(self, packed_BS: Tensor) -> tuple[Tensor, ...]:
         """The columns of a packed tensor that belong to each of `(*hidden, *cell)`."""

@@ -85,8 +85,8 @@ def make_precision(name: str, device: torch.device) -> Precision:
     """`auto` is bf16 on a GPU that supports it, fp16 on other GPUs, and fp32 on a CPU.
 
     Raises:
-        ConfigError: no such precision; a half type was asked for on a CPU, which would be many
-            times slower with it.
+        ConfigError: no such precision; fp16 on a CPU, or bf16 on one that does not multiply it
+            (without AMX), which would be many times slower with it.
     """
     if name not in ("auto", *_DTYPES):
         hint = did_you_mean(str(name), ("auto", *_DTYPES))

@@ -65,7 +65,8 @@ def own_gpu(device: torch.device) -> torch.device:
     """
     if device.type != "cuda":
         return device
-    index = local_rank() or device.index or 0
+    rank = local_rank()
+    index = (device.index or 0) if rank is None else rank
     if index >= torch.cuda.device_count():
         raise InputError(
             f"process {index + 1} on this machine has no GPU of its own"

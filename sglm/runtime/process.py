@@ -7,7 +7,7 @@ import ctypes
 import os
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 SignalHandler = Callable[[int, FrameType | None], object] | signal.Handlers
@@ -65,7 +65,7 @@ def signals_handled(handler: SignalHandler, *numbers: int) -> Iterator[None]:
 
 @contextmanager
 def ended_by_interrupts() -> Iterator[None]:
-    """Inside, Ctrl-C ends the process by its signal, and raises nothing.
+    """Inside, Ctrl-C ends the process by its signal, with a line that says so, and raises nothing.
 
     For imports of torch: its C++ code aborts if Python code that it calls raises an exception. If
     the signal has another handler, or is ignored, nothing changes.
@@ -73,8 +73,15 @@ def ended_by_interrupts() -> Iterator[None]:
     if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield
         return
-    with signals_handled(signal.SIG_DFL, signal.SIGINT):
+    with signals_handled(_say_and_end, signal.SIGINT):
         yield
+
+
+def _say_and_end(number: int, frame: object) -> None:
+    with suppress(OSError):
+        os.write(2, b"sglm: interrupted\n")
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
 
 
 def settle_after_fork() -> None:

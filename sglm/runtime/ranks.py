@@ -139,9 +139,9 @@ def _launched_together() -> bool:
     return not alone and {"RANK", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys()
 
 
-def local_rank() -> int:
-    """Which of its machine's processes this is: the GPU it should take."""
-    return int(os.environ.get("LOCAL_RANK", "0"))
+def local_rank() -> int | None:
+    """Which of its machine's processes this is, from 0; None: it was not launched with others."""
+    return int(os.environ.get("LOCAL_RANK", "0")) if _launched_together() else None
 
 
 @contextmanager

@@ -37,20 +37,20 @@ FEWEST_STEPS = 4
 def texts_nll(
     predictor: Predictor[Any],
     texts: Iterable[Tokens],
-    eos_id: int,
+    bos_id: int,
     *,
     batch_tokens: int = BATCH_TOKENS,
     should_stop: Callable[[], bool] = never,
     share: tuple[int, int] = (0, 1),
 ) -> float:
-    """The negative log-likelihood of many texts, each from the start state after `<eos>`.
+    """The negative log-likelihood of many texts, each from the start state after `bos_id`.
 
     Texts are taken from the iterable as they are needed: memory is bounded by the longest one.
 
     Args:
         predictor: reads them.
         texts: the ids of each.
-        eos_id: what the first token of each is predicted from.
+        bos_id: what the first token of each is predicted from.
         batch_tokens: about how many tokens are read in one pass.
         should_stop: asked before every group of texts, of sixteen passes.
         share: `(i, n)`: only every n-th group is read, from number i (from 0) on, so that n
@@ -63,7 +63,7 @@ def texts_nll(
         StoppedReading: `should_stop` returned true.
     """
     nll_nats = 0.0
-    for number, group in enumerate(_groups(texts, eos_id, 16 * batch_tokens)):
+    for number, group in enumerate(_groups(texts, bos_id, 16 * batch_tokens)):
         if should_stop():
             raise StoppedReading
         if number % share[1] == share[0]:
@@ -71,14 +71,14 @@ def texts_nll(
     return nll_nats
 
 
-def _groups(texts: Iterable[Tokens], eos_id: int, tokens: int) -> Iterator[tuple[Ids, Ids]]:
+def _groups(texts: Iterable[Tokens], bos_id: int, tokens: int) -> Iterator[tuple[Ids, Ids]]:
     """Groups of texts, `(ids_N, lengths_S)`, of about so many tokens: enough for several passes, so
     that sorting by length leaves little padding."""
     waiting: list[Tokens] = []
     lengths: list[int] = []
     size = 0
     for text in texts:
-        waiting += [[eos_id], text]
+        waiting += [[bos_id], text]
         lengths.append(1 + len(text))
         size += len(text)
         if size >= tokens:

@@ -74,13 +74,13 @@ def evaluate_split(
     """
     started = perf_counter()
     eos_id = store.tokenizer().eos_id
-    ids = half_of(store.ids(split), half, eos_id)
     first_id = eos_id if bos_id is None else bos_id
+    ids = half_of(store.ids(split), half, eos_id=eos_id, bos_id=first_id)
     counts = store.counts(split) if half is None else _counts(ids, store.tokenizer())
     if context == "carried":
         nll_nats = stream_nll(predictor, ids, first_id, should_stop=should_stop, share=share)
     else:
-        ends = _ends(ids, eos_id, first_id)
+        ends = text_ends(ids, eos_id=eos_id, bos_id=first_id)
         if len(ends) == 0:
             raise InputError(
                 f"{store.folder}: the split {split!r} is running text, its ids do not show where "
@@ -99,21 +99,23 @@ def evaluate_split(
     )
 
 
-def _ends(ids: npt.NDArray[np.integer[Any]], eos_id: int, bos_id: int) -> npt.NDArray[np.intp]:
-    """Where a split's texts end."""
+def text_ends(
+    ids: npt.NDArray[np.integer[Any]], *, eos_id: int, bos_id: int
+) -> npt.NDArray[np.intp]:
+    """Where a split's texts end: after each `<eos>`; where there is none, after each `bos_id`."""
     ends = np.flatnonzero(ids == eos_id) + 1
     return ends if len(ends) else np.flatnonzero(ids == bos_id) + 1
 
 
 def half_of(
-    ids: npt.NDArray[np.integer[Any]], half: Half, eos_id: int
+    ids: npt.NDArray[np.integer[Any]], half: Half, *, eos_id: int, bos_id: int
 ) -> npt.NDArray[np.integer[Any]]:
     """The first or the second half of a split's ids, or all of them; cut where a text ends, if one
     ends in its second half and before the end."""
     if half is None:
         return ids
     middle = len(ids) // 2
-    ends = np.flatnonzero(ids == eos_id) + 1
+    ends = text_ends(ids, eos_id=eos_id, bos_id=bos_id)
     later = ends[(middle <= ends) & (ends < len(ids))]
     cut = int(later[0]) if len(later) else middle
     return ids[:cut] if half == "first" else ids[cut:]

@@ -14,6 +14,11 @@ def perplexity(nll_nats: float, units: int | None) -> float:
         return math.inf
 
 
+def shown(value: float) -> str:
+    """A perplexity for people; of a model that has diverged it may have hundreds of digits."""
+    return f"{value:,.2f}" if value < 1e7 else f"{value:.3g}"
+
+
 def bits_per_byte(nll_nats: float, text_bytes: int | None, unknown: int) -> float | None:
     """nll_nats / (bytes · ln 2); None where an unknown token hides bytes, or there are none."""
     if unknown or not text_bytes:

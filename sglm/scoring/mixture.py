@@ -20,6 +20,7 @@ from sglm.scoring.predictor import IGNORED, Blocks, Predictor, identity_of
 
 Nats = npt.NDArray[np.float64]
 State = tuple[Any, ...]
+TOLERANCE = 1e-6  # no weight changes by more in the last step of its search
 
 
 class Mixture:
@@ -110,7 +111,7 @@ class Mixture:
         return reduce(torch.logaddexp, weighted)
 
 
-def fit_weights(logprobs_PN: Nats, tolerance: float = 1e-6) -> Nats:
+def fit_weights(logprobs_PN: Nats) -> Nats:
     """The weights of the mixture under which the tokens are the most probable, `(P,)`.
 
     By expectation maximisation from equal weights (Dempster, Laird & Rubin 1977); the likelihood
@@ -118,7 +119,6 @@ def fit_weights(logprobs_PN: Nats, tolerance: float = 1e-6) -> Nats:
 
     Args:
         logprobs_PN: the log-probability of each token by each predictor.
-        tolerance: no weight changes by more in the last step.
 
     Raises:
         InputError: there are no tokens, or none of the predictors holds one of them for possible.
@@ -133,6 +133,6 @@ def fit_weights(logprobs_PN: Nats, tolerance: float = 1e-6) -> Nats:
     while True:
         shares_PN = weights_P[:, None] * relative_PN
         new_P: Nats = (shares_PN / shares_PN.sum(axis=0)).mean(axis=1)
-        if np.abs(new_P - weights_P).max() <= tolerance:
+        if np.abs(new_P - weights_P).max() <= TOLERANCE:
             return new_P
         weights_P = new_P

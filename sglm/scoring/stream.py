@@ -35,7 +35,7 @@ def never() -> bool:
 def stream_nll(
     predictor: Predictor[Any],
     ids: Stream,
-    eos_id: int,
+    bos_id: int,
     *,
     chunk_steps: int = CHUNK_STEPS,
     should_stop: Callable[[], bool] = never,
@@ -43,13 +43,13 @@ def stream_nll(
 ) -> float:
     """The negative log-likelihood of one text, read from beginning to end by a single lane.
 
-    The state starts anew, is fed `<eos>`, and is carried through; the result does not depend on
+    The state starts anew, is fed `bos_id`, and is carried through; the result does not depend on
     `chunk_steps` beyond rounding. Memory is bounded by the chunk, whatever the text's length.
 
     Args:
         predictor: reads it.
         ids: the whole text as one array (memory-mapped or not), or as consecutive pieces.
-        eos_id: what the first token is predicted from.
+        bos_id: what the first token is predicted from.
         chunk_steps: steps read at a time.
         should_stop: asked before every chunk.
         share: `(i, n)`: only every n-th chunk is scored, from number i (from 0) on, so that n
@@ -63,7 +63,7 @@ def stream_nll(
     """
     nll_nats = 0.0
     state = predictor.start(1)
-    previous = eos_id
+    previous = bos_id
     for number, chunk in enumerate(_chunks(ids, chunk_steps)):
         if should_stop():
             raise StoppedReading

@@ -18,19 +18,16 @@ def can_draw() -> bool:
     return True
 
 
-def save_picture(
-    path: Path, draw: Callable[[Any], object], *, inches: tuple[float, float] = (8, 5)
-) -> None:
-    """Draws a picture and writes it as PNG.
+def save_picture(path: Path, draw: Callable[[Any], object]) -> None:
+    """Draws a picture of 8 × 5 inches and writes it as PNG.
 
     Args:
         path: of the file.
         draw: is given the matplotlib figure.
-        inches: width and height.
     """
     # Not pyplot: that would choose a backend for the whole process.
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=inches, layout="constrained")
+    figure = Figure(figsize=(8, 5), layout="constrained")
     draw(figure)
     replace_file(path, lambda aside: figure.savefig(aside, format="png", dpi=120))

@@ -102,7 +102,8 @@ def divide(
     if train == 0:
         raise InputError(
             "too few lines or documents to hold some out for validation and test and train on the "
-            "rest; give more text, or a file or 0 for --valid and --test"
+            "rest; give more text, break a line that is the whole text into several (fold -s), or"
+            " give a file or 0 for --valid and --test"
         )
     return Division(
         sources=sources,

@@ -41,6 +41,7 @@ class Piece(NamedTuple):
 
 
 # Comes between pieces: everything that has arrived was returned, and the next read would block.
+MODEL_FIRST = "the model comes first, then the text"
 NOTHING_WAITS = Piece("", False, unfinished=True)
 
 
@@ -103,10 +104,17 @@ def _open(path: Path | str) -> AbstractContextManager[BufferedIOBase]:
     path = Path(path)
     refuse_special(path)
     if path.is_dir():
+        if is_run_or_model(path):
+            raise InputError(f"{path}: a model, not a text file; {MODEL_FIRST}")
         raise InputError(f"{path}: a folder, not a text file")
     if path.name.lower().endswith(".gz"):
         return gzip.open(path, "rb")
     return path.open("rb")
+
+
+def is_run_or_model(path: Path) -> bool:
+    """Whether a folder looks like one that `sglm train` wrote."""
+    return (path / "run.json").is_file() or (path / "config.json").is_file()
 
 
 def refuse_special(path: Path) -> None:

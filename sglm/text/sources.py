@@ -6,6 +6,7 @@ document (`records.py`). Everything is streamed.
 
 import json
 import os
+import re
 import shlex
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -37,6 +38,16 @@ _CURES = {
         "packed; unpack it first (.txt.gz and .jsonl.gz are read as they are)"
     ),
 }
+# In a folder they may be what was meant; given by name, a file is told how to be read.
+_LEFT_OUT = {
+    **_CURES,
+    (".md", ".markdown", ".rst", ".text", ".asc", ".tex", ".log", ".html", ".htm", ".xml"): (
+        "if it is the text that you want, name it .txt"
+    ),
+}
+
+
+_URL = re.compile(r"[a-z]+://")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,6 +146,8 @@ def find_sources(
         ]
     if not source:  # often an unset shell variable; Path("") would be the current folder
         raise InputError("the name of a source is empty; give a file or folder")
+    if _URL.match(source):
+        raise InputError(f"{source}: an address; download it first, and give the file")
     path = Path(source)
     refuse_special(path)
     if not path.is_dir():
@@ -167,11 +180,11 @@ def _text_files(folder: Path, *, keep_empty: bool) -> list[Path]:
 
 
 def _warn_of_left_out(folder: Path, files: Sequence[Path]) -> None:
-    """Tells of files that have text in them that cannot be read."""
+    """Tells of files that may have text in them."""
     cures = {
         file: cure
         for file in files
-        for endings, cure in _CURES.items()
+        for endings, cure in _LEFT_OUT.items()
         if file.name.lower().endswith(endings)
         and not file.name.lower().endswith(TEXT_ENDINGS + RECORD_ENDINGS)
         and file.name not in FILES_OF_SCORES

@@ -167,6 +167,7 @@ class TokenStore:
     def _facts(self, split: str) -> dict[str, Any]:
         if split not in self.splits:  # from a caller in Python, it may be of any type
             cure = f"; make the store again with --{split}" if split in SPLITS else ""
+            cure += ", or evaluate a text with --text FILE" if split in ("valid", "test") else ""
             raise InputError(
                 f"{self.folder}: has no split {split!r}, only {', '.join(self.splits)}{cure}"
             )

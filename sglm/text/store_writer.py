@@ -112,7 +112,8 @@ def refuse_occupied(out: Path, force: bool) -> None:
         InputError: `out` is a complete store (unless `force`), or something else than a store
             (always: nothing that sglm did not make is ever deleted), or cannot be a folder.
     """
-    if out.is_dir() and out.samefile("."):  # it will be replaced, and the shell stand in nothing
+    if out.is_dir() and out.samefile("."):
+        # The folder is replaced, and the shell would be left in one that no longer exists.
         raise InputError(
             f"--out {out}: the folder you are in; give one in it: --out {out / 'store'}"
         )

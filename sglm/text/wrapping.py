@@ -1,4 +1,4 @@
-"""Are the lines of a text wrapped at a width? Then a model of it learns to count columns."""
+"""Line ends of which a model learns what is not language: lines wrapped at a width, and CR LF."""
 
 from collections.abc import Iterable
 from itertools import islice, pairwise
@@ -12,6 +12,13 @@ _UP_TO_THE_WIDTH = 0.9
 # Full lines of those that go on: of wrapped texts 76 to 100 %, of plays in verse, one sentence a
 # line and one paragraph a line 10 to 30 %.
 _FULL = 0.6
+
+
+def has_crlf(lines: Iterable[str]) -> bool:
+    """Whether most lines end in CR LF, as Windows writes them: carriage returns are text to a
+    model whose tokens hold white space."""
+    ended = [line for line in islice(lines, LINES) if line.endswith("\n")]
+    return 2 * sum(line.endswith("\r\n") for line in ended) > len(ended)
 
 
 def wrapped_width(lines: Iterable[str]) -> int | None:

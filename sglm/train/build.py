@@ -1,7 +1,6 @@
 """From a configuration to objects: the only place that names concrete classes and sets the seed."""
 
 from collections import deque
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -34,8 +33,6 @@ from sglm.train.learner import Learner
 from sglm.train.truncation import draw_lengths
 from sglm.train.window_decision import DecisionRule
 from sglm.train.window_pass import RunsWindow, WindowPass
-
-MakeEstimator = Callable[[Config, LSTMLanguageModel], StateGradientEstimator]
 
 COUNTED_AT_ONCE = 2**24
 # From one reading of an adjoint to the next where windows are long, so that it takes under a
@@ -107,7 +104,6 @@ def build_learner(
     precision: Precision,
     *,
     ranks: Ranks = ALONE,
-    make_estimator: MakeEstimator | None = None,
 ) -> Learner:
     """Model, optimizer and estimator with fresh weights drawn from `train.seed`.
 
@@ -116,8 +112,6 @@ def build_learner(
         token_counts_V: how often each token occurs in the training text.
         precision: in what types, and where.
         ranks: the processes that share the lanes.
-        make_estimator: of state gradients, for a configuration and its model; None: what the
-            configuration asks for.
 
     Raises:
         ConfigError: the lanes cannot be shared out evenly.
@@ -136,7 +130,7 @@ def build_learner(
     averaging = config.optimizer.averaging
     average = WeightAverage(model, memory=averaging) if averaging else None
     model.ranks = ranks
-    estimator = (make_estimator or build_estimator)(config, model)
+    estimator = build_estimator(config, model)
     return Learner(
         model=model,
         window_pass=build_window_pass(config, model, estimator.wants_feature_gradients),
@@ -280,7 +274,8 @@ def build_estimator(config: Config, model: LSTMLanguageModel) -> StateGradientEs
 
 def _way_back(config: Config, model: LSTMLanguageModel) -> WayBack:
     """How what reads text goes back through it."""
-    kind, seed = config.synthesizer.kind, config.train.seed + 2  # neither the weights' nor noise's
+    # The weights are drawn from `train.seed`, noise from the next one.
+    kind, seed = config.synthesizer.kind, config.train.seed + 2
     if kind == "feedback":
         layers = FeedbackLayers(
             model,

@@ -14,6 +14,14 @@ _OFTEN_CAPPED = 0.2
 _TOO_NOISY = 0.5  # standard errors as a share of what was measured
 
 
+def diverged_sentence(vocab_size: int) -> str:
+    """Of a model whose best validation loss is above that of equal probabilities."""
+    return (
+        f"the model predicts worse than a guess among its {vocab_size:,} tokens: the training"
+        " diverged; lower optimizer.learning_rate, and give another --out"
+    )
+
+
 def closing_sentence(
     config: Config,
     status: EstimatorStatus,

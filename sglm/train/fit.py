@@ -16,6 +16,8 @@ from sglm.train.log.run_log import OnReport
 from sglm.train.loop import Outcome, train
 from sglm.train.starting_point import StartingPoint
 
+_OF_A_STREAM = ("write", "flush", "isatty")
+
 
 def fit(
     config: Config | Mapping[str, Any] | str | os.PathLike[str],
@@ -58,8 +60,11 @@ def fit(
         ConfigError, InputError: a wrong setting, store, folder or starting point.
         SglmError: losses are not finite, also after going back to a checkpoint.
     """
-    if console is not None and not hasattr(console, "write"):
-        raise InputError(f"console is a stream, but this is {short_repr(console)}")
+    if console is not None and not all(hasattr(console, name) for name in _OF_A_STREAM):
+        raise InputError(
+            f"console is a text stream, as sys.stderr, with {', '.join(_OF_A_STREAM)}; this is"
+            f" {short_repr(console)}"
+        )
     if on_report is not None and not callable(on_report):
         raise InputError(f"on_report is called, but is {type(on_report).__name__}; give a function")
     settings = _settings(config, overrides)

@@ -63,7 +63,9 @@ class GraphedPass:
         objective_nats, nll_nats, *rest = self.recorded[shapes](*tensors)
         features_TBH = rest.pop(0).detach() if taps else None
         # The next replay writes over what this one returned, and losses are read much later.
-        return WindowOutputs(objective_nats, nll_nats.clone(), _state(rest), features_TBH, tap_TBH)
+        return WindowOutputs(
+            objective_nats, nll_nats.clone(), LSTMState.from_parts(rest), features_TBH, tap_TBH
+        )
 
 
 class _Flat(nn.Module):
@@ -76,17 +78,12 @@ class _Flat(nn.Module):
     def forward(self, inputs_TB: Tensor, targets_TB: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
         taps, parts = rest[: len(rest) % 2], rest[len(rest) % 2 :]  # a state has an even number
         outputs = self.window_pass(
-            inputs_TB, targets_TB, _state(parts), tap_TBH=taps[0] if taps else None
+            inputs_TB, targets_TB, LSTMState.from_parts(parts), tap_TBH=taps[0] if taps else None
         )
         outgoing = outputs.outgoing
         features = (outputs.features_TBH,) if outputs.features_TBH is not None else ()
         nats = outputs.objective_nats, outputs.nll_nats
         return *nats, *features, *outgoing.hidden, *outgoing.cell
-
-
-def _state(parts: tuple[Tensor, ...] | list[Tensor]) -> LSTMState:
-    layers = len(parts) // 2
-    return LSTMState(tuple(parts[:layers]), tuple(parts[layers:]))
 
 
 def _record(flat: _Flat, tensors: tuple[Tensor, ...]) -> Any:

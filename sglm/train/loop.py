@@ -25,7 +25,7 @@ from sglm.train.build import (
     build_schedule,
     token_counts,
 )
-from sglm.train.closing_sentence import closing_sentence
+from sglm.train.closing_sentence import closing_sentence, diverged_sentence
 from sglm.train.learner import Learner
 from sglm.train.log.run_log import OnReport
 from sglm.train.progress import SKIPS_BEFORE_GOING_BACK, Diverged, Progress
@@ -133,6 +133,7 @@ def _run(job: Job, resume: bool) -> Outcome:
         checkpoint = newest_checkpoint(job)
         progress = progress_of(job, checkpoint)
         if progress.settled == job.schedule.total_steps:
+            job.run.check_has_model()
             return _outcome(progress, None, already_finished=True)
         session = begin(job, learner, checkpoint)
         del checkpoint  # a copy of the state
@@ -240,7 +241,8 @@ def _settle(session: Session) -> None:
         evaluation = _validated(session)
         progress.seconds = time.monotonic() - session.started
         best_nll = _best_nll(progress, evaluation)
-        _keep_best(session, best_nll)  # first: who is told of it may end the training
+        # Before it is reported: `on_report` may raise, which ends the training.
+        _keep_best(session, best_nll)
         session.log.evaluation(
             progress,
             evaluation,
@@ -257,7 +259,9 @@ def _settle(session: Session) -> None:
 
 
 def _validated(session: Session) -> Evaluation:
-    """
+    """Validates; a stop that is asked for meanwhile ends the training, or waits until after a
+    skipped step, and then the validation is made once more, whole.
+
     Raises:
         Stopped: see `_settle`.
     """
@@ -265,7 +269,7 @@ def _validated(session: Session) -> Evaluation:
     try:
         return validate(learner, job.store, should_stop=job.is_asked_to_stop)
     except StoppedReading:
-        _stop_if_asked(session, session.asked()[0])  # not after a skipped step; then it goes on
+        _stop_if_asked(session, session.asked()[0])  # returns after a skipped step
         return validate(learner, job.store, should_stop=lambda: False)
 
 
@@ -316,6 +320,9 @@ def _outcome(progress: Progress, diagnosis: str | None, *, already_finished: boo
 
 
 def _diagnosis(session: Session) -> str | None:
+    vocab_size, best_nll = session.learner.model.shape.vocab_size, session.progress.best_nll
+    if best_nll is not None and best_nll > math.log(vocab_size):
+        return diverged_sentence(vocab_size)
     status = session.learner.estimator.status()
     if status is None:
         return None

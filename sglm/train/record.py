@@ -108,11 +108,19 @@ def trained_on(model: Path) -> TokenStore:
         raise InputError(
             f"{run}: does not say which store it was trained on; {_GIVE_DATA}"
         ) from None
-    stores = [TokenStore.open(_from_here(place)) for place in places if is_store(place)]
-    for store in stores:
+    problem = "is not there any more"
+    damaged: InputError | None = None
+    for place in {place.resolve(): None for place in places if is_store(place)}:
+        try:
+            store = TokenStore.open(_from_here(place))
+        except InputError as error:  # the right one may be at the other place
+            damaged = damaged or error
+            continue
         if store.fingerprint == fingerprint:
             return store
-    problem = "is another corpus now" if stores else "is not there any more"
+        problem = "is another corpus now"
+    if damaged is not None:
+        raise damaged
     raise InputError(f"{places[-1]}, which {run} was trained on, {problem}; {_GIVE_DATA}")
 
 

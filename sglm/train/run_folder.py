@@ -11,8 +11,8 @@ from typing import Any
 
 from sglm import __version__
 from sglm.config import Config, config_to_toml, differences, parse_config, plain_values
-from sglm.errors import ConfigError, InputError
-from sglm.model.folder import save_model
+from sglm.errors import ConfigError, InputError, short_repr
+from sglm.model.folder import find_model_folder, read_card, save_model
 from sglm.model.language_model import LSTMLanguageModel
 from sglm.storage.checkpoint import Checkpoint, clear_up, load_checkpoint, save_checkpoint
 from sglm.storage.durable import locked, remove, replace_text, sync
@@ -99,6 +99,11 @@ class RunFolder:
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"{self.path}: is a file; give --out a folder")
         names = {entry.name for entry in self.path.iterdir()} if self.path.exists() else set()
+        if not self.identity.exists() and "checkpoints" in names:
+            raise InputError(
+                f"{self.identity}: is missing, so the run cannot be continued; copy the run again,"
+                " or give another --out"
+            )
         if not self.identity.exists() and (foreign := sorted(names - _MAY_COME_FIRST)):
             raise InputError(
                 f"{self.path}: holds something that is not a run ({', '.join(foreign[:3])});"
@@ -144,12 +149,18 @@ class RunFolder:
         """
         try:
             identity = read_json(self.identity)
+            version = identity["format_version"]
             corpus, begun = identity["corpus_fingerprint"], identity.get("started_from")
             own = parse_config(identity["config"], str(self.identity))
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise InputError(
                 f"{self.identity}: damaged ({error}); start in another --out"
             ) from None
+        if version != FORMAT_VERSION:
+            raise InputError(
+                f"{self.identity}: format {short_repr(version)}, this sglm reads {FORMAT_VERSION};"
+                " use the version that wrote it, or start in another --out"
+            )
         if not self.config.exists():
             replace_text(self.config, config_to_toml(own))
         if begun != (None if start is None else start.weights_sha256):
@@ -172,6 +183,20 @@ class RunFolder:
                 f"{self.path}: holds a run on another corpus;"
                 " give the --data it was started with, or another --out"
             )
+
+    def check_has_model(self) -> None:
+        """
+        Raises:
+            InputError: a finished run's model is gone or damaged; no step is left that would write
+                it again.
+        """
+        try:
+            read_card(find_model_folder(self.path))
+        except InputError as error:
+            raise InputError(
+                f"{self.path}: the training is finished, but its model is not there ({error});"
+                f" copy the run again, take {self.last_model} instead, or give another --out"
+            ) from None
 
     def load_checkpoint(self) -> Checkpoint | None:
         """The newest whole checkpoint, if there is one."""

@@ -222,7 +222,7 @@ def begin(job: Job, learner: Learner, checkpoint: Checkpoint | None) -> Session:
             runaway, interval = RunawayWatch(**state["runaway"]), state["interval"]
     if ranks.writes:
         _write_down(job, learner, progress)
-    ranks.wait()  # for what is in the folder now has been read by all
+    ranks.wait()  # all ranks have read the folder before any file of this session is written
     log = RunLog(
         run,
         config=job.config,

@@ -53,7 +53,7 @@ def test_is_predict_then_learn(rule_name: str) -> None:
 def test_sizes_are_root_mean_squares_of_segments_of_the_training_text() -> None:
     network = make_network(VOCABULARY)
     text = np.random.default_rng(5).integers(0, VOCABULARY, 12).astype(np.uint16)
-    sizes = gradient_sizes(network, text, eos_id=EOS, segment=4)
+    sizes = gradient_sizes(network, text, bos_id=EOS, segment=4)
     # One lane, as the text is short: three segments.
     ids, state, squares = torch.tensor([EOS, *text.tolist()]), network.start_state(1), 0.0
     for start in (0, 4, 8):

@@ -41,7 +41,7 @@ def test_learns_to_adapt_and_what_it_reads_matters() -> None:
     shape = GradientsShape(
         vocab_size=VOCABULARY, features=8, segment=10, horizons=(30.0, 300.0), hidden=8
     )
-    gradients = train_gradients(network, bursty(5000, 0), eos_id=EOS, shape=shape, segments=60)
+    gradients = train_gradients(network, bursty(5000, 0), bos_id=EOS, shape=shape, segments=60)
     ids = bursty(2000, 1)
     static = np.exp(stream_nll(NetworkPredictor(network), ids, EOS) / len(ids))
     adapted = perplexity(network, gradients, ids)

@@ -4,10 +4,10 @@ import torch
 from torch import Tensor
 
 from sglm.dni.estimator import PlainTruncation, StretchBeginning
-from sglm.dni.exact import future_gradients
 from sglm.model.language_model import LSTMLanguageModel
 from sglm.model.state import LSTMState
 from sglm.text.batcher import ComingText
+from tests.dni.exact import future_gradients
 from tests.tiny_models import make_network
 
 V, T, N, AHEAD = 7, 3, 4, 6

@@ -6,9 +6,9 @@ from torch import Tensor
 
 from sglm.analyze.reading import Reading, effects, estimates, future, read
 from sglm.dni.estimator import PlainTruncation
-from sglm.dni.exact import ExactEstimator
 from sglm.model.language_model import LSTMLanguageModel
 from tests.analyze.known import AHEAD, N, T, network, some_text
+from tests.dni.exact import ExactEstimator
 
 LANES, SKIPPED = 6, 5
 EVERY = slice(None)

@@ -31,6 +31,7 @@ def workdir(tmp_path: Path, word_store: TokenStore) -> Iterator[Path]:
     (tmp_path / "binary.txt").write_bytes(b"\x7fELF\x02\x01\x01\x00" + bytes(range(256)) * 4)
     (tmp_path / "latin1.txt").write_bytes(b"fine here\n" + "caf\xe9\n".encode("latin-1"))
     (tmp_path / "packed.txt").write_bytes(gzip.compress(b"text\n" * 50))
+    (tmp_path / "line.txt").write_text(make_text(100).replace("\n", " "))
     (tmp_path / "short.txt").write_text("one two three\nfour five\nsix\nseven\neight nine\nten\n")
     (tmp_path / "broken.toml").write_text("[model\n")
     (tmp_path / "occupied").mkdir()
@@ -81,6 +82,22 @@ CASES = {
     ),
     "prep into something else": (("prep", "good.txt", "--out", "occupied"), ["occupied"]),
     "prep over a store": (("prep", "good.txt", "--out", "bytes"), ["bytes", "--force"]),
+    "a store in place of the configuration": (
+        ("train", "store", "--data", "store", "--out", "new"),
+        ["store: a token store", "tiny --data store"],
+    ),
+    "the text before the model": (
+        ("score", "good.txt", "run"),
+        ["run: a model", "the model comes first"],
+    ),
+    "candidates before the model": (
+        ("rescore", "good.txt", "run", "--beam-size", "2"),
+        ["run: a model", "the model comes first"],
+    ),
+    "a whole text on one line": (
+        ("prep", "line.txt", "--out", "new"),
+        ["too few lines", "fold -s"],
+    ),
     "text shorter than one window": (
         ("train", "tiny", "--data", "bytes", "--out", "new", "--set", "train.window=9999"),
         ["9999", "train.window"],

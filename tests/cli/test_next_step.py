@@ -88,6 +88,9 @@ def test_the_command_is_the_one_that_was_started(monkeypatch: pytest.MonkeyPatch
     for path in (str(here / "ours"), ""):
         monkeypatch.setenv("PATH", path)
         assert next_step.command("eval", Path("run")) == "'the others/sglm' eval run"
+    monkeypatch.setattr(sys, "argv", ["sglm", "prep"])  # by a program of another name
+    monkeypatch.setenv("PATH", str(here / "ours"))
+    assert next_step.command("eval", Path("run")) == "sglm eval run"
     monkeypatch.setattr(sys, "argv", ["/somewhere/cli/main.py", "prep"])
     started = f"{shlex.quote(sys.executable)} -m sglm.cli.main"
     assert next_step.command("eval", Path("a b")) == f"{started} eval 'a b'"

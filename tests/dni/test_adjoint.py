@@ -11,7 +11,6 @@ from sglm.dni import row_lessons
 from sglm.dni.adjoint import AdjointEstimator
 from sglm.dni.adjoint_pass import adjoint_gradients
 from sglm.dni.estimator import StretchBeginning
-from sglm.dni.exact import future_gradients
 from sglm.dni.expected_row import ExpectedRow, softmax_residual
 from sglm.model.language_model import DropoutRates, LSTMLanguageModel, ModelShape
 from sglm.model.softmax_loss import IGNORED
@@ -23,6 +22,7 @@ from sglm.train.learner import Learner, capture, restore
 from sglm.train.step import train_step
 from sglm.train.window_decision import WindowDecision
 from sglm.train.window_pass import WindowPass
+from tests.dni.exact import future_gradients
 from tests.dni.test_estimator import INJECT, PLAIN, batcher
 from tests.train.test_step import B, T, V, all_equal, gradients, make_learner, weights
 

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from sglm.dni import critic as critic_module
 from sglm.dni.critic import Critic, CriticEstimator, CriticLessons, Transition, lane_nats
 from sglm.dni.estimator import FeatureGradient, StretchBeginning
-from sglm.dni.exact import future_gradients
 from sglm.model.language_model import LSTMLanguageModel
 from sglm.model.softmax_loss import IGNORED
 from sglm.model.state import LSTMState
@@ -21,6 +20,7 @@ from sglm.text.batcher import ComingText
 from sglm.train.learner import Learner
 from sglm.train.step import train_step
 from sglm.train.window_pass import WindowPass
+from tests.dni.exact import future_gradients
 from tests.dni.test_adjoint import EVERY_DROPOUT, PROBE, a_model, some_text
 from tests.dni.test_estimator import INJECT, PLAIN, batcher
 from tests.dni.test_learned import Thread

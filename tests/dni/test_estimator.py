@@ -9,13 +9,13 @@ from torch import Tensor
 
 from sglm.config import RegularizerConfig
 from sglm.dni.estimator import Observation, PlainTruncation
-from sglm.dni.exact import ExactEstimator
 from sglm.model.state import LSTMState
 from sglm.optim.schedule import Mode, StepPlan
 from sglm.text.batcher import Batcher, Window
 from sglm.train.step import train_step
 from sglm.train.window_decision import WindowDecision
 from sglm.train.window_pass import WindowPass
+from tests.dni.exact import ExactEstimator
 from tests.train.test_step import B, T, V, gradients, make_learner, take_step, windows
 
 INJECT = WindowDecision(mode=Mode.SYNTHETIC, inject=True)

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 from sglm.dni.estimator import StretchBeginning
-from sglm.dni.exact import future_gradients
 from sglm.model.language_model import DropoutRates
 from sglm.model.state import LSTMState
 from sglm.optim.schedule import Mode, StepPlan
 from sglm.text.batcher import ComingText, Window
 from sglm.train.learner import Learner
+from tests.dni.exact import future_gradients
 from tests.train.test_step import (
     REAL,
     B,

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from sglm.dni.adjoint_pass import WayBack, adjoint_gradients
 from sglm.dni.estimator import StretchBeginning
-from sglm.dni.exact import future_gradients
 from sglm.dni.expected_row import softmax_residual
 from sglm.dni.random_feedback import (
     DirectFeedback,
@@ -20,6 +19,7 @@ from sglm.dni.random_feedback import (
 )
 from sglm.model.language_model import DropoutRates, LSTMLanguageModel, ModelShape
 from sglm.train.step import train_step
+from tests.dni.exact import future_gradients
 from tests.dni.test_adjoint import PROBE, a_model, estimator_of, some_text, with_adjoint
 from tests.dni.test_estimator import INJECT, batcher
 from tests.train.test_step import B, T

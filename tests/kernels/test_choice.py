@@ -201,6 +201,15 @@ def test_what_was_built_without_a_kernel_never_asks_again(
     assert not kernel_calls
 
 
+@pytest.mark.parametrize("setting", ["true", "on", "2", " 1"])
+def test_a_setting_that_is_neither_is_refused(
+    setting: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SGLM_TRITON", setting)
+    with pytest.raises(ConfigError, match=f"SGLM_TRITON is '{setting}'; give 1 or 0"):
+        build(injected_gradient)
+
+
 @every_function
 def test_asked_for_without_triton(
     reference: Callable[..., object], monkeypatch: pytest.MonkeyPatch

@@ -55,8 +55,14 @@ def test_a_folder_is_its_usable_files_in_order(tmp_path: Path) -> None:
         (tmp_path / name).write_text(f"{name}\n")
     (tmp_path / "c.txt").write_text("")
     write_jsonl(tmp_path / "b" / "r.jsonl", ["r"])
-    texts = [piece.text for piece in read_all(str(tmp_path))]
+    with pytest.warns(SglmWarning, match=r"1 of its files left out, such as notes\.md: .* \.txt"):
+        texts = [piece.text for piece in read_all(str(tmp_path))]
     assert texts == ["a.txt\n", "r", "b/y.txt\n", "z.txt\n"]
+
+
+def test_an_address_is_told_to_be_downloaded() -> None:
+    with pytest.raises(InputError, match=r"https://x\.org/a\.txt: an address; download it first"):
+        read_all("https://x.org/a.txt")
 
 
 def test_the_standard_library_is_code_without_tests_and_tables() -> None:

@@ -13,6 +13,7 @@ from sglm.cli.main import app
 from sglm.cli.prep import JOIN, _joining
 from sglm.text.wrapping import wrapped_width
 from tests.conftest import make_text
+from tests.tiny_models import save_lm
 
 
 def paragraphs(count: int, words: int) -> list[str]:
@@ -62,6 +63,35 @@ def test_prep_warns_and_its_cure_works(tmp_path: Path) -> None:
     again = CliRunner().invoke(app, [*arguments[:-1], str(tmp_path / "b")])
     assert again.exit_code == 0
     assert "wrapped" not in again.stderr
+
+
+@pytest.mark.parametrize("kind", ["byte", "word"])
+def test_carriage_returns_are_told_with_their_cure(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unless they are no tokens."""
+    monkeypatch.chdir(tmp_path)
+    text, windows = make_text(300), Path("windows.txt")
+    windows.write_text(text, newline="\r\n")
+    Path("unix.txt").write_text(text)
+
+    def warnings_of(*arguments: str) -> str:
+        result = CliRunner().invoke(app, [*arguments])
+        assert result.exit_code == 0, result.stderr
+        return result.stderr
+
+    prep = ("prep", "--tokenizer", kind, "--out")
+    assert "CR LF" not in warnings_of(*prep, "unix", "unix.txt")
+    warned = warnings_of(*prep, "windows", "windows.txt")
+    assert ("the lines of windows.txt end in CR LF" in warned) == (kind == "byte")
+    if kind == "byte":
+        cure = "perl " + warned.partition("perl ")[2].splitlines()[0]
+        subprocess.run(cure, shell=True, check=True)
+        assert Path("windows-lf.txt").read_bytes() == Path("unix.txt").read_bytes()
+    save_lm(kind, Path("lm"))
+    assert "CR LF" not in warnings_of("eval", "lm", "--text", "unix.txt")
+    warned = warnings_of("eval", "lm", "--text", "windows.txt")
+    assert ("windows.txt end in CR LF" in warned) == (kind == "byte")
 
 
 def test_the_cure_never_overwrites_and_is_enough(

@@ -1,9 +1,11 @@
 """Training from Python, and from the weights of a trained model."""
 
 import io
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -70,6 +72,28 @@ def test_it_does_what_the_command_does_and_reports(
     assert 0 < train[0]["seconds"] < train[-1]["seconds"]
     again = sglm.fit(str(toml), word_store.folder, tmp_path / "a")
     assert again.already_finished
+    shutil.rmtree(tmp_path / "a" / "model")
+    with pytest.raises(InputError, match=r"is finished, but its model is not there .* take .*last"):
+        sglm.fit(str(toml), word_store.folder, tmp_path / "a")
+    assert sglm.load(tmp_path / "a" / "last")
+    (tmp_path / "a" / "run.json").unlink()
+    with pytest.raises(InputError, match=r"run\.json: is missing, so the run cannot be continued"):
+        sglm.fit(str(toml), word_store.folder, tmp_path / "a")
+
+
+def test_a_training_that_ends_worse_than_a_guess_says_so(
+    tiny_config: MakeConfig, word_store: TokenStore, tmp_path: Path
+) -> None:
+    config, said = tiny_config(optimizer={"learning_rate": 100.0, "averaging": 0.0}), io.StringIO()
+    outcome = sglm.fit(config, word_store, tmp_path / "run", console=said)
+    assert outcome.best_token_ppl is not None
+    assert outcome.best_token_ppl > 1e7
+    assert outcome.diagnosis is not None
+    assert "predicts worse than a guess" in outcome.diagnosis
+    assert "lower optimizer.learning_rate" in outcome.diagnosis
+    told = [line for line in said.getvalue().splitlines() if "validation perplexity" in line]
+    assert told
+    assert max(map(len, told)) <= 80  # not with hundreds of digits
 
 
 def test_an_exception_of_the_listener_ends_it_and_the_next_call_goes_on(
@@ -89,6 +113,16 @@ def test_an_exception_of_the_listener_ends_it_and_the_next_call_goes_on(
     sglm.fit(config, word_store, tmp_path / "b")
     for name, tensor in weights(tmp_path / "a").items():
         assert torch.equal(tensor, weights(tmp_path / "b")[name])
+
+
+def test_a_run_of_another_format_is_not_continued(
+    tiny_config: MakeConfig, word_store: TokenStore, tmp_path: Path
+) -> None:
+    sglm.fit(tiny_config(), word_store, tmp_path / "run")
+    identity = tmp_path / "run" / "run.json"
+    identity.write_text(json.dumps(json.loads(identity.read_text()) | {"format_version": 99}))
+    with pytest.raises(InputError, match=r"format 99, this sglm reads 1; use the version that"):
+        sglm.fit(tiny_config(), word_store, tmp_path / "run")
 
 
 def test_training_starts_from_the_given_weights_also_when_it_is_continued(
@@ -246,7 +280,11 @@ def test_a_model_that_was_reported_is_there_although_the_listener_ends_it(
         ({"config": ["tiny"]}, "a configuration is given as a path"),
         ({"config": "tiny", "overrides": 5}, "overrides are a list of str"),
         ({"config": "tiny", "overrides": [1]}, "overrides are a list of str"),
-        ({"config": "tiny", "console": "x"}, "console is a stream"),
+        ({"config": "tiny", "console": "x"}, "console is a text stream, as sys.stderr"),
+        (
+            {"config": "tiny", "console": SimpleNamespace(write=len)},
+            "with write, flush, isatty; this is",
+        ),
     ],
 )
 def test_wrong_arguments_are_named(

@@ -264,8 +264,14 @@ def test_torchrun_starts_them_again_and_the_run_ends_as_it_would_have(
     assert_same_run(tmp_path / "one", tmp_path / "two")
 
 
+def as_if_launched(monkeypatch: pytest.MonkeyPatch, local_rank: str) -> None:
+    launched = {"WORLD_SIZE": "4", "RANK": "1", "MASTER_ADDR": "head", "MASTER_PORT": "1"}
+    for name, value in {**launched, "LOCAL_RANK": local_rank}.items():
+        monkeypatch.setenv(name, value)
+
+
 def test_a_process_without_a_gpu_of_its_own_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LOCAL_RANK", "2")
+    as_if_launched(monkeypatch, "2")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert own_gpu(torch.device("cpu")) == torch.device("cpu")
     with pytest.raises(InputError, match=r"process 3 .* no GPU of its own \(2 seen\)"):
@@ -273,13 +279,17 @@ def test_a_process_without_a_gpu_of_its_own_is_refused(monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize(
-    ("rank", "asked", "own"), [("0", "cuda", 0), ("1", "cuda", 1), ("0", "cuda:1", 1)]
+    ("rank", "asked", "own"),
+    [("0", "cuda", 0), ("1", "cuda", 1), ("0", "cuda:1", 0), (None, "cuda:1", 1)],
 )
 def test_a_process_computes_on_its_own_gpu(
-    rank: str, asked: str, own: int, monkeypatch: pytest.MonkeyPatch
+    rank: str | None, asked: str, own: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     current: list[torch.device] = []
-    monkeypatch.setenv("LOCAL_RANK", rank)
+    if rank is None:  # a batch system may number what does not run together
+        monkeypatch.setenv("LOCAL_RANK", "3")
+    else:
+        as_if_launched(monkeypatch, rank)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", current.append)
     assert own_gpu(torch.device(asked)) == torch.device("cuda", own)

@@ -60,6 +60,16 @@ def test_it_is_found_when_one_or_both_were_moved(project: Path, tmp_path: Path) 
     assert trained_on(moved / "runs" / "run").folder == moved / "data" / "store"
 
 
+def test_a_damaged_store_beside_the_right_one_is_passed_over(project: Path) -> None:
+    run, store = project / "runs" / "run", project / "data" / "store"
+    sessions = run / "sessions.jsonl"
+    session = json.loads(sessions.read_text().splitlines()[-1])
+    elsewhere = shutil.copytree(store, project / "elsewhere")
+    sessions.write_text(json.dumps(session | {"data": str(elsewhere)}) + "\n")
+    (store / "train.bin").write_bytes(b"")
+    assert trained_on(run).folder == elsewhere
+
+
 def test_what_is_not_found_is_said_with_its_cure(project: Path, tmp_path: Path) -> None:
     run, store = project / "runs" / "run", project / "data" / "store"
     kept = store.rename(tmp_path / "kept")
@@ -68,6 +78,9 @@ def test_what_is_not_found_is_said_with_its_cure(project: Path, tmp_path: Path) 
     (tmp_path / "text.txt").write_text(make_text(300, seed=1))
     prepare([str(tmp_path / "text.txt")], store, Recipe(tokenizer="word"))
     with pytest.raises(InputError, match="is another corpus now; give --data DIR"):
+        trained_on(run)
+    (store / "train.bin").write_bytes(b"")
+    with pytest.raises(InputError, match=r"train\.bin"):  # what stands there is damaged
         trained_on(run)
     copied = shutil.copytree(run / "model", tmp_path / "copied")
     with pytest.raises(InputError, match=r"is in no run.*--data DIR"):

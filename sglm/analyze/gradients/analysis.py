@@ -96,7 +96,10 @@ class GradientsAnalysis:
                 raise InputError(f"{name} = {value}: must be 1 at least")
         for subject in self.subjects:
             plan = self.plan(subject.config())
-            purpose = f"{plan.lanes} lanes of {plan.steps:,} steps for {subject.name}"
+            purpose = (
+                f"{plan.lanes} lanes of {plan.steps:,} steps for {subject.name} ({PARTS} times its"
+                " train.batch, so that the noise of a gradient can be told)"
+            )
             check_length(self.store, SPLIT, tokens=plan.lanes * plan.steps, purpose=purpose)
 
     @property

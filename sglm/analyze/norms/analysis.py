@@ -95,8 +95,7 @@ class NormsAnalysis:
 
     def _sharpness(self, subject: Subject) -> dict[str, Any]:
         ids = np.array(self.store.ids(SPLIT)[:TOKENS], dtype=np.int64)
-        eos_id = self.store.tokenizer().eos_id
-        return dict(sharpness_by_layer(subject.load(), ids, eos_id=eos_id))
+        return dict(sharpness_by_layer(subject.load(), ids, bos_id=self.store.bos_id))
 
     def finding(self, values: Mapping[str, dict[str, Any]]) -> NormsFinding:
         """See `Analysis`."""

@@ -70,19 +70,19 @@ def _moved(matrices: Sequence[Tensor], moves: Sequence[Tensor], sign: float) -> 
 
 
 def sharpness_by_layer(
-    model: LSTMLanguageModel, ids: Ids, *, eos_id: int, seed: int = 0
+    model: LSTMLanguageModel, ids: Ids, *, bos_id: int, seed: int = 0
 ) -> Mapping[str, float]:
     """`relative_sharpness` of each layer alone, and of all matrices at once; in nats per token.
 
     Args:
         model: its weights are moved and put back.
         ids: the text that the loss is of.
-        eos_id: what the first token is predicted from.
+        bos_id: what the first token is predicted from.
         seed: of the directions: the same for all models, so that they compare.
     """
 
     def loss() -> float:
-        return stream_nll(NetworkPredictor(model), ids, eos_id) / len(ids)
+        return stream_nll(NetworkPredictor(model), ids, bos_id) / len(ids)
 
     layers = {
         name: [matrix.detach() for matrix in matrices]

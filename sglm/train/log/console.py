@@ -47,7 +47,7 @@ class ConsoleLog:
         filled = round(_BAR_WIDTH * step / self.total_steps)
         bar = "█" * filled + "░" * (_BAR_WIDTH - filled)
         # A line that reaches the last column would be wrapped by some terminals.
-        columns = os.get_terminal_size(self.stream.fileno()).columns - 1
+        columns = _columns(self.stream) - 1
         print_while_open(f"\r\x1b[2K{_fit([left, bar, done, *facts], columns)}", self.stream)
 
     def close(self) -> None:
@@ -61,6 +61,13 @@ def print_while_open(text: str, stream: TextIO) -> None:
     gone, must not end what takes days."""
     with suppress(OSError, ValueError):  # ValueError: the stream itself is closed
         print(text, end="", file=stream, flush=True)
+
+
+def _columns(stream: TextIO) -> int:
+    """The width of a terminal; a notebook's, say, does not tell."""
+    with suppress(OSError, ValueError, AttributeError):
+        return os.get_terminal_size(stream.fileno()).columns
+    return PLAIN_COLUMNS
 
 
 def _fit(facts: Sequence[str], columns: int) -> str:

@@ -7,7 +7,7 @@ from typing import Any, TextIO
 from sglm.config import Config
 from sglm.optim.schedule import Mode
 from sglm.runtime.ranks import ALONE, Ranks
-from sglm.scoring.metrics import finite_or_none, perplexity
+from sglm.scoring.metrics import finite_or_none, perplexity, shown
 from sglm.scoring.results import Evaluation
 from sglm.train.learner import Learner
 from sglm.train.log.console import ConsoleLog
@@ -204,7 +204,7 @@ class RunLog:
         }
         append_metrics(self.metrics, line)
         self.line(
-            f"step {step:,}: validation perplexity {evaluation.token_ppl:.2f}"
+            f"step {step:,}: validation perplexity {shown(evaluation.token_ppl)}"
             f" ({nll:.4f} nats per token)"
         )
         self._report(line)
@@ -225,7 +225,7 @@ class RunLog:
             self.events.sync()
 
     def close(self) -> None:
-        """Ends the session's log; everything is on disk after this."""
+        """Ends the session's log; what was not flushed by `flush` reaches the disk later."""
         if self.events is not None:
             self.console.close()
             self.events.close()

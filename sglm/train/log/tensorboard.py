@@ -1,4 +1,4 @@
-"""Curves for TensorBoard: one file of events a session, written in order, by nobody's thread.
+"""Curves for TensorBoard: one file of events a session, written in order, without a thread.
 
 torch's SummaryWriter writes from a thread of its own, where a full disk is a traceback, and names
 files by the clock alone, so that one set back shuffles the sessions of a run.

@@ -53,6 +53,15 @@ def test_plain_lines_name_their_step_and_fit_80_columns() -> None:
     assert len(line) <= 80
 
 
+def test_a_terminal_that_does_not_tell_its_width_has_80_columns() -> None:
+    """A notebook's, say."""
+    stream = io.StringIO()
+    stream.isatty = lambda: True  # type: ignore[method-assign]
+    ConsoleLog(stream, total_steps=100, first_step=0).progress(10, *(["a fact"] * 30))
+    (line,) = stream.getvalue().split("\x1b[2K")[1:]
+    assert 70 < len(line) < 80
+
+
 def test_a_terminal_that_cannot_move_its_cursor_gets_lines(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
