@@ -70,3 +70,16 @@ def test_a_pickle_is_read_in_any_folder(tmp_path: Path, monkeypatch: pytest.Monk
 def test_a_text_beyond_the_range_of_floats_has_an_infinite_perplexity(tmp_path: Path) -> None:
     model = sglm.kenlm.Model(save_lm("char", tmp_path / "model"))
     assert model.perplexity("x" * 2000) == math.inf
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_without_a_beginning_the_first_word_is_one_in_the_midst_of_a_text(
+    kind: str, tmp_path: Path
+) -> None:
+    """With the space before it, where that is part of its tokens."""
+    folder = save_lm(kind, tmp_path / "run")
+    model, lm = kenlm.Model(str(folder)), sglm.load(folder)
+    expected = lm.score(" the cat").logprob / math.log(10)
+    assert model.score("the cat", bos=False, eos=False) == pytest.approx(expected, rel=1e-5)
+    lengths = [each.ngram_length for each in model.full_scores("the cat", bos=False, eos=False)]
+    assert lengths == [1, 2], "no <s> was read"

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from sglm.cli.main import app
 from sglm.errors import InputError
 from sglm.model.folder import save_model
 from sglm.scoring.predictor import NetworkPredictor
+from sglm.text.overlap import LineHasher
 from sglm.text.prepare import Recipe, prepare
 from sglm.text.store import TokenStore
 from sglm.text.tokenizer import WordTokenizer
@@ -219,3 +221,15 @@ def test_what_has_no_probability_is_said(place: Path, tmp_path: Path) -> None:
     assert result.exit_code == 0
     assert json.loads(result.stdout)["token_ppl"] is None
     assert "a token has no probability" in result.stderr
+
+
+def test_a_mixture_knows_which_lines_the_model_was_trained_on(place: Path, tmp_path: Path) -> None:
+    run, known = tmp_path / "run", "the cat sat on the mat"
+    shutil.copytree(place / "run", run / "model")
+    hasher = LineHasher()
+    hasher.add(known)
+    hasher.finish().write(run / "train.lines")
+    (run / "run.json").write_text("{}")
+    mixed = mix.with_ngram(sglm.load(run), place / "toy.arpa", weight=0.5)
+    found = mixed.perplexity(f"{known}\na dog saw the cat and ran\n")
+    assert (found.lines, found.lines_in_training) == (2, 1)

@@ -19,6 +19,7 @@ from sglm.model.folder import load_weights, save_model
 from sglm.scoring.mixture import Mixture
 from sglm.scoring.predictor import NetworkPredictor
 from sglm.snapshots import snapshot_folders
+from sglm.text.overlap import LineHasher
 from tests.tiny_models import make_network, make_tokenizer
 
 TEXT = "the cat saw a dog and ran"
@@ -186,3 +187,27 @@ def test_a_copy_beside_a_snapshot_is_none(tmp_path: Path) -> None:
     shutil.copytree(before[1], run / "snapshots" / "cycle-001.bak")
     (run / "snapshots" / "cycle-002.txt").write_text("notes")
     assert snapshot_folders(run) == before
+
+
+def test_an_ensemble_knows_which_lines_its_run_was_trained_on(tmp_path: Path) -> None:
+    run, known = make_run(tmp_path / "run"), "the cat sat on the mat"
+    hasher = LineHasher()
+    hasher.add(known)
+    hasher.finish().write(run / "train.lines")
+    (run / "run.json").write_text("{}")
+    found = sglm.load_ensemble(run).perplexity(f"{known}\na dog saw the cat and ran\n")
+    assert (found.lines, found.lines_in_training) == (2, 1)
+
+
+def test_an_average_is_on_the_disk_before_it_appears(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, synced = tmp_path / "out", list[str]()
+
+    def note(path: Path) -> None:
+        assert not out.exists()
+        synced.append(path.name)
+
+    monkeypatch.setattr("sglm.snapshots.sync", note)
+    sglm.average_snapshots(run, out)
+    assert {each.name for each in out.iterdir()} < set(synced), "the folder's own list of names too"

@@ -3,6 +3,7 @@
 Shapes: T time, B lanes, V vocabulary, K words of history, N = T·B tokens in time-major order.
 """
 
+import hashlib
 from collections.abc import Iterable
 
 import numpy as np
@@ -42,7 +43,9 @@ class NgramPredictor:
             )
         self.name = name
         self.fingerprint = tokenizer.fingerprint
-        self.identity = f"{ngram.order}-gram model of {self.fingerprint}"
+        # A state holds places of words in the n-gram model, so their order counts.
+        order = hashlib.sha256("\n".join(ngram.words).encode()).hexdigest()
+        self.identity = f"{ngram.order}-gram model of {self.fingerprint} with words {order}"
         self.vocab_size = tokenizer.vocab_size
         self.device = torch.device("cpu")
         self._ngram = ngram

@@ -172,3 +172,37 @@ def test_a_training_text_of_another_tokenizer_is_refused(lm: LanguageModel, tmp_
     other = make_store(tmp_path, "char", tmp_path / "test.txt")
     with pytest.raises(InputError, match="another tokenizer"):
         lm.adapting("dynamic", train=other)
+
+
+def test_the_decay_that_is_set_draws_every_weight_back(lm: LanguageModel) -> None:
+    adaptation = lm.adapting("dynamic", decay=0.25, learning_rate=0.5).adaptation
+    assert adaptation is not None
+    rule = adaptation.predictor().reader.rule  # type: ignore[attr-defined]
+    assert (rule.learning_rate, {pull.item() for pull in rule.pull}) == (0.5, {0.25})
+
+
+def test_each_setting_is_tuned_given_those_before_it() -> None:
+    adaptation = Adaptation("cache", network=make_network(23), settings={})
+    tried: list[dict[str, Any]] = []
+
+    def perplexity_of(predictor: Predictor[Any]) -> float:
+        reader = predictor.reader  # type: ignore[attr-defined]
+        return 10 + 100 / reader.size + abs(reader.weight - 0.2) + reader.sharpness
+
+    best = tune(adaptation, perplexity_of, on_tried=lambda settings, _: tried.append(settings))
+    assert best["size"] != adaptation.settings["size"]
+    with_others = [each for each in tried if each["weight"] != adaptation.settings["weight"]]
+    assert {each["size"] for each in with_others} == {best["size"]}
+    assert best in tried
+
+
+def test_settings_without_a_perplexity_lose_to_any_with_one() -> None:
+    """Also where they are the ones that the search begins with."""
+    adaptation = Adaptation("cache", network=make_network(23), settings={})
+
+    def perplexity_of(predictor: Predictor[Any]) -> float:
+        found: float = predictor.reader.weight  # type: ignore[attr-defined]
+        return float("nan") if found == adaptation.settings["weight"] else 10 + found
+
+    best = tune(adaptation, perplexity_of, fixed=("size", "sharpness"))
+    assert best["weight"] != adaptation.settings["weight"]

@@ -73,3 +73,8 @@ def test_the_rms_rule_scales_steps_and_caps_the_way_back() -> None:
         [1 + 2 * EPSILON, 3 + 2 * EPSILON]
     )
     assert [pull.item() for pull in rule.pull] == pytest.approx([0.4, 1.0])
+
+
+def test_every_parameter_counts_as_much_in_the_mean_however_many_weights_it_has() -> None:
+    sizes = GradientSizes((torch.tensor([1.0]), torch.full((2, 3), 5.0)))
+    assert sizes.mean.item() == 3.0

@@ -9,7 +9,12 @@ import torch
 
 from sglm.adapt.folder import CARD_FILE, GRADIENTS_FILE, load_gradients, save_gradients
 from sglm.adapt.reader import AdaptingPredictor
-from sglm.adapt.synthetic import GradientsShape, SyntheticGradients, SyntheticReader
+from sglm.adapt.synthetic import (
+    GradientsShape,
+    SyntheticGradients,
+    SyntheticReader,
+    _Known,
+)
 from sglm.adapt.synthetic_training import train_gradients
 from sglm.errors import InputError
 from sglm.model.folder import save_model
@@ -174,3 +179,32 @@ class TestFolder:
         (folder / GRADIENTS_FILE).write_bytes(b"no tensors")
         with pytest.raises(InputError, match=r"adapt\.safetensors is .*damaged"):
             load_gradients(folder, make_network(VOCABULARY))
+
+
+def test_what_the_networks_read_are_gradients_of_the_text_so_far() -> None:
+    """Of what would have been predicted of it, on average, with the biases of the moment."""
+    network, random = make_network(VOCABULARY), torch.Generator().manual_seed(3)
+    shape = GradientsShape(vocab_size=VOCABULARY, features=8, horizons=(10.0, 50.0))
+    none = SyntheticGradients(shape).no_evidence(1)
+    predicted_1V = torch.rand(1, VOCABULARY, generator=random)
+    words_T1 = torch.tensor([[3], [4], [3]])
+    no_bias_1V = torch.zeros(1, VOCABULARY)
+    evidence = none.after(words_T1, predicted_1V, torch.zeros(3, 1, 8), bias_BV=no_bias_1V)
+    start_1V = torch.randn(1, VOCABULARY, generator=random)
+    known = _Known.of(evidence, start_1V, network.target_rows)
+    bias_1S = (start_1V[:, known.words_S] + 0.5).requires_grad_()
+
+    def gradient(bias_1S: torch.Tensor) -> torch.Tensor:
+        bias_1V = start_1V.index_copy(1, known.words_S, bias_1S)
+        expected_V, observed_V = evidence.expected_BRV[0, 0] / 3, evidence.observed_BRV[0, 0] / 3
+        nats = (expected_V * bias_1V[0].exp()).sum().log() - (observed_V * bias_1V[0]).sum()
+        (found_1S,) = torch.autograd.grad(nats, bias_1S)
+        return found_1S[0]
+
+    assert known.words_S.tolist() == [3, 4]
+    read_RS = known.of_words(bias_1S.detach())[0, 2 * len(shape.horizons) :]
+    scaled_S = 1e4 * gradient(bias_1S)
+    torch.testing.assert_close(read_RS[0], scaled_S.sign() * scaled_S.abs().log1p())
+    at_start_1S = start_1V[:, known.words_S].requires_grad_()
+    expected_H = gradient(at_start_1S) @ network.target_rows(known.words_S).detach()
+    torch.testing.assert_close(known.errors_BRH[0, 0], expected_H)

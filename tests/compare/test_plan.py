@@ -184,3 +184,13 @@ def test_elsewhere_a_line_comes_now_and_then(tmp_path: Path) -> None:
     assert console.getvalue() == "[1/1] dni seed 0: 9:59 left, step 50/4,000\n"
     progress.close()
     assert "\x1b" not in console.getvalue()
+
+
+def test_a_run_takes_as_long_as_those_of_its_variant_did_on_average(
+    make_comparison: MakeComparison, timed: list[list[str]]
+) -> None:
+    comparison, grid = make_comparison(), Grid(variants=("bptt",), seeds=(0, 1, 2))
+    for seed, seconds in ((1, 4000.0), (2, 1000.0)):
+        write_run(comparison, Cell("bptt", seed), 20.0, seconds=seconds)
+    plan = plan_comparison(comparison, grid, EXECUTION, console=io.StringIO())
+    assert (plan.seconds, timed) == ({"bptt": 2500.0}, [])

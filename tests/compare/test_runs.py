@@ -1,5 +1,6 @@
 """What is read from the folder of a comparison, and what is refused."""
 
+import math
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -89,3 +90,11 @@ def test_a_damaged_record_is_named(make_comparison: MakeComparison) -> None:
     comparison.record_path(BPTT).write_text('{"seconds": 3}')
     with pytest.raises(InputError, match=r"bptt-seed0\.json: damaged .*remove it, then"):
         comparison.collect()
+
+
+def test_a_perplexity_beyond_all_use_counts_as_infinite(make_comparison: MakeComparison) -> None:
+    """It would pass for a number, and decide every mean."""
+    comparison = make_comparison()
+    write_run(comparison, BPTT, 30.0, 1e16)
+    (run,) = comparison.collect().values()
+    assert run.token_ppl == [30.0, math.inf]

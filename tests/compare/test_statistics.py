@@ -153,3 +153,22 @@ def test_the_share_of_the_gap() -> None:
 def test_a_gap_that_is_not_open_has_no_share(ceiling: dict[int, float]) -> None:
     nll = {"bptt": {0: 4.0, 1: 4.2, 2: 4.1}, "dni": {0: 3.9, 1: 4.1, 2: 4.0}, "bptt-long": ceiling}
     assert gap_closed(nll, "dni") is None
+
+
+def test_a_gain_over_a_control_is_below_zero_like_one_over_the_baseline() -> None:
+    runs = [finished("bptt", seed, 100.0) for seed in (0, 1)]
+    runs += [finished("bptt-restarts", 0, 96.0), finished("bptt-restarts", 1, 95.0)]
+    runs += [finished("alternating", 0, 93.0), finished("alternating", 1, 90.0)]
+    control = summarize(runs)["alternating"]["controls"]["bptt-restarts"]
+    assert control["diff_mean"] == -4.0  # of -3 and -5
+    low, high = control["diff_ci95"]
+    assert low < -4.0 < high
+
+
+def test_the_share_of_the_gap_is_of_the_seeds_that_all_three_have() -> None:
+    nll = {
+        "bptt": {0: 4.0, 1: 4.2, 2: 9.0},
+        "bptt-long": {0: 3.6, 1: 3.81, 2: 8.6, 3: 1.0},
+        "dni": {0: 3.9, 1: 4.1, 3: 1.0},
+    }
+    assert gap_closed(nll, "dni") == pytest.approx(0.1 / 0.395)

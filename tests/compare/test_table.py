@@ -232,3 +232,9 @@ def test_a_terminal_s_table_has_no_gap_that_was_not_measured() -> None:
     assert "updates, 3 seeds each.\n" in shown
     assert " n " not in shown
     assert terminal_table(results()) == table(results())
+
+
+def test_an_interval_that_only_touches_zero_does_not_leave_it_out() -> None:
+    for mean, interval in ((-1.0, [-2.0, 0.0]), (1.0, [0.0, 2.0])):
+        sentences = in_words(results(bptt=facts(), dni=facts(100.0 + mean, mean, interval)))
+        assert sentences.startswith("No difference to bptt beyond the spread over seeds: dni")

@@ -24,7 +24,7 @@ from tests.dni.exact import future_gradients
 from tests.dni.test_adjoint import EVERY_DROPOUT, PROBE, a_model, some_text
 from tests.dni.test_estimator import INJECT, PLAIN, batcher
 from tests.dni.test_learned import Thread
-from tests.train.test_step import B, T, V, make_learner, weights
+from tests.train.test_step import B, T, V, all_equal, make_learner, weights
 
 
 def with_critic(dtype: str = "fp64", **named: Any) -> Learner:
@@ -217,3 +217,16 @@ def test_two_ranks_learn_as_one() -> None:
     for mine, theirs, right in zip(one, other, alone, strict=True):
         assert torch.equal(mine, theirs)
         torch.testing.assert_close(mine, right)  # float32: the lanes are summed in another order
+
+
+def test_nothing_is_learned_from_the_first_window() -> None:
+    """Its mean is its own: what is left is rounding, of which Adam would make a whole step."""
+    torch.manual_seed(0)
+    critic = Critic(3, 4, discount=0.5)
+    lessons = CriticLessons(critic, learning_rate=1e-2)
+    before = weights(critic)
+    lessons.learn(Transition(torch.zeros(4, 3), torch.randn(4, 3), 5 + torch.randn(4)))
+    assert all_equal(weights(critic), before)
+    assert critic.windows == 1
+    lessons.learn(Transition(torch.randn(4, 3), torch.randn(4, 3), 5 + torch.randn(4)))
+    assert not all_equal(weights(critic), before)

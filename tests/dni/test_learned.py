@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from sglm.dni.estimator import Observation
 from sglm.dni.learned import LearnedEstimator
 from sglm.dni.synthesizer import LinearSynthesizer, Prediction, Synthesizer, make_synthesizer
+from sglm.dni.teaching import Lesson
 from sglm.dni.trust import Agreement
 from sglm.model.state import LSTMState
 from sglm.runtime.ranks import ALONE, Ranks
@@ -330,3 +331,42 @@ def test_the_auxiliary_target_is_what_it_said_whatever_unit_gradients_turn_out_t
         gradients.append(net.heads.weight.grad[S:])  # of the head that foresees
     assert gradients[0].norm() > 0
     assert torch.equal(*gradients)
+
+
+def test_what_is_believed_is_measured_of_what_would_be_injected() -> None:
+    """Of a prediction that is far too long in the right direction, the bound lets through four
+    times the truth: the factor makes up for these, and not for the whole length."""
+    truth_BS = torch.ones(B, S)
+    estimator = make(Constant(1e6 * truth_BS), factor=None)
+    for _ in range(100):
+        observe(estimator, truth_BS)
+    # 1 / 4, less a standard error: nothing was let through before the first observation.
+    assert 0.2 < estimator.injection.factor.item() < 0.25
+
+
+def test_a_gradient_that_is_not_finite_leaves_the_echo_as_it_was() -> None:
+    """As NaN it would never be above a threshold again, and no runaway be noticed."""
+    estimator = make(Constant(torch.ones(B, S)))
+    observe(estimator, torch.ones(B, S), pure=False)
+    before = estimator.teaching.echo.clone()
+    observe(estimator, torch.full((B, S), float("nan")), pure=False)
+    assert torch.equal(estimator.teaching.echo, before)
+    assert before > 0
+
+
+def test_the_auxiliary_target_is_what_is_injected_after_the_window(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By a recurrent synthesizer, with what it remembers there."""
+    torch.manual_seed(0)
+    net = make_synthesizer("recurrent", S, hidden=6, auxiliary=True)
+    nn.init.normal_(net.heads.weight)  # type: ignore[union-attr, arg-type]
+    estimator = make(net, trust_bound=False)
+    lessons: list[Lesson] = []
+    monkeypatch.setattr(estimator.teaching, "learn", lessons.append)
+    for step in range(3):
+        estimator.enter_window(some_state(step))
+        injected_BS = estimator.estimate(some_state(step + 1))  # in nats, as the unit is 1
+        end_window(estimator, torch.randn(B, S), some_state(step + 1), pure=False)
+        assert lessons[-1].next_BS is not None
+        torch.testing.assert_close(lessons[-1].next_BS, injected_BS)

@@ -100,3 +100,12 @@ def test_what_the_factor_makes_of_a_prediction_is_what_is_explained() -> None:
     """ŝ = 2g explains nothing as it is, and everything with the factor a half."""
     assert after(2.0).explained(1.0) == pytest.approx(0.0, abs=1e-5)
     assert after(2.0).explained(0.5) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_what_is_put_back_is_believed_as_before() -> None:
+    """Unit, bound and factor follow from the means at once, not at the next probe."""
+    saved, loaded = after(2.0), Trust(S, device=torch.device("cpu"))
+    loaded.load_state_dict(copy.deepcopy(saved.state_dict()))
+    for name in ("unit", "longest", "factor"):
+        assert torch.equal(getattr(loaded, name), getattr(saved, name)), name
+        assert getattr(loaded, name) > 0

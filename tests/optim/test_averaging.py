@@ -53,3 +53,13 @@ def test_it_goes_on_from_a_checkpoint() -> None:
     assert whole.model is not None
     assert parts.model is not None
     assert torch.equal(whole.model.embedding, parts.model.embedding)
+
+
+def test_early_in_a_run_the_newest_weights_count_alone() -> None:
+    """As long as the fraction of the weights taken in is less than one of them."""
+    model, average = make_network(5), WeightAverage(make_network(5), memory=0.1)
+    for taken in range(1, 11):
+        set_weights(model, float(taken))
+        average.follow(model, taken * EVERY_STEPS)
+        assert average.model is not None
+        assert torch.equal(average.model.embedding, model.embedding), taken

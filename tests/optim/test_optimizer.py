@@ -125,3 +125,9 @@ def test_clipping_within_the_step_is_torchs_own(
             torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-7)
             torch.testing.assert_close(one.grad, other.grad, rtol=1e-5, atol=1e-9)
     assert not hasattr(optimizers[0], "grad_scale")
+
+
+@pytest.mark.parametrize("kind", ["adamw", "adam"])
+def test_adam_has_the_betas_that_were_set(kind: str) -> None:
+    optimizer = make_optimizer(nn.Linear(2, 2), OptimizerConfig(kind=kind, beta1=0.5, beta2=0.9))
+    assert [group["betas"] for group in optimizer.param_groups] == [(0.5, 0.9)] * 2

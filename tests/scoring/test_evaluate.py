@@ -3,12 +3,13 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from sglm.errors import InputError
-from sglm.scoring.evaluate import evaluate_pieces, evaluate_split
+from sglm.scoring.evaluate import evaluate_pieces, evaluate_split, half_of
 from sglm.scoring.predictor import NetworkPredictor
-from sglm.scoring.results import Evaluation
+from sglm.scoring.results import Context, Evaluation
 from sglm.text.sources import Piece
 from sglm.text.user_text import pieces_of
 from tests.tiny_models import KINDS, LINES, make_network, make_store, make_tokenizer, plain_nlls
@@ -94,3 +95,45 @@ def test_running_text_in_a_store_has_no_lines_to_reset_at(tmp_path: Path) -> Non
     store = make_store(tmp_path, "byte", tmp_path / "test.txt")
     with pytest.raises(InputError, match="--text FILE --context reset"):
         evaluate_split(NetworkPredictor(make_network(257)), store, "test", context="reset")
+
+
+@pytest.mark.parametrize(
+    ("ids", "cut"),
+    [
+        ([1, 2, 0, 3, 0, 4], 3),  # a text ends right in the middle
+        ([1, 2, 3, 4, 0, 5], 5),  # the first one that ends after it
+        ([1, 0, 2, 3, 4, 0], 3),  # only the last one does, so the second half would be empty
+        ([1, 2, 3, 4, 5], 2),
+    ],
+)
+def test_halves_are_cut_where_a_text_ends(ids: list[int], cut: int) -> None:
+    first, second = (
+        half_of(np.array(ids), half, eos_id=0, bos_id=0).tolist()
+        for half in ("first", "second")  # type: ignore[arg-type]
+    )
+    assert (first, second) == (ids[:cut], ids[cut:])
+
+
+def test_a_half_with_unknown_characters_does_not_know_its_bytes(tmp_path: Path) -> None:
+    """What is written for them may be longer or shorter than what they were."""
+    (tmp_path / "test.txt").write_text("\n".join(LINES), encoding="utf-8")  # the last has some
+    store = make_store(tmp_path, "char", tmp_path / "test.txt")
+    predictor = NetworkPredictor(make_network(store.tokenizer().vocab_size))
+    first, second = (evaluate_split(predictor, store, "test", half=h) for h in ("first", "second"))  # type: ignore[arg-type]
+    assert (first.unknown, second.unknown > 0) == (0, True)
+    assert first.bytes > 0
+    assert second.bytes == 0
+    assert second.to_json()["bytes"] is None
+
+
+@pytest.mark.parametrize("context", ["carried", "reset"])
+def test_shares_add_up_to_the_whole(context: Context, tmp_path: Path) -> None:
+    (tmp_path / "test.txt").write_text("\n".join(LINES) + "\n", encoding="utf-8")
+    store = make_store(tmp_path, "word", tmp_path / "test.txt")
+    predictor = NetworkPredictor(make_network(store.tokenizer().vocab_size))
+    whole = evaluate_split(predictor, store, "test", context=context)
+    shares = [
+        evaluate_split(predictor, store, "test", context=context, share=(n, 2)) for n in range(2)
+    ]
+    assert sum(each.nll_nats for each in shares) == pytest.approx(whole.nll_nats, rel=RELATIVE)
+    assert {each.tokens for each in shares} == {whole.tokens}

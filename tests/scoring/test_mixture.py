@@ -15,6 +15,7 @@ from sglm.scoring.batch import STEP_LANES
 from sglm.scoring.mixture import Mixture, fit_weights
 from sglm.scoring.ngram_predictor import NgramPredictor
 from sglm.scoring.predictor import IGNORED, Predictor
+from sglm.text.tokenizer import WordTokenizer
 from tests.tiny_models import make_lm, make_tokenizer
 from tests.toy_ngrams import write_toy_arpa
 
@@ -131,3 +132,51 @@ def test_another_vocabulary_is_named(tmp_path: Path) -> None:
     path = write_toy_arpa(tmp_path / "more.arpa", more=["qqq"])
     with pytest.raises(InputError, match=r"1 of its words are not the model's \('qqq'\)"):
         NgramPredictor(read_arpa(path), tokenizer=make_tokenizer("word"), name="x")
+
+
+def test_what_an_n_gram_model_has_no_number_for_is_never_predicted(tmp_path: Path) -> None:
+    """A closed vocabulary, without <unk>: among all tokens that may come next, too."""
+    path = write_toy_arpa(tmp_path / "toy.arpa", order=1)
+    lines = path.read_text().splitlines(keepends=True)
+    known = "".join(line for line in lines if "<unk>" not in line)
+    count = len(make_tokenizer("word").word_beginnings) + 1  # and <s>
+    assert f"ngram 1={count}\n" in known
+    path.write_text(known.replace(f"ngram 1={count}\n", f"ngram 1={count - 1}\n"))
+    tokenizer = make_tokenizer("word")
+    lm = lm_of(NgramPredictor(read_arpa(path), tokenizer=tokenizer, name="closed"))
+    logprobs_V = lm.next(lm.start())
+    assert logprobs_V[tokenizer.unk_id] == -math.inf
+    assert np.isfinite(np.delete(logprobs_V, tokenizer.unk_id)).all()
+    assert lm.score("zyx").logprob == -math.inf
+
+
+def test_a_state_of_another_mixture_or_vocabulary_is_refused(
+    ngram: NgramPredictor, tmp_path: Path
+) -> None:
+    lstm = make_lm("word").predictor
+    mixed, ensemble = (lm_of(Mixture([lstm, other])) for other in (ngram, lstm))
+    with pytest.raises(InputError, match="belongs to another model"):
+        ensemble.extend(mixed.start(), "the cat")
+    path = write_toy_arpa(tmp_path / "toy.arpa")
+    path.write_text(path.read_text().replace("\tcat", "\tdoge").replace(" cat", " doge"))
+    words = list(map(make_tokenizer("word").token, range(2, ngram.vocab_size)))
+    tokenizer = WordTokenizer(["doge" if word == "cat" else word for word in words])
+    doge = NgramPredictor(read_arpa(path), tokenizer=tokenizer, name="doge")
+    with pytest.raises(InputError, match="belongs to another model"):
+        LanguageModel(doge, tokenizer=tokenizer).extend(lm_of(ngram).start(), "the doge")
+    lines = write_toy_arpa(path).read_text().split("\n")
+    first, last = lines.index("\\1-grams:") + 1, lines.index("\\2-grams:") - 1
+    lines[first:last] = reversed(lines[first:last])  # a state holds places among these
+    path.write_text("\n".join(lines))
+    turned = NgramPredictor(read_arpa(path), tokenizer=make_tokenizer("word"), name="turned")
+    assert lm_of(turned).score("the cat").logprob == lm_of(ngram).score("the cat").logprob
+    with pytest.raises(InputError, match="belongs to another model"):
+        lm_of(turned).extend(lm_of(ngram).extend(lm_of(ngram).start(), "the")[1], " cat")
+
+
+def test_the_last_steps_of_all_lanes_are_those_of_all_steps(ngram: NgramPredictor) -> None:
+    ids_TB = torch.tensor([[2, 3], [4, 5], [6, 7]])
+    every, _ = ngram.distributions(ids_TB, ngram.start(2))
+    last, _ = ngram.distributions(ids_TB, ngram.start(2), last_steps=2)
+    rows = [torch.cat([block for _, block in blocks]) for blocks in (every, last)]
+    assert torch.equal(rows[1], rows[0][2:])

@@ -166,3 +166,32 @@ def test_a_weight_of_zero_has_no_sign() -> None:
     lists = NBest(texts=["ab", "cd"], scores_LK=np.array([[0.0, 1.0]]))
     alpha, beta = tune(lists, np.zeros((1, 2)), np.array([[0, 1]]))
     assert (math.copysign(1, alpha), math.copysign(1, beta)) == (1, 1)
+
+
+def test_tuning_does_not_depend_on_what_all_candidates_of_a_list_share() -> None:
+    """A long utterance has low scores throughout; only differences inside a list decide."""
+    lists, logprobs_LK, errors_LK = random_lists()
+    shared_L1 = np.linspace(-50, 50, 60).round()[:, None]
+    shifted = NBest(texts=lists.texts, scores_LK=lists.scores_LK + shared_L1)
+    found = tune(shifted, logprobs_LK + 3 * shared_L1, errors_LK)
+    assert found == pytest.approx(tune(lists, logprobs_LK, errors_LK), rel=1e-2)  # three digits
+
+
+def test_more_references_than_lists_are_refused(file: Path, tmp_path: Path) -> None:
+    references = tmp_path / "references.txt"
+    references.write_text("a b\nc\na\n")
+    with pytest.raises(InputError, match="3 references for 2 lists"):
+        read_references(references, read_nbest(file, 2))
+
+
+def test_many_candidates_are_measured_a_part_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sglm.scoring.nbest._CHUNK", 2)
+    asked: list[list[str]] = []
+
+    def measure(texts: list[str]) -> list[float]:
+        asked.append(texts)
+        return [float(ord(text)) for text in texts]
+
+    lists = NBest(texts=list("abcab"), scores_LK=np.zeros((1, 5)))
+    assert lists.measure(measure).tolist() == [[97, 98, 99, 97, 98]]
+    assert asked == [["a", "b"], ["c"]]

@@ -20,7 +20,15 @@ from sglm.scoring.predictor import NetworkPredictor
 from sglm.scoring.results import Score
 from sglm.scoring.texts import LINES_TOGETHER
 from sglm.text.spm_tokenizer import SpmTokenizer
-from tests.tiny_models import KINDS, LINES, OWN_KINDS, make_lm, make_network, make_tokenizer
+from tests.tiny_models import (
+    KINDS,
+    LINES,
+    OWN_KINDS,
+    make_lm,
+    make_network,
+    make_tokenizer,
+    spm_model,
+)
 
 TEXTS = [*LINES, " the\u3000cat \n sat\t", "\n\nthe mat\n", "\u2028a\x85b", "a\u0301 🙂🙂"]
 WHITE = [chr(i) for i in range(sys.maxunicode + 1) if chr(i).isspace()]
@@ -348,3 +356,46 @@ def test_a_scored_end_is_the_last_word_s_end(kind: str) -> None:
     assert score.boundaries[-1] == 0
     corrected = score.words(base="e", correction="bow")
     assert math.fsum(word.surprisal for word in corrected) == pytest.approx(-score.logprob)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_context_that_ends_in_a_word_is_not_scored_either(kind: str) -> None:
+    """Its last tokens could have changed, so they are encoded together with the text."""
+    lm = make_lm(kind)
+    context, text = "the cat", " sat on the mat"
+    score, whole = lm.score(text, context=context), lm.score(context + text)
+    own = [n for n, (_, end) in enumerate(whole.offsets) if end > len(context)]
+    assert score.tokens == [whole.tokens[n] for n in own]
+    assert score.token_logprobs == pytest.approx([whole.token_logprobs[n] for n in own], abs=1e-5)
+    # That a word begins after the context was predicted: the correction takes it off the first.
+    expected = lm.score(text, context=context, distribution=True)
+    before = lm.score(context + text, distribution=True).boundaries
+    if before is not None and kind != "word":
+        assert expected.boundaries == pytest.approx(before[-len(own) - 1 :], abs=1e-5)
+
+
+def test_a_wrong_line_far_behind_is_named_by_its_number() -> None:
+    lines: list[Any] = ["the cat"] * (LINES_TOGETHER + 2)
+    with pytest.raises(InputError, match=f"text {LINES_TOGETHER + 3}: "):
+        list(make_lm("word").score_running([*lines, b"the cat"]))
+
+
+def test_one_unknown_token_makes_its_word_unknown() -> None:
+    """Also where it is not the word's first."""
+    words = make_lm("char").score("the caxt sat").words()
+    assert [(word.word, word.unk) for word in words] == [
+        ("the", False), ("caxt", True), ("sat", False)
+    ]  # fmt: skip
+
+
+def test_where_words_begin_is_told_only_by_tokenizers_that_mark_it() -> None:
+    """Of one that puts the space behind a word, the correction would be of something else."""
+    model = spm_model(model_type="unigram", vocab_size=60, treat_whitespace_as_suffix=True)
+    tokenizer = SpmTokenizer(model)
+    assert not tokenizer.marks_words
+    lm = LanguageModel(NetworkPredictor(make_network(tokenizer.vocab_size)), tokenizer=tokenizer)
+    for score in (lm.score("the cat", distribution=True), *lm.score_running(["the cat"])):
+        assert score.ranks is not None
+        assert score.boundaries is None
+        with pytest.raises(InputError, match='correction "bow" needs tokens that mark'):
+            score.words(correction="bow")

@@ -147,3 +147,15 @@ def test_a_store_remembers_the_lines_of_its_splits(tmp_path: Path, tokenizer: st
     # Stores of earlier versions remember nothing; that is no error.
     (tmp_path / "store" / "train.lines").unlink()
     assert TokenStore.open(tmp_path / "store").lines("train") is None
+
+
+@pytest.mark.parametrize("sizes", [(5, 2000), (2000, 5)])
+def test_where_one_of_two_texts_was_sampled_both_are(
+    sizes: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the lines of the one that was not would be scaled up with the others."""
+    monkeypatch.setattr(overlap, "MOST_KEPT", 100)
+    first, second = numbered(range(sizes[0])), numbered(range(5000, 5000 + sizes[1]))
+    joined, whole = hashed([first]).joined(hashed([second])), hashed([first, second])
+    assert joined.shift == whole.shift > 0
+    np.testing.assert_array_equal(joined.hashes, whole.hashes)

@@ -179,3 +179,19 @@ def test_what_is_no_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="is a file"):
         TokenStore.open(tmp_path / "file")
+
+
+def test_the_first_id_beyond_the_vocabulary_is_refused(store: Path) -> None:
+    """With the checksum that goes with it, as another program might write a store."""
+    size, path = TokenStore.open(store).tokenizer().vocab_size, store / "valid.bin"
+
+    def end_in(token_id: int) -> None:
+        np.append(np.fromfile(path, "<u2")[:-1], np.uint16(token_id)).tofile(path)
+        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+        change_meta(store, lambda meta: meta["splits"]["valid"].update(sha256=sha256))  # type: ignore[index]
+
+    end_in(size - 1)
+    assert TokenStore.open(store).ids("valid")[-1] == size - 1
+    end_in(size)
+    with pytest.raises(InputError, match=f"holds the id {size}, beyond the {size} of"):
+        TokenStore.open(store)

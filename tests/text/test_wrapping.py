@@ -134,3 +134,12 @@ def test_a_deeper_line_begins_another_paragraph() -> None:
 def test_a_name_that_cannot_be_pasted_gets_no_command() -> None:
     assert _joining("caf\udce9.txt") == ""
     assert _joining("-book.txt").endswith(" ./-book.txt > ./-book-joined.txt")
+
+
+def test_a_line_is_full_where_one_more_character_would_have_been_too_much() -> None:
+    """With the space before the next word; one in five lines is as long as the width."""
+    for width in (40, 60):
+        full = [f"abcd {'x' * (width - 5)}", *[f"abcd {'x' * (width - 9)}"] * 4] * 20
+        assert wrapped_width(full) == width
+        loose = [line if len(line) == width else line[:-1] for line in full]
+        assert wrapped_width(loose) is None

@@ -454,3 +454,15 @@ def test_a_renewed_state_is_that_of_todays_weights_and_passes_no_gradient_on() -
     train_step(learner, third, WindowDecision(mode=Mode.REAL), learning_rate=0.0)
     for found, expected in zip(gradients(learner), right, strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)  # float64, order of sums
+
+
+def test_a_recurrent_synthesizer_starts_anew_with_the_lanes() -> None:
+    estimator = learned(make_synthesizer("recurrent", 20, hidden=6).double(), learning_rate=0.0)
+    learner, still = make_learner(estimator), StepPlan(0.0, Mode.REAL, 0)
+    memories = []
+    for step, window in enumerate([*windows(2), windows(1)[0]]):
+        take_step(learner, window, still, step)
+        assert estimator.recurrent_state is not None
+        memories.append(estimator.recurrent_state.clone())
+    assert torch.equal(memories[2], memories[0])
+    assert not torch.equal(memories[1], memories[0])
