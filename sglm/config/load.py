@@ -67,7 +67,12 @@ def read_about(source: str) -> dict[str, Any]:
 
 
 def parse_config(values: Mapping[str, Any], source: str) -> Config:
-    """Checks plain values against the types of `schema`; error messages name them `source`."""
+    """Checks plain values against the types of `schema`; error messages name them `source`.
+
+    Raises:
+        ConfigError: an unknown key, or a value of a wrong type or out of its range; it names up to
+            two, each with what it must be.
+    """
     try:
         return Config.model_validate(values)
     except ValidationError as error:

@@ -166,7 +166,12 @@ def _arrow_errors(source: str) -> Iterator[None]:
 
 
 def score_file(job: Job, progress: Progress) -> int:
-    """Writes the records of a file with their scores; returns the number of tokens scored."""
+    """Writes the records of a file with their scores; returns the number of tokens scored.
+
+    Raises:
+        InputError: a damaged or changed file, a record without the text's field, or a model that
+            is another one by now.
+    """
     shard, settings = job.shard, job.settings
     source = Path(shard.source)
     target = shard.result if settings.percentiles is None else shard.scored
@@ -277,7 +282,11 @@ def scorer(run: str, *, model: str, device: str, precision: str) -> LanguageMode
 
 
 def bucket_file(job: Job, progress: Progress) -> int:
-    """Gives every record of a scored file its bucket; returns 0, the number of tokens scored."""
+    """Gives every record of a scored file its bucket; returns 0, the number of tokens scored.
+
+    Raises:
+        InputError: the file has changed since it was scored.
+    """
     shard, prefix, bounds = job.shard, job.settings.prefix, job.bounds
     assert bounds is not None
     done = Done.read(shard)

@@ -129,9 +129,9 @@ def _run_layer(
     outputs = []
     for from_inputs_BG in from_inputs_CBG:
         gates_BG = from_inputs_BG + _one_way(hidden_BH, hidden_4HH, back.hidden_4HH)
-        enter_BH, forget_BH, new_BH, leave_BH = gates_BG.chunk(4, dim=1)
-        cell_BH = forget_BH.sigmoid() * cell_BH + enter_BH.sigmoid() * new_BH.tanh()
-        hidden_BH = leave_BH.sigmoid() * cell_BH.tanh()
+        input_BH, forget_BH, candidate_BH, output_BH = gates_BG.chunk(4, dim=1)
+        cell_BH = forget_BH.sigmoid() * cell_BH + input_BH.sigmoid() * candidate_BH.tanh()
+        hidden_BH = output_BH.sigmoid() * cell_BH.tanh()
         outputs.append(hidden_BH)
     # Nodes of their own: what comes back to the state after the last step must not contain what
     # comes back to that step's output.

@@ -123,6 +123,9 @@ def make_synthesizer(kind: str, size: int, *, hidden: int, auxiliary: bool = Fal
         size: S, coordinates of the states that it reads.
         hidden: N, units of its hidden layer.
         auxiliary: whether it also predicts the next window's gradient.
+
+    Raises:
+        ValueError: no such kind.
     """
     if kind == "linear":
         return LinearSynthesizer(size, auxiliary=auxiliary)

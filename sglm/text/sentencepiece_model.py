@@ -138,7 +138,11 @@ def _piece(message: bytes, types: tuple[int, ...], longest: int) -> tuple[bytes,
 
 
 def message_fields(message: bytes) -> Iterator[tuple[int, int | float | bytes]]:
-    """Number and value of each field of a message, in their order."""
+    """Number and value of each field of a message, in their order.
+
+    Raises:
+        ValueError: no message of protocol buffers, or one that is cut off.
+    """
     at, end = 0, len(message)
     while at < end:
         key, at = _varint(message, at)

@@ -40,26 +40,32 @@ class RunFolder:
 
     @property
     def metrics(self) -> Path:
+        """A JSON object a line, one for each validation."""
         return self.path / "metrics.jsonl"
 
     @property
     def tensorboard(self) -> Path:
+        """Folder of the event files, one a session."""
         return self.path / "tensorboard"
 
     @property
     def best_model(self) -> Path:
+        """Model folder with the lowest validation loss: what `sglm.load(RUN)` loads."""
         return self.path / "model"
 
     @property
     def last_model(self) -> Path:
+        """Model folder of the last step."""
         return self.path / "last"
 
     @property
     def config(self) -> Path:
+        """The run's configuration as TOML."""
         return self.path / "config.toml"
 
     @property
     def identity(self) -> Path:
+        """What the run is, in JSON: configuration, corpus, start. It makes a folder a run."""
         return self.path / "run.json"
 
     @contextmanager

@@ -1,8 +1,10 @@
 """`sglm score --out`: every record once, as it was, with its scores, whatever happens."""
 
 import gzip
+import io
 import json
 import math
+import multiprocessing
 import os
 import shutil
 import signal
@@ -20,6 +22,10 @@ from typer.testing import CliRunner, Result
 
 import sglm
 from sglm.cli.main import app
+from sglm.corpus_filter.engines import in_processes
+from sglm.corpus_filter.job import Job
+from sglm.corpus_filter.plan import Settings, Shard
+from sglm.corpus_filter.progress import CorpusProgress
 from sglm.errors import SglmWarning
 from sglm.model.folder import save_model
 from sglm.storage import durable
@@ -331,6 +337,31 @@ def alive(number: int) -> bool:
     except OSError:
         return False
     return state[0] != "Z"
+
+
+def test_what_is_left_early_ends_its_own_processes_alone(run: Path, corpus: Path) -> None:
+    shard = Shard(source=str(corpus / "nothing"), out=str(corpus), name="x")
+    settings = Settings(
+        model="",
+        text_field="text",
+        fields=("perplexity",),
+        prefix="",
+        format=None,
+        percentiles=None,
+        bos=True,
+        eos=False,
+        precision="fp32",
+    )
+    jobs = [Job(shard=shard, settings=settings, run=str(run), device="cpu")] * 3
+    other = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(60,))
+    other.start()
+    progress = CorpusProgress(io.StringIO(), doing="", sizes=[1, 1, 1])
+    outcomes = in_processes(jobs, progress, processes=1)
+    next(outcomes)
+    outcomes.close()  # type: ignore[attr-defined]
+    assert multiprocessing.active_children() == [other]
+    other.terminate()
+    other.join()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds child processes in /proc")

@@ -113,9 +113,9 @@ class WindowFeatures(nn.Module):
             from_below = below_TNI @ layer.weight_ih.t() + layer.bias
             for from_below_NG in from_below:
                 gates_NG = from_below_NG + hidden[-1] @ layer.weight_hh.t()
-                enter, forget, new, leave = gates_NG.chunk(4, -1)
-                cell_NH = forget.sigmoid() * cell_NH + enter.sigmoid() * new.tanh()
-                hidden.append(leave.sigmoid() * cell_NH.tanh())
+                input_, forget, candidate, output = gates_NG.chunk(4, -1)
+                cell_NH = forget.sigmoid() * cell_NH + input_.sigmoid() * candidate.tanh()
+                hidden.append(output.sigmoid() * cell_NH.tanh())
                 gates.append(gates_NG)
             traces.append(
                 LayerTrace(inputs_TNI=below_TNI, hidden_TNH=torch.stack(hidden[:-1]), gates=gates)
