@@ -228,7 +228,11 @@ def adapt_train(
     segments: Annotated[
         int | None,
         options.number(
-            "--segments", int, "How many segments of each lane to read.", show_default=False
+            "--segments",
+            int,
+            "Length of the training: how many segments of 64 tokens are read, of several places at"
+            " once. Left out: 120.",
+            show_default=False,
         ),
     ] = None,
     seed: Annotated[int, options.number("--seed", int, "Of the network's first weights.")] = 0,

@@ -88,7 +88,7 @@ def compare(
     from sglm.config import load_config
 
     grid = parse_grid(variants, seeds, shard)
-    refuse_horizon(set_ or [])
+    refuse_own_options(set_ or [])
     settings = load_config(config, set_ or [])
 
     with ended_by_interrupts():
@@ -134,10 +134,10 @@ def _print(results: dict[str, Any], as_json: bool) -> None:
         typer.echo(terminal_table(results) if sys.stdout.isatty() else table(results))
 
 
-def refuse_horizon(overrides: list[str]) -> None:
+def refuse_own_options(overrides: list[str]) -> None:
     """
     Raises:
-        ConfigError: `train.horizon` is set, here a variant and no common setting; or `train.seed`.
+        ConfigError: `train.horizon` or `train.seed` is set; both are options of a comparison.
     """
     if any(override.startswith("train.horizon") for override in overrides):
         raise ConfigError(

@@ -23,7 +23,12 @@ def generate(
     ] = 0.8,
     top_p: Annotated[
         float | None,
-        options.number("--top-p", float, "Draw from the likeliest tokens with this probability."),
+        options.number(
+            "--top-p",
+            float,
+            "Draw from the likeliest tokens that together have this probability, up to 1. Left"
+            " out: from all.",
+        ),
     ] = None,
     seed: Annotated[
         int | None,

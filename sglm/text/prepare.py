@@ -81,7 +81,7 @@ def prepare(
         InputError: text, recipe or `out` cannot be used.
         SglmError: decoding the ids did not give the text back: a bug in sglm.
     """
-    given = check_recipe(recipe)
+    given = given_tokenizer_of(recipe)
     refuse_occupied(out, force)
     names_of_split = {"train": list(sources)}
     for split, held_out in (("valid", recipe.valid), ("test", recipe.test)):
@@ -113,10 +113,8 @@ def prepare(
     return TokenStore.open(out)
 
 
-def check_recipe(recipe: Recipe) -> Tokenizer | None:
-    """
-    Returns:
-        The tokenizer, if it is given and not learned.
+def given_tokenizer_of(recipe: Recipe) -> Tokenizer | None:
+    """The tokenizer, if it is given and not learned; everything in the recipe is checked.
 
     Raises:
         InputError: an unknown tokenizer, a vocabulary size that cannot be, impossible fractions.
