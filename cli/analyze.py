@@ -233,9 +233,9 @@ def show(
     analysis = make()
     folder = out or runs[0] / "analysis"
     check_memory(analysis)
-    parts, seconds = len(analysis.parts()), waiting_seconds(analysis, folder)
-    several = "" if parts == 1 else "s"
-    told = f"{analysis.what}: {parts} part{several}, about {duration(seconds)}, to {folder}"
+    parts = analysis.parts()
+    seconds, several = waiting_seconds(analysis, parts, folder), "" if len(parts) == 1 else "s"
+    told = f"{analysis.what}: {len(parts)} part{several}, about {duration(seconds)}, to {folder}"
     typer.echo(told, err=True)
     if not can_draw():
         typer.echo(f"{analysis.what}.png {WITHOUT_MATPLOTLIB}", err=True)
@@ -243,7 +243,7 @@ def show(
     with termination_raises(stopped):
         try:
             with _progress() as report:
-                finding = carry_out(analysis, folder, report=report)
+                finding = carry_out(analysis, folder, parts=parts, report=report)
         except KeyboardInterrupt:
             raise Stopped(stopped, signal_number=signal.SIGINT) from None
     if as_json:

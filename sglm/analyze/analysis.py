@@ -28,14 +28,20 @@ class Part:
         name: of its file; unique within the analysis.
         compute: its values, as JSON can hold them; floats may be NaN.
         seconds: that it takes, about.
-        of: what its values depend on, where that is less than all of the analysis's settings: it
-            is kept as long as this is so, for example when another run is added.
+        of: all that its values depend on, as JSON can hold it: models, text, numbers. It is kept as
+            long as this is so, for example when another run is added.
     """
 
     name: str
     compute: Callable[[], dict[str, Any]]
     seconds: float
-    of: Mapping[str, Any] | None = None
+    of: Mapping[str, Any]
+
+    @property
+    def key(self) -> str:
+        """A hash of all that its values depend on, sglm's version with it."""
+        known = {"sglm": __version__, **self.of}
+        return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
 
 
 class Finding(Protocol):
@@ -66,16 +72,12 @@ class Analysis(Protocol):
         """Its name, as in `sglm analyze WHAT`."""
         ...
 
-    def settings(self) -> Mapping[str, Any]:
-        """All that the values depend on: models, text, numbers; a part is kept while it is so."""
-        ...
-
     def memory_bytes(self) -> float:
         """What it holds at most, about."""
         ...
 
     def parts(self) -> Sequence[Part]:
-        """In the order in which they are computed."""
+        """In the order in which they are computed; made anew, which reads the models' files."""
         ...
 
     def finding(self, values: Mapping[str, dict[str, Any]]) -> Finding:
@@ -106,6 +108,7 @@ def carry_out(
     analysis: Analysis,
     out: str | os.PathLike[str] | None = None,
     *,
+    parts: Sequence[Part] | None = None,
     report: ReportsProgress | None = None,
 ) -> Finding:
     """Computes the parts that are missing, and what they come to.
@@ -114,6 +117,7 @@ def carry_out(
         analysis: a question.
         out: its folder: gets `WHAT.json`, `WHAT.png` where matplotlib is installed, and the parts,
             so that the same call continues; None: nothing is written.
+        parts: of the analysis, where the caller has them already; None: they are asked of it.
         report: called before every part and at the end.
 
     Raises:
@@ -126,9 +130,9 @@ def carry_out(
         _make_folder(target)  # now, and not when the first part is done
         folder = target / _PARTS / analysis.what
         folder.mkdir(parents=True, exist_ok=True)
-    parts = analysis.parts()
-    keys = _keys(analysis, parts)
-    values = {part.name: _kept(folder, part, keys[part.name]) for part in parts}
+    if parts is None:
+        parts = analysis.parts()
+    values = {part.name: _kept(folder, part) for part in parts}
     waiting = [part for part in parts if values[part.name] is None]
     for index, part in enumerate(waiting):
         if report is not None:
@@ -143,7 +147,7 @@ def carry_out(
         value = json.loads(json.dumps(part.compute()))  # the same numbers, computed or kept
         values[part.name] = value
         if folder is not None:
-            text = json.dumps({"key": keys[part.name], "value": value})
+            text = json.dumps({"key": part.key, "value": value})
             replace_text(folder / f"{part.name}.json", text + "\n")
     if report is not None:
         report(Progress(part=None, done=len(parts), parts=len(parts), seconds_left=0.0))
@@ -178,12 +182,10 @@ def check_memory(analysis: Analysis) -> None:
         )
 
 
-def waiting_seconds(analysis: Analysis, out: Path | None) -> float:
-    """What `carry_out` would take, about."""
-    parts = analysis.parts()
-    keys = _keys(analysis, parts)
-    folder = None if out is None else out / _PARTS / analysis.what
-    return sum(part.seconds for part in parts if _kept(folder, part, keys[part.name]) is None)
+def waiting_seconds(analysis: Analysis, parts: Sequence[Part], out: Path) -> float:
+    """What `carry_out` would take, about, with these parts of the analysis and this folder."""
+    folder = out / _PARTS / analysis.what
+    return sum(part.seconds for part in parts if _kept(folder, part) is None)
 
 
 def without_nan(value: Any) -> Any:
@@ -197,21 +199,11 @@ def without_nan(value: Any) -> Any:
     return value
 
 
-def _keys(analysis: Analysis, parts: Sequence[Part]) -> dict[str, str]:
-    """By the part's name, a hash of all that its values depend on."""
-
-    def key(settings: Mapping[str, Any]) -> str:
-        known = {"sglm": __version__, **settings}
-        return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
-
-    of_all = key(analysis.settings())
-    return {part.name: of_all if part.of is None else key(part.of) for part in parts}
-
-
-def _kept(folder: Path | None, part: Part, key: str) -> dict[str, Any] | None:
+def _kept(folder: Path | None, part: Part) -> dict[str, Any] | None:
     """The values of a part that was computed before, of the same models with the same settings."""
     if folder is None:
         return None
+    key = part.key
     try:
         # Not `read_json`, which takes no NaN.
         content = json.loads(read_bounded(folder / f"{part.name}.json", _LARGEST_PART_BYTES))

@@ -41,12 +41,9 @@ class Adding:
     numbers: Sequence[float] = (1.0, 2.0, 4.0)
     needs: float = 0.0
     fails_at: float | None = None
-    depends_on_itself: bool = False
+    text: str = "one"
     computed: list[float] = field(default_factory=list)
     what: str = "adding"
-
-    def settings(self) -> Mapping[str, Any]:
-        return {"numbers": list(self.numbers)}
 
     def memory_bytes(self) -> float:
         return self.needs
@@ -57,7 +54,7 @@ class Adding:
                 name=f"number-{number:g}",
                 compute=partial(self.one, number),
                 seconds=2,
-                of={"number": number} if self.depends_on_itself else None,
+                of={"number": number, "text": self.text},
             )
             for number in self.numbers
         ]
@@ -76,7 +73,7 @@ def test_what_was_interrupted_goes_on_where_it_stopped(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         carry_out(Adding(fails_at=4.0), tmp_path)
     again = Adding()
-    assert waiting_seconds(again, tmp_path) == 2
+    assert waiting_seconds(again, again.parts(), tmp_path) == 2
     seen: list[Progress] = []
     finding = carry_out(again, tmp_path, report=seen.append)
     assert again.computed == [4.0]
@@ -92,20 +89,34 @@ def test_what_was_interrupted_goes_on_where_it_stopped(tmp_path: Path) -> None:
 
 def test_parts_of_other_settings_and_damaged_ones_are_computed_again(tmp_path: Path) -> None:
     carry_out(Adding(numbers=(1.0, 2.0)), tmp_path)
-    other = Adding(numbers=(2.0, 1.0))
+    other = Adding(numbers=(1.0, 2.0), text="two")
     carry_out(other, tmp_path)
-    assert other.computed == [2.0, 1.0]
+    assert other.computed == [1.0, 2.0]
     (tmp_path / "parts/adding/number-2.json").write_text('{"key": ')
-    mended = Adding(numbers=(2.0, 1.0))
+    mended = Adding(numbers=(1.0, 2.0), text="two")
     carry_out(mended, tmp_path)
     assert mended.computed == [2.0]
 
 
-def test_what_depends_on_less_is_kept_when_the_rest_changes(tmp_path: Path) -> None:
-    carry_out(Adding(numbers=(1.0, 2.0), depends_on_itself=True), tmp_path)
-    more = Adding(numbers=(1.0, 2.0, 4.0), depends_on_itself=True)
+def test_parts_are_kept_when_others_are_added(tmp_path: Path) -> None:
+    carry_out(Adding(numbers=(1.0, 2.0)), tmp_path)
+    more = Adding(numbers=(1.0, 2.0, 4.0))
     assert carry_out(more, tmp_path).as_json()["total"] == 7.0
     assert more.computed == [4.0]
+
+
+def test_what_sglm_has_written_so_far_stays_readable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "__version__", "0.1.0")
+    folder = tmp_path / "parts/adding"
+    folder.mkdir(parents=True)
+    # As it was on disk before `Part.key`.
+    key = "7cb33c64918788f1112ab9a7f34d28ffbf96f468adbf9aecc1cc9fd5a97c532a"
+    (folder / "number-4.json").write_text(json.dumps({"key": key, "value": {"value": 4.0}}))
+    found = Adding(numbers=(4.0,))
+    assert carry_out(found, tmp_path).as_json()["total"] == 4.0
+    assert found.computed == []
 
 
 def test_without_a_folder_nothing_is_written(

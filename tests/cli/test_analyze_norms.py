@@ -3,8 +3,10 @@
 import json
 from pathlib import Path
 
+import pytest
 from typer.testing import CliRunner
 
+from sglm.analyze.subjects import Subject
 from sglm.cli.main import app
 from sglm.text.store import TokenStore
 
@@ -25,7 +27,17 @@ cycles = [10.0]
 """
 
 
-def test_norms_prints_a_table_and_a_sentence(word_store: TokenStore, tmp_path: Path) -> None:
+def test_norms_prints_a_table_and_a_sentence(
+    word_store: TokenStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashed: list[str] = []
+    fingerprint = Subject.fingerprint
+
+    def counted(subject: Subject) -> str:
+        hashed.append(subject.name)
+        return fingerprint(subject)
+
+    monkeypatch.setattr(Subject, "fingerprint", counted)
     (tmp_path / "config.toml").write_text(CONFIG, encoding="utf-8")
     run, store = str(tmp_path / "run"), str(word_store.folder)
     train = ["train", str(tmp_path / "config.toml"), "--data", store, "--out", run]
@@ -37,6 +49,7 @@ def test_norms_prints_a_table_and_a_sentence(word_store: TokenStore, tmp_path: P
     assert row.split()[:4] == ["run", "early", "decay", "0.1"]
     assert " ".join(sentence).startswith("run: the weights went from length ")
     assert "1 part, about" in shown.stderr
+    assert hashed == ["run@cycle-000"], "a model's files are hashed once per command"
     again = CliRunner().invoke(app, ["analyze", "norms", run, "--json"])
     written = json.loads((tmp_path / "run/analysis/norms.json").read_text())
     assert json.loads(again.stdout) == written

@@ -112,7 +112,9 @@ def test_runs_are_compared_with_seeds_as_the_yardstick(
     assert {model["label"] for model in ends["models"].values()} >= {"synthetic @0"}
     assert ends["fields"] == {}  # a snapshot keeps no synthesizer
     fewer = analysis.prepare_representations(list(runs.values())[1:], positions=1024)
-    assert waiting_seconds(fewer, tmp_path) == 0, "what was measured before would be again"
+    assert waiting_seconds(fewer, fewer.parts(), tmp_path) == 0, (
+        "what was measured before would be again"
+    )
 
 
 def test_the_command_says_what_it_found_and_what_does_not_fit(

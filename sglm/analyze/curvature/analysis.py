@@ -87,11 +87,6 @@ class CurvatureAnalysis:
         self._measurer: tuple[str, WeightMeasurer] | None = None
         self._rate: float | None = None
 
-    def settings(self) -> Mapping[str, Any]:
-        """See `Analysis`."""
-        models = {each.name: each.fingerprint() for each in self.subjects}
-        return {"models": models, **self._numbers()}
-
     def _numbers(self) -> Mapping[str, Any]:
         return {
             "text": self.store.fingerprint,

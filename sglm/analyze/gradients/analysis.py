@@ -124,10 +124,6 @@ class GradientsAnalysis:
             wanted = max(_FEWEST_WINDOWS, whole) if self.windows is None else max(fewest, whole)
         return Plan(batch, window, wanted, ahead)
 
-    def settings(self) -> Mapping[str, Any]:
-        """See `Analysis`."""
-        return {"runs": [self._settings(subject) for subject in self.subjects]}
-
     def _settings(self, subject: Subject) -> Mapping[str, Any]:
         return {
             "run": [subject.name, trained_fingerprint(subject)],

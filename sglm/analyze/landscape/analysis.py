@@ -75,10 +75,6 @@ class LandscapeAnalysis:
             purpose = f"{lanes} lanes of {steps} steps for {subject.name}"
             check_length(self.store, SPLIT, tokens=lanes * steps, purpose=purpose)
 
-    def settings(self) -> Mapping[str, Any]:
-        """See `Analysis`."""
-        return {"runs": [self._settings(subject) for subject in self.subjects]}
-
     def _settings(self, subject: Subject) -> Mapping[str, Any]:
         return {
             "run": [subject.name, trained_fingerprint(subject)],

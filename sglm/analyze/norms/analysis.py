@@ -4,7 +4,6 @@ After Bjorck, Weinberger & Gomes 2021. Norms are what training has logged; docs/
 sharpness is measured.
 """
 
-import hashlib
 import json
 import math
 import os
@@ -58,14 +57,6 @@ class NormsAnalysis:
     def _runs(self) -> dict[Path, str]:
         """Names by folder, in the order that was given."""
         return {each.run: each.name.rpartition("@")[0] for each in self.subjects}
-
-    def settings(self) -> Mapping[str, Any]:
-        """See `Analysis`."""
-        return {
-            "subjects": [[each.name, each.fingerprint()] for each in self.subjects],
-            "metrics": [_digest(RunFolder(run).metrics) for run in self._runs()],
-            **self._numbers(),
-        }
 
     def _numbers(self) -> Mapping[str, Any]:
         return {"store": self.store.fingerprint, "numbers": [TOKENS, DIRECTIONS, LENGTH]}
@@ -166,10 +157,6 @@ def _validations(run: Path) -> list[dict[str, Any]]:
         ]
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{path}: damaged ({error}); train the run again") from None
-
-
-def _digest(path: Path) -> str:
-    return hashlib.sha256(read_bounded(path, LARGEST_METRICS_BYTES)).hexdigest()
 
 
 def norms(

@@ -160,15 +160,6 @@ class Representations:
             sums[subject.name] = None if path is None else path.read_text(encoding="utf-8")
         return sums
 
-    def settings(self) -> Mapping[str, Any]:
-        return {
-            "models": self._fingerprints,
-            "labels": self.labels,
-            "seeds": self.seeds,
-            "checkpoints": self.checkpoint_sums,
-            **self._text(),
-        }
-
     @cached_property
     def _fingerprints(self) -> dict[str, str]:
         return {subject.name: subject.fingerprint() for subject in self.subjects}
