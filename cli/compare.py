@@ -113,15 +113,7 @@ def compare(
         if plan.waiting:
             typer.echo(plan.describe(), err=True)
             execution = replace(execution, expected_seconds=plan.seconds)
-        results = comparison.compare(
-            settings,
-            store,
-            out,
-            grid=grid,
-            execution=execution,
-            console=sys.stderr,
-            horizon=horizon,
-        )
+        results = comparison.compare(shared, grid=grid, execution=execution, console=sys.stderr)
     _print(results, as_json)
 
 

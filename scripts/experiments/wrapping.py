@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from sglm.compare.comparison import compare
+from sglm.compare import comparison
 from sglm.compare.grid import Grid
 from sglm.compare.process import Execution
 from sglm.config import load_config
@@ -112,14 +112,14 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     for form, change in FORMS.items():
         folder = arguments.out / form.replace(" ", "-")
         store = _store(folder, change(text), arguments.vocab_size)
-        compared = compare(
-            config,
-            store,
-            folder / "runs",
+        shared = comparison.prepare(
+            config, store, folder / "runs", variants=VARIANTS, horizon=arguments.horizon
+        )
+        compared = comparison.compare(
+            shared,
             grid=grid,
             execution=Execution(precision=precision_of("fp32", torch.device("cpu"))),
             console=sys.stderr,
-            horizon=arguments.horizon,
         )
         parts = {
             variant: [

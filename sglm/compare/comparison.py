@@ -22,14 +22,7 @@ _BUSY = 0.1
 
 
 def compare(
-    config: Config,
-    store: TokenStore,
-    out: Path,
-    *,
-    grid: Grid,
-    execution: Execution,
-    console: TextIO,
-    horizon: int | None = None,
+    comparison: Comparison, *, grid: Grid, execution: Execution, console: TextIO
 ) -> dict[str, Any]:
     """Trains every variant with every seed, or goes on with it; finished runs are not repeated.
 
@@ -37,24 +30,21 @@ def compare(
     the same number of updates, and nobody has picked the moment.
 
     Args:
-        config: decides everything that the variants do not; its seed is not used.
-        store: the corpus, with a validation split.
-        out: gets `runs/`, `results.json`, `table.md`, `curves.png`.
-        grid: which runs.
+        comparison: what they share; its `out` gets `runs/`, `results.json`, `table.md`,
+            `curves.png`.
+        grid: which runs, of variants that `prepare` has checked.
         execution: how they are made.
         console: for progress.
-        horizon: of the variants with a long one, in steps; None: see `prepare`.
 
     Returns:
         What is in `results.json`: of all finished runs in `out`, those of other calls too.
 
     Raises:
         Stopped: asked to; the run at hand has saved a checkpoint.
-        InputError, ConfigError: see `prepare`; `out` holds runs of another comparison.
+        InputError, ConfigError: `out` holds something else, or runs of another comparison.
         SglmError: some runs failed; the others were made.
     """
-    comparison = prepare(config, store, out, variants=grid.variants, horizon=horizon)
-    finished = comparison.collect()
+    out, finished = comparison.out, comparison.collect()
     own = grid.own_cells
     waiting = [cell for cell in own if cell not in finished]
     check_precision(finished, execution.precision.name if waiting else None, out)
@@ -62,10 +52,10 @@ def compare(
         _print_line(console, f"{len(own) - len(waiting)} of {len(own)} runs are finished already")
     try:
         failures, stopped_by = _train(
-            comparison, own, waiting=waiting, execution=execution, console=console
+            comparison, own, finished=finished, execution=execution, console=console
         )
     finally:  # what was finished before a refusal counts
-        finished = comparison.collect()
+        finished = comparison.collect(finished)
         results = write_results(comparison, list(finished.values()))
     _print_gaps(grid.cells, finished, console)
     if stopped_by is not None:
@@ -94,7 +84,9 @@ def prepare(
     """What all runs share.
 
     Args:
-        config, store, out: see `compare`.
+        config: decides everything that the variants do not; its seed is not used.
+        store: the corpus, with a validation split.
+        out: the comparison's folder.
         variants: all of which are checked.
         horizon: None: that of the comparison that is in `out` already, or see `horizon_steps`.
 
@@ -121,7 +113,7 @@ def _train(
     comparison: Comparison,
     own: Sequence[Cell],
     *,
-    waiting: Sequence[Cell],
+    finished: dict[Cell, FinishedRun],
     execution: Execution,
     console: TextIO,
 ) -> tuple[list[str], int | None]:
@@ -130,7 +122,7 @@ def _train(
     Args:
         comparison: what they share.
         own: all runs of this shard.
-        waiting: those of them that are not finished.
+        finished: those that need not be made; gets those that are.
         execution: how they are made.
         console: for progress.
 
@@ -139,6 +131,7 @@ def _train(
     """
     failures: list[str] = []
     stopped_by = execution.stop_signal()
+    waiting = [cell for cell in own if cell not in finished]
     for number, cell in enumerate(waiting):
         if stopped_by is not None:
             break
@@ -156,18 +149,15 @@ def _train(
             failures.append(str(cell))
             _print_line(console, f"{title}: failed: {failure}")
         elif stopped_by is None:
-            _print_line(console, f"{title}: {_result(comparison, cell)}")
+            finished[cell] = run = comparison.collect(finished)[cell]
+            result = f"{run.token_ppl[-1]:.5g} in {run.seconds:,.0f} s"
+            _print_line(console, f"{title}: {result}")
             stopped_by = execution.stop_signal()
     return failures, stopped_by
 
 
 def _expected(cells: Sequence[Cell], seconds: Mapping[str, float] | None) -> float | None:
     return None if seconds is None else sum(seconds[cell.variant] for cell in cells)
-
-
-def _result(comparison: Comparison, cell: Cell) -> str:
-    run = comparison.collect()[cell]
-    return f"{run.token_ppl[-1]:.5g} in {run.seconds:,.0f} s"
 
 
 def check_precision(finished: dict[Cell, FinishedRun], wanted: str | None, out: Path) -> None:

@@ -8,7 +8,7 @@ merges comparisons.
 import json
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -135,22 +135,25 @@ class Comparison:
     def log_path(self, cell: Cell) -> Path:
         return self.out / "runs" / f"{cell.name}.log"
 
-    def collect(self) -> dict[Cell, FinishedRun]:
+    def collect(self, known: Mapping[Cell, FinishedRun] | None = None) -> dict[Cell, FinishedRun]:
         """All finished runs in `out`, also those of earlier calls with other variants or seeds.
+
+        Args:
+            known: what an earlier call returned: these are not read again.
 
         Raises:
             InputError, ConfigError: `out` holds something else, or runs of another comparison.
         """
+        known = known or {}
         finished: dict[Cell, FinishedRun] = {}
         for cell in self._cells_on_disk():
-            record = Record.read(self.record_path(cell))
-            folder = RunFolder(self.folder(cell))
-            if record is None or not record.finished or not folder.identity.exists():
+            run = known[cell] if cell in known else self._read(cell)
+            if run is None:
                 continue
-            folder.check_same(self.config(cell), self.store)
-            finished[cell] = run = self._read(cell, folder, record)
+            finished[cell] = run
             first = next(other for other in finished.values() if other.variant == cell.variant)
             if run.steps != first.steps:
+                folder = RunFolder(self.folder(cell))
                 problem = f"its evaluations are not at the steps of seed {first.seed}"
                 raise _damaged(folder.metrics, problem, remove=folder.path)
         return finished
@@ -178,7 +181,13 @@ class Comparison:
             raise _foreign(self.out, foreign)
         return cells
 
-    def _read(self, cell: Cell, folder: RunFolder, record: Record) -> FinishedRun:
+    def _read(self, cell: Cell) -> FinishedRun | None:
+        """None where it is not finished; raises as `collect` does."""
+        record = Record.read(self.record_path(cell))
+        folder = RunFolder(self.folder(cell))
+        if record is None or not record.finished or not folder.identity.exists():
+            return None
+        folder.check_same(self.config(cell), self.store)
         try:
             lines = [
                 parse_json(line)

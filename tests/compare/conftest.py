@@ -91,14 +91,12 @@ def compare_into(
     horizon: int | None = None,
 ) -> dict[str, Any]:
     """A comparison on the CPU."""
+    grid = Grid(variants=tuple(variants), seeds=tuple(seeds), shard=shard)
     return compare(
-        config,
-        store,
-        out,
-        grid=Grid(variants=tuple(variants), seeds=tuple(seeds), shard=shard),
+        prepare(config, store, out, variants=grid.variants, horizon=horizon),
+        grid=grid,
         execution=Execution(precision=precision_of(precision, CPU), stop_signal=stop_signal),
         console=console,
-        horizon=horizon,
     )
 
 

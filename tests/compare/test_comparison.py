@@ -272,7 +272,6 @@ def test_runs_of_other_machines_are_merged_with_a_line_about_the_mixture(
 )
 def test_times_that_a_busy_machine_made_are_named(
     make_comparison: MakeComparison,
-    word_store: TokenStore,
     shares: list[float | None],
     warning: str | None,
 ) -> None:
@@ -282,9 +281,7 @@ def test_times_that_a_busy_machine_made_are_named(
     seeds = tuple(range(len(shares)))
     console = io.StringIO()
     compare(
-        comparison.base,
-        word_store,
-        comparison.out,
+        comparison,
         grid=Grid(variants=("bptt",), seeds=seeds),
         execution=Execution(precision=precision_of("fp32", CPU)),
         console=console,

@@ -12,6 +12,7 @@ from sglm.compare.grid import Cell
 from sglm.compare.runs import Comparison, Record
 from sglm.errors import ConfigError, InputError
 from sglm.text.prepare import Recipe, prepare
+from sglm.train.run_folder import RunFolder
 from tests.compare.conftest import write_run
 
 MakeComparison = Callable[..., Comparison]
@@ -31,6 +32,21 @@ def test_only_finished_runs_are_collected(make_comparison: MakeComparison) -> No
     (run,) = comparison.collect().values()
     assert (run.variant, run.seed, run.steps) == ("bptt", 0, [20, 40])
     assert (run.token_ppl, run.seconds, run.peak_memory_mb) == ([30.0, 20.0], 12.5, None)
+
+
+def test_runs_that_are_known_are_not_read_again(make_comparison: MakeComparison) -> None:
+    comparison = make_comparison()
+    write_run(comparison, DNI, 25.0)
+    known = comparison.collect()
+    RunFolder(comparison.folder(DNI)).metrics.write_text("damaged")
+    write_run(comparison, BPTT, 20.0)
+    again = comparison.collect(known)
+    assert again[DNI] is known[DNI]
+    assert list(again) == [BPTT, DNI], "in the order of their folders, as if all were read"
+    with pytest.raises(InputError, match="damaged"):
+        comparison.collect()
+    shutil.rmtree(comparison.folder(DNI))
+    assert list(comparison.collect(known)) == [BPTT], "what has gone is not finished"
 
 
 def test_folders_from_elsewhere_can_be_copied_together(make_comparison: MakeComparison) -> None:
