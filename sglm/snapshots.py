@@ -7,7 +7,6 @@ can be averaged (`load_ensemble`), or, where the minima lie in one basin, their 
 
 import os
 import re
-import shutil
 from pathlib import Path
 
 import torch
@@ -15,11 +14,11 @@ import torch
 from sglm.errors import InputError
 from sglm.lm import LanguageModel
 from sglm.loading import load
-from sglm.model.folder import load_weights, read_card, save_model
+from sglm.model.folder import check_same_tokenizer, load_weights, read_card
 from sglm.model.language_model import LSTMLanguageModel
+from sglm.model.new_folder import write_new_folder
 from sglm.scoring.arguments import whole_number
 from sglm.scoring.mixture import Mixture
-from sglm.storage.durable import sync
 from sglm.storage.untrusted import given_path
 from sglm.text.tokenizer import load_tokenizer
 
@@ -73,7 +72,7 @@ def load_ensemble(
         InputError: no snapshots, a damaged one, or no such device.
     """
     folders = snapshot_folders(run, last)
-    _check_same_tokenizer(folders)
+    check_same_tokenizer({each.name: each for each in folders}, _ONE_RUN)
     members = [load(folder, device) for folder in folders]
     count = len(members)
     return LanguageModel(
@@ -104,21 +103,14 @@ def average_snapshots(
     folders, target = snapshot_folders(run, last), given_path("a folder", out)
     if target.exists():
         raise InputError(f"{target}: is there already; give another --out")
-    _check_same_tokenizer(folders)
-    model = _mean_of_weights(folders)
-    tokenizer = load_tokenizer(folders[0])
-    aside = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    try:
-        aside.mkdir(parents=True)
-        extra = read_card(folders[0]).extra | {"averaged": [folder.name for folder in folders]}
-        save_model(model, aside, tokenizer.fingerprint, extra=extra)
-        tokenizer.save(aside)
-        for path in (*aside.iterdir(), aside):
-            sync(path)
-        aside.rename(target)
-    except BaseException:  # Ctrl-C too: no later call would know it by its name
-        shutil.rmtree(aside, ignore_errors=True)
-        raise
+    check_same_tokenizer({each.name: each for each in folders}, _ONE_RUN)
+    write_new_folder(
+        _mean_of_weights(folders),
+        target,
+        load_tokenizer(folders[0]),
+        aside=target.with_name(f".{target.name}.{os.getpid()}.partial"),
+        extra=read_card(folders[0]).extra | {"averaged": [folder.name for folder in folders]},
+    )
     return target
 
 
@@ -140,10 +132,3 @@ def _mean_of_weights(folders: list[Path]) -> LSTMLanguageModel:
     means = {name: total / len(folders) for name, total in sums.items()}
     model.load_state_dict({**model.state_dict(), **means})
     return model
-
-
-def _check_same_tokenizer(folders: list[Path]) -> None:
-    fingerprints = [read_card(folder).tokenizer_fingerprint for folder in folders]
-    for folder, fingerprint in zip(folders, fingerprints, strict=True):
-        if fingerprint != fingerprints[0]:
-            raise InputError(f"{folder}: has another tokenizer than {folders[0].name}; {_ONE_RUN}")

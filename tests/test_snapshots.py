@@ -12,9 +12,9 @@ import torch
 from typer.testing import CliRunner, Result
 
 import sglm
-from sglm import snapshots
 from sglm.cli.main import app
 from sglm.errors import InputError
+from sglm.model import new_folder
 from sglm.model.folder import load_weights, save_model
 from sglm.scoring.mixture import Mixture
 from sglm.scoring.predictor import NetworkPredictor
@@ -96,7 +96,7 @@ def test_an_average_that_is_interrupted_leaves_nothing(
     def interrupted(path: Path) -> None:
         raise error
 
-    monkeypatch.setattr(snapshots, "sync", interrupted)
+    monkeypatch.setattr(new_folder, "sync", interrupted)
     with pytest.raises(error):
         sglm.average_snapshots(run, tmp_path / "a" / "averaged")
     assert list((tmp_path / "a").iterdir()) == []

@@ -3,7 +3,6 @@
 `adapt.json` says what it is and whose, `adapt.safetensors` holds its weights; no pickle.
 """
 
-import hashlib
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -15,7 +14,7 @@ from safetensors import SafetensorError
 
 from sglm.adapt.synthetic import GradientsShape, SyntheticGradients
 from sglm.errors import InputError
-from sglm.model.folder import WEIGHTS_FILE, read_tensors
+from sglm.model.folder import read_tensors, weights_sha256
 from sglm.model.language_model import LSTMLanguageModel
 from sglm.storage.durable import replace_file, replace_text, write_tensors
 from sglm.storage.untrusted import read_json
@@ -60,7 +59,7 @@ def save_gradients(gradients: SyntheticGradients, model_folder: Path) -> None:
     """
     card = _Card(
         format_version=FORMAT_VERSION,
-        weights_sha256=_weights_sha256(model_folder),
+        weights_sha256=weights_sha256(model_folder),
         shape=_Shape(**{**asdict(gradients.shape), "horizons": list(gradients.shape.horizons)}),
     )
     tensors = {
@@ -87,7 +86,7 @@ def load_gradients(model_folder: Path, network: LSTMLanguageModel) -> SyntheticG
     shape = GradientsShape(**{**card.shape.model_dump(), "horizons": tuple(card.shape.horizons)})
     of_network = (network.shape.vocab_size, network.shape.widths[-1])
     if (shape.vocab_size, shape.features) != of_network or (
-        card.weights_sha256 != _weights_sha256(model_folder)
+        card.weights_sha256 != weights_sha256(model_folder)
     ):
         raise InputError(f"{path} belongs to another model than the one beside it; {again}")
     # Tensors that are made in inference mode, which the caller may be in, are of no use outside.
@@ -100,8 +99,3 @@ def load_gradients(model_folder: Path, network: LSTMLanguageModel) -> SyntheticG
             raise InputError(f"{weights} is damaged ({error}); {again}") from None
         gradients.load_state_dict(tensors, assign=True)
         return gradients.to(network.embedding.device).requires_grad_(False)
-
-
-def _weights_sha256(model_folder: Path) -> str:
-    with (model_folder / WEIGHTS_FILE).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,6 +1,5 @@
 """The models that an analysis is asked of, and the text that it reads."""
 
-import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,9 +9,16 @@ import torch
 
 from sglm.config import Config, load_config
 from sglm.errors import InputError
-from sglm.model.folder import CONFIG_FILE, WEIGHTS_FILE, find_model_folder, load_weights, read_card
+from sglm.model.folder import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    check_same_tokenizer,
+    find_model_folder,
+    load_weights,
+)
 from sglm.model.language_model import LSTMLanguageModel
 from sglm.snapshots import snapshot_folders
+from sglm.storage.digest import sha256_of
 from sglm.storage.untrusted import given_path
 from sglm.text.batcher import Batcher, ComingText
 from sglm.text.store import TokenStore
@@ -58,10 +64,7 @@ class Subject:
 
     def fingerprint(self) -> str:
         """Of the model: what is kept of an analysis is of this one only."""
-        digest = hashlib.sha256()
-        for name in (CONFIG_FILE, WEIGHTS_FILE):
-            digest.update((self.folder / name).read_bytes())
-        return digest.hexdigest()
+        return sha256_of(self.folder / CONFIG_FILE, self.folder / WEIGHTS_FILE)
 
 
 def find_subjects(
@@ -92,7 +95,11 @@ def find_subjects(
             ]
         else:
             found.append(Subject(name=name, run=path, folder=find_model_folder(path)))
-    _check_same_tokenizer(found)
+    check_same_tokenizer(
+        {each.name: each.folder for each in found},
+        "analyse together only runs on one store (`sglm prep --tokenizer-of RUN` makes another"
+        " that fits)",
+    )
     return found
 
 
@@ -107,18 +114,6 @@ def _names(paths: Sequence[Path]) -> list[str]:
         if len(set(names)) == len(names):
             break
     return names
-
-
-def _check_same_tokenizer(subjects: Sequence[Subject]) -> None:
-    """Ids, losses and gradients can be compared only where the tokens are the same."""
-    first = subjects[0]
-    wanted = read_card(first.folder).tokenizer_fingerprint
-    for each in subjects[1:]:
-        if read_card(each.folder).tokenizer_fingerprint != wanted:
-            raise InputError(
-                f"{each.name} has another tokenizer than {first.name}; analyse together only runs"
-                " on one store (`sglm prep --tokenizer-of RUN` makes another that fits)"
-            )
 
 
 def store_of(subjects: Sequence[Subject], data: str | os.PathLike[str] | None = None) -> TokenStore:

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from sglm.errors import InputError
 from sglm.model.folder import find_model_folder
+from sglm.storage.digest import sha256_of
 from sglm.storage.durable import replace_text
 from sglm.storage.untrusted import read_json
 from sglm.text.sources import (
@@ -133,10 +134,7 @@ def model_hash(run: Path) -> str:
     digest = hashlib.sha256()
     for path in sorted(find_model_folder(run).iterdir()):
         if path.is_file() and not path.name.startswith((".", "adapt.")):
-            with path.open("rb") as file:
-                digest.update(
-                    f"{path.name}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\0".encode()
-                )
+            digest.update(f"{path.name}\0{sha256_of(path)}\0".encode())
     return digest.hexdigest()
 
 

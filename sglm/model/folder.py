@@ -17,6 +17,7 @@ from torch import Tensor
 
 from sglm.errors import InputError, did_you_mean, short_repr
 from sglm.model.language_model import LSTMLanguageModel, ModelShape
+from sglm.storage.digest import sha256_of
 from sglm.storage.durable import replace_file, replace_text, write_tensors
 from sglm.storage.untrusted import is_count, read_json
 
@@ -92,7 +93,7 @@ def save_model(
 
     Each file is written under a temporary name, synced to the disk and renamed: whenever the
     machine stops, each file is complete, either the old or the new one. To replace the files of a
-    folder together, the caller must fill a fresh folder, tokenizer files included, and rename it.
+    folder together, a fresh folder must be filled and renamed (`write_new_folder`).
 
     Args:
         model: on any device, in any mode; not changed.
@@ -152,6 +153,34 @@ def read_card(folder: Path) -> ModelCard:
         where = ".".join(str(part)[:60] for part in first["loc"])
         problem = f"{where}: {first['msg']}" if where else first["ctx"]["error"]
         raise InputError(f"{path}: {problem}; copy the folder again") from None
+
+
+def weights_sha256(folder: Path) -> str:
+    """By which others recognize the weights of a model folder.
+
+    Raises:
+        OSError: they cannot be read.
+    """
+    return sha256_of(folder / WEIGHTS_FILE)
+
+
+def check_same_tokenizer(folders: Mapping[str, Path], cure: str) -> None:
+    """Ids, losses and gradients can be compared only where the tokens are the same.
+
+    Args:
+        folders: of one model or more, by the names that the message has for them.
+        cure: what the message says to do.
+
+    Raises:
+        InputError: one has another tokenizer than the first; or see `read_card`.
+    """
+    fingerprints = {
+        name: read_card(folder).tokenizer_fingerprint for name, folder in folders.items()
+    }
+    first = next(iter(fingerprints))
+    for name, fingerprint in fingerprints.items():
+        if fingerprint != fingerprints[first]:
+            raise InputError(f"{name} has another tokenizer than {first}; {cure}")
 
 
 def load_weights(folder: Path, device: torch.device | str = "cpu") -> LSTMLanguageModel:

@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from sglm.errors import InputError
+from sglm.storage.digest import sha256_of
 from sglm.storage.durable import named, remove, sync, write_tensors
 from sglm.storage.untrusted import read_bounded
 
@@ -219,9 +220,8 @@ def _content(path: Path) -> bytes:
 def _check(path: Path, expected: str) -> None:
     if not path.is_file():
         raise ValueError(f"{path.name} is not there, or not a file")
-    with open(path, "rb") as file:
-        if hashlib.file_digest(file, "sha256").hexdigest() != expected:
-            raise ValueError(f"{path.name} is not what was written")
+    if sha256_of(path) != expected:
+        raise ValueError(f"{path.name} is not what was written")
 
 
 def complete_checkpoints(folder: Path) -> list[Path]:

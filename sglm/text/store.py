@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, TypeGuard
 import numpy as np
 
 from sglm.errors import InputError, short_repr
+from sglm.storage.digest import sha256_of
 from sglm.storage.untrusted import given_path, is_count, is_sha256, read_json
 from sglm.text.overlap import LineHashes, lines_file
 from sglm.text.tokenizer import Tokenizer, load_tokenizer
@@ -125,9 +126,8 @@ class TokenStore:
         checked = self._checked[split]
         if _is_same_file(identity, checked) and identity != checked:
             # Written to, or only touched, as by what copies or backs it up?
-            with path.open("rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() != facts["sha256"]:
-                    raise InputError(f"{path}: has changed since the store was opened; start again")
+            if sha256_of(path) != facts["sha256"]:
+                raise InputError(f"{path}: has changed since the store was opened; start again")
             self._checked[split] = identity
         return self._mapped[split]
 

@@ -14,8 +14,9 @@ from sglm.config import Config, config_to_toml, differences, parse_config, plain
 from sglm.errors import ConfigError, InputError, short_repr
 from sglm.model.folder import find_model_folder, read_card, save_model
 from sglm.model.language_model import LSTMLanguageModel
+from sglm.model.new_folder import write_new_folder
 from sglm.storage.checkpoint import Checkpoint, clear_up, load_checkpoint, save_checkpoint
-from sglm.storage.durable import locked, remove, replace_text, sync
+from sglm.storage.durable import locked, replace_text
 from sglm.storage.untrusted import read_json
 from sglm.text.store import TokenStore
 from sglm.train.starting_point import StartingPoint
@@ -223,21 +224,9 @@ class RunFolder:
         tokenizer, extra = store.tokenizer(), {"bos_id": store.bos_id}
         if folder.exists():
             save_model(model, folder, tokenizer.fingerprint, extra=extra)
-            return
-        aside = folder.with_name(folder.name + ".partial")
-        if aside.exists():
-            remove(aside)
-        aside.mkdir(parents=True)
-        try:
-            save_model(model, aside, tokenizer.fingerprint, extra=extra)
-            tokenizer.save(aside)
-            for path in (*aside.iterdir(), aside):
-                sync(path)
-            aside.rename(folder)
-            sync(folder.parent)
-        except OSError:
-            remove(aside)  # it may be what fills the disk
-            raise
+        else:
+            aside = folder.with_name(f"{folder.name}.partial")
+            write_new_folder(model, folder, tokenizer, aside=aside, extra=extra)
 
     def save_snapshot(self, cycle: int, model: LSTMLanguageModel, store: TokenStore) -> None:
         """The model at the end of a cycle, counted from 0."""

@@ -1,6 +1,5 @@
 """Weights to start a training from, in place of random ones: those of a trained model."""
 
-import hashlib
 import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -9,11 +8,11 @@ from typing import Any
 from sglm.config import Config
 from sglm.errors import ConfigError, InputError
 from sglm.model.folder import (
-    WEIGHTS_FILE,
     ModelCard,
     find_model_folder,
     load_weights,
     read_card,
+    weights_sha256,
 )
 from sglm.model.language_model import LSTMLanguageModel, ModelShape
 from sglm.storage.untrusted import given_path
@@ -45,10 +44,7 @@ class StartingPoint:
             InputError: no model there.
         """
         folder = find_model_folder(given_path("a run or a model", path))
-        card = read_card(folder)
-        with open(folder / WEIGHTS_FILE, "rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return cls(folder=folder, card=card, weights_sha256=digest)
+        return cls(folder=folder, card=read_card(folder), weights_sha256=weights_sha256(folder))
 
     def fitted(self, config: Config, store: TokenStore) -> Config:
         """The configuration, with the trained model's cutoffs where it leaves them to be chosen.
