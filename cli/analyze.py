@@ -227,8 +227,8 @@ def show(
         runs, out, as_json: as they were given.
     """
     from sglm.analyze.analysis import carry_out, check_memory, waiting_seconds, without_nan
+    from sglm.runtime.terminal import duration
     from sglm.storage.picture import WITHOUT_MATPLOTLIB, can_draw
-    from sglm.train.log.console import duration
 
     analysis = make()
     folder = out or runs[0] / "analysis"
@@ -258,22 +258,20 @@ def show(
 def _progress() -> "Iterator[ReportsProgress]":
     """A line that is overwritten on a terminal, and cleared whatever ends the analysis; elsewhere a
     line for each part."""
-    from sglm.train.log.console import duration, is_terminal, print_while_open
+    from sglm.runtime.terminal import OverwrittenLine, duration
 
-    console, on_terminal = sys.stderr, is_terminal(sys.stderr)
-    before, after = ("\r\x1b[2K", "") if on_terminal else ("", "\n")
+    line = OverwrittenLine(sys.stderr)
 
     def report(progress: "Progress") -> None:
         if progress.part is None:
             return
         left = duration(progress.seconds_left)
-        text = f"{progress.done + 1}/{progress.parts}  {left} left  {progress.part}"
-        print_while_open(f"{before}{text[:79] if on_terminal else text}{after}", console)
+        line.show(f"{progress.done + 1}/{progress.parts}  {left} left  {progress.part}")
 
     try:
         yield report
     finally:
-        print_while_open(before, console)
+        line.clear()
 
 
 def aligned(rows: list[list[str]]) -> list[str]:

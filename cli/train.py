@@ -142,8 +142,8 @@ def _print_plan(
     """What a training would do and take, without training; memory is that of this process."""
     from sglm.runtime.memory import available_bytes
     from sglm.runtime.ranks import expected_ranks
+    from sglm.runtime.terminal import duration
     from sglm.train.dry_run.plan import plan_run
-    from sglm.train.log.console import duration
 
     if start is not None:
         config = start.fitted(config, store)

@@ -13,9 +13,9 @@ from sglm.compare.runs import Comparison, FinishedRun
 from sglm.compare.variants import check_cycles, horizon_steps, prepare_base
 from sglm.config import Config
 from sglm.errors import ConfigError, SglmError, Stopped
+from sglm.runtime.terminal import print_while_open
 from sglm.text.store import TokenStore
 from sglm.train.build import build_batcher, build_schedule
-from sglm.train.log.console import print_while_open
 
 # The share of its time for which a run was ready but no core was free.
 _BUSY = 0.1

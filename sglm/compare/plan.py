@@ -10,9 +10,9 @@ from sglm.compare.grid import Cell, Grid
 from sglm.compare.process import Execution
 from sglm.compare.runs import Comparison, FinishedRun
 from sglm.compare.timing import seconds_of_runs
+from sglm.runtime.terminal import duration, print_while_open
 from sglm.storage.picture import can_draw
 from sglm.train.build import store_shape
-from sglm.train.log.console import duration, print_while_open
 
 # What is done before it would be timed: so few updates, that compute so little.
 SHORT_UPDATES, _SHORT_FLOP = 5000, 1e11

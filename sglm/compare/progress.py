@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 from typing import TextIO
 
-from sglm.train.log.console import duration, is_terminal, print_while_open
+from sglm.runtime.terminal import OverwrittenLine, duration
 
 # As `ConsoleLog.progress` writes them away from a terminal.
 _STEP = re.compile(rb"^(step [\d,]+/[\d,]+)  ([\d:]+) left", re.MULTILINE)
@@ -26,11 +26,10 @@ class RunProgress:
     def __init__(
         self, console: TextIO, *, title: str, log: Path, later_seconds: float | None
     ) -> None:
-        self.console = console
+        self.line = OverwrittenLine(console)
         self.title = title
         self.log = log
         self.later_seconds = later_seconds
-        self.on_terminal = is_terminal(console)
         self.size = log.stat().st_size if log.exists() else 0
         self.shown = b""
         self.printed_at = time.monotonic()
@@ -38,7 +37,7 @@ class RunProgress:
     def poll(self) -> None:
         """Shows what is new; costs next to nothing where nothing is."""
         now = time.monotonic()
-        if not self.on_terminal and now - self.printed_at < _SECONDS_BETWEEN_LINES:
+        if not self.line.on_terminal and now - self.printed_at < _SECONDS_BETWEEN_LINES:
             return
         latest = self._latest()
         if latest is None or latest.group() == self.shown:
@@ -48,16 +47,11 @@ class RunProgress:
         text = f"{self.title}: {left} left"
         if self.later_seconds:
             text += f", of all runs {duration(self.later_seconds + _seconds(left))}"
-        self._print(f"{text}, {step}")
+        self.line.show(f"{text}, {step}")
 
     def close(self) -> None:
         """The line gives way to others."""
-        if self.on_terminal:
-            print_while_open("\r\x1b[2K", self.console)
-
-    def _print(self, text: str) -> None:
-        before, after = ("\r\x1b[2K", "") if self.on_terminal else ("", "\n")
-        print_while_open(f"{before}{text[:79] if self.on_terminal else text}{after}", self.console)
+        self.line.clear()
 
     def _latest(self) -> re.Match[bytes] | None:
         """The last progress line of this session."""

@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from typing import TextIO
 
-from sglm.train.log.console import duration, is_terminal, print_while_open
+from sglm.runtime.terminal import OverwrittenLine, duration
 
 _SECONDS_BETWEEN_LINES = {True: 0.5, False: 30.0}  # on a terminal, elsewhere
 
@@ -20,11 +20,10 @@ class CorpusProgress:
     """
 
     def __init__(self, console: TextIO, *, doing: str, sizes: Sequence[int]) -> None:
-        self.console = console
+        self.console = OverwrittenLine(console)
         self.doing = doing
         self.sizes = sizes
         self.shares = [0.0] * len(sizes)
-        self.on_terminal = is_terminal(console)
         self.started = time.monotonic()
         self.shown_at = self.started
 
@@ -41,10 +40,9 @@ class CorpusProgress:
     def tick(self) -> None:
         """Shows how far it is, if it is time to."""
         now = time.monotonic()
-        if now - self.shown_at >= _SECONDS_BETWEEN_LINES[self.on_terminal]:
+        if now - self.shown_at >= _SECONDS_BETWEEN_LINES[self.console.on_terminal]:
             self.shown_at = now
-            before, after = ("\r\x1b[2K", "") if self.on_terminal else ("", "\n")
-            print_while_open(f"{before}{self.line(now)}{after}", self.console)
+            self.console.show(self.line(now))
 
     def line(self, now: float) -> str:
         """What is shown."""
@@ -59,5 +57,4 @@ class CorpusProgress:
 
     def close(self) -> None:
         """The line gives way to others."""
-        if self.on_terminal:
-            print_while_open("\r\x1b[2K", self.console)
+        self.console.clear()

@@ -14,6 +14,7 @@ from sglm.errors import ConfigError, InputError, SglmError, as_sglm_error
 from sglm.optim.precision import Precision
 from sglm.optim.schedule import Schedule
 from sglm.runtime.ranks import Ranks
+from sglm.runtime.terminal import print_while_open
 from sglm.storage.checkpoint import (
     Checkpoint,
     put_damaged_aside,
@@ -23,7 +24,6 @@ from sglm.storage.checkpoint import (
 from sglm.text.batcher import Batcher
 from sglm.text.store import TokenStore
 from sglm.train.learner import Learner, capture, restore
-from sglm.train.log.console import print_while_open
 from sglm.train.log.metrics import drop_later_lines
 from sglm.train.log.norms import NormMeter
 from sglm.train.log.run_log import OnReport, RunLog

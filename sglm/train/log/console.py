@@ -7,7 +7,14 @@ from contextlib import suppress
 from itertools import accumulate
 from typing import TextIO
 
-PLAIN_COLUMNS = 80
+from sglm.runtime.terminal import (
+    ERASE_LINE,
+    PLAIN_COLUMNS,
+    duration,
+    is_terminal,
+    print_while_open,
+)
+
 _BAR_WIDTH = 10
 
 
@@ -28,7 +35,7 @@ class ConsoleLog:
 
     def line(self, text: str) -> None:
         """A line; a bar that stands there gives way."""
-        clear = "\r\x1b[2K" if is_terminal(self.stream) else ""
+        clear = ERASE_LINE if is_terminal(self.stream) else ""
         print_while_open(f"{clear}{text}\n", self.stream)
 
     def progress(self, step: int, *facts: str) -> None:
@@ -48,19 +55,12 @@ class ConsoleLog:
         bar = "█" * filled + "░" * (_BAR_WIDTH - filled)
         # A line that reaches the last column would be wrapped by some terminals.
         columns = _columns(self.stream) - 1
-        print_while_open(f"\r\x1b[2K{_fit([left, bar, done, *facts], columns)}", self.stream)
+        print_while_open(f"{ERASE_LINE}{_fit([left, bar, done, *facts], columns)}", self.stream)
 
     def close(self) -> None:
         """Ends the line of the bar."""
         if is_terminal(self.stream):
             print_while_open("\n", self.stream)
-
-
-def print_while_open(text: str, stream: TextIO) -> None:
-    """Prints, unless nobody can read it: a terminal that was closed, or a pipe whose reader has
-    gone, must not end what takes days."""
-    with suppress(OSError, ValueError):  # ValueError: the stream itself is closed
-        print(text, end="", file=stream, flush=True)
 
 
 def _columns(stream: TextIO) -> int:
@@ -75,17 +75,3 @@ def _fit(facts: Sequence[str], columns: int) -> str:
     lengths = accumulate(2 + len(fact) for fact in facts)
     fitting = sum(length - 2 <= columns for length in lengths)
     return "  ".join(facts[: max(1, fitting)])
-
-
-def is_terminal(stream: TextIO) -> bool:
-    """Whether somebody watches there, on a terminal that can move its cursor."""
-    with suppress(OSError, ValueError):
-        return stream.isatty() and os.environ.get("TERM") != "dumb"
-    return False
-
-
-def duration(seconds: float) -> str:
-    """`m:ss`, or `h:mm:ss` from an hour on."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
