@@ -19,10 +19,11 @@ from sglm.model.language_model import LSTMLanguageModel
 from sglm.model.new_folder import write_new_folder
 from sglm.scoring.arguments import whole_number
 from sglm.scoring.mixture import Mixture
+from sglm.storage.names import CYCLE, SNAPSHOTS
 from sglm.storage.untrusted import given_path
 from sglm.text.tokenizer import load_tokenizer
 
-_CYCLE = re.compile(r"cycle-\d+")  # and not a copy that somebody made beside it
+_CYCLE = re.compile(rf"{CYCLE}\d+")  # and not a copy that somebody made beside it
 _ONE_RUN = "the snapshots must be of one run: copy it again"
 
 
@@ -38,7 +39,7 @@ def snapshot_folders(run: str | os.PathLike[str], last: int | None = None) -> li
     """
     path = given_path("a run", run)
     last = None if last is None else whole_number("last", last)
-    found = (each for each in path.glob("snapshots/cycle-*") if _CYCLE.fullmatch(each.name))
+    found = (each for each in (path / SNAPSHOTS).glob(f"{CYCLE}*") if _CYCLE.fullmatch(each.name))
     folders = sorted(found, key=lambda each: (len(each.name), each.name))  # 1000 is after 999
     if not folders:
         problem = "has no snapshots" if path.exists() else "no such folder"

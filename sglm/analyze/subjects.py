@@ -10,7 +10,6 @@ import torch
 from sglm.config import Config, load_config
 from sglm.errors import InputError
 from sglm.model.folder import (
-    CONFIG_FILE,
     WEIGHTS_FILE,
     check_same_tokenizer,
     find_model_folder,
@@ -19,11 +18,13 @@ from sglm.model.folder import (
 from sglm.model.language_model import LSTMLanguageModel
 from sglm.snapshots import snapshot_folders
 from sglm.storage.digest import sha256_of
+from sglm.storage.names import CONFIG_FILE
 from sglm.storage.untrusted import given_path
 from sglm.text.batcher import Batcher, ComingText
 from sglm.text.store import TokenStore
 from sglm.text.tokenizer import load_tokenizer
 from sglm.train.record import trained_on
+from sglm.train.run_folder import RunFolder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +55,7 @@ class Subject:
         Raises:
             InputError: the model lies in no run.
         """
-        path = self.run / "config.toml"
+        path = RunFolder(self.run).config
         if not path.exists():
             raise InputError(
                 f"{self.run}: is not a run; give the folder that `sglm train` wrote, not only its"

@@ -17,6 +17,7 @@ from sglm.model.folder import read_card
 from sglm.model.language_model import LSTMLanguageModel
 from sglm.optim.precision import make_precision
 from sglm.storage.checkpoint import complete_checkpoints
+from sglm.storage.names import CHECKPOINT_SUMS
 from sglm.train.build import build_learner, lookahead_steps, stretch_windows
 from sglm.train.learner import restore
 from sglm.train.run_folder import RunFolder
@@ -95,16 +96,17 @@ def load_trained(subject: Subject) -> Trained:
 def trained_fingerprint(subject: Subject) -> str:
     """Of all that `load_trained` gives."""
     digest = hashlib.sha256(subject.fingerprint().encode())
+    run = RunFolder(subject.run)
     if _is_newest(subject):
-        for path in complete_checkpoints(subject.run / "checkpoints")[-1:]:
-            digest.update((path / "SHA256SUMS").read_bytes())
-    digest.update((subject.run / "config.toml").read_bytes())
+        for path in complete_checkpoints(run.checkpoints)[-1:]:
+            digest.update((path / CHECKPOINT_SUMS).read_bytes())
+    digest.update(run.config.read_bytes())
     return digest.hexdigest()
 
 
 def _is_newest(subject: Subject) -> bool:
     """Whether the run itself was asked for, not a snapshot, nor a model in it."""
-    return subject.folder == subject.run / "model"
+    return subject.folder == RunFolder(subject.run).best_model
 
 
 def _moments(

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from sglm.config.schema import GEOMETRIC_CYCLES, Config
 from sglm.errors import ConfigError, InputError, did_you_mean, short_repr
+from sglm.storage.names import META_FILE
 from sglm.storage.untrusted import read_bounded
 
 _LARGEST_FILE_BYTES = 1 << 20
@@ -141,7 +142,7 @@ def _read(source: str) -> str:
     # A recipe's name means the recipe, also beside a corpus folder of that name.
     if source in shipped_configs() and not path.is_file():
         return (resources.files("sglm.configs") / f"{source}.toml").read_text(encoding="utf-8")
-    if (path / "meta.json").is_file():
+    if (path / META_FILE).is_file():
         raise ConfigError(
             f"{source}: a token store, not a configuration; the configuration comes first, then the"
             f" store: tiny --data {source}"

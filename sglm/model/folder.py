@@ -19,13 +19,13 @@ from sglm.errors import InputError, did_you_mean, short_repr
 from sglm.model.language_model import LSTMLanguageModel, ModelShape
 from sglm.storage.digest import sha256_of
 from sglm.storage.durable import replace_file, replace_text, write_tensors
+from sglm.storage.names import BEST_MODEL, CONFIG_FILE, META_FILE, RUN_CONFIG
 from sglm.storage.untrusted import is_count, read_json
 
 # Models with a full softmax are still written as version 1, which every sglm reads; 2 is of an
 # adaptive one.
 FORMAT_VERSION: Literal[1] = 1
 ADAPTIVE_VERSION: Literal[2] = 2
-CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 
 # A header for a thousand layers is a third as long. One with millions of tensor names would take
@@ -215,15 +215,15 @@ def find_model_folder(path: Path) -> Path:
     Raises:
         InputError: neither; names what was looked for and, where one is near, which path to give.
     """
-    if _is_model_folder(path / "model"):
-        return path / "model"
+    if _is_model_folder(path / BEST_MODEL):
+        return path / BEST_MODEL
     if _is_model_folder(path):
         return path
     if not path.exists():
         near = [
             entry.name
             for entry in _subfolders(path.parent)
-            if _is_model_folder(entry / "model") or _is_model_folder(entry)
+            if _is_model_folder(entry / BEST_MODEL) or _is_model_folder(entry)
         ]
         none_near = "; give a folder that `sglm train --out` wrote"
         hint = did_you_mean(path.name, near) if near else none_near
@@ -245,13 +245,13 @@ def _subfolders(path: Path) -> list[Path]:
 
 def _nearby(path: Path) -> str:
     """`"; use …"` with the nearest run or model: above, below, or none trained yet."""
-    if (path / "config.toml").is_file():
+    if (path / RUN_CONFIG).is_file():
         return "; the run has not saved a model yet: continue it with `sglm train`"
-    if (path / "meta.json").is_file():
+    if (path / META_FILE).is_file():
         return "; it looks like a token store: give the run that was trained on it"
     above = path.absolute().parents[:2]
     for near in (*above, *_subfolders(path)):
-        if _is_model_folder(near / "model") or _is_model_folder(near):
+        if _is_model_folder(near / BEST_MODEL) or _is_model_folder(near):
             return f"; use {near}"
     return ""
 

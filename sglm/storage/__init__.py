@@ -1,1 +1,1 @@
-"""What is on disk: durable writes, untrusted reads, checkpoints."""
+"""What is on disk: its names, durable writes, untrusted reads, checkpoints."""

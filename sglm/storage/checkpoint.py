@@ -22,11 +22,12 @@ from torch import Tensor
 from sglm.errors import InputError
 from sglm.storage.digest import sha256_of
 from sglm.storage.durable import named, remove, sync, write_tensors
+from sglm.storage.names import CHECKPOINT_SUMS
 from sglm.storage.untrusted import read_bounded
 
 # Incremented whenever the saved state changes its structure; older versions cannot be read.
 FORMAT_VERSION = 6
-_STATE, _TENSORS, _SUMS = "state.json", "state.safetensors", "SHA256SUMS"
+_STATE, _TENSORS = "state.json", "state.safetensors"
 _REFERENCE = "tensor:"
 _DAMAGED = ".damaged"
 # Any other error of reading may be temporary.
@@ -131,9 +132,9 @@ def _write(folder: Path, step: int, state: Any) -> None:
     sums = {_STATE: hashlib.sha256(document).hexdigest()}
     sums[_TENSORS] = write_tensors(folder / _TENSORS, tensors)
     lines = "".join(f"{digest}  {name}\n" for name, digest in sums.items())
-    with named(folder / _SUMS):
-        (folder / _SUMS).write_text(lines, encoding="utf-8")
-    for path in (*(folder / name for name in (*sums, _SUMS)), folder):
+    with named(folder / CHECKPOINT_SUMS):
+        (folder / CHECKPOINT_SUMS).write_text(lines, encoding="utf-8")
+    for path in (*(folder / name for name in (*sums, CHECKPOINT_SUMS)), folder):
         sync(path)
 
 
@@ -205,7 +206,7 @@ def _read(folder: Path) -> tuple[int, Any]:
 
 def _read_sums(folder: Path) -> dict[str, str]:
     """Checksums by file name."""
-    lines = _content(folder / _SUMS).decode().splitlines()
+    lines = _content(folder / CHECKPOINT_SUMS).decode().splitlines()
     return {name: digest for digest, name in (line.split("  ") for line in lines)}
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol, cast
 
 from sglm.errors import InputError
+from sglm.storage.names import CONFIG_FILE, RUN_FILE
 
 READ_BYTES = 1 << 20
 # The longest line that is not cut (a text or a record by itself), and so is in memory as a whole.
@@ -114,7 +115,7 @@ def _open(path: Path | str) -> AbstractContextManager[BufferedIOBase]:
 
 def is_run_or_model(path: Path) -> bool:
     """Whether a folder looks like one that `sglm train` wrote."""
-    return (path / "run.json").is_file() or (path / "config.json").is_file()
+    return (path / RUN_FILE).is_file() or (path / CONFIG_FILE).is_file()
 
 
 def refuse_special(path: Path) -> None:

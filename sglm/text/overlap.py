@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sglm.errors import InputError
+from sglm.storage.names import RUN_FILE
 from sglm.text.lines import Piece
 
 FEWEST_WORDS = 5
@@ -114,7 +115,7 @@ def find_training_lines(model_folder: Path) -> Path | None:
     None if the model's folder was moved out of its run, or the run has no such file.
     """
     for run in model_folder.resolve().parents[:2]:  # RUN/model, RUN/snapshots/cycle-000
-        if (run / "run.json").is_file() and (run / TRAINING_LINES).exists():
+        if (run / RUN_FILE).is_file() and (run / TRAINING_LINES).exists():
             return run / TRAINING_LINES
     return None
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sglm.errors import InputError, SglmWarning
+from sglm.storage.names import RUN_FILE
 from sglm.storage.untrusted import read_json
 from sglm.text.builtin import builtin_documents
 from sglm.text.lines import Piece as Piece
@@ -204,7 +205,7 @@ def _written_by_sglm(folder: Path) -> str | None:
     if is_store(folder):
         return "a token store, not text"
     try:
-        run = read_json(folder / "run.json")
+        run = read_json(folder / RUN_FILE)
     except (OSError, ValueError, InputError):
         return None
     is_run = isinstance(run, dict) and "corpus_fingerprint" in run

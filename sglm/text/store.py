@@ -17,12 +17,12 @@ import numpy as np
 
 from sglm.errors import InputError, short_repr
 from sglm.storage.digest import sha256_of
+from sglm.storage.names import META_FILE, RUN_FILE
 from sglm.storage.untrusted import given_path, is_count, is_sha256, read_json
 from sglm.text.overlap import LineHashes, lines_file
 from sglm.text.tokenizer import Tokenizer, load_tokenizer
 
 FORMAT_VERSION = 1
-META_FILE = "meta.json"
 SPLITS = ("train", "valid", "test")
 CHECKED_BYTES = 1 << 22
 # The types of ids: name in `meta.json` → numpy type.
@@ -265,7 +265,7 @@ def _no_store(folder: Path) -> InputError:
             f"{folder}: is a file, not a token store; make one of it:"
             f" sglm prep {here} --out {aside}"
         )
-    if (folder / "run.json").is_file():
+    if (folder / RUN_FILE).is_file():
         return InputError(f"{folder}: a run, not a token store; give the store it was trained on")
     return InputError(
         f"{folder}: not a token store (no meta.json); make one with {_HOW_TO_MAKE} DIR"

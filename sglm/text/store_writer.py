@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 
 from sglm.errors import InputError
 from sglm.storage.durable import sync, try_lock
+from sglm.storage.names import META_FILE
 from sglm.text.overlap import lines_file
 from sglm.text.store import (
     FORMAT_VERSION,
     ID_TYPES,
-    META_FILE,
     SPLITS,
     SplitCounts,
     id_type_name,

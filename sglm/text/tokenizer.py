@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from sglm.errors import InputError, short_repr
+from sglm.storage.names import BEST_MODEL
 from sglm.storage.untrusted import is_count, parse_json, read_bounded, read_json
 from sglm.text.plain_tokenizers import ByteTokenizer as ByteTokenizer
 from sglm.text.plain_tokenizers import CharTokenizer as CharTokenizer
@@ -69,7 +70,7 @@ def tokenizer_of(path: Path) -> Tokenizer:
     Raises:
         InputError: none of these, or see `load_tokenizer`.
     """
-    for folder in (path / "model", path):
+    for folder in (path / BEST_MODEL, path):
         if (folder / CARD_FILE).is_file():
             return load_tokenizer(folder)
     if not path.exists():

@@ -17,6 +17,7 @@ from sglm.model.language_model import LSTMLanguageModel
 from sglm.model.new_folder import write_new_folder
 from sglm.storage.checkpoint import Checkpoint, clear_up, load_checkpoint, save_checkpoint
 from sglm.storage.durable import locked, replace_text
+from sglm.storage.names import BEST_MODEL, CHECKPOINTS, CYCLE, RUN_CONFIG, RUN_FILE, SNAPSHOTS
 from sglm.storage.untrusted import read_json
 from sglm.text.store import TokenStore
 from sglm.train.starting_point import StartingPoint
@@ -24,7 +25,7 @@ from sglm.train.starting_point import StartingPoint
 FORMAT_VERSION = 1
 _LOCK = ".lock"
 # In a folder whose run was killed before its first file was whole.
-_MAY_COME_FIRST = {_LOCK, ".run.json.aside"}
+_MAY_COME_FIRST = {_LOCK, f".{RUN_FILE}.aside"}
 _OWN_LINKS = {"latest", "latest.partial"}
 _MAY_DIFFER = (
     *("train.checkpoint_every_steps:", "train.keep_checkpoints:"),
@@ -52,7 +53,7 @@ class RunFolder:
     @property
     def best_model(self) -> Path:
         """Model folder with the lowest validation loss: what `sglm.load(RUN)` loads."""
-        return self.path / "model"
+        return self.path / BEST_MODEL
 
     @property
     def last_model(self) -> Path:
@@ -60,14 +61,19 @@ class RunFolder:
         return self.path / "last"
 
     @property
+    def checkpoints(self) -> Path:
+        """The newest complete states of the training."""
+        return self.path / CHECKPOINTS
+
+    @property
     def config(self) -> Path:
         """The run's configuration as TOML."""
-        return self.path / "config.toml"
+        return self.path / RUN_CONFIG
 
     @property
     def identity(self) -> Path:
         """What the run is, in JSON: configuration, corpus, start. It makes a folder a run."""
-        return self.path / "run.json"
+        return self.path / RUN_FILE
 
     @contextmanager
     def opened(
@@ -99,14 +105,14 @@ class RunFolder:
                         f"{self.path}: already holds a run; give another --out, or leave out"
                         " --no-resume to continue it"
                     )
-            clear_up(self.path / "checkpoints")
+            clear_up(self.checkpoints)
             yield
 
     def _refuse_foreign(self) -> None:
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"{self.path}: is a file; give --out a folder")
         names = {entry.name for entry in self.path.iterdir()} if self.path.exists() else set()
-        if not self.identity.exists() and "checkpoints" in names:
+        if not self.identity.exists() and CHECKPOINTS in names:
             raise InputError(
                 f"{self.identity}: is missing, so the run cannot be continued; copy the run again,"
                 " or give another --out"
@@ -122,7 +128,7 @@ class RunFolder:
         for folder, folders, files in os.walk(self.path):
             for name in (*folders, *files):
                 path = Path(folder, name)
-                if path.parent == self.path / "checkpoints" and name in _OWN_LINKS:
+                if path.parent == self.checkpoints and name in _OWN_LINKS:
                     continue
                 mode = path.lstat().st_mode
                 if not (stat.S_ISDIR(mode) or stat.S_ISREG(mode)):
@@ -207,10 +213,10 @@ class RunFolder:
 
     def load_checkpoint(self) -> Checkpoint | None:
         """The newest whole checkpoint, if there is one."""
-        return load_checkpoint(self.path / "checkpoints")
+        return load_checkpoint(self.checkpoints)
 
     def save_checkpoint(self, step: int, state: Any, keep: int) -> None:
-        save_checkpoint(self.path / "checkpoints", step, state, keep=keep)
+        save_checkpoint(self.checkpoints, step, state, keep=keep)
 
     def save_model(self, folder: Path, model: LSTMLanguageModel, store: TokenStore) -> None:
         """Writes a model folder, loadable by itself wherever it is copied.
@@ -230,4 +236,4 @@ class RunFolder:
 
     def save_snapshot(self, cycle: int, model: LSTMLanguageModel, store: TokenStore) -> None:
         """The model at the end of a cycle, counted from 0."""
-        self.save_model(self.path / "snapshots" / f"cycle-{cycle:03d}", model, store)
+        self.save_model(self.path / SNAPSHOTS / f"{CYCLE}{cycle:03d}", model, store)

@@ -9,6 +9,7 @@ import numpy as np
 
 from sglm.analyze.curvature.comparison import compare, pairs_of
 from sglm.analyze.curvature.subspaces import random_rank_one_share
+from sglm.storage.names import CYCLE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +45,7 @@ class Group:
         """For tables."""
         if self.cycle is None:
             return self.weight
-        return f"{self.weight}, {self.cycle.removeprefix('cycle-')}"
+        return f"{self.weight}, {self.cycle.removeprefix(CYCLE)}"
 
     @cached_property
     def compared(self) -> list[dict[str, Any]]:

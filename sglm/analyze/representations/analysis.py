@@ -46,6 +46,7 @@ from sglm.config import Config, plain_values
 from sglm.errors import InputError
 from sglm.model.folder import read_card
 from sglm.model.language_model import ModelShape
+from sglm.storage.names import CHECKPOINT_SUMS, SNAPSHOTS
 from sglm.storage.untrusted import is_count
 from sglm.text.store import TokenStore
 from sglm.train.build import token_counts
@@ -156,7 +157,7 @@ class Representations:
         for subject in self.subjects:
             has_synthesizer = subject.config().schedule.mode != "real" and not _cycle(subject)
             checkpoint = checkpoint_of(subject) if has_synthesizer else None
-            path = None if checkpoint is None else checkpoint.path / "SHA256SUMS"
+            path = None if checkpoint is None else checkpoint.path / CHECKPOINT_SUMS
             sums[subject.name] = None if path is None else path.read_text(encoding="utf-8")
         return sums
 
@@ -316,7 +317,7 @@ def _short_label(config: Config, all_configs: Iterable[Config]) -> str:
 
 def _cycle(subject: Subject) -> str:
     """Of a snapshot ` @` and its cycle; otherwise nothing."""
-    if subject.folder.parent.name != "snapshots":
+    if subject.folder.parent.name != SNAPSHOTS:
         return ""
     return f" @{int(subject.folder.name.rpartition('-')[2])}"
 
