@@ -230,8 +230,7 @@ def adapt_train(
         options.number(
             "--segments",
             int,
-            "Length of the training: how many segments of 64 tokens are read, of several places at"
-            " once. Left out: 120.",
+            "How many segments of 64 tokens it reads, of several places at once; left out: 120.",
             show_default=False,
         ),
     ] = None,

@@ -205,9 +205,10 @@ def test_an_average_is_on_the_disk_before_it_appears(
     out, synced = tmp_path / "out", list[str]()
 
     def note(path: Path) -> None:
-        assert not out.exists()
+        assert out.exists() == (path == tmp_path)  # which holds its name, once it is there
         synced.append(path.name)
 
-    monkeypatch.setattr("sglm.snapshots.sync", note)
+    monkeypatch.setattr("sglm.model.new_folder.sync", note)
     sglm.average_snapshots(run, out)
     assert {each.name for each in out.iterdir()} < set(synced), "the folder's own list of names too"
+    assert synced[-1] == tmp_path.name

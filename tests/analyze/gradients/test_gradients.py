@@ -133,7 +133,9 @@ def test_what_does_not_fit_is_said_before_anything_starts(
     with pytest.raises(InputError, match="reach = 0: must be 1 at least"):
         GradientsAnalysis(subjects=subjects, store=word_store, reach=0)
     tokens = PARTS * 4 * (WARM_UP + 10 + 40)
-    with pytest.raises(InputError, match=f"64 lanes of 100 steps for run take {tokens:,}; give"):
+    with pytest.raises(
+        InputError, match=rf"64 lanes of 100 steps for run \(16 times .* take {tokens:,}; give"
+    ):
         GradientsAnalysis(subjects=subjects, store=word_store)
     fits = GradientsAnalysis(subjects=subjects, store=word_store, reach=5, windows=64)
     assert fits.plan(subjects[0].config()).windows == 1
