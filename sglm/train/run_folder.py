@@ -12,7 +12,7 @@ from typing import Any
 from sglm import __version__
 from sglm.config import Config, config_to_toml, differences, parse_config, plain_values
 from sglm.errors import ConfigError, InputError, short_repr
-from sglm.model.folder import find_model_folder, read_card, save_model
+from sglm.model.folder import read_card, save_model
 from sglm.model.language_model import LSTMLanguageModel
 from sglm.model.new_folder import write_new_folder
 from sglm.storage.checkpoint import Checkpoint, clear_up, load_checkpoint, save_checkpoint
@@ -203,13 +203,17 @@ class RunFolder:
             InputError: a finished run's model is gone or damaged; no step is left that would write
                 it again.
         """
-        try:
-            read_card(find_model_folder(self.path))
-        except InputError as error:
-            raise InputError(
-                f"{self.path}: the training is finished, but its model is not there ({error});"
-                f" copy the run again, take {self.last_model} instead, or give another --out"
-            ) from None
+        problem = f"{self.best_model} is not there"
+        if self.best_model.exists():
+            try:
+                read_card(self.best_model)
+                return
+            except InputError as error:
+                problem = str(error)
+        raise InputError(
+            f"{self.path}: the training is finished, but {problem}; copy the run again, take"
+            f" {self.last_model} instead, or give another --out"
+        )
 
     def load_checkpoint(self) -> Checkpoint | None:
         """The newest whole checkpoint, if there is one."""

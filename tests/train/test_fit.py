@@ -73,9 +73,13 @@ def test_it_does_what_the_command_does_and_reports(
     again = sglm.fit(str(toml), word_store.folder, tmp_path / "a")
     assert again.already_finished
     shutil.rmtree(tmp_path / "a" / "model")
-    with pytest.raises(InputError, match=r"is finished, but its model is not there .* take .*last"):
+    with pytest.raises(InputError, match=r"is finished, but .*model is not there; .* take .*last"):
         sglm.fit(str(toml), word_store.folder, tmp_path / "a")
-    assert sglm.load(tmp_path / "a" / "last")
+    shutil.copytree(tmp_path / "a" / "last", tmp_path / "a" / "model")
+    assert sglm.fit(str(toml), word_store.folder, tmp_path / "a").already_finished
+    (tmp_path / "a" / "model" / "config.json").write_text("{")
+    with pytest.raises(InputError, match=r"is finished, but .*config\.json"):
+        sglm.fit(str(toml), word_store.folder, tmp_path / "a")
     (tmp_path / "a" / "run.json").unlink()
     with pytest.raises(InputError, match=r"run\.json: is missing, so the run cannot be continued"):
         sglm.fit(str(toml), word_store.folder, tmp_path / "a")
