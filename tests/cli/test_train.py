@@ -164,7 +164,7 @@ def test_a_signal_saves_leaves_and_the_same_command_continues(
     number: signal.Signals, word_store: TokenStore, tmp_path: Path
 ) -> None:
     if signal.getsignal(number) is signal.SIG_IGN:
-        pytest.skip("the tests run under nohup, which programs inherit")
+        pytest.skip("this signal is ignored here (nohup), and programs inherit that")
     out = tmp_path / "run"
     # Long enough that the signal arrives in the midst of it.
     command = train_command(word_store, out, "schedule.cycles=[2000, 2000]")
