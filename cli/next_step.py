@@ -50,7 +50,7 @@ def _this_program() -> list[str]:
 def _same(one: str, other: str) -> bool:
     try:
         return os.path.samefile(one, other)
-    except OSError:  # a program that Python itself was started as has no file of its name here
+    except OSError:  # sys.argv[0] may be a bare name, of which there is no file here
         return False
 
 

@@ -184,6 +184,25 @@ def test_bad_input_is_named_with_its_cure_and_nothing_is_lost(workdir: Path, cas
     assert everything(workdir) == before
 
 
+def test_the_traceback_is_shown_when_asked_for_and_changes_nothing_else(
+    workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = CliRunner().invoke(app, ["eval", "nothing", "--data", "store"])
+    monkeypatch.setenv("SGLM_DEBUG", "1")
+    shown = CliRunner().invoke(app, ["eval", "nothing", "--data", "store"])
+    assert shown.exit_code == plain.exit_code == 2
+    assert shown.stderr.startswith("Traceback")
+    assert shown.stderr.endswith(plain.stderr)
+
+
+def test_a_share_may_be_given_in_per_cent(workdir: Path) -> None:
+    for name, share in (("a", "20%"), ("b", "0.2")):
+        arguments = ["prep", "good.txt", "--tokenizer", "byte", "--out", name, "--valid", share]
+        result = CliRunner().invoke(app, [*arguments, "--test", "0"])
+        assert result.exit_code == 0, result.stderr
+    assert TokenStore.open(Path("a")).fingerprint == TokenStore.open(Path("b")).fingerprint
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="here it would succeed")
 @pytest.mark.parametrize(
     "arguments",

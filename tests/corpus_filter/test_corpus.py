@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +24,13 @@ from typer.testing import CliRunner, Result
 import sglm
 from sglm.cli.main import app
 from sglm.corpus_filter.engines import in_processes
-from sglm.corpus_filter.job import Job
-from sglm.corpus_filter.plan import Settings, Shard
 from sglm.corpus_filter.progress import CorpusProgress
 from sglm.errors import SglmWarning
 from sglm.model.folder import save_model
 from sglm.storage import durable
 from sglm.text.sources import find_sources
 from sglm.text.tokenizer import IdsTokenizer
+from tests.corpus_filter.test_progress import make_job
 from tests.tiny_models import LINES, make_network, save_lm
 
 FIELDS = [
@@ -202,6 +202,9 @@ class TestBuckets:
         (folder / "2.jsonl").write_text('{"text": "the cat sat on"}\n')
         again = json.loads(score(run, folder, "--out", out, "--buckets", "30,60", "--json").stdout)
         assert (again["cutoffs"], again["already_done"]) == (facts["cutoffs"], 2)
+        # Two texts are empty: the table accounts for all records.
+        told = score(run, folder, "--out", out, "--buckets", "30,60").stdout.splitlines()
+        assert told[-1].split() == ["none", "2", "records", "without", "a", "perplexity"]
 
     @pytest.mark.parametrize("form", ["jsonl", "parquet"])
     def test_are_refused_before_the_scoring_where_a_field_has_their_name(
@@ -339,20 +342,9 @@ def alive(number: int) -> bool:
     return state[0] != "Z"
 
 
-def test_what_is_left_early_ends_its_own_processes_alone(run: Path, corpus: Path) -> None:
-    shard = Shard(source=str(corpus / "nothing"), out=str(corpus), name="x")
-    settings = Settings(
-        model="",
-        text_field="text",
-        fields=("perplexity",),
-        prefix="",
-        format=None,
-        percentiles=None,
-        bos=True,
-        eos=False,
-        precision="fp32",
-    )
-    jobs = [Job(shard=shard, settings=settings, run=str(run), device="cpu")] * 3
+def test_what_is_left_early_ends_its_own_processes_alone(tmp_path: Path) -> None:
+    job = make_job(tmp_path)
+    jobs = [replace(job, shard=replace(job.shard, source=str(tmp_path / "nothing")))] * 3
     other = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(60,))
     other.start()
     progress = CorpusProgress(io.StringIO(), doing="", sizes=[1, 1, 1])
