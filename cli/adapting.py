@@ -1,4 +1,4 @@
-"""Adaptation on the command line: `sglm eval --adapt`, and `sglm adapt-train`."""
+"""Adaptation on the command line: the options of `sglm eval`, and `sglm adapt-train`."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -30,31 +30,37 @@ AdaptOption = Annotated[
     typer.Option(
         "--adapt",
         metavar="none|cache|dynamic|synthetic|cache,dynamic",
-        help="Learn from the text while reading it, each token after it was predicted.",
+        help="Learn from each token of the text after predicting it; synthetic needs `sglm"
+        " adapt-train` first.",
     ),
 ]
 SettingOption = Annotated[
     list[str] | None,
-    typer.Option("--setting", metavar="NAME=VALUE", help="A setting of --adapt; repeatable."),
+    typer.Option(
+        "--setting",
+        metavar="NAME=VALUE",
+        help="Setting of --adapt, repeatable. cache: size, weight, sharpness; dynamic: rule,"
+        " segment, decay, learning_rate; synthetic: steps.",
+    ),
 ]
 TuneOption = Annotated[
     bool,
     typer.Option(
         "--tune",
         help="Choose the settings of --adapt on the first half of the validation text; the second"
-        " is evaluated, or --split test.",
+        " half, or --split test, is then evaluated.",
     ),
 ]
 
 
 def parse_settings(given: Sequence[str] | None, adapt: str) -> dict[str, float | str]:
-    """`NAME=VALUE` of `--setting`.
+    """Parses the `NAME=VALUE` of each `--setting`.
 
     Raises:
-        InputError: something else, or nothing adapts.
+        InputError: One has another form, or there is no `--adapt`.
     """
     if given and adapt == "none":
-        raise InputError("--setting is one of --adapt KIND; give that as well")
+        raise InputError("--setting belongs to --adapt KIND; give that as well")
     settings: dict[str, float | str] = {}
     for each in given or ():
         name, equals, value = each.partition("=")
@@ -84,19 +90,20 @@ def adapted(
     tune: bool,
     context: "Context",
 ) -> "LanguageModel":
-    """A loaded model as one that adapts.
+    """Returns a model that adapts, made from a loaded one.
 
     Args:
-        lm: the model.
-        kind, settings: as they were given.
-        store: that is evaluated; None: a text is.
-        run, data: the model's, and the training text's store where one was given; without a store
-            to evaluate, dynamic evaluation takes that one, or the one that the run was trained on.
-        tune: choose the other settings on the store's validation split.
-        context: in which the text is read.
+        lm: The model.
+        kind, settings: The values of `--adapt` and `--setting`.
+        store: The store to evaluate. None: a text is evaluated.
+        run: The model's run.
+        data: The value of `--data`. If a text is evaluated, dynamic evaluation takes its training
+            text from this store. None: from the store that the run was trained on.
+        tune: Whether to choose the settings that were not given on the validation split.
+        context: The context in which the text is read.
 
     Raises:
-        InputError: no such kind or setting, or what it needs is not there.
+        InputError: The kind or a setting is unknown, or something that it needs is missing.
     """
     from sglm.adapt.build import Adaptation
     from sglm.text.store import TokenStore
@@ -111,7 +118,7 @@ def adapted(
                 raise
             if settings.get("rule") == "rms":
                 raise InputError(f"--setting rule=rms needs the training text. {error}") from None
-            typer.echo(f"the rule is sgd, for want of the training text ({error})", err=True)
+            typer.echo(f"using rule=sgd, because the training text is missing ({error})", err=True)
     if train is not None:
         train.check_made_by(lm.tokenizer, lm.name)
     train = train if train is not None and "train" in train.splits else None
@@ -123,7 +130,7 @@ def adapted(
     if context == "reset" and kind != "cache":
         typer.echo(
             "note: weights change from segment to segment, so with --context reset a line shorter"
-            f" than {adaptation.segment} tokens is read before anything is learned from it",
+            f" than {adaptation.segment} tokens is read to its end before anything is learned",
             err=True,
         )
     return lm.reading_by(adaptation)
@@ -137,7 +144,7 @@ def tune_on_valid(
     context: "Context",
     bos_id: int,
 ) -> None:
-    """Replaces the settings by those chosen on the first half of the validation split."""
+    """Replaces the settings by the best ones on the first half of the validation split."""
     from sglm.adapt.tune import tune
     from sglm.scoring.evaluate import evaluate_split
 
@@ -151,7 +158,7 @@ def tune_on_valid(
         changed = ", ".join(f"{name} {_shown(value)}" for name, value in settings.items())
         typer.echo(f"  {ppl:10,.2f}  {changed}", err=True)
 
-    typer.echo(f"perplexity on the first half of {store.folder}'s valid:", err=True)
+    typer.echo(f"perplexity on the first half of the validation text of {store.folder}:", err=True)
     adaptation.settings = tune(
         adaptation,
         perplexity_of,
@@ -165,7 +172,7 @@ def _shown(value: float | str) -> str:
 
 
 def sample_of_split(lm: "LanguageModel", store: "TokenStore", split: str) -> "Sample":
-    """The first ids of a split, to time a static evaluation on; None for a model that is static."""
+    """Returns the first ids of a split, to time a static evaluation on; None for a static model."""
     import numpy as np
 
     from sglm.adapt.cost import SAMPLE_TOKENS
@@ -176,7 +183,7 @@ def sample_of_split(lm: "LanguageModel", store: "TokenStore", split: str) -> "Sa
 
 
 def sample_of_text(lm: "LanguageModel", text: Path, text_field: str) -> "Sample":
-    """Likewise of a file; None for stdin, too, which can be read only once."""
+    """Likewise returns the first ids of a file; None also for stdin, which is read only once."""
     import numpy as np
 
     from sglm.adapt.cost import SAMPLE_TOKENS
@@ -193,7 +200,7 @@ def sample_of_text(lm: "LanguageModel", text: Path, text_field: str) -> "Sample"
 
 
 def _warmed(lm: "LanguageModel", sample_N: "npt.NDArray[np.integer[Any]]") -> "Sample":
-    """Reads a few of them: what a reader does for the first time is not to be timed."""
+    """Returns the sample after reading its beginning, so that one-time work is not timed."""
     from sglm.scoring.stream import stream_nll
 
     stream_nll(lm.predictor, sample_N[:200], lm.bos_id)
@@ -201,7 +208,7 @@ def _warmed(lm: "LanguageModel", sample_N: "npt.NDArray[np.integer[Any]]") -> "S
 
 
 def with_cost(result: "Evaluation", lm: "LanguageModel", sample_N: "Sample") -> "Evaluation":
-    """The same evaluation; if the model adapted, with what that cost."""
+    """Returns the evaluation, with the cost of adapting added if the model adapted."""
     from sglm.adapt.cost import in_static_evaluations
 
     if lm.adaptation is None or sample_N is None:
@@ -211,7 +218,7 @@ def with_cost(result: "Evaluation", lm: "LanguageModel", sample_N: "Sample") -> 
 
 
 def table_rows(result: "Evaluation") -> dict[str, str]:
-    """What the table for people says of it."""
+    """Returns the table rows about adaptation; none if the model is static."""
     if result.adapt == "none":
         return {}
     return {
@@ -230,18 +237,18 @@ def adapt_train(
         options.number(
             "--segments",
             int,
-            "How many segments of 64 tokens it reads, of several places at once; left out: 120.",
+            "Number of segments of 64 tokens to read, from several places at once; left out: 120.",
             show_default=False,
         ),
     ] = None,
-    seed: Annotated[int, options.number("--seed", int, "Of the network's first weights.")] = 0,
+    seed: Annotated[int, options.number("--seed", int, "Seed of the initial weights.")] = 0,
     device: options.DeviceOption = options.Device.AUTO,
     as_json: options.JsonOption = False,
 ) -> None:
     """Train the network for `sglm eval --adapt synthetic`.
 
-    On the first half of the validation text, which the model has not learned from; the model stays
-    as it is. The network is written beside it, and replaces one that is there.
+    The network learns from the first half of the validation text, which the model was not trained
+    on. It is written beside the model, which does not change, and replaces an older network.
     """
     with ended_by_interrupts():
         from sglm.adapt.folder import save_gradients
@@ -273,13 +280,13 @@ def adapt_train(
         segments=segments or SEGMENTS,
         on_progress=report,
     )
-    assert lm.folder is not None  # it was loaded from one
+    assert lm.folder is not None  # the model was loaded from a folder
     save_gradients(gradients, lm.folder)
     if as_json:
         result = {"model": str(lm.folder), "static": last[0].static, "adapted": last[0].adapted}
         typer.echo(json.dumps(result))
     else:
-        typer.echo(f"{lm.folder}: its network for synthetic gradients is there")
+        typer.echo(f"{lm.folder}: the network for synthetic gradients was written")
         typer.echo(f"next: {next_step.command('eval', run, '--adapt', 'synthetic')}")
 
 

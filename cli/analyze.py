@@ -1,4 +1,4 @@
-"""`sglm analyze WHAT RUN…`: what synthetic gradients do to a model."""
+"""`sglm analyze WHAT RUN…`: analyses of what synthetic gradients do to a model."""
 
 import json
 import signal
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from sglm.analyze.analysis import Analysis, Progress, ReportsProgress
 
 RunsArgument = Annotated[
-    list[Path], typer.Argument(metavar="RUN...", help="What `sglm train` wrote.")
+    list[Path], typer.Argument(metavar="RUN...", help="Folders that `sglm train` wrote.")
 ]
 DataOption = Annotated[
     Path | None,
     typer.Option(
         metavar="STORE",
-        help="The text; left out: what the first run was trained on.",
+        help="The store to read; left out: the one that the first run was trained on.",
         show_default=False,
     ),
 ]
@@ -34,12 +34,12 @@ OutOption = Annotated[
     Path | None,
     typer.Option(
         metavar="DIR",
-        help="Gets WHAT.json and WHAT.png; what is there already is continued. [default: the"
-        " first run's analysis/]",
+        help="Folder for WHAT.json and WHAT.png (WHAT: the analysis); an analysis that is already"
+        " there is continued. [default: the first run's analysis/]",
         show_default=False,
     ),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print WHAT.json instead.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print WHAT.json instead of a table.")]
 
 analyze = typer.Typer(
     name="analyze",
@@ -53,7 +53,8 @@ analyze = typer.Typer(
 SnapshotsOption = Annotated[
     bool,
     typer.Option(
-        "--snapshots", help="The models at the ends of cycles, which have no synthesizer."
+        "--snapshots",
+        help="Analyse the models at the ends of cycles instead, which have no synthesizer.",
     ),
 ]
 WindowsOption = Annotated[
@@ -61,8 +62,8 @@ WindowsOption = Annotated[
     options.number(
         "--windows",
         int,
-        "How many the long-horizon gradient is the mean of; left out: 5,000, or as many as the"
-        " text has.",
+        "Number of windows over which the long-horizon gradient is averaged; left out: 5,000, or as"
+        " many as the text has.",
         metavar="N",
         show_default=False,
     ),
@@ -70,13 +71,13 @@ WindowsOption = Annotated[
 ReachOption = Annotated[
     int,
     options.number(
-        "--reach", int, "Steps past a window's end that the long horizon takes in.", metavar="STEPS"
+        "--reach", int, "Steps past a window's end that the long horizon covers.", metavar="STEPS"
     ),
 ]
 TokensOption = Annotated[
     int,
     options.number(
-        "--tokens", int, "Of the training text, about; time grows with them.", metavar="N"
+        "--tokens", int, "Approximate number of training tokens; time grows with it.", metavar="N"
     ),
 ]
 
@@ -94,10 +95,10 @@ def gradients(
 ) -> None:
     """How good are the gradients that a run follows?
 
-    Their variance; the bias of truncated and of synthetic gradients against a long horizon's; how
-    far a synthetic gradient is off, by distance and by part of the state; and which real horizon it
-    is worth. After Ilyas et al. 2020. It reads 16 times as many lanes as the run, so the training
-    text must have 16 · train.batch pieces of a window and the reach.
+    Measures their variance; the bias of truncated and of synthetic gradients against those of a
+    long horizon; the error of a synthetic gradient, by distance and by part of the state; and the
+    real horizon that it is worth. After Ilyas et al. 2020. The training text must be long enough
+    for 16 · train.batch lanes, each of at least 50 steps, two windows and --reach.
     """
     with ended_by_interrupts():
         from sglm.analyze.gradients.analysis import gradients_analysis
@@ -119,11 +120,11 @@ def landscape(
     snapshots: SnapshotsOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Does a step along a gradient go down the true loss?
+    """Does a step along a gradient lower the true loss?
 
-    The loss and the predictions along the updates that truncated, long-horizon and synthetic
-    gradients ask for, and a random direction: on the windows of the gradient, and on other text.
-    After Ilyas et al. 2020.
+    Measures the loss and the predictions along the updates that truncated, long-horizon and
+    synthetic gradients ask for, and along a random direction: on the windows of the gradient, and
+    on other text. After Ilyas et al. 2020.
     """
     with ended_by_interrupts():
         from sglm.analyze.landscape.analysis import landscape_analysis
@@ -143,13 +144,14 @@ def representations(
     snapshots: SnapshotsOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Do runs compute the same function by other layers?
+    """Do runs compute the same function with different layers?
 
-    Compares runs of two modes or more, with two seeds of each as the yardstick: how far apart their
-    predictions are (KL, in nats) and their layers (linear CKA, 1: the same up to a rotation); what
-    linear probes read off the layers (the next token's frequency class, the place in the line, open
-    brackets); and of synthesizers, whether their field is a gradient (curl: the share that is not)
-    and how the loss that it implies agrees with the true one (Czarnecki et al. 2017).
+    Compares runs of two or more modes; two seeds of each mode are the yardstick. Measures how far
+    apart their predictions are (KL, in nats) and their layers (linear CKA; 1: the same up to a
+    rotation); what linear probes find in the layers (the next token's frequency class, the place in
+    the line, open brackets); whether the field that a synthesizer predicts is a gradient (curl: the
+    share that is not), and how well the loss that it implies agrees with the true one (Czarnecki et
+    al. 2017).
     """
     with ended_by_interrupts():
         from sglm.analyze.representations.analysis import prepare_representations
@@ -172,17 +174,18 @@ def curvature(
 ) -> None:
     """What does the curvature of the loss look like?
 
-    Hessian and Gauss-Newton matrix of each weight matrix: top eigenvalues, rank of the
-    eigenvectors, what runs have in common, Kronecker factors. After Wu et al. 2020.
+    Computes the Hessian and the Gauss-Newton matrix GN of the loss in each weight matrix: top
+    eigenvalues, rank of the eigenvectors, what runs have in common, Kronecker factors. After Wu et
+    al. 2020. The loss is that of short windows of the training text; nothing is differentiated past
+    a window's start.
 
-    The loss is that of short windows of the training text; nothing is differentiated past a
-    window's start. The table has means over the runs: λ1, the largest eigenvalue of the
-    Gauss-Newton matrix GN; then overlaps and shares from 0 to 1 for its ten top eigenvectors, with
-    + where it is as the paper saw it (0.5 or more) and - where not. H~GN: overlap with the
-    Hessian's. rank1: share of an outer product. exp, red: overlap with the Kronecker product
-    (expand, reduce). mean: share of the mean in what the matrix reads; along: of the eigenvectors
-    along it. seed=, seed≠: overlap between runs of one seed, and of different ones. After a comma:
-    the cycle.
+    The table shows means over the runs. λ1: the largest eigenvalue of GN. The other columns are
+    overlaps and shares from 0 to 1, with + where they agree with the paper (0.5 or more), otherwise
+    with -. H~GN: overlap of GN's ten top eigenvectors with the Hessian's. exp, red: with those of
+    the Kronecker product (expand, reduce). seed=, seed≠: between runs with the same seed, and with
+    different seeds. rank1: share of an eigenvector that is an outer product. mean: share of the
+    mean in the matrix's inputs. along: share of an eigenvector along that mean. With --snapshots,
+    a row's name ends in the cycle.
     """
     with ended_by_interrupts():
         from sglm.analyze.curvature.analysis import CurvatureAnalysis
@@ -201,15 +204,16 @@ def norms(
     out: OutOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """What does weight decay do to a training?
+    """What does weight decay do to training?
 
-    Length of weights and updates, effective learning rate, share of an L2 term in Adam's first
-    moment, as training logged them; sharpness of each snapshot, in units of its weights. After
-    Bjorck, Weinberger & Gomes 2021.
+    Reads what training logged: the length of weights and updates, the effective learning rate, the
+    share of an L2 term in Adam's first moment. Measures the sharpness of each snapshot, in units of
+    its weights. After Bjorck, Weinberger & Gomes 2021.
 
-    The table: ‖w‖ first and last, the length of all matrices at the first and the last validation;
-    rate, the mean length of a step over theirs in the second half; L2, the share; sharp, of the
-    last snapshot; ppl, the lowest.
+    The columns of the table. ‖w‖ first, last: the length of all matrices together at the first and
+    the last validation. rate: the mean length of an update over that length, in the second half of
+    the run. L2: the share of the L2 term. sharp: the sharpness of the last snapshot. ppl: the
+    lowest validation perplexity.
     """
     with ended_by_interrupts():
         from sglm.analyze.norms.analysis import norms_analysis
@@ -220,11 +224,11 @@ def norms(
 def show(
     make: "Callable[[], Analysis]", runs: list[Path], out: Path | None, *, as_json: bool
 ) -> None:
-    """Says what an analysis costs, carries it out and prints what it found.
+    """Prints the time that an analysis will take, carries it out and prints its finding.
 
     Args:
-        make: the analysis, where its arguments fit.
-        runs, out, as_json: as they were given.
+        make: A function that returns the analysis and may raise `InputError`.
+        runs, out, as_json: The arguments of the command.
     """
     from sglm.analyze.analysis import carry_out, check_memory, waiting_seconds, without_nan
     from sglm.runtime.terminal import duration
@@ -256,8 +260,8 @@ def show(
 
 @contextmanager
 def _progress() -> "Iterator[ReportsProgress]":
-    """A line that is overwritten on a terminal, and cleared whatever ends the analysis; elsewhere a
-    line for each part."""
+    """Shows progress: on a terminal one line, overwritten and in the end cleared, even after an
+    error; elsewhere a line for each part."""
     from sglm.runtime.terminal import OverwrittenLine, duration
 
     line = OverwrittenLine(sys.stderr)
@@ -275,7 +279,7 @@ def _progress() -> "Iterator[ReportsProgress]":
 
 
 def aligned(rows: list[list[str]]) -> list[str]:
-    """The lines of a table: its first column to the left, the others to the right."""
+    """Returns the lines of a table: the first column aligned left, the others right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(

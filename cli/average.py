@@ -1,4 +1,4 @@
-"""`sglm average`: one model from the models at the ends of a run's cycles."""
+"""`sglm average`: averages the models at the ends of a run's cycles into one model."""
 
 from pathlib import Path
 from typing import Annotated
@@ -15,14 +15,14 @@ def average(
     run: options.WholeRunArgument,
     out: Annotated[
         Path,
-        typer.Option(metavar="DIR", help="The model folder to be written.", show_default=False),
+        typer.Option(metavar="DIR", help="The model folder to write.", show_default=False),
     ],
     last: options.LastOption = None,
 ) -> None:
     """Average the weights of a run's snapshots into one model.
 
-    A snapshot is the model at the end of a cycle. The average is as fast as one model; whether it
-    is better, `sglm eval DIR --data STORE --split valid` tells.
+    A snapshot is the model at the end of a cycle. The average is as fast as one model; `sglm eval
+    DIR --data STORE --split valid` shows whether it is better.
     """
     with ended_by_interrupts():
         from sglm.snapshots import average_snapshots, snapshot_folders

@@ -1,4 +1,4 @@
-"""Text for a terminal, each token on a background that tells how surprising it was."""
+"""Text for a terminal, each token on a background that shows how surprising it was."""
 
 import math
 import os
@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from sglm.scoring.results import Score
 
-# Bits at which the next colour begins; and the colours, of the 256 that terminals have: the
-# background from white through yellow to red, and black or white for the text, so that both
-# together can be read on a dark and on a light terminal.
+# The bits at which each next colour begins, and the colours, from the 256 of terminals: backgrounds
+# from white through yellow to red, with text in black or white, so that it can be read on a dark
+# terminal and on a light one.
 EDGES = (1, 2, 4, 6, 8, 11, 15)
 BACKGROUNDS = (231, 230, 229, 222, 215, 209, 203, 160)
 _BLACK, _WHITE = 16, 231
 _RESET = "\x1b[0m"
 _SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
-# Joiners: without them words of some scripts, and some emoji, fall apart.
+# Joiners, without which words of some scripts, and some emoji, would fall apart.
 _JOINERS = "\u200c\u200d"
 
 
@@ -30,10 +30,10 @@ class Span(NamedTuple):
 
 
 def colored_text(text: str, score: "Score") -> str:
-    """The text with escape sequences for colours, and none of its own.
+    """Returns the text in colours; its own control characters are written as escapes.
 
-    Where the environment has NO_COLOR (https://no-color.org), or the terminal is a dumb one, every
-    token is followed by its whole bits instead, in subscripts.
+    If NO_COLOR is set (https://no-color.org) or the terminal is a dumb one, each token is followed
+    by its surprisal instead, in bits, rounded, as a subscript.
     """
     plain = _without_colors()
     parts, done = [], 0
@@ -46,7 +46,7 @@ def colored_text(text: str, score: "Score") -> str:
 
 
 def legend() -> str:
-    """What the colours mean, on one line."""
+    """Returns a line that explains the colours."""
     if _without_colors():
         return "surprisal in bits, after each token"
     labels = [f"<{edge}" for edge in EDGES] + [f"{EDGES[-1]}+"]
@@ -56,11 +56,12 @@ def legend() -> str:
 
 
 def spans(text: str, score: "Score") -> list[Span]:
-    """The tokens of a text, each with the white space before it.
+    """Returns the tokens of a text, each with the white space before it.
 
-    Tokens that share a character are one, and so is a token with what begins with a mark on its
-    last letter. A token without characters of its own (a vocabulary may have one that only says
-    that a word begins) counts with the token after it; the end of the text is left out.
+    Tokens that share a character are merged, and so is a token with the one before it if it begins
+    with a mark on that one's last letter. A token without characters (some vocabularies have one
+    that only marks the beginning of a word) is counted with the token after it, or, at the end of
+    the text, is left out.
     """
     merged: list[Span] = []
     waiting = 0.0
@@ -84,7 +85,7 @@ def _without_colors() -> bool:
 
 
 def _goes_on(text: str, start: int, end: int) -> bool:
-    """Whether a token begins with a character that is drawn upon the one before it."""
+    """Returns whether a token begins with a character that is drawn onto the one before it."""
     if start >= end:
         return False
     first = text[start]
@@ -107,7 +108,7 @@ def _safe(text: str) -> str:
 
 
 def _shown(character: str) -> str:
-    """A character that moves nothing on a terminal; any other one as an escape."""
+    """Returns a character as it is if it is harmless on a terminal, otherwise as an escape."""
     if character.isprintable() or character in _JOINERS or unicodedata.category(character) == "Zs":
         return character
     return character.encode("unicode_escape").decode("ascii")

@@ -1,4 +1,4 @@
-"""`sglm compare`: variants × seeds on one corpus, to a table, a picture and numbers."""
+"""`sglm compare`: trains variants × seeds on one corpus, for a table, a picture and numbers."""
 
 import json
 import sys
@@ -18,31 +18,35 @@ from sglm.runtime.process import ended_by_interrupts
 from sglm.storage.untrusted import is_count
 
 ALL_DEFAULT_VARIANTS = ",".join(DEFAULT_VARIANTS)
-# \b: typer keeps the line breaks of such a paragraph.
+# \b: Typer keeps the line breaks of such a paragraph.
 VARIANTS_HELP = "\b\nVariants:\n" + "\n".join(
     textwrap.fill(variant.sentence, 76, initial_indent=f"{name:<20}", subsequent_indent=" " * 20)
     for name, variant in VARIANTS.items()
 )
 
 DataOption = Annotated[
-    Path, typer.Option(metavar="STORE", help="The corpus, with a validation split.")
+    Path, typer.Option(metavar="STORE", help="The store to train on, with a validation split.")
 ]
 OutOption = Annotated[
-    Path, typer.Option(metavar="DIR", help="Its folder; a comparison there is continued.")
+    Path,
+    typer.Option(metavar="DIR", help="Folder for the comparison; one that is there is continued."),
 ]
-SeedsOption = Annotated[str, typer.Option(metavar="LIST", help="Each variant runs once with each.")]
+SeedsOption = Annotated[
+    str, typer.Option(metavar="LIST", help="Seeds; each variant is trained once with each.")
+]
 DryRunOption = Annotated[
     bool, typer.Option("--dry-run", help="Print the plan, with an estimate of its time, and stop.")
 ]
 VariantsOption = Annotated[
-    str, typer.Option(metavar="LIST", help="What to compare, from the list below.")
+    str, typer.Option(metavar="LIST", help="The variants to compare, from the list below.")
 ]
 HorizonOption = Annotated[
     int | None,
     options.number(
         "--horizon",
         int,
-        f"Of bptt-long, rounded up to whole windows; left out: {DEFAULT_HORIZON_WINDOWS} windows.",
+        "Long horizon (bptt-long, fresh, swapped), rounded up to whole windows; left out:"
+        f" {DEFAULT_HORIZON_WINDOWS} windows.",
         metavar="STEPS",
         show_default=False,
     ),
@@ -50,15 +54,15 @@ HorizonOption = Annotated[
 DeterministicOption = Annotated[
     bool,
     options.deterministic_option(
-        "On CUDA: the same bits every time, more slowly. (A CPU gives them anyway.)"
+        "Give the same result bit for bit every time on CUDA, more slowly; a CPU always does."
     ),
 ]
 ShardOption = Annotated[
     str,
     typer.Option(
         metavar="I/N",
-        help="Only the I-th of N parts of the grid: to spread it over processes or machines. "
-        "Copy their DIR/runs together and call again without it to merge.",
+        help="Train only the I-th of N parts of the grid, to spread it over processes or machines."
+        " To merge, copy their DIR/runs together and call again without --shard.",
     ),
 ]
 
@@ -77,13 +81,16 @@ def compare(
     deterministic: DeterministicOption = False,
     shard: ShardOption = "1/1",
     dry_run: DryRunOption = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print results.json instead.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print results.json, not a table.")
+    ] = False,
 ) -> None:
-    """Does it help on my corpus? Variants × seeds.
+    """Compare ways of training on your corpus: variants × seeds.
 
-    All runs have equal updates and data (artbp: on average). Prints validation perplexities at
-    their end: mean, spread over seeds, difference to bptt paired by seed. DIR gets results.json,
-    table.md, curves.png and the runs; the same command continues what was interrupted.
+    All runs make the same number of updates on the same amount of data (artbp: on average). Prints
+    the validation perplexity at their end: mean, spread over seeds, and difference from bptt,
+    paired by seed. DIR gets results.json, table.md, curves.png and the runs. The same command
+    continues a comparison that was interrupted.
     """
     from sglm.config import load_config
 
@@ -127,23 +134,25 @@ def _print(results: dict[str, Any], as_json: bool) -> None:
 
 
 def refuse_own_options(overrides: list[str]) -> None:
-    """
+    """Refuses configuration keys that are options of a comparison.
+
     Raises:
-        ConfigError: `train.horizon` or `train.seed` is set; both are options of a comparison.
+        ConfigError: `train.horizon` or `train.seed` is set.
     """
     if any(override.startswith("train.horizon") for override in overrides):
         raise ConfigError(
-            "--set train.horizon: here the long horizon is a variant of its own;"
+            "--set train.horizon: the long horizon is a variant of its own here;"
             " give --variants …,bptt-long --horizon STEPS"
         )
     if any(override.startswith("train.seed") for override in overrides):
-        raise ConfigError("--set train.seed: give --seeds")
+        raise ConfigError("--set train.seed: give --seeds instead")
 
 
 def parse_grid(variants: str, seeds: str, shard: str) -> Grid:
-    """
+    """Parses the options that define the grid.
+
     Raises:
-        InputError: see below.
+        InputError: One of them is invalid.
     """
     return Grid(
         variants=tuple(parse_variants(variants)),
@@ -153,9 +162,10 @@ def parse_grid(variants: str, seeds: str, shard: str) -> Grid:
 
 
 def parse_variants(text: str) -> list[str]:
-    """
+    """Parses the names in `--variants`.
+
     Raises:
-        InputError: one that is unknown, or twice.
+        InputError: A name is unknown or given twice.
     """
     names = [name.strip() for name in text.split(",")]
     for name in names:
@@ -166,9 +176,10 @@ def parse_variants(text: str) -> list[str]:
 
 
 def parse_seeds(text: str) -> list[int]:
-    """
+    """Parses the numbers in `--seeds`.
+
     Raises:
-        InputError: one that is no whole number from 0 to 2⁶³ - 1, or twice.
+        InputError: A seed is not a whole number from 0 to 2⁶³ - 1, or is given twice.
     """
     seeds = []
     for part in text.split(","):
@@ -177,7 +188,7 @@ def parse_seeds(text: str) -> list[int]:
             digits.isascii() and digits.isdigit() and len(digits) < 20 and is_count(int(digits))
         ):
             raise InputError(
-                f"--seeds: {digits!r} is no seed; give whole numbers from 0 on, as 0,1,2"
+                f"--seeds: {digits!r} is not a seed; give whole numbers from 0 on, such as 0,1,2"
             )
         seeds.append(int(digits))
     _refuse_repeated("--seeds", seeds)
@@ -185,9 +196,10 @@ def parse_seeds(text: str) -> list[int]:
 
 
 def parse_shard(text: str) -> tuple[int, int]:
-    """
+    """Parses `--shard`.
+
     Raises:
-        InputError: not I/N with I from 1 to N.
+        InputError: It is not I/N with I from 1 to N.
     """
     part, _, parts = text.partition("/")
     known = part.isdecimal() and parts.isdecimal() and len(part + parts) < 20

@@ -1,4 +1,4 @@
-"""`sglm config`: every configuration key, or a configuration as it would be used."""
+"""`sglm config`: prints every configuration key, or a configuration with all its values."""
 
 import json
 from typing import Annotated
@@ -12,7 +12,7 @@ ConfigArgument = Annotated[
     str | None,
     typer.Argument(
         metavar="CONFIG",
-        help="A TOML file or the name of a recipe, to be printed with every value.",
+        help="A TOML file or the name of a recipe; it is printed with every value.",
         show_default=False,
     ),
 ]
@@ -24,9 +24,9 @@ def config(
     set_: options.SetOption = None,
     as_json: options.JsonOption = False,
 ) -> None:
-    """List every configuration key: values, default, what it does.
+    """List every configuration key: its values, default and effect.
 
-    With CONFIG: print that configuration, with the defaults of what it leaves out.
+    With CONFIG: print that configuration, with the defaults of the keys that it leaves out.
     """
     from sglm.config import config_to_toml, load_config, plain_values
     from sglm.errors import InputError

@@ -1,4 +1,4 @@
-"""`sglm eval`: how well a model predicts a split or a file."""
+"""`sglm eval`: measures how well a model predicts a split or a file."""
 
 import json
 import math
@@ -29,7 +29,7 @@ class Split(StrEnum):
 
 
 class Context(StrEnum):
-    """What is known before a text."""
+    """What the model has read before a text: all texts before it, or nothing."""
 
     CARRIED = "carried"
     RESET = "reset"
@@ -40,7 +40,8 @@ SplitOption = Annotated[
     options.one_of(
         "--split",
         Split,
-        help_text="Of the store; test where there is one, else valid.",
+        help_text="The split of the store; left out: test, or valid if there is no test split or"
+        " something is tuned.",
         meant={"dev": "valid"},
     ),
 ]
@@ -51,26 +52,28 @@ ContextOption = Annotated[
     options.one_of(
         "--context",
         Context,
-        help_text="carried: one long text; reset: each line or document alone.",
+        help_text="carried: all is one long text; reset: each line or document is its own text.",
     ),
 ]
 TextOption = Annotated[
     Path | None,
     typer.Option(
-        metavar="FILE", help="Instead of a store: anything that `sglm prep` reads; - is stdin."
+        metavar="FILE",
+        help="Evaluate a text, not a store: anything that `sglm prep` reads; - is stdin.",
     ),
 ]
 EnsembleOption = Annotated[
     bool,
     typer.Option(
-        "--ensemble", help="The mean of the probabilities of the models at the cycles' ends."
+        "--ensemble", help="Average the probabilities of the models at the ends of cycles."
     ),
 ]
 WeightOption = Annotated[
     str | None,
     typer.Option(
         metavar="X|tune",
-        help="Of the n-gram model, from 0 to 1; tune: the best on half of valid.",
+        help="Weight of the n-gram model, from 0 to 1; tune: the best one on the first half of the"
+        " validation split.",
     ),
 ]
 
@@ -82,7 +85,7 @@ def evaluate(
     split: SplitOption = None,
     text: TextOption = None,
     text_field: Annotated[
-        str, typer.Option(metavar="NAME", help="The field of a record of --text that is its text.")
+        str, typer.Option(metavar="NAME", help="The field that holds a record's text, for --text.")
     ] = "text",
     context: ContextOption = Context.CARRIED,
     adapt: adapting.AdaptOption = "none",
@@ -95,13 +98,13 @@ def evaluate(
     device: options.DeviceOption = options.Device.AUTO,
     as_json: options.JsonOption = False,
 ) -> None:
-    """Perplexity of a held-out split or of a file.
+    """Measure the perplexity of a held-out split or of a file.
 
-    Per token and per word, and in bits per byte; every token counts exactly once. Without --data
-    and --text: of the test split of the store that the run was trained on. With --text, --data is
-    for --weight tune and --adapt dynamic, which learn from a store. --tune and --weight tune
-    choose on the first half of the validation split; then the other half is evaluated, or --split
-    test. `sglm adapt-train` learns from that half, too: --adapt synthetic leaves it out.
+    Prints it per token and per word, and bits per byte; each token counts once. Without --data and
+    --text, the store that the run was trained on is evaluated. With --text, --data names the store
+    that --weight tune and --adapt dynamic learn from. --tune and --weight tune choose on the first
+    half of the validation split; the second half, or --split test, is then evaluated. --adapt
+    synthetic leaves out the first half too, because `sglm adapt-train` learns from it.
     """
     settings = adapting.parse_settings(setting, adapt)
     check_both(mix, weight)
@@ -137,7 +140,7 @@ def evaluate(
         _print_table(result)
 
 
-_TUNES = "--tune chooses settings of --adapt KIND on a store's validation split"
+_TUNES = "--tune chooses settings of --adapt KIND on a store; give --adapt, and no --text"
 
 
 def _loaded(
@@ -158,7 +161,7 @@ def _mixed(
     store: "TokenStore | None",
     context: Literal["carried", "reset"],
 ) -> tuple["LanguageModel", dict[str, Any] | None]:
-    """The model as the options want it, and what `--json` says of the mixture."""
+    """Returns the model, mixed if the options say so, and the mixture's entry in `--json`."""
     if mix is None or weight is None:
         return lm, None
     if weight == TUNE and store is not None:
@@ -172,8 +175,8 @@ def _mixed(
 def _part(
     store: "TokenStore", split: Split | None, *, tuned: bool, trained: bool
 ) -> tuple[str, Literal["second"] | None]:
-    """The split to evaluate, and the half of it: of valid not the first one where settings were
-    tuned, or the network of synthetic gradients trained, on that."""
+    """Returns the split to evaluate, and the half of it: the second half of valid if settings were
+    tuned, or the network for synthetic gradients was trained, on the first."""
     given = "test" if "test" in store.splits and not tuned else "valid"
     name = split.value if split else given
     return name, "second" if name == "valid" and (tuned or trained) else None
@@ -209,20 +212,20 @@ def _warn_of_carriage_returns(lm: "LanguageModel", text: Path) -> None:
 
     if not text.is_file() or text.name.lower().endswith(RECORD_ENDINGS):
         return
-    # Words hold no white space.
+    # A word tokenizer drops carriage returns with all other white space.
     if lm.tokenizer.kind == "word" or not lm.tokenizer.is_text:
         return
     if has_crlf(piece.text for piece in read_text_lines(text, READ_BYTES)):
         typer.echo(
             f"warning: the lines of {text} end in CR LF, as Windows writes them, and the carriage"
-            " returns are scored; where the training text has none, take them out first:"
+            " returns are scored; if the training text has none, remove them first:"
             " perl -pe 's/\\r$//'",
             err=True,
         )
 
 
 def _store(data: Path | None, run: Path, *, is_evaluated: bool) -> "TokenStore":
-    """The one that was given, or the one that the run was trained on; to evaluate or to tune on."""
+    """Opens the store to evaluate, or only to tune on: the given one, or that of the run."""
     from sglm.text.store import TokenStore
     from sglm.train.record import trained_on
 
@@ -233,17 +236,17 @@ def _store(data: Path | None, run: Path, *, is_evaluated: bool) -> "TokenStore":
     except InputError as error:
         raise InputError(f"{error}, or --text FILE" if is_evaluated else str(error)) from None
     purpose = "evaluating" if is_evaluated else "tuning on"
-    typer.echo(f"{purpose} {store.folder}, the store of its training", err=True)
+    typer.echo(f"{purpose} {store.folder}, the store that the run was trained on", err=True)
     return store
 
 
 def _warn(result: "Evaluation") -> None:
-    """Of what makes the numbers infinite, or better than they should be."""
+    """Warns if the numbers are infinite, or too good because the model was trained on the text."""
     _warn_of_lines_trained_on(result)
     if math.isinf(result.nll_nats):
         typer.echo(
-            "warning: a token has no probability, so no perplexity is finite: the n-gram model,"
-            " alone, does not know all tokens; give a --weight below 1",
+            "warning: a token has probability 0, so the perplexity is infinite: the n-gram model"
+            " alone does not know all tokens; give a --weight below 1",
             err=True,
         )
 
@@ -254,7 +257,7 @@ def _warn_of_lines_trained_on(result: "Evaluation") -> None:
     known = result.lines_in_training
     if known and result.lines:
         share = 100 * known / result.lines
-        about = "about " if result.lines > MOST_KEPT else ""  # only a sample was compared
+        about = "about " if result.lines > MOST_KEPT else ""  # only a sample of lines is compared
         typer.echo(
             f"warning: {about}{known:,} of {result.lines:,} lines ({share:.3g} %) also occur in the"
             " training text (lines of fewer than 5 words aside)",
@@ -266,7 +269,7 @@ def _print_table(result: "Evaluation") -> None:
     known, bits = result.lines_in_training, result.bits_per_byte
     unknown = f" ({result.unknown:,} <unk>)" if result.unknown else ""
     no_bits = "- (<unk> hides bytes)" if result.unknown else "-"
-    is_text = result.words is not None  # and not ids
+    is_text = result.words is not None  # not ids
     rows = {"perplexity per token": shown(result.token_ppl)}
     if is_text:
         rows["perplexity per word"] = shown(result.word_ppl) if result.words else "-"

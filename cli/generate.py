@@ -13,12 +13,14 @@ def generate(
     context: typer.Context,
     *,
     run: options.RunArgument,
-    prompt: Annotated[str, typer.Option(metavar="TEXT", help="How the text begins.")] = "",
-    tokens: Annotated[int, options.number("--tokens", int, "How many to add at most.")] = 50,
+    prompt: Annotated[str, typer.Option(metavar="TEXT", help="The beginning of the text.")] = "",
+    tokens: Annotated[
+        int, options.number("--tokens", int, "Number of tokens to add, at most.")
+    ] = 50,
     temperature: Annotated[
         float,
         options.number(
-            "--temperature", float, "Below 1 prefers likely tokens; 0 always takes the likeliest."
+            "--temperature", float, "Below 1, likely tokens are preferred; 0 takes the likeliest."
         ),
     ] = 0.8,
     top_p: Annotated[
@@ -26,20 +28,20 @@ def generate(
         options.number(
             "--top-p",
             float,
-            "Draw from the likeliest tokens that together have this probability, up to 1. Left"
-            " out: from all.",
+            "Draw only from the likeliest tokens that together have this probability; left out:"
+            " from all tokens.",
         ),
     ] = None,
     seed: Annotated[
         int | None,
         options.number(
-            "--seed", int, "The same seed gives the same text; none: another each time."
+            "--seed", int, "The same seed gives the same text; left out: another one each time."
         ),
     ] = None,
     device: options.DeviceOption = options.Device.AUTO,
     as_json: options.JsonOption = False,
 ) -> None:
-    """Continue a text. Prints the prompt and what the model adds to it."""
+    """Continue a text. Prints the prompt and the tokens that the model adds."""
     import json
 
     with ended_by_interrupts():
@@ -48,7 +50,7 @@ def generate(
 
     if words := context.args:
         raise InputError(
-            f"{words[0]!r} is one argument too many; how the text begins is an option: --prompt"
+            f"{words[0]!r} is one argument too many; give the beginning of the text as --prompt"
             f" {shlex.quote(' '.join(words))}"
         )
     lm = load(run, device.value)

@@ -1,4 +1,4 @@
-"""Texts that come line by line, from a file or from stdin, in batches."""
+"""Reads texts, one per line, from a file or stdin, in batches."""
 
 import shlex
 from collections.abc import Iterator
@@ -11,25 +11,25 @@ from sglm.cli.streams import announce_terminal
 if TYPE_CHECKING:
     from sglm.text.lines import Piece
 
-# Lines scored, and printed, together. More would hardly be faster; memory does not grow with the
-# input.
+# The lines and characters that are scored and printed together. More would hardly be faster; memory
+# does not grow with the input.
 BATCH_LINES = 1000
 BATCH_CHARACTERS = 1_000_000
-# A line of 8 MiB, with one token for each byte, took 1.4 GB of memory, and 2.7 GB with --json
-# --per-token.
+# A line of 8 MiB with one token per byte took 1.4 GB of memory, or 2.7 GB with --json --per-token.
 LONGEST_LINE_BYTES = 1 << 22
 
 
 def read_batches(file: Path, *, command: str, ends: str = "") -> Iterator[list[str]]:
-    """The lines of a file, or of stdin as they come, many at a time.
+    """Reads the lines of a file, or of stdin as they arrive, many at a time.
 
     Args:
-        file: `-` is stdin.
-        command: the command that reads a text from stdin, for an error message.
-        ends: what the error about a file of records ends in: another cure.
+        file: The file; `-` is stdin.
+        command: The command that reads a text from stdin, for an error message.
+        ends: The end of the error message about a file of records: another cure.
 
     Raises:
-        InputError: no such file, or one of records; see `read_arriving_lines`.
+        InputError: The file does not exist, is a model, a folder, records or a table. Reading may
+            raise it too (see `read_arriving_lines`).
     """
     from sglm.errors import InputError
     from sglm.text.lines import MODEL_FIRST, is_run_or_model, read_arriving_lines
@@ -47,7 +47,7 @@ def read_batches(file: Path, *, command: str, ends: str = "") -> Iterator[list[s
     elif file.is_dir() or file.name.lower().endswith((*RECORD_ENDINGS, *TABLE_ENDINGS)):
         kind = "a folder" if file.is_dir() else "records or a table"
         raise InputError(
-            f"{file}: {kind}, not lines of text; write the texts alone, one a line, into a .txt"
+            f"{file}: {kind}, not lines of text; write the texts alone, one per line, into a .txt"
             f" file{ends}"
         )
     return _batches(read_arriving_lines(file, most_bytes=LONGEST_LINE_BYTES))
@@ -55,11 +55,11 @@ def read_batches(file: Path, *, command: str, ends: str = "") -> Iterator[list[s
 
 @contextmanager
 def numbered(file: Path, lines_before: int) -> Iterator[None]:
-    """Inside, an error about one of a batch's texts names the line of the file.
+    """Inside, an error about a text of a batch names its line in the file.
 
     Args:
-        file: `-` is stdin.
-        lines_before: lines in earlier batches.
+        file: The file; `-` is stdin.
+        lines_before: The number of lines in earlier batches.
     """
     from sglm.errors import InputError
     from sglm.text.user_text import TextError
@@ -72,7 +72,7 @@ def numbered(file: Path, lines_before: int) -> Iterator[None]:
 
 
 def _batches(lines: Iterator["Piece"]) -> Iterator[list[str]]:
-    """Many lines at a time; fewer, if no more have arrived yet."""
+    """Yields many lines at a time; fewer if no more have arrived yet."""
     from sglm.text.lines import NOTHING_WAITS
 
     batch: list[str] = []

@@ -1,4 +1,4 @@
-"""The `sglm` command: collects the commands and turns errors into messages and exit codes."""
+"""The program `sglm`: collects the commands and turns errors into messages and exit codes."""
 
 import os
 import traceback
@@ -31,18 +31,16 @@ from sglm.cli.streams import drop_full_stdout, prepare_streams
 from sglm.errors import ConfigError, InputError, SglmError, SglmWarning, as_sglm_error, printable
 from sglm.runtime.process import prepare_process
 
-# Options whose value is not a name; each handles an empty value itself.
+# Options whose value is not the name of a file; each handles an empty value itself.
 MAY_BE_EMPTY = ("--prompt", "--context", "--variants", "--seeds", "--shard", "--prefix")
 
-# click's UsageError, the class of all errors about arguments; typer exports no name for it.
+# click's UsageError, the base class of all errors about arguments; typer does not export it.
 USAGE_ERROR: type[Any] = typer.BadParameter.__mro__[1]
 
 
 class SglmGroup(TyperGroup):
-    """Every failure a user can cause becomes one or two lines on stderr and an exit code.
-
-    `SGLM_DEBUG=1` shows the traceback instead.
-    """
+    """The commands. Each failure that a user can cause becomes a line or two on stderr and an exit
+    code; with `SGLM_DEBUG=1` the traceback is printed too."""
 
     def main(self, *args: Any, **extra: Any) -> Any:
         prepare_streams()
@@ -64,10 +62,10 @@ class SglmGroup(TyperGroup):
 
 
 def refuse_surrogates(argument: str) -> None:
-    """
+    """Refuses text that cannot be written to JSON, logs or TensorBoard's files.
+
     Raises:
-        BadParameter: an argument with a lone surrogate, which cannot be written to JSON, logs or
-            TensorBoard's files.
+        BadParameter: The argument has a lone surrogate.
     """
     try:
         argument.encode()
@@ -81,10 +79,10 @@ def refuse_surrogates(argument: str) -> None:
 
 
 def refuse_empty(args: list[str]) -> None:
-    """
+    """Refuses empty names of files, which would otherwise mean the current folder.
+
     Raises:
-        InputError: an empty argument (often from an unset shell variable), which would otherwise
-            mean the current folder.
+        InputError: An argument is empty, often because a shell variable is not set.
     """
     for before, argument in zip(["sglm", *args], args, strict=False):
         option, equals, value = argument.partition("=")
@@ -93,12 +91,12 @@ def refuse_empty(args: list[str]) -> None:
         elif not (argument.startswith("--") and equals and not value):
             continue
         if option not in MAY_BE_EMPTY:
-            raise InputError(f"the name after {option} is empty; is a variable of the shell unset?")
+            raise InputError(f"the name after {option} is empty; is a shell variable not set?")
 
 
 @contextmanager
 def errors_told() -> Iterator[None]:
-    """Inside, an error that a user can cause becomes its message and exit code."""
+    """Inside, an error that a user can cause becomes a message and an exit code."""
     try:
         with tracebacks_shown():
             yield
@@ -117,7 +115,7 @@ def errors_told() -> Iterator[None]:
     except KeyboardInterrupt:
         message, code = "interrupted", 130
     except BrokenPipeError:
-        # The reader of stdout has closed it (`sglm score … | head`): not an error of sglm.
+        # The program that reads stdout has ended (`sglm score … | head`): not an error.
         drop_full_stdout()
         raise typer.Exit(0) from None
     except (OSError, MemoryError, RuntimeError) as error:
@@ -132,7 +130,7 @@ def errors_told() -> Iterator[None]:
 
 @contextmanager
 def tracebacks_shown() -> Iterator[None]:
-    """Prints where an error comes from, if `SGLM_DEBUG` is set; it goes on to become a message."""
+    """If `SGLM_DEBUG` is set, prints the traceback of an error, which is then raised further."""
     try:
         yield
     except (Exception, KeyboardInterrupt) as error:
@@ -142,16 +140,16 @@ def tracebacks_shown() -> Iterator[None]:
 
 
 def another_tells() -> bool:
-    """Whether this is one of torchrun's processes, and not a machine's first: what is wrong with
-    the configuration is the same for all."""
+    """Returns whether torchrun started this process, but not as the first on its machine: an error
+    in the configuration is the same for all processes, and only the first one reports it."""
     from sglm.runtime.ranks import local_rank
 
     return bool(local_rank())
 
 
 def usage_told(error: Any) -> str | None:
-    """What typer says of arguments that it does not understand, in one line; None where it shows
-    the help instead."""
+    """Returns Typer's message about wrong arguments as one line; None if Typer shows the help
+    instead."""
     message = error.format_message().strip()
     if "\n" in message:
         return None
@@ -161,8 +159,7 @@ def usage_told(error: Any) -> str | None:
 
 @contextmanager
 def warnings_told() -> Iterator[None]:
-    """Inside, sglm's own warnings become a line each on stderr; other warnings are shown
-    as usual."""
+    """Inside, sglm's own warnings are shown as a line each on stderr, other warnings as usual."""
 
     def show(message: Warning | str, category: type[Warning], *where: Any) -> None:
         if issubclass(category, SglmWarning):
@@ -176,22 +173,22 @@ def warnings_told() -> Iterator[None]:
         yield
 
 
-# \b: typer keeps the line breaks of such a paragraph.
+# \b: Typer keeps the line breaks of such a paragraph.
 FIRST_STEPS = """\b
-A first model, in two minutes, of text that comes with Python:
+Train a first model, in two minutes, on text that comes with Python:
   sglm prep builtin:python-docs --out data/docs
   sglm train tiny --data data/docs --out runs/docs
   sglm eval runs/docs
   sglm generate runs/docs --prompt "The statement"
 
 \b
-One of your own text:
+Train one on your own text:
   sglm prep book.txt --out data/book
   sglm train tiny --data data/book --out runs/book
   echo "the cat sat" | sglm score runs/book
 
-`sglm COMMAND --help` explains a command. RUN is the folder that `sglm train`
-wrote, STORE the one that `sglm prep` wrote."""
+`sglm COMMAND --help` explains a command. RUN is a folder that `sglm train`
+wrote, STORE one that `sglm prep` wrote."""
 
 app = typer.Typer(
     cls=SglmGroup,
@@ -214,7 +211,8 @@ def show_version(wanted: bool) -> None:
 @app.callback()
 def main(
     version: Annotated[
-        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Version.")
+        bool,
+        typer.Option("--version", callback=show_version, is_eager=True, help="Print the version."),
     ] = False,
 ) -> None:
     """LSTM language models trained with alternating synthetic and real gradients."""
@@ -229,7 +227,7 @@ app.command("score")(score.score)
 app.command("surprisal")(surprisal.surprisal)
 app.command("pairs")(pairs.pairs)
 app.command("rescore")(rescore.rescore)
-# `generate` itself reports extra arguments, and suggests what the user meant.
+# `generate` reports extra arguments itself, and suggests what the user meant.
 app.command("generate", context_settings={"allow_extra_args": True})(generate.generate)
 app.command("compare", epilog=compare.VARIANTS_HELP)(compare.compare)
 app.add_typer(analyze.analyze)

@@ -1,4 +1,4 @@
-"""Options that mix a model with an n-gram model."""
+"""The options that mix a model with an n-gram model."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,15 +15,17 @@ if TYPE_CHECKING:
 TUNE = "tune"
 MixOption = Annotated[
     Path | None,
-    typer.Option(metavar="MODEL.arpa", help="Mix each probability with an n-gram model's."),
+    typer.Option(
+        metavar="MODEL.arpa", help="Mix each token's probability with that of this n-gram model."
+    ),
 ]
 
 
 def mixed(lm: "LanguageModel", mix: Path | None, weight: float | None) -> "LanguageModel":
-    """The model itself, or its mixture with `--mix`.
+    """Returns the model itself, or its mixture with the n-gram model of `--mix`.
 
     Raises:
-        InputError: see `sglm.mix.with_ngram`.
+        InputError: See `sglm.mix.with_ngram`.
     """
     from sglm.mix import with_ngram
 
@@ -31,12 +33,13 @@ def mixed(lm: "LanguageModel", mix: Path | None, weight: float | None) -> "Langu
 
 
 def check_both(mix: Path | None, weight: float | str | None) -> None:
-    """
+    """Checks that `--mix` and `--weight` were given together.
+
     Raises:
-        InputError: one of the two options without the other.
+        InputError: One of the two was given without the other.
     """
     if mix is None and weight is not None:
-        raise InputError("--weight is that of --mix MODEL.arpa; give it too")
+        raise InputError("--weight belongs to --mix MODEL.arpa; give that as well")
     if mix is not None and weight is None:
         raise InputError(
             "--mix needs --weight, from 0 to 1; `sglm eval RUN --mix MODEL.arpa --weight tune`"
@@ -45,9 +48,10 @@ def check_both(mix: Path | None, weight: float | str | None) -> None:
 
 
 def read_weight(weight: str) -> float:
-    """
+    """Parses `--weight`, unless it is `tune`, which the caller handles.
+
     Raises:
-        InputError: no number, nor `tune`, which the caller handles.
+        InputError: It is not a number.
     """
     try:
         return float(weight)
@@ -58,10 +62,13 @@ def read_weight(weight: str) -> float:
 def tuned(
     lm: "LanguageModel", mix: Path, store: "TokenStore", *, context: "Context"
 ) -> tuple["LanguageModel", float]:
-    """The mixture with the weight that is best on the first half of the store's validation split.
+    """Mixes with the weight that is best on the first half of the store's validation split.
+
+    Returns:
+        The mixture and the weight.
 
     Raises:
-        InputError: see `sglm.mix`.
+        InputError: See `sglm.mix`.
     """
     from sglm.mix import read_ngram, tune_weight, with_ngram
 

@@ -1,4 +1,4 @@
-"""The command that comes next, as it can be pasted into the shell that ran this one."""
+"""The command to run next, written so that it can be pasted into the shell that ran this one."""
 
 import os
 import shlex
@@ -10,17 +10,17 @@ from pathlib import Path
 
 
 def command(*arguments: str | Path) -> str:
-    """An `sglm` command line, quoted for a POSIX shell."""
+    """Returns an `sglm` command line, quoted for a POSIX shell."""
     return " ".join([*_this_program(), *_quoted(arguments)])
 
 
 def tensorboard(log_dir: Path) -> str:
-    """The command line that shows a run's curves."""
+    """Returns the command line that shows a run's curves."""
     return " ".join([_beside_python("tensorboard"), *_quoted(["--logdir", log_dir])])
 
 
 def run_folder(store: Path) -> Path:
-    """A folder for a first run on a store: named after the store, and not there yet."""
+    """Returns a folder for a first run on a store: named after the store, and not yet in use."""
     name = store.resolve().name
     names = chain([name], (f"{name}-{number}" for number in count(2)))
     return next(run for each in names if not os.path.lexists(run := Path("runs", each)))
@@ -31,13 +31,13 @@ def _quoted(arguments: Iterable[str | Path]) -> list[str]:
 
 
 def _no_option(argument: str | Path) -> str:
-    """A path that begins with a dash would be read as an option."""
+    """Returns an argument as text; a path that begins with a dash would be read as an option."""
     text = os.fspath(argument)
     return f"./{text}" if isinstance(argument, Path) and text.startswith("-") else text
 
 
 def _this_program() -> list[str]:
-    """`sglm` where the shell finds this one; else the way in which it was started."""
+    """Returns `sglm` if the shell finds this program by it, otherwise how it was started."""
     started = sys.argv[0]
     if Path(started).name == "main.py":
         return [shlex.quote(sys.executable), "-m", "sglm.cli.main"]
@@ -50,11 +50,11 @@ def _this_program() -> list[str]:
 def _same(one: str, other: str) -> bool:
     try:
         return os.path.samefile(one, other)
-    except OSError:  # sys.argv[0] may be a bare name, of which there is no file here
+    except OSError:  # sys.argv[0] may be a bare name, not a file in this folder
         return False
 
 
 def _beside_python(program: str) -> str:
-    """A program of this environment: by its name where the shell finds one."""
+    """Returns a program of this environment, by its name alone if the shell finds one."""
     beside = Path(sys.executable).with_name(program)
     return program if shutil.which(program) or not beside.exists() else shlex.quote(str(beside))

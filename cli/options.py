@@ -1,4 +1,4 @@
-"""Arguments and options that several commands share. Light to import: every --help reads it."""
+"""Arguments and options that several commands share. Quick to import: every --help does it."""
 
 import math
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ Choice = TypeVar("Choice", bound=StrEnum)
 
 
 class Device(StrEnum):
-    """Where to compute."""
+    """The devices to compute on."""
 
     AUTO = "auto"
     CPU = "cpu"
@@ -23,7 +23,7 @@ class Device(StrEnum):
 
 
 class PrecisionName(StrEnum):
-    """The type of the matrix products."""
+    """The number types of the matrix products."""
 
     AUTO = "auto"
     FP32 = "fp32"
@@ -34,15 +34,15 @@ class PrecisionName(StrEnum):
 def one_of(
     name: str, kind: type[Choice], *, help_text: str, meant: Mapping[str, str] | None = None
 ) -> OptionInfo:
-    """An option whose value is one of an enumeration's.
+    """Returns an option whose value is a member of an enumeration.
 
     For any other value, the error message suggests the right one; Typer's own does not.
 
     Args:
-        name: as it is typed.
-        kind: the values.
-        help_text: a sentence.
-        meant: what people type, and the value that they mean.
+        name: The option as it is typed.
+        kind: The enumeration.
+        help_text: The help text.
+        meant: Other words that users type, and the values that they mean. None: there are none.
     """
 
     values = [each.value for each in kind]
@@ -59,23 +59,23 @@ def one_of(
 
 
 def number(name: str, kind: type[int] | type[float], help_text: str, **others: Any) -> OptionInfo:
-    """An option whose value is a number, finite.
+    """Returns an option whose value is a finite number.
 
     Args:
-        name: as it is typed.
-        kind: of number.
-        help_text: a sentence.
-        others: as of `typer.Option`.
+        name: The option as it is typed.
+        kind: The type of the number.
+        help_text: The help text.
+        others: Further arguments of `typer.Option`.
     """
 
     def read(text: str) -> float:
         try:
             value = kind(text)
         except ValueError:
-            what = "integer" if kind is int else "number"
-            raise InputError(f"{name}: {text!r} is no {what}") from None
+            what = "an integer" if kind is int else "a number"
+            raise InputError(f"{name}: {text!r} is not {what}") from None
         if kind is float and not math.isfinite(value):
-            raise InputError(f"{name}: {text!r} is no finite number")
+            raise InputError(f"{name}: {text!r} is not a finite number")
         return value
 
     option: OptionInfo = typer.Option(
@@ -85,18 +85,19 @@ def number(name: str, kind: type[int] | type[float], help_text: str, **others: A
 
 
 def deterministic_option(help_text: str) -> OptionInfo:
-    """`--deterministic`, which each command explains in its own words."""
+    """Returns the option `--deterministic`, which each command explains in its own words."""
     option: OptionInfo = typer.Option("--deterministic/--no-deterministic", help=help_text)
     return option
 
 
 def refuse_together(*cases: tuple[object, str]) -> None:
-    """
+    """Refuses options that do not go together.
+
     Args:
-        cases: options that do not go together as they are given (true if so), and the cure.
+        cases: Pairs of a condition, true if such options were given, and the error message.
 
     Raises:
-        InputError: in the first case that is true.
+        InputError: A condition is true; the message is that of the first one.
     """
     for wrong, cure in cases:
         if wrong:
@@ -106,15 +107,18 @@ def refuse_together(*cases: tuple[object, str]) -> None:
 ConfigArgument = Annotated[
     str,
     typer.Argument(
-        metavar="CONFIG", help="A TOML file, or the name of a recipe: `sglm recipes` lists them."
+        metavar="CONFIG",
+        help="A TOML file, or the name of a recipe; `sglm recipes` lists the recipes.",
     ),
 ]
-RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run, or a model folder.")]
-WholeRunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run, with its snapshots.")]
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run or a model folder.")]
+WholeRunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run that has snapshots.")]
 OwnStoreOption = Annotated[
     Path | None,
     typer.Option(
-        "--data", metavar="STORE", help="Left out: the store that the run was trained on."
+        "--data",
+        metavar="STORE",
+        help="Token store; left out: the one that the run was trained on.",
     ),
 ]
 SetOption = Annotated[
@@ -122,7 +126,7 @@ SetOption = Annotated[
     typer.Option(
         "--set",
         metavar="SECTION.KEY=VALUE",
-        help="Change one value; repeatable. `sglm config` lists the keys.",
+        help="Change one value of the configuration; repeatable. `sglm config` lists the keys.",
     ),
 ]
 DeviceOption = Annotated[
@@ -130,7 +134,7 @@ DeviceOption = Annotated[
     one_of(
         "--device",
         Device,
-        help_text="auto: cuda where there is one.",
+        help_text="auto: cuda if there is a GPU, otherwise cpu.",
         meant={"gpu": "cuda", "nvidia": "cuda"},
     ),
 ]
@@ -139,12 +143,13 @@ PrecisionOption = Annotated[
     one_of(
         "--precision",
         PrecisionName,
-        help_text="auto: bf16 or fp16 on CUDA, fp32 on a CPU. With AMX a CPU is faster in bf16.",
+        help_text="Type of the matrix products. auto: bf16, or else fp16, on CUDA; fp32 on a CPU."
+        " A CPU with AMX is faster in bf16.",
         meant={"float32": "fp32", "bfloat16": "bf16", "float16": "fp16", "half": "fp16"},
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 LastOption = Annotated[
     int | None,
-    number("--last", int, "Only the snapshots of the last N cycles; left out: of all."),
+    number("--last", int, "Only the snapshots of the last N cycles; left out: all."),
 ]

@@ -1,20 +1,20 @@
-"""Output of commands: prose that fits 80 columns, and rows of tables that other programs read."""
+"""Formats output: prose that fits 80 columns, and rows of tables that other programs read."""
 
 import textwrap
 from collections.abc import Iterable
 
 COLUMNS = 80
-# White space of a text that would break a row of a table.
+# White space in a text that would break a row of a table.
 _ESCAPES = str.maketrans({"\t": r"\t", "\n": r"\n", "\r": r"\r"})
 
 
 def fill(text: str, indent: str = "", first: str | None = None) -> str:
-    """A sentence on lines of 80 columns; a word that is longer stays whole.
+    """Wraps a text into lines of 80 columns; a word that is longer is not broken.
 
     Args:
-        text: without line breaks.
-        indent: before every line.
-        first: before the first one instead.
+        text: A text without line breaks.
+        indent: The text before every line.
+        first: The text before the first line, in place of `indent`. None: `indent`.
     """
     return textwrap.fill(
         text,
@@ -27,13 +27,13 @@ def fill(text: str, indent: str = "", first: str | None = None) -> str:
 
 
 def tsv_row(values: Iterable[object]) -> str:
-    """A row with tabs between the values: empty is missing, quotes are doubled, and true is 1
-    (`docs/how-to/surprisal.md`: how R and pandas read it)."""
+    """Returns a row with tabs between the values: a missing value is empty, quotes are doubled, and
+    true is 1 (`docs/how-to/surprisal.md` shows how R and pandas read such a table)."""
     return "\t".join(map(_cell, values))
 
 
 def one_line(text: str) -> str:
-    """A text whose tabs and line ends are escapes."""
+    """Returns a text with its tabs and line ends escaped."""
     return text.translate(_ESCAPES)
 
 

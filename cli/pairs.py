@@ -1,4 +1,4 @@
-"""`sglm pairs`: how often a model prefers the acceptable sentence of a minimal pair."""
+"""`sglm pairs`: counts how often a model prefers the acceptable sentence of a minimal pair."""
 
 import json
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from sglm.scoring.results import Score
 
 BATCH_PAIRS = 500
-# Of a row with --tsv; logprob in nats, unk: 1 if a word is unknown.
+# The columns with --tsv. logprob: in nats; unk: 1 if a word of either sentence is unknown.
 COLUMNS = ("pair", "sentence_good", "sentence_bad", "logprob_good", "logprob_bad", "unk")
 
 
@@ -27,31 +27,32 @@ def pairs(
     run: options.RunArgument,
     files: Annotated[
         list[Path],
-        typer.Argument(metavar="FILE", help="JSON lines, a pair a line; or a folder of such."),
+        typer.Argument(metavar="FILE", help="JSON lines, one pair per line, or a folder of them."),
     ],
     good: Annotated[
-        str, typer.Option(metavar="FIELD", help="The acceptable sentence.")
+        str, typer.Option(metavar="FIELD", help="Field of the acceptable sentence.")
     ] = "sentence_good",
-    bad: Annotated[str, typer.Option(metavar="FIELD", help="The other one.")] = "sentence_bad",
+    bad: Annotated[
+        str, typer.Option(metavar="FIELD", help="Field of the unacceptable sentence.")
+    ] = "sentence_bad",
     group: Annotated[
         str | None,
         typer.Option(
             metavar="FIELD,…",
-            help="Accuracy for each value of these as well; left out: UID and field, where given.",
+            help="Show the accuracy for each value of these fields too; left out: UID and field, if"
+            " present.",
             show_default=False,
         ),
     ] = None,
-    tsv: Annotated[
-        bool, typer.Option("--tsv", help="A row for each pair, for R and pandas.")
-    ] = False,
+    tsv: Annotated[bool, typer.Option("--tsv", help="Print each pair, for R and pandas.")] = False,
     device: options.DeviceOption = options.Device.AUTO,
     as_json: options.JsonOption = False,
 ) -> None:
-    """Accuracy on minimal pairs, as those of BLiMP.
+    """Measure the accuracy on minimal pairs, as in BLiMP.
 
-    It is how often the acceptable sentence is the more probable one. A sentence's log-probability
-    is the sum over its tokens, from the start of text on. A tie counts one half, and is counted.
-    With --tsv: where each pair stands, its sentences, and their log-probabilities in nats.
+    It is the share of pairs whose acceptable sentence is the more probable one; a tie counts as one
+    half, and ties are shown too. A sentence's log-probability is the sum over its tokens, the first
+    included. With --tsv: the place of each pair, its sentences, their log-probabilities in nats.
     """
     with ended_by_interrupts():
         from sglm.errors import InputError
@@ -86,15 +87,18 @@ def pairs(
 def _warn_of_unknown(unknown: int, pairs: int) -> None:
     if unknown:
         typer.echo(
-            f"warning: {unknown:,} of {pairs:,} pairs hold words that the vocabulary lacks; is the"
-            " text tokenized as the training text was?",
+            f"warning: {unknown:,} of {pairs:,} pairs hold words that the vocabulary lacks; was the"
+            " text tokenized like the training text?",
             err=True,
         )
 
 
 def _scored(lm: "LanguageModel", batch: list["Pair"]) -> list[tuple["Pair", "Score", "Score"]]:
-    """The pairs of a batch, and the scores of their sentences. Sentences of the same tokens tie:
-    read in different company, sums of the same numbers can differ in their last digits."""
+    """Returns the pairs of a batch, and the scores of their sentences.
+
+    Sentences with the same tokens share a score, so that they tie: in a batch with other sentences,
+    sums of the same numbers may differ in the last digits.
+    """
     from sglm.errors import InputError
     from sglm.text.user_text import TextError
 
@@ -110,7 +114,7 @@ def _scored(lm: "LanguageModel", batch: list["Pair"]) -> list[tuple["Pair", "Sco
 
 
 def _values(pair: "Pair", good: "Score", bad: "Score") -> tuple[object, ...]:
-    """Of `COLUMNS`."""
+    """Returns the values of `COLUMNS`."""
     unk = any(good.unk) or any(bad.unk)
     return (pair.where, pair.good, pair.bad, f"{good.logprob:.6f}", f"{bad.logprob:.6f}", unk)
 

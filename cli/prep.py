@@ -1,4 +1,4 @@
-"""`sglm prep`: text to token store."""
+"""`sglm prep`: turns text into a token store."""
 
 import json
 import os
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from sglm.text.tokenizer import Tokenizer
 
 SECONDS_BETWEEN_LINES = 10.0
-MANY_KNOWN = 0.2  # of the lines of a split; some recur in every text, most in source code
+MANY_KNOWN = 0.2  # share of a split's lines; some recur in every text, most in source code
 FIRST_RECIPE = "tiny"
-# Certainly enough for that recipe. To check a shorter text takes seconds, for imports.
+# Certainly enough for this recipe. Checking a shorter text takes seconds, for imports.
 LONG_ENOUGH_TOKENS = 20_000
 # Joins the lines of each paragraph (docs/how-to/own-corpus.md).
 JOIN = (
@@ -40,8 +40,8 @@ SourcesArgument = Annotated[
     typer.Argument(
         metavar="SOURCE",
         help="A text file (.txt, .txt.gz), .jsonl, .parquet, a folder of those, - for stdin, "
-        "builtin:python-docs (prose), builtin:python-code (source), or hf:NAME[:CONFIG]. Several "
-        "are read one after the other.",
+        "builtin:python-docs (prose), builtin:python-code (source), or hf:NAME[:CONFIG] (a Hugging "
+        "Face data set). Several are read one after the other.",
         show_default=False,
     ),
 ]
@@ -50,8 +50,8 @@ VocabSizeOption = Annotated[
     options.number(
         "--vocab-size",
         int,
-        "Size of the vocabulary. Left out: 8000 or what a short text supports (sentencepiece),"
-        " every word of the training text (word). ids needs it.",
+        "Size of the vocabulary. Left out: 8000, or fewer for a short text (sentencepiece); every"
+        " word of the training text (word). Needed with ids.",
         show_default=False,
     ),
 ]
@@ -60,15 +60,15 @@ TokenizerOption = Annotated[
     typer.Option(
         metavar="KIND",
         help="Learned from the text: sentencepiece, word, char or byte. Given: hf:FILE (a"
-        " tokenizer.json of Hugging Face), spm:FILE (a SentencePiece model), or ids (the text is"
-        " integers, a sequence a line).",
+        " tokenizer.json of Hugging Face), spm:FILE (a SentencePiece model), or ids (the text"
+        " consists of integers, one sequence per line).",
         show_default="sentencepiece",
     ),
 ]
 TokenizerOfOption = Annotated[
     Path | None,
     typer.Option(
-        metavar="RUN", help="The tokenizer of a run, a model or a store.", show_default=False
+        metavar="RUN", help="Use the tokenizer of a run, a model or a store.", show_default=False
     ),
 ]
 EosIdOption = Annotated[
@@ -76,8 +76,8 @@ EosIdOption = Annotated[
     options.number(
         "--eos-id",
         int,
-        "The id that ends lines or documents (hf, spm, ids). Left out: the tokenizer's own, or"
-        " else an id is added.",
+        "The id that ends lines or documents (hf, spm, ids). Left out: the tokenizer's own; if it"
+        " has none, an id is added.",
         show_default=False,
     ),
 ]
@@ -90,7 +90,7 @@ TestOption = Annotated[
 ]
 OutOption = Annotated[
     Path,
-    typer.Option("--out", "-o", metavar="STORE", help="The store's folder.", show_default=False),
+    typer.Option("--out", "-o", metavar="STORE", help="Folder for the store.", show_default=False),
 ]
 
 
@@ -109,7 +109,7 @@ def prep(
     ] = "text",
     seed: Annotated[int, options.number("--seed", int, "Chooses what is held out.")] = 0,
     force: Annotated[
-        bool, typer.Option("--force", help="Replace a store that is there already.")
+        bool, typer.Option("--force", help="Replace a store that is already there.")
     ] = False,
     as_json: options.JsonOption = False,
 ) -> None:
@@ -164,11 +164,11 @@ def _fraction_or_source(text: str) -> float | str:
 
 
 def _warn_of_line_ends(sources: list[str], store: "TokenStore") -> None:
-    """Names the first file whose lines are wrapped at a width, or end as Windows' do."""
+    """Warns of the first file whose lines are wrapped at a width, or end in CR LF."""
     from sglm.errors import InputError, SglmWarning
     from sglm.text.sources import find_sources
 
-    # The store is there, whatever became of its sources; and they were warned of before.
+    # The store is complete, whatever becomes of its sources; warnings about them came before.
     with suppress(InputError, OSError), warnings.catch_warnings():
         warnings.simplefilter("ignore", SglmWarning)
         found = [each for name in sources if name != "-" for each in find_sources(name)]
@@ -181,11 +181,11 @@ def _warn_of_first(sources: "Sequence[Source]", store: "TokenStore") -> None:
     holds_space = store.meta["tokenizer"]["kind"] != "word"
     for source in sources:
         width = wrapped_width(piece.text for piece in source.read())
-        # To join lines takes carriage returns out, too.
+        # Joining lines removes carriage returns too.
         if width is None and holds_space and has_crlf(piece.text for piece in source.read()):
             typer.echo(
                 f"warning: the lines of {source.name} end in CR LF, as Windows writes them. The"
-                " carriage returns are tokens, and `sglm score` leaves them out. Take them out"
+                " carriage returns become tokens, and `sglm score` does not read them. Remove them"
                 f" first{_without_returns(source.name)}",
                 err=True,
             )
@@ -193,7 +193,7 @@ def _warn_of_first(sources: "Sequence[Source]", store: "TokenStore") -> None:
         if width is not None:
             typer.echo(
                 f"warning: the lines of {source.name} are wrapped at {width} columns. Line breaks"
-                " are tokens, and a model learns to count columns. Join them first"
+                " become tokens, and a model learns to count columns. Join the lines first"
                 f"{_joining(source.name)}",
                 err=True,
             )
@@ -201,7 +201,7 @@ def _warn_of_first(sources: "Sequence[Source]", store: "TokenStore") -> None:
 
 
 def _joining(name: str) -> str:
-    """The command that joins the lines of a file."""
+    """Returns the command that joins the lines of a file, as `_command` does."""
     return _command(JOIN, name, "joined")
 
 
@@ -210,9 +210,9 @@ def _without_returns(name: str) -> str:
 
 
 def _command(program: str, name: str, made: str) -> str:
-    """`: ` and what makes of a file one that is not there yet."""
+    """Returns `: ` and a command that writes what a program makes of a file into a new file."""
     if not name.isprintable():
-        return ""  # what stands in the warning is not the name itself
+        return ""  # the warning shows the name with escapes
     stem = Path(name).name.split(".")[0]
     names = chain([f"{stem}-{made}.txt"], (f"{stem}-{made}-{n}.txt" for n in count(2)))
     target = next(each for each in names if not os.path.lexists(each))
@@ -247,18 +247,18 @@ def _print_summary(store: "TokenStore", seconds: float) -> None:
 
 
 def _warn_of_no_words(store: "TokenStore") -> None:
-    """Where nothing can be told by what is held out."""
+    """Warns if a held-out split has no words."""
     for split in store.splits:
         if split != "train" and store.counts(split).words == 0:
             typer.echo(
-                f"warning: {split} has no words, so no number of it tells anything; give more of"
-                f" the text, or a file of its own (--{split})",
+                f"warning: {split} has no words, so its numbers mean nothing; hold out more of the"
+                f" text, or give a file of its own (--{split})",
                 err=True,
             )
 
 
 def _warn_of_repeated_lines(store: "TokenStore") -> None:
-    """Where many held-out lines are training lines, too."""
+    """Warns if many held-out lines also occur in the training text."""
     training = store.lines("train")
     for split in store.splits:
         lines = store.lines(split)
@@ -268,14 +268,14 @@ def _warn_of_repeated_lines(store: "TokenStore") -> None:
         if known > MANY_KNOWN * lines.lines:
             share = f"{known:,} of {lines.lines:,} lines of {split} ({known / lines.lines:.0%})"
             typer.echo(
-                f"warning: {share} are in train too, so they say little of other text (lines of"
-                " five words or more)",
+                f"warning: {share} are in train too, so they say little about other text (lines"
+                " of fewer than five words aside)",
                 err=True,
             )
 
 
 def _end_of_text(tokenizer: "Tokenizer") -> str:
-    """Which token a given tokenizer has for `<eos>`, and where that stands."""
+    """Returns a sentence about a given tokenizer's `<eos>`: its id, and what it ends."""
     unit = "line" if tokenizer.eos_ends_lines else "document (newlines are tokens)"
     name = getattr(tokenizer, "eos_name", "")
     added = ", which is added" if tokenizer.adds_eos else f", {name}" if name else ""
@@ -293,8 +293,8 @@ def _next_step(store: "TokenStore") -> str:
 
 
 def _settings_of_first_training(store: "TokenStore") -> list[str] | None:
-    """Settings to change in the first recipe so that the text is long enough for it; None: the text
-    is too short with any."""
+    """Returns settings to change in the first recipe so that the text is long enough for it; None
+    if the text is too short with any of them."""
     if store.counts("train").tokens >= LONG_ENOUGH_TOKENS:
         return []
     from sglm.config import load_config
@@ -312,7 +312,7 @@ def _settings_of_first_training(store: "TokenStore") -> list[str] | None:
 
 @contextmanager
 def _progress() -> Iterator[Callable[[str, int, int | None], None]]:
-    """Shows progress on stderr: a bar on a terminal, otherwise a line now and then."""
+    """Shows progress on stderr: bars on a terminal, otherwise a line now and then."""
     if not sys.stderr.isatty():
         yield _progress_lines()
         return

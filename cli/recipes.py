@@ -1,4 +1,4 @@
-"""`sglm recipes`: the shipped configurations and what to expect of them."""
+"""`sglm recipes`: lists the shipped configurations and the results to expect of them."""
 
 import json
 from collections.abc import Sequence
@@ -10,15 +10,15 @@ from sglm.cli.output import fill
 
 NOT_MEASURED = "–"
 EXPLANATION = (
-    "Memory is that of the process on a CPU, predicted; time is on two CPU cores; perplexity is"
-    " per token on validation text, from the best to the worst of three seeds (one number: of one"
-    f" run); {NOT_MEASURED}: not measured. All are of the text that --json names. `sglm train"
-    " RECIPE --data STORE --dry-run` tells of yours."
+    "Memory: of the process on a CPU, predicted. Time: on two CPU cores. Perplexity: per token on"
+    " validation text, from the best to the worst of three seeds (a single number: of one run)."
+    f" {NOT_MEASURED}: not measured. The numbers are for the text that --json names; `sglm train"
+    " RECIPE --data STORE --out RUN --dry-run` predicts memory and time for yours."
 )
 
 
 def alike(numbers: Sequence[float]) -> list[str]:
-    """Each with as many decimals as the one that has most."""
+    """Formats numbers with equally many decimals, as many as the longest one needs."""
     decimals = max((len(f"{each:g}".partition(".")[2]) for each in numbers), default=0)
     return [f"{each:.{decimals}f}" for each in numbers]
 
@@ -26,13 +26,13 @@ def alike(numbers: Sequence[float]) -> list[str]:
 def recipes(
     *,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object, with more in it.")
+        bool, typer.Option("--json", help="Print one JSON object, with more details.")
     ] = False,
 ) -> None:
     """List the recipes, with time, memory and expected perplexity.
 
-    A recipe is a configuration that comes with sglm; `sglm train` and `sglm compare` take its
-    name. `sglm config RECIPE` prints it.
+    A recipe is a configuration that comes with sglm. `sglm train` and `sglm compare` take its name;
+    `sglm config RECIPE` prints it.
     """
     from sglm.config.recipes import recipes as shipped_recipes
 

@@ -1,4 +1,4 @@
-"""`sglm rescore`: the best candidate of each n-best list, by recogniser and language model."""
+"""`sglm rescore`: chooses from n-best lists by the recogniser and a language model."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 ReferencesOption = Annotated[
     Path | None,
     typer.Option(
-        metavar="FILE", help="What was said, a line each, or a manifest (.json): word errors."
+        metavar="FILE",
+        help="What was said, a line per utterance, or a manifest (.json): prints word error rates.",
     ),
 ]
 AlphaOption = Annotated[
@@ -32,13 +33,13 @@ BetaOption = Annotated[
     options.number("--beta", float, "Weight of the length; left out: 0, or tuned."),
 ]
 WeightOption = Annotated[
-    float | None, options.number("--weight", float, "Of the n-gram model, from 0 to 1.")
+    float | None, options.number("--weight", float, "Weight of the n-gram model, from 0 to 1.")
 ]
 EosOption = Annotated[
     bool | None,
     typer.Option(
         "--eos/--no-eos",
-        help="Score the end of each text; left out: where lines ended in training.",
+        help="Score the end of each text; left out: if each line of the training text was a text.",
         show_default=False,
     ),
 ]
@@ -48,16 +49,16 @@ def rescore(
     *,
     run: options.RunArgument,
     beams: Annotated[
-        Path, typer.Argument(metavar="BEAMS", help="Lines text<TAB>score; - is stdin.")
+        Path, typer.Argument(metavar="BEAMS", help="A file of lines text<TAB>score; - is stdin.")
     ],
     beam_size: Annotated[
-        int, options.number("--beam-size", int, "How many lines belong to each utterance.")
+        int, options.number("--beam-size", int, "Number of candidates (lines) of each utterance.")
     ],
     alpha: AlphaOption = None,
     beta: BetaOption = None,
     references: ReferencesOption = None,
     tune: Annotated[
-        bool, typer.Option("--tune", help="Choose what is left out of alpha and beta by them.")
+        bool, typer.Option("--tune", help="Choose alpha and beta, if not given, by word errors.")
     ] = False,
     mix: MixOption = None,
     weight: WeightOption = None,
@@ -65,12 +66,12 @@ def rescore(
     device: options.DeviceOption = options.Device.AUTO,
     as_json: options.JsonOption = False,
 ) -> None:
-    """The best candidate of each n-best list, one a line.
+    """Print the best candidate of each n-best list, one per line.
 
-    As in NeMo, the best has the largest score + alpha · log-probability + beta · length: the
-    recogniser's score, the natural logarithm of the text's probability, and its length in
-    characters. Equal candidates are scored once. With --references: the word error rates of the
-    best by score alone, of the best by all, and of the candidates with the fewest errors (oracle).
+    As in NeMo, the best one has the largest score + alpha · log-probability + beta · length, that
+    is the recogniser's score, the natural logarithm of the text's probability, and its length in
+    characters. Equal candidates are scored once. --references prints the word error rates of the
+    best by score alone, of those rescored, and of those with the fewest errors (oracle).
     """
     with ended_by_interrupts():
         from sglm.loading import load
@@ -107,7 +108,7 @@ def rescore(
 def _read(
     beams: Path, beam_size: int, references: Path | None
 ) -> "tuple[NBest, WordErrors | None]":
-    """The lists, and the word errors in them where there are references."""
+    """Returns the lists, and their word errors if there are references."""
     from sglm.scoring.nbest import read_nbest, read_references
     from sglm.scoring.word_errors import count_word_errors
 
@@ -122,7 +123,7 @@ def _read(
 def _results(
     rescored: "Rescored", counted: "WordErrors | None", *, model: str, tuned: bool
 ) -> dict[str, Any]:
-    """The object that `--json` prints."""
+    """Returns the object that `--json` prints."""
     from sglm.scoring.nbest import best_of
 
     scores_LK = rescored.lists.scores_LK
@@ -165,13 +166,13 @@ def _logprobs(lm: "LanguageModel", lists: "NBest", eos: bool | None) -> "Floats"
     impossible = np.flatnonzero(~np.isfinite(logprobs_LK))
     if len(impossible):
         raise InputError(
-            f"{lists.texts[impossible[0]]!r} has no probability: the n-gram model, alone, does not"
+            f"{lists.texts[impossible[0]]!r} has probability 0: the n-gram model alone does not"
             " know all of its words; give a --weight below 1"
         )
     if unknown:
         typer.echo(
-            f"warning: {unknown:,} candidates hold words that the vocabulary lacks; is the text"
-            " written as the training text was?",
+            f"warning: {unknown:,} candidates hold words that the vocabulary lacks; was the text"
+            " tokenized like the training text?",
             err=True,
         )
     return logprobs_LK

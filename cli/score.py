@@ -1,4 +1,4 @@
-"""`sglm score`: one text per line, one score per text, in order; or the records of a corpus."""
+"""`sglm score`: scores the texts in a file, one per line, or the records of a corpus."""
 
 import json
 import shlex
@@ -27,18 +27,21 @@ SourcesArgument = Annotated[
         show_default=False,
     ),
 ]
-PerTokenOption = Annotated[bool, typer.Option("--per-token", help="Each token as well.")]
+PerTokenOption = Annotated[
+    bool, typer.Option("--per-token", help="Print each token and its log-probability too.")
+]
 ColorOption = Annotated[
-    bool, typer.Option("--color", help="Only the text, tokens coloured by their surprisal.")
+    bool, typer.Option("--color", help="Print only the text, each token coloured by its surprisal.")
 ]
 BosOption = Annotated[
-    bool, typer.Option("--bos/--no-bos", help="Predict the first token from the start of text.")
+    bool,
+    typer.Option(
+        "--bos/--no-bos", help="Score the first token too, predicted from the start of text."
+    ),
 ]
-EosOption = Annotated[
-    bool, typer.Option("--eos/--no-eos", help="Count the end of text after each text.")
-]
+EosOption = Annotated[bool, typer.Option("--eos/--no-eos", help="Score the end of each text too.")]
 JsonOption = Annotated[
-    bool, typer.Option("--json", help="A JSON object per line; with --out, one in all.")
+    bool, typer.Option("--json", help="Print a JSON object per line; with --out, only one.")
 ]
 
 
@@ -62,14 +65,14 @@ def score(
     device: options.DeviceOption = options.Device.AUTO,
     as_json: JsonOption = False,
 ) -> None:
-    """Log-probability and perplexity of lines, or of a corpus.
+    """Score lines or a corpus: log-probability and perplexity.
 
-    The log-probability is natural; bits per byte are printed too. Each line is a text of its own,
-    of 4 MiB at most. Its line ending (LF or CRLF) is not part of it. Lines are scored as they come:
-    whoever writes one into stdin gets its score back at once.
+    Prints the natural logarithm of each line's probability, its perplexity, and its bits per byte.
+    Each line is a text of its own, of at most 4 MiB, without its line ending (LF or CRLF). Lines
+    are scored as they arrive: a program that writes one into stdin gets its score back at once.
 
-    With --out, the records of every file (.txt, .jsonl, .parquet) go into a file of its name in
-    that folder, with scores added. Given again, the same command does what is missing.
+    With --out, the records of each file (.txt, .jsonl, .parquet) are written into that folder, to a
+    file with its name, with scores added. The same command, given again, scores what is missing.
     """
     with ended_by_interrupts():
         import sglm.lm  # noqa: F401
@@ -111,8 +114,8 @@ def _score_lines(
     eos: bool,
     device: options.Device,
 ) -> None:
-    """Prints a row for every line as they come; their escape sequences also into a pipe, where
-    Typer would take them out."""
+    """Prints a row for each line as it arrives; keeps escape sequences also in a pipe, where Typer
+    would remove them."""
     from sglm.loading import load
 
     if len(sources) > 1:
@@ -138,7 +141,7 @@ def _as_json(per_token: bool, text: str, result: "Score") -> str:
 
     line: dict[str, Any] = {
         "text": text,
-        # JSON has no NaN.
+        # JSON has neither NaN nor infinity.
         "logprob": finite_or_none(result.logprob),
         "n_tokens": result.n_tokens,
         "n_words": result.n_words,

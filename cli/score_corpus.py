@@ -1,4 +1,4 @@
-"""`sglm score RUN SOURCE… --out DIR`: a corpus, its records with scores added."""
+"""`sglm score RUN SOURCE… --out DIR`: scores a corpus, adding scores to its records."""
 
 import json
 import sys
@@ -17,26 +17,26 @@ if TYPE_CHECKING:
     from sglm.corpus_filter.plan import Settings
     from sglm.corpus_filter.run import Summary
 
-# Failed files that are named on stderr; errors.json has all.
+# The number of failed files that are named on stderr; errors.json has all.
 MOST_NAMED = 20
 
 
 class FormatName(StrEnum):
-    """Of the results."""
+    """The formats of the results."""
 
     JSONL = "jsonl"
     PARQUET = "parquet"
 
 
 class EngineName(StrEnum):
-    """Who does the work."""
+    """The engines that run the work."""
 
     LOCAL = "local"
     RAY = "ray"
 
 
 class ScorePrecision(StrEnum):
-    """The type of the matrix products."""
+    """The number types of the matrix products."""
 
     FP32 = "fp32"
     BF16 = "bf16"
@@ -45,61 +45,71 @@ class ScorePrecision(StrEnum):
 OutOption = Annotated[
     Path | None,
     typer.Option(
-        metavar="DIR", help="Score whole files: their records, with fields added, go in here."
+        metavar="DIR",
+        help="Score whole files, and write their records, with fields added, to this folder.",
     ),
 ]
 FormatOption = Annotated[
     FormatName | None,
     options.one_of(
-        "--format", FormatName, help_text="Of the results; left out: that of each source."
+        "--format",
+        FormatName,
+        help_text="Format of the results; left out: parquet for parquet files, otherwise jsonl.",
     ),
 ]
 TextFieldOption = Annotated[
-    str, typer.Option(metavar="NAME", help="The field of a record that is its text.")
+    str, typer.Option(metavar="NAME", help="The field of a record that holds its text.")
 ]
 FieldsOption = Annotated[
     str,
     typer.Option(
         metavar="NAME,…",
-        help="perplexity, word_perplexity, bits_per_byte, logprob, n_tokens, n_words, n_bytes,"
-        " n_unk.",
+        help="Fields to add: any of perplexity, word_perplexity, bits_per_byte, logprob, n_tokens,"
+        " n_words, n_bytes, n_unk.",
     ),
 ]
 PrefixOption = Annotated[
-    str, typer.Option(metavar="TEXT", help="Before the names of the fields that are added.")
+    str, typer.Option(metavar="TEXT", help="Prefix of the names of the added fields.")
 ]
 BucketsOption = Annotated[
     str | None,
     typer.Option(
         metavar="P,Q",
-        help="Add the field bucket: head, middle or tail, cut at these percentiles of the"
-        " perplexities.",
+        help="Add the field `bucket`: head, middle or tail, divided at these two percentiles of"
+        " the perplexities, such as 30,60.",
     ),
 ]
 ProcessesOption = Annotated[
     int | None,
     options.number(
-        "--processes", int, "On this machine; left out: one a CPU, or one GPU.", show_default=False
+        "--processes",
+        int,
+        "Number of processes on this machine; left out: one per CPU, or one on a GPU.",
+        show_default=False,
     ),
 ]
 EngineOption = Annotated[
     EngineName,
-    options.one_of("--engine", EngineName, help_text="ray: files are tasks of a Ray cluster."),
+    options.one_of(
+        "--engine",
+        EngineName,
+        help_text="local: processes on this machine; ray: files are tasks of a Ray cluster.",
+    ),
 ]
 PrecisionOption = Annotated[
     ScorePrecision,
     options.one_of(
         "--precision",
         ScorePrecision,
-        help_text="bf16: faster where the hardware has it; a line's perplexity changes by 0.2 % in"
-        " the median, 2 % at most.",
+        help_text="Type of the matrix products. bf16: faster on hardware that has it; a line's"
+        " perplexity changes by 0.2 % in the median, 2 % at most.",
     ),
 ]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """The options of the command that are about corpora."""
+    """The options that need `--out`, with their defaults."""
 
     format: FormatName | None = None
     text_field: str = "text"
@@ -111,9 +121,10 @@ class Wanted:
     precision: ScorePrecision = ScorePrecision.FP32
 
     def refuse_without_out(self) -> None:
-        """
+        """Refuses these options; to be called if `--out` was not given.
+
         Raises:
-            InputError: one of them was given, but no `--out`.
+            InputError: One of them differs from its default.
         """
         for name, value in asdict(Wanted()).items():
             if getattr(self, name) != value:
@@ -135,8 +146,8 @@ def score_corpus(
     """Scores the files, and prints a summary.
 
     Raises:
-        InputError: a wrong option; no text there; `--out` has results of something else.
-        SglmError: some files failed; the others are complete.
+        InputError: An option is wrong, there is no text, or `--out` holds other results.
+        SglmError: Some files failed; the others are complete.
     """
     from sglm.corpus_filter.plan import plan_shards
     from sglm.corpus_filter.run import Execution
@@ -146,7 +157,7 @@ def score_corpus(
     if not sources:
         raise InputError("--out takes files and folders to score; none was given")
     if wanted.processes is not None and wanted.engine is EngineName.RAY:
-        raise InputError("--processes are those of this machine; leave it out with --engine ray")
+        raise InputError("--processes is about this machine; leave it out with --engine ray")
     if wanted.processes is not None and wanted.processes < 1:
         raise InputError(f"--processes must be at least 1, but is {wanted.processes}")
     where = pick_device(device.value).type
@@ -159,7 +170,7 @@ def score_corpus(
         ray=wanted.engine is EngineName.RAY,
         console=sys.stderr,
     )
-    goes_on = "stopped; the same command goes on with what is missing"
+    goes_on = "stopped; the same command continues with what is missing"
     try:
         with termination_raises(goes_on):
             summary = score_all(shards, settings, execution)
@@ -167,7 +178,7 @@ def score_corpus(
         raise Stopped(goes_on, signal_number=2) from None
     try:
         typer.echo(json.dumps(summary.to_json()) if as_json else "\n".join(_lines(summary)))
-    finally:  # also where nobody reads the summary
+    finally:  # even if the reader of stdout has ended
         _tell_failures(summary, out)
 
 
@@ -178,9 +189,9 @@ def _settings(run: Path, wanted: Wanted, *, bos: bool, eos: bool, device: str) -
 
     fields = check_fields([name.strip() for name in wanted.fields.split(",") if name.strip()])
     if wanted.buckets is not None and PERPLEXITY not in fields:
-        raise InputError("--buckets are of perplexities; add perplexity to --fields")
+        raise InputError("--buckets needs perplexities; add perplexity to --fields")
     if wanted.precision is ScorePrecision.BF16 and device == "cpu" and not cpu_has_bfloat16():
-        raise InputError("--precision bf16: this CPU has no products of bfloat16; leave it out")
+        raise InputError("--precision bf16: this CPU cannot multiply bfloat16; leave it out")
     chosen: Literal["jsonl", "parquet"] | None = None
     if wanted.format is not None:
         chosen = "parquet" if wanted.format is FormatName.PARQUET else "jsonl"
@@ -204,7 +215,7 @@ def _percentiles(text: str) -> tuple[float, float]:
         low = high = 0.0
     if not 0 < low < high < 100:
         raise InputError(
-            f"--buckets: {text!r} are no two rising percentiles between 0 and 100, as in 30,60"
+            f"--buckets: {text!r} is not two rising percentiles between 0 and 100, such as 30,60"
         )
     return low, high
 
@@ -250,8 +261,8 @@ def _tell_failures(summary: "Summary", out: Path) -> None:
     for each in failed[:MOST_NAMED]:
         typer.echo(f"sglm: {printable(str(each.error))}", err=True)
     more = len(failed) - MOST_NAMED
-    also = f", {more:,} more than are named here" if more > 0 else ""
+    also = f", {more:,} of them not named here" if more > 0 else ""
     raise SglmError(
         f"{len(failed):,} of {summary.files:,} files failed{also} ({out / ERRORS_FILE}); the others"
-        " are complete. Mend them, and give the same command again"
+        " are complete. Correct the failed ones, then give the same command again"
     )

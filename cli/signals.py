@@ -1,4 +1,4 @@
-"""What commands do with signals: stop at the next step, or clear up and end."""
+"""How commands handle signals: they stop after the current step, or clean up and end."""
 
 import os
 import signal
@@ -13,22 +13,22 @@ _STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
 def _stopping() -> tuple[signal.Signals, ...]:
-    """The signals that stop: SIGHUP too, of a closed terminal, unless it is ignored (nohup)."""
+    """Returns the signals that stop; SIGHUP (a closed terminal) too, unless ignored (nohup)."""
     ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
     return _STOPPING if ignored else (*_STOPPING, signal.SIGHUP)
 
 
 class StopRequest:
-    """SIGINT, SIGTERM or SIGHUP, kept until the training asks for it; a second one of the first two
-    ends at once."""
+    """A signal (SIGINT, SIGTERM or SIGHUP) that is kept until the training asks for it; a second
+    SIGINT or SIGTERM ends the process at once."""
 
     def __init__(self) -> None:
         self.received: int | None = None
 
     def receive(self, number: int, frame: FrameType | None) -> None:
-        """The handler of all."""
+        """Handles all these signals."""
         self.received = number
-        if number == signal.SIGHUP:  # the shell sends it, and the terminal sends it again
+        if number == signal.SIGHUP:  # the shell sends it, then the terminal sends it again
             signal.signal(number, signal.SIG_IGN)
         else:
             for each in _STOPPING:
@@ -38,14 +38,14 @@ class StopRequest:
             os.write(2, b"\nstopping after this step; once more to stop without saving\n")
 
     def signal_number(self) -> int | None:
-        """The signal that asked to stop, if one did."""
+        """Returns the signal that was received; None if there was none."""
         return self.received
 
     def end_if_asked(self) -> None:
-        """Where there is nothing to save.
+        """Ends if a signal has asked for it; for work that has nothing to save.
 
         Raises:
-            Stopped: a signal has come.
+            Stopped: A signal was received.
         """
         if self.received is not None:
             raise Stopped("stopped", signal_number=self.received)
@@ -60,7 +60,7 @@ def stop_request() -> Iterator[StopRequest]:
 
 
 def termination_raises(message: str) -> AbstractContextManager[None]:
-    """Inside, SIGTERM raises `Stopped` with that message, so that what is half done is removed."""
+    """Inside, SIGTERM raises `Stopped` with that message, so that unfinished files are removed."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise Stopped(message, signal_number=number)

@@ -1,4 +1,4 @@
-"""The standard streams as the shell hands them over: closed, or of an encoding that lacks most
+"""Prepares the standard streams, which may be closed, or have an encoding that lacks most
 characters."""
 
 import codecs
@@ -15,16 +15,16 @@ def prepare_streams() -> None:
     """Makes stdout and stderr accept any text.
 
     A character that a stream's encoding lacks is written as an escape (`\\u2014`); JSON is ASCII
-    anyway. A closed stream discards what is written, as /dev/null does, and so does a stderr whose
-    reader has ended: a message must not end the work. A closed stdin stays closed: the code that
-    reads it reports that.
+    anyway. A closed stream discards its output, like /dev/null, and so does a stderr whose reader
+    has ended, because a message must not end the work. A closed stdin stays closed: the code that
+    reads it reports this.
     """
     for number in (0, 1, 2):
         try:
             os.fstat(number)
         except OSError:
-            # /dev/null takes this number, the lowest free one. Otherwise the next file to be opened
-            # would get it (a model, say), and a library's warnings would be written into it.
+            # /dev/null takes this number, the lowest free one. Otherwise the next file that is
+            # opened, a model perhaps, would get it, and warnings would be written into that file.
             os.open(os.devnull, os.O_RDWR)
     sys.stdout = _any_text(sys.stdout, drops=False)
     sys.stderr = _any_text(sys.stderr, drops=True)
@@ -42,11 +42,11 @@ def _any_text(stream: TextIO | None, drops: bool) -> TextIO:
 
 
 class _AnyText(io.TextIOWrapper):
-    """Takes the place of a stream.
+    """A stream that takes the place of another and writes any text.
 
     Args:
-        stream: the one to replace; it is detached.
-        drops: whether text that cannot be written is dropped, instead of raising an error.
+        stream: The stream to replace; it is detached.
+        drops: Whether text that cannot be written is dropped instead of raising an error.
     """
 
     def __init__(self, stream: io.TextIOWrapper, *, drops: bool) -> None:
@@ -61,7 +61,7 @@ class _AnyText(io.TextIOWrapper):
 
     @property
     def encoding(self) -> str:  # type: ignore[override]
-        """Latin-1 in place of ASCII: Typer takes ASCII for a mistake, and would write UTF-8."""
+        """The encoding, but Latin-1 for ASCII: Typer takes ASCII for a mistake and writes UTF-8."""
         name = super().encoding
         return "latin-1" if codecs.lookup(name).name == "ascii" else name
 
@@ -76,8 +76,10 @@ class _AnyText(io.TextIOWrapper):
 
 
 def drop_full_stdout() -> None:
-    """After an error of the file system: if it was an error of stdout, drops the buffered output,
-    which would otherwise fail again at the end of the process."""
+    """Drops the buffered output if stdout fails, as it would fail again at the end of the process.
+
+    To be called after an error of the file system.
+    """
     try:
         sys.stdout.flush()
     except OSError:

@@ -1,13 +1,13 @@
-"""`sglm surprisal`: how surprising every word, or token, of a text was."""
+"""`sglm surprisal`: prints how surprising each word, or token, of a text was."""
 
 import json
 import math
 import shlex
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import typer
 
@@ -34,17 +34,22 @@ COLUMNS = (
     "entropy",
 )
 PREVIOUS = "previous"
+_SPELLED = (
+    "note: {:,} words have characters that are spelled in bytes, because they are rare in the"
+    " training text or not in it: their surprisal is high and says little. Write quotes, dashes and"
+    " accents as that text does"
+)
 
 
 class Unit(StrEnum):
-    """What is one row."""
+    """The units of a text that have a row each."""
 
     WORD = "word"
     TOKEN = "token"
 
 
 class LogBase(StrEnum):
-    """Of the logarithm: bits, bans or nats."""
+    """The bases of the logarithm, for bits, bans or nats."""
 
     TWO = "2"
     TEN = "10"
@@ -52,23 +57,26 @@ class LogBase(StrEnum):
 
 
 class CorrectionName(StrEnum):
-    """Of where words end."""
+    """The corrections of the probability that a word ends."""
 
     NONE = "none"
     BOW = "bow"
 
 
 UnitOption = Annotated[
-    Unit, options.one_of("--unit", Unit, help_text="A row for each word, or for each token.")
+    Unit, options.one_of("--unit", Unit, help_text="Print a row for each word or for each token.")
 ]
 BaseOption = Annotated[
-    LogBase, options.one_of("--base", LogBase, help_text="Of the logarithm: 2 gives bits.")
+    LogBase,
+    options.one_of(
+        "--base", LogBase, help_text="Base of the logarithm: 2 gives bits, 10 bans, e nats."
+    ),
 ]
 ContextOption = Annotated[
     str,
     typer.Option(
         metavar="TEXT|previous",
-        help="Read before each line, and not scored; previous: all lines before it.",
+        help="Text that is read before each line and not scored; previous: all lines before it.",
     ),
 ]
 CorrectionOption = Annotated[
@@ -76,7 +84,7 @@ CorrectionOption = Annotated[
     options.one_of(
         "--correction",
         CorrectionName,
-        help_text="bow: a word's probability includes that it ends (Pimentel & Meister 2024).",
+        help_text="bow: the probability of a word includes its end (Pimentel & Meister 2024).",
     ),
 ]
 
@@ -85,24 +93,28 @@ def surprisal(
     *,
     run: options.RunArgument,
     file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="One text per line; - is stdin.")
+        Path, typer.Argument(metavar="FILE", help="A file with one text per line; - is stdin.")
     ] = Path("-"),
     unit: UnitOption = Unit.WORD,
     base: BaseOption = LogBase.TWO,
     context: ContextOption = "",
     correction: CorrectionOption = CorrectionName.NONE,
-    tsv: Annotated[bool, typer.Option("--tsv", help="Tab-separated, for R and pandas.")] = False,
+    tsv: Annotated[
+        bool, typer.Option("--tsv", help="Print tab-separated values, for R and pandas.")
+    ] = False,
     device: options.DeviceOption = options.Device.AUTO,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object per row.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object: unit, base and rows.")
+    ] = False,
 ) -> None:
-    """Surprisal of every word of every line.
+    """Print the surprisal of every word of every line.
 
-    It is -log of the word's probability given what precedes it. Columns: text_id (the line, from
-    0), word_id (in the line, from 0), word, start and end (in characters of the line, end
-    exclusive), surprisal, n_tokens, unk (1, in JSON true: a token is unknown), rank (of words of
-    one token; 1: the likeliest) and entropy (of the token to come at the word's beginning). The
-    white space before a word counts for its probability, and is not in start and end (--unit token:
-    it is).
+    It is -log of the word's probability given the text before it. Columns: text_id (the line, from
+    0), word_id (the word in the line, from 0), word, start and end (its place in the line, in
+    characters, end exclusive), surprisal, n_tokens, unk (1, in JSON true: a token is unknown), rank
+    (only of a word of one token; 1: the likeliest) and entropy (of the next token, just before the
+    word). White space before a word counts towards its probability but lies outside start and end;
+    with --unit token it is part of the token.
     """
     with ended_by_interrupts():
         from sglm.errors import InputError
@@ -119,27 +131,24 @@ def surprisal(
     lm = load(run, device.value)
     if correction is CorrectionName.BOW and not lm.tokenizer.marks_words:
         raise InputError(f"--correction bow {UNMARKED}")
+    form = _json(unit, base) if as_json else _TSV if tsv else _TABLE
     byte_names = frozenset(map(lm.tokenizer.token, lm.tokenizer.byte_ids))
-    show = _as_json if as_json else _as_tsv if tsv else _as_row
-    if not as_json:
-        typer.echo("\t".join(COLUMNS) if tsv else _HEADING)
     text_id = spelled = 0
+    separator = ""
+    typer.echo(form.head)
     for scores in _scores(lm, batches, context=context, file=file):
         lines = []
         for score in scores:
             words = score.words(log_base, fix) if unit is Unit.WORD else _tokens(score, log_base)
             spelled += _spelled(score, byte_names)
-            lines += [show(text_id, word_id, word) for word_id, word in enumerate(words)]
+            lines += [form.row(text_id, word_id, word) for word_id, word in enumerate(words)]
             text_id += 1
         if lines:
-            typer.echo("\n".join(lines), color=True)
+            typer.echo(separator + f"{form.separator}\n".join(lines), color=True)
+            separator = form.separator
+    typer.echo(form.tail, nl=False)
     if spelled:
-        typer.echo(
-            f"note: {spelled:,} words have characters that are spelled in bytes, being rare in the"
-            " training text or not in it: their surprisal is high and says little. Write quotes,"
-            " dashes and accents as that text does",
-            err=True,
-        )
+        typer.echo(_SPELLED.format(spelled), err=True)
 
 
 def _scores(
@@ -161,7 +170,7 @@ def _scores(
 
 
 def _spelled(score: "Score", byte_names: frozenset[str]) -> int:
-    """How many words have a token of that name, which spells a part of a character."""
+    """Returns the number of words that have a token of these names, which are single bytes."""
     places = [
         start
         for name, (start, _) in zip(score.tokens, score.offsets, strict=True)
@@ -174,7 +183,7 @@ def _spelled(score: "Score", byte_names: frozenset[str]) -> int:
 
 
 def _tokens(score: "Score", base: Literal[2, 10, "e"]) -> list["Word"]:
-    """Every token as a word of its own."""
+    """Returns each token as a word of its own."""
     from sglm.scoring.words import Word, unit_nats
 
     assert score.ranks is not None
@@ -219,14 +228,32 @@ def _as_tsv(text_id: int, word_id: int, word: "Word") -> str:
     return tsv_row(_values(text_id, word_id, word).values())
 
 
-_HEADING = (
-    f"{'text':>6} {'word':>5} {'surprisal':>10} {'entropy':>8} {'rank':>7} {'tokens':>6}  word"
-)
-
-
 def _as_row(text_id: int, word_id: int, word: "Word") -> str:
     entropy = "-" if word.entropy is None else f"{word.entropy:.3f}"
     rank = "-" if word.rank is None else f"{word.rank:,}"
     text = one_line(word.word) + (" (unknown)" if word.unk else "")
     numbers = f"{word.surprisal:10.3f} {entropy:>8} {rank:>7} {word.n_tokens:6}"
     return f"{text_id:6} {word_id:5} {numbers}  {text}"
+
+
+class _Form(NamedTuple):
+    """A form of output: a line for each row, printed while the text is read, so that memory stays
+    flat."""
+
+    head: str
+    row: Callable[[int, int, "Word"], str]
+    separator: str = ""
+    """The text between two rows, before the line end."""
+    tail: str = ""
+
+
+def _json(unit: Unit, base: LogBase) -> _Form:
+    head = json.dumps({"unit": unit.value, "base": base.value})
+    return _Form(f'{head[:-1]}, "rows": [', _as_json, separator=",", tail="]}\n")
+
+
+_TSV = _Form("\t".join(COLUMNS), _as_tsv)
+_TABLE = _Form(
+    f"{'text':>6} {'word':>5} {'surprisal':>10} {'entropy':>8} {'rank':>7} {'tokens':>6}  word",
+    _as_row,
+)

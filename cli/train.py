@@ -1,4 +1,4 @@
-"""`sglm train`: a configuration and a token store to a run."""
+"""`sglm train`: trains a run from a configuration and a token store."""
 
 import json
 import sys
@@ -26,7 +26,7 @@ def train(
     config: options.ConfigArgument,
     data: Annotated[Path, typer.Option(metavar="STORE", help="The store to train on.")],
     out: Annotated[
-        Path, typer.Option(metavar="RUN", help="The run's folder; a run there is continued.")
+        Path, typer.Option(metavar="RUN", help="Folder for the run; a run there is continued.")
     ],
     set_: options.SetOption = None,
     seed: Annotated[
@@ -37,7 +37,7 @@ def train(
     deterministic: Annotated[
         bool,
         options.deterministic_option(
-            "The same bits every time on CUDA, slower; a CPU gives them anyway."
+            "Give the same result bit for bit every time on CUDA, more slowly; a CPU always does."
         ),
     ] = False,
     resume: Annotated[
@@ -54,7 +54,7 @@ def train(
 ) -> None:
     """Train a language model on a store.
 
-    The same command continues a training that was interrupted. Ctrl-C saves it first.
+    The same command continues a training that was interrupted. Ctrl-C saves a checkpoint and stops.
     """
     # Before the imports below, which take seconds: a signal may arrive during them.
     with stop_request() as request:
@@ -90,7 +90,7 @@ def _overrides(sets: list[str] | None, seed: int | None) -> list[str]:
 def _precision(
     device: options.Device, precision: options.PrecisionName, deterministic: bool
 ) -> "Precision":
-    """The precision to compute in; the device is `Precision.device`."""
+    """Returns the precision to compute in, on the device `Precision.device`."""
     from sglm.optim.precision import make_precision
     from sglm.runtime.device import make_deterministic, own_gpu, pick_device
 
@@ -110,8 +110,8 @@ def _train(
     start: "StartingPoint | None",
     stop_signal: Callable[[], int | None],
 ) -> "Outcome | None":
-    """Trains among the processes that torchrun has started, or alone; None where another of them
-    prints the outcome."""
+    """Trains, alone or with the other processes that torchrun started; returns None if another of
+    them prints the outcome."""
     from sglm.runtime.ranks import joined
     from sglm.train.loop import train as run_training
 
@@ -139,7 +139,7 @@ def _print_plan(
     request: StopRequest,
     as_json: bool,
 ) -> None:
-    """What a training would do and take, without training; memory is that of this process."""
+    """Prints the plan of a training, without training; the memory is that of this process."""
     from sglm.runtime.memory import available_bytes
     from sglm.runtime.ranks import expected_ranks
     from sglm.runtime.terminal import duration
@@ -160,13 +160,13 @@ def _print_plan(
         typer.echo(json.dumps({**plan.as_json(), "seconds": seconds}))
     elif seconds is not None:
         typer.echo(
-            f"\ntime     about {duration(seconds)}, by a few steps on this machine as it is now"
+            f"\ntime     about {duration(seconds)}, estimated from a few steps on this machine"
         )
     request.end_if_asked()
 
 
 def _seconds(config: "Config", store: "TokenStore", precision: "Precision") -> float | None:
-    """About how long a training takes, by a few of its steps in another process; None where they
+    """Estimates the time of a training from a few of its steps, in another process; None if they
     fail."""
     from sglm.compare.process import Execution
     from sglm.compare.timing import seconds_of_runs
@@ -184,12 +184,12 @@ def _as_json(outcome: "Outcome", out: Path) -> str:
 
 
 def summary(outcome: "Outcome", out: Path, *, held_out: bool = True) -> str:
-    """How a training ended, in lines for people.
+    """Describes in a few lines how a training ended.
 
     Args:
-        outcome: of the training.
-        out: its run.
-        held_out: whether there is a text to evaluate on.
+        outcome: The outcome of the training.
+        out: The run's folder.
+        held_out: Whether there is a text to evaluate on.
     """
     best = ""
     if outcome.best_token_ppl is not None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# Resolved on first use, so that `import sglm` and `sglm --help` do not wait for torch.
+# Imported on first use, so that `import sglm` and `sglm --help` do not wait for torch.
 _HOMES = {
     "load": "sglm.loading",
     "LanguageModel": "sglm.lm",

@@ -1,38 +1,41 @@
-"""The errors a user can cause. Each message names the thing and its cure, in one or two lines."""
+"""The errors that a user can cause. A message names the problem and its cure in a line or two."""
 
 import difflib
 import errno
 import reprlib
 from collections.abc import Iterable
 
-# The end of messages about what is left half done.
+# The end of messages about failures that leave work unfinished.
 THEN_AGAIN = "then run the same command again"
 
 
 class SglmError(Exception):
-    """Something failed while running. The command line prints the message and leaves with 1."""
+    """A failure while running. The command line prints the message and exits with code 1."""
 
     exit_code = 1
 
 
 class InputError(SglmError):
-    """What was given cannot be used: a file, a text, a folder, an option."""
+    """An input that cannot be used: a file, a text, a folder or an option. The exit code is 2."""
 
     exit_code = 2
 
 
 class ConfigError(InputError):
-    """The configuration is wrong: an unknown key, a wrong type, an impossible value."""
+    """An invalid configuration: an unknown key, a wrong type or an impossible value."""
 
 
 class SglmWarning(UserWarning):
-    """Something was done otherwise than one may expect. The command line prints it on stderr."""
+    """A warning that something was done differently than a user may expect.
+
+    The command line prints it to stderr.
+    """
 
 
 class Stopped(SglmError):
-    """A signal asked to stop; everything worth keeping has been saved.
+    """A stop that a signal requested; everything worth keeping has been saved.
 
-    The exit code is 128 + the signal's number, as shells have it: 130 for SIGINT, 143 for SIGTERM.
+    The exit code is 128 + the signal's number, as in shells: 130 for SIGINT, 143 for SIGTERM.
     """
 
     def __init__(self, message: str, *, signal_number: int) -> None:
@@ -42,22 +45,25 @@ class Stopped(SglmError):
 
 _CURES = {
     errno.EROFS: "; give another --out",
-    errno.EACCES: "; give one that this user may use",
-    errno.ENOTDIR: "; a file stands where a folder should, give another path",
-    errno.EFBIG: f"; a limit on the size of files (ulimit -f) is too low, raise it, {THEN_AGAIN}",
+    errno.EACCES: "; give a path that this user may use",
+    errno.ENOTDIR: "; a file stands where a folder should be, give another path",
+    errno.EFBIG: f"; the limit on file sizes (ulimit -f) is too low; raise it, {THEN_AGAIN}",
 }
 
 
 def as_sglm_error(error: Exception) -> SglmError | None:
-    """An error of memory or of the file system in the user's terms, with its cure where there is
-    one; None for any other error."""
-    # torch has no class of its own for a CPU that is out of memory.
+    """Translates an error of memory or of the file system into the user's terms.
+
+    Returns:
+        The error, with its cure if one is known; None for an error of any other kind.
+    """
+    # torch has no exception class for running out of memory on a CPU.
     messages = ("out of memory", "DefaultCPUAllocator")
     if isinstance(error, MemoryError) or (
         isinstance(error, RuntimeError) and any(message in str(error) for message in messages)
     ):
         return SglmError(
-            "out of memory; shorter lines take less, and a training with a lower train.batch,"
+            "out of memory; use shorter lines or, for training, a lower train.batch,"
             " train.window or model.hidden"
         )
     if not isinstance(error, OSError):
@@ -70,20 +76,27 @@ def as_sglm_error(error: Exception) -> SglmError | None:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """`"; did you mean 'x'?"` for the nearest known name, or the list of all known ones."""
+    """Returns the end of a message about an unknown name.
+
+    It is `"; did you mean 'x'?"` for the most similar known name; if none is similar, it lists all
+    known names.
+    """
     known = sorted(known)
     nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f"; did you mean {nearest[0]!r}?" if nearest else f"; known: {', '.join(known)}"
 
 
 def short_repr(value: object) -> str:
-    """A value from a file, for a message: its repr, short however large or deep the value is."""
+    """Returns the repr of a value for a message, shortened if the value is large or deep."""
     return _SHORT.repr(value)
 
 
 def printable(message: str) -> str:
-    """A message for a terminal: names from elsewhere may hold escape sequences or turn the writing
-    direction around, which are shown as escapes instead. Line breaks stay."""
+    """Makes a message safe to print on a terminal.
+
+    Names in it may contain escape sequences, or characters that reverse the writing direction.
+    Every unprintable character is replaced by its backslash escape; line breaks stay.
+    """
     return "".join(
         character
         if character.isprintable() or character == "\n"
@@ -94,7 +107,7 @@ def printable(message: str) -> str:
 
 class _Short(reprlib.Repr):
     def repr_int(self, number: int, level: int) -> str:
-        # Python refuses to write down integers of thousands of digits.
+        # Python refuses to convert integers of thousands of digits to strings.
         size = number.bit_length()
         return repr(number) if size < 200 else f"an integer of {size} bits"
 

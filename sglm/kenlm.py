@@ -1,14 +1,15 @@
-"""KenLM's Python interface for a model of sglm, so that code written for KenLM runs on.
+"""KenLM's Python interface for models of sglm, so that code written for KenLM can use them.
 
 >>> import sglm.kenlm as kenlm
 >>> model = kenlm.Model("runs/book")
 >>> model.score("the cat sat", bos=True, eos=True)      # log10
 
-Names and meanings are those of KenLM's module (Heafield 2011). What differs, because this is not an
-n-gram model: `order` is `ORDER`, longer than any text; `bos=False` still starts as a text begins,
-because a recurrent model must start from some state, but scores the words as in the middle of one;
-and where the vocabulary is of pieces, characters or bytes, a word's probability is the product of
-its tokens', the space before it included, and hardly any word is out of vocabulary.
+Names and meanings are those of KenLM's module (Heafield 2011). A recurrent model differs from an
+n-gram model in three ways. `order` is `ORDER`, longer than any text. With `bos=False` the state is
+still that of the beginning of a text, because a recurrent model must start from some state, but the
+words are scored as in the middle of a text. If the tokens are pieces, characters or bytes, a word's
+probability is the product of those of its tokens, the space before it included, and hardly any word
+is out of vocabulary.
 """
 
 import math
@@ -28,25 +29,31 @@ from sglm.scoring.incremental import ANOTHER_MODELS
 from sglm.scoring.metrics import perplexity
 from sglm.scoring.predictor import identity_of
 
-ORDER = sys.maxsize  # an n-gram model's longest n
+ORDER = sys.maxsize  # of an n-gram model: its largest n
 _BEGIN, _END = "<s>", "</s>"
 
 
 class LoadMethod:
-    """KenLM's constants for ways to load a model; they have no effect here."""
+    """KenLM's constants for the ways to load a model; they have no effect here."""
 
     LAZY, POPULATE_OR_LAZY, POPULATE_OR_READ, READ, PARALLEL_READ = range(5)
 
 
 class ARPALoadComplain:
-    """KenLM's constants for warnings about ARPA files; they have no effect here."""
+    """KenLM's constants for the warnings about ARPA files; they have no effect here."""
 
     ALL, EXPENSIVE, NONE = range(3)
 
 
 class FullScoreReturn(NamedTuple):
-    """A word's log10 probability; how many words it was predicted from, `<s>` and itself included;
-    and whether it is out of vocabulary."""
+    """The score of one word.
+
+    Attributes:
+        log_prob: The word's log10 probability.
+        ngram_length: The number of words that took part: the word itself and all words before it,
+            including `<s>`.
+        oov: Whether the word is out of vocabulary.
+    """
 
     log_prob: float
     ngram_length: int
@@ -54,7 +61,7 @@ class FullScoreReturn(NamedTuple):
 
 
 class Config:
-    """Takes the arguments of KenLM's `Config`; they have no effect here."""
+    """KenLM's settings for loading a model; they have no effect here."""
 
     def __init__(self) -> None:
         self.load_method = LoadMethod.POPULATE_OR_READ
@@ -63,7 +70,7 @@ class Config:
 
 
 class State:
-    """A model's state after some words. Empty until `BeginSentenceWrite` or the like writes it."""
+    """A model's state after some words; empty until a method of `Model` writes to it."""
 
     def __init__(self) -> None:
         self._branch: Branch | None = None
@@ -81,7 +88,7 @@ class State:
         return copy
 
     def __deepcopy__(self, memo: object) -> "State":
-        return self.__copy__()  # no state is ever changed, only replaced
+        return self.__copy__()  # the objects in a state are never changed, only replaced
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, State) and self._history == other._history
@@ -91,10 +98,10 @@ class State:
 
 
 def _as_str(data: str | bytes) -> str:
-    """A text, which KenLM takes in UTF-8 as well.
+    """Returns a text as a str; like KenLM, it also takes UTF-8 bytes.
 
     Raises:
-        InputError: something else.
+        InputError: `data` is neither a str nor bytes in UTF-8.
     """
     if isinstance(data, bytes):
         try:
@@ -107,25 +114,25 @@ def _as_str(data: str | bytes) -> str:
 
 
 class UnreadableModel(InputError, OSError):
-    """No model there, or a damaged one."""
+    """A model that is missing or damaged; an `OSError` too, which is what KenLM raises."""
 
 
 class Model:
-    """A language model of sglm behind KenLM's methods. Picklable, by its path.
+    """A language model of sglm with KenLM's methods. It is pickled as its path.
 
     Attributes:
-        path: in bytes, as KenLM has it.
+        path: The absolute path in bytes, as in KenLM.
 
     Args:
-        path: a run or a model folder.
-        config: as in KenLM; has no effect.
+        path: A run or a model folder.
+        config: KenLM's settings; they have no effect.
 
     Raises:
-        UnreadableModel: no model there; an OSError, as KenLM's.
+        UnreadableModel: There is no model at `path`, or it is damaged.
     """
 
     def __init__(self, path: str | bytes | os.PathLike[str], config: Config | None = None) -> None:
-        # Absolute, as KenLM's: a pickle may be loaded in another folder.
+        # Absolute, as in KenLM: a pickle may be loaded in another folder.
         self.path = os.path.abspath(os.fsencode(path))
         try:
             self._lm: _LanguageModel = load(os.fsdecode(path), "cpu")
@@ -134,12 +141,12 @@ class Model:
 
     @property
     def language_model(self) -> _LanguageModel:
-        """The model behind KenLM's methods."""
+        """The `LanguageModel` that does the scoring."""
         return self._lm
 
     @property
     def order(self) -> int:
-        """`ORDER`."""
+        """The constant `ORDER`, longer than any text."""
         return ORDER
 
     def __reduce__(self) -> tuple[type["Model"], tuple[bytes]]:
@@ -149,23 +156,29 @@ class Model:
         return f"<Model from {os.path.basename(self.path)!r}>"
 
     def __contains__(self, word: str | bytes) -> bool:
-        """Whether a word is in the vocabulary: a single one, and none of its tokens is unknown."""
+        """Tells whether `word` is a single word, none of whose tokens is unknown."""
         word = _as_str(word)
         return word in (_BEGIN, _END) or (word.split() == [word] and not self._is_unknown(word))
 
     def score(self, sentence: str | bytes, bos: bool = True, eos: bool = True) -> float:
-        """The log10 probability of a sentence; with `eos`, its end is included."""
+        """Returns the log10 probability of a sentence.
+
+        Args:
+            sentence: Words separated by white space, as a str or in UTF-8.
+            bos: Whether the sentence is scored from its beginning; otherwise as in mid-text.
+            eos: Whether the end of the sentence is scored too.
+        """
         return math.fsum(each.log_prob for each in self.full_scores(sentence, bos=bos, eos=eos))
 
     def perplexity(self, sentence: str | bytes) -> float:
-        """10^(-log10 probability / words), the end counted as a word, as KenLM does."""
+        """Returns 10^(−log10 probability / words), where the end counts as a word, as in KenLM."""
         words = len(_as_str(sentence).split()) + 1
         return perplexity(-self.score(sentence) * math.log(10), words)
 
     def full_scores(
         self, sentence: str | bytes, bos: bool = True, eos: bool = True
     ) -> Iterator[FullScoreReturn]:
-        """`FullScoreReturn` of each word, and of the end."""
+        """Yields the `FullScoreReturn` of each word and, with `eos`, of the end (see `score`)."""
         state, after = State(), State()
         (self.BeginSentenceWrite if bos else self.NullContextWrite)(state)
         for word in [*_as_str(sentence).split(), *[_END] * eos]:
@@ -173,7 +186,7 @@ class Model:
             state, after = after, state
 
     def BeginSentenceWrite(self, state: State) -> None:  # noqa: N802
-        """The state at the beginning of a sentence."""
+        """Sets `state` to the beginning of a sentence."""
         state._write(State())
         state._words = 1  # <s>
         predictor = self._lm.predictor
@@ -182,7 +195,7 @@ class Model:
         state._identity = identity_of(predictor)
 
     def NullContextWrite(self, state: State) -> None:  # noqa: N802
-        """The state in the middle of a text whose earlier words are unknown."""
+        """Sets `state` to the middle of a text whose earlier words are unknown."""
         self.BeginSentenceWrite(state)
         state._words = 0
         state._in_text = True
@@ -191,21 +204,27 @@ class Model:
     def BaseScore(  # noqa: N802
         self, in_state: State, word: str | bytes, out_state: State
     ) -> float:
-        """The log10 probability of a word after a state; writes the state after it."""
+        """Returns the log10 probability of a word after `in_state`; `out_state` is set as in
+        `BaseFullScore`."""
         return self.BaseFullScore(in_state, word, out_state).log_prob
 
     def BaseFullScore(  # noqa: N802
         self, in_state: State, word: str | bytes, out_state: State
     ) -> FullScoreReturn:
-        """`FullScoreReturn` of a word after a state; writes the state after it.
+        """Returns the `FullScoreReturn` of a word.
+
+        Args:
+            in_state: The state before the word; it is not changed.
+            word: A single word, or `</s>` for the end.
+            out_state: Is set to the state after the word.
 
         Raises:
-            InputError: the state has not been written, or by another model; `word` is not a single
-                word.
+            InputError: `in_state` is empty or was written by another model; `word` is not a single
+                word, or has no token.
         """
         word = _as_str(word)
         if in_state._branch is None:
-            raise InputError("the state is empty: BeginSentenceWrite(state) comes first")
+            raise InputError("the state is empty; call BeginSentenceWrite(state) first")
         if in_state._identity != identity_of(self._lm.predictor):
             raise InputError(f"{ANOTHER_MODELS} BeginSentenceWrite(state) of this one")
         ids = self._ids(word, in_text=in_state._in_text)
@@ -225,16 +244,16 @@ class Model:
         if word == _END:
             return [self._lm.bos_id]
         if len(word.split()) != 1:
-            raise InputError(f"{word!r} is not one word; for a sentence, score or full_scores")
+            raise InputError(f"{word!r} is not one word; for a sentence, use score or full_scores")
         if ids := tokenizer.encode_word(word, in_text=in_text):
             return ids
-        raise InputError(f"{word!r} has no token: the tokenizer's normalisation takes it away")
+        raise InputError(f"{word!r} has no token: the tokenizer's normalisation removes all of it")
 
     def _is_unknown(self, word: str) -> bool:
         unk_id = self._lm.tokenizer.unk_id
         try:
             ids = self._lm.tokenizer.encode(word)
-        except InputError:  # no unknown token either
+        except InputError:  # the word cannot be encoded, and there is no unknown token for it
             return True
         return unk_id in ids or not ids
 

@@ -1,10 +1,11 @@
-"""A trained model as a Python object: it scores texts, whole or piece by piece, and continues them.
+"""`LanguageModel`: a trained model that scores texts, whole or piece by piece, and continues them.
 
 >>> lm = sglm.load("runs/tiny")
 >>> lm.score("the cat sat").ppl
 
-Log-probabilities are natural. Scoring is stateless unless a state is passed, changes nothing on
-the object and draws no random number: the same text always scores the same, from any thread.
+Log-probabilities are natural logarithms. Scoring changes nothing on the object, draws no random
+number and keeps no state except the states that a caller passes: the same text always has the same
+score, from any thread.
 """
 
 import os
@@ -32,7 +33,7 @@ from sglm.text.user_text import checked_bytes, list_of_texts, pieces_of
 
 
 class LanguageModel(Adaptable):
-    """A predictor and its tokenizer: scores, evaluates and continues text."""
+    """A language model: scores, evaluates and continues texts. `sglm.load` returns one."""
 
     def __init__(
         self,
@@ -43,22 +44,23 @@ class LanguageModel(Adaptable):
         training_lines: Path | None = None,
         bos_id: int | None = None,
     ) -> None:
-        """Takes over `predictor`, which must not change while it scores.
+        """Wraps a predictor, which must not change while it scores.
 
         Args:
-            predictor: threads can share it if its calls are independent of each other: a
-                `NetworkPredictor` if its network is in evaluation mode.
-            tokenizer: its vocabulary must be the predictor's.
-            name: what results call the model.
-            training_lines: the file that records the lines of the model's training text.
-            bos_id: the token that stands before every text; None: `<eos>`.
+            predictor: The model's predictor. Threads can share it if its calls are independent of
+                each other, as those of a `NetworkPredictor` in evaluation mode are.
+            tokenizer: A tokenizer with the same vocabulary as the predictor.
+            name: The name of the model in results.
+            training_lines: The file with the hashes of the training text's lines. None: evaluations
+                do not count the lines that were trained on.
+            bos_id: The id of the token that stands before every text. None: `<eos>`.
 
         Raises:
-            InputError: the vocabularies differ in size.
+            InputError: The vocabularies differ in size.
         """
         if predictor.vocab_size != tokenizer.vocab_size:
             raise InputError(
-                f"{name}: the model knows {predictor.vocab_size} tokens, its tokenizer "
+                f"{name}: the model has {predictor.vocab_size} tokens, but its tokenizer "
                 f"{tokenizer.vocab_size}: they do not belong together; copy the folder again"
             )
         self.predictor = predictor
@@ -66,25 +68,25 @@ class LanguageModel(Adaptable):
         self.name = name
         self.training_lines = training_lines
         self.bos_id = tokenizer.eos_id if bos_id is None else bos_id
-        """The token between texts, which stands before every one: `<eos>`; a newline for a model
-        of lines that never saw `<eos>`."""
+        """The id of the token that separates texts and stands before each: `<eos>`, or a newline
+        for a model that was trained on lines and never saw `<eos>`."""
         self._names = [tokenizer.token(token_id) for token_id in range(tokenizer.vocab_size)]
 
     @property
     def lines_are_texts(self) -> bool:
-        """Whether its training text ended each line as a text: at word level, and where newlines
-        are tokens and it was lines."""
+        """Whether each line of the training text was a text of its own: so at word level, and where
+        newlines are tokens and `bos_id` is one."""
         return self.tokenizer.line_end == [self.bos_id]
 
     @property
     def model(self) -> LSTMLanguageModel:
-        """The network.
+        """The network behind the predictor.
 
         Raises:
-            AttributeError: the predictor is not a single network.
+            AttributeError: The predictor is not a single network.
         """
         if not isinstance(self.predictor, NetworkPredictor):
-            raise AttributeError(f"{type(self.predictor).__name__} is not one network")
+            raise AttributeError(f"{type(self.predictor).__name__} is not a single network")
         return self.predictor.model
 
     @overload
@@ -116,29 +118,28 @@ class LanguageModel(Adaptable):
         distribution: bool = False,
         context: str = "",
     ) -> Score | list[Score]:
-        """Scores a text, or many at once; each on its own, from the zero state.
+        """Scores one text or many, each on its own, from the zero state.
 
         Args:
-            text: one, or many: a list, a generator, a column of a table. Many are read in batches
-                of similar length, which is much faster than one by one and gives the same numbers
-                up to rounding. For a model of ids a text is these: "5 7 9".
-            bos: the first token is predicted from `bos_id`. Otherwise the text is a fragment: its
-                first token is read, but neither predicted nor counted in `tokens` and `n_tokens`
-                (`n_words` and `n_bytes` are those of the whole text all the same).
-            eos: what ends a text, `bos_id` again, is scored too.
-            distribution: also record ranks, entropies and boundaries (`Score`), which takes
-                about twice the time.
-            context: is read before each text and not scored. A token that begins in it and ends in
-                the text counts.
+            text: One text, or many: a list, a generator or a column of a table. Many texts are read
+                in batches of similar length, which is much faster than one by one and gives the
+                same numbers up to rounding. For a model of plain ids, a text lists them: "5 7 9".
+            bos: Whether to predict the first token, from `bos_id`. If False, the text is a
+                fragment: its first token is read, but neither predicted nor counted in `tokens` and
+                `n_tokens` (`n_words` and `n_bytes` still count the whole text).
+            eos: Whether to score the end of the text too, which is `bos_id` again.
+            distribution: Whether to record ranks, entropies and boundaries too (see `Score`), which
+                takes about twice the time.
+            context: Text that is read before each text and not scored. A token that begins in the
+                context and ends in the text is scored.
 
         Returns:
-            One `Score` for a text, a list in the same order for many. An empty text has no
-            tokens, logprob 0 and ppl nan.
+            A `Score` for one text; for many, a list of scores in the same order. An empty text has
+            no tokens, logprob 0 and ppl nan.
 
         Raises:
-            InputError: a text is not a str, or holds half a surrogate pair, or what a given
-                tokenizer cannot encode; many that have no order, or are lines of an open file; a
-                context without bos.
+            InputError: A text is not a str, holds a lone surrogate, or cannot be encoded by a given
+                tokenizer; the texts have no order or are an open file; `context` without `bos`.
         """
         texts = [text] if isinstance(text, str) else list_of_texts(text)
         bos, eos = truth("bos", bos), truth("eos", eos)
@@ -160,29 +161,29 @@ class LanguageModel(Adaptable):
         return scores[0] if isinstance(text, str) else scores
 
     def score_nbest(self, prefix: str, candidates: Sequence[str]) -> list[Score]:
-        """Scores what may follow a text: `score(candidates, context=prefix)`.
+        """Scores candidates for the continuation of a text: `score(candidates, context=prefix)`.
 
-        What all have in common is read once.
+        The part that all candidates have in common is read once.
 
         Args:
-            prefix: the text so far; not scored.
-            candidates: how each may go on, its white space at the beginning included.
+            prefix: The text so far, which is not scored.
+            candidates: The possible continuations, including any white space at their beginning.
         """
         return self.score(list_of_texts(candidates), context=prefix)
 
     def score_running(self, lines: Iterable[str | list[str]]) -> Iterator[Score]:
-        """Scores lines one after the other, each after all that stood before it.
+        """Scores the lines of one text in order, each after all lines before it.
 
-        Line ends are read and not scored. Ranks, entropies and boundaries are recorded.
+        Line ends are read but not scored. Ranks, entropies and boundaries are recorded.
 
         Args:
-            lines: of one text, without their line ends, or lists of them; taken when they are
-                needed. The lines of a list are read together, two to three times as fast as one
-                by one, with the same numbers up to rounding.
+            lines: The lines without their line ends, or lists of such lines; they are taken from
+                the iterable when they are needed. The lines of a list are read together, two to
+                three times as fast as one by one, with the same numbers up to rounding.
 
         Raises:
-            InputError: a line is not a str, holds half a surrogate pair, or what a given tokenizer
-                cannot encode; those before it have been scored.
+            InputError: A line is not a str, holds a lone surrogate, or cannot be encoded by a given
+                tokenizer. The lines before it have been scored.
         """
         return running_scores(
             self.predictor, self.tokenizer, lines, names=self._names, bos_id=self.bos_id
@@ -195,18 +196,18 @@ class LanguageModel(Adaptable):
         context: Context = "carried",
         text_field: str = "text",
     ) -> Evaluation:
-        """Evaluates a text of any length; the same numbers as `sglm eval --text`.
+        """Evaluates a text of any length; gives the same numbers as `sglm eval --text`.
 
         Args:
-            source: an open file, of which what has not been read is evaluated; a path
-                (`Path("test.txt")`, any kind of file that `sglm prep` reads); lines, with
-                their newlines or without; or the text itself as a str.
-            context: carried: the state runs through the text; reset: each line on its own.
-            text_field: the field of a record that holds its text.
+            source: A path (`Path("test.txt")`) of any kind of file that `sglm prep` reads; an open
+                file, whose unread rest is evaluated; lines, with or without their newlines; or the
+                text itself as a str.
+            context: "carried": the state runs through the text. "reset": each line on its own.
+            text_field: The field of a record that holds its text.
 
         Raises:
-            InputError: no text there, not UTF-8, or a str that is the name of a file; an open file
-                whose line ends can no longer be told; what has no order of lines.
+            InputError: There is no text, or it is not UTF-8; a str is the name of a file; an open
+                file has already translated its line ends; the lines have no order.
         """
         one_of("context", context, CONTEXTS)
         pieces, name = pieces_of(source, text_field)
@@ -230,10 +231,17 @@ class LanguageModel(Adaptable):
         *,
         half: Half = None,
     ) -> Evaluation:
-        """Evaluates a split of a token store, given opened or as its path; or half of its tokens.
+        """Evaluates a split of a token store, or half of it.
+
+        Args:
+            store: An open store, or its path.
+            split: The name of the split.
+            context: "carried": the state runs through the split. "reset": each text on its own.
+            half: "first" or "second": only that half of the split's tokens. None: all of them.
 
         Raises:
-            InputError: the store was made by another tokenizer, or has no such split; no half.
+            InputError: The store was made by another tokenizer or has no such split; `context` is
+                "reset" and the split does not show where texts end; an unknown context or half.
         """
         one_of("context", context, CONTEXTS)
         if half is not None:
@@ -257,46 +265,47 @@ class LanguageModel(Adaptable):
         return LineHashes.read(self.training_lines) if self.training_lines else None
 
     def start(self) -> ScoringState:
-        """The state before any text: the zero state, about to read `bos_id`."""
+        """Returns the state before any text: the zero state, about to read `bos_id`."""
         return start_text(self.predictor, self.bos_id)
 
     def extend(self, state: ScoringState, text: str) -> tuple[Score, ScoringState]:
         """Scores what `text` adds to the text so far.
 
         However a text is cut into pieces, their `logprob`, `n_tokens`, `n_words` and `n_bytes`
-        add up to those of the whole. Where a piece changes how the end of the text before it is
-        cut into tokens ("hel", then "lo"), those tokens are withdrawn and scored again: `tokens`
-        and `token_logprobs` are then those of the new tokens; `logprob` and `n_tokens` are the new
-        tokens' minus the withdrawn ones', so `logprob` may be positive and `n_tokens` negative.
-        Where no token is withdrawn, `token_logprobs` sum to `logprob`, as always.
+        add up to those of the whole. If a piece changes how the end of the text before it is cut
+        into tokens ("hel", then "lo"), those tokens are withdrawn and scored again. `tokens` and
+        `token_logprobs` are then those of the new tokens; `logprob` and `n_tokens` are the sums
+        over the new tokens minus those over the withdrawn ones, so `logprob` may be positive and
+        `n_tokens` negative. If no token is withdrawn, `token_logprobs` sum to `logprob` as always.
 
         The end of the text is read again from the last position before which no further text can
-        change the tokens: a space, for most tokenizers. In a text without spaces, and with a
-        tokenizer that was given (`hf:`, `spm:`), each piece costs more than the one before it.
+        change the tokens: a space, for most tokenizers. In a text without spaces, and with a given
+        tokenizer (`hf:`, `spm:`), each piece therefore costs more than the one before it.
 
         Args:
-            state: from `start` or an earlier `extend`; stays valid.
-            text: may be empty.
+            state: A state from `start` or an earlier `extend`; it stays valid.
+            text: The next piece of the text; may be empty.
 
         Returns:
-            The score of what was added, and the state after it.
+            The score of the piece, and the state after it.
 
         Raises:
-            InputError: not a str, or half a surrogate pair; not a state, or another model's.
+            InputError: `text` is not a str or holds a lone surrogate; `state` is not a state, or
+                belongs to another model.
         """
         return extend_text(self.predictor, self.tokenizer, state, text=text)
 
     def next(self, state: ScoringState) -> npt.NDArray[np.float32]:
-        """Log-probabilities of all tokens that may come after a text, `(V,)`.
+        """Returns the log-probability of each token as the next one after a text, `(V,)`.
 
         Indices are token ids (`lm.tokenizer`). The text's last word is read in its present tokens,
         although the tokenizer might cut it differently if the text continued.
 
         Args:
-            state: from `start` or `extend`; stays valid.
+            state: A state from `start` or `extend`; it stays valid.
 
         Raises:
-            InputError: not a state, or another model's.
+            InputError: `state` is not a state, or belongs to another model.
         """
         return next_logprobs(self.predictor, state)
 
@@ -309,23 +318,25 @@ class LanguageModel(Adaptable):
         top_p: float | None = None,
         seed: int | None = None,
     ) -> str:
-        """Continues a text.
+        """Continues a text with tokens drawn from the model.
 
         Args:
-            prompt: what it begins with; may be empty.
-            tokens: how many to add at most. Where `<eos>` ends documents and not lines, as at word
-                level, the text may end earlier.
-            temperature: below 1 the likelier tokens are preferred; 0 always takes the likeliest.
-            top_p: draw only from the likeliest tokens that together have this probability.
-            seed: the same seed gives the same text; None gives another one every time. torch's
+            prompt: The beginning of the text; may be empty.
+            tokens: The largest number of tokens to add. The text may end earlier, at an `<eos>`,
+                unless `<eos>` ends lines, as at word level.
+            temperature: Below 1 likelier tokens are preferred; 0 always takes the likeliest.
+            top_p: Draws only from the likeliest tokens that together have this probability; None:
+                from all.
+            seed: The same seed gives the same text; None gives a different text every time. torch's
                 global generator is neither used nor changed.
 
         Returns:
-            The prompt and its continuation, as one text. `<unk>` is never generated.
+            The prompt and its continuation as one text. `<unk>` is never generated.
 
         Raises:
-            InputError: a number out of range, or none; no str as the prompt, or half a surrogate
-                pair in it.
+            InputError: An argument is not a number or is out of range; the prompt is not a str or
+                holds a lone surrogate.
+            SglmError: The model predicts NaN, because its training diverged.
         """
         return continue_text(
             self.predictor,

@@ -1,4 +1,4 @@
-"""A model folder as a `LanguageModel`."""
+"""`sglm.load`: loads a model folder as a `LanguageModel`."""
 
 import os
 
@@ -15,14 +15,22 @@ from sglm.text.tokenizer import load_tokenizer
 
 
 def load(path: str | os.PathLike[str], device: str | torch.device = "auto") -> LanguageModel:
-    """The model of a run, or of a model folder wherever it was copied to.
+    """Loads a trained model.
+
+    >>> lm = sglm.load("runs/tiny")
+    >>> lm.score("the cat sat").ppl
 
     Args:
-        path: a run (its `model/` is taken), a model folder, or a snapshot.
-        device: `"auto"`, `"cpu"`, `"cuda"`, or one of torch's.
+        path: A run (its best model, in `model/`, is loaded), a snapshot, or any other model folder,
+            wherever it was copied to.
+        device: `"auto"` (the GPU if torch sees one, otherwise the CPU), `"cpu"`, `"cuda"`,
+            `"cuda:1"`, or a `torch.device`.
+
+    Returns:
+        The model with its tokenizer, ready to score, evaluate and continue texts.
 
     Raises:
-        InputError: no model there, a damaged one, or no such device.
+        InputError: There is no model at `path`, it is damaged, or the device does not exist.
     """
     where = pick_device(device)
     path = given_path("a run or a model", path)

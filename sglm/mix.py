@@ -1,7 +1,9 @@
-"""A language model mixed with an n-gram model: an old and cheap gain (Mikolov et al. 2010,
+"""Mixtures of a language model and an n-gram model.
+
+Mixing in an n-gram model is an old and cheap way to improve a network (Mikolov et al. 2010,
 "Recurrent neural network based language model", table 1).
 
-Shapes: N tokens, P = 2 predictors: the model, then the n-gram model.
+Shapes: N tokens, P = 2 predictors: the language model, then the n-gram model.
 """
 
 import os
@@ -28,15 +30,15 @@ Nats = npt.NDArray[np.float64]
 
 
 def read_ngram(lm: LanguageModel, arpa: str | os.PathLike[str]) -> NgramPredictor:
-    """An n-gram model that predicts the tokens of `lm`.
+    """Reads an n-gram model that predicts the tokens of `lm`.
 
     Args:
-        lm: of words.
-        arpa: the n-gram model's file, over the same words, `<unk>` among them. A line's `<eos>` is
-            its `</s>`.
+        lm: A word-level model.
+        arpa: The n-gram model's ARPA file. Its words must be those of `lm`, including `<unk>`; the
+            `<eos>` at the end of a line corresponds to `</s>`.
 
     Raises:
-        InputError: no such file, or no whole ARPA file; another vocabulary.
+        InputError: The file does not exist or is not a complete ARPA file; the vocabularies differ.
     """
     path = given_path("an ARPA file", arpa)
     return NgramPredictor(read_arpa(path), tokenizer=lm.tokenizer, name=str(path))
@@ -45,22 +47,27 @@ def read_ngram(lm: LanguageModel, arpa: str | os.PathLike[str]) -> NgramPredicto
 def with_ngram(
     lm: LanguageModel, ngram: str | os.PathLike[str] | NgramPredictor, *, weight: float
 ) -> LanguageModel:
-    """A model whose probability of each token is (1 − weight) · lm's + weight · the n-gram's.
+    """Mixes a language model with an n-gram model.
+
+    The probability of each token is (1 − weight) · lm's + weight · the n-gram model's.
 
     >>> mix.with_ngram(sglm.load("runs/ptb"), "ptb.arpa", weight=0.3).score("the cat sat").ppl
 
     Args:
-        lm: is not changed.
-        ngram: an ARPA file (`read_ngram`), or what was read from one.
-        weight: of the n-gram model, from 0 to 1.
+        lm: The language model; it is not changed.
+        ngram: An ARPA file (see `read_ngram`), or the result of `read_ngram`.
+        weight: The weight of the n-gram model, from 0 to 1.
+
+    Returns:
+        The mixture, as a model of its own.
 
     Raises:
-        InputError: see `read_ngram`; what was read for a model of another vocabulary; a weight out
-            of range; a model that adapts while it reads.
+        InputError: `read_ngram` raised it; `ngram` was read for a model with another vocabulary;
+            the weight is out of range; `lm` adapts while it reads.
     """
     weight = real_number("weight", weight)
     if not 0 <= weight <= 1:
-        raise InputError(f"weight: {weight:g} is no weight of a mixture; it is from 0 to 1")
+        raise InputError(f"weight must be from 0 to 1, but is {weight:g}")
     ngram = _partner(lm, ngram)
     return LanguageModel(
         Mixture([lm.predictor, ngram], weights=[1 - weight, weight]),
@@ -72,19 +79,19 @@ def with_ngram(
 
 
 def _partner(lm: LanguageModel, ngram: str | os.PathLike[str] | NgramPredictor) -> NgramPredictor:
-    """The n-gram model, which can be mixed with this one.
+    """Reads the n-gram model if necessary, and checks that it can be mixed with `lm`.
 
     Raises:
-        InputError: it cannot.
+        InputError: It cannot.
     """
     if lm.adaptation is not None:
-        raise InputError("a reader that adapts cannot be mixed; mix the model that it was made of")
+        raise InputError("a reader that adapts cannot be mixed; mix the model it was made from")
     if not isinstance(ngram, NgramPredictor):
         return read_ngram(lm, ngram)
     if ngram.fingerprint != lm.tokenizer.fingerprint:
         raise InputError(
-            f"{ngram.name}: was read for a model of another vocabulary; read_ngram(lm, PATH) reads"
-            " it for this one"
+            f"{ngram.name}: was read for a model with another vocabulary; read it for this one with"
+            " read_ngram(lm, PATH)"
         )
     return ngram
 
@@ -96,17 +103,19 @@ def tune_weight(
     *,
     context: Context = "carried",
 ) -> float:
-    """The weight of the n-gram model with which the first half of the validation split is the most
-    probable (`LanguageModel.evaluate` knows the other half).
+    """Tunes the weight of the n-gram model on the first half of the validation split.
+
+    It is the weight with which that half is most probable; `LanguageModel.evaluate` can evaluate
+    the mixture on the other half.
 
     Args:
-        lm, ngram: as for `with_ngram`.
-        store: opened or as its path, made by `lm`'s tokenizer.
-        context: as for `LanguageModel.evaluate`.
+        lm, ngram: As for `with_ngram`.
+        store: An open store or its path; `lm`'s tokenizer must have made it.
+        context: As for `LanguageModel.evaluate`.
 
     Raises:
-        InputError: no such split, or too short a one; see `with_ngram`; a store made by another
-            tokenizer.
+        InputError: There is no validation split, or it is too short; another tokenizer made the
+            store; the models cannot be mixed (see `with_ngram`).
     """
     one_of("context", context, CONTEXTS)
     ngram = _partner(lm, ngram)

@@ -1,4 +1,4 @@
-"""A model of sglm as the language model of pyctcdecode's beam search.
+"""`SglmLanguageModel`: a model of sglm as the language model of pyctcdecode's beam search.
 
 >>> from pyctcdecode import Alphabet, BeamSearchDecoderCTC
 >>> from sglm.pyctcdecode import SglmLanguageModel
@@ -6,11 +6,11 @@
 >>> model = SglmLanguageModel("runs/book", unigrams=words, alpha=0.5, beta=1.0)
 >>> decoder = BeamSearchDecoderCTC(alphabet, model)
 
-Numbers and units are those of pyctcdecode's own class for KenLM models: a word adds
-alpha · (natural logarithm of its probability) + beta to a beam, and one that is out of vocabulary
-alpha · ln 10 · `unk_score_offset` besides. What differs: a word-level model knows its words, so the
-list of unigrams is for the others; and a text that ends in a space is not given an empty word that
-is out of vocabulary.
+Scores have the units of pyctcdecode's own class for KenLM models: a word adds
+alpha · (natural logarithm of its probability) + beta to a beam; an out-of-vocabulary word adds
+alpha · ln 10 · `unk_score_offset` as well. Two things differ. A word-level model knows its words,
+so only other models need a list of unigrams. And a text that ends in a space does not get an empty
+out-of-vocabulary word at its end.
 """
 
 import json
@@ -35,19 +35,20 @@ if TYPE_CHECKING:
 else:
     try:
         from pyctcdecode.language_model import AbstractLanguageModel
-    except ImportError:  # what the class does can be used without it
+    except ImportError:  # without pyctcdecode, the class can still be used by itself
         AbstractLanguageModel = object
 
-# Characters of a word that is out of vocabulary which cost as much as the whole, as in pyctcdecode.
+# Beyond this many characters, the penalty of an unfinished unknown word grows in proportion to its
+# length, as in pyctcdecode.
 _WORD_CHARACTERS = 6
 _MODEL, _ATTRIBUTES = "model", "attrs.json"
 
 
 class SglmLanguageModel(AbstractLanguageModel):
-    """Scores the words of beams; the state after a beam's words is a `sglm.kenlm.State`.
+    """A scorer of the words in beams; the state after a beam's words is a `sglm.kenlm.State`.
 
-    What may follow a state is computed once, however many words are tried there. Picklable, by the
-    model's path.
+    The distribution after a state is computed once, however many words are tried there. The model
+    is pickled as its path.
     """
 
     def __init__(
@@ -62,20 +63,21 @@ class SglmLanguageModel(AbstractLanguageModel):
     ) -> None:
         """
         Args:
-            path: a run or a model folder.
-            unigrams: the words there are. None: those of a word-level model; of another one, all
-                words are, and as the search cannot know which beginnings lead nowhere, every
-                unfinished word costs as one that does. A list makes it far better.
-            alpha: weight of the model.
-            beta: is added for every word.
-            unk_score_offset: log10, is added for a word that there is not; as it is, to an
-                unfinished one with which none begins.
-            score_boundary: beams begin at the beginning of a text, and its end after the last word
-                counts; otherwise they are from the middle of a text. None: where the model's lines
-                are texts (`lm.lines_are_texts`), as at word level.
+            path: A run or a model folder.
+            unigrams: The known words. None: those of a word-level model. With another model and no
+                list, every word is known; since the search then cannot tell which beginnings lead
+                to a word, every unfinished word gets the penalty. A list makes it far better.
+            alpha: The weight of the model.
+            beta: A bonus for each word, in nats.
+            unk_score_offset: The penalty of an unknown word, as a log10 probability. It is also
+                added, unweighted, to an unfinished word with which no known word begins.
+            score_boundary: Whether a beam begins at the beginning of a text and the end of the text
+                is scored after its last word; otherwise beams are in the middle of a text. None:
+                True if each line was a text (`lm.lines_are_texts`), as at word level.
 
         Raises:
-            InputError: no model there; no number; unigrams that are no list of words.
+            InputError: There is no model at `path`; a weight is not a finite number; `unigrams` is
+                not a list of words.
         """
         self._model = Model(path)
         self._tokenizer = self._model.language_model.tokenizer
@@ -93,7 +95,7 @@ class SglmLanguageModel(AbstractLanguageModel):
         """Changes `alpha`, `beta`, `unk_score_offset` or `score_boundary`; None changes nothing.
 
         Raises:
-            InputError: no number, or not True or False.
+            InputError: A number is not finite, or `score_boundary` is not True or False.
         """
         for name in ("alpha", "beta", "unk_score_offset"):
             if params.get(name) is not None:
@@ -106,11 +108,11 @@ class SglmLanguageModel(AbstractLanguageModel):
 
     @property
     def order(self) -> int:
-        """Longer than any text: beams with different words are never the same to this model."""
+        """The order, longer than any text, so that beams with different words are never merged."""
         return self._model.order
 
     def get_start_state(self) -> State:
-        """The state before a beam's first word."""
+        """Returns the state before a beam's first word."""
         state = State()
         if self.score_boundary:
             self._model.BeginSentenceWrite(state)
@@ -121,12 +123,16 @@ class SglmLanguageModel(AbstractLanguageModel):
     def score(
         self, prev_state: State, word: str, is_last_word: bool = False
     ) -> tuple[float, State]:
-        """What a word adds to a beam in nats, weighted, and the state after it.
+        """Scores a word of a beam.
 
         Args:
-            prev_state: before the word.
-            word: "" where a beam ends in a space: it has no last word.
-            is_last_word: the end of the text counts too; the state is that before the end.
+            prev_state: The state before the word.
+            word: The word; "" if the beam ends in a space and so has no last word.
+            is_last_word: Whether the end of the text follows and, with `score_boundary`, counts.
+
+        Returns:
+            The weighted score that the word adds to the beam, in nats; and the state after the
+            word, before any end of the text.
         """
         state, added, logprob = prev_state, 0.0, 0.0
         if word:
@@ -139,7 +145,8 @@ class SglmLanguageModel(AbstractLanguageModel):
         return self.alpha * logprob * math.log(10) + added, state
 
     def score_partial_token(self, partial_token: str) -> float:
-        """What an unfinished word adds to a beam: 0 if a known word begins with it."""
+        """Returns the score that an unfinished word adds to a beam: 0 if a known word begins with
+        it, otherwise a penalty that depends on its length."""
         if self._words is not None and self._first_word(partial_token).startswith(partial_token):
             return 0.0
         return self.unk_score_offset * max(1.0, len(partial_token) / _WORD_CHARACTERS)
@@ -148,7 +155,7 @@ class SglmLanguageModel(AbstractLanguageModel):
         return self._words is None or self._first_word(word) == word
 
     def _first_word(self, beginning: str) -> str:
-        """The first known word that is not before `beginning` in the alphabet."""
+        """Returns the first known word in sorted order that is not before `beginning`, or ""."""
         assert self._words is not None
         place = bisect_left(self._words, beginning)
         return self._words[place] if place < len(self._words) else ""
@@ -161,8 +168,8 @@ class SglmLanguageModel(AbstractLanguageModel):
         return sorted(self._tokenizer.token(i) for i in vocabulary if i not in special)
 
     def save_to_dir(self, filepath: str) -> None:
-        """Copies the model and the weights into a folder, for `load_from_dir`; over what an earlier
-        call wrote there."""
+        """Copies the model and the settings into a folder for `load_from_dir`, and overwrites what
+        an earlier call wrote there."""
         folder = Path(filepath)
         source = find_model_folder(Path(os.fsdecode(self._model.path)))
         if not (folder / _MODEL).exists() or not source.samefile(folder / _MODEL):
@@ -173,26 +180,27 @@ class SglmLanguageModel(AbstractLanguageModel):
 
     @classmethod
     def load_from_dir(cls, filepath: str) -> "SglmLanguageModel":
-        """What `save_to_dir` wrote. A decoder's own `load_from_dir` reads KenLM's models only.
+        """Loads what `save_to_dir` wrote. A decoder's own `load_from_dir` reads only KenLM models.
 
         Raises:
-            InputError: something else is there.
+            InputError: The folder holds something else.
         """
         folder = Path(filepath)
         try:
             return cls(folder / _MODEL, **read_json(folder / _ATTRIBUTES, LARGEST_FILE_BYTES))
         except (OSError, ValueError, TypeError):
-            raise InputError(f"{folder}: not what save_to_dir wrote; save it again") from None
+            raise InputError(f"{folder}: save_to_dir did not write this; save it again") from None
 
 
 def _sorted_words(unigrams: Iterable[str]) -> list[str]:
-    """
+    """Returns the different words in sorted order.
+
     Raises:
-        InputError: no list of words.
+        InputError: `unigrams` is not a list of words.
     """
     words = unigrams if isinstance(unigrams, str) else list(unigrams)
     wrong = words if isinstance(words, str) else [w for w in words if not isinstance(w, str)][:1]
     if wrong:
         what = short_repr(wrong if isinstance(wrong, str) else wrong[0])
-        raise InputError(f"unigrams are a list of words, but there is {what}")
+        raise InputError(f"unigrams must be a list of words, but there is {what}")
     return sorted(set(words))

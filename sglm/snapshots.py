@@ -1,8 +1,8 @@
-"""The models at the ends of a run's cycles: together as an ensemble, or averaged into one model.
+"""Snapshots, the models at the ends of a run's cycles: as an ensemble, or averaged into one model.
 
-A cycle with a warm restart ends in a minimum of its own (Huang et al. 2017): their probabilities
-can be averaged (`load_ensemble`), or, where the minima lie in one basin, their weights
-(`average_snapshots`; Izmailov et al. 2018).
+With warm restarts, each cycle ends in a minimum of its own (Huang et al. 2017). `load_ensemble`
+averages the probabilities of the snapshots. Where the minima lie in one basin, their weights can be
+averaged too (`average_snapshots`; Izmailov et al. 2018).
 """
 
 import os
@@ -23,19 +23,19 @@ from sglm.storage.names import CYCLE, SNAPSHOTS
 from sglm.storage.untrusted import given_path
 from sglm.text.tokenizer import load_tokenizer
 
-_CYCLE = re.compile(rf"{CYCLE}\d+")  # and not a copy that somebody made beside it
+_CYCLE = re.compile(rf"{CYCLE}\d+")  # excludes copies of snapshots with other names
 _ONE_RUN = "the snapshots must be of one run: copy it again"
 
 
 def snapshot_folders(run: str | os.PathLike[str], last: int | None = None) -> list[Path]:
-    """The model folders of a run's cycle ends, the earliest first.
+    """Returns the model folders of a run's snapshots, the earliest first.
 
     Args:
-        run: what `sglm train` wrote.
-        last: only so many of the latest; None: all.
+        run: The folder that `sglm train` wrote.
+        last: The number of snapshots, counted from the latest. None: all.
 
     Raises:
-        InputError: there are none, or fewer than `last`.
+        InputError: There are no snapshots, or fewer than `last`.
     """
     path = given_path("a run", run)
     last = None if last is None else whole_number("last", last)
@@ -60,17 +60,18 @@ def load_ensemble(
     *,
     last: int | None = None,
 ) -> LanguageModel:
-    """The models of a run's cycle ends as one, whose probabilities are the mean of theirs.
+    """Loads the snapshots of a run as one model, whose probabilities are the mean of theirs.
 
-    Costs as much time and memory as all of them together.
+    The ensemble takes as much time and memory as all snapshots together.
 
     Args:
-        run: what `sglm train` wrote.
-        device: as for `load`.
-        last: only so many of the latest cycles; None: all.
+        run: The folder that `sglm train` wrote.
+        device: As for `load`.
+        last: The number of snapshots, counted from the latest. None: all.
 
     Raises:
-        InputError: no snapshots, a damaged one, or no such device.
+        InputError: There are no snapshots, or fewer than `last`; one is damaged; the device does
+            not exist.
     """
     folders = snapshot_folders(run, last)
     check_same_tokenizer({each.name: each for each in folders}, _ONE_RUN)
@@ -88,22 +89,23 @@ def load_ensemble(
 def average_snapshots(
     run: str | os.PathLike[str], out: str | os.PathLike[str], *, last: int | None = None
 ) -> Path:
-    """Writes one model whose weights are the mean of those of a run's cycle ends.
+    """Writes one model whose weights are the mean of the weights of a run's snapshots.
 
     Args:
-        run: what `sglm train` wrote.
-        out: the model folder to be written; it must not exist.
-        last: only so many of the latest cycles; None: all.
+        run: The folder that `sglm train` wrote.
+        out: The model folder to write; it must not exist.
+        last: The number of snapshots, counted from the latest. None: all.
 
     Returns:
-        The folder, which `load` and every command take as a model.
+        The folder `out`, which `load` and every command accept as a model.
 
     Raises:
-        InputError: no snapshots, damaged ones or of different shapes; something is at `out`.
+        InputError: There are no snapshots, or fewer than `last`; one is damaged, or their shapes
+            differ; `out` exists.
     """
     folders, target = snapshot_folders(run, last), given_path("a folder", out)
     if target.exists():
-        raise InputError(f"{target}: is there already; give another --out")
+        raise InputError(f"{target}: already exists; give another --out")
     check_same_tokenizer({each.name: each for each in folders}, _ONE_RUN)
     write_new_folder(
         _mean_of_weights(folders),
@@ -116,7 +118,7 @@ def average_snapshots(
 
 
 def _mean_of_weights(folders: list[Path]) -> LSTMLanguageModel:
-    """Summed in float64, one model at a time."""
+    """Returns the model with the mean weights, summed in float64, one model at a time."""
     first = read_card(folders[0])
     for folder in folders[1:]:
         if read_card(folder).shape != first.shape:

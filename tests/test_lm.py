@@ -330,7 +330,7 @@ class TestLoad:
             load(folder)
 
     def test_another_vocabulary_is_refused(self) -> None:
-        with pytest.raises(InputError, match="knows 100 tokens, its tokenizer 257"):
+        with pytest.raises(InputError, match="has 100 tokens, but its tokenizer 257"):
             LanguageModel(NetworkPredictor(make_network(100)), tokenizer=make_tokenizer("byte"))
 
     def test_no_tokenizer(self, tmp_path: Path) -> None:

@@ -121,11 +121,11 @@ def test_eval_mixes_and_tunes(place: Path, lm: sglm.LanguageModel, store: TokenS
     ("arguments", "message"),
     [
         (["--mix", "toy.arpa"], "--mix needs --weight"),
-        (["--weight", "0.5"], "--weight is that of --mix"),
+        (["--weight", "0.5"], "--weight belongs to --mix"),
         (["--mix", "toy.arpa", "--weight", "half"], "'half' is neither a number nor tune"),
-        (["--mix", "toy.arpa", "--weight", "1.5"], "weight: 1.5 is no weight of a mixture"),
-        (["--mix", "toy.arpa", "--weight", "nan"], "weight: nan is no weight of a mixture"),
-        (["--mix", "held.txt", "--weight", "0.5"], "held.txt: no ARPA file"),
+        (["--mix", "toy.arpa", "--weight", "1.5"], "weight must be from 0 to 1, but is 1.5"),
+        (["--mix", "toy.arpa", "--weight", "nan"], "weight must be from 0 to 1, but is nan"),
+        (["--mix", "held.txt", "--weight", "0.5"], "held.txt: not an ARPA file"),
         (["--mix", "nope.arpa", "--weight", "0.5"], "nope.arpa: no such file"),
     ],
 )
@@ -169,7 +169,7 @@ def test_tags_among_the_words_are_refused(tmp_path: Path) -> None:
     text = tmp_path / "tagged.txt"
     text.write_text("<s> the cat sat </s>\n" * 40)
     store = prepare([str(text)], tmp_path / "store", Recipe(tokenizer="word"))
-    with pytest.raises(InputError, match=r"the text has </s> and <s> for words.* take them out"):
+    with pytest.raises(InputError, match=r"text contains </s> and <s> as words.* take them out"):
         write_ngram_model(store, tmp_path / "tagged.arpa", 1)
     tokenizer = store.tokenizer()
     network = make_network(tokenizer.vocab_size)
@@ -179,7 +179,7 @@ def test_tags_among_the_words_are_refused(tmp_path: Path) -> None:
         + "".join(f"-0.7\t{word}\n" for word in ("<unk>", "<s>", "</s>", "the", "cat"))
         + "\n\\end\\\n"
     )
-    with pytest.raises(InputError, match=r"the text has </s> and <s> for words"):
+    with pytest.raises(InputError, match=r"the text contains </s> and <s> as words"):
         mix.read_ngram(tagged, tmp_path / "plain.arpa")
 
 
@@ -220,7 +220,7 @@ def test_what_has_no_probability_is_said(place: Path, tmp_path: Path) -> None:
     result = evaluate(place, "--text", place / "held.txt", *arpa)
     assert result.exit_code == 0
     assert json.loads(result.stdout)["token_ppl"] is None
-    assert "a token has no probability" in result.stderr
+    assert "a token has probability 0" in result.stderr
 
 
 def test_a_mixture_knows_which_lines_the_model_was_trained_on(place: Path, tmp_path: Path) -> None:

@@ -88,10 +88,10 @@ def test_it_is_saved_loaded_and_pickled(tmp_path: Path) -> None:
         SglmLanguageModel.load_from_dir(str(tmp_path))
     with pytest.raises(InputError, match="alpha must be finite"):
         SglmLanguageModel(run, alpha=float("nan"))
-    with pytest.raises(InputError, match="unigrams are a list of words"):
+    with pytest.raises(InputError, match="unigrams must be a list of words"):
         SglmLanguageModel(run, unigrams="the cat")
     for wrong in ([None, "a"], [1, 2]):
-        with pytest.raises(InputError, match="unigrams are a list of words, but there is"):
+        with pytest.raises(InputError, match="unigrams must be a list of words, but there is"):
             SglmLanguageModel(run, unigrams=wrong)  # type: ignore[list-item]
     with pytest.raises(InputError, match="alpha must be a number"):
         model.reset_params(alpha="much")

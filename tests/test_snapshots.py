@@ -128,7 +128,7 @@ def test_by_command(run: Path, tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (["average", "RUN/snapshots", "--out", "OUT"], "has no snapshots"),
-        (["average", "RUN", "--out", "RUN"], "is there already; give another --out"),
+        (["average", "RUN", "--out", "RUN"], "already exists; give another --out"),
         (
             ["average", "RUN", "--out", "OUT", "--last", "4"],
             "cannot take its last 4 snapshots; ask for 1 to 3",

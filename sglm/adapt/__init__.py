@@ -1,1 +1,1 @@
-"""Models that adapt while they read: predictors that learn from the text before each token."""
+"""Predictors that adapt while they read: they learn from the text before each token."""

@@ -1,4 +1,4 @@
-"""What a language model needs to make an adapting reader of itself."""
+"""The base class that lets a language model turn into one that adapts while it reads."""
 
 import copy
 import os
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
 
 
 class Adaptable:
-    """Inherited by `LanguageModel`."""
+    """The methods of `LanguageModel` that make it adapt while it reads."""
 
     predictor: Predictor[Any]
     tokenizer: Tokenizer
     name: str
     folder: Path | None = None
-    """That the model was loaded from."""
+    """The folder that the model was loaded from; None if it was not loaded from one."""
     adaptation: Adaptation | None = None
-    """How `predictor` adapts while it reads."""
+    """The way in which `predictor` adapts while it reads; None if it does not."""
 
     def of_folder(self, folder: Path) -> Self:
-        """This model, which was loaded from there."""
+        """Records the folder that this model was loaded from, and returns the model."""
         self.folder = folder
         return self
 
@@ -39,29 +39,30 @@ class Adaptable:
         train: TokenStore | str | os.PathLike[str] | None = None,
         **settings: float | str,
     ) -> Self:
-        """A reader that starts as this model and learns from what it reads; this one never changes.
+        """Returns a copy of this model that learns from what it reads; this model never changes.
 
-        Each token is predicted before it is learned from. Every text that is scored starts from
-        this model; where a state is carried (`extend`, `perplexity`), what was learned is part of
-        it.
+        Each token is predicted before the copy learns from it. Every text that is scored starts
+        from this model; if a state is carried (`extend`, `perplexity`), it includes what was
+        learned.
 
         Args:
             kind: "cache" (continuous cache), "dynamic" (dynamic evaluation), "synthetic" (synthetic
                 gradients, by the network that `sglm adapt-train` trained), or "cache,dynamic".
-            train: a token store, on whose training split the RMS rule of "dynamic" measures
-                gradients; without it, the rule is SGD.
-            settings: size, weight and sharpness of a cache; segment, rule, learning_rate and decay
-                of dynamic evaluation; steps of synthetic gradients.
+            train: Token store, on whose training split the RMS rule of "dynamic" measures
+                gradients. None: the rule is SGD.
+            settings: Settings that differ from the defaults: size, weight and sharpness of a cache;
+                segment, rule, learning_rate and decay of dynamic evaluation; steps of synthetic
+                gradients.
 
         Raises:
-            InputError: an unknown kind or setting, one out of range, a cache larger than memory, no
-                trained network or that of another model; a store of another tokenizer; this model
-                is not a single network.
+            InputError: A kind or setting is unknown or out of range; the cache is larger than half
+                of the memory; the trained network is missing or belongs to another model; the store
+                has another tokenizer; this model is not a single network.
         """
         if not isinstance(self.predictor, NetworkPredictor):
             raise InputError(
-                "only a single network can adapt, no ensemble, mixture or reader that already does;"
-                " load the model alone"
+                "only a single network can adapt, not an ensemble, a mixture or a model that"
+                " already adapts; load the model alone"
             )
         if train is not None:
             train = train if isinstance(train, TokenStore) else TokenStore.open(train)
@@ -77,13 +78,13 @@ class Adaptable:
         )
 
     def reading_by(self, adaptation: Adaptation) -> Self:
-        """`adapting`, with what was prepared for this model."""
+        """Returns a copy of this model that adapts in the given way; see `adapting`."""
         reader = copy.copy(self)
         reader.predictor, reader.adaptation = adaptation.predictor(), adaptation
         return reader
 
     def _adapted(self, evaluation: "Evaluation") -> "Evaluation":
-        """The same evaluation, saying how the model adapted."""
+        """Returns the evaluation with the kind and the settings of the adaptation filled in."""
         if self.adaptation is None:
             return evaluation
         settings = self.adaptation.settings

@@ -1,4 +1,4 @@
-"""From a kind and its settings to a predictor."""
+"""Builds an adapting predictor from a kind of adaptation and its settings."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,11 +17,11 @@ from sglm.text.store import TokenStore
 
 
 class Adaptation:
-    """A kind of adaptation of one model; what it needs is read or measured once.
+    """An adaptation of one model; the files and measurements that it needs are read or made once.
 
     Attributes:
-        kind: one of `KINDS`.
-        settings: all of them, the defaults included; tuning replaces them.
+        kind: Kind of adaptation, one of `KINDS`.
+        settings: All settings, including defaults; tuning replaces them.
     """
 
     def __init__(
@@ -35,15 +35,16 @@ class Adaptation:
     ) -> None:
         """
         Args:
-            kind: one of `KINDS`.
-            network: the loaded one; it stays as it is.
-            settings: those that are not the defaults.
-            folder: the model's, beside which a network for `synthetic` lies.
-            train: whose training split the RMS rule measures gradients on.
+            kind: Kind of adaptation, one of `KINDS`.
+            network: The loaded network; it is not changed.
+            settings: Settings that differ from the defaults.
+            folder: Folder of the model, which also holds the network for `synthetic`.
+            train: Store on whose training split the RMS rule measures gradients.
 
         Raises:
-            InputError: an unknown kind or setting, a cache larger than memory, no network for
-                `synthetic` or that of another model.
+            InputError: A kind or setting is unknown or out of range, the cache is larger than half
+                of the memory, or the network for `synthetic` is missing or belongs to another
+                model.
         """
         self.kind = checked_kind(kind)
         self.network = network
@@ -57,7 +58,7 @@ class Adaptation:
             if folder is None:
                 raise InputError(
                     "a model that was not loaded from a folder has no network for synthetic"
-                    " gradients; load one that `sglm adapt-train` was run on"
+                    " gradients; load one on which `sglm adapt-train` was run"
                 )
             self._gradients = load_gradients(folder, network)
             if "steps" not in settings:
@@ -65,21 +66,21 @@ class Adaptation:
 
     @property
     def segment(self) -> int:
-        """Tokens that are read before anything is learned from them."""
+        """The number of tokens that are read before the predictor learns from them."""
         if self.kind == "cache":
             return 1
         synthetic = self.kind == "synthetic"
         return self._gradients.shape.segment if synthetic else int(self.settings["segment"])
 
     def predictor(self, **changed: float) -> AdaptingPredictor[Any]:
-        """With these settings, some of them changed."""
+        """Returns a predictor with these settings, some of them changed."""
         settings = {**self.settings, **changed}
         reader: LaneReader[Any] = StaticReader(self.network)
         if self.kind == "synthetic":
             reader = SyntheticReader(
                 self.network, gradients=self._gradients.taking(settings["steps"])
             )
-        # Without a rate nothing changes, and the network reads as it is.
+        # With a learning rate of zero nothing changes, and the static network suffices.
         if "dynamic" in self.kind and settings["learning_rate"] > 0:
             reader = self._dynamic(settings)
         if "cache" in self.kind:
@@ -101,7 +102,7 @@ class Adaptation:
 
     def _measured(self, segment: int) -> GradientSizes:
         if self._sizes is None or self._sizes_of != segment:
-            assert self._train is not None  # or the settings would have been refused
+            assert self._train is not None  # otherwise the settings were refused
             self._sizes = gradient_sizes(
                 self.network,
                 self._train.ids("train"),

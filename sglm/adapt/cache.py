@@ -20,28 +20,26 @@ from sglm.model.language_model import LSTMLanguageModel
 from sglm.runtime.memory_basis import FLOAT_BYTES
 from sglm.scoring.predictor import Blocks
 
-# Entries of the cache times queries whose similarities are held at a time (16 MB).
+# Largest number of similarities (entries of the cache times queries) in memory at a time (16 MB).
 SIMILARITIES = 2**22
 
 
 class CacheState(NamedTuple):
-    """Features of the last steps, and the word that followed each; the last one's is yet to come.
-
-    The reader's own state beneath is `beneath`.
-    """
+    """Features of the last steps and the words that followed them; the last word is yet to come."""
 
     beneath: Any
+    """The state of the reader beneath the cache."""
     features_NH: Tensor
     words_N: Tensor
-    """One fewer than features, or none."""
+    """The words; one fewer than the features, or none if there are no features."""
 
 
 class CacheReader:
-    """Mixes a reader's predictions with those of a cache of its own features.
+    """A reader that mixes the predictions of a reader with those of a cache of its features.
 
     p(w) = (1 − weight)·p_model(w) + weight·p_cache(w), where p_cache(w) is proportional to the sum
-    of exp(sharpness·⟨h_t, h_i⟩) over those of the last `size` steps i that w followed. While the
-    cache is empty the model predicts alone.
+    of exp(sharpness·⟨h_t, h_i⟩) over those of the last `size` steps i that were followed by w. As
+    long as the cache is empty, p(w) = p_model(w).
     """
 
     def __init__(
@@ -81,15 +79,15 @@ class CacheReader:
 
 @dataclass(frozen=True, kw_only=True)
 class CachePart:
-    """Steps predicted by the reader beneath and the cache."""
+    """Consecutive steps predicted by the reader beneath and by the cache."""
 
     beneath: Part
     keys_NH: Tensor
-    """The features before this part, then its own, which are the queries."""
+    """The features before this part, then those of the part itself, which are also the queries."""
     words_N: Tensor
-    """What followed each of them; the last one's is yet to come."""
+    """The word that followed each key except the last one, whose word is not known yet."""
     before: int
-    """How many of the keys were there before this part."""
+    """The number of keys before this part."""
     cache: CacheReader
 
     def features(self) -> Tensor:
@@ -115,22 +113,25 @@ class CachePart:
             yield rows, self._mixed(logprobs_MV, cached_MV, rows)
 
     def _mixed(self, logprobs: Tensor, cached: Tensor, rows: slice) -> Tensor:
-        """The logarithm of the mixture, of rows `(M,)` or `(M, V)`."""
+        """Returns the logarithm of the mixture, for rows `(M,)` or `(M, V)`."""
         weight_T = logprobs.new_full((len(self.features()),), self.cache.weight)
         if not self.before:
-            weight_T[0] = 0.0  # nothing is cached yet
+            weight_T[0] = 0.0  # the cache is empty
         weight = weight_T[rows].view(-1, *[1] * (logprobs.dim() - 1))
         return torch.logaddexp(torch.log1p(-weight) + logprobs, (weight * cached).log())
 
     def _weights(self, rows: slice | None = None) -> Iterator[tuple[slice, Tensor]]:
-        """Of every word in the cache at some of the steps, `(M, N)`; a row's sum is 1, or 0."""
+        """Yields the weights of all cached words at some of the steps, `(M, N)`.
+
+        A row sums to 1, or to 0 if its step sees no cached word.
+        """
         first, end = (0, len(self.features())) if rows is None else (rows.start, rows.stop)
         count = max(1, SIMILARITIES // max(1, len(self.words_N)))
         queries_TH = self.keys_NH[self.before :]
         places_N = torch.arange(len(self.words_N), device=self.keys_NH.device)
         for start in range(first, end, count):
             some = slice(start, min(start + count, end))
-            # A step sees the `size` steps before it, whose next words it has read.
+            # A step sees the `size` steps before it; the words that followed them are known.
             place_M1 = self.before + torch.arange(some.start, some.stop, device=places_N.device)
             age_MN = place_M1[:, None] - places_N
             scores_MN = queries_TH[some] @ self.keys_NH[: len(self.words_N)].T
@@ -140,9 +141,10 @@ class CachePart:
 
 
 def refuse_if_too_large(size: int, network: LSTMLanguageModel) -> None:
-    """
+    """Refuses a cache with too many entries for this machine.
+
     Raises:
-        InputError: so many entries do not fit into half of the machine's memory.
+        InputError: The cache does not fit into half of the machine's memory.
     """
     needed = cache_bytes(size, network)
     there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -156,5 +158,5 @@ def refuse_if_too_large(size: int, network: LSTMLanguageModel) -> None:
 
 
 def cache_bytes(size: int, network: LSTMLanguageModel) -> int:
-    """What a cache takes: its entries twice, while the next ones are joined to them."""
+    """Returns the memory of a cache: its entries twice, because they are copied as it grows."""
     return 2 * size * (network.shape.widths[-1] * FLOAT_BYTES + 8)

@@ -1,4 +1,4 @@
-"""What adapting costs, in units of reading the same text without it."""
+"""The time that adapting takes, relative to reading the same text without it."""
 
 from statistics import median
 from time import perf_counter
@@ -23,13 +23,13 @@ def in_static_evaluations(
     *,
     bos_id: int,
 ) -> float:
-    """Its time per token over that of the network alone, in the same context.
+    """Returns an evaluation's time per token divided by that of the static network.
 
     Args:
-        evaluation: of a reader of this network.
-        network: as it was loaded.
-        sample_N: a part of the text that was evaluated.
-        bos_id: stands before a text; with context `reset`, also where the next one begins.
+        evaluation: Evaluation of a reader of this network.
+        network: The network as it was loaded.
+        sample_N: Part of the text that was evaluated; read in the same context, `SAMPLES` times.
+        bos_id: Token before a text; with context `reset`, each one in the sample ends a text.
     """
     ends = np.flatnonzero(sample_N == bos_id) + 1
     texts = [text for text in np.split(sample_N, ends) if len(text)]

@@ -1,8 +1,8 @@
 """Dynamic evaluation: gradient descent on the text that was just read.
 
 Source: Krause, Kahembwe, Murray & Renals 2018, "Dynamic evaluation of neural sequence models",
-section 5: after each segment of a few tokens all weights take a step down the gradient of its loss,
-and one back towards the weights that were trained.
+section 5: after each segment of a few tokens, all weights take a step down the gradient of its loss
+and a step back towards the trained weights.
 
 Shapes: T time, V vocabulary. Losses are means over a segment's tokens, in nats.
 """
@@ -22,31 +22,31 @@ from sglm.model.state import LSTMState
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """w ← w − learning_rate·g/scale + pull·(w_trained − w), for every weight.
+    """A rule for every weight's step: w ← w − learning_rate·g/scale + pull·(w_trained − w).
 
-    Scale and pull of SGD are 1 and the decay; of the RMS rule, see `sglm.adapt.gradients`.
+    For SGD, scale is 1 and pull is the decay; for the RMS rule, see `sglm.adapt.gradients`.
     """
 
     learning_rate: float
     scale: Sequence[Tensor]
-    """Of each of the network's parameters, in order."""
+    """One tensor for each of the network's parameters, in order."""
     pull: Sequence[Tensor]
-    """Likewise: the share of the way back that each step goes, at most 1."""
+    """Likewise: the share, at most 1, of the way back to the trained weight that a step covers."""
 
 
 class DynamicState(NamedTuple):
-    """A lane's own network, and the segment that it has not yet learned from."""
+    """The state of a lane: its own network, and the segment that it has not yet learned from."""
 
     network: LSTMLanguageModel
     lstm: LSTMState
     before: LSTMState
     """The state before the segment."""
     ids_T: Tensor
-    """What has been read of the segment."""
+    """The part of the segment that has been read."""
 
 
 class DynamicReader:
-    """Learns from every segment when the token after it is read: that is its last label."""
+    """A reader that learns from each segment once it has the next token, its last label."""
 
     def __init__(self, network: LSTMLanguageModel, *, segment: int, rule: Rule) -> None:
         self.network = network
@@ -76,7 +76,7 @@ class DynamicReader:
         gradients = loss_gradients(
             state.network, state.ids_T[:, None], targets_T[:, None], state=state.before
         )
-        # Weights that were made in inference mode could not be learned from again.
+        # Weights created in inference mode could not be part of the next segment's graph.
         with torch.inference_mode(False), torch.no_grad():
             weights = [
                 torch.lerp(weight, trained, pull).addcdiv_(
@@ -98,8 +98,8 @@ class DynamicReader:
 def loss_gradients(
     network: LSTMLanguageModel, ids_TB: Tensor, targets_TB: Tensor, *, state: LSTMState
 ) -> tuple[Tensor, ...]:
-    """Of the mean loss in each of the network's parameters; none flows into the state."""
-    # What was made in inference mode cannot be part of a graph; copies can.
+    """Returns the mean loss's gradients in the network's parameters; the state is a constant."""
+    # Tensors created in inference mode cannot be part of a graph; copies can.
     with torch.inference_mode(False), torch.enable_grad():
         state = LSTMState(*(tuple(part.clone() for part in parts) for parts in state))
         embedded_TBE, output_weight = network.embed(ids_TB.clone())
@@ -109,9 +109,9 @@ def loss_gradients(
 
 
 def with_weights(network: LSTMLanguageModel, weights: Sequence[Tensor]) -> LSTMLanguageModel:
-    """The same network with other weights, which are not copied."""
+    """Returns the same network with other weights, which are not copied."""
     pairs = zip(network.parameters(), weights, strict=True)
-    # What is in the memo is not copied.
+    # deepcopy does not copy the tensors in its memo.
     memo: dict[int, Tensor] = {id(buffer): buffer for buffer in network.buffers()}
     memo |= {id(old): nn.Parameter(new) for old, new in pairs}
     return copy.deepcopy(network, memo)

@@ -1,6 +1,7 @@
-"""The network of `sglm.adapt.synthetic`, beside the model that it belongs to.
+"""Saves and loads the network of `sglm.adapt.synthetic`, beside the model that it belongs to.
 
-`adapt.json` says what it is and whose, `adapt.safetensors` holds its weights; no pickle.
+`adapt.json` describes the network and identifies the model, `adapt.safetensors` holds the weights;
+nothing is pickled.
 """
 
 import json
@@ -47,15 +48,15 @@ class _Card(BaseModel):
 
     format_version: Literal[1]
     weights_sha256: str
-    """Of the model's weights file."""
+    """The hash of the model's weights file."""
     shape: _Shape
 
 
 def save_gradients(gradients: SyntheticGradients, model_folder: Path) -> None:
-    """Writes the network beside the model that it was trained for; replaces an older one.
+    """Writes the network beside the model that it was trained for, and replaces an older one.
 
     Raises:
-        OSError: the files cannot be written.
+        OSError: The files cannot be written.
     """
     card = _Card(
         format_version=FORMAT_VERSION,
@@ -70,15 +71,15 @@ def save_gradients(gradients: SyntheticGradients, model_folder: Path) -> None:
 
 
 def load_gradients(model_folder: Path, network: LSTMLanguageModel) -> SyntheticGradients:
-    """The network trained for the model in this folder, which is `network`.
+    """Loads the network that was trained for the model in this folder, which is `network`.
 
     Raises:
-        InputError: none there, one of another model, or a damaged one.
+        InputError: The network is missing, damaged, or belongs to another model.
     """
     again = f"train one with `sglm adapt-train {model_folder}`"
     path, weights = model_folder / CARD_FILE, model_folder / GRADIENTS_FILE
     if not (path.is_file() and weights.is_file()):
-        raise InputError(f"{model_folder}: has no trained network for synthetic gradients; {again}")
+        raise InputError(f"{model_folder} has no trained network for synthetic gradients; {again}")
     try:
         card = _Card.model_validate(read_json(path))
     except (ValidationError, ValueError):
@@ -88,8 +89,8 @@ def load_gradients(model_folder: Path, network: LSTMLanguageModel) -> SyntheticG
     if (shape.vocab_size, shape.features) != of_network or (
         card.weights_sha256 != weights_sha256(model_folder)
     ):
-        raise InputError(f"{path} belongs to another model than the one beside it; {again}")
-    # Tensors that are made in inference mode, which the caller may be in, are of no use outside.
+        raise InputError(f"{path} does not belong to the model beside it; {again}")
+    # The caller may be in inference mode, and tensors created there cannot be used outside it.
     with torch.inference_mode(False):
         with torch.device("meta"):
             gradients = SyntheticGradients(shape)

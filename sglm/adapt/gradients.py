@@ -1,4 +1,4 @@
-"""How large the gradient of each weight usually is: measured on the training text, once.
+"""Measures the usual size of each weight's gradient, on the training text, and makes rules of it.
 
 Source: Krause et al. 2018 (see `sglm.adapt.dynamic`), section 5.
 """
@@ -16,21 +16,21 @@ from sglm.model.language_model import LSTMLanguageModel
 from sglm.scoring.predictor import evaluating
 from sglm.text.batcher import Batcher
 
-# Of the training text: so many lanes side by side, so many segments of each.
+# The part of the training text that is read: lanes in parallel, and segments of each lane.
 LANES, SEGMENTS = 32, 50
-# Keeps weights that hardly ever have a gradient from taking steps as large as all others: a share
-# of the mean root mean square. (Krause et al. have a constant, 2e-5, which is about that.)
+# A share of the mean root mean square that is added to each one: otherwise weights that hardly ever
+# have a gradient would take steps as large as the others. (Krause et al. add 2e-5, about the same.)
 EPSILON = 0.1
 
 
 class GradientSizes(NamedTuple):
-    """The root mean square of each weight's gradient, in the order of the parameters."""
+    """The root mean squares of the weights' gradients, in the order of the parameters."""
 
     roots: tuple[Tensor, ...]
 
     @property
     def mean(self) -> Tensor:
-        """Of the parameters' own means, as the paper's code has it."""
+        """The mean over parameters of each one's mean, as in the paper's code."""
         return torch.stack([root.mean() for root in self.roots]).mean()
 
 
@@ -41,10 +41,12 @@ def gradient_sizes(
     bos_id: int,
     segment: int,
 ) -> GradientSizes:
-    """Reads `LANES` lanes of the training text, or fewer of a short one, and learns nothing.
+    """Measures gradients on `LANES` lanes of the training text (fewer of a short text).
+
+    No weight is changed.
 
     Raises:
-        InputError: the text is shorter than a segment.
+        InputError: The text is not longer than a segment.
     """
     if segment >= len(train_N):
         raise InputError(
@@ -68,8 +70,11 @@ def gradient_sizes(
 
 
 def rms_rule(sizes: GradientSizes, *, learning_rate: float, decay: float) -> Rule:
-    """Steps relative to the usual size of a weight's gradient; weights whose gradients are usually
-    large are drawn back faster, none farther than to the trained weight."""
+    """Returns a rule whose steps are relative to the usual size of each weight's gradient.
+
+    Weights with usually large gradients are pulled back faster, but no farther than to the trained
+    weight.
+    """
     mean = sizes.mean
     return Rule(
         learning_rate=learning_rate,
@@ -79,7 +84,7 @@ def rms_rule(sizes: GradientSizes, *, learning_rate: float, decay: float) -> Rul
 
 
 def sgd_rule(network: LSTMLanguageModel, *, learning_rate: float, decay: float) -> Rule:
-    """The same step for every weight."""
+    """Returns a rule with the same scale and pull for every weight."""
     weights = list(network.parameters())
     return Rule(
         learning_rate=learning_rate,

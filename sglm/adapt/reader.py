@@ -1,8 +1,8 @@
-"""One lane read by a model that may change on the way, and the predictor made of such readers.
+"""Readers, which read one lane and may change on the way, and the predictor made of a reader.
 
 A reader predicts every token before it learns from it, and learns from the ids that it reads, never
-from the targets that a caller asks about. Where it learns depends on how many tokens it has read
-since the start, never on how a text is cut into calls.
+from the targets that a caller asks about. The points at which it learns depend on the number of
+tokens read since the start, never on how a text is divided into calls.
 
 Shapes: T time of one lane, B lanes, V vocabulary, H features, M some rows.
 """
@@ -25,26 +25,27 @@ LaneState = TypeVar("LaneState")
 
 
 class Part(Protocol):
-    """Consecutive steps of a lane, read and not yet learned from."""
+    """Consecutive steps of a lane that were read, but not yet learned from."""
 
     def features(self) -> Tensor:
-        """What the network knows at each step, `(T, H)`."""
+        """Returns the network's features at each step, `(T, H)`."""
 
     def blocks(self) -> Blocks:
-        """The log-probabilities `(M, V)` of all tokens, some rows at a time."""
+        """Yields the log-probabilities `(M, V)` of all tokens, some rows at a time."""
 
     def target_logprobs(self, targets_T: Tensor) -> Tensor:
-        """Those of one token at each step, float64 `(T,)`."""
+        """Returns the log-probability of one token at each step, float64 `(T,)`."""
 
 
 class LaneReader(Protocol[LaneState]):
-    """Reads one lane. Runs within `evaluating`; its states are constants, as a predictor's."""
+    """A reader of one lane. It is called within `evaluating`, and like a predictor never changes a
+    state, but returns a new one."""
 
     def start(self) -> LaneState:
-        """Before any text."""
+        """Returns the state before any text."""
 
     def parts(self, ids_T: Tensor, state: LaneState) -> Iterator[tuple[Part, LaneState]]:
-        """Reads on; each part comes with the state after it, the last state is the result."""
+        """Reads on, and yields each part with the state after it; the last state is the result."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +55,7 @@ class SoftmaxPart:
     network: LSTMLanguageModel
     features_TH: Tensor
     bias_V: Tensor | None = None
-    """Added to the logits."""
+    """Biases that are added to the logits."""
 
     def features(self) -> Tensor:
         return self.features_TH
@@ -69,7 +70,7 @@ class SoftmaxPart:
 
 
 def gathered(blocks: Blocks, targets_T: Tensor) -> Tensor:
-    """The targets' columns of all rows, float64."""
+    """Returns the target's entry of every row, float64."""
     return torch.cat(
         [
             logprobs_MV.gather(1, targets_T[rows, None])[:, 0].double()
@@ -79,7 +80,7 @@ def gathered(blocks: Blocks, targets_T: Tensor) -> Tensor:
 
 
 class StaticReader:
-    """The network as it is: what adapting readers are compared with, and a cache is put on."""
+    """A reader that does not adapt: the baseline of those that do, and a basis for a cache."""
 
     def __init__(self, network: LSTMLanguageModel) -> None:
         self.network = network
@@ -93,20 +94,20 @@ class StaticReader:
 
 
 class AdaptingPredictor(Generic[LaneState]):
-    """A reader as a predictor; its state is a tuple of the lanes' states.
+    """A predictor made of a reader; its state is a tuple of the lanes' states.
 
-    The lanes are read one after the other, because each has learned something else. Within one call
-    of `distributions` all its rows are held in memory.
+    The lanes are read one after the other, because each has learned something different. One call
+    of `distributions` holds all its rows in memory.
     """
 
-    # The state of a lane is large, and several lanes are no faster than one after the other.
+    # The state of a lane is large, and reading several lanes saves no time.
     most_lanes = 1
 
     def __init__(self, reader: LaneReader[LaneState], *, network: LSTMLanguageModel) -> None:
         """
         Args:
-            reader: how a lane is read.
-            network: the loaded one, which stays as it is.
+            reader: Reader of each lane.
+            network: The loaded network; it is not changed.
         """
         self.reader = reader
         self.network = network
@@ -115,7 +116,7 @@ class AdaptingPredictor(Generic[LaneState]):
     def identity(self) -> str:
         kinds: list[str] = []
         reader: LaneReader[Any] | None = self.reader
-        while reader is not None:  # a cache lies on another reader
+        while reader is not None:  # a cache has another reader beneath it
             kinds.append(type(reader).__name__)
             reader = getattr(reader, "beneath", None)
         return f"{' on '.join(kinds)} of {identity_of_network(self.network)}"

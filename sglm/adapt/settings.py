@@ -1,4 +1,4 @@
-"""The kinds of adaptation and their settings: names, defaults, ranges, and what is tried."""
+"""The kinds of adaptation and their settings: names, defaults, ranges, values tried by tuning."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ RULES = ("sgd", "rms")
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """A number that an adaptation depends on."""
+    """A numeric setting of an adaptation."""
 
     kind: str
     default: float
@@ -21,12 +21,13 @@ class Setting:
     least: float = 0.0
     whole: bool = False
     tried: tuple[float, ...] = ()
-    """The values among which tuning chooses."""
+    """The values from which tuning chooses; empty if it does not tune this setting."""
 
     def checked(self, name: str, value: Any) -> float:
-        """
+        """Checks a value.
+
         Raises:
-            InputError: no number, or out of range.
+            InputError: The value is not a number, or out of range.
         """
         number = whole_number(name, value) if self.whole else real_number(name, value)
         if not self.least <= number <= self.most:
@@ -47,20 +48,20 @@ SETTINGS: dict[str, Setting] = {
     "decay": Setting(kind="dynamic", default=0.01, most=1.0, tried=(0.003, 0.01, 0.03)),
     "steps": Setting(kind="synthetic", default=2, most=1000, whole=True),
 }
-# Learning rates: the default of each rule, and what is tried.
+# Learning rates that tuning tries, for each rule; the middle one is the default.
 LEARNING_RATES = {"sgd": (0.3, 1.0, 2.0), "rms": (0.0001, 0.0002, 0.0003)}
 
 
 def default_rate(rule: str) -> float:
-    """The middle one."""
+    """Returns the default learning rate of a rule."""
     return LEARNING_RATES[rule][1]
 
 
 def checked_kind(kind: Any) -> str:
-    """One of `KINDS`; two of them may be named in any order.
+    """Returns the member of `KINDS` that `kind` names; combined kinds may be in any order.
 
     Raises:
-        InputError: another one.
+        InputError: There is no such kind.
     """
     name = ",".join(sorted(str(kind).split(",")))
     if name not in KINDS:
@@ -70,15 +71,16 @@ def checked_kind(kind: Any) -> str:
 
 
 def checked_settings(kind: str, given: Mapping[str, Any], *, has_train: bool) -> dict[str, Any]:
-    """All settings of a kind, the defaults included.
+    """Returns all settings of a kind, including defaults.
 
     Args:
-        kind: a checked one.
-        given: those that are not the defaults.
-        has_train: a training text is there, as the RMS rule needs it.
+        kind: Kind from `checked_kind`.
+        given: Settings that differ from the defaults.
+        has_train: Whether there is a training text, which the RMS rule needs.
 
     Raises:
-        InputError: an unknown setting, one of another kind, or one out of range.
+        InputError: A setting is unknown, belongs to another kind, or is out of range; the RMS rule
+            lacks its training text.
     """
     kinds = kind.split(",")
     own = {name: each for name, each in SETTINGS.items() if each.kind in kinds}
@@ -95,7 +97,7 @@ def checked_settings(kind: str, given: Mapping[str, Any], *, has_train: bool) ->
         rule = one_of("rule", given.get("rule", "rms" if has_train else "sgd"), RULES)
         if rule == "rms" and not has_train:
             raise InputError(
-                "the rule rms needs the training text, on which gradients are measured: give its"
+                "the rule rms needs the training text, on which it measures gradients: give its"
                 " store (in Python train=STORE), or rule=sgd"
             )
         if "learning_rate" not in given:
@@ -105,7 +107,7 @@ def checked_settings(kind: str, given: Mapping[str, Any], *, has_train: bool) ->
 
 
 def values_tried(name: str, settings: Mapping[str, Any]) -> tuple[float, ...]:
-    """What tuning chooses from."""
+    """Returns the values from which tuning chooses."""
     if name == "learning_rate":
         return LEARNING_RATES[settings["rule"]]
     return SETTINGS[name].tried if name in SETTINGS else ()

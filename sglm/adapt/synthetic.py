@@ -1,12 +1,13 @@
 """Synthetic gradient descent at test time: a small network proposes the steps.
 
 After Hu et al. 2020, "Empirical Bayes transductive meta-learning with synthetic gradients", eq. 10:
-what adapts starts from a learned initialisation and takes K steps down gradients that a network
-proposes. No loss is differentiated at test time. There the network reads the predictions for the
-queries of a task; here, what the model predicted of the text so far, and what came.
+the parameters that adapt start from a learned initialisation and take K steps down gradients that a
+network proposes. No loss is differentiated at test time. In the paper the network reads the
+predictions for the queries of a task; here it reads what the model predicted for the text so far,
+and which words came.
 
-What adapts, a small set: the output biases, and scale and shift of the last layer's features.
-Every segment starts again from the initialisation: what is known of the text so far is in its
+Few parameters adapt: the output biases, and scale and shift of the last layer's features. Every
+segment starts from the initialisation again: what is known of the text so far is contained in its
 evidence, averages over the past that decay at several rates.
 
 Shapes: B lanes, T time, V vocabulary, H features, R rates of decay.
@@ -25,7 +26,7 @@ from sglm.model.language_model import LSTMLanguageModel
 from sglm.model.state import LSTMState
 from sglm.scoring.predictor import Blocks
 
-# A word counts as read until its count, at the slowest rate, has fallen below this.
+# A word counts as read until its count, which decays at the slowest rate, falls below this.
 _FORGOTTEN = 0.05
 # Added to averages of probabilities before their logarithm is taken.
 _SMALL = 1e-6
@@ -33,50 +34,50 @@ _SMALL = 1e-6
 
 @dataclass(frozen=True, kw_only=True)
 class GradientsShape:
-    """What must be known to build the network again."""
+    """The sizes and settings from which the network is built."""
 
     vocab_size: int
     features: int
-    """H of the model that it adapts."""
+    """H of the model that adapts."""
     steps: int = 2
-    """K."""
+    """K, the number of steps down proposed gradients."""
     segment: int = 64
-    """Tokens between two proposals: what one costs is spread over so many."""
+    """Tokens from one proposal to the next, over which its cost is spread."""
     horizons: tuple[float, ...] = (100.0, 600.0, 4000.0)
-    """Tokens after which what was read counts e times less; the longest last."""
+    """Numbers of tokens after which what was read counts e times less; the longest last."""
     hidden: int = 16
 
 
 class Proposal(NamedTuple):
-    """What adapts, a set for each lane."""
+    """The parameters that adapt, a set for each lane."""
 
     bias_BV: Tensor
     scale_BH: Tensor
-    """Features are multiplied by 1 + this."""
+    """The features are multiplied by 1 + this."""
     shift_BH: Tensor
 
     def adapted(self, features_TBH: Tensor) -> Tensor:
-        """The features, scaled and shifted."""
+        """Returns the features, scaled and shifted."""
         return features_TBH * (1 + self.scale_BH) + self.shift_BH
 
 
 class Evidence(NamedTuple):
-    """Sums over past tokens, each counting less the older it is, for each rate of decay.
+    """Sums over past tokens, in which older tokens count less, for each rate of decay.
 
-    `weight_R` is the sum of ones: what the others are divided by.
+    `weight_R` is the same sum of ones, by which the others are divided.
     """
 
     observed_BRV: Tensor
-    """How often each word was read."""
+    """The number of times that each word was read."""
     expected_BRV: Tensor
-    """The probabilities that the trained biases would have given it."""
+    """The probabilities of each word with the trained biases."""
     features_BRH: Tensor
     weight_R: Tensor
     horizons_R: Tensor
 
     @classmethod
     def none(cls, horizons: Tensor, lanes: int, *, shape: GradientsShape) -> "Evidence":
-        """Before any text."""
+        """Returns the evidence before any text."""
         words = horizons.new_zeros(lanes, len(horizons), shape.vocab_size)
         features = horizons.new_zeros(lanes, len(horizons), shape.features)
         return cls(words, words, features, torch.zeros_like(horizons), horizons)
@@ -84,13 +85,13 @@ class Evidence(NamedTuple):
     def after(
         self, words_TB: Tensor, expected_BV: Tensor, features_TBH: Tensor, *, bias_BV: Tensor
     ) -> "Evidence":
-        """With one more segment.
+        """Returns the evidence after one more segment.
 
         Args:
-            words_TB: the words that came.
-            expected_BV: the sum over the segment of the probabilities predicted.
-            features_TBH: of the trained network.
-            bias_BV: the biases they were predicted with; their effect is taken out again.
+            words_TB: Words that came.
+            expected_BV: Sum over the segment of the predicted probabilities.
+            features_TBH: Features of the trained network.
+            bias_BV: Biases of these predictions; their effect is removed.
         """
         steps = len(words_TB)
         kept_R = torch.exp(-steps / self.horizons_R)
@@ -108,10 +109,10 @@ class Evidence(NamedTuple):
 
 
 class SyntheticGradients(nn.Module):
-    """The initialisation, and the networks that propose gradients: of a word's bias from what is
-    known of that word, of a feature's scale and shift from what is known of that feature.
+    """The initialisation, and the two networks that propose gradients: for a word's bias from the
+    evidence on that word, for a feature's scale and shift from the evidence on that feature.
 
-    Words that were not read lately keep the bias of the initialisation.
+    Words that were not read recently keep the bias of the initialisation.
     """
 
     def __init__(self, shape: GradientsShape) -> None:
@@ -125,30 +126,31 @@ class SyntheticGradients(nn.Module):
         self.of_features = _small_network(2 * rates + 2, shape.hidden, 2)
 
     def initialisation(self) -> list[nn.Parameter]:
-        """Where the steps begin."""
+        """Returns the parameters from which the steps start."""
         return [self.bias_V, self.scale_H, self.shift_H]
 
     def networks(self) -> list[nn.Parameter]:
-        """The weights of what proposes."""
+        """Returns the weights of the networks that propose gradients."""
         return [*self.of_words.parameters(), *self.of_features.parameters()]
 
     def taking(self, steps: int) -> "SyntheticGradients":
-        """The same networks, with another K; none: only the initialisation is left."""
+        """Returns the same networks with another K; with K = 0 only the initialisation is used."""
         other = copy.copy(self)
         other.shape = replace(self.shape, steps=steps)
         return other
 
     def no_evidence(self, lanes: int) -> Evidence:
-        """Before any text."""
+        """Returns the evidence before any text."""
         horizons_R = self.bias_V.new_tensor(self.shape.horizons)
         return Evidence.none(horizons_R, lanes, shape=self.shape)
 
     def forward(self, evidence: Evidence, target_rows: Callable[[Tensor], Tensor]) -> Proposal:
-        """K steps down the proposed gradients, from the initialisation.
+        """Takes K steps down the proposed gradients, from the initialisation.
 
         Args:
-            evidence: of the text so far.
-            target_rows: of the model, from token ids to rows `(…, H)` of its softmax, constants.
+            evidence: Evidence from the text so far.
+            target_rows: Function of the model from token ids to rows `(…, H)` of its softmax
+                matrix, which are constants.
         """
         lanes = len(evidence.observed_BRV)
         start_BV, scale_BH, shift_BH = (
@@ -172,19 +174,19 @@ class SyntheticGradients(nn.Module):
 
 
 class _Known(NamedTuple):
-    """What the networks read, as numbers of order one. S: the words that a lane has read lately."""
+    """The inputs of the networks, as numbers of order one. S: words read recently by some lane."""
 
     words_S: Tensor
     read_BS: Tensor
-    """Which of these this lane has read: 1 or 0."""
+    """1 for each of these words that the lane itself has read, otherwise 0."""
     observed_BRS: Tensor
     expected_BRS: Tensor
     others_BR1: Tensor
-    """The probability of all other words, with the biases of the initialisation."""
+    """The total probability of all other words, with the biases of the initialisation."""
     features_BRH: Tensor
     errors_BRH: Tensor
-    """The gradient of the text so far in the features, at the initialisation; of these words only,
-    because all rows of the softmax matrix would take as long as everything else."""
+    """The gradient of the loss on the text so far in the features, at the initialisation; only from
+    these words, because all rows of the softmax matrix would take as long as everything else."""
 
     @classmethod
     def of(
@@ -209,8 +211,8 @@ class _Known(NamedTuple):
         )
 
     def of_words(self, bias_BS: Tensor) -> Tensor:
-        """Observed and predicted frequencies, and the error of what would have been predicted of
-        the text so far with these biases: its true gradient in them. `(B, 3R, S)`."""
+        """Returns observed and predicted frequencies, and the error of the frequencies that these
+        biases would have predicted: the true gradient in them. `(B, 3R, S)`."""
         tilted_BRS = self.expected_BRS * torch.exp(bias_BS)[:, None]
         total_BR1 = self.others_BR1 + tilted_BRS.sum(2, keepdim=True)
         error_BRS = 1e4 * (tilted_BRS / total_BR1 - self.observed_BRS)
@@ -226,14 +228,14 @@ class _Known(NamedTuple):
 
 def _small_network(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
     last = nn.Linear(hidden, outputs)
-    # Adaptation begins as none.
+    # Zero-initialised so that training starts without adaptation.
     nn.init.zeros_(last.weight)
     nn.init.zeros_(last.bias)
     return nn.Sequential(nn.Linear(inputs, hidden), nn.Tanh(), last)
 
 
 class SyntheticState(NamedTuple):
-    """A lane's evidence, what was proposed on it, and the segment read since."""
+    """The state of a lane: its evidence, the proposal made from it, and the segment read since."""
 
     lstm: LSTMState
     evidence: Evidence
@@ -246,7 +248,7 @@ class SyntheticState(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class ReadPart:
-    """Steps whose predictions are all there: no more than a segment's."""
+    """Steps whose predictions are held in memory, at most a segment of them."""
 
     features_TH: Tensor
     logprobs_TV: Tensor
@@ -262,7 +264,7 @@ class ReadPart:
 
 
 class SyntheticReader:
-    """Predicts each segment with what is proposed from the text before it."""
+    """A reader that predicts each segment with the parameters proposed from the text before it."""
 
     def __init__(self, network: LSTMLanguageModel, *, gradients: SyntheticGradients) -> None:
         self.network = network
@@ -281,10 +283,10 @@ class SyntheticReader:
         )
 
     def parts(self, ids_T: Tensor, state: SyntheticState) -> Iterator[tuple[Part, SyntheticState]]:
-        # The LSTM does not adapt: all steps at once.
+        # The LSTM does not adapt, so it reads all steps at once.
         features_T1H, lstm = self.network.features(ids_T[:, None], state.lstm)
         state = state._replace(lstm=lstm)
-        if not self.gradients.shape.steps:  # nothing is learned on the way
+        if not self.gradients.shape.steps:  # the proposal never changes
             yield self._predicted(features_T1H, state.proposal), state
             return
         first = 0
@@ -311,7 +313,7 @@ class SyntheticReader:
         )
 
     def learned(self, state: SyntheticState, next_1: Tensor) -> SyntheticState:
-        """The state after a whole segment, whose last label is the token after it."""
+        """Returns the state after a whole segment is learned; its last label is the next token."""
         evidence = state.evidence.after(
             torch.cat((state.ids_T[1:], next_1))[:, None],
             state.expected_1V,

@@ -1,4 +1,6 @@
-"""Trains the network of `sglm.adapt.synthetic` through its own steps; the model is frozen.
+"""Trains the network of `sglm.adapt.synthetic` by backpropagation through its steps.
+
+The model is frozen.
 
 Shapes: T time of a segment, B lanes, V vocabulary, H features.
 """
@@ -20,13 +22,13 @@ from sglm.text.batcher import Batcher
 
 LANES = 16
 SEGMENTS = 120
-# Of the small networks; a tenth for the initialisation, whose thousands of biases would otherwise
-# learn this text by heart.
+# The rate of the small networks. The initialisation has a tenth of it, because its thousands of
+# biases would otherwise memorise this text.
 LEARNING_RATE = 3e-3
 
 
 class Progress(NamedTuple):
-    """Mean nats per token of the segments since the last report."""
+    """A report on the segments since the last one: mean nats per token, static and adapted."""
 
     segment: int
     segments: int
@@ -44,22 +46,21 @@ def train_gradients(
     segments: int = SEGMENTS,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> SyntheticGradients:
-    """Reads lanes of a text segment by segment; the loss is that of the segment to come.
+    """Reads lanes of a text segment by segment, and trains on the loss of each next segment.
 
-    Of a text that the model was not trained on: what it predicts of its own training text is wrong
-    in other ways.
+    The model must not have been trained on the text: on its training text its errors are different.
 
     Args:
-        network: stays as it is.
-        ids_N: the text.
-        bos_id: what the first token is predicted from.
-        seed: of the initial weights; torch's global generator is not touched.
-        shape: of the network to train.
-        segments: how many to read, of each lane.
-        on_progress: called after every tenth of them, and at the end.
+        network: The model; it is not changed.
+        ids_N: Token ids of the text.
+        bos_id: Token before the text.
+        seed: Seed of the initial weights; torch's global generator is not touched.
+        shape: Shape of the network to train.
+        segments: Number of segments to read, of each lane.
+        on_progress: Called after every tenth of the segments, and at the end.
 
     Raises:
-        InputError: the text is shorter than two segments.
+        InputError: The text is shorter than two segments.
     """
     batcher = _batcher(ids_N, bos_id, segment=shape.segment)
     network = with_weights(network, list(network.parameters())).requires_grad_(False)
@@ -75,7 +76,7 @@ def train_gradients(
         with evaluating(network):
             features_TBH, state = network.features(window.inputs_TB, state)
             static = network.nll(features_TBH, window.targets_TB) / window.targets_TB.numel()
-        features_TBH = features_TBH.clone()  # outside inference mode, as part of a graph
+        features_TBH = features_TBH.clone()  # outside inference mode, to be part of a graph
         proposal = gradients(evidence, network.target_rows)
         logits_TBV = network.logits(proposal.adapted(features_TBH)) + proposal.bias_BV
         loss = F.cross_entropy(logits_TBV.flatten(0, 1), window.targets_TB.flatten())

@@ -1,4 +1,4 @@
-"""Chooses settings on a text: one after the other, each from a few values."""
+"""Chooses settings on a text, one after the other, each from a few values."""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,16 +18,16 @@ def tune(
     fixed: tuple[str, ...] = (),
     on_tried: Callable[[dict[str, Any], float], None] | None = None,
 ) -> dict[str, Any]:
-    """The settings with the lowest perplexity on a text; each is chosen given those before it.
+    """Returns the settings with the lowest perplexity on a text, each chosen given those before it.
 
     Args:
-        adaptation: whose settings are where the search begins; not changed.
-        perplexity_of: of the text, by a predictor.
-        fixed: settings that stay as they are.
-        on_tried: called with what was tried and its perplexity.
+        adaptation: Adaptation from whose settings the search starts; it is not changed.
+        perplexity_of: Function from a predictor to its perplexity on the text.
+        fixed: Names of settings that are not tuned.
+        on_tried: Called with all settings of each trial and their perplexity.
 
     Raises:
-        InputError: nothing is left to choose.
+        InputError: There is no setting left to choose.
     """
     best = dict(adaptation.settings)
     names = [n for n in best if n not in fixed and values_tried(n, best)]

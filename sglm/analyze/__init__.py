@@ -1,9 +1,10 @@
-"""What synthetic gradients do to a model: measurements of trained runs, one folder a question.
+"""What synthetic gradients do to a model: measurements of trained runs, one folder per question.
 
-Each analysis is an `Analysis` (`analysis.py`): it is handed runs and a store, patches nothing, and
-consists of parts that are computed in turn and kept, so that an interrupted one goes on where it
-stopped. What it returns is a `Finding`: data, which also knows its table, its sentence of reading
-and its picture. `sglm analyze WHAT RUN…` shows it (`cli/analyze.py`); docs/analysis.md explains it.
+Each analysis is an `Analysis` (`analysis.py`): it is given runs and a store, patches nothing, and
+consists of parts that are computed one after another and saved, so that an interrupted analysis
+continues where it stopped. It returns a `Finding`: the data, with methods that give its table, its
+interpretation in words and its picture. `sglm analyze WHAT RUN…` prints it (`cli/analyze.py`);
+docs/analysis.md explains the mathematics.
 """
 
 from sglm.analyze.curvature.analysis import curvature

@@ -1,4 +1,4 @@
-"""What all analyses have in common: how they are carried out, kept and continued."""
+"""What all analyses have in common: how they are carried out, saved and continued."""
 
 import errno
 import hashlib
@@ -22,14 +22,16 @@ _PARTS = "parts"
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """A piece of an analysis that is computed at one go; a minute at most, so that little is lost.
+    """A piece of an analysis that is computed and saved as a whole.
+
+    It takes a minute at most, so that an interruption loses little.
 
     Attributes:
-        name: of its file; unique within the analysis.
-        compute: its values, as JSON can hold them; floats may be NaN.
-        seconds: that it takes, about.
-        of: all that its values depend on, as JSON can hold it: models, text, numbers. It is kept as
-            long as this is so, for example when another run is added.
+        name: Name of its file, unique within the analysis.
+        compute: A function that computes its values, which JSON can hold; floats may be NaN.
+        seconds: Its estimated time.
+        of: Everything that its values depend on (models, text, numbers), which JSON can hold. While
+            this is the same, saved values are used, for example when a run is added.
     """
 
     name: str
@@ -39,60 +41,63 @@ class Part:
 
     @property
     def key(self) -> str:
-        """A hash of all that its values depend on, sglm's version with it."""
+        """A hash of everything that its values depend on, including sglm's version."""
         known = {"sglm": __version__, **self.of}
         return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
 
 
 class Finding(Protocol):
-    """What an analysis found."""
+    """The result of an analysis."""
 
     def as_json(self) -> dict[str, Any]:
-        """All of it; NaN where a number is not defined."""
+        """Returns all data; a number that is not defined is NaN."""
         ...
 
     def rows(self) -> list[list[str]]:
-        """A table that fits 80 columns: its heading, then its rows."""
+        """Returns a table that fits 80 columns: its heading, then its rows."""
         ...
 
     def reading(self) -> str:
-        """What that says, in a sentence."""
+        """Returns what the data mean, in a sentence or a few."""
         ...
 
     def draw(self, figure: Any) -> None:
-        """Its picture, on a matplotlib figure."""
+        """Draws the picture on a matplotlib figure."""
         ...
 
 
 class Analysis(Protocol):
-    """A question, asked of some models."""
+    """A question about some models."""
 
     @property
     def what(self) -> str:
-        """Its name, as in `sglm analyze WHAT`."""
+        """The name of the analysis, as in `sglm analyze WHAT`."""
         ...
 
     def memory_bytes(self) -> float:
-        """What it holds at most, about."""
+        """Estimates the peak memory."""
         ...
 
     def parts(self) -> Sequence[Part]:
-        """In the order in which they are computed; made anew, which reads the models' files."""
+        """Returns the parts in the order in which they are computed.
+
+        Every call recreates them, which reads the models' files.
+        """
         ...
 
     def finding(self, values: Mapping[str, dict[str, Any]]) -> Finding:
-        """What the values of all parts, by name, come to."""
+        """Puts the values of all parts, by the part's name, together."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """How far an analysis is.
+    """The progress of an analysis.
 
     Attributes:
-        part: that is computed next; None when all are done.
-        done, parts: how many of how many.
-        seconds_left: about.
+        part: Name of the part that is computed next; None when all are done.
+        done, parts: Number of parts that are done, and of all parts.
+        seconds_left: Estimated time of the remaining parts.
     """
 
     part: str | None
@@ -111,23 +116,24 @@ def carry_out(
     parts: Sequence[Part] | None = None,
     report: ReportsProgress | None = None,
 ) -> Finding:
-    """Computes the parts that are missing, and what they come to.
+    """Computes the parts of an analysis that are not saved yet, and returns its finding.
 
     Args:
-        analysis: a question.
-        out: its folder: gets `WHAT.json`, `WHAT.png` where matplotlib is installed, and the parts,
-            so that the same call continues; None: nothing is written.
-        parts: of the analysis, where the caller has them already; None: they are asked of it.
-        report: called before every part and at the end.
+        analysis: What to carry out.
+        out: Folder for `WHAT.json`, for `WHAT.png` if matplotlib is installed, and for the parts,
+            with which the same call continues after an interruption. None: nothing is written.
+        parts: Parts of the analysis, if the caller has them already. None: `analysis.parts()`.
+        report: Function that is called before every part and at the end.
 
     Raises:
-        InputError: it needs more memory than there is, or `out` is no path or cannot be written to.
+        InputError: The analysis needs more memory than is free, or `out` is not a path or cannot
+            be written to.
     """
     check_memory(analysis)
     target, folder = None, None
     if out is not None:
         target = given_path("a folder", out)
-        _make_folder(target)  # now, and not when the first part is done
+        _make_folder(target)  # fails now rather than after the first part
         folder = target / _PARTS / analysis.what
         folder.mkdir(parents=True, exist_ok=True)
     if parts is None:
@@ -144,7 +150,7 @@ def carry_out(
                     seconds_left=sum(each.seconds for each in waiting[index:]),
                 )
             )
-        value = json.loads(json.dumps(part.compute()))  # the same numbers, computed or kept
+        value = json.loads(json.dumps(part.compute()))  # equal to what is read back later
         values[part.name] = value
         if folder is not None:
             text = json.dumps({"key": part.key, "value": value})
@@ -158,7 +164,7 @@ def carry_out(
 
 
 def _make_folder(out: Path) -> None:
-    """Before anything is computed that could then not be kept."""
+    """Creates the folder, and fails early if results could not be saved there."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         if not os.access(out, os.W_OK | os.X_OK):
@@ -170,9 +176,10 @@ def _make_folder(out: Path) -> None:
 
 
 def check_memory(analysis: Analysis) -> None:
-    """
+    """Checks that enough memory is free.
+
     Raises:
-        InputError: the analysis needs more memory than there is.
+        InputError: The analysis needs more memory than is free.
     """
     needed, there = analysis.memory_bytes(), available_bytes()
     if there is not None and needed > there:
@@ -183,13 +190,13 @@ def check_memory(analysis: Analysis) -> None:
 
 
 def waiting_seconds(analysis: Analysis, parts: Sequence[Part], out: Path) -> float:
-    """What `carry_out` would take, about, with these parts of the analysis and this folder."""
+    """Estimates the seconds that `carry_out` would take with these parts and this folder."""
     folder = out / _PARTS / analysis.what
     return sum(part.seconds for part in parts if _kept(folder, part) is None)
 
 
 def without_nan(value: Any) -> Any:
-    """The same tree with None in place of numbers that are not finite: JSON knows none."""
+    """Returns the same tree with None for numbers that are not finite, which JSON lacks."""
     if isinstance(value, float):
         return value if abs(value) < float("inf") else None
     if isinstance(value, Mapping):
@@ -200,16 +207,16 @@ def without_nan(value: Any) -> Any:
 
 
 def _kept(folder: Path | None, part: Part) -> dict[str, Any] | None:
-    """The values of a part that was computed before, of the same models with the same settings."""
+    """Returns the saved values of a part if they belong to the same models and settings."""
     if folder is None:
         return None
     key = part.key
     try:
-        # Not `read_json`, which takes no NaN.
+        # Not `read_json`, which rejects NaN.
         content = json.loads(read_bounded(folder / f"{part.name}.json", _LARGEST_PART_BYTES))
         value = content["value"] if content["key"] == key else None
     except (OSError, ValueError, LookupError, TypeError, RecursionError, InputError):
-        return None  # not there, or damaged: it is computed again
+        return None  # missing or damaged: the part is computed again
     return value if isinstance(value, dict) else None
 
 

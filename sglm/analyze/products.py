@@ -1,14 +1,14 @@
-"""Inner products of mean vectors, from noisy ones: without the part that is noise.
+"""Unbiased inner products of expectations, computed from noisy estimates of them.
 
-The inner product of two means over the same text counts noise that both have in common, and the
-square of a mean counts its own. Independent estimates x_i, y_i, i = 1 … M of two expectations give
-both without it: the mean of ⟨x_i, y_j⟩ over all pairs i ≠ j is ⟨E x, E y⟩ in expectation. (It is a
-U-statistic: Hoeffding 1948. It can be negative where the expectation is a square.)
+The inner product of two means over the same text includes the noise that they share, and the
+squared length of a mean includes its own noise. Independent estimates x_i, y_i, i = 1 … M of two
+expectations avoid both: the mean of ⟨x_i, y_j⟩ over all pairs i ≠ j is ⟨E x, E y⟩ in expectation.
+(It is a U-statistic, Hoeffding 1948. It can be negative even where it estimates a square.)
 
-Intervals are by the bootstrap (Efron 1979): the M estimates are drawn with replacement, and pairs
-of one with itself, which would count noise, are left out.
+Intervals come from the bootstrap (Efron 1979): the M estimates are drawn with replacement, and
+pairs of an estimate with itself, which would include its noise, are left out.
 
-Shapes: M independent estimates, K kinds of vectors, W drawings.
+Shapes: M independent estimates, K kinds of vectors, P entries of a vector, W drawings.
 """
 
 import math
@@ -24,7 +24,7 @@ _COLUMNS_AT_ONCE = 2**16
 
 
 def gram(vectors_MKP: Tensor) -> Array:
-    """All inner products, `(M, K, M, K)`, in float64; a bounded number of columns at once."""
+    """Returns all inner products, `(M, K, M, K)`, in float64; bounds the columns held at once."""
     estimates, kinds, _ = vectors_MKP.shape
     total = torch.zeros(estimates * kinds, estimates * kinds, dtype=torch.float64)
     for piece in torch.split(vectors_MKP.flatten(0, 1), _COLUMNS_AT_ONCE, dim=1):
@@ -34,7 +34,7 @@ def gram(vectors_MKP: Tensor) -> Array:
 
 
 def drawings(estimates: int, count: int = DRAWINGS, *, seed: int = 0) -> Array:
-    """How often each estimate is drawn: `(1 + W, M)`, first each one once."""
+    """Returns how often each estimate is drawn, `(1 + W, M)`; at first, each exactly once."""
     drawn = np.random.default_rng(seed).multinomial(
         estimates, np.full(estimates, 1 / estimates), size=count
     )
@@ -42,9 +42,9 @@ def drawings(estimates: int, count: int = DRAWINGS, *, seed: int = 0) -> Array:
 
 
 def products_of_means(gram_MKMK: Array, drawings_WM: Array) -> Array:
-    """⟨E x_k, E x_l⟩ of all kinds k, l in each drawing, without bias: `(W, K, K)`.
+    """Estimates ⟨E x_k, E x_l⟩ without bias for all kinds k, l and each drawing: `(W, K, K)`.
 
-    NaN in a drawing of one estimate alone, which has no pairs.
+    A drawing of one estimate alone has no pairs, and gives NaN.
     """
     among = np.einsum("ikjl,wi,wj->wkl", gram_MKMK, drawings_WM, drawings_WM, optimize=True)
     with_itself = np.einsum("ikil,wi->wkl", gram_MKMK, drawings_WM**2, optimize=True)
@@ -55,14 +55,14 @@ def products_of_means(gram_MKMK: Array, drawings_WM: Array) -> Array:
 
 
 def mean_pairwise_cosine(gram_MM: Array, drawings_WM: Array) -> Array:
-    """The mean cosine of two different estimates, in each drawing: `(W,)`."""
+    """Returns the mean cosine between two different estimates in each drawing, `(W,)`."""
     lengths_M = np.sqrt(np.diagonal(gram_MM))
     cosines_MM = gram_MM / np.outer(lengths_M, lengths_M)
     return products_of_means(cosines_MM[:, None, :, None], drawings_WM)[:, 0, 0]
 
 
 def cosine(both: Array, left: Array, right: Array) -> Array:
-    """Of inner products; NaN where a square is not positive."""
+    """Returns cosines from ⟨x, y⟩, ⟨x, x⟩ and ⟨y, y⟩; NaN where a square is not positive."""
     with np.errstate(invalid="ignore", divide="ignore"):
         squares = np.where((left > 0) & (right > 0), left * right, np.nan)
         found: Array = both / np.sqrt(squares)
@@ -70,7 +70,10 @@ def cosine(both: Array, left: Array, right: Array) -> Array:
 
 
 def interval(drawn_W: Array) -> list[float]:
-    """`[value, low, high]`: of the first drawing, and where 95 % of the others lie."""
+    """Returns `[value, low, high]`: the first drawing's value and the 95 % interval of the others.
+
+    The interval is NaN if fewer than half of the other values are finite.
+    """
     others = drawn_W[1:][np.isfinite(drawn_W[1:])]
     if len(others) < (len(drawn_W) - 1) / 2 or not len(others):
         return [float(drawn_W[0]), math.nan, math.nan]
@@ -79,16 +82,18 @@ def interval(drawn_W: Array) -> list[float]:
 
 
 def worth(errors_RW: Array, reaches: list[int], error_W: Array) -> Array:
-    """The reach whose error is as large, between those that were measured on a straight line.
+    """Returns the reach of an exact gradient that has the same error as a given gradient.
+
+    Between the reaches that were measured, errors are interpolated linearly.
 
     Args:
-        errors_RW: of the exact gradients of each reach, which should fall with it.
-        reaches: ascending.
-        error_W: of what is to be valued.
+        errors_RW: Errors of the exact gradients of each reach, which should fall with the reach.
+        reaches: The R reaches, ascending.
+        error_W: Errors of the gradient to be valued.
 
     Returns:
-        `(W,)`: the first crossing; the first reach where the error is larger than at all of them,
-        the last one where it is smaller.
+        `(W,)`: The first crossing; the first reach if the error is at least as large as there, the
+        last reach if it is smaller than at all; NaN if a value is not finite.
     """
     pairs = zip(errors_RW.T, error_W.tolist(), strict=True)
     return np.array([_crossing(errors_R, reaches, error) for errors_R, error in pairs])

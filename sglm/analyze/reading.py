@@ -1,10 +1,11 @@
-"""A text as a model with fixed weights reads it, and state and weight gradients along it.
+"""A pass of a model with fixed weights over a text, and state and weight gradients along it.
 
 Everything here is exact and without dropout. The softmax, which costs the most, is computed once
-for each token; whatever needs its gradient further back takes it from there.
+for each token: its gradient in the features is kept, and other gradients are propagated from it.
 
-Shapes: L lanes, T steps of a window, N windows of a lane, C steps of text, H features, S
-coordinates of a lane's state, P weights of the LSTM layers, R reaches.
+Shapes: L lanes, T steps of a window, N windows of a lane, C steps of text, E units of the
+embedding, H features, S coordinates of a lane's state, P weights of the LSTM layers, R reaches, K
+state gradients.
 """
 
 from collections.abc import Sequence
@@ -22,13 +23,14 @@ from sglm.text.batcher import ComingText
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """What a model made of a text.
+    """The states and softmax residuals of a model that read a text.
 
     Attributes:
         window: T.
-        inputs_CL, targets_CL: N·T steps of windows, and the steps that are only looked ahead at.
-        states_NLS: packed, before each window and after the last one: N + 1 of them.
-        residual_CLH: ∂(nats of this step)/∂(features), the softmax's residual.
+        inputs_CL, targets_CL: Token ids of the N·T steps of the windows, followed by the steps
+            that are only looked ahead at.
+        states_NLS: Packed states before each window and after the last one: N + 1 of them.
+        residual_CLH: The softmax's residual, ∂(nats of the step)/∂(features).
     """
 
     window: int
@@ -39,19 +41,21 @@ class Reading:
 
     @property
     def windows(self) -> int:
-        """N."""
+        """N, the number of windows of a lane."""
         return len(self.states_NLS) - 1
 
     def steps(
         self, of_CL: Tensor, windows: range, lanes: slice, *, first: int, count: int
     ) -> Tensor:
-        """Of each of these windows `count` steps from its `first` one, windows and lanes side by
-        side: `(count, windows · lanes, …)`."""
+        """Returns `count` steps of each window, from its `first` step on and possibly beyond it.
+
+        Windows and lanes are side by side: `(count, windows · lanes, …)`.
+        """
         starts = [window * self.window + first for window in windows]
         return torch.cat([of_CL[start : start + count, lanes] for start in starts], dim=1)
 
     def states(self, windows: range, lanes: slice) -> Tensor:
-        """Packed, side by side likewise, before each of these windows."""
+        """Returns the packed states before each of the given windows, `(windows · lanes, S)`."""
         return self.states_NLS[windows.start : windows.stop, lanes].flatten(0, 1)
 
 
@@ -61,10 +65,10 @@ def read(
     """Reads a text from the start state.
 
     Args:
-        model: in evaluation mode.
-        text: ids `(…, L)`.
-        skipped: steps that are read only for the state.
-        window, windows: T and N; the text may go on behind them.
+        model: A model in evaluation mode.
+        text: Ids `(…, L)`.
+        skipped: Number of steps that are read first, only for the state.
+        window, windows: T and N; the text may be longer than its skipped steps and windows.
     """
     lanes = text.inputs_CB.shape[1]
     state = model.start_state(lanes)
@@ -92,7 +96,7 @@ def read(
 
 
 def unpacked(model: LSTMLanguageModel, packed_LS: Tensor) -> LSTMState:
-    """The state that was packed, detached."""
+    """Returns the LSTM state that was packed into a tensor, detached."""
     start = model.start_state(len(packed_LS))
     return LSTMState.from_parts(start.parts_of(packed_LS.detach()))
 
@@ -105,12 +109,12 @@ def future(
     windows: range,
     lanes: slice,
 ) -> Tensor:
-    """The exact state gradients after some windows, of the nats of the next r steps.
+    """Computes the exact state gradients after windows: those of the nats of the next r steps.
 
     Args:
-        model, reading: whose.
-        reaches: r, ascending, from 1 on.
-        windows, lanes: after which, and of whom.
+        model, reading: The model and its reading of the text.
+        reaches: The values of r, ascending, at least 1.
+        windows, lanes: Windows after which, and lanes in which, the states lie.
 
     Returns:
         `(R, windows · lanes, S)`, in nats.
@@ -145,15 +149,16 @@ def effects(
     windows: range,
     lanes: slice,
 ) -> Tensor:
-    """Gradients in the weights of the LSTM layers, summed over windows and lanes.
+    """Computes gradients in the weights of the LSTM layers, summed over windows and lanes.
 
     Args:
-        model, reading: whose.
-        after_KLS: state gradients after the windows.
-        windows, lanes: which.
+        model, reading: The model and its reading of the text.
+        after_KLS: K kinds of state gradients after the windows, `(K, windows · lanes, S)`.
+        windows, lanes: Windows and lanes to sum over.
 
     Returns:
-        `(1 + K, P)`: of the windows' own nats, and what each state gradient adds to it.
+        `(1 + K, P)`: The gradient of the windows' own nats, then what each kind of state gradient
+        adds to it.
     """
     weights = list(model.layers.parameters())
     residual_TLH = reading.steps(
@@ -182,13 +187,13 @@ def estimates(
     stretch: int,
     lookahead: int,
 ) -> Tensor:
-    """What an estimator would inject after each window, as in training: `(N, L, S)`.
+    """Returns what an estimator would inject after each window in training, `(N, L, S)`.
 
     Args:
-        model, reading: what it is shown.
-        estimator: learns nothing here.
-        stretch: windows that it reads for at once.
-        lookahead: steps past their end that it is shown.
+        model, reading: The model and its reading of the text, which the estimator is shown.
+        estimator: An estimator; it learns nothing here.
+        stretch: Number of windows of a stretch, whose coming text is read together.
+        lookahead: Number of steps past a stretch that the estimator is shown.
     """
     estimator.begin_text()
     found = []

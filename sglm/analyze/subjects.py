@@ -1,4 +1,4 @@
-"""The models that an analysis is asked of, and the text that it reads."""
+"""The models that an analysis examines, and the text that it reads."""
 
 import os
 from collections.abc import Sequence
@@ -29,12 +29,12 @@ from sglm.train.run_folder import RunFolder
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """One model of those that are analysed.
+    """One of the models that are analysed.
 
     Attributes:
-        name: in tables and files: the run's, and the snapshot's after an `@`.
-        run: what was given.
-        folder: the model's.
+        name: Name in tables and files: the run's; for a snapshot with `@` and its own name added.
+        run: Path that the user gave: a run or a model folder.
+        folder: The model folder.
     """
 
     name: str
@@ -42,18 +42,18 @@ class Subject:
     folder: Path
 
     def load(self, dtype: torch.dtype = torch.float32) -> LSTMLanguageModel:
-        """A network of its own, in evaluation mode, on the CPU.
+        """Loads a new copy of the network, in evaluation mode, on the CPU.
 
         Raises:
-            InputError: damaged.
+            InputError: The model folder is damaged.
         """
         return load_weights(self.folder).to(dtype)
 
     def config(self) -> Config:
-        """What the run was trained with.
+        """Loads the configuration that the run was trained with.
 
         Raises:
-            InputError: the model lies in no run.
+            InputError: `run` is not a run.
         """
         path = RunFolder(self.run).config
         if not path.exists():
@@ -64,24 +64,25 @@ class Subject:
         return load_config(str(path))
 
     def fingerprint(self) -> str:
-        """Of the model: what is kept of an analysis is of this one only."""
+        """Returns a hash of the model's files, which ties saved parts of an analysis to it."""
         return sha256_of(self.folder / CONFIG_FILE, self.folder / WEIGHTS_FILE)
 
 
 def find_subjects(
     runs: Sequence[str | os.PathLike[str]], *, snapshots: bool = False
 ) -> list[Subject]:
-    """The models of some runs.
+    """Finds the models of the given runs.
 
     Args:
-        runs: what `sglm train` wrote; without snapshots also model folders.
-        snapshots: the models at the ends of their cycles, the earliest first, instead of the best.
+        runs: Folders that `sglm train` wrote; also model folders, unless snapshots are asked for.
+        snapshots: Whether to take the snapshots of each run, the earliest first, instead of its
+            best model.
 
     Raises:
-        InputError: no list, none, one twice, no model or no snapshots there, or tokenizers that
-            differ.
+        InputError: `runs` is not a list, is empty or names a run twice; a run has no model or no
+            snapshots; the models have different tokenizers.
     """
-    if isinstance(runs, str | os.PathLike):  # it would be taken for a run for each letter
+    if isinstance(runs, str | os.PathLike):  # a string would be read as one run per letter
         raise InputError(f"runs are given as a list: [{str(runs)!r}]")
     paths = [given_path("a run or a model", run) for run in runs]
     if not paths:
@@ -98,14 +99,14 @@ def find_subjects(
             found.append(Subject(name=name, run=path, folder=find_model_folder(path)))
     check_same_tokenizer(
         {each.name: each.folder for each in found},
-        "analyse together only runs on one store (`sglm prep --tokenizer-of RUN` makes another"
-        " that fits)",
+        "analyse together only runs with the same tokenizer (`sglm prep --tokenizer-of RUN` makes"
+        " a store with the tokenizer of RUN)",
     )
     return found
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
-    """The folders' names, with as many of the folders above as tell them apart."""
+    """Returns the folders' names, preceded by as many parent folders as make them unique."""
     parts = [path.resolve().parts for path in paths]
     if len(set(parts)) < len(parts):
         twice = next(path for path in paths if parts.count(path.resolve().parts) > 1)
@@ -118,10 +119,10 @@ def _names(paths: Sequence[Path]) -> list[str]:
 
 
 def store_of(subjects: Sequence[Subject], data: str | os.PathLike[str] | None = None) -> TokenStore:
-    """The text: a store that was given, or the one that the first run was trained on.
+    """Opens the text: the store that was given, or the one that the first run was trained on.
 
     Raises:
-        InputError: none, or of another tokenizer.
+        InputError: There is no such store, or it was made with another tokenizer.
     """
     first = subjects[0]
     store = trained_on(first.run) if data is None else TokenStore.open(data)
@@ -130,11 +131,12 @@ def store_of(subjects: Sequence[Subject], data: str | os.PathLike[str] | None = 
 
 
 def lanes_of(store: TokenStore, lanes: int, steps: int) -> ComingText:
-    """The first steps of as many equal parts of the training text, side by side: `(steps, lanes)`.
+    """Returns the first steps of equal parts of the training text, side by side: `(steps, lanes)`.
 
     Args:
-        store: the text.
-        lanes, steps: of which it has enough (`check_length`).
+        store: A store with enough text (`check_length`).
+        lanes: Number of parts.
+        steps: Number of steps that are taken of each part.
     """
     batcher = Batcher(
         store.ids("train"), batch=lanes, window=steps, eos_id=store.tokenizer().eos_id
@@ -144,14 +146,15 @@ def lanes_of(store: TokenStore, lanes: int, steps: int) -> ComingText:
 
 
 def check_length(store: TokenStore, split: str, *, tokens: int, purpose: str) -> None:
-    """
+    """Checks that a split has as many tokens as an analysis needs.
+
     Args:
-        store, split: the text.
-        tokens: that are needed.
-        purpose: of them: "so many windows of so many tokens".
+        store, split: The text.
+        tokens: Number of tokens that are needed.
+        purpose: A plural phrase for the message that names their use: "32 windows of 5 tokens".
 
     Raises:
-        InputError: the text is too short.
+        InputError: The text is too short.
     """
     there = len(store.ids(split))
     if there < tokens:

@@ -1,4 +1,4 @@
-"""A run's model together with what it had learned to estimate state gradients with."""
+"""A run's model together with the state-gradient estimator that was trained beside it."""
 
 import hashlib
 from collections.abc import Mapping
@@ -31,12 +31,14 @@ class Trained:
     """A model of a run, in evaluation mode, and its estimator.
 
     Attributes:
-        model: of the newest checkpoint, which the estimator belongs to; else the subject's own.
-        config: of the run.
-        estimator: of state gradients; None where the run has none, or none of this model.
-        missing: why there is none; empty where there is one.
-        moments: Adam's running means of squared gradients by the parameter's name, not corrected
-            for their start, and the number of steps; None where they are not known.
+        model: Model of the newest checkpoint, which the estimator belongs to; for a snapshot, or
+            without a checkpoint, the subject's own.
+        config: The run's configuration.
+        estimator: Estimator of state gradients. None: the run has none, or none was kept for
+            this model.
+        missing: Reason why there is no estimator; empty if there is one.
+        moments: Adam's running means of squared gradients by parameter name, without bias
+            correction, and the number of steps. None: unknown.
     """
 
     model: LSTMLanguageModel
@@ -47,20 +49,21 @@ class Trained:
 
     @property
     def stretch(self) -> int:
-        """Windows that the estimator reads for at once."""
+        """The number of windows of a stretch."""
         return stretch_windows(self.config)
 
     @property
     def lookahead(self) -> int:
-        """Steps past a stretch that the estimator is shown."""
+        """The number of steps past a stretch that the estimator is shown."""
         return lookahead_steps(self.config) or 0
 
 
 def load_trained(subject: Subject) -> Trained:
-    """The model as training left it, with its estimator as far as one was kept.
+    """Loads the model as training left it, and its estimator if one was kept.
 
     Raises:
-        InputError: the model lies in no run, or the checkpoint is damaged.
+        InputError: The subject's path is not a run, the checkpoint is damaged or does not fit the
+            configuration, or the model is damaged.
     """
     config = subject.config()
     state = None
@@ -73,14 +76,15 @@ def load_trained(subject: Subject) -> Trained:
         return Trained(model=model, config=config, estimator=None, missing=missing, moments=None)
     precision = make_precision("fp32", torch.device("cpu"))
     shape = read_card(subject.folder).model_shape()
-    # All that counts decide is the model's own: cutoffs here, the rest in the checkpoint.
+    # The token counts may be dummies: what training derived from them is known already, the
+    # cutoffs from the model's shape and the rest from the checkpoint.
     config = with_cutoffs_of(shape, config)
     learner = build_learner(config, np.ones(shape.vocab_size, dtype=np.int64), precision)
     try:
         restore(learner, state["learner"])
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise InputError(
-            f"{subject.run}: its checkpoint is not of its configuration ({error}){_FINISH}"
+            f"{subject.run}: its checkpoint does not fit its configuration ({error}){_FINISH}"
         ) from None
     model = learner.model.eval()
     is_real = isinstance(learner.estimator, PlainTruncation)
@@ -94,7 +98,7 @@ def load_trained(subject: Subject) -> Trained:
 
 
 def trained_fingerprint(subject: Subject) -> str:
-    """Of all that `load_trained` gives."""
+    """Returns a hash of all files that `load_trained` reads."""
     digest = hashlib.sha256(subject.fingerprint().encode())
     run = RunFolder(subject.run)
     if _is_newest(subject):
@@ -105,7 +109,7 @@ def trained_fingerprint(subject: Subject) -> str:
 
 
 def _is_newest(subject: Subject) -> bool:
-    """Whether the run itself was asked for, not a snapshot, nor a model in it."""
+    """Returns whether the subject is the best model of a run, not a snapshot or a lone model."""
     return subject.folder == RunFolder(subject.run).best_model
 
 

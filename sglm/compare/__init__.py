@@ -1,1 +1,1 @@
-"""Does it help? Variants × seeds of one configuration, all with the same number of updates."""
+"""Comparisons: variants × seeds of one configuration, all with the same number of updates."""

@@ -1,4 +1,4 @@
-"""Runs a grid of variants × seeds, one process after the other, and writes down its results."""
+"""Runs a grid of variants × seeds, one process after the other, and writes its results."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,32 +17,33 @@ from sglm.runtime.terminal import print_while_open
 from sglm.text.store import TokenStore
 from sglm.train.build import build_batcher, build_schedule
 
-# The share of its time for which a run was ready but no core was free.
+# The share of a run's time without a free core above which the machine counts as busy.
 _BUSY = 0.1
 
 
 def compare(
     comparison: Comparison, *, grid: Grid, execution: Execution, console: TextIO
 ) -> dict[str, Any]:
-    """Trains every variant with every seed, or goes on with it; finished runs are not repeated.
+    """Trains every variant with every seed; continues unfinished runs and skips finished ones.
 
-    The result of a run is the validation perplexity at its end, not its best one: all end after
-    the same number of updates, and nobody has picked the moment.
+    The result of a run is the validation perplexity at its end, not the best one: all runs end
+    after the same number of updates, so the moment is not chosen by the result.
 
     Args:
-        comparison: what they share; its `out` gets `runs/`, `results.json`, `table.md`,
-            `curves.png`.
-        grid: which runs, of variants that `prepare` has checked.
-        execution: how they are made.
-        console: for progress.
+        comparison: The settings that the runs share; its `out` gets `runs/`, `results.json`,
+            `table.md` and `curves.png`.
+        grid: The runs, of variants that `prepare` has checked.
+        execution: How to make the runs.
+        console: Stream for progress.
 
     Returns:
-        What is in `results.json`: of all finished runs in `out`, those of other calls too.
+        The content of `results.json`, which is about all finished runs in `out`, including those of
+        other calls.
 
     Raises:
-        Stopped: asked to; the run at hand has saved a checkpoint.
+        Stopped: A signal asked to stop; the run in progress has saved a checkpoint.
         InputError, ConfigError: `out` holds something else, or runs of another comparison.
-        SglmError: some runs failed; the others were made.
+        SglmError: Some runs failed; the others are finished.
     """
     out, finished = comparison.out, comparison.collect()
     own = grid.own_cells
@@ -54,10 +55,14 @@ def compare(
         failures, stopped_by = _train(
             comparison, own, finished=finished, execution=execution, console=console
         )
-    finally:  # what was finished before a refusal counts
+    finally:  # runs that were finished before an error count
         finished = comparison.collect(finished)
-        results = write_results(comparison, list(finished.values()))
-    _print_gaps(grid.cells, finished, console)
+        missing = [cell for cell in grid.cells if cell not in finished]
+        results = write_results(comparison, list(finished.values()), missing=missing)
+    if missing:
+        names = ", ".join(map(str, missing))
+        _print_line(console, f"missing {len(missing)} of {len(grid.cells)} runs: {names}")
+    _print_warnings(finished, console)
     if stopped_by is not None:
         how = f"while {failures[0]} failed" if failures else "with everything saved"
         raise Stopped(
@@ -81,20 +86,21 @@ def prepare(
     variants: tuple[str, ...],
     horizon: int | None = None,
 ) -> Comparison:
-    """What all runs share.
+    """Returns the settings that all runs share, after checking them with every variant.
 
     Args:
-        config: decides everything that the variants do not; its seed is not used.
-        store: the corpus, with a validation split.
-        out: the comparison's folder.
-        variants: all of which are checked.
-        horizon: None: that of the comparison that is in `out` already, or see `horizon_steps`.
+        config: Configuration of everything that the variants do not set; its seed is not used.
+        store: The corpus, with a validation split.
+        out: Folder of the comparison.
+        variants: Names of the variants to check.
+        horizon: Long horizon in steps. None: that of the comparison already in `out`, otherwise the
+            default of `horizon_steps`.
 
     Raises:
-        InputError, ConfigError: no validation split; a variant that does not go with the text or
-            the configuration; `out` is no folder of a comparison.
+        InputError, ConfigError: There is no validation split, a variant does not fit the text or
+            the configuration, or `out` is not the folder of a comparison.
     """
-    store.counts("valid")  # an error with its cure where there is none
+    store.counts("valid")  # without this split, raises an error that names the cure
     batcher = build_batcher(config, store)
     schedule = build_schedule(config, batcher.steps_per_epoch)
     base = prepare_base(config, schedule.cycle_steps, batcher.steps_per_epoch)
@@ -117,17 +123,17 @@ def _train(
     execution: Execution,
     console: TextIO,
 ) -> tuple[list[str], int | None]:
-    """One run after the other.
+    """Trains the unfinished runs of a shard, one after the other.
 
     Args:
-        comparison: what they share.
-        own: all runs of this shard.
-        finished: those that need not be made; gets those that are.
-        execution: how they are made.
-        console: for progress.
+        comparison: The settings that the runs share.
+        own: All runs of this shard.
+        finished: Finished runs, which are skipped; newly finished runs are added.
+        execution: How to make the runs.
+        console: Stream for progress.
 
     Returns:
-        `(the ones that failed, the signal that stopped it)`.
+        `(names of the failed runs, number of the signal that stopped the training or None)`.
     """
     failures: list[str] = []
     stopped_by = execution.stop_signal()
@@ -161,9 +167,10 @@ def _expected(cells: Sequence[Cell], seconds: Mapping[str, float] | None) -> flo
 
 
 def check_precision(finished: dict[Cell, FinishedRun], wanted: str | None, out: Path) -> None:
-    """
+    """Checks that all runs have the same precision, so that rounding is not part of the comparison.
+
     Raises:
-        ConfigError: rounding is not to be one of the things that are compared.
+        ConfigError: Finished runs have different precisions, or another one than `wanted`.
     """
     used = sorted({run.precision for run in finished.values()})
     other = [name for name in used if name != wanted] if wanted is not None else used[1:]
@@ -175,19 +182,16 @@ def check_precision(finished: dict[Cell, FinishedRun], wanted: str | None, out: 
         )
 
 
-def _print_gaps(cells: Sequence[Cell], finished: dict[Cell, FinishedRun], console: TextIO) -> None:
-    """Which runs are missing, and whether those there are can be compared in time and memory."""
-    missing = [str(cell) for cell in cells if cell not in finished]
-    if missing:
-        _print_line(console, f"missing {len(missing)} of {len(cells)} runs: {', '.join(missing)}")
+def _print_warnings(finished: dict[Cell, FinishedRun], console: TextIO) -> None:
+    """Prints which times and memory cannot be compared."""
     if busy := [str(run.cell) for run in finished.values() if (run.waited or 0) > _BUSY]:
         which = f"{len(busy)} of {len(finished)} runs" if len(busy) > 3 else ", ".join(busy)
         _print_line(
-            console, f"the machine was busy during {which}: times there are too long to compare"
+            console, f"the machine was busy during {which}: those times are too long to compare"
         )
     if len(devices := sorted({run.device for run in finished.values()})) > 1:
         _print_line(
-            console, f"runs on {' and '.join(devices)}: their times and memory do not compare"
+            console, f"runs on {' and '.join(devices)}: their times and memory cannot be compared"
         )
 
 

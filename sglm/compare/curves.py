@@ -1,4 +1,4 @@
-"""A picture of the learning curves, where matplotlib is installed (the extra `plots`)."""
+"""Draws the learning curves, if matplotlib is installed (the extra `plots`)."""
 
 import math
 from collections.abc import Sequence
@@ -9,16 +9,16 @@ from sglm.compare.runs import FinishedRun
 from sglm.compare.variants import VARIANTS
 from sglm.storage.picture import WITHOUT_MATPLOTLIB, can_draw, save_picture
 
-# The first steps, where perplexity falls from the vocabulary's size, would flatten the rest.
+# The first steps, in which perplexity falls from the vocabulary's size, would flatten the rest.
 _SHARE_LEFT_OUT = 0.2
 _MARKERS = "os^vDP*Xd<>p"
 NOT_DRAWN = f"curves.png {WITHOUT_MATPLOTLIB}"
 
 
 def draw(runs: Sequence[FinishedRun], path: Path) -> None:
-    """Validation perplexity over updates: per variant the mean over seeds, and lowest to highest.
+    """Draws validation perplexity over updates: each variant's mean and range over seeds.
 
-    Nothing without runs, or without matplotlib.
+    Draws nothing without runs or without matplotlib.
     """
     if not runs or not can_draw():
         return
@@ -31,7 +31,7 @@ def _draw(figure: Any, runs: Sequence[FinishedRun]) -> None:
     names = [name for name in VARIANTS if any(run.variant == name for run in runs)]
     for index, name in enumerate(names):
         steps, mean, low, high = band([run for run in runs if run.variant == name])
-        # Dashes and markers, because curves without a difference hide one another.
+        # Dashes and markers, because equal curves hide each other.
         axes.plot(
             steps,
             mean,
@@ -62,7 +62,7 @@ def _draw(figure: Any, runs: Sequence[FinishedRun]) -> None:
 def band(
     runs: Sequence[FinishedRun],
 ) -> tuple[list[int], list[float], list[float], list[float]]:
-    """Steps, mean, lowest and highest perplexity of one variant's runs; all evaluate alike."""
+    """Returns steps, and mean, lowest and highest perplexity at each, of one variant's runs."""
     columns = list(zip(*(run.token_ppl for run in runs), strict=True))
     mean = [sum(column) / len(column) for column in columns]
     return runs[0].steps, mean, [min(column) for column in columns], [max(c) for c in columns]

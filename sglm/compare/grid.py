@@ -1,11 +1,11 @@
-"""The grid of a comparison: every variant with every seed, and the part that one call runs."""
+"""The grid of a comparison: every variant with every seed, divided into shards."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
 
 
 class Cell(NamedTuple):
-    """One cell of the grid: one run."""
+    """A cell of the grid, which is one run."""
 
     variant: str
     seed: int
@@ -20,12 +20,12 @@ class Cell(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Grid:
-    """Variants × seeds.
+    """The grid variants × seeds.
 
     Attributes:
-        variants: names in `VARIANTS`.
-        seeds: of the runs.
-        shard: `(i, n)`: the i-th of n parts of the grid, counted from 1.
+        variants: Names of variants in `VARIANTS`.
+        seeds: Seeds of the runs.
+        shard: `(i, n)` for the i-th of n parts of the grid, counted from 1.
     """
 
     variants: tuple[str, ...]
@@ -34,15 +34,15 @@ class Grid:
 
     @property
     def cells(self) -> list[Cell]:
-        """All runs, seed by seed: a grid that is stopped early has whole pairs."""
+        """All runs, seed by seed, so that a grid that is stopped early has complete pairs."""
         return [Cell(variant, seed) for seed in self.seeds for variant in self.variants]
 
     @property
     def own_cells(self) -> list[Cell]:
-        """Those of the shard, in their order.
+        """The runs of this shard, in the order of `cells`.
 
-        Dealt out variant by variant, so that shards differ by one run at most, in all and of each
-        variant; with as many shards as seeds, each has whole seeds.
+        They are dealt out variant by variant, so that shards differ by at most one run, in all and
+        for each variant. With as many shards as seeds, each shard has complete seeds.
         """
         part, parts = self.shard
         dealt = sorted(self.cells, key=lambda cell: self.variants.index(cell.variant))

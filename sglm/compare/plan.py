@@ -1,4 +1,4 @@
-"""What a comparison is going to do, before it does it."""
+"""The plan of a comparison: the runs that are left, and how long they will take."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,20 +14,20 @@ from sglm.runtime.terminal import duration, print_while_open
 from sglm.storage.picture import can_draw
 from sglm.train.build import store_shape
 
-# What is done before it would be timed: so few updates, that compute so little.
+# Below both limits (updates, operations), all runs take little more time than timing them would.
 SHORT_UPDATES, _SHORT_FLOP = 5000, 1e11
 
 
 @dataclass(frozen=True, kw_only=True)
 class ComparisonPlan:
-    """The runs that are to be made.
+    """The runs that are left to make.
 
     Attributes:
-        waiting: in their order.
-        finished: how many of this part of the grid are there already.
-        updates: of every run.
-        seconds: of a run by variant, about; None: not known.
-        is_short: it takes so little that nothing was timed.
+        waiting: The runs, in order.
+        finished: Number of runs of this shard that are finished already.
+        updates: Number of updates of every run.
+        seconds: Estimated time of a run, by variant. None: unknown.
+        is_short: Whether all runs take so little time that nothing was timed.
     """
 
     waiting: Sequence[Cell]
@@ -38,13 +38,13 @@ class ComparisonPlan:
 
     @property
     def total_seconds(self) -> float | None:
-        """Of all that are to be made, one after the other."""
+        """The estimated time of all runs that are left, one after the other; None: unknown."""
         if self.seconds is None:
             return None
         return sum(self.seconds[cell.variant] for cell in self.waiting)
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """Returns the plan as plain values."""
         return {
             "runs": [{"variant": cell.variant, "seed": cell.seed} for cell in self.waiting],
             "finished": self.finished,
@@ -55,7 +55,7 @@ class ComparisonPlan:
         }
 
     def describe(self) -> str:
-        """The runs, how long they will take, and what will be missing."""
+        """Describes the runs, how long they will take, and which result will be missing."""
         count = len(self.waiting)
         lines = [f"{count} run{'s' if count != 1 else ''} of {self.updates:,} updates to be made"]
         if self.finished:
@@ -67,13 +67,13 @@ class ComparisonPlan:
             about = "" if self.seconds is None else f"  {duration(self.seconds[variant]):>8} a run"
             lines.append(f"  {variant:<{width}}{about}  seeds {seeds}")
         if self.is_short:
-            lines.append("a matter of minutes: too short to be timed before")
+            lines.append("a matter of minutes: too short to be timed in advance")
         elif self.total_seconds is None:
             lines.append("how long they will take is not known: timing some steps failed")
         elif self.waiting:
             lines.append(
-                f"about {duration(self.total_seconds)} in all, one after the other, by a few steps"
-                " timed now"
+                f"about {duration(self.total_seconds)} in all, one after the other, according to"
+                " finished runs or a few timed steps"
             )
         return "\n".join(lines if can_draw() else [*lines, NOT_DRAWN])
 
@@ -81,15 +81,15 @@ class ComparisonPlan:
 def plan_comparison(
     comparison: Comparison, grid: Grid, execution: Execution, *, console: TextIO
 ) -> ComparisonPlan:
-    """What is left to do; finished runs tell how long others of their variant take.
+    """Plans what is left; times come from finished runs of the same variant, or from a few steps.
 
     Args:
-        comparison, grid: which runs.
-        execution: how they are made.
-        console: for a line where it takes a while.
+        comparison, grid: The runs.
+        execution: How to make the runs.
+        console: Stream for a line that says that steps are being timed.
 
     Raises:
-        InputError, ConfigError: see `sglm.compare.comparison.compare`.
+        InputError, ConfigError: See `sglm.compare.comparison.compare`.
     """
     finished = comparison.collect()
     waiting = [cell for cell in grid.own_cells if cell not in finished]
@@ -121,7 +121,7 @@ def _seconds(
     execution: Execution,
     console: TextIO,
 ) -> dict[str, float] | None:
-    """Of a run by variant."""
+    """Estimates the time of a run, by variant; None: unknown."""
     configs = {cell.variant: comparison.config(cell) for cell in waiting}
     known = {variant: _mean_seconds(variant, finished) for variant in configs}
     seconds = {variant: mean for variant, mean in known.items() if mean is not None}

@@ -1,4 +1,4 @@
-"""Runs one cell of a comparison in a process of its own, `sglm.compare.worker`."""
+"""Runs one cell of a comparison in its own process, `sglm.compare.worker`."""
 
 import os
 import signal
@@ -25,13 +25,13 @@ StopSignal = Callable[[], int | None]
 
 @dataclass(frozen=True, kw_only=True)
 class Execution:
-    """How runs are made.
+    """The way in which runs are made.
 
     Attributes:
-        precision: in what types, and where.
-        deterministic: see `sglm.runtime.device.make_deterministic`.
-        stop_signal: the number of the signal that asked to stop, or None.
-        expected_seconds: of a run by variant, to tell the time left; None: not known.
+        precision: Number types and device.
+        deterministic: See `sglm.runtime.device.make_deterministic`.
+        stop_signal: Function that returns the number of the signal that asked to stop, or None.
+        expected_seconds: Estimated time of a run, by variant, for the time left. None: unknown.
     """
 
     precision: Precision
@@ -41,11 +41,11 @@ class Execution:
 
 
 class RunEnd(NamedTuple):
-    """How a run ended; both are None where it was completed.
+    """The end of a run; both attributes are None if it was completed.
 
     Attributes:
-        failure: why it failed.
-        stopped_by: the signal that stopped it.
+        failure: Why it failed, or None.
+        stopped_by: Number of the signal that asked to stop, or None.
     """
 
     failure: str | None
@@ -53,9 +53,9 @@ class RunEnd(NamedTuple):
 
 
 def worker_command(module: str) -> list[str]:
-    """Runs one of sglm's modules, the one that is imported here.
+    """Returns the command that runs a module of the sglm that is imported here.
 
-    Without `-P` Python would look for it, and for all that it imports, in the current folder first.
+    Without `-P`, Python would look in the current folder first, for the module and its imports.
     """
     return [sys.executable, "-P", "-m", module]
 
@@ -67,15 +67,15 @@ def run_in_process(
     *,
     on_wait: Callable[[], None] = lambda: None,
 ) -> RunEnd:
-    """Trains to the end of a run, or to a request to stop.
+    """Trains one run until it ends or is asked to stop.
 
     Args:
-        comparison, cell: which.
-        execution: how.
-        on_wait: called several times a second meanwhile.
+        comparison, cell: The run.
+        execution: How to make the run.
+        on_wait: Called several times a second until then.
 
     Raises:
-        InputError: it was refused, for a reason that the other runs share.
+        InputError: The run was refused, for a reason that applies to the other runs too.
     """
     comparison.folder(cell).parent.mkdir(parents=True, exist_ok=True)
     task = Task(
@@ -94,14 +94,14 @@ def run_in_process(
     with open(log_path, "a", encoding="utf-8") as log:
         if (stopped_by := _lock_log(log, execution.stop_signal)) is not None:
             return RunEnd(None, stopped_by)
-        # In a session of its own: Ctrl-C at a terminal reaches this process alone, which passes it
-        # on as SIGTERM, so that the run does not get it twice.
+        # The run gets its own session: Ctrl-C at a terminal reaches only this process, which passes
+        # it on as SIGTERM, so that the run does not get it twice.
         process = subprocess.Popen(
             worker_command("sglm.compare.worker"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
-            # Its messages and its log hold any text, whatever this process's streams can.
+            # Its messages and its log may hold any text, whatever the encoding of this process.
             encoding="utf-8",
             env={**os.environ, "PYTHONIOENCODING": "utf-8"},
             start_new_session=True,
@@ -109,7 +109,7 @@ def run_in_process(
     message, stopped_by = _wait(process, task.to_json(), execution.stop_signal, on_wait=on_wait)
     if process.returncode == 0:
         return RunEnd(None, None)
-    # It was stopped by SIGTERM, whichever signal this process got.
+    # The run was stopped by SIGTERM, whichever signal this process received.
     if stopped_by is not None and process.returncode in (-signal.SIGTERM, 128 + signal.SIGTERM):
         return RunEnd(None, stopped_by)
     message = message or _failure(process.returncode, log_path)
@@ -119,11 +119,11 @@ def run_in_process(
 
 
 def _lock_log(log: TextIO, stop_signal: StopSignal) -> int | None:
-    """Waits until no other process is at this run: `None`, or the signal that asked to stop.
+    """Waits until no other process makes this run; returns None, or the signal that asked to stop.
 
-    A comparison that was killed leaves an orphan behind, which stops at its next step. Until then
-    it holds the lock on its log, which it got with its stderr: it needs no file of its own, and no
-    process can die without giving it back.
+    A killed comparison leaves an orphan behind, which stops at its next step. Until then the orphan
+    holds the lock on its log, which it inherited as its stderr: this needs no extra file, and the
+    lock is released however the process ends.
     """
     while try_lock(log) is False:
         if (number := stop_signal()) is not None:
@@ -139,10 +139,10 @@ def _wait(
     *,
     on_wait: Callable[[], None],
 ) -> tuple[str, int | None]:
-    """Hands over the task and waits for the end of the process; passes on a request to stop.
+    """Hands over the task, waits for the end of the process, and passes on a request to stop.
 
     Returns:
-        `(what it printed, the signal that asked to stop)`.
+        `(text that the process printed, number of the signal that asked to stop or None)`.
     """
     stopped_by = None
     stdin: str | None = task
@@ -161,7 +161,7 @@ def _wait(
 
 
 def _failure(code: int, log: Path) -> str:
-    """Why a process failed that printed no message of its own."""
+    """Explains why a process failed that printed no message."""
     if code < 0:
         name = signal.Signals(-code).name
         return f"the process was ended by {name}" + (" (out of memory?)" if code == -9 else "")

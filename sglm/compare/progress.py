@@ -1,4 +1,4 @@
-"""How far the run at hand is, read from its log: which of how many, its step, the time left."""
+"""Shows the progress of the current run, read from its log: its step and the time left."""
 
 import re
 import time
@@ -7,20 +7,20 @@ from typing import TextIO
 
 from sglm.runtime.terminal import OverwrittenLine, duration
 
-# As `ConsoleLog.progress` writes them away from a terminal.
+# A progress line, as `ConsoleLog.progress` writes it if the stream is not a terminal.
 _STEP = re.compile(rb"^(step [\d,]+/[\d,]+)  ([\d:]+) left", re.MULTILINE)
 _TAIL_BYTES = 4096
 _SECONDS_BETWEEN_LINES = 30.0
 
 
 class RunProgress:
-    """Follows one run: a line that is overwritten on a terminal, elsewhere one now and then.
+    """The progress of one run: a line that is overwritten on a terminal, elsewhere a line at times.
 
     Args:
-        console: where to.
-        title: of the run.
-        log: its log file, which may hold earlier sessions.
-        later_seconds: of the runs after it, about; None: not known.
+        console: Stream that the lines go to.
+        title: Title of the run.
+        log: Log file of the run, which may also hold earlier sessions.
+        later_seconds: Estimated time of the runs after this one. None: unknown.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class RunProgress:
         self.printed_at = time.monotonic()
 
     def poll(self) -> None:
-        """Shows what is new; costs next to nothing where nothing is."""
+        """Shows new progress; costs next to nothing if there is none."""
         now = time.monotonic()
         if not self.line.on_terminal and now - self.printed_at < _SECONDS_BETWEEN_LINES:
             return
@@ -50,11 +50,11 @@ class RunProgress:
         self.line.show(f"{text}, {step}")
 
     def close(self) -> None:
-        """The line gives way to others."""
+        """Clears the line."""
         self.line.clear()
 
     def _latest(self) -> re.Match[bytes] | None:
-        """The last progress line of this session."""
+        """Returns the last progress line of this session, or None."""
         try:
             with self.log.open("rb") as file:
                 end = file.seek(0, 2)
@@ -66,7 +66,7 @@ class RunProgress:
 
 
 def _seconds(text: str) -> float:
-    """The inverse of `duration`."""
+    """Converts a duration back to seconds, the inverse of `duration`."""
     seconds = 0
     for part in text.split(":"):
         seconds = 60 * seconds + int(part)

@@ -1,10 +1,11 @@
-"""`results.json` and `table.md`: what the finished runs of a comparison come to."""
+"""Writes `results.json` and `table.md`, the results of a comparison's finished runs."""
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from sglm.compare.grid import Cell
 from sglm.compare.runs import Comparison, FinishedRun
 from sglm.compare.statistics import summarize
 from sglm.compare.table import table
@@ -18,10 +19,19 @@ _RESULTS_FILE = "results.json"
 _LARGEST_RESULTS_BYTES = 1 << 26
 
 
-def write_results(comparison: Comparison, runs: Sequence[FinishedRun]) -> dict[str, Any]:
-    """Writes both files; returns what is in `results.json`."""
+def write_results(
+    comparison: Comparison, runs: Sequence[FinishedRun], *, missing: Sequence[Cell] = ()
+) -> dict[str, Any]:
+    """Writes both files, and returns the content of `results.json`.
+
+    Args:
+        comparison: The settings that the runs share.
+        runs: All finished runs.
+        missing: The runs that were asked for and are not finished.
+    """
     results = {
         "variants": summarize(runs),
+        "missing": [{"variant": cell.variant, "seed": cell.seed} for cell in missing],
         "updates": comparison.updates,
         "horizon": comparison.horizon,
         "config": plain_values(comparison.base),
@@ -39,7 +49,7 @@ def write_results(comparison: Comparison, runs: Sequence[FinishedRun]) -> dict[s
 
 
 def written_horizon(out: Path) -> int | None:
-    """The horizon of the comparison that is in `out` already, if there is one."""
+    """Returns the horizon of the comparison already in `out`; None if there is none."""
     try:
         horizon = read_json(out / _RESULTS_FILE, _LARGEST_RESULTS_BYTES)["horizon"]
     except (OSError, ValueError, LookupError, TypeError, InputError):

@@ -1,8 +1,8 @@
-"""The runs of a comparison and where they lie: `OUT/runs/<variant>-seed<seed>`.
+"""The runs of a comparison, in the folders `OUT/runs/<variant>-seed<seed>`.
 
-Each is an ordinary run of `sglm train`. Beside it lie a record of its cost
-(`<variant>-seed<seed>.json`) and its progress lines (`….log`). Copying `runs/` folders together
-merges comparisons.
+Each is an ordinary run of `sglm train`. Beside it are a record of its cost
+(`<variant>-seed<seed>.json`) and its progress lines (`….log`). Comparisons are merged by copying
+their `runs/` folders together.
 """
 
 import json
@@ -22,7 +22,7 @@ from sglm.text.store import TokenStore
 from sglm.train.log.metrics import LARGEST_METRICS_BYTES
 from sglm.train.run_folder import RunFolder
 
-# What a comparison writes beside its runs.
+# The files that a comparison writes beside its runs.
 RESULT_FILES = ("results.json", "table.md", "curves.png")
 _RUN_NAME = re.compile(r"(?P<variant>.+)-seed(?P<seed>0|[1-9][0-9]*)")
 
@@ -34,13 +34,13 @@ class Record:
     """The cost of a run.
 
     Attributes:
-        finished: it reached its last update.
-        seconds: of training and evaluation, over all sessions; 0 until it is finished.
-        peak_memory_mb: 10⁶ bytes, the highest of all sessions: of the process on a CPU, of torch's
-            tensors on CUDA; None where it is not known.
-        device, precision: where, and in what types.
-        waited: the share of its time for which its main thread was ready to run but no core was
-            free, in the worst session; None where that is not known.
+        finished: Whether the run reached its last update.
+        seconds: Time of training and evaluation over all sessions; 0 until the run is finished.
+        peak_memory_mb: Peak memory in 10⁶ bytes, the highest of all sessions: of the process on a
+            CPU, of torch's tensors on CUDA. None: unknown.
+        device, precision: Device type, and name of the precision.
+        waited: Share of the time for which the main thread was ready to run but no core was free,
+            in the worst session. None: unknown.
     """
 
     finished: bool
@@ -52,15 +52,15 @@ class Record:
 
     @classmethod
     def read(cls, path: Path) -> "Record | None":
-        """None where there is none.
+        """Reads a record; None if there is none.
 
         Raises:
-            InputError: it is damaged.
+            InputError: The record is damaged.
         """
         try:
             record = cls(**read_json(path))
             if not record.is_plausible():
-                raise ValueError("of other types, or below zero")
+                raise ValueError("a value has the wrong type or is negative")
             return record
         except FileNotFoundError:
             return None
@@ -68,7 +68,7 @@ class Record:
             raise _damaged(path, error, remove="it") from None
 
     def is_plausible(self) -> bool:
-        """Whether every value is of its type, as it need not be after reading."""
+        """Whether every value has its type and no number is negative, which a file may violate."""
         peak = 0.0 if self.peak_memory_mb is None else self.peak_memory_mb
         return (
             isinstance(self.finished, bool)
@@ -78,13 +78,13 @@ class Record:
         )
 
     def write(self, path: Path) -> None:
-        """Durably."""
+        """Writes the record durably."""
         replace_text(path, json.dumps(asdict(self)) + "\n")
 
 
 @dataclass(frozen=True, kw_only=True)
 class FinishedRun:
-    """The results of a run. The lists go over its evaluations, the last one at its end."""
+    """The results of a run. The lists have one entry per evaluation, the last one at its end."""
 
     variant: str
     seed: int
@@ -104,13 +104,13 @@ class FinishedRun:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """What all runs share.
+    """The settings that all runs share.
 
     Attributes:
-        base: the configuration with its schedule in steps, see `prepare_base`.
-        store: the corpus.
-        out: where it all goes.
-        horizon: of the variants with a long one, in steps.
+        base: The configuration with its schedule in steps, see `prepare_base`.
+        store: The corpus.
+        out: The folder of the comparison.
+        horizon: Horizon of the variants with a long one, in steps.
     """
 
     base: Config
@@ -120,7 +120,7 @@ class Comparison:
 
     @property
     def updates(self) -> int:
-        """That every run makes."""
+        """The number of updates of every run."""
         return round(sum(self.base.schedule.cycle_lengths()))
 
     def config(self, cell: Cell) -> Config:
@@ -136,10 +136,10 @@ class Comparison:
         return self.out / "runs" / f"{cell.name}.log"
 
     def collect(self, known: Mapping[Cell, FinishedRun] | None = None) -> dict[Cell, FinishedRun]:
-        """All finished runs in `out`, also those of earlier calls with other variants or seeds.
+        """Reads all finished runs in `out`, including those of other variants or seeds.
 
         Args:
-            known: what an earlier call returned: these are not read again.
+            known: Result of an earlier call; these runs are not read again.
 
         Raises:
             InputError, ConfigError: `out` holds something else, or runs of another comparison.
@@ -164,7 +164,7 @@ class Comparison:
         runs = self.out / "runs"
         entries = sorted(self.out.iterdir()) if self.out.exists() else []
         if entries and not runs.is_dir():
-            # Results of no runs are those of a comparison that was stopped before its first one.
+            # A comparison that was stopped before its first run has results of no runs.
             others = [entry.name for entry in entries if entry.name not in RESULT_FILES]
             if others:
                 raise _foreign(self.out, others)
@@ -182,7 +182,7 @@ class Comparison:
         return cells
 
     def _read(self, cell: Cell) -> FinishedRun | None:
-        """None where it is not finished; raises as `collect` does."""
+        """Reads a run; None if it is not finished. Raises the same errors as `collect`."""
         record = Record.read(self.record_path(cell))
         folder = RunFolder(self.folder(cell))
         if record is None or not record.finished or not folder.identity.exists():
@@ -227,5 +227,5 @@ def _foreign(out: Path, names: Iterable[str]) -> InputError:
 
 
 def _number(value: float | None) -> float:
-    """A number of `metrics.jsonl`; null, and one above 10¹⁵, counts as infinite: diverged."""
+    """Converts a number of `metrics.jsonl`; null or one above 10¹⁵ counts as infinite: diverged."""
     return math.inf if value is None or float(value) > _DIVERGED else float(value)

@@ -1,7 +1,7 @@
-"""From the results of runs to means, spreads, paired differences and their confidence.
+"""Computes means, spreads, paired differences and their confidence from the results of runs.
 
-Everything is paired by seed: equal seeds have equal weights to begin with and equal data, so that
-differences scatter less than the runs do.
+Differences are paired by seed: runs with equal seeds start with equal weights and read equal data,
+so that their differences scatter less than the runs do.
 """
 
 import math
@@ -20,18 +20,21 @@ BySeed = Mapping[int, float]
 
 
 class Difference(NamedTuple):
-    """A mean of differences, and the interval that holds the true one with 95 % confidence: None
-    where there is a single pair, which has no spread."""
+    """A mean of differences and its 95 % confidence interval, which is None for a single pair."""
 
     mean: float
     ci95: tuple[float, float] | None
 
 
 def student_t(degrees: int, confidence: float = _CONFIDENCE) -> float:
-    """The t within which ±t holds that share of Student's distribution.
+    """Returns the t for which Student's distribution has the share `confidence` within ±t.
 
-    By bisection on θ = arctan(t/√ν), in which the share is a finite sum (Abramowitz & Stegun 1964,
-    26.7.3 and 26.7.4).
+    Found by bisection on θ = arctan(t/√ν), of which the share is a finite sum (Abramowitz & Stegun
+    1964, 26.7.3 and 26.7.4).
+
+    Args:
+        degrees: Degrees of freedom ν.
+        confidence: Share of the distribution.
     """
     low, high = 0.0, math.pi / 2
     for _ in range(_BISECTIONS):
@@ -41,7 +44,7 @@ def student_t(degrees: int, confidence: float = _CONFIDENCE) -> float:
 
 
 def _share(angle: float, degrees: int) -> float:
-    """P(|T| ≤ √ν·tan θ) for ν degrees of freedom."""
+    """Returns P(|T| ≤ √ν·tan θ) for ν degrees of freedom."""
     odd = degrees % 2
     term, total = (math.cos(angle) if odd else 1.0), 0.0
     for power in range(1 + odd, degrees, 2):
@@ -52,7 +55,7 @@ def _share(angle: float, degrees: int) -> float:
 
 
 def paired_difference(values: BySeed, baseline: BySeed) -> Difference | None:
-    """`values - baseline` over the seeds of both; None where there is none, or one diverged."""
+    """Returns `values - baseline` over common seeds; None if there are none or a run diverged."""
     seeds = sorted(values.keys() & baseline.keys())
     differences = [values[seed] - baseline[seed] for seed in seeds]
     if not differences or not all(map(math.isfinite, differences)):
@@ -65,14 +68,15 @@ def paired_difference(values: BySeed, baseline: BySeed) -> Difference | None:
 
 
 def summarize(runs: Sequence[FinishedRun]) -> dict[str, dict[str, Any]]:
-    """The `variants` of `results.json`, in the order of `VARIANTS`; only finished runs count.
+    """Returns the `variants` of `results.json`, in the order of `VARIANTS`, from finished runs.
 
-    Per variant: `seeds` and `token_ppl` (validation perplexity at the end of each), their
-    `token_ppl_mean` and `token_ppl_sd` (of a sample; null for one seed), `nll_per_token_mean`
-    (nats), `seconds_mean` (evaluations included), `seconds_ratio` (to bptt's, same seeds),
-    `peak_memory_mb` (10⁶ bytes, the highest of the runs), `diff_mean` and `diff_ci95` (perplexity
-    minus that of bptt, paired by seed; null for bptt), `controls` (the same against each of
-    `Variant.controls`), `gap_closed`. A number that is infinite or undefined is None.
+    Each variant has: `seeds` and `token_ppl` (validation perplexity at the end of each run), their
+    `token_ppl_mean` and `token_ppl_sd` (sample standard deviation; null for one seed),
+    `nll_per_token_mean` (nats), `seconds_mean` (including evaluations), `seconds_ratio` (to the
+    time of bptt, same seeds), `peak_memory_mb` (10⁶ bytes, the highest of the runs), `diff_mean`
+    and `diff_ci95` (perplexity minus that of bptt, paired by seed; null for bptt), `controls` (the
+    same difference to each of `Variant.controls`), `gap_closed`. Infinite and undefined numbers are
+    None.
     """
     by_variant = {
         name: {run.seed: run for run in sorted(runs, key=lambda run: run.seed)}
@@ -113,11 +117,11 @@ def _summary(name: str, by_variant: Mapping[str, Mapping[int, FinishedRun]]) -> 
 
 
 def gap_closed(nll: Mapping[str, BySeed], name: str) -> float | None:
-    """The share of the horizon gap that a variant closes, in nats per token:
-    (bptt - variant) / (bptt - bptt-long), over the seeds that all three have.
+    """Returns the share of the horizon gap that a variant closes, in nats per token.
 
-    None for bptt itself, and unless the gap is open: where its confidence interval reaches down to
-    0, or there is none, a share of it means nothing.
+    It is (bptt - variant) / (bptt - bptt-long), over the seeds that all three have. None for bptt
+    itself, and unless the confidence interval of the gap exists and lies above 0: otherwise a share
+    of the gap means nothing.
     """
     if name == BASELINE or not {BASELINE, CEILING} <= nll.keys():
         return None

@@ -1,4 +1,4 @@
-"""`results.json` for people: a Markdown table, and what it shows in plain sentences."""
+"""Presents `results.json` to people: as a table, and as plain sentences on what it shows."""
 
 import textwrap
 from typing import Any
@@ -10,7 +10,7 @@ _TERMINAL_COLUMNS = 80
 
 
 def table(results: dict[str, Any]) -> str:
-    """The table and the sentences, as Markdown."""
+    """Returns the table and the sentences as Markdown."""
     variants = results["variants"]
     if not variants:
         return "No run is finished yet."
@@ -30,11 +30,13 @@ def table(results: dict[str, Any]) -> str:
     widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
     lines = ["| " + " | ".join(_pad(row, widths)) + " |" for row in rows]
     title = f"Validation perplexity per token after {results['updates']:,} updates."
-    return "\n".join([title, "", *lines, "", in_words(results)])
+    missing = [f"{run['variant']} seed {run['seed']}" for run in results.get("missing", ())]
+    unfinished = [f"Not finished: {', '.join(missing)}."] if missing else []
+    return "\n".join([title, "", *lines, "", in_words(results), *unfinished])
 
 
 def terminal_table(results: dict[str, Any]) -> str:
-    """The same for a terminal of 80 columns: narrower, and the sentences on lines of that width."""
+    """Returns the same for a terminal of 80 columns: a narrower table, and wrapped sentences."""
     variants = results["variants"]
     if not variants:
         return table(results)
@@ -66,10 +68,9 @@ def terminal_table(results: dict[str, Any]) -> str:
 
 
 def in_words(results: dict[str, Any]) -> str:
-    """What helped, what harmed, and what made no difference beyond chance.
+    """Returns sentences on what helped, what harmed, and what made no difference beyond chance.
 
-    A difference is called one only where its confidence interval leaves out 0, so never with a
-    single seed.
+    A difference counts only if its confidence interval excludes 0, so never with a single seed.
     """
     variants = results["variants"]
     digits = _digits(variants)
@@ -98,12 +99,12 @@ def in_words(results: dict[str, Any]) -> str:
             if missing and facts["diff_mean"] is not None:
                 sentences.append(
                     f"{one} has no run for {other}'s seeds {', '.join(missing)}: the difference of"
-                    f" {name} is over the others."
+                    f" {name} is over the other seeds."
                 )
     if CEILING in variants and not groups["lower"]:
         exact = f"the exact gradient over {results['horizon']} steps ({CEILING})"
         sentences += {
-            "none": [f"No gain is seen from {exact}: none is to be expected from a synthetic one."],
+            "none": [f"No gain is seen from {exact}, so none is expected from a synthetic one."],
             "higher": [f"Here {exact} harms, so a synthetic one has nothing to gain."],
         }.get(_verdict(variants[CEILING]), [])
     return "\n".join(sentences)
@@ -114,8 +115,8 @@ _VERDICTS = {
     "higher": f"Worse than {BASELINE}",
     "none": f"No difference to {BASELINE} beyond the spread over seeds",
     "diverged": "Diverged",
-    "unknown": "Cannot be told from chance (that takes two seeds that did not diverge, of"
-    f" {BASELINE} too)",
+    "unknown": "Cannot be told from chance (this needs two seeds that did not diverge, also of"
+    f" {BASELINE})",
 }
 
 
@@ -128,7 +129,7 @@ def _verdict(facts: dict[str, Any]) -> str:
 
 
 def _evidence(facts: dict[str, Any], digits: int) -> str:
-    """By how much, and how sure that is."""
+    """Returns the size of a difference, and its confidence interval."""
     mean, interval = facts["diff_mean"], facts["diff_ci95"]
     if _verdict(facts) == "diverged":
         return f" with {facts['token_ppl'].count(None)} of {len(facts['token_ppl'])} seeds"
@@ -140,7 +141,7 @@ def _evidence(facts: dict[str, Any], digits: int) -> str:
 
 
 def _about_controls(name: str, controls: dict[str, Any], digits: int) -> str:
-    """Whether a gain over the baseline is also one over variants that differ in one thing."""
+    """Returns a sentence on whether a gain over the baseline is also one over the controls."""
     phrases = []
     for other, facts in controls.items():
         evidence = _evidence(facts, digits)
@@ -156,7 +157,7 @@ def _about_controls(name: str, controls: dict[str, Any], digits: int) -> str:
 
 
 def _digits(variants: dict[str, Any]) -> int:
-    """Decimals: perplexities of characters are small, and their differences smaller."""
+    """Returns the number of decimals: perplexities of characters differ by little."""
     means = [facts["token_ppl_mean"] for facts in variants.values()]
     return 2 if min((mean for mean in means if mean is not None), default=100.0) >= 10 else 4
 

@@ -1,7 +1,7 @@
-"""How long runs will take: a few steps of each variant, timed in a process of its own.
+"""Estimates how long runs will take, from a few steps of each variant, timed in a new process.
 
 `python -m sglm.compare.timing` reads a `TimingTask` as JSON from stdin and prints the seconds of a
-run by variant. Memory that it took is given back at its end, before the first run begins.
+run, by variant. The process frees its memory by ending before the first run starts.
 """
 
 import json
@@ -35,15 +35,15 @@ from sglm.train.learner import Learner
 from sglm.train.step import train_step
 from sglm.train.window_decision import DecisionRule
 
-_WARM_UP_STEPS = 5  # at the fourth call of a function its kernels are recorded, on a GPU
-_TIMED_STEPS = 16  # whole stretches of an adjoint, and probes among them
-_MOST_SECONDS = 1.0  # of them, for each kind of step
+_WARM_UP_STEPS = 5  # on a GPU, the kernels of a function are recorded at its fourth call
+_TIMED_STEPS = 16  # contain whole stretches of an adjoint, and probes
+_MOST_SECONDS = 1.0  # for these steps, per mode
 _TIMED_CHUNKS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
 class TimingTask:
-    """Configurations by variant, and where and how they would be trained."""
+    """The configurations by variant, and where and how they would be trained."""
 
     configs: dict[str, dict[str, Any]]
     data: str
@@ -54,9 +54,9 @@ class TimingTask:
 def seconds_of_runs(
     configs: Mapping[str, Config], store: TokenStore, execution: Execution
 ) -> dict[str, float] | None:
-    """About how long a run of each configuration will take, its start and evaluations included.
+    """Estimates how long a run of each configuration will take, including start and evaluations.
 
-    None where that cannot be told: the process failed or was interrupted.
+    Returns None if the process failed or was interrupted.
     """
     task = TimingTask(
         configs={name: plain_values(config) for name, config in configs.items()},
@@ -82,8 +82,7 @@ def seconds_of_runs(
 
 
 def seconds_of_run(config: Config, store: TokenStore, precision: Precision) -> float:
-    """About how long a training takes, from a few of its steps of each mode and a part of a
-    validation."""
+    """Estimates how long a run takes, from a few steps of each mode and part of a validation."""
     batcher = build_batcher(config, store)
     schedule = build_schedule(config, batcher.steps_per_epoch)
     learner = build_learner(config, token_counts(store), precision)
@@ -104,7 +103,7 @@ def seconds_of_run(config: Config, store: TokenStore, precision: Precision) -> f
 
 
 class _Stepper:
-    """Does steps of a training, from any place."""
+    """The training steps of a run, which may start anywhere."""
 
     def __init__(
         self, learner: Learner, *, batcher: Batcher, schedule: Schedule, rule: DecisionRule
@@ -112,10 +111,10 @@ class _Stepper:
         self.learner, self.batcher, self.schedule, self.rule = learner, batcher, schedule, rule
 
     def seconds_per_step(self, mode: Mode, stretch: int) -> float:
-        """The mean over some steps of the first cycle of that mode."""
+        """Returns the mean time of some steps from the start of the first cycle of that mode."""
         first = self.schedule.cycle_modes.index(mode)
         step = self.schedule.cycle_ends[first] - self.schedule.cycle_steps[first]
-        # An estimator that reads ahead has read nothing in the midst of a stretch.
+        # An estimator that reads ahead does so at the start of a stretch, and not within it.
         while step % self.batcher.steps_per_epoch % stretch:
             step += 1
         for _ in range(max(_WARM_UP_STEPS, (self.learner.past.maxlen or 0) + 1)):
@@ -147,7 +146,7 @@ def _validation_seconds(learner: Learner, store: TokenStore) -> float:
 
 
 def main() -> None:
-    """See the module."""
+    """Times the task from stdin, as the module's docstring describes."""
     prepare_process()
     task = TimingTask(**json.loads(sys.stdin.read()))
     store = TokenStore.open(task.data)

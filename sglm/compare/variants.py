@@ -1,6 +1,6 @@
-"""What is compared: ways of training that differ in one thing, as changes to one configuration.
+"""The variants: ways of training that differ in one thing, as changes to one configuration.
 
-Light to import: `sglm compare --help` prints the table below.
+The module imports little, because `sglm compare --help` prints the table below.
 """
 
 from dataclasses import dataclass
@@ -13,29 +13,31 @@ if TYPE_CHECKING:
 
 BASELINE = "bptt"
 CEILING = "bptt-long"
-# Plain, with synthetic gradients, and with the exact ones that these approach: what "does it help
-# here?" takes.
+# Plain truncation, synthetic gradients, and the exact gradients that these approximate: enough to
+# answer "does it help here?".
 DEFAULT_VARIANTS = ("bptt", "dni", "bptt-long")
-# Enough to see the horizon gap (BPTT(h; T)), few enough to pay for it.
+# Enough windows to see the horizon gap (BPTT(h; T)), at a moderate cost.
 DEFAULT_HORIZON_WINDOWS = 4
 
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
-    """One way of training.
+    """A way of training.
 
     Attributes:
-        sentence: what it is, for people.
-        mode: kind of gradient, as `schedule.mode`.
-        restarts: the configuration's own cycles; otherwise one cosine over the whole length.
-        kind: as `synthesizer.kind`, None for the configuration's own.
-        inject: as `synthesizer.inject`.
-        long_horizon: the past is read again, several windows of it.
-        past: as `train.past`: what for.
-        swapped: fewer lanes with windows as long as that horizon, as many tokens to an update.
-        truncation: as `train.truncation`.
-        controls: variants that it is compared with besides `bptt`: they differ from it in one
-            thing.
+        sentence: Description for users.
+        mode: Kind of gradient, as `schedule.mode`.
+        restarts: Whether the run has the configuration's cycles, and not one cosine over its whole
+            length.
+        kind: As `synthesizer.kind`. None: that of the configuration.
+        inject: As `synthesizer.inject`.
+        long_horizon: Whether the past is read again, over several windows.
+        past: As `train.past`, what the past is read again for.
+        swapped: Whether there are fewer lanes, with windows as long as the long horizon and as many
+            tokens in an update.
+        truncation: As `train.truncation`.
+        controls: Variants that differ from this one in one thing; it is compared with them and with
+            `bptt`.
     """
 
     sentence: str
@@ -72,21 +74,21 @@ VARIANTS = {
         controls=("bptt-restarts",),
     ),
     "dni-feedback": Variant(
-        sentence="Rival: as dni, with what an adjoint reads carried back through fixed random"
-        " matrices (feedback alignment: Lillicrap et al. 2016).",
+        sentence="Rival: as dni, but the adjoint goes back through fixed random matrices instead of"
+        " the model (feedback alignment: Lillicrap et al. 2016).",
         mode="synthetic",
         kind="feedback",
         controls=("dni",),
     ),
     "dni-direct": Variant(
-        sentence="Rival: as dni, with what an adjoint reads mapped to the state by one fixed random"
-        " matrix (direct feedback alignment: Nøkland 2016).",
+        sentence="Rival: as dni, but one fixed random matrix maps the gradients at the softmax, as"
+        " the adjoint predicts them, to the state (direct feedback alignment: Nøkland 2016).",
         mode="synthetic",
         kind="direct",
         controls=("dni",),
     ),
     "dni-critic": Variant(
-        sentence="Rival: as dni, with the derivative of a prediction of the future loss.",
+        sentence="Rival: as dni, but with the derivative of a predicted future loss.",
         mode="synthetic",
         kind="critic",
         controls=("dni",),
@@ -99,7 +101,7 @@ VARIANTS = {
         controls=("bptt-restarts", "noise", "other-lane"),
     ),
     "noise": Variant(
-        sentence="Control: as alternating, but random directions of the prediction's norm are"
+        sentence="Control: as alternating, but random directions with the prediction's norm are"
         " injected.",
         mode="alternating",
         restarts=True,
@@ -107,7 +109,7 @@ VARIANTS = {
         controls=("bptt-restarts",),
     ),
     "other-lane": Variant(
-        sentence="Control: as alternating, but an adjoint reads another lane's coming text: a gain"
+        sentence="Control: as alternating, but the adjoint reads another lane's coming text: a gain"
         " that remains does not come from the text.",
         mode="alternating",
         restarts=True,
@@ -128,15 +130,15 @@ VARIANTS = {
         controls=("bptt-restarts",),
     ),
     "fresh": Variant(
-        sentence="Control: as bptt, with the state before every window computed anew from --horizon"
-        " steps by today's weights, no gradient through them.",
+        sentence="Control: as bptt-long, but the past is read only to recompute the state before"
+        " every window with the current weights; no gradient goes through it.",
         mode="real",
         long_horizon=True,
         past="state",
     ),
     "swapped": Variant(
-        sentence="Rival: as bptt, with fewer lanes and windows of --horizon steps: as many tokens"
-        " to an update.",
+        sentence="Rival: as bptt, with fewer lanes but windows of --horizon steps: as many tokens"
+        " in an update.",
         mode="real",
         swapped=True,
     ),
@@ -149,15 +151,17 @@ VARIANTS = {
 
 
 def prepare_base(config: "Config", cycle_steps: tuple[int, ...], steps_per_epoch: int) -> "Config":
-    """The configuration in steps instead of epochs, so that every variant makes as many updates,
-    even one whose windows are cut differently.
+    """Returns the configuration in steps instead of epochs.
+
+    So all variants make the same number of updates, even one with windows of other lengths.
 
     Args:
-        config: as the user gave it.
-        cycle_steps, steps_per_epoch: what its schedule comes to with windows of fixed length.
+        config: Configuration from the user.
+        cycle_steps, steps_per_epoch: Lengths of its cycles and of an epoch in steps, with windows
+            of fixed length.
 
     Raises:
-        ConfigError: it sets what the variants are there to set.
+        ConfigError: The configuration sets a key that only variants may set.
     """
     from sglm.config import parse_config, plain_values
     from sglm.config.schema import GEOMETRIC_CYCLES
@@ -180,16 +184,16 @@ def prepare_base(config: "Config", cycle_steps: tuple[int, ...], steps_per_epoch
 
 
 def configure(variant: str, base: "Config", *, seed: int, horizon: int) -> "Config":
-    """The configuration of one run: a pure function.
+    """Returns the configuration of one run: a pure function.
 
     Args:
-        variant: a name in `VARIANTS`.
-        base: from `prepare_base`.
-        seed: of the weights, dropout and noise.
-        horizon: in steps, for the variants with a long one.
+        variant: Name of a variant in `VARIANTS`.
+        base: Configuration from `prepare_base`.
+        seed: Seed of the weights, dropout and noise.
+        horizon: Horizon in steps, for the variants with a long one.
 
     Raises:
-        ConfigError: the variant does not go with the base configuration.
+        ConfigError: The variant does not fit the base configuration.
     """
     from sglm.config import parse_config, plain_values
 
@@ -210,7 +214,7 @@ def configure(variant: str, base: "Config", *, seed: int, horizon: int) -> "Conf
 
 
 def _synthesizer(chosen: Variant, base: "Config") -> dict[str, object]:
-    """What a variant changes about the synthesizer; another kind takes over what suits it."""
+    """Returns a variant's changes to `[synthesizer]`; keys that its kind lacks are reset."""
     from sglm.config.schema import SynthesizerConfig
 
     if chosen.kind is None:
@@ -226,17 +230,18 @@ def _swap(variant: str, base: "Config", horizon: int) -> dict[str, int]:
     batch, windows = base.train.batch, horizon // base.train.window
     if batch % windows:
         raise ConfigError(
-            f"{variant} makes windows of {windows} times as many steps, and {batch} lanes are no"
-            f" multiple of that; set train.batch to one, or leave {variant} out of --variants"
+            f"{variant} makes windows {windows} times as long, and {batch} lanes are no multiple"
+            f" of that; set train.batch to one, or leave {variant} out of --variants"
         )
     return {"batch": batch // windows, "window": horizon}
 
 
 def check_cycles(variants: tuple[str, ...], base: "Config") -> None:
-    """
+    """Checks that variants with restarts have some.
+
     Raises:
-        ConfigError: a variant is about restarts and there are none, so that it would be another
-            variant under a second name.
+        ConfigError: A variant has restarts but the schedule has one cycle, so that it would equal
+            another variant.
     """
     with_restarts = [name for name in variants if VARIANTS[name].restarts]
     if with_restarts and len(base.schedule.cycle_lengths()) == 1:
@@ -248,10 +253,10 @@ def check_cycles(variants: tuple[str, ...], base: "Config") -> None:
 
 
 def horizon_steps(horizon: int | None, window: int) -> int:
-    """The long horizon: rounded up to whole windows; None stands for the default.
+    """Returns the long horizon in steps, rounded up to whole windows; None stands for the default.
 
     Raises:
-        ConfigError: it is no longer than a window.
+        ConfigError: The horizon is no longer than a window.
     """
     if horizon is None:
         return DEFAULT_HORIZON_WINDOWS * window

@@ -1,7 +1,7 @@
-"""One run of a comparison, in a process of its own: its peak memory is that run's alone.
+"""Makes one run of a comparison, in its own process, so that peak memory is that of the run.
 
-`python -m sglm.compare.worker` reads a `Task` as JSON from stdin. Progress goes to stderr; the
-message of an error that has one, to stdout.
+`python -m sglm.compare.worker` reads a `Task` as JSON from stdin. Progress goes to stderr, the
+message of an error to stdout.
 """
 
 import json
@@ -28,7 +28,7 @@ from sglm.train.loop import Outcome, train
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """What to run and where: plain values, which go to the process as JSON."""
+    """A run to make: plain values, which are sent to the process as JSON."""
 
     config: dict[str, Any]
     data: str
@@ -38,19 +38,19 @@ class Task:
     precision: str
     deterministic: bool = False
     parent: int | None = None
-    """The number of the process that waits for the run; None: whichever started this one."""
+    """The id of the process that waits for the run; None: the one that started this process."""
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
 
 
 class WorkerStopRequest:
-    """Whether to stop: after SIGTERM, and when the process that started this one is gone, for then
-    nobody could stop it any more.
+    """A request to stop: SIGTERM, or the end of the parent process, after which nothing else could
+    stop this one.
 
     Args:
-        parent: the number of that process; None: what it is now. (It may have died while this one
-            was importing torch.)
+        parent: Id of the parent process. None: the current parent. (The original one may have died
+            while this process was importing torch.)
     """
 
     def __init__(self, parent: int | None = None) -> None:
@@ -66,10 +66,10 @@ class WorkerStopRequest:
 
 
 def perform(task: Task, stop_request: WorkerStopRequest) -> None:
-    """Trains to the end, or to a request to stop, and records the cost.
+    """Trains until the end or until asked to stop, and records the cost.
 
     Raises:
-        SglmError: as `sglm.train.loop.train`.
+        SglmError: See `sglm.train.loop.train`.
     """
     store, device = TokenStore.open(task.data), torch.device(task.device)
     if task.deterministic:
@@ -93,7 +93,7 @@ def perform(task: Task, stop_request: WorkerStopRequest) -> None:
 def write_record(
     task: Task, outcome: Outcome | None, before: Record | None, *, waited: float | None = None
 ) -> None:
-    """Writes the record of this session and the ones before it; `outcome` is None if cut short."""
+    """Writes the record of this session and earlier ones; `outcome` is None if it was cut short."""
     peaks = [before.peak_memory_mb] if before is not None else []
     shares = [before.waited] if before is not None else []
     if outcome is None or not outcome.already_finished:
@@ -110,14 +110,14 @@ def write_record(
 
 
 class WaitingClock:
-    """How busy the machine is with others, from where it was made on."""
+    """A measure of how busy the machine is with other processes, since this object was made."""
 
     def __init__(self) -> None:
         self.started, self.waited = time.monotonic(), _waited_seconds()
 
     def share(self) -> float | None:
-        """Of the time for which the main thread was ready to run but no core was free; None where
-        the system does not say."""
+        """Returns the share of the time for which the main thread was ready to run but no core was
+        free; None if the system does not report it."""
         waited = _waited_seconds()
         if waited is None or self.waited is None:
             return None
@@ -127,18 +127,18 @@ class WaitingClock:
 def _waited_seconds() -> float | None:
     try:
         ran, waited, _ = Path("/proc/self/schedstat").read_text(encoding="ascii").split()
-        return int(waited) / 1e9 if int(ran) else None  # Linux that counts
+        return int(waited) / 1e9 if int(ran) else None  # all zeros if Linux does not count
     except (OSError, ValueError):
         return None
 
 
 def peak_memory_mb(device: torch.device) -> float:
-    """The most that this process has held so far, in 10⁶ bytes: on CUDA what torch allocated
-    there, on a CPU all of the process's resident memory."""
+    """Returns the peak memory of this process so far, in 10⁶ bytes: of torch's tensors on CUDA, of
+    the whole process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
     try:
-        # Linux hands ru_maxrss down from parent to child, through exec too; VmHWM is our own.
+        # On Linux a child inherits ru_maxrss from its parent, even through exec, but not VmHWM.
         status = Path("/proc/self/status").read_text(encoding="ascii")
         return int(status.partition("VmHWM:")[2].split()[0]) * 1024 / 1e6
     except (OSError, LookupError, ValueError):
@@ -147,11 +147,11 @@ def peak_memory_mb(device: torch.device) -> float:
 
 
 def main() -> int:
-    """Exit code: as the command line's."""
+    """Makes the run, and returns the exit code, which is as on the command line."""
     prepare_process()
     task_json = sys.stdin.read()
     if not task_json:
-        return 1  # the process that started this one was killed before it gave it a task
+        return 1  # the parent process was killed before it sent a task
     task = Task(**json.loads(task_json))
     try:
         perform(task, WorkerStopRequest(task.parent))
@@ -161,7 +161,7 @@ def main() -> int:
             raise
         try:
             print(translated, flush=True)
-        except BrokenPipeError:  # the process that started this one has died
+        except BrokenPipeError:  # the parent process has died
             print(translated, file=sys.stderr, flush=True)
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for Python's own flush
         return translated.exit_code

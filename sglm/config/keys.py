@@ -31,10 +31,10 @@ class Key:
     """One key of a configuration.
 
     Attributes:
-        name: `section.key`.
-        values: what it may be, in words.
-        default: its value in a configuration that does not set it; None is off.
-        sentence: what it does.
+        name: Name of the key, as `section.key`.
+        values: Description of the allowed values.
+        default: Value in a configuration that does not set the key; None is off.
+        sentence: Description of what the key does.
     """
 
     name: str
@@ -44,18 +44,18 @@ class Key:
 
     @property
     def default_toml(self) -> str:
-        """The default as one would write it in a file; after `--set section.key=` quotes may be
+        """The default as it is written in a file; after `--set section.key=` its quotes may be
         left out."""
         return json.dumps("none" if self.default is None else self.default)
 
 
 def sections() -> dict[str, str]:
-    """The sentence of every section."""
+    """Returns the description of every section, by name."""
     return {name: _sentence(_section(name).__doc__ or "") for name in Config.model_fields}
 
 
 def keys(section: str) -> list[Key]:
-    """All keys of a section, in the order of `schema`."""
+    """Returns all keys of a section, in the order of `schema`."""
     model = _section(section)
     sentences, forms = _sentences(model), model.model_json_schema()["properties"]
     return [
@@ -74,7 +74,7 @@ def _section(name: str) -> Any:
 
 
 def _sentences(model: type) -> dict[str, str]:
-    """The string below each field."""
+    """Returns the docstring below each field, by the name of the field."""
     (definition,) = ast.parse(textwrap.dedent(inspect.getsource(model))).body
     assert isinstance(definition, ast.ClassDef)
     return {
@@ -89,7 +89,7 @@ def _sentence(text: str) -> str:
 
 
 def _values(form: dict[str, Any]) -> str:
-    """What a field's JSON schema allows, in words."""
+    """Describes the values that a field's JSON schema allows."""
     if "anyOf" in form:
         return " or ".join(map(_values, form["anyOf"]))
     if "enum" in form or "const" in form:

@@ -1,4 +1,4 @@
-"""From a TOML file and overrides to a checked configuration, and back."""
+"""Converts a TOML file and overrides into a checked configuration, and back."""
 
 import re
 import tomllib
@@ -16,7 +16,7 @@ from sglm.storage.untrusted import read_bounded
 
 _LARGEST_FILE_BYTES = 1 << 20
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")  # byte order marks
-# A table for readers and `sglm recipes`; it has no effect on a run.
+# The name of a table for readers and `sglm recipes`; it has no effect on a run.
 ABOUT = "about"
 # pydantic's name of a type → its description in messages.
 _WANTED = {
@@ -31,7 +31,7 @@ _WANTED = {
 
 
 def shipped_configs() -> list[str]:
-    """Names of the recipes that come with sglm."""
+    """Returns the names of the recipes that come with sglm."""
     folder = resources.files("sglm.configs")
     return sorted(
         entry.name.removesuffix(".toml")
@@ -44,11 +44,13 @@ def load_config(source: str, overrides: Iterable[str] = ()) -> Config:
     """Reads a configuration.
 
     Args:
-        source: path of a TOML file, or the name of a shipped one.
-        overrides: `section.key=value` each, the value written as in TOML (quotes may be left out).
+        source: Path of a TOML file, or name of a recipe.
+        overrides: Assignments `section.key=value`, each with its value written as in TOML (quotes
+            may be left out).
 
     Raises:
-        ConfigError: no such file or recipe, not TOML, unknown key, wrong type, impossible value.
+        ConfigError: There is no such file or recipe, it is not TOML, a key is unknown, or a value
+            has the wrong type or is out of range.
     """
     values = _read_toml(source)
     values.pop(ABOUT, None)
@@ -58,7 +60,7 @@ def load_config(source: str, overrides: Iterable[str] = ()) -> Config:
 
 
 def read_about(source: str) -> dict[str, Any]:
-    """The table in which a configuration says what it is for; empty where it says nothing.
+    """Returns the `[about]` table of a configuration; empty if it has none.
 
     Raises:
         ConfigError: see `load_config`.
@@ -68,19 +70,23 @@ def read_about(source: str) -> dict[str, Any]:
 
 
 def parse_config(values: Mapping[str, Any], source: str) -> Config:
-    """Checks plain values against the types of `schema`; error messages name them `source`.
+    """Checks plain values against the types of `schema`.
+
+    Args:
+        values: Tables of values, by section.
+        source: Name of the configuration in error messages.
 
     Raises:
-        ConfigError: an unknown key, or a value of a wrong type or out of its range; it names up to
-            two, each with what it must be.
+        ConfigError: A key is unknown, or a value has the wrong type or is out of range. The message
+            names up to two such keys, each with the values that it may have.
     """
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        # If a value may have several types, there is an error for each: they are put in one line.
+        # A value that may have several types yields an error for each: they are joined to one line.
         by_key: dict[tuple[Any, ...], list[str]] = {}
         for problem in error.errors():
-            # Of a list, its items are told apart.
+            # Items of a list are distinguished by their index.
             place = problem["loc"][:2], *(i for i in problem["loc"][2:] if isinstance(i, int))
             by_key.setdefault(place, []).append(_explain(problem))
         lines = [
@@ -92,7 +98,7 @@ def parse_config(values: Mapping[str, Any], source: str) -> Config:
 
 
 def plain_values(config: Config) -> dict[str, dict[str, Any]]:
-    """The configuration as plain values; `parse_config` reads them back equal."""
+    """Returns the configuration as plain values, which `parse_config` reads back unchanged."""
     values = config.model_dump()
     if config.schedule.cycles is not None:
         for key in GEOMETRIC_CYCLES:
@@ -101,7 +107,7 @@ def plain_values(config: Config) -> dict[str, dict[str, Any]]:
 
 
 def config_to_toml(config: Config) -> str:
-    """The configuration as TOML, with every value; `load_config` reads it back equal."""
+    """Returns the configuration as TOML with every value; `load_config` reads it back unchanged."""
     lines = []
     for section, values in plain_values(config).items():
         lines.append(f"[{section}]")
@@ -111,7 +117,7 @@ def config_to_toml(config: Config) -> str:
 
 
 def differences(old: Config, new: Config) -> list[str]:
-    """`section.key: old → new` for every value that is not the same."""
+    """Returns `section.key: old → new` for every value that differs."""
     old_values, new_values = old.model_dump(), new.model_dump()
     return [
         f"{section}.{key}: {value} → {new_values[section][key]}"
@@ -130,7 +136,7 @@ def _read_toml(source: str) -> dict[str, Any]:
 
 
 def _unquoted(text: str, error: ValueError) -> str:
-    """A hint where the line at fault sets a key to a word without quotes."""
+    """Returns a hint about quotes if the invalid line sets a key to an unquoted word."""
     where = re.search(r"at line (\d+)", str(error))
     line = text.splitlines()[int(where[1]) - 1 :][:1] if where else []
     found = re.fullmatch(r"\s*([\w-]+)\s*=\s*([A-Za-z][\w-]*)\s*(#.*)?", line[0]) if line else None
@@ -139,7 +145,7 @@ def _unquoted(text: str, error: ValueError) -> str:
 
 def _read(source: str) -> str:
     path = Path(source)
-    # A recipe's name means the recipe, also beside a corpus folder of that name.
+    # A recipe's name means the recipe, even if a folder of that name exists here.
     if source in shipped_configs() and not path.is_file():
         return (resources.files("sglm.configs") / f"{source}.toml").read_text(encoding="utf-8")
     if (path / META_FILE).is_file():
@@ -169,10 +175,11 @@ def _read(source: str) -> str:
 
 
 def _parse_toml(text: str) -> dict[str, Any]:
-    """
+    """Parses TOML.
+
     Raises:
-        ValueError: not TOML, or nothing that a configuration could be: tables a thousand levels
-            deep, integers of thousands of digits.
+        ValueError: The text is not TOML, or cannot be a configuration: tables nested a thousand
+            levels deep, integers of thousands of digits.
     """
     try:
         return tomllib.loads(text)
@@ -196,7 +203,7 @@ def _apply(values: dict[str, Any], override: str) -> None:
     if not isinstance(table, dict):
         raise ConfigError(f"--set {override!r}: {section} is not a section")
     if section == "schedule" and (key, value) != ("cycles", "none"):
-        # The last override wins: `cycles` removes the keys of geometric cycles, and they remove it.
+        # The last override wins: `cycles` removes the keys of geometric cycles, and vice versa.
         for other in GEOMETRIC_CYCLES if key == "cycles" else ("cycles",):
             if key in ("cycles", *GEOMETRIC_CYCLES):
                 table.pop(other, None)
@@ -219,7 +226,7 @@ def _explain(problem: Any) -> str:
 
 
 def _wanted(problem: Any) -> str:
-    """What the value must be, in plain words instead of pydantic's."""
+    """Describes the values that are allowed, in plain words instead of pydantic's."""
     kind = problem["type"].removesuffix("_type").removesuffix("_parsing")
     if kind in _WANTED:
         return _WANTED[kind]

@@ -1,4 +1,4 @@
-"""The descriptions of the shipped recipes: the table `[about]` of their files.
+"""The descriptions of the recipes: the `[about]` tables of their files.
 
 A user's configuration may have such a table too, with any content; it has no effect on a run.
 """
@@ -13,34 +13,34 @@ from sglm.errors import ConfigError
 
 
 class About(Section):
-    """What a recipe is for, and what to expect of it."""
+    """The description of a recipe: its purpose, and the results to expect."""
 
     purpose: str
-    """What for, in a sentence."""
+    """The purpose, in a sentence."""
     corpus: str
-    """The command that prepares the text that the numbers are of."""
+    """The command that prepares the text on which the numbers below were obtained."""
     train_tokens: PositiveInt
-    """Tokens of its training split."""
+    """Number of tokens in the training split of this text."""
     vocabulary: PositiveInt
-    """Tokens that there are to predict."""
+    """Size of the vocabulary."""
     parameters: PositiveInt
-    """Of the model."""
+    """Number of the model's parameters."""
     memory_mib: PositiveInt
-    """Of the whole process on a CPU at its peak, as `sglm train --dry-run` predicts it."""
+    """Peak memory of the whole process on a CPU, as `sglm train --dry-run` predicts it."""
     minutes: Annotated[Positive | None, Off]
-    """Of the training, on two CPU cores; none: not measured."""
+    """Time of the training on two CPU cores; none: not measured."""
     perplexity: Annotated[Annotated[list[Positive], Field(min_length=2, max_length=2)] | None, Off]
-    """Of the validation split, per token, at its best: the lowest and the highest of three seeds,
-    alike where there was one run; none: not measured."""
+    """Best validation perplexity per token: the lowest and the highest of three seeds, which are
+    equal if there was one run; none: not measured."""
     measured: str
-    """Where time and perplexity come from."""
+    """A sentence about how time and perplexity were measured."""
 
 
 def recipes() -> dict[str, About]:
-    """Every shipped recipe, by name.
+    """Returns the descriptions of all recipes, by name.
 
     Raises:
-        ConfigError: one lacks something.
+        ConfigError: The description of a recipe is incomplete or invalid.
     """
     return {name: _about(name) for name in shipped_configs()}
 

@@ -1,7 +1,8 @@
-"""The whole configuration of a training run: typed, strict, with a sentence about every field.
+"""The whole configuration of a training run: typed and strict, with a description of every field.
 
-Read from a TOML file with one table per section. A key that is not listed here is an error that
-names the nearest one. "Off" is None in Python and the string "none" in TOML, which has no null.
+It is read from a TOML file with one table per section. A key that is not listed here is an error
+that names the most similar key. "Off" is None in Python and the string "none" in TOML, which has no
+null.
 """
 
 from collections.abc import Mapping
@@ -20,13 +21,13 @@ NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Rate = Annotated[float, Field(ge=0, lt=1)]
 Off = BeforeValidator(_none_from_text)
 _LONGEST_SCHEDULE = 1e9
-# One way to give the lengths of cycles; `cycles`, a list of them, is the other.
+# The keys that give the lengths of cycles as a geometric series, instead of the list `cycles`.
 GEOMETRIC_CYCLES = ("first", "growth", "count")
-_REACH = 10  # of what reads text
+_REACH = 10  # tokens
 
 
 class Section(BaseModel):
-    """One table of the file: unknown keys fail, no value is converted or changed later."""
+    """One table of the file. Unknown keys are errors, and values are never converted or changed."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -37,44 +38,46 @@ class ModelConfig(Section):
     layers: Annotated[int, Field(ge=1, le=64)] = 2
     """Number of LSTM layers."""
     hidden: PositiveInt = 256
-    """Units of each layer (the last one has `embedding` units when tied)."""
+    """Number of units of each layer (`embedding` units in the last one if `tied`)."""
     embedding: Annotated[PositiveInt | None, Off] = None
-    """Size of the word vectors; none: as `hidden`."""
+    """Size of the word vectors; none: the same as `hidden`."""
     tied: bool = True
-    """The softmax uses the embedding as its weights."""
+    """Whether the softmax uses the embedding matrix as its weights."""
     softmax: Literal["full", "adaptive"] = "full"
-    """adaptive: for vocabularies of ten thousands of words on a CPU: a softmax over the frequent
-    words and the clusters of the others, and one inside each cluster (Grave et al. 2017)."""
+    """Kind of softmax. adaptive: a softmax over the frequent words and the clusters of the others,
+    and one inside each cluster (Grave et al. 2017); for tens of thousands of words on a CPU."""
     cutoffs: Annotated[
         Annotated[list[PositiveInt], Field(min_length=1, max_length=100)] | None, Off
     ] = None
-    """Of an adaptive softmax: how many words, by count, come before each cluster; none: so many
-    that 80 % of the training text are words before the first, and 95 % before the second."""
+    """Number of words, the most frequent ones, before each cluster of an adaptive softmax; none:
+    the words before the first cluster make up 80 % of the training text, and those before the
+    second 95 %."""
 
     @model_validator(mode="after")
     def _cutoffs_ascend(self) -> "ModelConfig":
         if self.cutoffs is None:
             return self
         if self.softmax == "full":
-            raise ValueError('cutoffs are of an adaptive softmax; set softmax = "adaptive"')
+            raise ValueError('cutoffs are for an adaptive softmax; set softmax = "adaptive"')
         if sorted(set(self.cutoffs)) != self.cutoffs:
             raise ValueError(f"cutoffs = {self.cutoffs} must ascend")
         return self
 
 
 class DropoutConfig(Section):
-    """Probabilities of dropping, all off by default; masks are locked for a whole window."""
+    """Dropout rates, all off by default; each mask stays the same for a whole window."""
 
     input: Rate = 0.0
-    """On the word vectors that go into the first layer."""
+    """Rate for the word vectors that enter the first layer."""
     between: Rate = 0.0
-    """Between layers."""
+    """Rate between layers."""
     output: Rate = 0.0
-    """On the inputs of the softmax."""
+    """Rate for the inputs of the softmax."""
     embedding: Rate = 0.0
-    """Whole words of the embedding."""
+    """Rate at which whole words are dropped from the embedding."""
     weight: Rate = 0.0
-    """Entries of the recurrent matrices (DropConnect), which start √(1 − rate) times as large."""
+    """Rate for the entries of the recurrent matrices (DropConnect); their initial values are
+    multiplied by √(1 − rate)."""
 
 
 class RegularizerConfig(Section):
@@ -82,34 +85,36 @@ class RegularizerConfig(Section):
     (Merity, McCann & Socher 2017; AWD-LSTM trains with 2 and 1)."""
 
     activation: NonNegative = 0.0
-    """Times the mean square of the outputs after dropout: keeps them small."""
+    """Coefficient of the mean square of the outputs after dropout, which keeps them small."""
     temporal: NonNegative = 0.0
-    """Times the mean square of their change from one step to the next: keeps them slow."""
+    """Coefficient of the mean square of the outputs' change from one step to the next, before
+    dropout, which keeps the change slow."""
 
 
 class OptimizerConfig(Section):
-    """How the model's weights move."""
+    """The optimizer of the model's weights."""
 
     kind: Literal["adamw", "adam", "sgd"] = "adamw"
-    """adamw: decoupled weight decay; adam: weight decay as an L2 term; sgd: with momentum."""
+    """Kind of optimizer. adamw: Adam with decoupled weight decay; adam: Adam with weight decay as
+    an L2 term; sgd: SGD, optionally with momentum."""
     learning_rate: Positive = 4e-3
-    """The peak at every restart; 4e-3 suits the default size, larger models take less."""
+    """Peak rate at every restart; 4e-3 suits the default size, larger models need less."""
     weight_decay: NonNegative = 0.0
-    """On matrices only, never on biases."""
+    """Weight decay of matrices; biases do not decay."""
     weight_decay_until: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Fraction of the run after which nothing decays any more (Bjorck, Weinberger & Gomes 2021);
-    on a language model the weights then grew again (docs/results.md)."""
+    """Fraction of the run after which weight decay ends (Bjorck, Weinberger & Gomes 2021); in a
+    language model the weights then grew again (docs/results.md)."""
     beta1: Rate = 0.9
     """Adam's decay of the mean gradient."""
     beta2: Rate = 0.999
     """Adam's decay of the mean squared gradient."""
     momentum: Rate = 0.0
-    """For sgd."""
+    """Momentum of sgd."""
     averaging: Rate = 0.1
-    """Fraction of the steps so far whose weights are averaged; what is validated and saved is that
-    mean. 0: the last weights, which suits rates that end near zero (schedule.final_rate)."""
+    """Fraction of the steps so far over which weights are averaged, for validation and saving.
+    0: no average, which suits rates that end near zero (schedule.final_rate)."""
     clip_norm: Annotated[Positive | None, Off] = 1.0
-    """Cap on the norm of the whole gradient (per-token units); none: no clipping."""
+    """Largest allowed norm of the whole gradient (of the loss per token); none: no clipping."""
 
     @model_validator(mode="after")
     def _of_its_kind(self) -> "OptimizerConfig":
@@ -126,24 +131,25 @@ class ScheduleConfig(Section):
     """Learning rate and mode: cosine cycles with warm restarts (Loshchilov & Hutter 2017)."""
 
     mode: Literal["alternating", "real", "synthetic"] = "alternating"
-    """alternating: the kind of gradient flips at every restart; or the same kind throughout."""
+    """Kind of gradient. alternating: it flips at every restart; real, synthetic: it is the same
+    throughout."""
     start: Literal["real", "synthetic"] = "real"
-    """The kind of the first cycle, when alternating."""
+    """Kind of gradient in the first cycle, when alternating."""
     unit: Literal["epochs", "steps"] = "epochs"
-    """What the lengths of cycles are counted in."""
+    """Unit of the lengths of cycles."""
     cycles: Annotated[list[Positive], Field(min_length=1)] | None = None
-    """Lengths of the cycles one by one; instead of the three keys below."""
+    """Length of each cycle; replaces the three keys below."""
     first: Positive = 1.0
     """Length of the first cycle."""
     growth: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 2.0
-    """Each cycle is this many times as long as the one before."""
+    """Length of each cycle divided by that of the one before."""
     count: Annotated[int, Field(ge=1, le=10_000)] = 3
     """Number of cycles."""
     warmup_steps: Annotated[int, Field(ge=0)] = 0
-    """Steps at the very start over which the rate rises linearly."""
+    """Steps at the start of the run over which the rate rises linearly."""
     final_rate: Annotated[float, Field(ge=0, le=1)] = 0.3
-    """The rate at the end of a cycle, as a fraction of the peak; high, for an average of weights
-    (optimizer.averaging) to be better than the last ones."""
+    """Rate at the end of a cycle, as a fraction of the peak; high by default, because averaged
+    weights (optimizer.averaging) are then better than the last ones."""
 
     @model_validator(mode="before")
     @classmethod
@@ -174,44 +180,47 @@ class ScheduleConfig(Section):
 
 
 class SynthesizerConfig(Section):
-    """What predicts the state gradient of the future."""
+    """The estimator of the gradient that later windows would send back across a boundary."""
 
     kind: Literal["adjoint", "feedback", "direct", "critic", "mlp", "recurrent", "linear"] = (
         "adjoint"
     )
-    """adjoint: reads the tokens that come next with the model itself, predicts what the softmax
-    sends back, and goes back through the model; feedback: the same, back through fixed random
-    matrices (Lillicrap et al. 2016); direct: one fixed random matrix maps it to the state (Nøkland
-    2016). The others read the state alone. critic: learns a state's future loss, and injects its
-    derivative. These learn from what every next window sends back: mlp: one net over all of it
-    (Jaderberg et al. 2017); recurrent: a small GRU applied to every coordinate (Shang & Zhang
-    2019); linear: one matrix."""
+    """Kind of estimator. adjoint: reads the coming tokens with the model itself, predicts the
+    gradients that the softmax would send back, and backpropagates them through the model; feedback:
+    the same, but back through fixed random matrices (Lillicrap et al. 2016); direct: the same, but
+    one fixed random matrix maps them to the state (Nøkland 2016). The other kinds read only the
+    state. critic: learns to predict the future loss from the state, and injects the derivative of
+    that prediction. The last three learn from the gradients that later windows send back. mlp: one
+    network for the whole state (Jaderberg et al. 2017); recurrent: a small GRU for every coordinate
+    (Shang & Zhang 2019); linear: one matrix."""
     hidden: Annotated[PositiveInt | None, Off] = None
-    """Units of its hidden layer; none: 128, or 50 (the paper's) for a recurrent one."""
+    """Units of the estimator's hidden layer; none: 128, or for recurrent 50, as in the paper."""
     learning_rate: Positive = 2e-3
-    """Of its own Adam; constant, restarts do not touch it."""
+    """Learning rate of the estimator's own Adam; constant, restarts do not change it."""
     factor: Annotated[float, Field(ge=0, le=1)] | Literal["calibrated"] = "calibrated"
-    """What the synthetic gradient is multiplied with before it is injected; calibrated: the best
-    linear shrinkage, measured on probe windows: 0 while it explains nothing."""
+    """Factor that multiplies the synthetic gradient before it is injected; calibrated: the best
+    linear shrinkage, measured on probe windows: 0 as long as the prediction explains nothing."""
     trust_bound: bool = True
-    """No lane's synthetic gradient may be longer than four times the mean observed one."""
+    """Whether each lane's synthetic gradient is capped at four times the mean observed norm."""
     probe_every: Annotated[int, Field(ge=2)] = 10
-    """One window in so many injects nothing, whatever the cycle, and measures the synthesizer."""
+    """Windows from one probe to the next; a probe injects nothing, whatever the cycle's mode, and
+    measures the estimator."""
     auxiliary: bool = False
-    """Also predict the next window's gradient from this window's state."""
+    """Whether the synthesizer also predicts the next window's gradient from this window's state."""
     every: Annotated[PositiveInt | None, Off] = None
-    """Windows from one reading of coming text to the next. Windows shorter than `reach` are read
-    along, and what is read for the last one ages the longest; after longer ones it injects at
-    every reading and not in between. none: 1 for shorter windows, 32 for longer ones."""
+    """Windows from one reading of the coming text to the next. If windows are shorter than `reach`,
+    each reading gives the gradients at the ends of all of them; the last one waits longest until it
+    is injected. If windows are longer, a gradient is injected at each reading and none in between.
+    none: 1 for shorter windows, 32 for longer ones."""
     reach: PositiveInt = _REACH
-    """Tokens that are read past the last boundary that a reading is for."""
+    """Tokens that a reading extends beyond the last boundary for which it gives a gradient."""
     inject: Literal["prediction", "noise", "other-lane"] = "prediction"
-    """Controls for experiments: noise injects random directions of the prediction's length;
-    other-lane what is read from another lane's coming text."""
+    """The gradient that is injected: the prediction, or a control for experiments. noise: random
+    directions with the prediction's norm; other-lane: a prediction from another lane's text."""
 
     @property
     def reads_text(self) -> bool:
-        """Whether it reads the coming tokens, or the state alone."""
+        """Whether it reads the coming tokens, and not only the state."""
         return self.kind in ("adjoint", "feedback", "direct")
 
     @model_validator(mode="after")
@@ -219,7 +228,7 @@ class SynthesizerConfig(Section):
         for key, value, default in (("every", self.every, None), ("reach", self.reach, _REACH)):
             if value != default and not self.reads_text:
                 raise ValueError(
-                    f'{key} = {value} is for what reads text, which kind = "{self.kind}" does not;'
+                    f'{key} = {value} is for kinds that read text; kind = "{self.kind}" does not:'
                     f' leave out {key}, or set kind = "adjoint"'
                 )
         return self
@@ -228,8 +237,8 @@ class SynthesizerConfig(Section):
     def _reads_another_lane(self) -> "SynthesizerConfig":
         if self.inject == "other-lane" and not self.reads_text:
             raise ValueError(
-                f'inject = "other-lane" is for what reads text, which kind = "{self.kind}" does'
-                ' not; set kind = "adjoint"'
+                f'inject = "other-lane" is for kinds that read text; kind = "{self.kind}" does'
+                ' not: set kind = "adjoint"'
             )
         return self
 
@@ -237,52 +246,55 @@ class SynthesizerConfig(Section):
     def _can_learn_an_auxiliary_task(self) -> "SynthesizerConfig":
         if self.auxiliary and self.kind not in ("mlp", "recurrent", "linear"):
             raise ValueError(
-                f'auxiliary is for what learns from gradients, and kind = "{self.kind}" does not;'
+                f'auxiliary is for kinds that learn from gradients; kind = "{self.kind}" does not:'
                 " leave out auxiliary"
             )
         return self
 
 
 class TrainConfig(Section):
-    """Windows, bookkeeping, seed."""
+    """Windows, seed, validation, checkpoints and logging."""
 
     batch: PositiveInt = 20
-    """Lanes of contiguous text that are read in parallel."""
+    """Number of lanes of contiguous text that are read in parallel."""
     window: PositiveInt = 35
-    """Steps between truncations (on average, where they are random)."""
+    """Steps from one truncation to the next (on average, if truncation is random)."""
     truncation: Literal["fixed", "random"] = "fixed"
-    """random: truncation points are drawn and gradients compensated for it, so that they are
-    unbiased (ARTBP: Tallec & Ollivier 2017)."""
+    """Kind of truncation. random: truncation points are drawn at random, and gradients are
+    compensated so that they are unbiased (ARTBP: Tallec & Ollivier 2017)."""
     horizon: Annotated[PositiveInt | None, Off] = None
-    """Steps through which the loss of each window is backpropagated, a multiple of `window`: the
-    past is read again for it (BPTT(h; T): Williams & Peng 1990); none: as far as the window."""
+    """Steps through which each window's loss is backpropagated, a multiple of `window`: the steps
+    before the window are read again for it (BPTT(h; T): Williams & Peng 1990); none: only the
+    window's."""
     past: Literal["gradient", "state"] = "gradient"
-    """What the past is read again for, with a horizon: to backpropagate through it; or only for
-    the state before the window, as today's weights make it: a control for experiments."""
+    """Why the past is read again, with a horizon. gradient: to backpropagate through it; state:
+    only to recompute the state before the window with the current weights, a control for
+    experiments."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    """Initial weights and dropout."""
+    """Seed of the initial weights and of dropout."""
     evaluate_every_steps: Annotated[PositiveInt | None, Off] = None
-    """Validation runs this often, and at the end of every cycle; none: every epoch."""
+    """Steps from one validation to the next; none: an epoch. Every cycle also ends with one."""
     checkpoint_every_steps: Annotated[PositiveInt | None, Off] = None
-    """A checkpoint this often; and, also with none, every 30 seconds, or less often where that
-    would take more than 2 % of the time: how much work an unexpected end can cost."""
+    """Steps from one checkpoint to the next, besides one every 30 seconds (less often if saving
+    would take more than 2 % of the time); none: only those."""
     keep_checkpoints: PositiveInt = 2
-    """The newest ones; of the others, one can be gone back to where the newest is damaged."""
+    """Number of checkpoints to keep, the newest ones; if the newest is damaged, the run continues
+    from the one before."""
     cuda_graph: bool | Literal["auto"] = "auto"
-    """Replay the kernels of a window, and of an adjoint, from recorded graphs, on a GPU; auto:
-    where windows are of one length and always computed alike, in a single process, and without
+    """Whether a GPU replays the kernels of a window, and of an adjoint, from recorded CUDA graphs;
+    auto: if all windows have one length and are computed alike, in a single process and without
     `--deterministic`."""
     log_every_steps: PositiveInt = 50
-    """TensorBoard and progress lines."""
+    """Steps from one progress line and TensorBoard entry to the next."""
 
     @property
     def windows_are_alike(self) -> bool:
-        """Whether all windows are of one length."""
+        """Whether all windows have the same number of steps: fixed truncation and no horizon."""
         return self.truncation == "fixed" and self.horizon is None
 
     @property
     def random_window(self) -> int | None:
-        """Mean length of randomly truncated windows; None where it is fixed."""
+        """Mean length of randomly truncated windows; None: truncation is fixed."""
         return self.window if self.truncation == "random" else None
 
     @model_validator(mode="after")
@@ -303,7 +315,7 @@ class TrainConfig(Section):
 
 
 class Config(Section):
-    """Everything that decides what a run does; equal configurations make equal runs."""
+    """All settings that decide what a run does; equal configurations give equal runs."""
 
     model: ModelConfig = ModelConfig()
     dropout: DropoutConfig = DropoutConfig()

@@ -1,6 +1,6 @@
-"""Does jobs: in this process, in several on this machine, or as the tasks of a Ray cluster.
+"""Engines, which do jobs in this process, in several processes, or as tasks of a Ray cluster.
 
-Each engine yields the outcomes as they come. Where it is left early, what is unfinished is dropped.
+Each engine yields the outcomes as they come. If it is closed early, unfinished jobs are dropped.
 """
 
 import ctypes
@@ -27,14 +27,14 @@ ENDED = "the process that scored it was ended (out of memory?)"
 
 
 def usable_cpus() -> int:
-    """Of this process."""
+    """Returns the number of CPUs that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def here(jobs: Sequence[Job], progress: CorpusProgress) -> Iterator[Outcome]:
-    """One after the other, in this process."""
+    """Does the jobs one after the other, in this process."""
     for number, job in enumerate(jobs):
         outcome = perform(job, partial(progress.at, number))
         progress.at(number, 1.0)
@@ -44,14 +44,14 @@ def here(jobs: Sequence[Job], progress: CorpusProgress) -> Iterator[Outcome]:
 def in_processes(
     jobs: Sequence[Job], progress: CorpusProgress, *, processes: int
 ) -> Iterator[Outcome]:
-    """In so many processes on this machine, which share its CPUs.
+    """Does the jobs in several processes on this machine, which share its CPUs.
 
-    They end with this process, however that ends.
+    The processes end with this one, however it ends.
 
     Raises:
-        SglmError: one of them was ended from outside.
+        SglmError: One of the processes was killed.
     """
-    # A fork would inherit torch's threads, which do not survive it.
+    # Not a fork, which torch's threads would not survive.
     context = multiprocessing.get_context("spawn")
     shares = context.RawArray(ctypes.c_double, len(jobs))
     of_the_caller = set(multiprocessing.active_children())
@@ -80,13 +80,13 @@ def in_processes(
         pool.shutdown(cancel_futures=True)
 
 
-# Of a worker: where it tells how far each job is, and whether it is at one.
+# The state of a worker: the shared array of each job's progress, and whether it is doing a job.
 _shares: Any = None
 _busy = False
 
 
 class _Ended(BaseException):
-    """SIGTERM, in a worker that is at a job."""
+    """SIGTERM in a worker that is doing a job."""
 
 
 def _prepare_worker(shares: Any, threads: int) -> None:
@@ -96,7 +96,7 @@ def _prepare_worker(shares: Any, threads: int) -> None:
     _shares = shares
     prepare_process()
     torch.set_num_threads(threads)
-    # Ctrl-C at a terminal reaches this process too; the parent ends it, so that nothing is left.
+    # Ctrl-C at a terminal reaches this process too; the parent ends it, so that it cleans up first.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _end)
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -126,19 +126,21 @@ def _perform_numbered(number: int, job: Job) -> Outcome:
         outcome = perform(job, progress)
         progress(1.0)
         return outcome
-    except _Ended:  # what was half written has been removed
+    except _Ended:  # the unfinished file has been removed
         os._exit(128 + signal.SIGTERM)
     finally:
         _busy = False
 
 
 def on_ray(jobs: Sequence[Job], progress: CorpusProgress) -> Iterator[Outcome]:
-    """As the tasks of a Ray cluster: the one that the environment or the program has connected to,
-    else one of this machine. Every machine of it must see the files under the same names, and have
-    sglm installed.
+    """Does the jobs as tasks of a Ray cluster.
+
+    The cluster is the one that the environment names or the program has connected to, otherwise a
+    new one on this machine. All its machines must see the files under the same names, and have sglm
+    installed.
 
     Raises:
-        InputError: no Ray, or no cluster.
+        InputError: Ray is not installed, or there is no cluster.
     """
     try:
         import ray
@@ -180,7 +182,7 @@ def _ray_outcome(reference: Any, job: Job) -> Outcome:
 
 
 def _absolute(job: Job) -> Job:
-    """For a process that works in another folder."""
+    """Returns the job with absolute paths, for a process that runs in another folder."""
     shard = job.shard
     shard = replace(shard, source=os.path.abspath(shard.source), out=os.path.abspath(shard.out))
     return replace(job, shard=shard, run=os.path.abspath(job.run))

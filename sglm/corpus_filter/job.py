@@ -1,7 +1,7 @@
-"""The work on one file, wherever it is done: adding the scores, or the buckets.
+"""The work on one file, in any process: adding the scores, or the buckets.
 
-The result gets its name when it is complete, and what is known of it is written before that: a job
-that was cut off anywhere is done again as a whole, and one that was not is not done again.
+A result gets its name when it is complete, and its record is written before that: a job that was
+interrupted anywhere is repeated as a whole, and a finished job is never repeated.
 """
 
 import json
@@ -27,22 +27,21 @@ from sglm.storage.durable import replace_file, replace_text
 from sglm.storage.untrusted import read_json
 from sglm.text.user_text import TextError
 
-# Characters of texts that are scored together: enough for texts of similar lengths to be found
-# among them, so that little is computed for nothing (2 % of the steps, of documents of 20 to 2,000
-# tokens).
+# Characters of texts that are scored together: enough to find texts of similar lengths among them,
+# so that few steps are wasted (2 % of them, for documents of 20 to 2,000 tokens).
 GROUP_CHARACTERS = 1 << 21
-# The share of a file that is done when all its records are, but not yet the file.
+# The progress of a file whose records are all scored, but which is not complete yet.
 _UNFINISHED = 0.999
 
 
 @dataclass(kw_only=True)
 class Done:
-    """What is known of a finished file."""
+    """The record of a finished file."""
 
     version: list[int]
-    """Of its source (`Shard.version`)."""
+    """The version of its source (`Shard.version`)."""
     source: str = ""
-    """The source's whole path."""
+    """The absolute path of the source."""
     records: int = 0
     tokens: int = 0
     words: int = 0
@@ -51,12 +50,12 @@ class Done:
     nll_nats: float = 0.0
     hides_bytes: bool = False
     histogram: dict[str, int] = field(default_factory=dict)
-    """Of perplexities, where there will be buckets."""
+    """The number of records in each bin of perplexity (`bin_of`), if there will be buckets."""
     buckets: dict[str, int] | None = None
-    """Records in each, once they are there."""
+    """The number of records in each bucket; None until the buckets are added."""
 
     def count(self, totals: TextTotals, *, perplexity: float | None, histogram: bool) -> None:
-        """Adds a record."""
+        """Adds one record of the corpus to the counts."""
         self.records += 1
         self.tokens += totals.tokens
         self.words += totals.words or 0
@@ -69,13 +68,13 @@ class Done:
             self.histogram[place] = self.histogram.get(place, 0) + 1
 
     def write(self, path: Path) -> None:
-        """As JSON, under a temporary name first."""
+        """Writes it as JSON, under a temporary name first."""
         path.parent.mkdir(parents=True, exist_ok=True)
         replace_text(path, json.dumps(asdict(self)) + "\n")
 
     @classmethod
     def read(cls, shard: Shard) -> "Done | None":
-        """None: not finished, or its source has changed since."""
+        """Reads the record of a shard; None if it is not finished or its source has changed."""
         if not (shard.result.exists() or shard.scored.exists()):
             return None
         try:
@@ -86,9 +85,10 @@ class Done:
 
 
 def refuse_other_source(shard: Shard) -> None:
-    """
+    """Refuses to replace the result of another source.
+
     Raises:
-        InputError: the shard's result was made of another file, which is still there.
+        InputError: The shard's result was made from another file, which still exists.
     """
     try:
         before = read_json(shard.record)["source"]
@@ -96,18 +96,21 @@ def refuse_other_source(shard: Shard) -> None:
         return
     if before and os.path.exists(before) and not os.path.samefile(before, shard.source):
         raise InputError(
-            f"{shard.result} was made of {before}, and {shard.source} would replace it;"
+            f"{shard.result} was made from {before}, and {shard.source} would replace it;"
             " give another --out"
         )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """A file to be scored, or one that has been and gets its buckets: plain values, which go to
-    another process.
+    """A file to score, or a scored file that gets its buckets: plain values for another process.
 
-    run: the model.
-    bounds: None: to be scored.
+    Attributes:
+        shard: The file.
+        settings: The settings of the results.
+        run: Path of the model.
+        device: Type of the device that computes.
+        bounds: Perplexities that separate the buckets. None: the file is to be scored.
     """
 
     shard: Shard
@@ -119,7 +122,7 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """How a job ended: `error` is None where it was done."""
+    """The outcome of a job: `error` is None if it was done."""
 
     source: str
     error: str | None
@@ -128,10 +131,10 @@ class Outcome:
 
 
 def perform(job: Job, progress: Progress = lambda share: None) -> Outcome:
-    """Does a job; its failures are part of the outcome, so that others go on.
+    """Does a job. Its failures are part of the outcome, so that the other jobs continue.
 
     Raises:
-        Stopped: a signal ended it, which is no failure of the file.
+        Stopped: A signal ended the job, which is no failure of the file.
     """
     start, tokens, error = time.monotonic(), 0, None
     try:
@@ -153,7 +156,7 @@ def perform(job: Job, progress: Progress = lambda share: None) -> Outcome:
 
 @contextmanager
 def _arrow_errors(source: str) -> Iterator[None]:
-    """Of writing, for reading has its own."""
+    """Translates the errors of pyarrow while writing; reading translates its own."""
     try:
         yield
     except Exception as error:
@@ -166,11 +169,11 @@ def _arrow_errors(source: str) -> Iterator[None]:
 
 
 def score_file(job: Job, progress: Progress) -> int:
-    """Writes the records of a file with their scores; returns the number of tokens scored.
+    """Writes the records of a file with their scores, and returns the number of tokens scored.
 
     Raises:
-        InputError: a damaged or changed file, a record without the text's field, or a model that
-            is another one by now.
+        InputError: The file is damaged or changed, a record lacks the field of the text, or the
+            model has changed.
     """
     shard, settings = job.shard, job.settings
     source = Path(shard.source)
@@ -204,7 +207,7 @@ def score_file(job: Job, progress: Progress) -> int:
             )
         done.write(shard.record)
 
-    for old in (shard.result, shard.scored):  # of a source that has changed since
+    for old in (shard.result, shard.scored):  # from a source that has changed since
         old.unlink(missing_ok=True)
     target.parent.mkdir(parents=True, exist_ok=True)
     replace_file(target, write)
@@ -219,8 +222,8 @@ def _scored(
     source: Path,
     progress: Progress,
 ) -> Iterator[tuple[Records, list[TextTotals]]]:
-    """All records and their scores."""
-    latest = deque([0.0], maxlen=1)  # the share that has been read, ahead of what is scored
+    """Yields all records and their scores."""
+    latest = deque([0.0], maxlen=1)  # the share that has been read, ahead of the scoring
     before, records = 0.0, 0
 
     def report(share: float) -> None:
@@ -250,7 +253,7 @@ def _scored(
 
 
 def _groups(records: Iterator[Records]) -> Iterator[list[Records]]:
-    """Records of about so many characters together."""
+    """Yields groups of records with about `GROUP_CHARACTERS` together."""
     group: list[Records] = []
     characters = 0
     for some in records:
@@ -265,10 +268,10 @@ def _groups(records: Iterator[Records]) -> Iterator[list[Records]]:
 
 @lru_cache(maxsize=1)
 def scorer(run: str, *, model: str, device: str, precision: str) -> LanguageModel:
-    """The model, loaded once in a process.
+    """Loads the model, once in each process.
 
     Raises:
-        InputError: no model there; another one than `model`, its hash.
+        InputError: There is no model, or its hash is not `model`.
     """
     import torch
 
@@ -282,10 +285,10 @@ def scorer(run: str, *, model: str, device: str, precision: str) -> LanguageMode
 
 
 def bucket_file(job: Job, progress: Progress) -> int:
-    """Gives every record of a scored file its bucket; returns 0, the number of tokens scored.
+    """Adds its bucket to every record of a scored file; returns 0, the number of tokens scored.
 
     Raises:
-        InputError: the file has changed since it was scored.
+        InputError: The source has changed since it was scored.
     """
     shard, prefix, bounds = job.shard, job.settings.prefix, job.bounds
     assert bounds is not None

@@ -24,43 +24,44 @@ FIELDS: dict[str, Callable[[TextTotals], Value]] = {
 COUNTS = tuple(name for name in FIELDS if name.startswith("n_"))
 BUCKET = "bucket"
 BUCKETS = ("head", "middle", "tail")
-# Perplexities are counted in bins of so many to an octave: 0.07 % wide.
+# Perplexities are counted in bins of this number to an octave, each 0.07 % wide.
 BINS_PER_OCTAVE = 1024
 
 
 def check_fields(names: Sequence[str]) -> tuple[str, ...]:
-    """
+    """Checks the names of fields.
+
     Raises:
-        InputError: an unknown field, one twice, or none.
+        InputError: A field is unknown or repeated, or there is none.
     """
     for number, name in enumerate(names):
         if name not in FIELDS:
             raise InputError(f"--fields: unknown {name!r}{did_you_mean(name, FIELDS)}")
         if name in names[:number]:
-            raise InputError(f"--fields: {name!r} is there twice")
+            raise InputError(f"--fields: {name!r} is given twice")
     if not names:
         raise InputError(f"--fields is empty; known: {', '.join(FIELDS)}")
     return tuple(names)
 
 
 def added(totals: TextTotals, fields: Sequence[str], prefix: str) -> dict[str, Value]:
-    """What a record gets; None where a measure is not defined, as the perplexity of no tokens."""
+    """Returns a record's new fields; undefined measures (the perplexity of no tokens) are None."""
     return {prefix + name: FIELDS[name](totals) for name in fields}
 
 
 def bin_of(value: float) -> int:
-    """Of the histogram of perplexities."""
+    """Returns the bin of a perplexity in the histogram."""
     return math.floor(math.log2(value) * BINS_PER_OCTAVE)
 
 
 def cutoffs(histogram: Mapping[int, int], percentiles: Sequence[float]) -> tuple[float, float]:
-    """The perplexities below which so many percent of the documents lie, as nearly as can be.
+    """Returns two perplexities below which about the given percentages of the documents lie.
 
     Buckets by percentile of perplexity: Wenzek et al. 2020 (CCNet), sec. 3.3.
 
     Args:
-        histogram: documents in each bin.
-        percentiles: two.
+        histogram: Number of documents in each bin.
+        percentiles: The two percentiles, in per cent.
     """
     bins = sorted(histogram)
     below, total = [0], sum(histogram.values())
@@ -72,7 +73,7 @@ def cutoffs(histogram: Mapping[int, int], percentiles: Sequence[float]) -> tuple
 
 
 def _edge(edges: Sequence[int], below: Sequence[int], wanted: float) -> float:
-    """The lower edge of the bin that has about `wanted` documents below it."""
+    """Returns the lower edge of the bin below which there are about `wanted` documents."""
     place = bisect_left(below, wanted)
     if place > 0 and wanted - below[place - 1] < below[place] - wanted:
         place -= 1
@@ -80,14 +81,14 @@ def _edge(edges: Sequence[int], below: Sequence[int], wanted: float) -> float:
 
 
 def bucket(value: float | None, bounds: tuple[float, float]) -> str | None:
-    """head, middle or tail; None without a perplexity."""
+    """Returns head, middle or tail; None without a perplexity."""
     if value is None:
         return None
     return BUCKETS[sum(value >= bound for bound in bounds)]
 
 
 def merged(histograms: Sequence[Mapping[str, int]]) -> Counter[int]:
-    """The sum of histograms as they are in JSON."""
+    """Returns the sum of histograms whose keys are strings, as in JSON."""
     whole: Counter[int] = Counter()
     for each in histograms:
         whole.update({int(place): count for place, count in each.items()})

@@ -1,8 +1,8 @@
-"""Which files become which, and what the results of a folder were made with.
+"""The plan of the result files, and the settings that the results of a folder were made with.
 
-In the folder of results, besides these: `score.json`, the settings; `errors.json`, where files
-failed; and below hidden names, which no command takes for text, what is known of each finished file
-(`.sglm/done`) and files that still lack their buckets (`.sglm/scored`).
+The folder of results also holds `score.json`, the settings; `errors.json`, if files failed; and
+under hidden names, which no command reads as text, the records of finished files (`.sglm/done`) and
+files that still lack their buckets (`.sglm/scored`).
 """
 
 import hashlib
@@ -35,15 +35,15 @@ FORMAT_VERSION = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """All that decides what the results are. Results of other settings are no continuation."""
+    """All settings that decide what the results are; results are continued only with equal ones."""
 
     model: str
-    """SHA-256 of the model's folder."""
+    """The hash of the model, by `model_hash`."""
     text_field: str
     fields: tuple[str, ...]
     prefix: str
     format: Format | None
-    """None: as the source."""
+    """The format of the results. None: that of the source."""
     percentiles: tuple[float, float] | None
     bos: bool
     eos: bool
@@ -52,12 +52,12 @@ class Settings:
 
 @dataclass(frozen=True, kw_only=True)
 class Shard:
-    """A file of the corpus and the file that it becomes, below the folder of results."""
+    """A file of the corpus and its result, below the folder of results."""
 
     source: str
     out: str
     name: str
-    """The path of the result below `out`."""
+    """The path of the result, relative to `out`."""
 
     @property
     def result(self) -> Path:
@@ -65,30 +65,31 @@ class Shard:
 
     @property
     def scored(self) -> Path:
-        """The result as long as it lacks its buckets."""
+        """The path of the result as long as it lacks its buckets."""
         return Path(self.out, ".sglm", "scored", self.name)
 
     @property
     def record(self) -> Path:
-        """What is known of the finished file."""
+        """The path of the finished file's record."""
         return Path(self.out, ".sglm", "done", f"{self.name}.json")
 
     def size(self) -> int:
-        """Bytes of the source."""
+        """Returns the number of bytes of the source."""
         return os.stat(self.source).st_size
 
     def version(self) -> list[int]:
-        """Of the source (`file_version`)."""
+        """Returns the version of the source (`file_version`)."""
         return [*file_version(Path(self.source))]
 
 
 def plan_shards(
     sources: Sequence[str], out: Path, *, text_field: str, format: Format | None
 ) -> list[Shard]:
-    """A shard for every file, named after it; below a folder, after its path in there.
+    """Returns a shard for every file, named after the file, or after its path in the given folder.
 
     Raises:
-        InputError: no files; two would become one; `out` lies among them, or they in `out`.
+        InputError: There are no files, two files would have the same result, or `out` lies within
+            the sources or they within `out`.
     """
     shards: dict[str, Shard] = {}
     for source in sources:
@@ -117,7 +118,7 @@ def plan_shards(
 
 
 def _result_name(name: str, format: Format | None) -> str:
-    """Compressed JSON lines stay compressed; parquet is so anyway."""
+    """Returns the name of a result. JSON lines from a compressed file are compressed too."""
     ending = next(e for e in (*TEXT_ENDINGS, *RECORD_ENDINGS)[::-1] if name.lower().endswith(e))
     if format is None:
         format = "parquet" if ending == ".parquet" else "jsonl"
@@ -126,10 +127,10 @@ def _result_name(name: str, format: Format | None) -> str:
 
 
 def model_hash(run: Path) -> str:
-    """SHA-256 of all files of a model's folder that its scores depend on.
+    """Returns the SHA-256 hash of all files in a model's folder on which its scores depend.
 
     Raises:
-        InputError: no model there.
+        InputError: There is no model.
     """
     digest = hashlib.sha256()
     for path in sorted(find_model_folder(run).iterdir()):
@@ -140,8 +141,8 @@ def model_hash(run: Path) -> str:
 
 @dataclass(kw_only=True)
 class Folder:
-    """The folder of results: its settings, and the perplexities that bound the buckets, once they
-    are known."""
+    """The folder of results: its settings, and, once known, the perplexities that separate the
+    buckets."""
 
     path: Path
     settings: Settings
@@ -158,10 +159,10 @@ class Folder:
 
 
 def open_folder(path: Path, settings: Settings) -> Folder:
-    """The folder of results, made or continued.
+    """Opens a new folder of results, or one to be continued.
 
     Raises:
-        InputError: results of other settings are in there, or something else.
+        InputError: The folder holds results of other settings, or something else.
     """
     file = path / SETTINGS_FILE
     if not file.exists():
@@ -176,7 +177,7 @@ def open_folder(path: Path, settings: Settings) -> Folder:
         if before.get(key) != value:
             raise InputError(
                 f"{path}: made with {_described(key, before.get(key))}, now it is"
-                f" {_described(key, value)}; give another --out, or what it was made with"
+                f" {_described(key, value)}; give another --out, or the same as before"
             )
     cutoffs = content.get("cutoffs")
     return Folder(
@@ -185,7 +186,7 @@ def open_folder(path: Path, settings: Settings) -> Folder:
 
 
 def _new_folder(path: Path, settings: Settings) -> Folder:
-    shutil.rmtree(path / ".sglm", ignore_errors=True)  # of results that were deleted
+    shutil.rmtree(path / ".sglm", ignore_errors=True)  # belongs to results that were deleted
     folder = Folder(path=path, settings=settings)
     folder.save()
     return folder

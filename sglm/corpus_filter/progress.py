@@ -1,5 +1,7 @@
-"""How far the files of a corpus are, and the time left: a line that is overwritten on a terminal,
-elsewhere one now and then."""
+"""Shows the progress of the files of a corpus and the time left.
+
+On a terminal this is a line that is overwritten, elsewhere a line at times.
+"""
 
 import time
 from collections.abc import Sequence
@@ -11,12 +13,12 @@ _SECONDS_BETWEEN_LINES = {True: 0.5, False: 30.0}  # on a terminal, elsewhere
 
 
 class CorpusProgress:
-    """Of some files that are worked on.
+    """The progress of some files.
 
     Args:
-        console: where to.
-        doing: what is done to them.
-        sizes: of the files, in bytes.
+        console: Stream that the lines go to.
+        doing: Name of the work, with which a line starts.
+        sizes: Sizes of the files in bytes.
     """
 
     def __init__(self, console: TextIO, *, doing: str, sizes: Sequence[int]) -> None:
@@ -28,24 +30,24 @@ class CorpusProgress:
         self.shown_at = self.started
 
     def at(self, number: int, share: float) -> None:
-        """So much of a file is done."""
+        """Takes in the share of one file that is done."""
         self.shares[number] = share
         self.tick()
 
     def at_all(self, shares: Sequence[float]) -> None:
-        """So much of each."""
+        """Takes in the share of every file that is done."""
         self.shares = list(shares)
         self.tick()
 
     def tick(self) -> None:
-        """Shows how far it is, if it is time to."""
+        """Shows the progress, if the last line is old enough."""
         now = time.monotonic()
         if now - self.shown_at >= _SECONDS_BETWEEN_LINES[self.console.on_terminal]:
             self.shown_at = now
             self.console.show(self.line(now))
 
     def line(self, now: float) -> str:
-        """What is shown."""
+        """Returns the line to show."""
         total = sum(self.sizes) or 1
         done = sum(share * size for share, size in zip(self.shares, self.sizes, strict=True))
         done /= total
@@ -56,5 +58,5 @@ class CorpusProgress:
         )
 
     def close(self) -> None:
-        """The line gives way to others."""
+        """Clears the line."""
         self.console.clear()

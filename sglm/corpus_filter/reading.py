@@ -1,4 +1,4 @@
-"""Reads a file of a corpus with all that its records hold, a few records at a time."""
+"""Reads a file of a corpus with all fields of its records, a few records at a time."""
 
 import gzip
 import json
@@ -29,8 +29,9 @@ TEXT = "text"  # the field that a line of running text becomes
 class Records(NamedTuple):
     """Some records, in order.
 
-    texts: of each.
-    rows: the records themselves: JSON objects, or rows of a parquet file.
+    Attributes:
+        texts: The text of each record.
+        rows: The records themselves: JSON objects, or rows of a parquet file.
     """
 
     texts: list[str]
@@ -38,27 +39,27 @@ class Records(NamedTuple):
 
 
 class JsonRow(NamedTuple):
-    """A JSON object: as it was written, and its fields."""
+    """A JSON object: the line as it was written, and its fields."""
 
     line: str
     fields: dict[str, Any]
 
 
 def is_parquet(path: Path) -> bool:
-    """By its name."""
+    """Whether a file is a parquet file, by its name."""
     return path.name.lower().endswith(".parquet")
 
 
 def read_records(path: Path, text_field: str, progress: Progress) -> Iterator[Records]:
-    """All records of a file; a line of running text is one, too.
+    """Yields all records of a file. A line of running text is a record, too.
 
     Args:
-        path: `.txt`, `.jsonl`, both also with `.gz`; `.parquet`.
-        text_field: see `text_of`.
-        progress: is told the share of the file that has been read.
+        path: File that ends in `.txt`, `.jsonl` (both also with `.gz`) or `.parquet`.
+        text_field: Name of the field that holds the text, see `text_of`.
+        progress: Called with the share of the file that has been read.
 
     Raises:
-        InputError: the file is damaged, or a record has no text; with the record's number.
+        InputError: The file is damaged, or a record has no text; the message names the record.
     """
     if is_parquet(path):
         yield from _parquet_records(path, text_field, progress)
@@ -75,7 +76,7 @@ def read_records(path: Path, text_field: str, progress: Progress) -> Iterator[Re
 def _lines(
     path: Path, progress: Progress, most_bytes: int | None = None
 ) -> Iterator[tuple[str | None, str]]:
-    """The lines: of running text, or JSON lines with the position of each."""
+    """Yields the lines: `(None, line)` of running text, or `(position, line)` of JSON lines."""
     running = path.name.lower().endswith(TEXT_ENDINGS)
     size = path.stat().st_size or 1
     with path.open("rb") as raw:
@@ -112,9 +113,9 @@ def _parquet_records(path: Path, text_field: str, progress: Progress) -> Iterato
 def read_values(
     path: Path, name: str, progress: Progress
 ) -> Iterator[tuple[Records, list[float | None]]]:
-    """The records of a file that was written here, without their texts, and a field of each."""
+    """Yields the records of a file that sglm has written, without texts, and one field of each."""
     if not is_parquet(path):
-        # Escapes and other fields make a line longer than the text in it, which was short enough.
+        # Not limited: escapes and other fields make a line longer than its text, which was limited.
         for _, line in _lines(path, progress, sys.maxsize):
             fields = json.loads(line)
             yield Records([], [JsonRow(line, fields)]), [fields[name]]

@@ -1,4 +1,4 @@
-"""Scores a corpus: what is missing is done, by an engine, and summed up."""
+"""Scores a corpus: an engine does the missing files, and all files are summed up."""
 
 import json
 import time
@@ -18,7 +18,7 @@ from sglm.errors import InputError
 from sglm.scoring.metrics import bits_per_byte, finite_or_none, perplexity
 from sglm.storage.durable import locked, replace_text
 
-# For less than this, a process takes longer to start than to work.
+# With fewer bytes of text, a process would take longer to start than to work.
 BYTES_OF_A_PROCESS = 1 << 20
 
 Engine = Callable[[Sequence[Job], CorpusProgress], Iterator[Outcome]]
@@ -26,10 +26,15 @@ Engine = Callable[[Sequence[Job], CorpusProgress], Iterator[Outcome]]
 
 @dataclass(frozen=True, kw_only=True)
 class Execution:
-    """How the work is done, which does not decide on the results.
+    """The way in which the work is done, on which the results do not depend.
 
-    run: the model.
-    processes: on this machine; None: one for each CPU, if there is enough to do; one on a GPU.
+    Attributes:
+        run: Path of the model.
+        device: Type of the device that computes.
+        processes: Number of processes on this machine. None: one for each CPU, if there is enough
+            to do; one on a GPU.
+        ray: Whether a Ray cluster does the work.
+        console: Stream for progress.
     """
 
     run: Path
@@ -41,7 +46,7 @@ class Execution:
 
 @dataclass(kw_only=True)
 class Summary:
-    """Of all files of a command, those included that were done before."""
+    """The summary of all files of a command, including those that were done before."""
 
     files: int
     already_done: int
@@ -52,7 +57,7 @@ class Summary:
     seconds: float
 
     def to_json(self) -> dict[str, Any]:
-        """The object that `sglm score --out DIR --json` prints."""
+        """Returns the object that `sglm score --out DIR --json` prints."""
         nats, tokens = sum(each.nll_nats for each in self.done), self._sum("tokens")
         hidden = any(each.hides_bytes for each in self.done)
         return {
@@ -61,7 +66,7 @@ class Summary:
             "failed": [{"source": each.source, "error": each.error} for each in self.failed],
             "records": self._sum("records"),
             "tokens": tokens,
-            "words": self._sum("words") or None,  # none are counted where texts are ids
+            "words": self._sum("words") or None,  # not counted if texts are ids
             "bytes": self._sum("bytes") or None,
             "unknown": self._sum("unknown"),
             "nll_nats": nats,
@@ -77,7 +82,7 @@ class Summary:
         return sum(getattr(each, name) for each in self.done)
 
     def buckets(self) -> dict[str, int] | None:
-        """Records in each; those without a perplexity are in none."""
+        """Returns the number of records in each bucket; those without a perplexity are in none."""
         if all(each.buckets is None for each in self.done):
             return None
         counted: Counter[str] = Counter()
@@ -90,9 +95,9 @@ def score_corpus(shards: Sequence[Shard], settings: Settings, execution: Executi
     """Writes the result of every shard that has none yet.
 
     Raises:
-        InputError: the folder of results is none, or of other settings, or another process works
-            in it.
-        SglmError: a process was ended from outside. What failed is otherwise in the summary.
+        InputError: The folder holds results of other settings or sources, or something else, or
+            another process works in it.
+        SglmError: A process was killed. (Other failures are in the summary.)
     """
     start, out = time.monotonic(), Path(shards[0].out)
     if out.exists() and not out.is_dir():
@@ -135,7 +140,7 @@ def _is_finished(shard: Shard, settings: Settings) -> bool:
 
 
 def _give_buckets(shards: Sequence[Shard], folder: Folder, execution: Execution) -> list[Outcome]:
-    """The second pass; the first time, with bounds from all that has been scored so far."""
+    """Makes the second pass. Its first run computes the bounds from all files scored so far."""
     assert folder.settings.percentiles is not None
     scored = [shard for shard in shards if shard.scored.exists()]
     known = [done.histogram for shard in scored if (done := Done.read(shard)) is not None]
@@ -143,7 +148,7 @@ def _give_buckets(shards: Sequence[Shard], folder: Folder, execution: Execution)
         return []
     histogram = merged(known)
     bounds = folder.cutoffs or cutoffs(histogram, folder.settings.percentiles)
-    if histogram and folder.cutoffs is None:  # not from files without a text: all would be tail
+    if histogram and folder.cutoffs is None:  # without any text, later records would all be tail
         folder.cutoffs = bounds
         folder.save()
     jobs = [_job(shard, folder.settings, execution, bounds=bounds) for shard in scored]
@@ -153,7 +158,7 @@ def _give_buckets(shards: Sequence[Shard], folder: Folder, execution: Execution)
 def _perform(jobs: Sequence[Job], execution: Execution, *, doing: str) -> list[Outcome]:
     if not jobs:
         return []
-    # The largest first, so that no process is left with one at the end.
+    # The largest first, so that no process starts a large file at the end.
     jobs = sorted(jobs, key=lambda job: -job.shard.size())
     sizes = [job.shard.size() for job in jobs]
     progress = CorpusProgress(execution.console, doing=doing, sizes=sizes)

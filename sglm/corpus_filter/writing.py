@@ -1,4 +1,4 @@
-"""Writes records with fields added: every field that they had stays as it was, in its place."""
+"""Writes records with added fields; the fields that they had remain unchanged and in order."""
 
 import datetime
 import decimal
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 Added = Sequence[Mapping[str, float | int | str | None]]
-# Bytes of a row group in memory before it is written.
+# Bytes of a row group in memory at which it is written.
 ROW_GROUP_BYTES = 1 << 25
 
 
 class Writer(Protocol):
-    """Takes records in order."""
+    """A writer of records, which takes them in order."""
 
     def write(self, records: Records, added: Added) -> None:
-        """Some records, and what each gets.
+        """Writes some records, each with its added fields.
 
         Raises:
-            InputError: a field of that name is there already; a value that the format lacks.
+            InputError: A record already has a field of that name, or a value that the format lacks.
         """
 
 
@@ -44,13 +44,14 @@ def open_writer(
     schema: "pa.Schema | None",
     later: Sequence[str] = (),
 ) -> Iterator[Writer]:
-    """
+    """Opens a writer.
+
     Args:
-        aside: what is written.
-        result: the name that it will get, which decides on the format.
-        source: for error messages.
-        schema: of a parquet file, the added fields included; None for JSON lines.
-        later: see `result_schema`.
+        aside: File that is written.
+        result: Name that the file will get, which decides on the format.
+        source: Name of the source in error messages.
+        schema: Schema of a parquet file, including the added fields. None: JSON lines.
+        later: See `result_schema`.
     """
     if schema is not None:
         import pyarrow.parquet as pq
@@ -62,7 +63,7 @@ def open_writer(
         return
     with aside.open("wb") as raw:
         if result.name.endswith(".gz"):
-            # Without a time in it: the same records are the same bytes.
+            # Without a time in its header, so that equal records give equal bytes.
             with gzip.GzipFile(filename="", fileobj=raw, mode="wb", mtime=0) as packed:
                 yield _JsonWriter(packed, source=source, later=later)
         else:
@@ -85,7 +86,7 @@ class _JsonWriter:
         self.file.write("".join(joined).encode())
 
     def _join(self, row: JsonRow, fields: dict[str, Any]) -> str:
-        """The object as it was written, with fields at its end: numbers keep their digits."""
+        """Appends fields to the object as it was written, so that numbers keep their digits."""
         if twice := row.fields.keys() & {*fields, *self.later}:
             raise _there_already(self.source, min(twice))
         before = row.line[:-1].rstrip()
@@ -100,7 +101,7 @@ class _JsonWriter:
             )
         try:
             rows: list[dict[str, Any]] = batch.to_pylist()
-        except (ValueError, OverflowError) as error:  # times that Python's types do not have
+        except (ValueError, OverflowError) as error:  # times that Python cannot represent
             raise self._no_json(error) from error
         return rows
 
@@ -118,7 +119,7 @@ class _JsonWriter:
 
 
 def _plain(value: Any) -> Any:
-    """A value of a parquet file as JSON has it: times and decimals as text, no number for NaN."""
+    """Converts a value of a parquet file for JSON: times and decimals to text, NaN to null."""
     if isinstance(value, dict):
         return {key: _plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):  # a map is a list of pairs
@@ -136,8 +137,8 @@ def _plain(value: Any) -> Any:
 
 def _there_already(source: Path, name: str) -> InputError:
     return InputError(
-        f"{source}: its records have a field {name!r} already; give another --prefix for those"
-        " that are added"
+        f"{source}: its records have a field {name!r} already; give another --prefix for the"
+        " added fields"
     )
 
 
@@ -166,7 +167,7 @@ class _ParquetWriter:
             self.flush()
 
     def flush(self) -> None:
-        """Writes what waits as one row group."""
+        """Writes the waiting records as one row group."""
         import pyarrow as pa
 
         if self.waiting:
@@ -183,18 +184,20 @@ def result_schema(
     later: Sequence[str] = (),
     text_field: str = TEXT,
 ) -> "pa.Schema | None":
-    """The columns of the result, where that is a parquet file.
+    """Returns the columns of the result if that is a parquet file, otherwise None.
 
     Args:
-        source: a parquet file says what its columns are; JSON lines must be read for it.
-        records: of the source, from its beginning; taken only where they are needed.
-        result: its name decides on the format.
-        names: the fields that are added.
-        later: those that will be added when all files are done, and must not be there either.
-        text_field: the column of an empty file.
+        source: The source. A parquet file states its columns; JSON lines must be read to find them.
+        records: Records of the source, from its beginning; they are read only if needed.
+        result: Name of the result, which decides on the format.
+        names: Names of the added fields.
+        later: Names of fields that will be added when all files are done, and that the source must
+            not have either.
+        text_field: Name of the only column of an empty file.
 
     Raises:
-        InputError: a column of that name is there already; fields of several types, or too large.
+        InputError: The source has a column of that name; a field has several types or a value that
+            is too large.
     """
     if not is_parquet(result):
         return None
@@ -224,7 +227,7 @@ def _type_of(name: str) -> "pa.DataType":
 
 
 def _inferred(source: Path, records: Iterator[Records]) -> "pa.Schema":
-    """One type for each field that occurs in JSON lines."""
+    """Returns a schema with one type for each field that occurs in JSON lines."""
     import pyarrow as pa
 
     running = source.name.lower().endswith(TEXT_ENDINGS)

@@ -1,1 +1,1 @@
-"""Decoupled neural interfaces: what predicts the gradient that the future would send back."""
+"""Decoupled neural interfaces: estimators of the gradient that the future would send back."""

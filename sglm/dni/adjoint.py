@@ -1,15 +1,15 @@
-"""The adjoint estimator: the coming text through the model's own LSTM, and back, without a softmax.
+"""The adjoint estimator: state gradients by backpropagating the coming text through the LSTM.
 
-Let h be the feature before the softmax. By the chain rule, the gradient of the future's nats with
+Let h be the features before the softmax. By the chain rule, the gradient of the future nats with
 respect to a state follows from ∂(nats)/∂h at every coming step, by backpropagation through the
-LSTM. For softmax and cross-entropy ∂(nats)/∂h = Wᵀ·p(h) − W[y], of which the second term is known.
-Only the *expected row* Wᵀ·p(h) costs a softmax. A small network q learns to predict it from what
-the training loss has computed anyway, ∂(nats)/∂h + W[y]. So the state gradient is predicted by one
-forward and one backward pass through the LSTM, without bootstrapping: q's targets contain no
-prediction of its own.
+LSTM. For softmax and cross-entropy, ∂(nats)/∂h = Wᵀ·p(h) − W[y]. The second term is known; only the
+*expected row* Wᵀ·p(h) requires a softmax. A small network q learns to predict this row; its targets
+∂(nats)/∂h + W[y] come from the training loss, which computes ∂(nats)/∂h in any case. One forward
+and one backward pass through the LSTM then predict the state gradient. Nothing is bootstrapped:
+q's targets contain none of its own predictions.
 
-Shapes: C steps of coming text, T of a window, B lanes, H features, V vocabulary, S coordinates of a
-lane's state, P boundaries.
+Shapes: C steps of coming text, T steps of a window, B lanes, H features, V vocabulary, S
+coordinates of a lane's state, P boundaries.
 """
 
 from functools import partial
@@ -38,37 +38,38 @@ from sglm.text.batcher import ComingText
 
 
 class AdjointEstimator:
-    """Injects the adjoint of the coming text, read now and then.
+    """An estimator that reads the coming text and computes state gradients from it.
 
-    It reads where the first estimate of a stretch is asked for, from the window's own outgoing
-    state on. Windows shorter than the reach are read along, and the gradients of the stretch's
-    further boundaries are kept, and age until they are injected. Longer windows would cost too
-    much: in a stretch of them something is injected once, and q learns once. Where nothing is
-    injected nothing is read, except on probes: they read the window that they measure, as far as
-    the reach.
+    A reading takes place at the first window of a stretch for which an estimate is requested, and
+    begins at that window's outgoing state. If windows are shorter than the reach, it also serves
+    the stretch's later boundaries, whose gradients are kept and age until they are injected. With
+    longer windows this would cost too much: a stretch then has one injection and one lesson for q.
+    Text is read only if something is injected, and on probes, which read the window that they
+    measure, up to the reach.
 
-    It injects nothing until q is better than the mean of its targets (`ExpectedRow.is_better`). It
-    reads without dropout, and so draws no random number.
+    Nothing is injected until q predicts better than the mean of its targets
+    (`ExpectedRow.is_better`). Readings use no dropout and therefore draw no random numbers.
 
     Args:
-        model: of language; read with its weights of the moment.
-        stretch: windows from reading to reading; the batcher must show the text of as many and what
-            is to be read beyond them.
-        reach: steps that are read past the last boundary that a reading is for.
-        learning_rate: of q's own Adam.
-        factor: multiplies what is injected; None calibrates itself on probes (`Trust.factor`),
-            where prediction and observation both reach over one window.
-        trust_bound: cap each lane's gradient (`Trust.longest`).
-        activation: α of the activation penalty, which is added to the residual. (The temporal
-            penalty is left out.)
-        exact: compute the softmax's residual instead of predicting it, without q; None: where the
-            vocabulary is so small that it costs no more (`residual_is_cheap`).
-        hidden: units of q's hidden layer.
-        noise: inject random directions of the gradient's length, drawn from here (a control).
-        other_lane: inject what is read from the text of the lane before (a control).
-        way_back: from residuals to state gradients.
-        calls: how to call the readings, the injections and q's lessons.
-        ranks: the processes that share the lanes.
+        model: The language model, used with its current weights.
+        stretch: Number of windows from one reading to the next. The batcher must show the text of
+            these windows and what is to be read beyond them.
+        reach: Number of steps that a reading extends beyond the last boundary that it serves.
+        learning_rate: Learning rate of q's own Adam.
+        factor: Factor by which gradients are multiplied before injection. None: calibrated on
+            probes (`Trust.factor`), where prediction and observation both cover one window.
+        trust_bound: Whether each lane's gradient is capped (`Trust.longest`).
+        activation: Coefficient α of the activation penalty, whose gradient is added to the
+            residual. (The temporal penalty is left out.)
+        exact: Whether to compute the softmax's residual, without q, instead of predicting it. None:
+            only if the vocabulary is so small that this costs no more (`residual_is_cheap`).
+        hidden: Number of units in q's hidden layer.
+        noise: Generator of random directions, which are injected with the gradient's length in its
+            place (a control). None: the gradient itself.
+        other_lane: Whether the preceding lane's text is read instead of the lane's own (a control).
+        way_back: Function from residuals to state gradients.
+        calls: How readings, injections and q's lessons are called.
+        ranks: The processes that share the lanes.
     """
 
     def __init__(
@@ -126,30 +127,30 @@ class AdjointEstimator:
 
     @property
     def wants_feature_gradients(self) -> bool:
-        """What q learns from."""
+        """Whether gradients at the features are needed: q learns from them."""
         return self.expected_row is not None
 
     @property
     def factor(self) -> Tensor:
-        """What multiplies the gradients, given or calibrated; zero until q predicts something."""
+        """The factor of the gradients, given or calibrated; zero until `ExpectedRow.is_better`."""
         factor, q = self.injection.factor, self.expected_row
         return factor if q is None else factor * q.is_better
 
     def begin_text(self) -> None:
-        """Nothing to forget: no text that was read reaches into the next."""
+        """Does nothing: no reading extends into the next text."""
 
     def begin_stretch(self, beginning: StretchBeginning) -> None:
-        """Takes in the text; it is read when an estimate is asked for."""
+        """Stores the stretch's text, which is read when an estimate is requested."""
         self._coming, self.window = beginning.coming, beginning.window
         self.index, self._gradients_PBS = 0, None
 
     def enter_window(self, incoming: LSTMState) -> None:
-        """Moves on to the window's end."""
+        """Stores the incoming state and advances to the window's end."""
         self._incoming = incoming.detach()
         self.index += 1
 
     def estimate(self, outgoing: LSTMState) -> Tensor:
-        """The gradient of what was read at that boundary, bounded, times the factor; or noise."""
+        """Returns the gradient at that boundary, bounded, times the factor; or noise."""
         if self._gradients_PBS is None:
             self._read_at = self.index
             self._gradients_PBS = self._read_ahead(outgoing.detach())
@@ -157,12 +158,12 @@ class AdjointEstimator:
         if place >= len(self._gradients_PBS):
             return torch.zeros_like(self._gradients_PBS[0])
         gradient_BS = self._gradients_PBS[place]
-        if self.injection.noise is not None:  # from a generator that no recording knows
+        if self.injection.noise is not None:  # its generator cannot be part of a recording
             return self._inject(gradient_BS)
         return self.calls.run("inject", self._inject, gradient_BS)
 
     def end_window(self, observation: Observation) -> Agreement | None:
-        """Measures on a probe; then q learns from the window, of long ones once a stretch."""
+        """Measures on a probe; then q learns, from long windows only once per stretch."""
         on_probe = self._measure(observation) if observation.probe else None
         learns = self.index == 1 or reads_along(self.window, self.reach)
         if learns and self.expected_row is not None and observation.features is not None:
@@ -170,7 +171,7 @@ class AdjointEstimator:
         return on_probe
 
     def status(self) -> EstimatorStatus:
-        """For logs; waits for the device."""
+        """Returns the estimator's status for logs; waits for the device."""
         factor, q = float(self.factor), self.expected_row
         return EstimatorStatus(
             factor=factor,
@@ -183,7 +184,7 @@ class AdjointEstimator:
         )
 
     def residual(self, outputs_CBH: Tensor, targets_CB: Tensor) -> Tensor:
-        """∂(nats)/∂(each output): predicted, or the true one."""
+        """Returns ∂(nats)/∂outputs, `(C, B, H)`: with q's predictions, or exact without q."""
         if self.expected_row is None:
             residual_CBH = softmax_residual(self.model, outputs_CBH, targets_CB)
         else:
@@ -193,7 +194,7 @@ class AdjointEstimator:
                 residual_CBH = residual_of(self.model, expected_CBH, targets_CB)
         if not self.activation:
             return residual_CBH
-        # Of α·mean(h²) for each token (`sglm.kernels.dropout`).
+        # Add the gradient of the penalty, α·mean(h²) for each token (`sglm.kernels.dropout`).
         return residual_CBH + 2 * self.activation / outputs_CBH.shape[-1] * outputs_CBH
 
     def _inject(self, gradient_BS: Tensor) -> Tensor:
@@ -202,7 +203,7 @@ class AdjointEstimator:
         return injected_BS if q is None else injected_BS * q.is_better
 
     def _text(self, first: int, last: int | None) -> ComingText:
-        """From one of the stretch's boundaries to another, or as far as it is shown."""
+        """Returns the text between two boundaries of the stretch; `last` None: all from `first`."""
         assert self._coming is not None, "no stretch has begun: the batcher must look ahead"
         end = None if last is None else last * self.window
         return ComingText(*(ids_CB[first * self.window : end] for ids_CB in self._coming))
@@ -212,7 +213,7 @@ class AdjointEstimator:
         return ComingText(*(self.ranks.own(ids_CB, dim=1) for ids_CB in every))
 
     def _read_ahead(self, outgoing: LSTMState) -> Tensor:
-        """Gradients at this boundary, and at the stretch's further ones if they are near."""
+        """Returns gradients at this boundary and, if windows are short, at the later ones."""
         text = self._text(self.index, None)
         if self.other_lane:
             text = self._of_lane_before(text)
@@ -221,7 +222,7 @@ class AdjointEstimator:
         return self._read(outgoing, _first_steps(text, self.reach), boundaries=1)
 
     def _read(self, state: LSTMState, text: ComingText, *, boundaries: int) -> Tensor:
-        """Gradients at so many boundaries; zero where no text follows."""
+        """Returns gradients at `boundaries` successive boundaries; zero where no text follows."""
         with_text = min(boundaries, -(-len(text.inputs_CB) // self.window))
         packed_BS = state.packed()
         gradients_PBS = packed_BS.new_zeros(boundaries, *packed_BS.shape)
@@ -245,9 +246,11 @@ class AdjointEstimator:
         )
 
     def _measure(self, observation: Observation) -> Agreement:
-        """Compares with a prediction at the window's start, for which the window's own text alone
-        is read, as far as the reach: nothing was injected at its end, so the observed gradient is
-        of this text too."""
+        """Compares the observed gradient with a prediction at the window's start.
+
+        The prediction reads only the window's own text, up to the reach: because nothing was
+        injected at the window's end, the observed gradient depends on this text alone.
+        """
         assert self._incoming is not None, "enter_window comes before end_window"
         text = _first_steps(self._text(self.index - 1, self.index), self.reach)
         (predicted_BS,) = self._read(self._incoming, text, boundaries=1)
@@ -256,9 +259,9 @@ class AdjointEstimator:
         return agreement(predicted_BS, observed_BS, self.ranks)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that steps change, of all ranks' lanes; to be called by all of them.
+        """Returns everything that steps change, for all ranks' lanes; every rank must call it.
 
-        The gradients are saved: they cannot be read again once the weights have moved.
+        The gradients are saved because they cannot be computed again once the weights have moved.
         """
         coming = [] if self._coming is None else [self.ranks.gather(x, dim=1) for x in self._coming]
         q = self.expected_row
@@ -276,7 +279,7 @@ class AdjointEstimator:
         }
 
     def load_state_dict(self, tree: dict[str, Any]) -> None:
-        """Puts back what `state_dict` gave, as far as it is this rank's."""
+        """Restores what `state_dict` returned, as far as it belongs to this rank."""
         device = self.model.embedding.device
         if self.expected_row is not None:
             self.expected_row.load_state_dict(tree["expected_row"])
@@ -291,9 +294,10 @@ class AdjointEstimator:
 
 
 def reads_along(window: int, reach: int) -> bool:
-    """Whether one reading is for all boundaries of a stretch, or for the first one alone.
+    """Returns whether one reading serves all boundaries of a stretch, and not only its first.
 
-    The text between boundaries that are further apart than a reading reaches is read for nothing.
+    If boundaries are further apart than the reach, part of the text between them would be read for
+    nothing.
     """
     return window < reach
 
@@ -303,7 +307,7 @@ def _first_steps(text: ComingText, steps: int) -> ComingText:
 
 
 def adjoint_parameters(settings: SynthesizerConfig, shape: ModelShape) -> int:
-    """Weights of q, where there is one."""
+    """Returns the number of q's parameters; 0 if the residual is computed without q."""
     if residual_is_cheap(shape):
         return 0
     with torch.device("meta"):
@@ -315,17 +319,17 @@ def adjoint_parameters(settings: SynthesizerConfig, shape: ModelShape) -> int:
 def adjoint_floats(
     settings: SynthesizerConfig, shape: ModelShape, basis: MemoryBasis, *, window: int, stretch: int
 ) -> tuple[float, float]:
-    """What an adjoint keeps from one reading to the next, and what it needs while it reads.
+    """Returns the floats that an adjoint keeps between readings, and those that a reading needs.
 
     Args:
-        settings, shape: of the estimator and the model.
-        basis: for which lanes, where.
+        settings, shape: Settings of the estimator and shape of the model.
+        basis: Number of lanes, and where they are computed.
         window: T.
-        stretch: windows from reading to reading.
+        stretch: Number of windows from one reading to the next.
     """
     boundaries = stretch if reads_along(window, settings.reach) else 1
     steps, last = (boundaries - 1) * window + settings.reach, shape.widths[-1]
-    # Outputs end to end, expected rows, residuals.
+    # The concatenated outputs, the expected rows and the residuals.
     read = 3.0 * basis.lanes * steps * last
     if settings.kind == "adjoint":
         read += activation_floats(shape, DropoutRates(), basis, steps=steps, calls=1, random=False)

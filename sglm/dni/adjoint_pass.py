@@ -1,7 +1,7 @@
-"""One forward and one backward pass through the model's LSTM, from given output gradients.
+"""State gradients by one forward and one backward pass through the LSTM, from output gradients.
 
-Shapes: C steps of coming text, T of a window, B lanes, H features, S coordinates of a lane's state,
-P boundaries.
+Shapes: C steps of coming text, T steps of a window, B lanes, H features, S coordinates of a lane's
+state, P boundaries.
 """
 
 from collections.abc import Callable
@@ -16,13 +16,13 @@ from sglm.text.batcher import ComingText
 
 # `(outputs_CBH, targets_CB) -> (C, B, H)`: ∂(nats)/∂(each output), true or predicted.
 Residual = Callable[[Tensor, Tensor], Tensor]
-# `(embedded_TBE, state) -> (outputs_TBH, state)`, as `LSTMLanguageModel.outputs`.
+# `(embedded_TBE, state) -> (outputs_TBH, state)`, like `LSTMLanguageModel.outputs`.
 RunsLayers = Callable[[Tensor, LSTMState], tuple[Tensor, LSTMState]]
 
 
 class WayBack(Protocol):
-    """How the residuals of coming steps become state gradients: `adjoint_gradients`, or what
-    stands in for it."""
+    """A function from the residuals of coming steps to state gradients: `adjoint_gradients`, or a
+    substitute for it."""
 
     def __call__(
         self,
@@ -48,19 +48,19 @@ def adjoint_gradients(
     residual: Residual,
     layers: RunsLayers | None = None,
 ) -> Tensor:
-    """State gradients at successive boundaries, by one pass through the LSTM and one back.
+    """Computes state gradients at successive boundaries by one pass through the LSTM and back.
 
     Args:
-        model: its current weights are used; without dropout.
-        state: at the first boundary.
-        coming: the text from there on; all of it is read.
-        window: T, the distance of the boundaries.
-        boundaries: P; the text must reach beyond the last one.
-        residual: see `Residual`; from the true one the exact gradients of the nats follow.
-        layers: what runs forwards and is gone back through; None: the model's own LSTM.
+        model: The language model, used with its current weights and without dropout.
+        state: The state at the first boundary.
+        coming: The text from that boundary on; all of it is read.
+        window: T, the distance between boundaries.
+        boundaries: P, the number of boundaries. The text must extend beyond the last one.
+        residual: See `Residual`. The true residual gives the exact gradients of the nats.
+        layers: Layers to run and to backpropagate through. None: the model's own LSTM.
 
     Returns:
-        `(P, B, S)`, packed, in nats; constants.
+        Packed state gradients in nats, `(P, B, S)`, detached.
     """
     cuts = [window] * (boundaries - 1)
     cuts.append(len(coming.inputs_CB) - sum(cuts))

@@ -1,16 +1,16 @@
-"""The critic: predicts the future loss of a state; what is injected is its prediction's derivative.
+"""The critic: it predicts a state's future loss, and the derivative of that is injected.
 
-The value of a state is what is to come of the lane's nats, discounted from window to window:
+The value of a state is the lane's expected future nats, discounted from window to window:
 
     V(s_k) = E[L_{k+1} + γ·L_{k+2} + γ²·L_{k+3} + … | s_k]
 
-A critic learns it by temporal differences, V(s_{k-1}) ← L_k + γ·V(s_k), from the state and the nats
-alone, and ∂V/∂s stands in for the state gradient (a *gradient critic* from a value: Weber et al.
-2019). It is a synthetic gradient that is the gradient of something. The discount bounds what a
-target takes from the critic itself, and leaves out the distant future, which adds its noise to a
-target while a state says nothing of it.
+A critic learns it by temporal differences, V(s_{k-1}) ← L_k + γ·V(s_k), from states and nats alone,
+and ∂V/∂s replaces the state gradient (a *gradient critic* derived from a value: Weber et al. 2019).
+Unlike other synthetic gradients, it is the gradient of a function. The discount limits how much of
+a target comes from the critic itself. It also leaves out the distant future, which would add noise
+to the target although a state carries no information about it.
 
-Shapes: T steps of a window, B lanes, S coordinates of a lane's state, N tokens of a window.
+Shapes: T steps of a window, B lanes, S coordinates of a lane's state.
 """
 
 from typing import Any, NamedTuple
@@ -31,32 +31,32 @@ from sglm.optim.optimizer import step_where_finite
 from sglm.runtime.memory_basis import MemoryBasis
 from sglm.runtime.ranks import ALONE, Ranks
 
-HORIZON = 20  # tokens; about where a state gradient ends on text, and what the gauge measures
+HORIZON = 20  # tokens; about as far as state gradients reach on text, and as the gauge measures
 _MEAN_OVER = 100  # windows; the loss falls while the critic learns
 _SMALLEST = 1e-12  # keeps the unit of constant losses above zero
 
 
 def discount(window: int) -> float:
-    """γ, by which the nats of each further window count less: 1 − 1/`HORIZON` for each token."""
+    """Returns γ, the weight of each next window's nats: 1 − 1/`HORIZON` for each token."""
     return float((1 - 1 / HORIZON) ** window)
 
 
 class Critic(nn.Module):
-    """From packed states to the nats that are to come: `(B, S)` to `(B,)`.
+    """A network from packed states to their values: `(B, S)` to `(B,)`.
 
-    A linear map plus a network of one hidden layer; both start at zero and predict the deviation
-    from what comes on average, in units of one window's deviation. The hidden layer is smooth,
-    because its derivative is what is wanted.
+    A linear map plus a network with one hidden layer. Both start at zero and predict the deviation
+    from the average value, in units of the deviation of one window's nats. The hidden layer is
+    smooth because its derivative is used.
 
     Args:
         size: S.
-        hidden: units of the hidden layer.
+        hidden: Number of units in the hidden layer.
         discount: γ.
 
     Attributes:
-        mean: running mean of a window's nats, of a lane.
-        unit: root mean square of their deviation from it.
-        windows: how many were observed.
+        mean: Running mean of a lane's nats in one window.
+        unit: Root mean square of their deviation from the mean.
+        windows: Number of windows observed.
     """
 
     def __init__(self, size: int, hidden: int = 128, *, discount: float) -> None:
@@ -76,13 +76,13 @@ class Critic(nn.Module):
         return self.mean / (1 - self.discount) + self.unit * self.in_units(state_BS)
 
     def in_units(self, state_BS: Tensor) -> Tensor:
-        """The deviation from what comes on average, in units."""
+        """Returns the predicted deviation from the average value, in multiples of `unit`."""
         predicted_B1: Tensor = self.linear(state_BS) + self.last(self.hidden(state_BS).tanh())
         return predicted_B1[:, 0]
 
     @torch.no_grad()
     def take_in(self, nats_B: Tensor, *, ranks: Ranks) -> Tensor:
-        """Moves mean and unit by a window's nats unless some are not finite; whether all were."""
+        """Updates mean and unit with a window's nats if all are finite; returns whether all are."""
         moments = torch.stack((nats_B.mean(), (nats_B - self.mean).square().mean()))
         ranks.average([moments])
         finite = moments.isfinite().all()
@@ -90,7 +90,8 @@ class Critic(nn.Module):
         self.windows += finite
         weight = finite / self.windows.clamp(1, _MEAN_OVER)
         mean = torch.where(finite, self.mean + weight * (moments[0] - self.mean), self.mean)
-        # Before the first window the mean is not known.
+        # At the first window the old mean is 0: subtracting the square of the new one gives the
+        # variance.
         square = torch.where(first, moments[1] - moments[0].square(), moments[1])
         square = self.unit.square() + weight * (square - self.unit.square())
         self.mean.copy_(mean)
@@ -99,11 +100,11 @@ class Critic(nn.Module):
 
 
 class Transition(NamedTuple):
-    """What a critic learns from: one window of every lane.
+    """One window of every lane, from which a critic learns.
 
     Attributes:
-        state_BS, next_BS: packed, before and after the window.
-        nats_B: of the window.
+        state_BS, next_BS: Packed states before and after the window.
+        nats_B: Each lane's summed nats in the window.
     """
 
     state_BS: Tensor
@@ -112,12 +113,12 @@ class Transition(NamedTuple):
 
 
 class CriticLessons:
-    """Regresses a critic onto L_k + γ·V(s_k), with an Adam of its own.
+    """The regression of a critic onto L_k + γ·V(s_k), with an Adam of its own.
 
     Args:
-        critic: what learns.
-        learning_rate: constant.
-        ranks: the processes that share the lanes.
+        critic: The critic to train.
+        learning_rate: Learning rate, constant.
+        ranks: The processes that share the lanes.
     """
 
     def __init__(self, critic: Critic, *, learning_rate: float, ranks: Ranks = ALONE) -> None:
@@ -126,11 +127,11 @@ class CriticLessons:
         self.optimizer = torch.optim.Adam(critic.parameters(), lr=learning_rate, fused=True)
 
     def learn(self, transition: Transition) -> None:
-        """One step, by the mean and the unit as this window moves them.
+        """Takes one step, with mean and unit as updated by this window.
 
-        Nothing is learned from nats that are not finite, nor from the first window: its mean is
-        their own and all states are zero, so its gradient is but rounding, of which Adam would make
-        whole steps.
+        Nothing is learned from nats that are not finite, nor from the first window: `mean` is then
+        the mean of that window and all states are zero, so the gradient consists of rounding
+        errors, which Adam would turn into steps of full size.
         """
         critic = self.critic
         first = critic.windows == 0
@@ -148,22 +149,24 @@ class CriticLessons:
 
 
 class CriticEstimator:
-    """Injects the derivative of a critic's value, bounded, times the factor.
+    """An estimator whose estimate is the derivative of a critic's value.
 
-    On probes the derivative is measured against what the window alone sends back, while the value
-    reaches further: the calibrated factor counts that as error, and is on the careful side.
+    On probes the derivative is compared with what the window alone sends back, although the value
+    covers more. The calibrated factor counts the difference as error, so it errs on the low side.
 
     Args:
-        model: of language: its softmax tells each lane's nats.
-        critic: predicts values.
-        learning_rate: of the critic's own Adam.
-        factor: multiplies what is injected; None calibrates itself (`Trust.factor`).
-        trust_bound: cap each lane's gradient (`Trust.longest`).
-        noise: inject random directions of the gradient's length, drawn from here (a control).
-        ranks: the processes that share the lanes.
+        model: The language model, whose softmax gives each lane's nats.
+        critic: The critic, which predicts values.
+        learning_rate: Learning rate of the critic's own Adam.
+        factor: Factor by which gradients are multiplied before injection. None: calibrated
+            (`Trust.factor`).
+        trust_bound: Whether each lane's gradient is capped (`Trust.longest`).
+        noise: Generator of random directions, which are injected with the gradient's length in its
+            place (a control). None: the gradient itself.
+        ranks: The processes that share the lanes.
     """
 
-    wants_feature_gradients = True  # the features: what a lane's nats are computed from
+    wants_feature_gradients = True  # for the features, from which the lanes' nats are computed
 
     def __init__(
         self,
@@ -188,12 +191,12 @@ class CriticEstimator:
 
     @torch.no_grad()
     def values(self, state_BS: Tensor) -> Tensor:
-        """The predicted future nats of each packed state, `(B,)`: Σ_j γ^j·(nats of window j)."""
+        """Returns the predicted value of each packed state, `(B,)`: Σ_j γ^j·(nats of window j)."""
         values_B: Tensor = self.critic(state_BS)
         return values_B
 
     def derivatives(self, state_BS: Tensor) -> Tensor:
-        """∂V/∂s at packed states, `(B, S)`, in nats: what is injected, before bound and factor."""
+        """Returns ∂V/∂s at packed states, `(B, S)`, in nats, before bound and factor."""
         leaf_BS = state_BS.detach().requires_grad_()
         with torch.enable_grad():
             total = self.critic(leaf_BS).sum()
@@ -201,37 +204,37 @@ class CriticEstimator:
         return gradient_BS
 
     def begin_text(self) -> None:
-        """Nothing is remembered of the lanes."""
+        """Does nothing: no memory is carried from window to window."""
 
     def begin_stretch(self, beginning: StretchBeginning) -> None:
-        """No text is read."""
+        """Does nothing: no coming text is read."""
 
     def enter_window(self, incoming: LSTMState) -> None:
-        """Takes in the state whose value is learned."""
+        """Stores the state whose value is learned."""
         self._incoming_BS = incoming.detach().packed()
 
     def estimate(self, outgoing: LSTMState) -> Tensor:
-        """The derivative of the value after the window, bounded, times the factor; or noise."""
+        """Returns the value's derivative after the window, bounded, times the factor; or noise."""
         return self.injection.inject(self.derivatives(outgoing.packed()) / self.trust.unit)
 
     def end_window(self, observation: Observation) -> Agreement | None:
         """Measures on a probe; then learns from the window's nats."""
         assert self._incoming_BS is not None, "enter_window comes before end_window"
-        assert observation.features is not None, "a critic asks for them"
+        assert observation.features is not None, "a critic needs the features"
         on_probe, observed_BS = None, observation.gradient_BS
         if observation.probe:
             predicted_BS = self.derivatives(self._incoming_BS)
             self.trust.observe(self.injection.bound(predicted_BS), observed_BS)
             on_probe = agreement(predicted_BS, observed_BS, self.ranks)
         nats_B = lane_nats(self.model, observation.features)
-        # Where the step's gradient was not finite nothing is taken: NaN passes on.
+        # If the step's gradient was not finite, this makes the nats NaN, so nothing is learned.
         nats_B = nats_B + 0 * observed_BS.sum(dim=1).to(nats_B.dtype)
         outgoing_BS = observation.outgoing.detach().packed()
         self.lessons.learn(Transition(self._incoming_BS, outgoing_BS, nats_B))
         return on_probe
 
     def status(self) -> EstimatorStatus:
-        """For logs; waits for the device."""
+        """Returns the estimator's status for logs; waits for the device."""
         factor = float(self.injection.factor)
         return EstimatorStatus(
             factor=factor,
@@ -244,7 +247,7 @@ class CriticEstimator:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that steps change; to be called by all ranks."""
+        """Returns everything that steps change; every rank must call it."""
         return {
             "critic": self.critic.state_dict(),
             "optimizer": self.lessons.optimizer.state_dict(),
@@ -253,7 +256,7 @@ class CriticEstimator:
         }
 
     def load_state_dict(self, tree: dict[str, Any]) -> None:
-        """Puts back what `state_dict` gave."""
+        """Restores what `state_dict` returned."""
         self.critic.load_state_dict(tree["critic"])
         self.lessons.optimizer.load_state_dict(tree["optimizer"])
         self.trust.load_state_dict(tree["trust"])
@@ -262,7 +265,7 @@ class CriticEstimator:
 
 @torch.no_grad()
 def lane_nats(model: LSTMLanguageModel, features: FeatureGradient) -> Tensor:
-    """Each lane's summed nats of a window, `(B,)`; of logits a bounded number is held."""
+    """Returns each lane's summed nats in a window, `(B,)`; the logits held at once are bounded."""
     targets_TB = features.targets_TB
     rows = chunk_rows(model.shape.vocab_size, targets_TB.device.type)
     together = max(1, rows // targets_TB.shape[1])
@@ -278,7 +281,7 @@ def lane_nats(model: LSTMLanguageModel, features: FeatureGradient) -> Tensor:
 
 
 def critic_parameters(settings: SynthesizerConfig, shape: ModelShape) -> int:
-    """Weights of that critic."""
+    """Returns the number of the critic's parameters."""
     with torch.device("meta"):
         critic = Critic(shape.state_size, hidden_units(settings), discount=0.0)
     return sum(parameter.numel() for parameter in critic.parameters())
@@ -287,7 +290,7 @@ def critic_parameters(settings: SynthesizerConfig, shape: ModelShape) -> int:
 def critic_floats(
     settings: SynthesizerConfig, shape: ModelShape, basis: MemoryBasis, *, window: int
 ) -> float:
-    """What one lesson holds: logits and their log-softmax, states, the network."""
+    """Returns the floats that a lesson holds: logits and their log-softmax, states, the network."""
     rows = chunk_rows(shape.vocab_size, "cpu" if basis.on_cpu else "cuda")
     logits = 2 * min(max(rows, basis.lanes), basis.lanes * window) * shape.vocab_size
     return logits + basis.lanes * (4 * shape.state_size + 12 * hidden_units(settings))

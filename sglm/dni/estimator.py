@@ -1,17 +1,17 @@
-"""Who estimates state gradients: the interface that a training step knows, and the null estimator.
+"""The interface between a training step and its estimator of state gradients; a null estimator.
 
-A *state gradient* is ∂(Σ future nats of a lane)/∂(its state), one vector a lane, not divided by
-batch or window. Truncated backpropagation takes it for zero at the end of every window; an
+A *state gradient* is ∂(Σ future nats of a lane)/∂(its state), one vector per lane, not divided by
+batch or window. Truncated backpropagation assumes that it is zero at the end of every window; an
 estimator returns something in its place (Jaderberg et al. 2017, sec. 2.1: a decoupled neural
 interface).
 
 `train_step` calls an estimator in this order, window after window:
 
-    begin_text                  the lanes start anew
-    begin_stretch               coming text is shown to what reads it, once for several windows
-    enter_window                the state before the window
-    estimate                    the state after it, only where something is to be injected
-    end_window                  what the window's backward pass left behind
+    begin_text                  only where the lanes start anew
+    begin_stretch               only at the first window of a stretch, with the coming text
+    enter_window                with the state before the window
+    estimate                    with the state after it, only if something is to be injected
+    end_window                  with the results of the window's backward pass
 
 Shapes: T time, B lanes, S coordinates of a lane's state, H features, C steps of coming text.
 """
@@ -28,13 +28,13 @@ from sglm.text.batcher import ComingText
 
 
 class StretchBeginning(NamedTuple):
-    """What there is when a stretch of windows begins.
+    """The model, state and text with which a stretch of windows begins.
 
     Attributes:
-        model: as it is then; its weights will move during the stretch.
-        state: before the first window, detached.
-        coming: the stretch's text and what follows it, as far as the batcher looks ahead.
-        window: T, the distance of the stretch's boundaries.
+        model: The model, whose weights will move during the stretch.
+        state: The state before the first window, detached.
+        coming: The stretch's text and what follows it, as far as the batcher looks ahead.
+        window: T, the distance between the stretch's boundaries.
     """
 
     model: LSTMLanguageModel
@@ -44,13 +44,13 @@ class StretchBeginning(NamedTuple):
 
 
 class FeatureGradient(NamedTuple):
-    """What a window's negative log-likelihood sends back to the features before the softmax.
+    """The gradient of a window's negative log-likelihood at the features before the softmax.
 
     Attributes:
-        features_TBH: as the softmax saw them, dropout included; detached.
-        gradient_TBH: ∂(Σ nats)/∂features, without penalties; NaN or infinite where the step's
+        features_TBH: Features that the softmax received, after dropout; detached.
+        gradient_TBH: ∂(Σ nats)/∂features, without penalties; may be NaN or infinite if the step's
             gradient is.
-        targets_TB: the token ids that were predicted from them.
+        targets_TB: Token ids that were predicted from the features.
     """
 
     features_TBH: Tensor
@@ -60,17 +60,19 @@ class FeatureGradient(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Observation:
-    """What one window's backward pass left behind; to be copied where it is kept: a replayed graph
-    writes over it at the next step.
+    """The results of one window's backward pass.
+
+    An estimator must copy what it keeps, because a replayed CUDA graph overwrites the tensors at
+    the next step.
 
     Attributes:
-        gradient_BS: the state gradient that arrived at the incoming state, detached; NaN where the
-            step's gradient was not finite. If something was injected, it contains that.
-        outgoing: the state after the window.
-        injected: whether a synthetic gradient entered at `outgoing`.
-        probe: whether the estimator is to be measured on this observation, into which then nothing
-            synthetic went.
-        features: for an estimator that `wants_feature_gradients`, else None.
+        gradient_BS: State gradient that arrived at the incoming state, detached; NaN if the step's
+            gradient was not finite. It includes what an injected gradient contributed.
+        outgoing: State after the window.
+        injected: Whether a synthetic gradient entered at `outgoing`.
+        probe: Whether the estimator is to be measured on this observation. Nothing synthetic went
+            into a probe.
+        features: Gradient at the features if the estimator `wants_feature_gradients`, else None.
     """
 
     gradient_BS: Tensor
@@ -81,18 +83,19 @@ class Observation:
 
 
 class EstimatorStatus(NamedTuple):
-    """How an estimator is doing, for logs: plain numbers, for which the device was waited for.
+    """The status of an estimator for logs, in plain numbers that are no longer on the device.
 
     Attributes:
-        factor: what multiplies its estimates before they are injected.
-        is_calibrated: whether the factor is measured, or given.
-        explained: share of the observed gradients' squared length that factor·estimate explains,
+        factor: Factor by which its estimates are multiplied before injection.
+        is_calibrated: Whether the factor is measured rather than given.
+        explained: Share of the observed gradients' squared length that factor·estimate explains,
             over the last probes.
-        probes: observations on which it was measured.
-        capped: share of the injected gradients that the trust bound shortened; None without one.
-        echo: share of the observations that contain its own estimates which it explains: near 1
-            where it predicts little but itself.
-        is_finite: whether its parameters are.
+        probes: Number of observations on which it was measured.
+        capped: Share of the injected gradients that the trust bound shortened; None without a
+            bound.
+        echo: Share that it explains of observations containing its own estimates; near 1 if it
+            predicts little but itself.
+        is_finite: Whether all its parameters are finite.
     """
 
     factor: float
@@ -105,57 +108,57 @@ class EstimatorStatus(NamedTuple):
 
 
 class StateGradientEstimator(Protocol):
-    """Estimates the state gradients at truncation boundaries.
+    """An estimator of the state gradients at truncation boundaries.
 
-    No method may wait for a number from the device (but `status`, and what an adaptive softmax
-    waits for), draw from torch's global generator, or change the model. With several ranks all of
-    them call every method alike.
+    No method may wait for a number from the device (except `status`, and where an adaptive softmax
+    has to wait), draw from torch's global generator, or change the model. If there are several
+    ranks, all of them must make the same calls.
     """
 
     @property
     def wants_feature_gradients(self) -> bool:
-        """Whether `Observation.features` is asked for; must not change during a run."""
+        """Whether `Observation.features` is needed; must not change during a run."""
         ...
 
     def begin_text(self) -> None:
-        """The lanes start anew: what is remembered of them is void."""
+        """Discards what is remembered of the lanes, because they start anew."""
         ...
 
     def begin_stretch(self, beginning: StretchBeginning) -> None:
-        """A stretch of windows begins, and its text is shown."""
+        """Receives the coming text at the beginning of a stretch of windows."""
         ...
 
     def enter_window(self, incoming: LSTMState) -> None:
-        """The state before the window: what `end_window` observes is its gradient."""
+        """Receives the state before the window, whose gradient `end_window` will observe."""
         ...
 
     def estimate(self, outgoing: LSTMState) -> Tensor:
-        """The state gradient to inject after the window: `(B, S)`, packed, detached."""
+        """Returns the state gradient to inject after the window: `(B, S)`, packed, detached."""
         ...
 
     def end_window(self, observation: Observation) -> Agreement | None:
-        """Takes in what the window's backward pass left behind, and learns from it.
+        """Learns from the results of the window's backward pass.
 
         Returns:
-            How good the estimates were on probes, where some were measured just now.
+            The agreement of estimate and observation if this call measured it, else None.
         """
         ...
 
     def status(self) -> EstimatorStatus | None:
-        """For logs; None for an estimator that measures nothing. Waits for the device."""
+        """Returns the status for logs, None if nothing is measured; waits for the device."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """A tree of everything that steps change, of all ranks' lanes, to be saved."""
+        """Returns a tree of everything that steps change, for all ranks' lanes, to be saved."""
         ...
 
     def load_state_dict(self, tree: dict[str, Any]) -> None:
-        """Puts back what `state_dict` gave, as far as it is this rank's."""
+        """Restores what `state_dict` returned, as far as it belongs to this rank."""
         ...
 
 
 class PlainTruncation:
-    """The null estimator: state gradients are zero. It has no network and draws no number."""
+    """The null estimator: state gradients are zero. It has no network, draws no random numbers."""
 
     wants_feature_gradients = False
 

@@ -1,4 +1,4 @@
-"""The row that a softmax expects, Wᵀ·softmax(Wh + b): from the softmax, or predicted without it.
+"""The row that a softmax expects, Wᵀ·softmax(Wh + b): computed, or predicted without a softmax.
 
 Shapes: C steps of coming text, B lanes, H features, N = T·B tokens of a window, V vocabulary.
 """
@@ -16,33 +16,34 @@ from sglm.runtime.ranks import Ranks
 _ROW_MEAN_OVER = 10  # windows; the rows of W for frequent words change fast
 _ERROR_MEAN_OVER = 100  # windows
 _SMALLEST = 1e-12  # keeps the unit of constant targets above zero
-# A new model's targets are nearly constant, and the errors of q and of their mean then differ by
-# rounding alone: q is better only if its error is smaller by more than that.
+# The targets of a new model are nearly constant, so the errors of q and of the targets' mean differ
+# only by rounding: q counts as better only if its error is smaller by more than that.
 _CLEARLY = 1 - 1e-4
 _LOGIT_ENTRIES = 2**20  # 4 MB in float32
 
 
 class ExpectedRow(nn.Module):
-    """q: from a feature to the row that the softmax expects, Wᵀ·softmax(Wh + b): `(…, H)` to same.
+    """The network q from features to the rows that the softmax expects: `(…, H)` to `(…, H)`.
 
-    A linear map plus a network of one hidden layer. Both start at zero and predict the deviation
+    A linear map plus a network with one hidden layer. Both start at zero and predict the deviation
     from the targets' running mean, in units of its root mean square: before it has learned
     anything, q returns that mean.
 
-    With an adaptive softmax the row depends on the target too, by its cluster: those of a tail get
-    the expected row of the tail's own softmax added. So q also learns an offset for each cluster.
+    With an adaptive softmax the row also depends on the target's cluster: for a target in a tail,
+    the expected row of the tail's own softmax is added. So q also learns an offset per cluster.
 
     Args:
         size: H.
-        hidden: units of its hidden layer.
-        clusters: of an adaptive softmax, the head among them; 1: a full one.
+        hidden: Number of units in the hidden layer.
+        clusters: Number of clusters of an adaptive softmax, including the head; 1: a full softmax.
 
     Attributes:
-        mean_H: running mean of the targets.
-        unit: root mean square of their deviation from it.
-        error, mean_error: running means of the squared error of q, and of the mean alone, on
-            windows that neither had seen; both 0 before the second window: q is not better then.
-        windows: how many were observed.
+        mean_H: Running mean of the targets.
+        unit: Root mean square of their deviation from the mean.
+        error, mean_error: Running means of the squared errors of q and of the mean alone, on
+            windows that neither had seen. Both are 0 before the second window, so that q does not
+            count as better.
+        windows: Number of windows observed.
     """
 
     def __init__(self, size: int, hidden: int = 128, *, clusters: int = 1) -> None:
@@ -72,11 +73,11 @@ class ExpectedRow(nn.Module):
         return self.mean_H + self.unit * self.in_units(features, clusters)
 
     def in_units(self, features: Tensor, clusters: Tensor | None = None) -> Tensor:
-        """The predicted deviation from the mean, in units.
+        """Returns the predicted deviation from the mean, in multiples of `unit`.
 
         Args:
-            features: `(…, H)`.
-            clusters: of the targets, `(…)`; None where the softmax is full.
+            features: Features `(…, H)`.
+            clusters: Clusters of the targets `(…)`; None: the softmax is full.
         """
         features = features.to(self.mean_H.dtype)
         predicted: Tensor = self.linear(features) + self.last(self.hidden(features).tanh())
@@ -84,8 +85,8 @@ class ExpectedRow(nn.Module):
 
     @property
     def is_better(self) -> Tensor:
-        """Whether it predicts better than the mean does, and by more than rounding, on windows it
-        had not learned from."""
+        """Whether q predicts better than the mean, by more than rounding, on windows from which
+        it had not learned."""
         return self.error < _CLEARLY * self.mean_error
 
     def observe(
@@ -97,22 +98,23 @@ class ExpectedRow(nn.Module):
         clusters_N: Tensor | None = None,
         ranks: Ranks,
     ) -> tuple[Tensor, Tensor]:
-        """Takes in a window's targets, which q has not learned from.
+        """Updates the running means with a window from which q has not learned; returns q's loss.
 
         Args:
-            features_NH, expected_NH: what it is to predict from, and what.
-            counts_N: whether there is a target; where there is none, nothing is learned.
-            clusters_N: see `in_units`.
-            ranks: the loss is this rank's; its mean over them is that of all lanes.
+            features_NH, expected_NH: Features, and the rows to be predicted from them.
+            counts_N: Whether a token has a target; nothing is learned from the others.
+            clusters_N: See `in_units`.
+            ranks: The processes that share the lanes. The loss is this rank's; its mean over the
+                ranks is the loss over all lanes.
 
         Returns:
-            `(loss, finite)`: the mean squared error in units, to be differentiated; and whether all
-            targets were finite and there were some, else nothing is changed.
+            `(loss, finite)`: the mean squared error in multiples of `unit`, to be differentiated;
+            and whether there were targets and everything was finite. Otherwise nothing is changed.
         """
         predicted_NH = self.in_units(features_NH, clusters_N)
         with torch.no_grad():
-            # A mean over all tokens, with zeros where there is no target, divided by the share of
-            # tokens that have one, is the mean over these.
+            # The mean over all tokens, with zeros where there is no target, divided by the share of
+            # tokens with a target is the mean over the latter.
             share = counts_N.to(expected_NH.dtype).mean()
             ranks.average([share])
             from_mean_NH = expected_NH - self.mean_H
@@ -124,7 +126,7 @@ class ExpectedRow(nn.Module):
                 ]
             )
             finite = self._move(errors, expected_NH, counts_N=counts_N, share=share, ranks=ranks)
-        # By the mean and the unit as just updated: `forward` will use these.
+        # With the updated mean and unit, because `forward` will use these.
         right_NH = (expected_NH - self.mean_H) / self.unit
         right_NH = right_NH.where(counts_N[:, None], predicted_NH.detach())
         return F.mse_loss(predicted_NH, right_NH) / share, finite
@@ -132,13 +134,13 @@ class ExpectedRow(nn.Module):
     def _move(
         self, errors: Tensor, expected_NH: Tensor, *, counts_N: Tensor, share: Tensor, ranks: Ranks
     ) -> Tensor:
-        """Updates the running means unless something is not finite; returns whether all was."""
+        """Updates the running means if everything is finite; returns whether it is."""
         counted_NH = expected_NH.where(counts_N[:, None], 0.0)
         newest = torch.cat((errors, counted_NH.mean(0) / share))
         ranks.average([newest])
         finite = newest.isfinite().all()
         (error, mean_error), mean_H = newest[:2], newest[2:]
-        first = self.windows == 0  # nothing was predicted: the mean was zero
+        first = self.windows == 0  # the mean was still zero, so there was no prediction to measure
         self.windows += finite
         weight = finite / self.windows.clamp(1, _ERROR_MEAN_OVER)
         counts = finite & ~first
@@ -158,9 +160,9 @@ class ExpectedRow(nn.Module):
 
 @torch.no_grad()
 def softmax_residual(model: LSTMLanguageModel, outputs_CBH: Tensor, targets_CB: Tensor) -> Tensor:
-    """The true residual, Wᵀ·softmax(Wh + b) − W[y]; of logits a bounded number is held.
+    """Computes the true residual, Wᵀ·softmax(Wh + b) − W[y]; the logits held at once are bounded.
 
-    Of an adaptive softmax, the sum of these over its stages.
+    For an adaptive softmax, it is the sum of the residuals of the stages.
     """
     outputs_NH = outputs_CBH.flatten(0, 1)
     expected_NH = torch.zeros_like(outputs_NH, dtype=model.output_weight.dtype)
@@ -183,12 +185,15 @@ def _expected_rows(stage: Stage, features_MH: Tensor) -> Tensor:
 
 
 def residual_of(model: LSTMLanguageModel, expected_CBH: Tensor, targets_CB: Tensor) -> Tensor:
-    """From expected rows to ∂(nats)/∂features; zero where nothing is predicted."""
+    """Returns ∂(nats)/∂features from expected rows; zero where nothing is predicted."""
     counts_CB1 = (targets_CB != IGNORED)[..., None]
     return expected_CBH.where(counts_CB1, 0.0) + model.known_residual(targets_CB)
 
 
 def residual_is_cheap(shape: ModelShape) -> bool:
-    """Whether the true residual takes no more products than q does: V·H against H·(H + N) a token,
-    and q has to learn besides."""
+    """Returns whether the true residual costs about as little as q, so that q is not needed.
+
+    Per token, the former takes 2·V·H products. q takes H² + 2·H·(hidden units), and has to be
+    trained as well.
+    """
     return shape.vocab_size <= 2 * shape.widths[-1]

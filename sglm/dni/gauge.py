@@ -1,16 +1,17 @@
-"""Does what is injected move the weights as the exact future would? A gauge in parameter space.
+"""A gauge in parameter space: do injected gradients move the weights as the exact future would?
 
-How much of a state gradient an estimator explains says little about its use: most of that gradient
-has mean zero given the past and moves no weight in the long run. What does move weights are the
-means of Jᵀŝ and Jᵀg, where J = ∂s/∂θ, ŝ is what was injected after a window and g what a longer
-exact gradient would have sent back there. A product of two such vectors over *the same* lanes
-counts what has mean zero too, so each vector is made twice, from disjoint halves of the lanes, and
-only products across the halves are taken: their mean is the product of the means. The mean over the
-lanes of a half is subtracted from both state gradients first. This shared part does not depend on a
-lane's own coming text: a reading of another lane's text has it too, and does great harm
-(docs/results.md, "Foresight, not noise"). What remains is the covariance of J with the gradients.
+The share of a state gradient that an estimator explains says little about its use: most of that
+gradient has mean zero given the past and moves no weight in the long run. What does move the
+weights are the means of Jᵀŝ and Jᵀg, where J = ∂s/∂θ, ŝ is the gradient injected after a window,
+and g is the gradient that a longer exact backward pass would have sent back there. A product of two
+such vectors over *the same* lanes also counts the part with mean zero. So each vector is computed
+twice, from disjoint halves of the lanes, and only products across the halves are used: their mean
+is the product of the means. Before that, the mean over the lanes of a half is subtracted from both
+state gradients. This shared part does not depend on a lane's own coming text: gradients read from
+another lane's text contain it too, and do great harm (docs/results.md, "Foresight, not noise").
+What remains is the covariance of J with the gradients.
 
-    beta   = ⟨Jᵀŝ, Jᵀg⟩ / ⟨Jᵀŝ, Jᵀŝ⟩      what best multiplies the injected gradient
+    beta   = ⟨Jᵀŝ, Jᵀg⟩ / ⟨Jᵀŝ, Jᵀŝ⟩      the best factor for the injected gradient
     cosine = ⟨Jᵀŝ, Jᵀg⟩ / √(⟨Jᵀŝ, Jᵀŝ⟩·⟨Jᵀg, Jᵀg⟩)
 
 Shapes: T steps of a window, R steps of coming text, B lanes, S coordinates of a lane's state.
@@ -34,36 +35,37 @@ from sglm.runtime.memory_basis import MemoryBasis
 from sglm.runtime.ranks import ALONE, Ranks
 from sglm.text.batcher import ComingText
 
-REACH = 20  # steps of coming text whose exact gradient is the measure
-FEWEST_LANES = 4  # two halves, of which a mean is subtracted: one lane has nothing left
-# A measurement takes the time of one to two long windows, or of three windows of five tokens. From
-# one to the next there are so many windows for the measured window itself, and as many again for
-# each window that fits into `REACH` steps, begun ones counted.
+REACH = 20  # steps of coming text whose exact gradient is the reference
+FEWEST_LANES = 4  # a half of one lane would be zero after its mean is subtracted
+# A measurement takes as long as one to two long windows, or as three windows of five tokens. From
+# one measurement to the next there are this many windows for the measured window itself, and as
+# many again for each window, complete or not, that `REACH` steps cover.
 _WINDOWS_BETWEEN = 50
-_MEAN_OVER = 100  # measurements; they are noisy, and what they measure moves slowly
+_MEAN_OVER = 100  # measurements; they are noisy, and the measured quantity changes slowly
 
 
 def gauge_every(window: int, *, injects_once: bool = False) -> int:
-    """Windows from one measurement to the next, so that it takes under two percent of the time.
+    """Returns the number of windows between measurements, for under two percent of the time.
 
     Args:
         window: T.
-        injects_once: something is injected at few windows alone: then under one percent.
+        injects_once: Whether gradients are injected at few windows only. Measurements then take
+            under one percent of the time.
     """
     return (1 + injects_once) * _WINDOWS_BETWEEN * (1 + math.ceil(REACH / window))
 
 
 class GaugeReading(NamedTuple):
-    """What was measured on the last windows; NaN where a product that must be positive is not.
+    """The mean of the latest measurements; NaN where a product that must be positive is not.
 
     Attributes:
-        windows: that were measured, over the whole run.
-        beta: ⟨Jᵀŝ, Jᵀg⟩ / ⟨Jᵀŝ, Jᵀŝ⟩: what best multiplies the injected gradient.
-        cosine: ⟨Jᵀŝ, Jᵀg⟩ / √(⟨Jᵀŝ, Jᵀŝ⟩·⟨Jᵀg, Jᵀg⟩); its noise can lift it above 1.
-        share: ⟨Jᵀŝ, Jᵀg⟩ / ⟨Jᵀg, Jᵀg⟩: of the exact future's effect on the weights, the share
-            that the injected gradients had.
-        noise: standard errors of ⟨Jᵀŝ, Jᵀg⟩ and ⟨Jᵀg, Jᵀg⟩ as a share of them, the larger one:
-            above ½ the other numbers mean next to nothing.
+        windows: Number of windows measured over the whole run.
+        beta: ⟨Jᵀŝ, Jᵀg⟩ / ⟨Jᵀŝ, Jᵀŝ⟩, the best factor for the injected gradient.
+        cosine: ⟨Jᵀŝ, Jᵀg⟩ / √(⟨Jᵀŝ, Jᵀŝ⟩·⟨Jᵀg, Jᵀg⟩); noise can lift it above 1.
+        share: ⟨Jᵀŝ, Jᵀg⟩ / ⟨Jᵀg, Jᵀg⟩, the share of the exact future's effect on the weights that
+            the injected gradients had.
+        noise: The larger of the relative standard errors of ⟨Jᵀŝ, Jᵀg⟩ and ⟨Jᵀg, Jᵀg⟩. Above ½ the
+            other numbers mean next to nothing.
     """
 
     windows: int
@@ -74,20 +76,20 @@ class GaugeReading(NamedTuple):
 
 
 class Gauge:
-    """Running means of the products of Jᵀŝ and Jᵀg.
+    """The running means of the products of Jᵀŝ and Jᵀg.
 
-    It draws no random number, and waits for no device but in `reading` and where the softmax does
-    (an adaptive one).
+    It draws no random numbers, and waits for the device only in `reading` and where an adaptive
+    softmax has to.
 
     Args:
-        device: of the lanes.
-        ranks: the processes that share the lanes.
+        device: Device of the lanes.
+        ranks: The processes that share the lanes.
     """
 
     def __init__(self, device: torch.device, *, ranks: Ranks = ALONE) -> None:
         self.ranks = ranks
         self.windows = torch.zeros((), device=device)
-        # Running means of ⟨Jᵀŝ, Jᵀg⟩, ⟨Jᵀŝ, Jᵀŝ⟩, ⟨Jᵀg, Jᵀg⟩ across the halves, in units of the
+        # Running means of ⟨Jᵀŝ, Jᵀg⟩, ⟨Jᵀŝ, Jᵀŝ⟩, ⟨Jᵀg, Jᵀg⟩ across the halves, in units of each
         # window's own ‖Jᵀg‖²; and of their squares.
         self.means = torch.zeros(3, device=device, dtype=torch.float64)
         self.squares = torch.zeros(3, device=device, dtype=torch.float64)
@@ -104,13 +106,14 @@ class Gauge:
         """Measures one window, with the model's current weights and without dropout.
 
         Args:
-            model: whose LSTM weights the gradients are taken of.
-            incoming: before the window.
-            inputs_TB: of the window; `FEWEST_LANES` at least, or nothing is measured.
-            injected_BS: after the window, in nats.
-            coming: what follows the window, R steps.
+            model: The model; gradients are taken with respect to its LSTM weights.
+            incoming: State before the window.
+            inputs_TB: Token ids of the window. With fewer than `FEWEST_LANES` lanes nothing is
+                measured.
+            injected_BS: State gradient injected after the window, in nats.
+            coming: Text that follows the window, R steps.
         """
-        # A half at a time: going back from half the lanes takes half as long.
+        # One half at a time: a backward pass from half of the lanes takes half as long.
         half = inputs_TB.shape[1] // 2
         halves = (slice(half), slice(half, None))
         ends = [_end_of(model, incoming, inputs_TB, lanes=lanes) for lanes in halves]
@@ -136,7 +139,7 @@ class Gauge:
             _product(injected_first, injected_second),
             _product(exact_first, exact_second),
         )
-        # Every window weighs the same: the gradients of a run's first ones are many times as long.
+        # Normalized, to give every window the same weight: early gradients are many times as long.
         lengths = _product(exact_first, exact_first) * _product(exact_second, exact_second)
         products = torch.stack((both / 2, injected, exact)).double() / lengths.double().sqrt()
         finite = products.isfinite().all()
@@ -146,7 +149,7 @@ class Gauge:
             mean.copy_(torch.where(finite, mean + weight * (new - mean), mean))
 
     def reading(self) -> GaugeReading:
-        """The measurements together; waits for the device."""
+        """Returns the result of all measurements; waits for the device."""
         windows = int(self.windows)
         both, injected, exact = self.means.tolist()
         counted = max(1, min(windows, _MEAN_OVER) - 1)
@@ -161,11 +164,11 @@ class Gauge:
         )
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Everything that windows change; the same on all ranks."""
+        """Returns everything that windows change; it is the same on all ranks."""
         return {"windows": self.windows, "means": self.means, "squares": self.squares}
 
     def load_state_dict(self, tree: dict[str, Tensor]) -> None:
-        """Puts back what `state_dict` gave."""
+        """Restores what `state_dict` returned."""
         for name, value in self.state_dict().items():
             value.copy_(tree[name])
 
@@ -173,7 +176,7 @@ class Gauge:
 def _end_of(
     model: LSTMLanguageModel, incoming: LSTMState, inputs_TB: Tensor, *, lanes: slice
 ) -> LSTMState:
-    """The state of some lanes after the window, with its graph."""
+    """Returns the state of some lanes after the window, with its graph."""
     hidden, cell = ([part[lanes].detach() for part in parts] for parts in incoming)
     with torch.enable_grad(), without_dropout(model):
         embedded_TBE = model.word_vectors(inputs_TB[:, lanes])
@@ -182,7 +185,7 @@ def _end_of(
 
 
 def _effect(model: LSTMLanguageModel, end: LSTMState, gradient_BS: Tensor) -> tuple[Tensor, ...]:
-    """Jᵀ of a state gradient, minus its mean over the lanes: a tensor for each weight matrix and
+    """Returns Jᵀ·(state gradient − its mean over the lanes): a tensor for each weight matrix and
     bias of the LSTM."""
     return torch.autograd.grad(
         (*end.hidden, *end.cell),
@@ -193,20 +196,20 @@ def _effect(model: LSTMLanguageModel, end: LSTMState, gradient_BS: Tensor) -> tu
 
 
 def _product(left: Sequence[Tensor], right: Sequence[Tensor]) -> Tensor:
-    """⟨left, right⟩ over all weights: a scalar."""
+    """Returns ⟨left, right⟩ over all weights, a scalar."""
     return torch.stack([(a * b).sum() for a, b in zip(left, right, strict=True)]).sum()
 
 
 def gauge_floats(
     shape: ModelShape, basis: MemoryBasis, *, window: int, processes: int = 1
 ) -> float:
-    """What one measurement holds, when the window's own pass is over.
+    """Returns the floats that one measurement holds after the window's own pass is over.
 
     Args:
-        shape: of the model.
-        basis: for which lanes, where.
+        shape: Shape of the model.
+        basis: Number of lanes, and where they are computed.
         window: T.
-        processes: that average what they have measured.
+        processes: Number of processes, which average their measurements.
     """
     kept, last = 0.0, shape.widths[-1]
     for steps in (window, REACH):

@@ -1,6 +1,6 @@
-"""What is injected at a boundary: the prediction in its unit, bounded, times the factor.
+"""The gradient injected at a boundary: the prediction in its unit, bounded, times the factor.
 
-Equation (7) of docs/algorithm.md and the factor of (8); `injection_triton` has a kernel for a GPU.
+Equation (7) of docs/algorithm.md and the factor of (8); `injection_triton` has a GPU kernel.
 Shapes: B lanes, S coordinates of a lane's state.
 """
 
@@ -24,16 +24,17 @@ def injected_gradient(
 ) -> tuple[Tensor, Tensor]:
     """Scales and bounds a predicted state gradient.
 
-    Per lane: ŝ = unit·predicted, shortened to at most `longest`, times `factor`; zero where one of
-    its numbers is not finite.
+    For each lane, ŝ = unit·predicted is shortened to at most `longest` and multiplied by `factor`.
+    The result is zero if the length of ŝ is not finite.
 
     Args:
-        predicted_BS: by the synthesizer, in its own unit.
-        unit, longest, factor: scalars on the same device, so that nobody waits for them;
-            `longest` is None where nothing is cut.
+        predicted_BS: The synthesizer's prediction, in its own unit.
+        unit, longest, factor: Scalars on the same device, so that the host need not wait for them.
+            `longest` None: nothing is shortened.
 
     Returns:
-        `(gradient_BS, kept_B1)`: what is injected, and the share of its length that each lane kept.
+        `(gradient_BS, kept_B1)`: the gradient to inject, and the share of its length that each
+        lane's gradient kept.
     """
     lengths_B1 = torch.linalg.vector_norm(predicted_BS, dim=1, keepdim=True) * unit
     if longest is None:
@@ -46,18 +47,20 @@ def injected_gradient(
 
 
 class Injection:
-    """From a synthesizer's predictions to injected gradients.
+    """The conversion of a synthesizer's predictions to injected gradients.
 
     Args:
-        trust: the unit, the bound and the calibrated factor come from it.
-        factor: what multiplies predictions; None: the calibrated one (`Trust.factor`).
-        bounded: cap each lane's gradient (`Trust.longest`), without which bootstrapped targets can
-            feed on themselves.
-        noise: inject random directions of the prediction's length, drawn from here (a control).
-        ranks: the processes that share the lanes.
+        trust: Source of the unit, the bound and the calibrated factor.
+        factor: Factor by which predictions are multiplied. None: the calibrated one
+            (`Trust.factor`).
+        bounded: Whether each lane's gradient is capped (`Trust.longest`). Without the bound,
+            bootstrapped targets can feed on themselves.
+        noise: Generator of random directions, which are injected with the prediction's length in
+            its place (a control). None: the prediction itself.
+        ranks: The processes that share the lanes.
 
     Attributes:
-        capped: running mean of the share of lanes that the bound has shortened.
+        capped: Running mean of the share of lanes whose gradient the bound shortened.
     """
 
     def __init__(
@@ -81,7 +84,7 @@ class Injection:
 
     @property
     def factor(self) -> Tensor:
-        """What multiplies the prediction: the given number, or the calibrated one."""
+        """The factor by which predictions are multiplied: the given one, or the calibrated one."""
         return self.trust.factor if self.fixed_factor is None else self.fixed_factor
 
     @property
@@ -91,11 +94,11 @@ class Injection:
 
     @torch.no_grad()
     def inject(self, predicted_BS: Tensor) -> Tensor:
-        """What is injected: factor·ŝ, bounded; or noise of that length. `(B, S)`.
+        """Returns the gradient to inject, `(B, S)`: factor·ŝ, bounded; or noise of that length.
 
         Args:
-            predicted_BS: by the synthesizer, in its own unit. One that has diverged injects
-                nothing, and the model goes on.
+            predicted_BS: The synthesizer's prediction, in its own unit. If it is not finite,
+                because the synthesizer diverged, nothing is injected and training continues.
         """
         gradient_BS, kept_B1 = self._injected_gradient(
             predicted_BS, unit=self.trust.unit, longest=self.longest, factor=self.factor
@@ -105,14 +108,14 @@ class Injection:
         return gradient_BS if self.noise is None else self._noise_like(gradient_BS)
 
     def bound(self, predicted_MS: Tensor) -> Tensor:
-        """A prediction in nats as it would be injected with factor 1."""
+        """Returns a prediction in nats as it would be injected with factor 1."""
         bounded_MS, _ = self._injected_gradient(
             predicted_MS, unit=self._one, longest=self.longest, factor=self._one
         )
         return bounded_MS
 
     def _noise_like(self, gradient_BS: Tensor) -> Tensor:
-        """Random directions, each as long as its lane's gradient; drawn for all ranks' lanes."""
+        """Returns random directions as long as the lanes' gradients, drawn for all ranks' lanes."""
         lanes, size = gradient_BS.shape
         random_BS = self.ranks.own(
             torch.randn(
@@ -124,7 +127,7 @@ class Injection:
         return noise_BS
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything here that steps change; to be called by all ranks."""
+        """Returns everything here that steps change; every rank must call it."""
         self.ranks.average([self.capped])
         return {
             "capped": self.capped,
@@ -132,8 +135,8 @@ class Injection:
         }
 
     def load_state_dict(self, tree: dict[str, Any]) -> None:
-        """Puts back what `state_dict` gave; noise that was drawn on another kind of device begins
-        anew, for its generator's state means nothing here."""
+        """Restores what `state_dict` returned. If the noise was drawn on another kind of device,
+        its generator starts anew, because that state means nothing on this device."""
         self.capped.copy_(tree["capped"])
         if self.noise is not None and self.noise.get_state().shape == tree["noise"].shape:
             self.noise.set_state(tree["noise"])

@@ -11,7 +11,7 @@ from torch import Tensor
 from sglm.dni.injection import SMALLEST
 from sglm.kernels.choice import suitable
 
-LARGEST = 16384  # coordinates of a lane: an array of 64 numbers a thread
+LARGEST = 16384  # coordinates of a lane: 64 numbers per thread
 
 
 @triton.jit
@@ -36,7 +36,7 @@ def _injected_kernel(
 
 
 def can_run(predicted_BS: Tensor, *, unit: Tensor, longest: Tensor | None, factor: Tensor) -> bool:
-    """Whether the kernel computes this: in float32, for at most `LARGEST` coordinates."""
+    """Returns whether the kernel supports this: float32 on a GPU, at most `LARGEST` coordinates."""
     scalars = (unit, factor) if longest is None else (unit, factor, longest)
     return suitable(predicted_BS, *scalars) and predicted_BS.shape[1] <= LARGEST
 
@@ -45,7 +45,7 @@ def can_run(predicted_BS: Tensor, *, unit: Tensor, longest: Tensor | None, facto
 def injected_gradient(
     predicted_BS: Tensor, *, unit: Tensor, longest: Tensor | None, factor: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """As `sglm.dni.injection.injected_gradient`, where it `can_run`."""
+    """Computes `sglm.dni.injection.injected_gradient`; only where `can_run` holds."""
     lanes, size = predicted_BS.shape
     gradient_BS = torch.empty(lanes, size, device=predicted_BS.device)
     kept_B1 = predicted_BS.new_empty(lanes, 1)

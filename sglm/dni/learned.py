@@ -1,8 +1,8 @@
-"""The learned estimator: a synthesizer at the truncation boundaries, bounded, measured and taught.
+"""The learned estimator: a synthesizer at truncation boundaries, bounded, measured and trained.
 
-This module calls the parts in order between two windows: `injection` computes what is injected,
-`teaching` trains the synthesizer, `trust` measures it. Shapes: B lanes, S coordinates of a lane's
-state.
+Between two windows, this module calls the parts in order: `injection` computes the gradient to
+inject, `teaching` trains the synthesizer, `trust` measures it. Shapes: B lanes, S coordinates of a
+lane's state.
 """
 
 from typing import Any
@@ -20,18 +20,21 @@ from sglm.runtime.ranks import ALONE, Ranks, every_lane, own_lanes
 
 
 class LearnedEstimator:
-    """Predicts with a synthesizer, which learns from what later windows send back.
+    """An estimator whose synthesizer learns from what later windows send back.
 
     Args:
-        synthesizer: predicts a state gradient from the packed state.
-        learning_rate: of the synthesizer's own Adam, constant (Shang & Zhang 2019, sec. 4).
-        factor: multiplies what is injected; None calibrates itself (`Trust.factor`).
-        trust_bound: cap each lane's synthetic gradient (`Trust.longest`).
-        noise: inject random directions of the prediction's length, drawn from here (a control).
-        ranks: the processes that share the lanes.
+        synthesizer: Network that predicts a state gradient from the packed state.
+        learning_rate: Learning rate of the synthesizer's own Adam, constant (Shang & Zhang 2019,
+            sec. 4).
+        factor: Factor by which predictions are multiplied before injection. None: calibrated
+            (`Trust.factor`).
+        trust_bound: Whether each lane's synthetic gradient is capped (`Trust.longest`).
+        noise: Generator of random directions, which are injected with the prediction's length in
+            its place (a control). None: the prediction itself.
+        ranks: The processes that share the lanes.
 
     Attributes:
-        recurrent_state: what a recurrent synthesizer carries from boundary to boundary.
+        recurrent_state: State that a recurrent synthesizer carries from boundary to boundary.
     """
 
     wants_feature_gradients = False
@@ -65,14 +68,14 @@ class LearnedEstimator:
         self._incoming_recurrent_state: Tensor | None = None
 
     def begin_text(self) -> None:
-        """The lanes start anew: what a recurrent synthesizer remembers of them is void."""
+        """Discards what a recurrent synthesizer remembers of the lanes, because they start anew."""
         self.recurrent_state = None
 
     def begin_stretch(self, beginning: StretchBeginning) -> None:
-        """No text is read."""
+        """Does nothing: no coming text is read."""
 
     def enter_window(self, incoming: LSTMState) -> None:
-        """Takes in the incoming state; a recurrent synthesizer moves on to the window's end."""
+        """Stores the incoming state; a recurrent synthesizer advances to the window's end."""
         self._incoming_BS = incoming.detach().packed()
         self._incoming_recurrent_state = self.recurrent_state
         if self.synthesizer.is_recurrent:
@@ -82,12 +85,12 @@ class LearnedEstimator:
 
     @torch.no_grad()
     def estimate(self, outgoing: LSTMState) -> Tensor:
-        """Factor·ŝ(s), bounded, at the states after the window; or noise of that length."""
+        """Returns factor·ŝ(s), bounded, at the states after the window; or noise of that length."""
         prediction: Prediction = self.synthesizer(outgoing.packed(), self.recurrent_state)
         return self.injection.inject(prediction.gradient_BS)
 
     def end_window(self, observation: Observation) -> Agreement | None:
-        """Learns what was observed at the incoming state; on a probe, measures that first."""
+        """Learns from the gradient at the incoming state; on a probe, measures agreement first."""
         assert self._incoming_BS is not None, "enter_window comes before end_window"
         next_BS = self._predict_next(observation.outgoing) if self.synthesizer.auxiliary else None
         return self.teaching.learn(
@@ -102,7 +105,7 @@ class LearnedEstimator:
         )
 
     def status(self) -> EstimatorStatus:
-        """For logs; waits for the device."""
+        """Returns the estimator's status for logs; waits for the device."""
         factor = float(self.injection.factor)
         return EstimatorStatus(
             factor=factor,
@@ -116,12 +119,12 @@ class LearnedEstimator:
 
     @torch.no_grad()
     def _predict_next(self, outgoing: LSTMState) -> Tensor:
-        """The auxiliary task's target: the next prediction (Jaderberg et al. 2017, sec. 3.1)."""
+        """Returns the auxiliary target, the next prediction (Jaderberg et al. 2017, sec. 3.1)."""
         prediction: Prediction = self.synthesizer(outgoing.detach().packed(), self.recurrent_state)
         return prediction.gradient_BS
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything here that steps change, of all ranks' lanes; to be called by all of them."""
+        """Returns everything that steps change, for all ranks' lanes; every rank must call it."""
         return {
             "synthesizer": self.synthesizer.state_dict(),
             "optimizer": self.teaching.optimizer.state_dict(),
@@ -132,7 +135,7 @@ class LearnedEstimator:
         }
 
     def load_state_dict(self, tree: dict[str, Any]) -> None:
-        """Puts back what `state_dict` gave, as far as it is this rank's."""
+        """Restores what `state_dict` returned, as far as it belongs to this rank."""
         self.synthesizer.load_state_dict(tree["synthesizer"])
         self.teaching.optimizer.load_state_dict(tree["optimizer"])
         self.trust.load_state_dict(tree["trust"])

@@ -3,11 +3,11 @@
 Two relatives of synthetic gradients in the common language of Czarnecki et al. (2017): *feedback
 alignment* goes back through the LSTM step by step, with a random matrix wherever backpropagation
 would multiply by a transposed weight matrix (Lillicrap et al. 2016); *direct feedback alignment*
-maps each residual to the state at once (Nøkland 2016). The matrices are drawn once and never move:
-whether the model's weights come to agree with them is what there is to see.
+maps each residual to the state at once (Nøkland 2016). The matrices are drawn once and never
+change; the question is whether the model's weights come to agree with them.
 
-Shapes: C steps of coming text, T of a window, B lanes, E embedding, I inputs, H units of a layer, R
-features before the softmax, S coordinates of a lane's state, P boundaries.
+Shapes: C steps of coming text, T steps of a window, B lanes, E embedding, I inputs, H units of a
+layer, R features before the softmax, S coordinates of a lane's state, P boundaries.
 """
 
 import math
@@ -25,19 +25,20 @@ from sglm.model.state import LSTMState
 from sglm.runtime.memory_basis import MemoryBasis
 from sglm.text.batcher import ComingText
 
-# Floats per step, lane and unit of what runs step by step in torch's own operations: kept for the
-# backward pass (gates, cell, its tanh, output); and held during it, of one layer at a time (the
-# gates' gradients). Fitted to torch's account (tests/train/dry_run/test_memory.py).
+# Floats per step, lane and unit of an LSTM that runs step by step in torch's elementary operations:
+# those kept for the backward pass (gates, cell, its tanh, output), and those held during it, for
+# one layer at a time (the gates' gradients). Fitted to the memory use that torch reports
+# (tests/train/dry_run/test_memory.py).
 _STEPWISE_KEEPS, _STEPWISE_BACKWARD = 6.5, 4.0
 
 
 class FeedbackMatrices(NamedTuple):
-    """Of one layer, shaped as the weights that they stand for.
+    """The feedback matrices of one layer, shaped like the weights that they replace.
 
     Attributes:
-        input_4HI: in place of the layer's input weights; None for the first layer, below which
-            nothing is wanted.
-        hidden_4HH: in place of its recurrent weights.
+        input_4HI: Replacement of the layer's input weights; None for the first layer, whose inputs
+            need no gradient.
+        hidden_4HH: Replacement of its recurrent weights.
     """
 
     input_4HI: Tensor | None
@@ -47,16 +48,16 @@ class FeedbackMatrices(NamedTuple):
 def draw_feedback(
     shape: ModelShape, seed: int, *, weight_drop_rate: float = 0.0
 ) -> list[FeedbackMatrices]:
-    """Draws from the distributions that the model's weights start from (`LSTMLayer`).
+    """Draws feedback matrices from the initial distributions of the model's weights (`LSTMLayer`).
 
-    So a residual that goes back is as long as it would be through the model at its start: recurrent
-    matrices are orthogonal, gate by gate, and neither blow up nor damp what goes back for many
-    steps; smaller with weight dropout, as the model's are.
+    A residual that is sent back then stays as long as in the model at the start of training:
+    recurrent matrices are orthogonal, gate by gate, so that it neither grows nor fades over many
+    steps. With weight dropout they are smaller, like the model's.
 
     Args:
-        shape: of the model.
-        seed: decides all of them, on any device.
-        weight_drop_rate: of the model's training.
+        shape: Shape of the model.
+        seed: Seed that determines all matrices, on any device.
+        weight_drop_rate: Rate of weight dropout in the model's training.
     """
     generator = torch.Generator().manual_seed(seed)
     matrices, gain = [], recurrent_gain(weight_drop_rate)
@@ -74,13 +75,14 @@ def draw_feedback(
 
 
 class FeedbackLayers:
-    """The model's LSTM stack forwards; backwards, what it is given stands for the weights.
+    """The model's LSTM stack, with feedback matrices instead of its weights in the backward pass.
 
-    What is no product with a matrix (gates, cells) goes back as it is. For `adjoint_gradients`.
+    Everything that is not a product with a matrix (gates, cells) is differentiated exactly. It
+    serves as `layers` of `adjoint_gradients`.
 
     Args:
-        model: of language; its weights of the moment are used, no dropout.
-        matrices: of each layer.
+        model: The language model, used with its current weights and without dropout.
+        matrices: The feedback matrices of each layer.
     """
 
     def __init__(self, model: LSTMLanguageModel, *, matrices: Sequence[FeedbackMatrices]) -> None:
@@ -94,7 +96,7 @@ class FeedbackLayers:
         ]
 
     def __call__(self, embedded_CBE: Tensor, state: LSTMState) -> tuple[Tensor, LSTMState]:
-        """As `LSTMLanguageModel.outputs`."""
+        """Runs the layers, like `LSTMLanguageModel.outputs`."""
         dtype = self.model.compute_dtype or self.model.embedding.dtype
         outputs_CBH = embedded_CBE.to(dtype)
         hidden, cell = list[Tensor](), list[Tensor]()
@@ -133,13 +135,14 @@ def _run_layer(
         cell_BH = forget_BH.sigmoid() * cell_BH + input_BH.sigmoid() * candidate_BH.tanh()
         hidden_BH = output_BH.sigmoid() * cell_BH.tanh()
         outputs.append(hidden_BH)
-    # Nodes of their own: what comes back to the state after the last step must not contain what
-    # comes back to that step's output.
+    # Separate nodes of the graph: the gradient at the state after the last step must not include
+    # the gradient at that step's output.
     return torch.stack(outputs), hidden_BH.view_as(hidden_BH), cell_BH.view_as(cell_BH)
 
 
 def _one_way(inputs: Tensor, weight: Tensor, back: Tensor) -> Tensor:
-    """inputs·weightᵀ, whose derivative in the inputs is taken for `back`."""
+    """Returns inputs·weightᵀ; in its derivative with respect to the inputs, `back` replaces the
+    weight."""
     product: Tensor = _OneWay.apply(inputs, weight, back.to(weight.dtype))  # type: ignore[no-untyped-call]
     return product
 
@@ -157,19 +160,19 @@ class _OneWay(torch.autograd.Function):
 
 
 def draw_direct(shape: ModelShape, seed: int, *, reach: int) -> Tensor:
-    """The one matrix of direct feedback, `(S, R)`.
+    """Draws the one matrix of direct feedback, `(S, R)`.
 
-    So scaled that the sum of `reach` residuals that have nothing to do with each other arrives as
-    long as one of them is: a true gradient fades with the distance, and is about as long.
+    It is scaled such that the sum of `reach` unrelated residuals arrives as long as one of them: a
+    true gradient fades with distance, and is about that long.
 
-    One for all distances. The derivative of a later feature in the state is a product of one step's
-    derivative with itself, so no weights could come to agree with independent matrices for every
-    distance; with a single one those can that keep what they remember.
+    The matrix is the same for all distances. The derivative of a later feature with respect to the
+    state is a power of one step's derivative, so no weights could come to agree with independent
+    matrices for every distance. Weights that preserve what they remember can agree with one.
 
     Args:
-        shape: of the model.
-        seed: decides it, on any device.
-        reach: how many residuals are added up.
+        shape: Shape of the model.
+        seed: Seed that determines the matrix, on any device.
+        reach: Number of residuals that are added up.
     """
     generator = torch.Generator().manual_seed(seed)
     entries_SR = torch.randn(shape.state_size, shape.widths[-1], generator=generator)
@@ -178,11 +181,11 @@ def draw_direct(shape: ModelShape, seed: int, *, reach: int) -> Tensor:
 
 
 class DirectFeedback:
-    """The sum of the next residuals, through one matrix: `(P, B, S)`, as `adjoint_gradients`.
+    """A substitute for `adjoint_gradients`: the sum of the next residuals, through one matrix.
 
     Args:
-        matrix_SR: from residuals to state gradients.
-        reach: how many residuals after each boundary are added up.
+        matrix_SR: Matrix from residuals to state gradients.
+        reach: Number of residuals after each boundary that are added up.
     """
 
     def __init__(self, matrix_SR: Tensor, *, reach: int) -> None:
@@ -200,7 +203,7 @@ class DirectFeedback:
         boundaries: int,
         residual: Residual,
     ) -> Tensor:
-        """See `adjoint_gradients`; only the forward pass needs the model."""
+        """Returns `(P, B, S)`, see `adjoint_gradients`; only the forward pass uses the model."""
         with without_dropout(model):
             embedded_CBE = model.word_vectors(coming.inputs_CB)
             outputs_CBR, _ = model.outputs(embedded_CBE, state)
@@ -215,7 +218,7 @@ class DirectFeedback:
 
 
 def feedback_weights(kind: str, shape: ModelShape) -> int:
-    """How many numbers the matrices hold."""
+    """Returns how many numbers the feedback matrices hold; 0 for other kinds."""
     if kind == "direct":
         return shape.state_size * shape.widths[-1]
     if kind != "feedback":
@@ -227,9 +230,9 @@ def feedback_weights(kind: str, shape: ModelShape) -> int:
 
 
 def feedback_floats(kind: str, shape: ModelShape, basis: MemoryBasis, *, steps: int) -> float:
-    """What reading so many steps holds besides outputs and residuals."""
+    """Returns the floats that reading `steps` steps holds besides outputs and residuals."""
     rows, last = basis.lanes * steps, shape.widths[-1]
-    if kind == "direct":  # layer by layer, each with its weights once more, in another order
+    if kind == "direct":  # layer by layer, each with a reordered copy of its weights
         return rows * (shape.embedding + 3 * last) + shape.layer_weights[-1]
     units = _STEPWISE_KEEPS * sum(shape.widths) + _STEPWISE_BACKWARD * last
     return rows * (shape.embedding + units)

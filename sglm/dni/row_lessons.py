@@ -1,6 +1,6 @@
-"""How the adjoint's q learns: one step towards the rows that the softmax has expected.
+"""The training of the adjoint's network q, towards the rows that the softmax has expected.
 
-Shapes: T steps of a window, B lanes, H features, N tokens that are learned from.
+Shapes: T steps of a window, B lanes, H features, N tokens of a lesson.
 """
 
 import math
@@ -17,24 +17,24 @@ from sglm.optim.optimizer import step_where_finite
 from sglm.runtime.calls import Calls
 from sglm.runtime.ranks import Ranks
 
-# q learns from about so many tokens of a window, so that long windows cost little more. It has to
-# learn from every window, since the rows of W move: trained on one window in eight it explained as
-# much of the gradient and improved perplexity by next to nothing (docs/log.md).
+# q learns from about this many tokens of a window, so that long windows cost little more. It has to
+# learn from every window because the rows of W change: trained on one window in eight, it explained
+# as much of the gradient but improved perplexity by next to nothing (docs/log.md).
 _LESSON_TOKENS = 128
 
 
 class RowLessons:
-    """Regresses q onto what the training loss has computed: ∂(nats)/∂h + W[y].
+    """The regression of q onto the rows that the training loss implies: ∂(nats)/∂h + W[y].
 
     Args:
-        q: what learns.
-        model: of language, whose rows W[y] are.
-        learning_rate: of q's own Adam.
-        calls: how to call what a lesson computes.
-        ranks: the processes that share the lanes.
+        q: The network to train.
+        model: The language model, which holds the rows W[y].
+        learning_rate: Learning rate of q's own Adam.
+        calls: How the computation of a lesson is called.
+        ranks: The processes that share the lanes.
 
     Attributes:
-        count: lessons so far.
+        count: Number of lessons so far.
     """
 
     def __init__(
@@ -54,9 +54,9 @@ class RowLessons:
         self.optimizer = torch.optim.Adam(q.parameters(), lr=learning_rate, fused=True)
 
     def learn(self, features: FeatureGradient) -> None:
-        """One step of q, from some of the window's tokens."""
-        # Every `stride`-th step, from one step later each time; of all lanes, so that the lesson is
-        # the same for any number of processes.
+        """Takes one optimizer step for q, on some of the window's tokens."""
+        # Every `stride`-th step, starting one step later each time. All lanes are used, so that the
+        # lesson is the same for any number of processes.
         steps, lanes = features.targets_TB.shape
         stride = min(steps, math.ceil(steps * lanes * self.ranks.count / _LESSON_TOKENS))
         taken = slice(self.count % stride, None, stride)
@@ -64,7 +64,7 @@ class RowLessons:
         self.calls.run("lesson", self._learn, *(each[taken] for each in features))
 
     def _learn(self, features_TBH: Tensor, gradient_TBH: Tensor, targets_TB: Tensor) -> Tensor:
-        """Returns the loss before the step."""
+        """Takes the step; returns the loss before it."""
         q, targets_N = self.q, targets_TB.flatten()
         features_NH = features_TBH.flatten(0, 1).to(q.unit)
         gradient_NH = gradient_TBH.flatten(0, 1).to(q.unit)
@@ -86,6 +86,6 @@ class RowLessons:
         return loss.detach()
 
     def load_optimizer(self, state: dict[str, Any]) -> None:
-        """Puts back what the optimizer's `state_dict` gave."""
+        """Restores what the optimizer's `state_dict` returned."""
         self.optimizer.load_state_dict(state)
-        self.calls.forget()  # its moments are elsewhere now
+        self.calls.forget()  # the optimizer's moments have moved in memory

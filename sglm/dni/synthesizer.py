@@ -1,9 +1,9 @@
 """Networks that predict a state gradient from the state.
 
-A *state gradient* is ∂(Σ future nats of a lane)/∂s, one vector a lane, not divided by batch or
-window. Shapes: B lanes, S coordinates of a lane's state (hidden and cell of all layers), M those of
-all lanes, N units and K heads of the net. Every last layer starts at zero, so that training starts
-as plain truncation (Jaderberg et al. 2017).
+A *state gradient* is ∂(Σ future nats of a lane)/∂s, one vector per lane, not divided by batch or
+window. Shapes: B lanes, S coordinates of a lane's state (hidden and cell of all layers), M = B·S
+coordinates of all lanes, N hidden units of the network. Every last layer starts at zero, so that
+training starts as plain truncation (Jaderberg et al. 2017).
 """
 
 from abc import ABC, abstractmethod
@@ -19,12 +19,12 @@ from sglm.runtime.memory_basis import MemoryBasis
 
 
 class Prediction(NamedTuple):
-    """What a synthesizer predicts at the states that it read, in its own unit.
+    """The prediction of a synthesizer at the states that it read, in its own unit.
 
     Attributes:
-        gradient_BS: the state gradient.
-        next_gradient_BS: the auxiliary prediction, of the gradient one window later, or None.
-        recurrent_state: what a recurrent synthesizer is to be given with the lanes' next states.
+        gradient_BS: The state gradient.
+        next_gradient_BS: The auxiliary prediction, of the gradient one window later, or None.
+        recurrent_state: The state that a recurrent synthesizer needs with the lanes' next states.
     """
 
     gradient_BS: Tensor
@@ -33,10 +33,10 @@ class Prediction(NamedTuple):
 
 
 class Synthesizer(nn.Module, ABC):
-    """Interface: `(state_BS, recurrent_state) -> Prediction`.
+    """The interface of all synthesizers: `(state_BS, recurrent_state) -> Prediction`.
 
-    `size` is S. An `auxiliary` one also predicts its own next prediction; one that `is_recurrent`
-    carries a state of its own from boundary to boundary.
+    `size` is S. If `auxiliary`, the synthesizer also predicts its own next prediction; if
+    `is_recurrent`, it carries a state of its own from boundary to boundary.
     """
 
     is_recurrent = False
@@ -48,17 +48,17 @@ class Synthesizer(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, state_BS: Tensor, recurrent_state: Tensor | None = None) -> Prediction:
-        """Predicts.
+        """Predicts state gradients.
 
         Args:
-            state_BS: packed state, detached.
-            recurrent_state: for a recurrent net, what the previous call on these lanes returned as
-                such (None at their start); otherwise None.
+            state_BS: Packed state, detached.
+            recurrent_state: For a recurrent network, the one that the previous call on these lanes
+                returned (None at their start); otherwise None.
         """
 
 
 def zero_linear(inputs: int, outputs: int) -> Linear:
-    """A linear layer that returns zero until it has learned something."""
+    """Returns a linear layer whose outputs are zero until it has learned something."""
     layer = Linear(inputs, outputs)
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
@@ -66,8 +66,8 @@ def zero_linear(inputs: int, outputs: int) -> Linear:
 
 
 class LinearSynthesizer(Synthesizer):
-    """ŝ = W·s + b. Enough for linear networks (Czarnecki et al. 2017, sec. 4), and the least
-    noisy where targets are mostly noise."""
+    """A linear map, ŝ = W·s + b. It suffices for linear networks (Czarnecki et al. 2017, sec. 4),
+    and is the least noisy synthesizer where targets are mostly noise."""
 
     def __init__(self, size: int, *, auxiliary: bool = False) -> None:
         super().__init__(size, auxiliary=auxiliary)
@@ -79,7 +79,7 @@ class LinearSynthesizer(Synthesizer):
 
 
 class MLPSynthesizer(Synthesizer):
-    """One hidden layer over all hidden and cell states (Jaderberg et al. 2017, sec. 3.1)."""
+    """A network with one hidden layer over the whole state (Jaderberg et al. 2017, sec. 3.1)."""
 
     def __init__(self, size: int, hidden: int, *, auxiliary: bool = False) -> None:
         super().__init__(size, auxiliary=auxiliary)
@@ -92,11 +92,11 @@ class MLPSynthesizer(Synthesizer):
 
 
 class RecurrentSynthesizer(Synthesizer):
-    """One small GRU applied to every coordinate by itself, recurrent from window to window.
+    """A small GRU applied to every coordinate separately, recurrent from window to window.
 
-    The element-wise synthesizer of Shang & Zhang (2019, sec. 3), after the learned optimizers of
-    Andrychowicz et al. (2016): the number of weights does not depend on the size of the state, and
-    each coordinate carries N numbers, `(B·S, N)`, truncated at every window.
+    It is the element-wise synthesizer of Shang & Zhang (2019, sec. 3), after the learned optimizers
+    of Andrychowicz et al. (2016). The number of weights does not depend on the size of the state.
+    Each coordinate carries N numbers, `(B·S, N)`; backpropagation ends at every window.
     """
 
     is_recurrent = True
@@ -116,16 +116,16 @@ class RecurrentSynthesizer(Synthesizer):
 
 
 def make_synthesizer(kind: str, size: int, *, hidden: int, auxiliary: bool = False) -> Synthesizer:
-    """A synthesizer with fresh weights.
+    """Returns a synthesizer with fresh weights.
 
     Args:
-        kind: as `synthesizer.kind` in the configuration.
-        size: S, coordinates of the states that it reads.
-        hidden: N, units of its hidden layer.
-        auxiliary: whether it also predicts the next window's gradient.
+        kind: "linear", "mlp" or "recurrent", as in `synthesizer.kind` of the configuration.
+        size: S, the number of coordinates of the states that it reads.
+        hidden: N, the number of its hidden units.
+        auxiliary: Whether it also predicts the next window's gradient.
 
     Raises:
-        ValueError: no such kind.
+        ValueError: The kind is unknown.
     """
     if kind == "linear":
         return LinearSynthesizer(size, auxiliary=auxiliary)
@@ -137,16 +137,16 @@ def make_synthesizer(kind: str, size: int, *, hidden: int, auxiliary: bool = Fal
 
 
 _HIDDEN_OF_KIND = {"recurrent": 50, "linear": 0}
-_HIDDEN = 128  # of all others
+_HIDDEN = 128  # of all other kinds
 
 
 def hidden_units(settings: SynthesizerConfig) -> int:
-    """Units of the hidden layer."""
+    """Returns the number of units in the hidden layer; the default depends on the kind."""
     return settings.hidden or _HIDDEN_OF_KIND.get(settings.kind, _HIDDEN)
 
 
 def build_synthesizer(settings: SynthesizerConfig, shape: ModelShape) -> Synthesizer:
-    """The synthesizer that the configuration asks for, for the states of such a model."""
+    """Builds the configured synthesizer for the states of a model of this shape."""
     return make_synthesizer(
         settings.kind,
         shape.state_size,
@@ -156,21 +156,21 @@ def build_synthesizer(settings: SynthesizerConfig, shape: ModelShape) -> Synthes
 
 
 def parameter_count(settings: SynthesizerConfig, shape: ModelShape) -> int:
-    """Weights of that synthesizer."""
+    """Returns the number of parameters of the configured synthesizer."""
     with torch.device("meta"):
         synthesizer = build_synthesizer(settings, shape)
     return sum(parameter.numel() for parameter in synthesizer.parameters())
 
 
-# A GRU cell made of small operations, per number of its state: at most while it predicts, and while
-# it learns.
+# The most floats that a GRU cell made of elementary operations holds, per number of its state:
+# while it predicts, and while it learns.
 GRU_PREDICTS, GRU_LEARNS = 9, 12
 
 
 def recurrent_state_floats(
     settings: SynthesizerConfig, shape: ModelShape, basis: MemoryBasis
 ) -> int:
-    """What a recurrent synthesizer carries: its units for every coordinate of the lanes' states."""
+    """Returns the floats that a recurrent synthesizer carries: N for each state coordinate."""
     if settings.kind != "recurrent":
         return 0
     return basis.lanes * shape.state_size * hidden_units(settings)

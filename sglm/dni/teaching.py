@@ -1,4 +1,4 @@
-"""How a synthesizer learns: predict what was observed, measure that on probes, regress onto it.
+"""The training of a synthesizer: it predicts, is measured on probes, and learns what was observed.
 
 Equation (9) of docs/algorithm.md. Shapes: B lanes, S coordinates of a lane's state.
 """
@@ -25,19 +25,19 @@ from sglm.optim.optimizer import step_where_finite
 from sglm.runtime.memory_basis import MemoryBasis
 from sglm.runtime.ranks import ALONE, Ranks
 
-_ECHO_MEAN_OVER = 20  # windows; a runaway feeds on itself within about so many
+_ECHO_MEAN_OVER = 20  # windows; a runaway feeds on itself within about this many
 
 
 class Lesson(NamedTuple):
-    """One boundary and what should have been predicted there.
+    """One boundary's state and the gradient that should have been predicted there.
 
     Attributes:
-        state_BS: the packed state.
-        recurrent_state: what a recurrent synthesizer was given with it, or None.
-        observed_BS: the target; lanes where it is not finite are left out.
-        next_BS: the auxiliary target, in the synthesizer's own unit, or None.
-        pure: nothing synthetic went into the target.
-        probe: the synthesizer is measured on it.
+        state_BS: The packed state.
+        recurrent_state: The state that a recurrent synthesizer received with it, or None.
+        observed_BS: The target; lanes where it is not finite are left out.
+        next_BS: The auxiliary target, in the synthesizer's own unit, or None.
+        pure: Whether nothing synthetic went into the target.
+        probe: Whether the synthesizer is measured on it.
     """
 
     state_BS: Tensor
@@ -49,20 +49,20 @@ class Lesson(NamedTuple):
 
 
 class Teaching:
-    """Measures a synthesizer on its probes, then moves its weights by one regression.
+    """The training of a synthesizer: measurement on probes, and one regression step per lesson.
 
-    It waits for no number from the device: what depends on one is computed there.
+    It waits for no number from the device: whatever depends on one is computed there.
 
     Args:
-        synthesizer: what learns.
-        learning_rate: of its own Adam, constant (Shang & Zhang 2019, sec. 4).
-        trust: takes in what pure observations show.
-        injection: its bound is part of what is measured.
-        ranks: the processes that share the lanes.
+        synthesizer: The network to train.
+        learning_rate: Learning rate of its own Adam, constant (Shang & Zhang 2019, sec. 4).
+        trust: Running means that the probes update.
+        injection: Source of the bound, which is applied to predictions before `trust` takes them.
+        ranks: The processes that share the lanes.
 
     Attributes:
-        echo: running mean of the share that the synthesizer explains of the observations that
-            contain its own predictions.
+        echo: Running mean of the share that the synthesizer explains of observations containing its
+            own predictions.
     """
 
     def __init__(
@@ -82,10 +82,11 @@ class Teaching:
         self.echo = torch.zeros((), device=trust.unit.device)
 
     def learn(self, lesson: Lesson) -> Agreement | None:
-        """Predicts at the lesson's state; measures that, and only then learns from the lesson.
+        """Predicts at the lesson's state, measures the prediction, and only then learns.
 
         Returns:
-            How good the prediction was, for a probe; NaN where that was not finite.
+            The agreement with the observation on a probe, NaN if the observation is not finite;
+            None if the lesson is not a probe.
         """
         prediction: Prediction = self.synthesizer(lesson.state_BS, lesson.recurrent_state)
         on_probe = self._measure(lesson, prediction.gradient_BS.detach() * self.trust.unit)
@@ -94,12 +95,12 @@ class Teaching:
 
     @torch.no_grad()
     def _measure(self, lesson: Lesson, predicted_BS: Tensor) -> Agreement | None:
-        """Measures a prediction in nats: its agreement on a probe, and the echo elsewhere."""
+        """Measures a prediction in nats: agreement on a probe, echo if the lesson is not pure."""
         observed_BS, on_probe = lesson.observed_BS, None
         if lesson.probe:
             whole_BS = observed_BS.where(torch.isfinite(observed_BS).all(), math.nan)
             on_probe = agreement(predicted_BS, whole_BS, self.ranks)
-            # Of the prediction as it would be injected.
+            # Trust concerns the prediction as it would be injected.
             self.trust.observe(self.injection.bound(predicted_BS), observed_BS)
         if not lesson.pure:
             with_itself = agreement(predicted_BS, observed_BS, self.ranks)
@@ -109,29 +110,30 @@ class Teaching:
         return on_probe
 
     def _regress(self, lesson: Lesson, prediction: Prediction) -> None:
-        """One step of the synthesizer's optimizer on the mean squared error over all lanes."""
+        """Takes one optimizer step on the mean squared error over all lanes."""
         loss = regression_loss(lesson, prediction, self.trust.unit, ranks=self.ranks)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         mean_loss = loss.detach().clone()
         gradients = [p.grad for p in self.synthesizer.parameters() if p.grad is not None]
         self.ranks.average([*gradients, mean_loss])
-        # A loss that is not finite (as where no lane has a finite target) changes nothing.
+        # A loss that is not finite (for example, if no lane has a finite target) changes nothing.
         step_where_finite(self.optimizer, torch.isfinite(mean_loss))
 
 
 def regression_loss(
     lesson: Lesson, prediction: Prediction, unit: Tensor, *, ranks: Ranks = ALONE
 ) -> Tensor:
-    """The mean over lanes of the squared error, in the unit of observed gradients: a scalar.
+    """Returns the squared error, summed over coordinates, averaged over lanes with finite targets.
 
-    NaN where no lane has a finite target.
+    It is NaN if no lane has a finite target.
 
     Args:
-        lesson: of one boundary.
-        prediction: at its state, in that unit.
-        unit: what observed gradients are divided by.
-        ranks: the loss is this rank's; its mean over them is that of all lanes.
+        lesson: The lesson of one boundary.
+        prediction: The prediction at its state, in multiples of `unit`.
+        unit: The unit of the loss, by which observed gradients are divided.
+        ranks: The processes that share the lanes. The loss is this rank's; its mean over the ranks
+            is the loss over all lanes.
     """
     observed_BS = lesson.observed_BS / unit
     finite_B = torch.isfinite(observed_BS.sum(dim=1))
@@ -150,7 +152,7 @@ def regression_loss(
 
 
 def regression_floats(settings: SynthesizerConfig, shape: ModelShape, basis: MemoryBasis) -> float:
-    """What one regression holds."""
+    """Returns the floats that one regression holds."""
     if settings.kind == "recurrent":
         return GRU_LEARNS * recurrent_state_floats(settings, shape, basis)
     # States, gradients, predictions, errors and their gradients.

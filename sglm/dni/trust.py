@@ -1,8 +1,8 @@
-"""How far a synthesizer's predictions are to be trusted, from what pure observations showed.
+"""Measures of how far a synthesizer's predictions can be trusted, from pure observations.
 
-A *pure* observation is a state gradient into which nothing synthetic went. Shapes: M states, S
-coordinates of a state. All of this is measured before the synthesizer learns from the observation,
-so it is held out.
+A *pure* observation is a state gradient into which nothing synthetic went. Everything is measured
+before the synthesizer learns from the observation, so the measures are held out. Shapes: M states,
+S coordinates of a state.
 """
 
 from typing import NamedTuple
@@ -13,16 +13,16 @@ from torch import Tensor
 from sglm.runtime.ranks import ALONE, Ranks
 
 RUNNING_MEAN_OVER = 100  # observations; long against noise, short against a training run
-_LONGEST = 4.0  # mean lengths; lengths are spread widely, and the long ones carry the most
+_LONGEST = 4.0  # mean lengths; lengths vary widely, and the long gradients carry most of the signal
 _SMALLEST = 1e-12  # keeps ratios of a zero gradient finite
 
 
 class Agreement(NamedTuple):
-    """How good the synthesizer's prediction of an observed gradient was: scalars.
+    """The agreement of a prediction ŝ with an observed gradient g: scalars.
 
     Attributes:
-        cosine: of the angle between the two, over all states and coordinates.
-        relative_mse: ‖ŝ − g‖² / ‖g‖²; 1 is what predicting zero gets, above 1 is worse than that.
+        cosine: Cosine of the angle between the two, over all states and coordinates.
+        relative_mse: ‖ŝ − g‖² / ‖g‖². Predicting zero gives 1; values above 1 are worse than that.
         norm_ratio: ‖ŝ‖ / ‖g‖.
     """
 
@@ -33,9 +33,9 @@ class Agreement(NamedTuple):
 
 @torch.no_grad()
 def agreement(predicted_MS: Tensor, observed_MS: Tensor, ranks: Ranks = ALONE) -> Agreement:
-    """Compares a prediction with what was observed, over the lanes of all ranks.
+    """Compares a prediction with an observation, over the lanes of all ranks.
 
-    Where the observation is not finite, all of it is NaN.
+    If the observation contains NaN, all results are NaN.
     """
     sums = torch.stack(
         (
@@ -51,28 +51,28 @@ def agreement(predicted_MS: Tensor, observed_MS: Tensor, ranks: Ranks = ALONE) -
     unseen = observed <= _SMALLEST
     return Agreement(
         cosine=sums[3] / (observed * predicted.clamp_min(_SMALLEST)),
-        # Where the observed gradient is zero, what a prediction of zero gets.
+        # If the observed gradient is zero, the values are those that predicting zero gives.
         relative_mse=torch.where(unseen, 1.0, sums[2] / observed.square()),
         norm_ratio=torch.where(unseen, 0.0, predicted / observed),
     )
 
 
 class Trust:
-    """Running means over pure observations: the bound on ŝ, and the factor that suits it best.
+    """The running means over pure observations, and the bound on ŝ and best factor they imply.
 
-    All of it stays on the device: nobody waits for a number in the midst of a step.
+    Everything stays on the device, so that no step has to wait for a number.
 
     Attributes:
-        norm: mean length of the observed gradients, in which the bound is measured. Zero before
+        norm: Mean length of the observed gradients, in which the bound is measured. Zero before
             the first observation: until then the bound lets nothing through.
-        inner, inner_squared: means of ⟨g, ŝ⟩ per state, and of the square of that.
-        predicted, observed: means of ⟨ŝ, ŝ⟩ and ⟨g, g⟩ per state.
-        count: observations so far.
-        unit: root mean square of one coordinate of observed gradients; 1 before any.
-        longest: the bound: the largest norm that a lane's synthetic gradient may have.
+        inner, inner_squared: Means of an observation's ⟨g, ŝ⟩ per state, and of the square of that.
+        predicted, observed: Means of ⟨ŝ, ŝ⟩ and ⟨g, g⟩ per state.
+        count: Number of observations so far.
+        unit: Root mean square of one coordinate of observed gradients; 1 before any observation.
+        longest: The bound, the largest norm that a lane's synthetic gradient may have.
         factor: α = ⟨g, ŝ⟩ / ⟨ŝ, ŝ⟩ within [0, 1], the best linear shrinkage of ŝ towards zero. One
-            standard error is taken off the numerator, so that a prediction that has not been seen
-            to explain anything is not injected.
+            standard error is subtracted from the numerator, so that a prediction is not injected
+            before it has been shown to explain something.
     """
 
     def __init__(self, size: int, *, device: torch.device, ranks: Ranks = ALONE) -> None:
@@ -88,9 +88,9 @@ class Trust:
 
     @torch.no_grad()
     def observe(self, predicted_MS: Tensor, observed_MS: Tensor) -> None:
-        """Takes in one pure observation; the prediction is the one that would be injected.
+        """Updates the means with one pure observation and the prediction that would be injected.
 
-        One whose squares are not finite is left out: the running means would never recover.
+        If their squares are not finite, nothing changes: the running means would never recover.
         """
         lengths_M = observed_MS.norm(dim=1)
         means = torch.stack(
@@ -120,16 +120,16 @@ class Trust:
         self._consequences.copy_(torch.stack((unit, _LONGEST * self.norm, factor)))
 
     def explained(self, factor: float | Tensor) -> float:
-        """Share of the observed gradients' squared length that factor·ŝ explains."""
+        """Returns the share of the observed gradients' squared length that factor·ŝ explains."""
         share = 2 * factor * self.inner - factor**2 * self.predicted
         return float(share / self.observed.clamp_min(_SMALLEST))
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Everything here."""
+        """Returns everything that observations change."""
         return {"means": self._means, "count": self.count}
 
     def load_state_dict(self, tree: dict[str, Tensor]) -> None:
-        """Puts back what `state_dict` gave."""
+        """Restores what `state_dict` returned."""
         self._means.copy_(tree["means"])
         self.count.copy_(tree["count"])
         self._conclude()

@@ -1,11 +1,12 @@
-"""Reference or Triton kernel: chosen once, when the object that calls the function is built.
+"""The choice of reference or Triton kernel, made when the object that calls the function is built.
 
 The kernel of a reference in module `X` is in module `X_triton`: a function of the same name and
 parameters, and `can_run`, which takes the same arguments and returns whether the kernel supports
 them. Such a module imports Triton, so it is imported only where its kernel is chosen.
 
-A kernel that was measured to be faster is on by default; one never measured is off; one measured to
-be slower is deleted with its tests. `scripts/gpu summary` proposes the table's lines.
+A kernel that was measured to be faster is on by default; one that was never measured is off; one
+that was measured to be slower is deleted with its tests. `scripts/gpu summary` proposes the lines
+of the table `KERNELS`.
 """
 
 import os
@@ -31,12 +32,12 @@ R = TypeVar("R")
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """How a kernel did on a GPU, at the sizes of `scripts.benchmarks.kernels`.
+    """The measured speed of a kernel on a GPU, at the sizes of `scripts.benchmarks.kernels`.
 
     Attributes:
-        device: the GPU.
-        capability: its compute capability: other GPUs of that generation are taken to be like it.
-        speedup: the reference's time divided by the kernel's: the least over the sizes.
+        device: Name of the GPU.
+        capability: Its compute capability. Other GPUs of that generation are assumed to be alike.
+        speedup: The reference's time divided by the kernel's, the smallest over the sizes.
     """
 
     device: str
@@ -46,11 +47,11 @@ class Measured:
 
 @dataclass(frozen=True, kw_only=True)
 class Kernel:
-    """What is known of a kernel, and whether it runs unless told otherwise.
+    """The measurement of a kernel, and whether the kernel is on by default.
 
     Attributes:
-        measured: None as long as nobody has.
-        needed: the speedup from which it is worth its code.
+        measured: The measurement; None before there is one.
+        needed: The speedup above which the kernel is worth its code.
     """
 
     measured: Measured | None = None
@@ -65,28 +66,28 @@ def _on_h200(speedup: float) -> Measured:
     return Measured(device="NVIDIA H200", capability=(9, 0), speedup=speedup)
 
 
-# By the full name of the reference.
+# The keys are the references' full names.
 KERNELS = {
     "sglm.dni.injection.injected_gradient": Kernel(measured=_on_h200(7.88)),
     "sglm.kernels.dropout.regularized_dropout": Kernel(measured=_on_h200(6.84)),
-    # More code than the others together, and beside it a library that NVIDIA has tuned.
-    # The speedup is an estimate, from the kernels' own times (docs/log.md, 2026-11-27).
+    # More code than the other kernels together, in place of a library that NVIDIA has tuned.
+    # The speedup is an estimate from the kernels' own times (docs/log.md, 2026-11-27).
     "sglm.kernels.lstm.lstm_layer": Kernel(measured=_on_h200(1.98), needed=1.2),
 }
 
 
 def chosen(reference: Callable[P, R]) -> Callable[P, R]:
-    """The function that an object, while it is built, chooses to call in place of `reference`.
+    """Returns the function that an object, while it is built, chooses to call for `reference`.
 
     Returns:
         `reference` itself; or a function that runs the Triton kernel on what it can run, and
-        `reference` on everything else: where the environment variable `SGLM_TRITON` is 1, and
-        where it is not set if the kernel is on by default (`KERNELS`), and a GPU, Triton and what
-        Triton builds with are there; then only on GPUs of the generation that was measured.
+        `reference` on everything else. It is the latter if the environment variable `SGLM_TRITON`
+        is 1. If the variable is not set, it is the latter if the kernel is on by default
+        (`KERNELS`) and a GPU, Triton and the tools with which Triton builds are present; the kernel
+        then runs only on GPUs of the generation that was measured.
 
     Raises:
-        ConfigError: the kernels were asked for, and Triton is not installed; `SGLM_TRITON` is
-            something else.
+        ConfigError: `SGLM_TRITON` is 1 but Triton is not installed, or it is neither 0 nor 1.
     """
     asked, has_triton = os.environ.get("SGLM_TRITON", ""), find_spec("triton") is not None
     if asked not in ("", "0", "1"):
@@ -111,25 +112,26 @@ def chosen(reference: Callable[P, R]) -> Callable[P, R]:
 
 
 def _can_build() -> bool:
-    """Whether there are a C compiler and Python's headers, with which Triton builds what launches a
-    kernel (`triton.runtime.build`)."""
+    """Returns whether a C compiler and Python's headers are present, from which Triton builds what
+    launches a kernel (`triton.runtime.build`)."""
     compiler = os.environ.get("CC") or which("gcc") or which("clang")
     return compiler is not None and Path(sysconfig.get_path("include"), "Python.h").exists()
 
 
 def full_name(reference: Callable[..., object]) -> str:
-    """By which `KERNELS` knows it."""
+    """Returns the key of `KERNELS` for a reference."""
     return f"{reference.__module__}.{reference.__name__}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class _KernelOrReference(Generic[P, R]):
-    """The kernel where it can run, else the reference.
+    """A function that runs the kernel on what it can run, and the reference on everything else.
 
-    A model that is pickled chooses anew where it is loaded.
+    A pickled model chooses again where it is loaded.
 
     Attributes:
-        only_on: the compute capability of GPUs on which it is not the reference; None: all.
+        can_run: Whether the kernel supports the arguments.
+        only_on: The compute capability of the GPUs on which the kernel may run; None: all.
     """
 
     can_run: Callable[P, bool]
@@ -147,8 +149,8 @@ class _KernelOrReference(Generic[P, R]):
 
 
 def capability(tensor: object) -> tuple[int, int] | None:
-    """The compute capability of the GPU that the tensor is on; None: it is on none, or on one that
-    is not the process's current one, to which Triton would launch."""
+    """Returns the compute capability of the GPU that holds the tensor; None if it is on no GPU, or
+    not on the process's current one, on which Triton would launch the kernel."""
     if not isinstance(tensor, Tensor) or not tensor.is_cuda:
         return None
     if tensor.device.index != torch.cuda.current_device():
@@ -157,7 +159,7 @@ def capability(tensor: object) -> tuple[int, int] | None:
 
 
 def suitable(*tensors: Tensor, dtypes: tuple[torch.dtype, ...] = (torch.float32,)) -> bool:
-    """Whether kernels for these types accept the tensors: on a GPU, neither empty nor too large.
+    """Returns whether kernels for these types accept the tensors: on a GPU, not empty or too large.
 
     Kernels count the elements of an array in 32 bits.
     """

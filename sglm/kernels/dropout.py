@@ -5,7 +5,7 @@ is α·L2(m ⊙ h_t) of the outputs after dropout, TAR is β·L2(h_t − h_{t+1}
 of the last layer only. As in their AWD-LSTM code, L2 is the mean of squares over steps, lanes and
 features, which makes α and β independent of window and batch.
 
-In plain PyTorch: the reference of `dropout_triton`. Shapes: T time, B lanes, H features of the
+This is plain PyTorch, the reference of `dropout_triton`. Shapes: T time, B lanes, H features of the
 last layer.
 """
 
@@ -16,15 +16,15 @@ from torch import Tensor
 def activation_penalty(
     outputs_TBH: Tensor, features_TBH: Tensor, *, activation: float, temporal: float
 ) -> Tensor:
-    """What to add to the nats per token of a window: a scalar, float32 at least.
+    """Returns the penalty to add to a window's nats per token: a scalar, float32 at least.
 
-    A term whose coefficient is zero is not computed, so that without either the result is a
-    constant zero and training is bitwise what it is without the penalty. A window of one step has
-    no differences: its temporal term is zero.
+    A term whose coefficient is zero is not computed. If both are zero, the result is a constant
+    zero, and training is bitwise the same as without the penalty. A window of one step has no
+    differences, so its temporal term is zero.
 
     Args:
-        outputs_TBH: the last layer's outputs before dropout.
-        features_TBH: the same after dropout.
+        outputs_TBH: The last layer's outputs before dropout.
+        features_TBH: The same after dropout.
         activation: α, for the size of `features_TBH`.
         temporal: β, for the change of `outputs_TBH` within the window.
     """
@@ -45,8 +45,8 @@ def regularized_dropout(
     """Applies a mask to every step of the window, and penalises size and change.
 
     Args:
-        outputs_TBH: the last layer's outputs.
-        mask_BH: what multiplies them, in their type; None drops nothing.
+        outputs_TBH: The last layer's outputs.
+        mask_BH: The mask by which they are multiplied, in their type; None: nothing is dropped.
         activation, temporal: α and β of `activation_penalty`.
 
     Returns:

@@ -15,15 +15,15 @@ from torch.autograd.function import once_differentiable
 
 from sglm.kernels.choice import HALF_DTYPES, suitable
 
-COLUMNS = 256  # of a program
-STEPS = 8  # of a program; the steps before and after these are read from the cache
+COLUMNS = 256  # columns of a program
+STEPS = 8  # steps of a program; those before and after them are read from the cache
 
 
 @triton.jit
 def _tile(
     outputs_ptr, mask_ptr, steps, columns, STEPS: tl.constexpr, COLUMNS: tl.constexpr
 ):  # fmt: skip
-    """A program's steps S and columns C of the outputs: offsets, which of them exist, numbers."""
+    """Loads a program's outputs, S steps by C columns; computes features and steps' changes."""
     column_1C = (tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS))[None, :]
     step_S1 = (tl.program_id(1) * STEPS + tl.arange(0, STEPS))[:, None]
     there_SC = (step_S1 < steps) & (column_1C < columns)
@@ -74,7 +74,7 @@ def _backward_kernel(
 
 
 class _RegularizedDropout(torch.autograd.Function):
-    """Differentiable in the outputs."""
+    """The two kernels as a function, differentiable with respect to the outputs."""
 
     @staticmethod
     def forward(
@@ -112,9 +112,9 @@ class _RegularizedDropout(torch.autograd.Function):
 def can_run(
     outputs_TBH: Tensor, mask_BH: Tensor | None, *, activation: float, temporal: float
 ) -> bool:
-    """Whether the kernels compute this: in float32 and half types, with a mask and a penalty.
+    """Returns whether the kernels support this: float32 or a half type, with a mask and a penalty.
 
-    Without either there is little to fuse.
+    If either is missing, there is little to fuse.
     """
     if mask_BH is None or not (activation or temporal):
         return False
@@ -124,7 +124,7 @@ def can_run(
 def regularized_dropout(
     outputs_TBH: Tensor, mask_BH: Tensor | None, *, activation: float, temporal: float
 ) -> tuple[Tensor, Tensor]:
-    """As `sglm.kernels.dropout.regularized_dropout`, where it `can_run`."""
+    """Computes `sglm.kernels.dropout.regularized_dropout`; only where `can_run` holds."""
     assert mask_BH is not None
     steps, columns = outputs_TBH.shape[0], mask_BH.numel()
     features_TBH, penalty = _RegularizedDropout.apply(

@@ -16,8 +16,8 @@ class LSTMWeights(NamedTuple):
     """A layer's weights, all in the type of the products.
 
     Attributes:
-        input_4HI, hidden_4HH, bias_4H: from the inputs, from the hidden state, and the bias.
-        zero_4H: the second bias that torch requires, a constant.
+        input_4HI, hidden_4HH, bias_4H: Weights of the inputs, of the hidden state, and the bias.
+        zero_4H: The second bias that torch requires, a constant zero.
     """
 
     input_4HI: Tensor
@@ -34,15 +34,16 @@ def lstm_layer(
     weights: LSTMWeights,
     training: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The layer, from a state to a state (Hochreiter & Schmidhuber 1997; Gers et al. 2000).
+    """Runs the layer over the window (Hochreiter & Schmidhuber 1997; Gers et al. 2000).
 
     Args:
-        inputs_TBI, hidden_BH, cell_BH: in the type of the products.
-        weights: of the layer.
-        training: whether the result may be differentiated, which cuDNN must know.
+        inputs_TBI, hidden_BH, cell_BH: Inputs, and the state before them, in the type of the
+            products.
+        weights: The layer's weights.
+        training: Whether the result may be differentiated, which cuDNN must know.
 
     Returns:
-        `(outputs_TBH, hidden_BH, cell_BH)`, in that type.
+        `(outputs_TBH, hidden_BH, cell_BH)`, in the same type, with the state after the window.
     """
     if not training and _is_quicker_alone(inputs_TBI):
         hidden_BH, cell_BH = torch.lstm_cell(inputs_TBI[0], (hidden_BH, cell_BH), *weights)
@@ -62,7 +63,7 @@ def lstm_layer(
 
 
 def _is_quicker_alone(inputs_TBI: Tensor) -> bool:
-    """Whether a single step is faster with torch's own LSTM cell than with `torch.lstm`.
+    """Returns whether this is a single step that torch's own LSTM cell computes faster.
 
     oneDNN, which `torch.lstm` calls on a CPU, reorders the weights at every call. That takes 5 to
     26 times as long as a step of one lane (192 to 1,150 units), and pays from about twenty lanes

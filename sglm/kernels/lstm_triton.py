@@ -1,18 +1,19 @@
-"""An LSTM layer that stays on the device from its first step to its last, as two Triton kernels.
+"""An LSTM layer as two persistent Triton kernels, which run from the first step to the last.
 
 A library's LSTM reads the recurrent matrix from memory at every step. Here each program computes a
 few units for a group of lanes, and keeps their rows of that matrix in its multiprocessor for the
 whole window (as in Diamos et al. 2016, "Persistent RNNs"). Between steps the programs of a group
 exchange the hidden state (in the backward pass: the gates' gradients) through memory, and wait for
 each other. So all programs of a launch must run at the same time: there can be no more of them than
-multiprocessors, and groups of lanes for which there is no room come in later launches. The products
+multiprocessors, and groups of lanes for which there is no room run in later launches. The products
 that do not depend on the previous step (of the inputs, and for the weights' gradients) are computed
 outside the kernels, as one matrix product each.
 
 Rows are padded with zeros to a multiple of `ALIGNED` units, so that 16 bytes are read at once.
-Sums, cells and gradients within the layer are float32; the factors of a product are of its type.
+Sums, cells and gradients within the layer are float32; the factors of products have the type of the
+inputs.
 
-Shapes: T time, B lanes, I inputs, H units, M = T·B, G = 4H gates; I and H are padded in here.
+Shapes: T time, B lanes, I inputs, H units, M = T·B, G = 4H gates. I and H are padded inside.
 """
 
 from typing import Any
@@ -29,18 +30,19 @@ from sglm.kernels.lstm_triton_programs import OWNED, WARPS, backward_kernel, for
 
 LARGEST = 1152  # units: with more the compiler runs out of registers
 ALIGNED = 16
-# Lanes that do not fit onto the GPU at once are computed in groups, one launch after another. With
-# more groups than this the layer is left to cuDNN, which computes all lanes at once and took as
+# Lanes that do not fit onto the GPU at once are computed in groups, one launch after another. If
+# this takes more launches, the layer is left to cuDNN, which computes all lanes at once and took as
 # long as three launches (80 lanes of 1,150 units, an earlier kernel at half of this one's speed).
 MOST_LAUNCHES = 3
-# How many numbers of a block each warp sums, and how many blocks are loaded ahead. With more of
-# either the compiler runs out of registers.
+# The number of values of a block that each warp sums, and the number of blocks that are loaded
+# ahead. With more of either the compiler runs out of registers.
 FORWARD, BACKWARD = (16, 9), (64, 3)
 
 
 def _split(lanes: int, units: int, programs: int) -> tuple[int, int, int]:
-    """Programs of a group, its lanes, and groups of a launch, such that these programs can run at
-    once. With more lanes in a group the compiler runs out of registers.
+    """Returns the numbers of programs of a group, of its lanes, and of groups of a launch, such
+    that all programs of a launch can run at once. With more lanes in a group the compiler runs out
+    of registers.
     """
     owners = triton.cdiv(units, OWNED)
     at_once = max(1, programs // owners)
@@ -49,13 +51,13 @@ def _split(lanes: int, units: int, programs: int) -> tuple[int, int, int]:
 
 
 def _blocks(summed: int, part: int) -> int:
-    """In which a sum over so many numbers is done."""
+    """Returns the number of blocks in which a sum over `summed` numbers is computed."""
     blocks: int = triton.cdiv(summed, WARPS * part)
     return blocks
 
 
 def _constants(group: int, *, part: int, ahead: int, summed: int) -> dict[str, int]:
-    """A kernel's constants, for products that sum over so many numbers."""
+    """Returns a kernel's constants, for products that sum over `summed` numbers."""
     blocks = _blocks(summed, part)
     constants = {"LANES": group, "OWNED": OWNED, "SPLIT": WARPS, "PART": part, "BLOCKS": blocks}
     return constants | {"AHEAD": min(ahead, blocks)}
@@ -65,10 +67,10 @@ def _run(kernel: Any, *tensors: Tensor, steps: int, numbers: tuple[int, ...]) ->
     """Runs a kernel over all steps and lanes.
 
     Args:
-        kernel: one of the two.
-        tensors: its pointers.
+        kernel: `forward_kernel` or `backward_kernel`.
+        tensors: Its pointer arguments.
         steps: T.
-        numbers: its last integers, of which the last are B and H.
+        numbers: Its last integer arguments, which end with B and H.
     """
     lanes, units = numbers[-2:]
     device, forwards = tensors[0].device, kernel is forward_kernel
@@ -89,20 +91,20 @@ def _run(kernel: Any, *tensors: Tensor, steps: int, numbers: tuple[int, ...]) ->
 
 
 def _one_by_one() -> bool:
-    """Whether programs run one after the other: the interpreter's do."""
+    """Returns whether programs run one after the other, as they do under the interpreter."""
     return bool(triton.knobs.runtime.interpret)
 
 
 def _programs(device: torch.device) -> int:
-    """How many can run at once."""
+    """Returns the number of programs that can run at once."""
     if device.type != "cuda":  # under the interpreter
         return 128
     return torch.cuda.get_device_properties(device).multi_processor_count
 
 
 def _shared_bytes(units: int) -> int:
-    """What a program needs of its multiprocessor's memory, at most: its rows of the recurrent
-    matrix, in whole blocks, and its warps' sums for 32 lanes."""
+    """Returns the most bytes that a program needs of its multiprocessor's memory: its rows of the
+    recurrent matrix, in whole blocks, and its warps' sums for 32 lanes."""
     forward, backward = (
         _blocks(summed, part) * WARPS * part * columns
         for summed, part, columns in (
@@ -114,7 +116,7 @@ def _shared_bytes(units: int) -> int:
 
 
 def fits(lanes: int, units: int, device: torch.device) -> bool:
-    """Whether a layer of that size fits on the device, and its lanes into few launches."""
+    """Returns whether a layer of that size fits on the device, and its lanes into few launches."""
     owners, group, at_once = _split(lanes, units, _programs(device))
     if units > LARGEST or owners > _programs(device) or lanes > MOST_LAUNCHES * group * at_once:
         return False
@@ -126,8 +128,8 @@ def fits(lanes: int, units: int, device: torch.device) -> bool:
 
 
 def _padded(values: Tensor, *missing: int, gates: bool = False) -> Tensor:
-    """With so many zeros more in the last dimensions, the last first; with `gates`, the first
-    dimension has four parts, and each gets as many. Contiguous."""
+    """Returns the values padded with `missing` zeros in the last dimensions, last one first. With
+    `gates`, the first dimension has four parts, each of which is padded. Contiguous."""
     if not any(missing):
         return values.contiguous()
     if gates:
@@ -206,7 +208,7 @@ def can_run(
     weights: LSTMWeights,
     training: bool,
 ) -> bool:
-    """Whether the kernels compute this: in half types, of a size that `fits`.
+    """Returns whether the kernels support this: a half type, and a size that `fits`.
 
     In float32 the recurrent matrix of a large layer would not fit.
     """
@@ -225,6 +227,7 @@ def lstm_layer(
     weights: LSTMWeights,
     training: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """As `sglm.kernels.lstm.lstm_layer`, where it `can_run`; differentiable in either mode."""
+    """Computes `sglm.kernels.lstm.lstm_layer`, only where `can_run` holds; differentiable whether
+    `training` or not."""
     outputs_TBH, hidden_BH, cell_BH = _Layer.apply(inputs_TBI, hidden_BH, cell_BH, *weights[:3])
     return outputs_TBH, hidden_BH, cell_BH

@@ -1,13 +1,14 @@
-"""The programs of `lstm_triton`: an LSTM layer's steps, forwards and backwards.
+"""The programs of `lstm_triton`: an LSTM layer's steps, forward and backward.
 
-Who owns what, and what is exchanged between steps, is said there. What a step costs is waiting, not
-arithmetic. So what it reads is asked for early, several blocks at a time; and each warp sums over a
-part of every block of its own, so that no number is read by two.
+`lstm_triton` describes what each program owns, and what is exchanged between steps. A step's time
+is spent on waiting, not on arithmetic. So data are requested early, several blocks ahead; and each
+warp sums over its own part of every block, so that no number is read by two warps.
 
-Sums, cells and gradients within the layer are float32; the factors of a product are of its type.
+Sums, cells and gradients within the layer are float32; the factors of products have the type of the
+inputs.
 
-Shapes: T time, B lanes of the group, H units, U those of the program, N = 4U of its gates, S warps,
-K numbers of a warp's part of a block: powers of two all but T and H.
+Shapes: T time, B lanes of the group, H units, U units of the program, N = 4U gates of the program,
+S warps, K numbers in a warp's part of a block. All except T and H are powers of two.
 """
 
 import triton
@@ -19,14 +20,14 @@ WARPS = 8
 
 @triton.jit
 def _arrive(arrived_ptr):
-    """Says that this program has stored what the others wait for."""
+    """Signals that this program has stored what the others wait for."""
     tl.debug_barrier()  # waits for all threads of this program
     tl.atomic_add(arrived_ptr + tl.program_id(1), 1, sem="release")
 
 
 @triton.jit
 def _wait(arrived_ptr, arrivals):
-    """Returns when so many programs have arrived: what they stored can be seen then."""
+    """Waits until `arrivals` programs have arrived; what they stored is then visible."""
     arrived_ptr += tl.program_id(1)
     seen = tl.atomic_add(arrived_ptr, 0, sem="acquire")
     while seen < arrivals:
@@ -44,7 +45,7 @@ def _columns(
     weight_ptr, column_N, there_N, summed, to_next, to_column,
     SPLIT: tl.constexpr, PART: tl.constexpr, BLOCKS: tl.constexpr,
 ):  # fmt: skip
-    """The factor that stays, in blocks of S·K rows of N columns, in steps of so many numbers."""
+    """Loads the constant factor in blocks of S·K rows and N columns, with the given strides."""
     blocks = ()
     for block in tl.static_range(BLOCKS):
         k_SK = tl.arange(0, SPLIT)[:, None] * PART + tl.arange(0, PART)[None, :]
@@ -59,7 +60,7 @@ def _columns(
 def _rows(
     rows_ptr, b, there_B, summed, block: tl.constexpr, SPLIT: tl.constexpr, PART: tl.constexpr
 ):
-    """A block of what the programs exchange, of each lane."""
+    """Loads one block of each lane's values that the programs exchange."""
     k_SK = tl.arange(0, SPLIT)[:, None] * PART + tl.arange(0, PART)[None, :]
     k_S1K = (k_SK + block * SPLIT * PART)[:, None, :]
     return tl.load(
@@ -70,18 +71,18 @@ def _rows(
     )
 
 
-# Where a tensor lies in the threads of a program, and when, is the compiler's choice. A load that
-# never happens, with the tensor as its default, keeps it where a load would put it, until then. Its
-# mask is false for all numbers that `arange` can give, which is noticed late enough: there is no
-# such load in the machine code.
+# The compiler chooses when and how a tensor is laid out over the threads of a program. A load that
+# never happens, with the tensor as its default, keeps it in the layout of such a load until then.
+# The mask is false for all numbers that `arange` can return. The compiler notices that only late,
+# but in time to leave the load out of the machine code.
 
 
 @triton.jit
 def _add_product(sums, rows, weights, rows_ptr, b, SPLIT: tl.constexpr, PART: tl.constexpr):
-    """Adds a block's products, each warp those of its part."""
+    """Adds a block's products; each warp adds those of its own part."""
     k_SK = tl.arange(0, SPLIT)[:, None] * PART + tl.arange(0, PART)[None, :]
     k_S1K = k_SK[:, None, :]
-    # Else the compiler would wait for each block right after it was asked for.
+    # Otherwise the compiler would wait for each block right after requesting it.
     pointers = rows_ptr + b[None, :, None] * (SPLIT * PART) + k_S1K
     rows = tl.load(pointers, mask=k_S1K < 0, other=rows)
     return tl.dot(rows, weights, sums, input_precision="ieee")
@@ -89,13 +90,13 @@ def _add_product(sums, rows, weights, rows_ptr, b, SPLIT: tl.constexpr, PART: tl
 
 @triton.jit
 def _total(sums, scratch_ptr, SPLIT: tl.constexpr, LANES: tl.constexpr, COLUMNS: tl.constexpr):
-    """The warps' sums added up, each thread a few of the results."""
+    """Returns the total of the warps' sums; each thread computes a few of the results."""
     SUMS: tl.constexpr = LANES * COLUMNS
     at_SM = tl.arange(0, SPLIT)[:, None] * SUMS + tl.arange(0, SUMS)[None, :]
     EACH: tl.constexpr = SUMS // (SPLIT * 32)  # results of a thread
     if EACH < 4:
-        at_SM += tl.program_id(0) * EACH  # not aligned to more: it takes no more
-    # Else every warp would add up all of them, and go on computing with all of them.
+        at_SM += tl.program_id(0) * EACH  # reduces the alignment: a thread takes EACH at most
+    # Otherwise every warp would compute all results, and continue to compute with all of them.
     sums = tl.reshape(sums, [SPLIT, SUMS])
     sums = tl.load(scratch_ptr + at_SM, mask=at_SM < 0, other=sums)
     return tl.reshape(tl.sum(sums, 0), [LANES, COLUMNS])
@@ -107,7 +108,7 @@ def _product(
     COLUMNS: tl.constexpr, SPLIT: tl.constexpr, PART: tl.constexpr, BLOCKS: tl.constexpr,
     AHEAD: tl.constexpr,
 ):  # fmt: skip
-    """Lanes' rows by the factor that stays; `AHEAD` blocks are asked for before they are needed."""
+    """Multiplies the lanes' rows by the constant factor, with `AHEAD` blocks requested early."""
     rows = ()
     for block in tl.static_range(AHEAD):
         asked = _rows(rows_ptr, b, there_B, summed, block, SPLIT, PART)
@@ -128,7 +129,7 @@ def forward_kernel(
     LANES: tl.constexpr, OWNED: tl.constexpr, SPLIT: tl.constexpr, PART: tl.constexpr,
     BLOCKS: tl.constexpr, AHEAD: tl.constexpr,
 ):  # fmt: skip
-    """Steps `first` to `last`. The inputs' part of the gates, T·B·4H, is replaced by the gates."""
+    """Runs steps `first` to `last` − 1; in `gates_ptr` (T·B·4H), gates replace the inputs' part."""
     b = first_lane + tl.program_id(1) * LANES + tl.arange(0, LANES)
     n = tl.arange(0, 4 * OWNED)
     u = tl.program_id(0) * OWNED + tl.arange(0, OWNED)
@@ -177,7 +178,7 @@ def backward_kernel(
     LANES: tl.constexpr, OWNED: tl.constexpr, SPLIT: tl.constexpr, PART: tl.constexpr,
     BLOCKS: tl.constexpr, AHEAD: tl.constexpr,
 ):  # fmt: skip
-    """Steps `last` − 1 down to `first`: gradients in the gates' pre-activations and the cells."""
+    """Runs steps `last` − 1 down to `first`: gradients of the gates' pre-activations and cells."""
     b = first_lane + tl.program_id(1) * LANES + tl.arange(0, LANES)
     u = tl.program_id(0) * OWNED + tl.arange(0, OWNED)
     there_B = b < lanes

@@ -1,15 +1,16 @@
-"""A softmax in two steps, by how frequent the words are, for large vocabularies.
+"""A two-step softmax for large vocabularies, with words grouped by frequency.
 
 After Grave et al. 2017, "Efficient softmax approximation for GPUs", sections 3 and 4: the *head* is
-a softmax over the frequent words and one entry for each *tail*, a cluster of rarer words that has a
-softmax of its own. A token's log-probability is the head's of its word, or of its tail, plus the
-tail's of its word. Nothing is approximated: the probabilities of all words sum to one.
+a softmax over the frequent words and one entry for each *tail*, a cluster of rarer words with a
+softmax of its own. The log-probability of a word in the head is the head's; that of a word in a
+tail is the head's for the tail plus the tail's for the word. Nothing is approximated: the
+probabilities of all words sum to one.
 
-Unlike there, tails are as wide as the head: their rows can then be the embedding's (tied weights),
-no word is described by fewer numbers, and there is no width to choose. Most of what narrower tails
-would save is saved already, because a tail is only computed for the tokens that are in it.
+Unlike in the paper, tails are as wide as the head: their rows can then be the embedding's (tied
+weights), no word is represented by fewer numbers, and there is no width to choose. Most of what
+narrower tails would save is saved already, because a tail is computed only for its own tokens.
 
-Shapes: N tokens, V vocabulary, H features, K tails.
+Shapes: N tokens, M tokens of a tail, V vocabulary, H features, K tails.
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,18 +27,18 @@ from sglm.model.softmax_loss import IGNORED, Stage
 class AdaptiveSoftmax(nn.Module):
     """The order of the words, and the head's entries for the tails.
 
-    The words' own rows and biases are the model's, and are passed in: `weight_VH` and `bias_V` are
-    ordered by count, the most frequent word first, so that every cluster is a slice of them.
+    The words' own rows and biases belong to the model and are passed in. `weight_VH` and `bias_V`
+    are ordered by count, the most frequent word first, so that every cluster is a slice of them.
 
     Args:
         vocab_size: V.
-        cutoffs: the rows at which the tails begin; ascending.
+        cutoffs: Rows at which the tails begin, ascending.
         features: H.
 
     Attributes:
-        word_rows: the row of each token id, a permutation `(V,)`.
-        weight: the head's rows for the tails, `(K, H)`.
-        bias: and their biases, `(K,)`.
+        word_rows: The row of each token id, a permutation `(V,)`.
+        weight: The head's rows for the tails, `(K, H)`.
+        bias: The head's biases for the tails, `(K,)`.
     """
 
     word_rows: Tensor
@@ -53,14 +54,14 @@ class AdaptiveSoftmax(nn.Module):
 
     @torch.no_grad()
     def order_by_count(self, counts_V: Tensor, bias_V: Tensor) -> Tensor:
-        """Takes the words' order from their counts, and the tails' biases from their words'.
+        """Orders the words by count, and sets the tails' biases from those of their words.
 
         Args:
-            counts_V: by token id.
-            bias_V: log-probabilities, by token id.
+            counts_V: Number of occurrences of each token id.
+            bias_V: Log-probability of each token id.
 
         Returns:
-            These by row.
+            The log-probability of each row.
         """
         # Stable: the same counts give the same order everywhere.
         order_V = torch.argsort(counts_V, descending=True, stable=True).to(self.word_rows.device)
@@ -71,11 +72,11 @@ class AdaptiveSoftmax(nn.Module):
         return bias_V
 
     def rows_of(self, ids: Tensor) -> Tensor:
-        """The rows of token ids, of any shape."""
+        """Returns the rows of token ids, of any shape."""
         return self.word_rows[ids]
 
     def clusters_of(self, targets: Tensor) -> Tensor:
-        """0: the head; k: the k-th tail. `IGNORED` counts as in the head."""
+        """Returns the targets' clusters: 0 is the head, k the k-th tail. `IGNORED` counts as 0."""
         rows = self.rows_of(targets.clamp_min(0)).where(targets != IGNORED, 0)
         clusters = torch.zeros_like(rows)
         for cutoff in self.cutoffs:
@@ -83,13 +84,14 @@ class AdaptiveSoftmax(nn.Module):
         return clusters
 
     def stages(self, targets_N: Tensor, weight_VH: Tensor, bias_V: Tensor) -> Iterator[Stage]:
-        """The head's softmax, and those of the tails that have targets.
+        """Yields the head's softmax, and those of the tails that have targets.
 
-        Waits for the device: how many targets a tail has decides how much is computed.
+        It waits for the device, because the number of a tail's targets decides how much is
+        computed.
 
         Args:
-            targets_N: token ids; `IGNORED`: nothing is predicted.
-            weight_VH, bias_V: of the words.
+            targets_N: Token ids; `IGNORED`: nothing is predicted.
+            weight_VH, bias_V: Rows and biases of the words.
         """
         rows_N = self.rows_of(targets_N.clamp_min(0)).where(targets_N != IGNORED, IGNORED)
         clusters_N = self.clusters_of(targets_N)
@@ -102,11 +104,11 @@ class AdaptiveSoftmax(nn.Module):
                 yield Stage(tokens_M, *cluster, rows_N[tokens_M] - start)
 
     def logprobs(self, features: Tensor, weight_VH: Tensor, bias_V: Tensor) -> Tensor:
-        """Log-probabilities `(…, V)` of all words, by token id, float32 at least.
+        """Returns log-probabilities `(…, V)` of all words, by token id, float32 at least.
 
         Args:
-            features: `(…, H)`.
-            weight_VH, bias_V: of the words, in the features' type.
+            features: Features `(…, H)`.
+            weight_VH, bias_V: Rows and biases of the words, in the features' type.
         """
         sum_type = torch.promote_types(features.dtype, torch.float32)
         head, *tails = (
@@ -118,7 +120,7 @@ class AdaptiveSoftmax(nn.Module):
         return torch.cat((words, *tails), -1).index_select(-1, self.word_rows)
 
     def target_rows(self, ids: Tensor, weight_VH: Tensor) -> Tensor:
-        """`(…, H)`: a word's row, plus its tail's in the head; constants."""
+        """Returns the words' rows plus their tails' rows in the head, `(…, H)`, detached."""
         none_H = torch.zeros_like(self.weight[:1])
         of_clusters = torch.cat((none_H, self.weight)).detach().to(weight_VH.dtype)
         return F.embedding(self.rows_of(ids), weight_VH.detach()) + F.embedding(
@@ -126,7 +128,7 @@ class AdaptiveSoftmax(nn.Module):
         )
 
     def _clusters(self, weight_VH: Tensor, bias_V: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Weight and bias of the head, the tails' entries last, and of every tail."""
+        """Returns weight and bias of the head, with the tails' entries last, and of every tail."""
         head, *tails = zip(
             torch.split(weight_VH, self.sizes), torch.split(bias_V, self.sizes), strict=True
         )

@@ -1,7 +1,8 @@
 """Dropout for recurrent networks: one mask for a whole window, not one for each step.
 
-Shapes: T time, B lanes, H features, V vocabulary. Every function is the identity at rate 0, and
-draws from torch's global generator, so that a checkpoint of that generator resumes it exactly.
+Every function is the identity at rate 0. Masks are drawn from torch's global generator, so that a
+run that restores this generator continues exactly. Shapes: T time, B lanes, H features, V
+vocabulary, E embedding.
 """
 
 from torch import Tensor
@@ -10,9 +11,9 @@ from sglm.runtime.ranks import ALONE, Ranks
 
 
 def locked_mask(inputs_TBH: Tensor, rate: float, ranks: Ranks = ALONE) -> Tensor | None:
-    """What `locked_dropout` multiplies every step by: `(B, H)`, or None at rate 0.
+    """Returns the mask by which `locked_dropout` multiplies every step, `(B, H)`; None at rate 0.
 
-    Every rank draws the masks of all lanes and takes its own.
+    Every rank draws the masks of all lanes and takes those of its own.
     """
     if rate == 0:
         return None
@@ -22,7 +23,7 @@ def locked_mask(inputs_TBH: Tensor, rate: float, ranks: Ranks = ALONE) -> Tensor
 
 
 def locked_dropout(inputs_TBH: Tensor, rate: float, ranks: Ranks = ALONE) -> Tensor:
-    """Variational dropout: one mask for all steps of the window (Gal & Ghahramani 2016, sec. 4)."""
+    """Applies one mask to all steps (variational dropout: Gal & Ghahramani 2016, sec. 4)."""
     mask_BH = locked_mask(inputs_TBH, rate, ranks)
     return inputs_TBH if mask_BH is None else inputs_TBH * mask_BH
 
@@ -31,9 +32,10 @@ def word_dropout(embedded: Tensor, ids: Tensor, *, words: int, rate: float) -> T
     """Drops whole words for the length of the window (Gal & Ghahramani 2016, sec. 4.2).
 
     Args:
-        embedded: `(…, E)`, the vectors of the words `ids`, `(…)`.
+        embedded: Word vectors, `(…, E)`.
+        ids: Token ids of these words, `(…)`.
         words: V.
-        rate: the probability of dropping a word.
+        rate: Probability of dropping a word.
     """
     if rate == 0:
         return embedded
@@ -42,10 +44,10 @@ def word_dropout(embedded: Tensor, ids: Tensor, *, words: int, rate: float) -> T
 
 
 def weight_dropout(weight: Tensor, rate: float) -> Tensor:
-    """DropConnect on a recurrent matrix, one mask a window (Merity et al. 2018, sec. 2).
+    """Applies DropConnect to a recurrent matrix, one mask per window (Merity et al. 2018, sec. 2).
 
-    Returns a new tensor and does not change the parameter. The original code registered the masked
-    matrix in the parameter's place, which fails on torch ≥ 2.
+    It does not change the parameter. (The original code registered the masked matrix in the
+    parameter's place, which fails on torch ≥ 2.)
     """
     if rate == 0:
         return weight

@@ -1,12 +1,12 @@
-"""The embedding, where the softmax uses the same matrix (tied weights).
+"""The embedding for tied weights, where the softmax uses the same matrix.
 
-The matrix then gets a gradient from each of the two uses. The softmax's is dense. The embedding's
-has only the rows of the words read, but autograd would allocate a whole matrix of zeros for them
-and add it: three passes over the vocabulary for the few hundred words of a window (docs/log.md has
-the cost). Here both uses are one node of the graph, which adds only those rows to the dense
-gradient.
+The matrix gets a gradient from each of its two uses. The softmax's gradient is dense. The
+embedding's has only the rows of the words read, but autograd would allocate a whole matrix of zeros
+for them and add it: three passes over the vocabulary for the few hundred words of a window
+(docs/log.md has the cost). Here both uses are one node of the graph, which adds only those rows to
+the dense gradient.
 
-Shapes: … any, V vocabulary, E embedding.
+Shapes: … any dimensions, V vocabulary, E embedding.
 """
 
 from typing import Any
@@ -17,15 +17,15 @@ from torch import Tensor
 
 
 def tied_embedding(ids: Tensor, weight_VE: Tensor) -> tuple[Tensor, Tensor]:
-    """`(embedded (…, E), weight_VE)`; the softmax is to use the latter, which is the same matrix.
+    """Returns `(embedded (…, E), weight_VE)`; the softmax must use this matrix, which is the same.
 
-    What flows back through both is the gradient that autograd would compute, up to rounding.
-    The gradient that arrives at the returned matrix is changed in place, so nothing else may share
-    its memory. The gradient of a matrix product is safe; that of a sum of two tensors is not.
+    The parameter's gradient is the one that autograd would compute, up to rounding. The gradient
+    that arrives at the returned matrix is changed in place, so nothing else may share its memory.
+    The gradient of a matrix product is safe; that of a sum of two tensors is not.
 
     Args:
-        ids: `(…)`, int64, on a CPU.
-        weight_VE: the parameter.
+        ids: Token ids `(…)`, int64, on a CPU.
+        weight_VE: The parameter.
     """
     embedded, weight = _TiedEmbedding.apply(ids, weight_VE)  # type: ignore[no-untyped-call]
     return embedded, weight

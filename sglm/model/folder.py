@@ -1,7 +1,7 @@
-"""A model as a folder: `config.json`, `model.safetensors` and a tokenizer, which others write.
+"""Model folders: `config.json`, `model.safetensors`, and a tokenizer, which other modules write.
 
-No pickle: a folder from elsewhere cannot run code. Everything in it is checked before memory is
-allocated, so that a damaged or foreign folder is refused with an error of one line that names it.
+They contain no pickle, so a folder from elsewhere cannot run code. Everything is checked before
+memory is allocated: a damaged or foreign folder is refused with a one-line error that names it.
 """
 
 import json
@@ -22,16 +22,16 @@ from sglm.storage.durable import replace_file, replace_text, write_tensors
 from sglm.storage.names import BEST_MODEL, CONFIG_FILE, META_FILE, RUN_CONFIG
 from sglm.storage.untrusted import is_count, read_json
 
-# Models with a full softmax are still written as version 1, which every sglm reads; 2 is of an
-# adaptive one.
+# Models with a full softmax are still written as version 1, which every version of sglm reads;
+# models with an adaptive softmax have version 2.
 FORMAT_VERSION: Literal[1] = 1
 ADAPTIVE_VERSION: Literal[2] = 2
 WEIGHTS_FILE = "model.safetensors"
 
-# A header for a thousand layers is a third as long. One with millions of tensor names would take
-# the safetensors library minutes to parse.
+# The header of a model of a thousand layers is a third as long. A header with millions of tensor
+# names would take the safetensors library minutes to parse.
 LARGEST_HEADER_BYTES = 1 << 20
-# Far above any size that is trained, far below the sizes that overflow in Python or torch.
+# Far above any size that is trained, and far below the sizes that overflow in Python or torch.
 _Size = Annotated[int, Field(ge=1, le=2**24)]
 
 
@@ -46,7 +46,7 @@ class _Shape(BaseModel):
     embedding: _Size
     tied: bool
     cutoffs: Annotated[list[_Size], Field(min_length=1, max_length=100)] | None = None
-    """Of an adaptive softmax; only in version 2, which has no other."""
+    """The cutoffs of an adaptive softmax, in version 2; None for a full softmax, in version 1."""
 
 
 class ModelCard(BaseModel):
@@ -58,11 +58,11 @@ class ModelCard(BaseModel):
     shape: _Shape
     tokenizer_fingerprint: str
     extra: dict[str, Any] = {}
-    """Anything else that the writer adds. Of it only `bos_id` is read: the token that stands before
-    every text, where that is not `<eos>` (`TokenStore.bos_id`)."""
+    """Anything else that the writer adds. Only its `bos_id` is read here: the token that stands
+    before every text, if that is not `<eos>` (`TokenStore.bos_id`)."""
 
     def model_shape(self) -> ModelShape:
-        """The sizes, as the network's constructor takes them."""
+        """Returns the shape as the network's constructor takes it."""
         return ModelShape(
             **self.shape.model_dump(exclude={"cutoffs"}), cutoffs=tuple(self.shape.cutoffs or ())
         )
@@ -71,11 +71,11 @@ class ModelCard(BaseModel):
     def _belongs_together(self) -> "ModelCard":
         cutoffs = self.shape.cutoffs
         if (self.format_version == ADAPTIVE_VERSION) != (cutoffs is not None):
-            raise ValueError("shape.cutoffs belong to format version 2, and to no other")
+            raise ValueError("shape.cutoffs belong to format version 2 only, which requires them")
         if cutoffs is not None and (
             sorted(set(cutoffs)) != cutoffs or cutoffs[-1] >= self.shape.vocab_size
         ):
-            raise ValueError("shape.cutoffs must ascend, below vocab_size")
+            raise ValueError("shape.cutoffs must ascend and be below vocab_size")
         bos_id = self.extra.get("bos_id", 0)
         if not is_count(bos_id) or bos_id >= self.shape.vocab_size:
             raise ValueError(f"extra.bos_id: {short_repr(bos_id)} is not in the vocabulary")
@@ -89,20 +89,20 @@ def save_model(
     *,
     extra: Mapping[str, Any] | None = None,
 ) -> None:
-    """Writes `config.json` and `model.safetensors` (float32) into `folder`, made if needed.
+    """Writes `config.json` and `model.safetensors` (float32) into `folder`, created if needed.
 
     Each file is written under a temporary name, synced to the disk and renamed: whenever the
     machine stops, each file is complete, either the old or the new one. To replace the files of a
-    folder together, a fresh folder must be filled and renamed (`write_new_folder`).
+    folder together, fill a fresh folder and rename it (`write_new_folder`).
 
     Args:
-        model: on any device, in any mode; not changed.
-        folder: where to.
-        tokenizer_fingerprint: of the tokenizer whose ids the model reads.
-        extra: anything JSON can hold.
+        model: The model, on any device, in any mode; not changed.
+        folder: Folder to write to.
+        tokenizer_fingerprint: Fingerprint of the tokenizer whose ids the model reads.
+        extra: Further content of `config.json`, anything that JSON can hold.
 
     Raises:
-        OSError: the files cannot be written.
+        OSError: The files cannot be written.
     """
     card = ModelCard(
         format_version=ADAPTIVE_VERSION if model.shape.cutoffs else FORMAT_VERSION,
@@ -126,7 +126,7 @@ def read_card(folder: Path) -> ModelCard:
     """Reads and checks `config.json`.
 
     Raises:
-        InputError: the folder holds no model, or `config.json` holds an impossible value.
+        InputError: The folder holds no model, or `config.json` holds an invalid value.
     """
     path = folder / CONFIG_FILE
     if not path.is_file():
@@ -156,23 +156,23 @@ def read_card(folder: Path) -> ModelCard:
 
 
 def weights_sha256(folder: Path) -> str:
-    """By which others recognize the weights of a model folder.
+    """Returns the digest by which others recognize the weights of a model folder.
 
     Raises:
-        OSError: they cannot be read.
+        OSError: The weights cannot be read.
     """
     return sha256_of(folder / WEIGHTS_FILE)
 
 
 def check_same_tokenizer(folders: Mapping[str, Path], cure: str) -> None:
-    """Ids, losses and gradients can be compared only where the tokens are the same.
+    """Checks that models have the same tokenizer, without which ids and losses are not comparable.
 
     Args:
-        folders: of one model or more, by the names that the message has for them.
-        cure: what the message says to do.
+        folders: Model folders, at least one, by the names that the error message uses.
+        cure: What the error message tells the user to do.
 
     Raises:
-        InputError: one has another tokenizer than the first; or see `read_card`.
+        InputError: A model has another tokenizer than the first; or see `read_card`.
     """
     fingerprints = {
         name: read_card(folder).tokenizer_fingerprint for name, folder in folders.items()
@@ -184,11 +184,11 @@ def check_same_tokenizer(folders: Mapping[str, Path], cure: str) -> None:
 
 
 def load_weights(folder: Path, device: torch.device | str = "cpu") -> LSTMLanguageModel:
-    """The network of a model folder, in evaluation mode; draws nothing from any random generator.
+    """Loads the network of a model folder, in evaluation mode; draws no random numbers.
 
     Raises:
-        InputError: not a model folder, an unknown version, sizes that do not fit the weights,
-            a file that is cut off or holds other tensors, weights that are not finite.
+        InputError: It is not a model folder, its version is unknown, its sizes do not match the
+            weights, a file is cut off or holds other tensors, or weights are not finite.
     """
     card = read_card(folder)
     path = folder / WEIGHTS_FILE
@@ -196,7 +196,7 @@ def load_weights(folder: Path, device: torch.device | str = "cpu") -> LSTMLangua
         raise InputError(f"{folder} is not a whole model: it has no {WEIGHTS_FILE}; copy it again")
     # Tensors that are created in inference mode, which the caller may be in, cannot be trained.
     with torch.inference_mode(False):
-        # On "meta" nothing is allocated or drawn; the weights read are then assigned.
+        # On "meta" nothing is allocated or drawn; the tensors of the file are then assigned.
         with torch.device("meta"):
             model = LSTMLanguageModel(card.model_shape())
         try:
@@ -210,10 +210,11 @@ def load_weights(folder: Path, device: torch.device | str = "cpu") -> LSTMLangua
 
 
 def find_model_folder(path: Path) -> Path:
-    """The model folder that a user means by `path`: a run, or a model folder itself.
+    """Returns the model folder that a user means by `path`: a run, or a model folder itself.
 
     Raises:
-        InputError: neither; names what was looked for and, where one is near, which path to give.
+        InputError: The path is neither. The message names what was looked for and, if a run or
+            model is nearby, which path to give.
     """
     if _is_model_folder(path / BEST_MODEL):
         return path / BEST_MODEL
@@ -244,7 +245,7 @@ def _subfolders(path: Path) -> list[Path]:
 
 
 def _nearby(path: Path) -> str:
-    """`"; use …"` with the nearest run or model: above, below, or none trained yet."""
+    """Returns `"; use …"` with a run or model above or below, or why there is none, or `""`."""
     if (path / RUN_CONFIG).is_file():
         return "; the run has not saved a model yet: continue it with `sglm train`"
     if (path / META_FILE).is_file():
@@ -259,16 +260,16 @@ def _nearby(path: Path) -> str:
 def read_tensors(
     path: Path, expected: Mapping[str, Tensor], *, card: str = CONFIG_FILE
 ) -> dict[str, Tensor]:
-    """The tensors of a file, after its header was found to list exactly the expected ones.
+    """Reads the tensors of a file, after checking that its header lists exactly the expected ones.
 
     Args:
-        path: a safetensors file.
-        expected: names and shapes; no values.
-        card: the file beside it that says what is expected.
+        path: A safetensors file.
+        expected: Tensors with the expected names, shapes and types; their values are not used.
+        card: Name of the file beside it that states what is expected.
 
     Raises:
-        InputError: others, or values that are not finite.
-        SafetensorError: not such a file.
+        InputError: The file holds other tensors, or values that are not finite.
+        SafetensorError: It is not a safetensors file.
     """
     with path.open("rb") as start:
         if int.from_bytes(start.read(8), "little") > LARGEST_HEADER_BYTES:
@@ -278,11 +279,11 @@ def read_tensors(
     with safe_open(path, framework="pt") as file:
         names = set(file.keys())
         if missing := sorted(expected.keys() - names):
-            raise InputError(f"{path} lacks {missing[0]!r}: it is not the model of {card}")
+            raise InputError(f"{path} lacks {missing[0]!r}: {card} describes a different model")
         if unknown := sorted(names - expected.keys()):
             raise InputError(
-                f"{path} holds {short_repr(unknown[0])}, which {card} does not speak of: "
-                "the two files are of different models"
+                f"{path} holds {short_repr(unknown[0])}, which {card} does not mention: "
+                "the two files belong to different models"
             )
         for name, tensor in expected.items():
             entry = file.get_slice(name)
@@ -290,29 +291,30 @@ def read_tensors(
             if shape != tuple(tensor.shape) or entry.get_dtype() != kind:
                 raise InputError(
                     f"{path}: {name!r} is {entry.get_dtype()} {shape}, but {card} wants "
-                    f"{kind} {tuple(tensor.shape)}: the two files are of different models"
+                    f"{kind} {tuple(tensor.shape)}: the two files belong to different models"
                 )
-        # Copied, for the file may be replaced while the model is in use.
+        # Copied because the file may be replaced while the model is in use.
         tensors = {name: file.get_tensor(name).clone() for name in expected}
     for name, tensor in tensors.items():
         if not bool(torch.isfinite(tensor).all()):
             raise InputError(
-                f"{path}: {name!r} is not finite, its training diverged; take an earlier snapshot"
+                f"{path}: {name!r} is not finite: its training diverged; use an earlier snapshot"
             )
     return tensors
 
 
 def _kind(tensor: Tensor) -> str:
-    """The type that a file is to hold for it: floats are saved as float32."""
+    """Returns the type that a file must have for a tensor: floats are saved as float32."""
     return "F32" if tensor.is_floating_point() else "I64"
 
 
 def _check_permutation(path: Path, name: str, rows_V: Tensor) -> None:
-    """
+    """Checks that every row occurs once.
+
     Raises:
-        InputError: not every row occurs once.
+        InputError: It does not.
     """
     if not torch.equal(rows_V.sort().values, torch.arange(len(rows_V))):
         raise InputError(
-            f"{path}: {name!r} is no permutation of the {len(rows_V)} rows; copy it again"
+            f"{path}: {name!r} is not a permutation of the {len(rows_V)} rows; copy it again"
         )

@@ -1,5 +1,5 @@
-"""Which network a state is of: one network's state means nothing to another one, even where it has
-the right shape."""
+"""The identity of the network to which a state belongs: the state means nothing to another network,
+even if it has the right shape."""
 
 from hashlib import blake2b
 
@@ -10,7 +10,7 @@ _SAMPLED = 64  # numbers of each matrix
 
 
 def identity_of_network(network: nn.Module) -> str:
-    """The same for a copy of the network in another process: some of its weights, hashed."""
+    """Returns a hash of some of the network's weights; a copy in another process has the same."""
     sampled = blake2b(digest_size=8)
     for weight in network.parameters():
         weights_W = weight.detach().flatten()

@@ -1,4 +1,4 @@
-"""Embedding → L single-layer LSTMs → softmax, with locked dropout in between.
+"""The language model: embedding → L single-layer LSTMs → softmax, with locked dropout in between.
 
 Shapes: T time, B lanes, V vocabulary, E embedding, H_l units of layer l, H units of the last one.
 Losses are in nats. Parameters are held in float32; products run in `compute_dtype` with explicit
@@ -29,7 +29,7 @@ from sglm.runtime.ranks import ALONE, Ranks
 
 @dataclass(frozen=True, kw_only=True)
 class ModelShape:
-    """What must be known to build the network again: written to a model's `config.json`."""
+    """The sizes from which the network can be rebuilt; written to a model's `config.json`."""
 
     vocab_size: int
     layers: int
@@ -37,12 +37,13 @@ class ModelShape:
     embedding: int
     tied: bool
     cutoffs: tuple[int, ...] = ()
-    """Of an adaptive softmax: the words, by count, at which another tail begins; none: full."""
+    """The numbers of words, by count, at which the tails of an adaptive softmax begin; empty for a
+    full softmax."""
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """Units of each layer. With tied weights the last one must match the embedding
-        (Press & Wolf 2017; the same shape as Merity et al. 2018)."""
+        """The number of units of each layer. With tied weights the last must match the embedding
+        (Press & Wolf 2017; the same shape as in Merity et al. 2018)."""
         last = self.embedding if self.tied else self.hidden
         return (*[self.hidden] * (self.layers - 1), last)
 
@@ -53,27 +54,27 @@ class ModelShape:
 
     @property
     def layer_weights(self) -> list[int]:
-        """How many weights each layer has."""
+        """The number of weights of each layer."""
         pairs = zip(self.input_widths, self.widths, strict=True)
         return [layer_weights(inputs, units) for inputs, units in pairs]
 
     @property
     def parameters(self) -> int:
-        """How many weights the whole network has."""
+        """The number of weights of the whole network."""
         softmax = self.vocab_size * (1 + (0 if self.tied else self.widths[-1]))
         softmax += len(self.cutoffs) * (1 + self.widths[-1])
         return self.vocab_size * self.embedding + sum(self.layer_weights) + softmax
 
     @property
     def state_size(self) -> int:
-        """S, the coordinates of a lane's state: hidden and cell of every layer."""
+        """S, the number of coordinates of a lane's state: hidden and cell of every layer."""
         return 2 * sum(self.widths)
 
 
 @dataclass(frozen=True, kw_only=True)
 class DropoutRates:
-    """Dropout probabilities: of the embedded input, of the outputs between layers, of the last
-    layer's output, of whole words of the embedding, of entries of the recurrent matrices."""
+    """The dropout probabilities: of the embedded input, of the outputs between layers, of the last
+    layer's output, of whole words of the embedding, and of entries of the recurrent matrices."""
 
     input: float = 0.0
     between: float = 0.0
@@ -83,7 +84,7 @@ class DropoutRates:
 
 
 class LSTMLanguageModel(nn.Module):
-    """The network. `features` and `nll` are separate so that the loss can be computed in chunks."""
+    """The network, with `features` and `nll` apart so that the loss can be computed in chunks."""
 
     def __init__(
         self,
@@ -94,15 +95,15 @@ class LSTMLanguageModel(nn.Module):
         """Builds the network with fresh weights drawn from torch's global generator.
 
         Args:
-            shape: sizes.
-            dropout: rates while training; none by default.
-            compute_dtype: type of the matrix products; None is the parameters' own.
+            shape: Sizes of the network.
+            dropout: Dropout rates in training. None: no dropout.
+            compute_dtype: Type of the matrix products. None: the parameters' own.
         """
         super().__init__()
         self.shape = shape
         self.dropout = dropout or DropoutRates()
         self.compute_dtype = compute_dtype
-        self.ranks: Ranks = ALONE  # dropout masks are drawn for the lanes of all these
+        self.ranks: Ranks = ALONE  # dropout masks are drawn for the lanes of all ranks
         self.embedding = nn.Parameter(torch.empty(shape.vocab_size, shape.embedding))
         nn.init.uniform_(self.embedding, -0.1, 0.1)  # Merity et al. 2018, sec. 5
         self.layers = nn.ModuleList(
@@ -124,10 +125,10 @@ class LSTMLanguageModel(nn.Module):
     def start_from_unigram(self, counts_V: Tensor) -> None:
         """Sets the softmax biases to the unigram log-probabilities, with add-one smoothing.
 
-        From zero, the biases of rare words would have to move by about −log V, for which an
-        optimizer whose steps are bounded by the learning rate (Adam) takes thousands of steps.
-        Initializing a classifier at the class frequencies: Lin et al. 2017 (focal loss), sec. 3.3.
-        An adaptive softmax orders the words by these counts.
+        Starting from zero, the biases of rare words would have to move by about −log V, for which
+        an optimizer whose steps are bounded by the learning rate (Adam) takes thousands of steps.
+        (Lin et al. 2017, on the focal loss, sec. 3.3, also initialize a classifier at the class
+        frequencies.) An adaptive softmax orders the words by these counts.
         """
         smoothed_V = counts_V.to(self.softmax_bias) + 1
         bias_V = (smoothed_V / smoothed_V.sum()).log()
@@ -136,11 +137,11 @@ class LSTMLanguageModel(nn.Module):
         self.softmax_bias.copy_(bias_V)
 
     def rows_of(self, ids: Tensor) -> Tensor:
-        """Which rows of embedding, softmax matrix and biases belong to token ids."""
+        """Returns the rows of embedding, softmax matrix and biases that belong to token ids."""
         return ids if self.adaptive is None else self.adaptive.rows_of(ids)
 
     def word_vectors(self, ids: Tensor) -> Tensor:
-        """Embeddings `(…, E)` of token ids `(…)`, without dropout; constants."""
+        """Returns embeddings `(…, E)` of token ids `(…)`, without dropout; detached."""
         return F.embedding(self.rows_of(ids), self.embedding.detach())
 
     @property
@@ -149,28 +150,28 @@ class LSTMLanguageModel(nn.Module):
         return self.embedding if self.softmax_weight is None else self.softmax_weight
 
     def start_state(self, batch: int) -> LSTMState:
-        """Zeros for `batch` lanes, where and as the parameters are."""
+        """Returns the zero state of `batch` lanes, on the parameters' device and in their type."""
         weight = self.embedding
         return LSTMState.zeros(batch, self.shape.widths, device=weight.device, dtype=weight.dtype)
 
     def features(self, inputs_TB: Tensor, state: LSTMState) -> tuple[Tensor, LSTMState]:
-        """The softmax's input at every step, and the state after the window.
+        """Returns the softmax's input at every step, and the state after the window.
 
         Args:
-            inputs_TB: token ids, int64.
-            state: B lanes.
+            inputs_TB: Token ids, int64.
+            state: State of B lanes before the window.
 
         Returns:
-            `(features_TBH, state)`; both differentiable in `state` and the parameters.
+            `(features_TBH, state)`, differentiable with respect to `state` and the parameters.
         """
         embedded_TBE, _ = self.embed(inputs_TB)
         outputs_TBH, state = self.outputs(embedded_TBE, state)
         return self.drop_outputs(outputs_TBH), state
 
     def embed(self, inputs_TB: Tensor) -> tuple[Tensor, Tensor]:
-        """`(embedded_TBE, output_weight)`: vectors of the words after dropout; the softmax matrix.
+        """Returns `(embedded_TBE, output_weight)`: word vectors after dropout; the softmax matrix.
 
-        Use `output_weight` for `nll` only (see `tied_embedding`). Where it is the embedding itself,
+        Use `output_weight` for `nll` only (see `tied_embedding`). If it is the embedding itself,
         the gradients of the two uses are then added more cheaply than autograd would.
         """
         rates = self.dropout if self.training else DropoutRates()
@@ -186,7 +187,7 @@ class LSTMLanguageModel(nn.Module):
         return locked_dropout(embedded_TBE, rates.input, self.ranks), output_weight
 
     def drop_outputs(self, outputs_TBH: Tensor) -> Tensor:
-        """From the last layer's outputs to features: output dropout, while training."""
+        """Returns features from the last layer's outputs, with output dropout in training."""
         return locked_dropout(
             outputs_TBH, self.dropout.output if self.training else 0.0, self.ranks
         )
@@ -194,11 +195,11 @@ class LSTMLanguageModel(nn.Module):
     def drop_and_penalize(
         self, outputs_TBH: Tensor, activation: float, temporal: float
     ) -> tuple[Tensor, Tensor]:
-        """As `drop_outputs`, together with the penalties of `sglm.kernels.dropout`.
+        """Does the same as `drop_outputs`, and also computes the penalty of `sglm.kernels.dropout`.
 
         Args:
-            outputs_TBH: from `outputs`.
-            activation, temporal: α and β; without either the penalty is a constant zero.
+            outputs_TBH: The last layer's outputs, from `outputs`.
+            activation, temporal: α and β. If both are zero, the penalty is a constant zero.
 
         Returns:
             `(features_TBH, penalty)`.
@@ -210,14 +211,14 @@ class LSTMLanguageModel(nn.Module):
         )
 
     def outputs(self, embedded_TBE: Tensor, state: LSTMState) -> tuple[Tensor, LSTMState]:
-        """The last layer's outputs before dropout, and the state after the window.
+        """Returns the last layer's outputs before dropout, and the state after the window.
 
         `embed`, `outputs` and `drop_outputs` together are `features`; they are separate for a loss
         that needs the outputs before dropout (`sglm.kernels.dropout`).
 
         Args:
-            embedded_TBE: from `embed`.
-            state: see `features`.
+            embedded_TBE: Word vectors, from `embed`.
+            state: See `features`.
         """
         rates = self.dropout if self.training else DropoutRates()
         compute_dtype = self.compute_dtype or self.embedding.dtype
@@ -237,16 +238,16 @@ class LSTMLanguageModel(nn.Module):
         return outputs_TBH, LSTMState(tuple(hidden), tuple(cell))
 
     def clusters_of(self, targets: Tensor) -> Tensor | None:
-        """Of an adaptive softmax: the cluster of each target, 0 for the head; None: it is full."""
+        """Returns the cluster of each target, 0 for the head; None if the softmax is full."""
         return None if self.adaptive is None else self.adaptive.clusters_of(targets)
 
     def target_rows(self, ids: Tensor) -> Tensor:
-        """W[y] `(…, H)`, along which the log-probability of a word grows; constants.
+        """Returns W[y] `(…, H)`, along which the log-probability of a word grows; detached.
 
-        With an adaptive softmax, that of its tail in the head is added.
+        With an adaptive softmax, the row of the word's tail in the head is added.
 
         Args:
-            ids: token ids `(…)`.
+            ids: Token ids `(…)`.
         """
         weight_VH = self.output_weight.detach()
         if self.adaptive is not None:
@@ -254,22 +255,22 @@ class LSTMLanguageModel(nn.Module):
         return F.embedding(ids, weight_VH)
 
     def known_residual(self, targets: Tensor) -> Tensor:
-        """The part of ∂(nats)/∂features that needs no softmax: −W[y] `(…, H)`, a constant.
+        """Returns the part of ∂(nats)/∂features that needs no softmax: −W[y] `(…, H)`, detached.
 
-        The other part is the mean row of W under the softmax (`sglm.dni.expected_row`).
+        The other part is the row of W that the softmax expects (`sglm.dni.expected_row`).
 
         Args:
-            targets: token ids `(…)`; −100: nothing is predicted, and the gradient is zero.
+            targets: Token ids `(…)`; −100: nothing is predicted, and the gradient is zero.
         """
         rows = self.target_rows(targets.clamp_min(0))
         return -rows.where((targets != IGNORED)[..., None], 0.0)
 
     def stages(self, targets_N: Tensor, output_weight: Tensor | None = None) -> Iterator[Stage]:
-        """The softmaxes whose probabilities, multiplied, are those of the targets.
+        """Yields the softmaxes whose probabilities, multiplied, are those of the targets.
 
         Args:
-            targets_N: token ids; −100: nothing to predict.
-            output_weight: from `embed`, or None.
+            targets_N: Token ids; −100: nothing is predicted.
+            output_weight: The softmax matrix from `embed`. None: the parameter.
         """
         weight_VH = self.output_weight if output_weight is None else output_weight
         if self.adaptive is None:
@@ -278,8 +279,8 @@ class LSTMLanguageModel(nn.Module):
             yield from self.adaptive.stages(targets_N, weight_VH, self.softmax_bias)
 
     def logits(self, features: Tensor) -> Tensor:
-        """Log-probabilities `(…, V)` of features `(…, H)`, by token id; of a full softmax
-        unnormalised, and in the compute type."""
+        """Returns the logits `(…, V)` of features `(…, H)`, by token id, in the features' type; of
+        an adaptive softmax the log-probabilities, float32 at least."""
         weight_VH, bias_V = (
             each.to(features.dtype) for each in (self.output_weight, self.softmax_bias)
         )
@@ -295,17 +296,17 @@ class LSTMLanguageModel(nn.Module):
         reduction: str = "sum",
         output_weight: Tensor | None = None,
     ) -> Tensor:
-        """Negative log-likelihood of the targets in nats, float32 at least.
+        """Computes the negative log-likelihood of the targets in nats, float32 at least.
 
-        A sum that is to be differentiated may be computed in chunks (`sglm.model.softmax_loss`),
-        where there are too many logits to hold at once or where chunks are faster. Its gradients
-        are then computed with it, and it can be differentiated only once.
+        A sum that is to be differentiated may be computed in chunks (`sglm.model.softmax_loss`) if
+        there are too many logits to hold at once or if chunks are faster. Its gradients are then
+        computed with it, and it can be differentiated only once.
 
         Args:
-            features_TBH: from `features`.
-            targets_TB: token ids, int64; −100: nothing to predict.
+            features_TBH: The features, from `features`.
+            targets_TB: Token ids, int64; −100: nothing is predicted.
             reduction: `"sum"` over the window, a scalar; `"none"` for each token, `(T, B)`.
-            output_weight: from `embed`, or None.
+            output_weight: The softmax matrix from `embed`. None: the parameter.
         """
         features_NH, targets_N = features_TBH.flatten(0, 1), targets_TB.flatten()
         parts = [
@@ -322,7 +323,7 @@ class LSTMLanguageModel(nn.Module):
 
 @contextmanager
 def without_dropout(model: LSTMLanguageModel) -> Iterator[None]:
-    """No masks are drawn inside; afterwards the model is in the mode that it was in."""
+    """Disables dropout inside the context; afterwards the model is in its previous mode."""
     was_training = model.training
     if was_training:
         model.eval()

@@ -1,4 +1,4 @@
-"""Large matrix products at the speed the CPU has.
+"""Large matrix products, by the library that is fastest on the CPU.
 
 Shapes: N rows, I inputs, O outputs; R rows, K summed over, C columns.
 """
@@ -14,30 +14,30 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-# oneDNN makes a kernel for every number of rows and keeps it: about 2 ms and half a megabyte each.
-# Where the number of rows varies, only multiples of this go to oneDNN, so that its kernels are few.
+# oneDNN builds a kernel for every number of rows and keeps it: about 2 ms and half a megabyte each.
+# If the number of rows varies, only multiples of this go to oneDNN, so that it keeps few kernels.
 ROWS_STEP = 32
 # Multiply-adds below which finding the kernel costs more than it saves.
 WORTHWHILE_PRODUCTS = 2**20
-FEWEST_ROWS = 64  # below, oneDNN takes longer to lay out the weights than to multiply
+FEWEST_ROWS = 64  # with fewer, oneDNN takes longer to lay out the weights than to multiply
 
 
 def linear(values_NI: Tensor, weight_OI: Tensor, bias_O: Tensor) -> Tensor:
-    """`F.linear`; where no gradient is needed, multiples of `ROWS_STEP` rows go to `matmul`."""
+    """Computes `F.linear`; without gradients, multiples of `ROWS_STEP` rows go through `matmul`."""
     if torch.is_grad_enabled() or values_NI.dim() != 2 or len(values_NI) % ROWS_STEP:
         return F.linear(values_NI, weight_OI, bias_O)
     return matmul(values_NI, weight_OI.t(), bias_O)
 
 
 def repeated_linear(weight_OI: Tensor, bias_O: Tensor, rows: int) -> Callable[[Tensor], Tensor]:
-    """`linear` by one weight, for many products one after the other; not to be differentiated.
+    """Returns `linear` with fixed weights, for many successive products; not differentiable.
 
-    oneDNN lays the weight out once, and not again for every product: 6 % of the time at 416 rows
-    of 256 numbers and 10,000 outputs.
+    oneDNN lays the weights out once instead of for every product, which saves 6 % of the time at
+    416 rows of 256 numbers and 10,000 outputs.
 
     Args:
-        weight_OI, bias_O: as in `linear`.
-        rows: of most products; a multiple of `ROWS_STEP`.
+        weight_OI, bias_O: As in `linear`.
+        rows: Number of rows in most products, a multiple of `ROWS_STEP`.
     """
     if not onednn_is_better() or not _can_reorder(weight_OI):
         return lambda values_NI: linear(values_NI, weight_OI, bias_O)
@@ -61,9 +61,9 @@ def _can_reorder(weight: Tensor) -> bool:
 
 
 class Linear(nn.Linear):
-    """`nn.Linear`, whose products and those of its backward pass go through `matmul`.
+    """An `nn.Linear` whose products go through `matmul`, those of the backward pass included.
 
-    For inputs of few different sizes (see `ROWS_STEP`), and first derivatives only.
+    It is for inputs of few different sizes (see `ROWS_STEP`), and has first derivatives only.
     """
 
     def forward(self, values: Tensor) -> Tensor:
@@ -100,23 +100,23 @@ def matmul(
     *,
     out_RC: Tensor | None = None,
 ) -> Tensor:
-    """left · right + bias, through oneDNN where that pays; not to be differentiated.
+    """Computes left · right + bias, through oneDNN if that pays; not differentiable.
 
-    Either factor may be a transposed view. The result goes into `out_RC`, if one is given, except
-    oneDNN's, which allocates its own.
+    Either factor may be a transposed view. The result is written to `out_RC` if one is given,
+    except by oneDNN, which allocates its own.
     """
     if onednn_pays(left_RK, right_KC):
         return onednn_matmul(left_RK, right_KC, bias_C)
     if bias_C is None:
         return torch.mm(left_RK, right_KC, out=out_RC)
     if left_RK.device.type == "cpu" and left_RK.dtype == torch.float32:
-        # Here `addmm` writes the bias into every row first, and adds the product to that.
+        # For these, `addmm` first writes the bias into every row, then adds the product.
         return torch.mm(left_RK, right_KC, out=out_RC).add_(bias_C)
     return torch.addmm(bias_C, left_RK, right_KC, out=out_RC)
 
 
 def onednn_matmul(left_RK: Tensor, right_KC: Tensor, bias_C: Tensor | None = None) -> Tensor:
-    """The same by oneDNN, for float32 on a CPU that `has_onednn`.
+    """Computes the same by oneDNN, for float32 on a CPU; only where `has_onednn` holds.
 
     torch offers this product only as an internal operator of its compiler.
     """
@@ -129,7 +129,7 @@ def onednn_matmul(left_RK: Tensor, right_KC: Tensor, bias_C: Tensor | None = Non
 
 
 def onednn_pays(left_RK: Tensor, right_KC: Tensor) -> bool:
-    """Whether `matmul` sends this product to oneDNN."""
+    """Returns whether `matmul` sends this product to oneDNN."""
     return (
         left_RK.dtype == right_KC.dtype == torch.float32
         and left_RK.device.type == "cpu"
@@ -139,37 +139,40 @@ def onednn_pays(left_RK: Tensor, right_KC: Tensor) -> bool:
 
 
 def onednn_is_better() -> bool:
-    """Whether large float32 products are better left to oneDNN on this machine."""
+    """Returns whether large float32 products are better left to oneDNN on this machine."""
     return not mkl_on_intel() and has_onednn()
 
 
 @cache
 def mkl_on_intel() -> bool:
-    """Whether torch's float32 products go to MKL, on a processor of the same maker.
+    """Returns whether torch's float32 products go to MKL, on a processor of the same maker (Intel).
 
-    There it is as fast as oneDNN or faster, by up to three times; on other makers' processors it
-    takes twice oneDNN's time (docs/log.md). Decided by the maker's name, and not by a trial:
-    the same run must take the same way each time, or its last digits would change.
+    There MKL is as fast as oneDNN, or up to three times faster; on other makers' processors it
+    takes twice oneDNN's time (docs/log.md). The maker's name decides, and not a trial, because
+    repeated runs must compute products in the same way, or their last digits would differ.
     """
     return bool(torch.backends.mkl.is_available()) and "GenuineIntel" in _cpu_description()  # type: ignore[no-untyped-call]
 
 
 @cache
 def cpu_multiplies_bfloat16() -> bool:
-    """Whether products of bfloat16 are faster than those of float32 here: by AMX, which Intel's
-    server CPUs have from Sapphire Rapids on. Other CPUs can be many times slower with them."""
+    """Returns whether products of bfloat16 are faster than those of float32 on this CPU.
+
+    They are with AMX, which Intel's server CPUs have from Sapphire Rapids on. On other CPUs they
+    can be many times slower.
+    """
     return has_onednn() and "amx_bf16" in _cpu_description()
 
 
 @cache
 def cpu_has_bfloat16() -> bool:
-    """Whether the CPU has instructions for products of bfloat16, of AMX or AVX-512. With the latter
-    reading is faster than in float32, training may not be."""
+    """Returns whether the CPU has instructions for products of bfloat16, of AMX or AVX-512. With
+    AVX-512, reading is faster than in float32, but training may not be."""
     return has_onednn() and any(name in _cpu_description() for name in ("amx_bf16", "avx512_bf16"))
 
 
 def _cpu_description() -> str:
-    """The processor's maker and its features, in the system's words."""
+    """Returns the processor's maker and features as the system states them."""
     try:
         return Path("/proc/cpuinfo").read_text("utf-8", "replace")
     except OSError:  # not Linux
@@ -177,7 +180,7 @@ def _cpu_description() -> str:
 
 
 def has_onednn() -> bool:
-    """Whether this build of torch has the operator, and may use it."""
+    """Returns whether this build of torch has oneDNN's operator for products, and may use it."""
     return (
         bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
         and bool(torch.backends.mkldnn.enabled)

@@ -1,4 +1,4 @@
-"""One LSTM layer, and what it holds for its backward pass.
+"""One LSTM layer, and the memory that it needs for its backward pass.
 
 Shapes: T time, B lanes, I inputs, H units.
 """
@@ -12,33 +12,34 @@ from sglm.model.dropout import weight_dropout
 from sglm.model.packed_weights import packed_weights
 from sglm.runtime.memory_basis import MemoryBasis
 
-# oneDNN keeps a block of memory per call for the backward pass, sixteen times as large as the
-# outputs. For long windows of varying length (as while a horizon fills) the blocks differ in size,
-# so that memory fragments; for segments of equal length a freed block is used again.
+# The most steps that one call of torch's LSTM reads on a CPU in training. For the backward pass,
+# oneDNN keeps a block of memory per call, sixteen times as large as the outputs. With long windows
+# of varying length (for example while a horizon fills) the blocks would differ in size and memory
+# would fragment; with segments of equal length a freed block is used again.
 SEGMENT_STEPS = 70
 
 # Floats that cuDNN's LSTM keeps for its backward pass, per step, lane and unit: gates, cell, tanh
 # of the cell, output. An estimate, not measured.
 _CUDNN_KEEPS = 8.0
-# oneDNN's LSTM (CPU, float32) keeps gates and output. For states and their gradients it keeps, at
-# every step and once before the first, this many vectors as wide as the wider of input and output,
-# and this many of the output's width. Fitted to the workspace that torch's `mkldnn_rnn_layer`
-# (2.13) returns for twenty shapes, within 5 %.
+# oneDNN's LSTM (CPU, float32) keeps gates and output. In addition, at every step and once before
+# the first, it keeps vectors for states and their gradients: the first number of vectors are as
+# wide as the wider of input and output, the second number as wide as the output. Fitted to the
+# workspace that torch's `mkldnn_rnn_layer` (2.13) returns for twenty shapes, within 5 %.
 _ONEDNN_WIDE, _ONEDNN_NARROW = 6.5, 4.9
-# The same in bfloat16, which keeps cells and gradients in float32: 0.70 to 0.75 of its bytes.
+# In bfloat16, which keeps cells and gradients in float32, it takes 0.70 to 0.75 of these bytes.
 _ONEDNN_HALF = 0.71
-# Floats that it needs in addition during the backward pass, per step, lane and unit; and per weight
-# (oneDNN reorders the matrices, and computes their gradients in its own order).
+# Floats that a layer needs in addition during its backward pass, per step, lane and unit; and per
+# weight (oneDNN reorders the matrices, and computes their gradients in its own order).
 _BACKWARD_PER_UNIT, _BACKWARD_PER_WEIGHT = 6.0, 3.0
 
 
 def recurrent_gain(weight_drop_rate: float) -> float:
-    """How large recurrent matrices start.
+    """Returns the initial scale of the recurrent matrices.
 
-    Weight dropout multiplies the squared norm of what they yield by 1/(1 − rate) on average. From
-    orthogonal matrices the state then grows, from a rate of a third or so on, to what no longer
-    depends on what is read: at 0.5 such a net learned nothing. So they start smaller, and keep
-    norms while the net trains.
+    Weight dropout multiplies the squared norm of their products by 1/(1 − rate) on average. With
+    orthogonal matrices and a rate of about a third or more, the state would then grow until it no
+    longer depended on the text: at 0.5 such a network learned nothing. So the matrices start
+    smaller, and preserve norms in training, when weights are dropped.
     """
     gain: float = (1 - weight_drop_rate) ** 0.5
     return gain
@@ -50,8 +51,8 @@ class LSTMLayer(nn.Module):
     Gates are stacked in torch's order: input, forget, cell, output.
 
     Args:
-        inputs, units: I, H.
-        weight_drop_rate: with which it will be trained.
+        inputs, units: I and H.
+        weight_drop_rate: Rate of weight dropout with which the layer will be trained.
     """
 
     def __init__(self, inputs: int, units: int, *, weight_drop_rate: float = 0.0) -> None:
@@ -81,20 +82,21 @@ class LSTMLayer(nn.Module):
         """Runs the layer over the window.
 
         Args:
-            inputs_TBI: in any floating type; cast to `compute_dtype`.
-            hidden_BH, cell_BH: the state before the window.
-            weight_drop_rate: see `weight_dropout`.
-            compute_dtype: the type of the products.
+            inputs_TBI: Inputs in any floating type; cast to `compute_dtype`.
+            hidden_BH, cell_BH: State before the window.
+            weight_drop_rate: See `weight_dropout`.
+            compute_dtype: Type of the products.
 
         Returns:
-            `(outputs_TBH in compute_dtype, hidden_BH, cell_BH)`, the state in the type it came in.
+            `(outputs_TBH, hidden_BH, cell_BH)`: the outputs in `compute_dtype`, the state after the
+            window in the type of the state before it.
         """
         weight_hh = weight_dropout(self.weight_hh, weight_drop_rate)
         if weight_hh.is_cuda:
             weights = packed_weights(self.weight_ih, weight_hh, self.bias, dtype=compute_dtype)
         else:
             bias = self.bias.to(compute_dtype)
-            # torch wants two biases; the second adds nothing, so it is a constant zero.
+            # torch requires two biases; a second adds nothing, so it is a constant zero.
             weights = LSTMWeights(
                 self.weight_ih.to(compute_dtype),
                 weight_hh.to(compute_dtype),
@@ -116,27 +118,27 @@ class LSTMLayer(nn.Module):
 
 
 def _segments(inputs_TBI: Tensor) -> tuple[Tensor, ...]:
-    """The inputs, split into what each call of torch's LSTM reads (see `SEGMENT_STEPS`)."""
+    """Returns the inputs, split into what each call of torch's LSTM reads (see `SEGMENT_STEPS`)."""
     if inputs_TBI.is_cuda or not torch.is_grad_enabled():
         return (inputs_TBI,)
     return torch.split(inputs_TBI, SEGMENT_STEPS)
 
 
 def layer_weights(inputs: int, units: int) -> int:
-    """How many weights a layer has."""
+    """Returns the number of weights of a layer."""
     return 4 * units * (inputs + units + 1)
 
 
 def layer_floats(
     inputs: int, units: int, basis: MemoryBasis, *, steps: int, calls: int = 1
 ) -> float:
-    """How many floats a layer keeps for its backward pass; on a CPU its output is included.
+    """Returns the floats that a layer keeps for its backward pass; on a CPU including its output.
 
     Args:
         inputs, units: I and H.
-        basis: for how many lanes, on which device.
-        steps: how many are read.
-        calls: of torch's LSTM: how many read these steps.
+        basis: Number of lanes, and where they are computed.
+        steps: Number of steps that are read.
+        calls: Number of calls of torch's LSTM that read these steps.
     """
     if not basis.on_cpu:
         return _CUDNN_KEEPS * basis.lanes * steps * units
@@ -147,6 +149,6 @@ def layer_floats(
 
 
 def layer_backward_floats(inputs: int, units: int, basis: MemoryBasis, *, steps: int) -> float:
-    """How many floats a layer needs in addition during its backward pass over so many steps."""
+    """Returns the floats that a layer needs in addition during its backward pass."""
     works = _BACKWARD_PER_UNIT * basis.lanes * steps * units
     return works + _BACKWARD_PER_WEIGHT * layer_weights(inputs, units)

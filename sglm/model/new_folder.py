@@ -1,4 +1,4 @@
-"""A new model folder, tokenizer included, that appears whole or not at all."""
+"""The creation of a model folder, tokenizer included, that appears complete or not at all."""
 
 import shutil
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from sglm.storage.durable import remove, sync
 
 
 class _Tokenizer(Protocol):
-    """What is needed of one of `sglm.text`, which the models do not know."""
+    """The part of a tokenizer that is used here: `sglm.model` does not import `sglm.text`."""
 
     @property
     def fingerprint(self) -> str: ...
@@ -30,15 +30,15 @@ def write_new_folder(
     """Writes a model folder that can be loaded by itself, wherever it is copied.
 
     Args:
-        model, extra: as for `save_model`.
-        folder: where to; nothing is there yet.
-        tokenizer: whose ids the model reads.
-        aside: a path beside `folder` where it is made and synced before it is renamed; nobody else
-            uses it, and what a killed process left there is removed.
+        model, extra: See `save_model`.
+        folder: Folder to create; it must not exist.
+        tokenizer: Tokenizer whose ids the model reads.
+        aside: A path beside `folder` where the files are written and synced before the folder is
+            renamed. Nothing else may use it; what a killed process left there is removed.
 
     Raises:
-        OSError, InputError: the files cannot be written; nothing is left aside, as after any other
-            exception.
+        OSError, InputError: The files cannot be written. After this, as after any other exception,
+            nothing is left at `aside`.
     """
     if aside.exists():
         remove(aside)
@@ -50,6 +50,6 @@ def write_new_folder(
             sync(path)
         aside.rename(folder)
         sync(folder.parent)
-    except BaseException:  # Ctrl-C too; and it may be what fills the disk
+    except BaseException:  # Ctrl-C too; and the unfinished folder may be what fills the disk
         shutil.rmtree(aside, ignore_errors=True)
         raise

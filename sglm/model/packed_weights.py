@@ -1,13 +1,13 @@
 """The weights of an LSTM layer in one block of memory, as cuDNN needs them.
 
 torch checks whether the four tensors given to a cuDNN LSTM lie in one block in cuDNN's order: both
-matrices, then both biases, gates in torch's own order. Where they do not, it warns, and copies them
+matrices, then both biases, gates in torch's own order. If they do not, it warns, and copies them
 into such a block at every call (aten/src/ATen/native/cudnn/RNN.cpp: `try_get_weight_buf`,
 `_cudnn_rnn`). `nn.LSTM` makes its parameters views of one block for this reason. Here the weights
 are copied at every window anyway (cast, or masked by weight dropout), so they are copied directly
 into such a block.
 
-If a version of cuDNN needs another order, torch detects that, and warns and copies as before.
+If a version of cuDNN needs another order, torch detects that, warns, and copies them again.
 """
 
 from typing import Any
@@ -21,13 +21,13 @@ from sglm.kernels.lstm import LSTMWeights
 def packed_weights(
     weight_ih: Tensor, weight_hh: Tensor, bias: Tensor, *, dtype: torch.dtype
 ) -> LSTMWeights:
-    """`(weight_ih, weight_hh, bias, zero bias)` in `dtype`, views of one block, in this order.
+    """Returns `(weight_ih, weight_hh, bias, zero bias)` in `dtype`, as views of one block.
 
     Gradients flow to the arguments, in their own types; the second bias is a constant.
 
     Args:
-        weight_ih, weight_hh, bias: `(4H, I)`, `(4H, H)`, `(4H,)`.
-        dtype: of the products.
+        weight_ih, weight_hh, bias: The weights, `(4H, I)`, `(4H, H)` and `(4H,)`.
+        dtype: Type of the products.
     """
     return LSTMWeights(*_Pack.apply(weight_ih, weight_hh, bias, dtype))  # type: ignore[no-untyped-call]
 

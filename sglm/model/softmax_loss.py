@@ -2,15 +2,16 @@
 
 The logits of a window are by far its largest tensor (T·B·V numbers, and as many again for their
 log-softmax and for their gradient), yet each row of them is needed only once: its loss is summed,
-its gradient goes into three matrix products. So only a few rows at a time are computed, used, and
+its gradient goes into three matrix products. So only a few rows at a time are computed, used and
 freed (compare Wijmans et al. 2024, "Cut Your Losses in Large-Vocabulary Language Models").
 
-Why not torch's own `F.linear_cross_entropy` (from 2.13 on), which does the same: where the products
+torch's own `F.linear_cross_entropy` (from 2.13 on) does the same, but is not used. If the products
 are in half precision, so are its loss and its gradient in the weights, which should be summed in
-float32; older versions of torch lack it, and then results would depend on the version. On a CPU it
-also takes half as long again or more.
+float32. Older versions of torch lack it, so results would depend on the version. On a CPU it also
+takes at least one and a half times as long.
 
-Shapes: N = T·B tokens, R rows of one chunk, V vocabulary, H features. Losses are in nats.
+Shapes: N = T·B tokens, M tokens of a stage, R rows of one chunk, V vocabulary, H features. Losses
+are in nats.
 """
 
 from typing import Any, NamedTuple
@@ -21,10 +22,10 @@ from torch import Tensor
 
 from sglm.model.linear import ROWS_STEP, linear, matmul, onednn_pays
 
-IGNORED = -100  # the target that stands for none, as in torch's cross_entropy
-# Logits of one chunk, in numbers: on a CPU 32 MiB, on a GPU enough rows to keep it busy
-# (unmeasured). Below FEWEST_ROWS the gradient of the weights, which is read and written once a
-# chunk, would dominate.
+IGNORED = -100  # the target where nothing is predicted, as in torch's cross_entropy
+# The number of logits of one chunk: on a CPU 32 MiB, on a GPU enough rows to keep it busy
+# (unmeasured). Below FEWEST_ROWS, reading and writing the weights' gradient once per chunk would
+# dominate.
 CHUNK_ENTRIES = {"cpu": 2**23, "cuda": 2**25}
 FEWEST_ROWS = 256
 # Multiply-adds from which the chunked loss is faster on a CPU even with a single chunk. At 2**23
@@ -33,8 +34,8 @@ WORTHWHILE_PRODUCTS = 2**24
 # The product for a gradient of this many numbers is bound by memory bandwidth: adding to it in
 # place is as fast as oneDNN's product, which would need a second array of this size for its result.
 ADDED_IN_PLACE = 2**24
-# Numbers of a half type in the 16 bytes that a GPU's fastest products read at once; rows of another
-# length go to slower ones. (How much that is worth for this loss alone is not measured.)
+# The number of values of a half type in the 16 bytes that a GPU's fastest products read at once;
+# rows whose length is not a multiple go to slower ones. (The gain for this loss is not measured.)
 ALIGNED = 8
 
 
@@ -44,9 +45,9 @@ class Stage(NamedTuple):
     A full softmax is a single stage, of all tokens.
 
     Attributes:
-        tokens_M: whose targets' probabilities it is part of; None: all.
-        weight_VH, bias_V: of its softmax, of V entries.
-        targets_M: the entry of each of these tokens; `IGNORED`: nothing is predicted.
+        tokens_M: Indices of the tokens whose targets it concerns; None: all tokens.
+        weight_VH, bias_V: Rows and biases of its softmax, with V entries.
+        targets_M: The entry of each token's target; `IGNORED`: nothing is predicted.
     """
 
     tokens_M: Tensor | None
@@ -55,17 +56,17 @@ class Stage(NamedTuple):
     targets_M: Tensor
 
     def of(self, values_NH: Tensor) -> Tensor:
-        """What belongs to its tokens."""
+        """Returns the values of its own tokens."""
         return values_NH if self.tokens_M is None else values_NH.index_select(0, self.tokens_M)
 
     def added(self, sums_N: Tensor, values_M: Tensor) -> Tensor:
-        """Sums of all tokens, with values of its own tokens added."""
+        """Returns the sums of all tokens, with values of its own tokens added."""
         if self.tokens_M is None:
             return sums_N + values_M
         return sums_N.index_add(0, self.tokens_M, values_M)
 
     def in_steps(self) -> "Stage":
-        """With a number of tokens that is a multiple of `ROWS_STEP`: some predict nothing."""
+        """Returns it padded to a multiple of `ROWS_STEP` tokens; those added predict nothing."""
         if self.tokens_M is None:
             return self
         missing = -len(self.tokens_M) % ROWS_STEP
@@ -76,12 +77,12 @@ class Stage(NamedTuple):
 
 
 def stage_nll(features_NH: Tensor, stage: Stage, reduction: str) -> Tensor:
-    """−log of a stage's probabilities of its targets, in nats, float32 at least.
+    """Returns −log of a stage's probabilities of its targets, in nats, float32 at least.
 
     Args:
-        features_NH: of all tokens, in the type of the products.
-        stage: which of them, and their softmax.
-        reduction: `"sum"`, a scalar; `"none"`: for each of its tokens.
+        features_NH: Features of all tokens, in the type of the products.
+        stage: The stage, which selects some of the tokens.
+        reduction: `"sum"`: a scalar; `"none"`: one value for each of its tokens.
     """
     weight_VH, bias_V = stage.weight_VH, stage.bias_V
     if reduction == "sum" and torch.is_grad_enabled():
@@ -92,23 +93,23 @@ def stage_nll(features_NH: Tensor, stage: Stage, reduction: str) -> Tensor:
             return chunked_nll(features_MH, weight_VH, bias_V, targets_N=stage.targets_M, rows=rows)
     kind = features_NH.dtype
     logits_MV = linear(stage.of(features_NH), weight_VH.to(kind), bias_V.to(kind))
-    # Sums of exponentials over thousands of words need float32 (the logits may be half).
+    # Sums of exponentials over thousands of words need float32 (the logits may be of a half type).
     if kind in (torch.float16, torch.bfloat16):
         logits_MV = logits_MV.float()
     return F.cross_entropy(logits_MV, stage.targets_M, reduction=reduction)
 
 
 def chunk_rows(vocab_size: int, device_type: str) -> int:
-    """R, how many tokens' logits are held at a time."""
+    """Returns R, the number of tokens whose logits are held at a time."""
     entries = CHUNK_ENTRIES["cpu" if device_type == "cpu" else "cuda"]
     return max(FEWEST_ROWS, entries // vocab_size)
 
 
 def even_rows(tokens: int, most: int) -> int:
-    """Rows of every chunk but perhaps the last: at most `most`, and nearly equal for all chunks.
+    """Returns the rows of every chunk except perhaps the last: at most `most`, and nearly equal.
 
-    A multiple of `ROWS_STEP`, so that there are few different sizes, unless the last chunk would
-    then have less than half as many rows.
+    It is a multiple of `ROWS_STEP`, so that there are few different sizes, unless the last chunk
+    would then have less than half as many rows.
     """
     chunks = max(1, -(-tokens // most))
     even = max(1, -(-tokens // chunks))
@@ -118,7 +119,7 @@ def even_rows(tokens: int, most: int) -> int:
 
 
 def faster_chunked(features_NH: Tensor, weight_VH: Tensor) -> bool:
-    """Whether the chunked loss is faster even with a single chunk."""
+    """Returns whether the chunked loss is faster even with a single chunk."""
     if features_NH.device.type != "cpu":
         return any(missing(features_NH, weight_VH))
     large = len(features_NH) * weight_VH.numel() >= WORTHWHILE_PRODUCTS
@@ -126,7 +127,7 @@ def faster_chunked(features_NH: Tensor, weight_VH: Tensor) -> bool:
 
 
 def missing(features_NH: Tensor, weight_VH: Tensor) -> tuple[int, int]:
-    """How many words and features more would make the chunked loss's products faster."""
+    """Returns how many added words and features would make the chunked loss's products faster."""
     if features_NH.device.type == "cpu" or features_NH.dtype.itemsize != 2:
         return 0, 0
     words, features = weight_VH.shape
@@ -136,19 +137,19 @@ def missing(features_NH: Tensor, weight_VH: Tensor) -> tuple[int, int]:
 def chunked_nll(
     features_NH: Tensor, weight_VH: Tensor, bias_V: Tensor, *, targets_N: Tensor, rows: int
 ) -> Tensor:
-    """Summed negative log-likelihood of the targets under softmax(features · weightᵀ + bias).
+    """Computes the targets' summed negative log-likelihood by softmax(features · weightᵀ + bias).
 
-    The same as `F.cross_entropy(F.linear(…), …, reduction="sum")`, with two exceptions: a token
-    counts at most 87 nats, −log of the smallest normal float32 (its gradient is exact all the
-    same), and an infinite logit makes the loss NaN. The gradients are computed in the forward pass,
-    while a chunk's logits are in memory, and only scaled in the backward pass: besides them, only
-    the logits of one chunk are held. Can be differentiated once.
+    It equals `F.cross_entropy(F.linear(…), …, reduction="sum")` with two exceptions: a token counts
+    at most 87 nats, −log of the smallest normal float32 (its gradient is exact nevertheless), and
+    an infinite logit makes the loss NaN. The gradients are computed in the forward pass, while a
+    chunk's logits are in memory, and only scaled in the backward pass: besides them, only the
+    logits of one chunk are held. The loss can be differentiated once.
 
     Args:
-        features_NH: in the type of the products.
-        weight_VH, bias_V: parameters, in any floating type; cast to that of the products.
-        targets_N: token ids, int64; positions with `IGNORED` are left out of the sum.
-        rows: R, the most tokens whose logits are held at a time.
+        features_NH: Features, in the type of the products.
+        weight_VH, bias_V: Parameters, in any floating type; cast to that of the products.
+        targets_N: Token ids, int64; positions with `IGNORED` are left out of the sum.
+        rows: R, the largest number of tokens whose logits are held at a time.
 
     Returns:
         A scalar, float32 at least.
@@ -174,7 +175,7 @@ class _ChunkedNLL(torch.autograd.Function):
         weight_type = torch.promote_types(weight_VH.dtype, torch.float32)
         (words, features), kind = weight_VH.shape, features_NH.dtype
         more_words, more_features = missing(features_NH, weight_VH)
-        # Features more are zero, words more have no probability.
+        # Added features are zero; added words have probability zero.
         features_NH = F.pad(features_NH, (0, more_features)) if more_features else features_NH
         cast_VH = _cast(weight_VH, kind, more_words=more_words, more_features=more_features)
         cast_V = F.pad(bias_V.to(kind), (0, more_words), value=-torch.inf)
@@ -207,7 +208,7 @@ class _ChunkedNLL(torch.autograd.Function):
             counted_RH = features_RH * counts_R1
             if to_weight is not None:
                 to_weight.add(to_logits, counted_RH)
-            del logits, p, to_logits  # not held while the next ones are made
+            del logits, p, to_logits  # not held while the next ones are computed
         if to_weight is None:
             to_weight_VH = torch.zeros_like(weight_VH, dtype=weight_type)
         else:
@@ -238,7 +239,7 @@ class _ChunkedNLL(torch.autograd.Function):
 
 
 def _cast(weight_VH: Tensor, dtype: torch.dtype, *, more_words: int, more_features: int) -> Tensor:
-    """In that type, with zeros for words and features more."""
+    """Returns the matrix in another type, with zeros for added words and features."""
     if not (more_words or more_features):
         return weight_VH.to(dtype)
     words, features = weight_VH.shape
@@ -250,11 +251,11 @@ def _cast(weight_VH: Tensor, dtype: torch.dtype, *, more_words: int, more_featur
 def _buffers(
     features_NH: Tensor, cast_VH: Tensor, rows: int
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Memory for a chunk's logits and for its probabilities, in the type of their sums.
+    """Returns memory for a chunk's logits, and for its probabilities in the type of their sums.
 
-    Allocated once where possible: to allocate and free such blocks for every chunk would fragment
-    the heap. None for the logits where oneDNN allocates them; None for the probabilities where they
-    are of the logits' type, and overwrite them.
+    It is allocated once if possible, because allocating and freeing such blocks for every chunk
+    would fragment the heap. The first is None if oneDNN allocates the logits, the second if the
+    probabilities have the logits' type and overwrite them.
     """
     words, sum_type = len(cast_VH), torch.promote_types(features_NH.dtype, torch.float32)
     logits_RV, p_RV = None, None
@@ -266,12 +267,12 @@ def _buffers(
 
 
 class _WeightGradient:
-    """The gradient of the softmax matrix: a product for each chunk, added up.
+    """The gradient of the softmax matrix: the sum of one product for each chunk.
 
     Args:
-        features_NH: of all chunks.
-        cast_VH: the matrix in the type of the products.
-        dtype: of the sum.
+        features_NH: Features of all chunks.
+        cast_VH: The matrix in the type of the products.
+        dtype: Type of the sum.
     """
 
     def __init__(self, features_NH: Tensor, *, cast_VH: Tensor, dtype: torch.dtype) -> None:
@@ -280,8 +281,8 @@ class _WeightGradient:
         large = cast_VH.numel() >= ADDED_IN_PLACE
         self.in_place = cast_VH.dtype == dtype and (large or not by_onednn)
         # oneDNN first copies a left factor that is transposed. With many tokens it is cheaper to
-        # copy the features than the logits' gradient (N·V numbers), and to transpose the sum (H·V
-        # numbers) once at the end.
+        # copy the features than the logits' gradient (N·V numbers), although the sum (H·V numbers)
+        # must then be transposed once at the end.
         wide = len(features_NH) > features_NH.shape[1]
         self.transposed = by_onednn and not self.in_place and wide
         self.sum: Tensor | None = None  # (V, H), or (H, V) where transposed
@@ -300,20 +301,20 @@ class _WeightGradient:
             self.sum.addmm_(left.t(), right)
 
     def total(self) -> Tensor:
-        """`(V, H)`."""
+        """Returns the sum, `(V, H)`."""
         assert self.sum is not None
         return self.sum.t().contiguous() if self.transposed else self.sum
 
 
 def _softmax(logits_RV: Tensor, targets_R1: Tensor, out_RV: Tensor) -> Tensor:
-    """Probabilities into `out_RV`, which may be the logits themselves.
+    """Writes the probabilities into `out_RV`, which may be the logits themselves.
 
     Returns:
-        `(R, 1)`, the targets' log-probabilities, at least the log of the smallest normal number.
+        The targets' log-probabilities, `(R, 1)`, at least the log of the smallest normal number.
     """
     # Zero, or NaN where the target's logit is infinite, which clamping its probability would hide.
     zero_R1 = 0 * logits_RV.gather(1, targets_R1).to(out_RV.dtype)
-    if out_RV.device.type == "cpu":  # there the function's own cast takes twice as long
+    if out_RV.device.type == "cpu":  # on a CPU the cast inside `torch.softmax` takes twice as long
         logits_RV = out_RV.copy_(logits_RV)
     torch.softmax(logits_RV, 1, dtype=out_RV.dtype, out=out_RV)
     least = torch.finfo(out_RV.dtype).tiny

@@ -1,4 +1,4 @@
-"""What an LSTM stack carries from one window to the next.
+"""The state that an LSTM stack carries from one window to the next.
 
 Shapes: B lanes, H_l units of layer l, S = 2·(H_1 + … + H_L) coordinates of the whole state.
 """
@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 class LSTMState(NamedTuple):
-    """Hidden and cell state of every layer, each `(B, H_l)`; with or without a graph."""
+    """The hidden and cell states of every layer, each `(B, H_l)`; with or without a graph."""
 
     hidden: tuple[Tensor, ...]
     cell: tuple[Tensor, ...]
@@ -25,7 +25,7 @@ class LSTMState(NamedTuple):
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> "LSTMState":
-        """The start state of `batch` lanes for layers of the given widths."""
+        """Returns the start state of `batch` lanes for layers of the given widths."""
 
         def empty() -> tuple[Tensor, ...]:
             return tuple(torch.zeros(batch, width, device=device, dtype=dtype) for width in widths)
@@ -38,22 +38,22 @@ class LSTMState(NamedTuple):
         return sum(part.shape[1] for part in (*self.hidden, *self.cell))
 
     def detach(self) -> "LSTMState":
-        """The same numbers, detached from the graph: here backpropagation is truncated."""
+        """Returns the same numbers, detached from the graph: backpropagation is truncated here."""
         return LSTMState(
             tuple(part.detach() for part in self.hidden), tuple(part.detach() for part in self.cell)
         )
 
     def as_leaf(self) -> "LSTMState":
-        """The same numbers as leaves of a new graph: a backward pass fills `.grad` of each."""
+        """Returns the same numbers as leaves of a new graph; a backward pass fills `.grad`."""
         return LSTMState(
             tuple(part.detach().requires_grad_() for part in self.hidden),
             tuple(part.detach().requires_grad_() for part in self.cell),
         )
 
     def finite_or_zero(self) -> "LSTMState":
-        """The same numbers, or the start state if one of them is not finite.
+        """Returns the same numbers, or the start state if one of them is not finite.
 
-        Decided on the device, without a synchronization.
+        This is decided on the device, without a synchronization.
         """
         finite = torch.isfinite(self.packed()).all()
         return LSTMState(
@@ -62,31 +62,31 @@ class LSTMState(NamedTuple):
         )
 
     def lanes(self, index: Tensor) -> "LSTMState":
-        """The state of the lanes that `index` names, in its order."""
+        """Returns the state of the lanes that `index` lists, in its order."""
         return LSTMState(
             tuple(part.index_select(0, index) for part in self.hidden),
             tuple(part.index_select(0, index) for part in self.cell),
         )
 
     def packed(self) -> Tensor:
-        """All layers' hidden, then all layers' cell states side by side: `(B, S)`."""
+        """Returns all layers' hidden, then all layers' cell states side by side: `(B, S)`."""
         return torch.cat((*self.hidden, *self.cell), dim=1)
 
     @classmethod
     def from_parts(cls, parts: Sequence[Tensor]) -> "LSTMState":
-        """The state of `(*hidden, *cell)`."""
+        """Returns the state that consists of the parts `(*hidden, *cell)`."""
         layers = len(parts) // 2
         return cls(tuple(parts[:layers]), tuple(parts[layers:]))
 
     def parts_of(self, packed_BS: Tensor) -> tuple[Tensor, ...]:
-        """The columns of a packed tensor that belong to each of `(*hidden, *cell)`."""
+        """Returns the columns of a packed tensor that belong to each of `(*hidden, *cell)`."""
         widths = [part.shape[1] for part in (*self.hidden, *self.cell)]
         return torch.split(packed_BS, widths, dim=1)
 
     def packed_gradient(self) -> Tensor:
-        """`.grad` of every part of a leaf state after a backward pass, packed likewise: `(B, S)`.
+        """Returns the `.grad` of a leaf state after a backward pass, packed like it: `(B, S)`.
 
-        A part that the loss does not depend on has gradient zero.
+        A part on which the loss does not depend has gradient zero.
         """
         return torch.cat(
             [

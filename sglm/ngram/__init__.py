@@ -1,1 +1,1 @@
-"""N-gram models with back-off: read from ARPA files, and scored."""
+"""N-gram models with back-off: reads them from ARPA files and scores text with them."""

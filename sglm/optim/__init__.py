@@ -1,1 +1,1 @@
-"""How weights move: the schedule, the optimizer, the precision."""
+"""The parts that move the weights: schedule, optimizer, precision, running mean."""

@@ -7,11 +7,11 @@ from sglm.config import OptimizerConfig
 
 
 def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
-    """Adam, AdamW or SGD in torch's fused form; weight decay on matrices only.
+    """Makes Adam, AdamW or SGD in torch's fused form, with weight decay on matrices only.
 
     Biases get no decay: its purpose is to limit the scale of the matrix products, and decaying the
-    forget gate's bias would shorten the memory. `lr` of every group is the peak rate, which the
-    schedule multiplies.
+    forget gate's bias would shorten the memory. `lr` of every group is the peak rate, until
+    `set_learning_rate` sets that of a step.
     """
     matrices = [p for p in model.parameters() if p.dim() >= 2]
     biases = [p for p in model.parameters() if p.dim() < 2]
@@ -34,27 +34,27 @@ def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Opt
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
-    """The rate of all groups from now on."""
+    """Sets the learning rate of all groups."""
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
 
 
 def set_weight_decay(optimizer: torch.optim.Optimizer, weight_decay: float) -> None:
-    """The decay of matrices from now on, in an optimizer of `make_optimizer`."""
+    """Sets the weight decay of matrices in an optimizer made by `make_optimizer`."""
     matrices, _ = optimizer.param_groups
     matrices["weight_decay"] = weight_decay
 
 
 def step_where_finite(optimizer: torch.optim.Optimizer, finite: Tensor) -> None:
-    """Takes a fused optimizer's step, or skips it where `finite` is false.
+    """Takes a fused optimizer's step, or skips it if `finite` is false.
 
-    Decided on the device, without a synchronization: fused optimizers skip a step where their
+    This is decided on the device, without a synchronization: fused optimizers skip a step if their
     attribute `found_inf` is set, and divide gradients by their attribute `grad_scale`, if there is
     one. torch's GradScaler uses them in the same way. Both are removed afterwards. The step may be
-    recorded in a CUDA graph, with today's learning rate.
+    recorded in a CUDA graph, with the current learning rate.
     """
-    # torch records no step without this, and warns of it where none is recorded. A fused optimizer
-    # does the same with and without.
+    # torch refuses to record a step without this flag, and warns if it is set while nothing is
+    # recorded. A fused optimizer computes the same with and without it.
     recorded = finite.is_cuda and torch.cuda.is_current_stream_capturing()
     for group in optimizer.param_groups:
         if "capturable" in group:

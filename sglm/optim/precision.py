@@ -1,7 +1,7 @@
-"""Precision: the type of the matrix products, loss scaling, and steps that are skipped.
+"""Precision: the type of the matrix products, loss scaling, and the skipping of steps.
 
-Weights, optimizer, carried state, synthesizer and losses stay in float32; the model casts around
-its products (no autocast: it would pick a type of its own for cuDNN's LSTMs).
+Weights, optimizer, carried state, synthesizer and losses stay in float32; the model casts the
+inputs of its products itself (autocast would choose a type of its own for cuDNN's LSTMs).
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass(kw_only=True)
 class Precision:
-    """The type of the products, and the loss scale, which only fp16 needs.
+    """The type of the matrix products on a device, and the loss scale, which only fp16 needs.
 
     Loss scaling: Micikevicius et al. 2018, sec. 3.2.
     """
@@ -29,22 +29,23 @@ class Precision:
     device: torch.device
 
     def scale(self, loss: Tensor) -> Tensor:
-        """The loss to call `backward` on."""
+        """Returns the loss to call `backward` on."""
         scaled: Tensor = self.scaler.scale(loss)
         return scaled
 
     def loss_scale(self) -> Tensor | float:
-        """The factor of the loss before its backward pass; 1 except in fp16."""
+        """Returns the factor by which `scale` multiplies the loss; 1 except in fp16."""
         # Not `get_scale`, which would wait for the device.
         if not self.scaler.is_enabled():
             return 1.0
         return self.scale(torch.ones((), device=self.device))
 
     def measure(self, optimizer: torch.optim.Optimizer) -> tuple[Tensor, Tensor]:
-        """Takes the loss scale out of the gradients.
+        """Removes the loss scale from the gradients and measures them.
 
         Returns:
-            `(their common norm, whether it is finite)`, scalars on the device, not synchronized.
+            `(norm of the whole gradient, whether it is finite)`, scalars on the device, not
+            synchronized.
         """
         self.scaler.unscale_(optimizer)
         groups = optimizer.param_groups
@@ -60,33 +61,35 @@ class Precision:
         *,
         clip_norm: float | None = None,
     ) -> None:
-        """Takes the optimizer's step, or skips it where the norm is not finite.
+        """Takes the optimizer's step, or skips it if the norm is not finite.
 
         In fp16 a skipped step lowers the loss scale, so that later steps are finite again.
 
         Args:
-            optimizer: of torch's fused ones.
-            norm, finite: from `measure`.
-            clip_norm: cap on the norm (Pascanu et al. 2013), or None.
+            optimizer: One of torch's fused optimizers.
+            norm, finite: The results of `measure`.
+            clip_norm: The cap on the norm (Pascanu et al. 2013). None: no clipping.
         """
         if clip_norm is not None:
-            # As torch's `clip_grad_norm_`, without its pass over all gradients: fused optimizers
-            # divide each gradient by this number, which must be float32, when they read it.
+            # Like torch's `clip_grad_norm_`, but without its pass over all gradients: as they read
+            # a gradient, fused optimizers divide it by this number, which must be float32.
             over = ((norm + 1e-6) / clip_norm).clamp_min(1.0)
             optimizer.grad_scale = over.float()  # type: ignore[attr-defined]
         if self.scaler.is_enabled():
-            self.scaler.step(optimizer)  # `measure` has recorded whether all is finite
+            self.scaler.step(optimizer)  # `measure` has recorded whether all gradients are finite
             self.scaler.update()
         else:
             step_where_finite(optimizer, finite)
 
 
 def make_precision(name: str, device: torch.device) -> Precision:
-    """`auto` is bf16 on a GPU that supports it, fp16 on other GPUs, and fp32 on a CPU.
+    """Makes the precision of a name, for training on a device.
+
+    `auto` is bf16 on a GPU that supports it, fp16 on other GPUs, and fp32 on a CPU.
 
     Raises:
-        ConfigError: no such precision; fp16 on a CPU, or bf16 on one that does not multiply it
-            (without AMX), which would be many times slower with it.
+        ConfigError: The name is unknown; or it is fp16 on a CPU, or bf16 on a CPU without AMX,
+            which would be many times slower with it.
     """
     if name not in ("auto", *_DTYPES):
         hint = did_you_mean(str(name), ("auto", *_DTYPES))
@@ -108,6 +111,6 @@ def make_precision(name: str, device: torch.device) -> Precision:
 
 
 def precision_of(name: str, device: torch.device) -> Precision:
-    """The precision of that name, wherever it may run: the tests use half types on a CPU too."""
+    """Makes the precision of a name without checks: the tests use 16-bit types on a CPU too."""
     scaler = torch.amp.GradScaler(device.type, enabled=name == "fp16")
     return Precision(name=name, compute_dtype=_DTYPES[name], scaler=scaler, device=device)

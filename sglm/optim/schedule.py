@@ -1,4 +1,4 @@
-"""What step number n does: a pure function from the step to learning rate, mode and cycle.
+"""The schedule: a pure function from the number of a step to learning rate, mode and cycle.
 
 Cosine annealing with warm restarts (SGDR: Loshchilov & Hutter 2017, eq. 5). At each restart the
 mode flips between real and synthetic (Shang & Zhang 2019, sec. 3). The schedule has no state, so a
@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 
 class Mode(Enum):
-    """The gradient that is injected at a boundary: none (real) or a predicted one (synthetic)."""
+    """The kind of a cycle: real (nothing is injected) or synthetic (predictions are injected)."""
 
     REAL = "real"
     SYNTHETIC = "synthetic"
@@ -27,8 +27,14 @@ class Mode(Enum):
 
 
 class StepPlan(NamedTuple):
-    """What one step does. `lr_factor` multiplies the peak rate; `cycle` counts from 0; `decays`:
-    weights decay in it, if they decay at all."""
+    """The plan of one step.
+
+    Attributes:
+        lr_factor: The factor of the peak learning rate.
+        mode: The mode of its cycle.
+        cycle: The number of its cycle, counted from 0.
+        decays: Whether weights decay in it, if the run has weight decay.
+    """
 
     lr_factor: float
     mode: Mode
@@ -38,14 +44,14 @@ class StepPlan(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """Cycle lengths in steps, the mode of each, and how the rate moves within them.
+    """The cycles of a run, with their lengths and modes, and the course of the rate within them.
 
     Args:
-        cycle_steps: length of each cycle.
-        cycle_modes: mode of each cycle.
-        warmup_steps: steps over which the rate rises linearly at the very start.
-        final_factor: what the cosine comes down to, as a fraction of the peak.
-        decay_until: fraction of all steps after which weights do not decay (Bjorck et al. 2021).
+        cycle_steps: Length of each cycle in steps.
+        cycle_modes: Mode of each cycle.
+        warmup_steps: Number of steps at the very start over which the rate rises linearly.
+        final_factor: The rate at the end of each cycle's cosine, as a fraction of the peak.
+        decay_until: Fraction of all steps after which weights do not decay (Bjorck et al. 2021).
     """
 
     cycle_steps: tuple[int, ...]
@@ -56,7 +62,7 @@ class Schedule:
 
     @cached_property
     def cycle_ends(self) -> tuple[int, ...]:
-        """The step after the last one of each cycle."""
+        """For each cycle, the step after its last one."""
         return tuple(accumulate(self.cycle_steps))
 
     @property
@@ -64,10 +70,10 @@ class Schedule:
         return self.cycle_ends[-1]
 
     def at(self, step: int) -> StepPlan:
-        """The plan of a step, counted from 0.
+        """Returns the plan of a step, counted from 0.
 
         Raises:
-            IndexError: a step outside `0 … total_steps - 1`.
+            IndexError: The step is outside `0 … total_steps - 1`.
         """
         if not 0 <= step < self.total_steps:
             raise IndexError(f"step {step} is outside the {self.total_steps} steps of the schedule")
@@ -96,16 +102,16 @@ def make_schedule(
     final_factor: float = 0.0,
     decay_until: float = 1.0,
 ) -> Schedule:
-    """A schedule from lengths in any unit.
+    """Makes a schedule from cycle lengths in any unit.
 
     Args:
-        cycle_lengths: length of each cycle in units.
-        unit_steps: steps in one unit: steps of an epoch, or 1.
-        mode: `"real"`, `"synthetic"`, or `"alternating"`.
-        start: mode of the first cycle when alternating.
-        warmup_steps, final_factor, decay_until: see `Schedule`.
+        cycle_lengths: Length of each cycle in units.
+        unit_steps: Number of steps in one unit: those of an epoch, or 1.
+        mode: `"real"`, `"synthetic"` or `"alternating"`.
+        start: Mode of the first cycle if `mode` is alternating.
+        warmup_steps, final_factor, decay_until: See `Schedule`.
     """
-    # Ends are rounded, and not lengths, so that rounding errors do not accumulate.
+    # The ends are rounded, not the lengths, so that rounding errors do not accumulate.
     ends = [max(1, round(total * unit_steps)) for total in accumulate(cycle_lengths)]
     steps = tuple(max(1, end - before) for end, before in zip(ends, [0, *ends[:-1]], strict=True))
     first = Mode(start if mode == "alternating" else mode)

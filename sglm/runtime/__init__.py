@@ -1,1 +1,1 @@
-"""Where sglm runs: the process, its ranks, its device."""
+"""The environment in which sglm runs: process, ranks, device, memory, terminal."""

@@ -1,7 +1,7 @@
-"""Functions of tensors, called as they are or recorded in CUDA graphs and replayed.
+"""Calls of functions of tensors: made directly, or recorded in CUDA graphs and replayed.
 
-What a synthesizer does between two windows are some hundred small kernels, which a GPU is done with
-sooner than the CPU can launch them. A recording launches all of a call's kernels at once.
+A synthesizer's work between two windows consists of some hundred small kernels, which a GPU
+finishes sooner than the CPU can launch them. A replay launches all of a call's kernels at once.
 """
 
 from collections import Counter
@@ -10,37 +10,37 @@ from collections.abc import Callable, Hashable, Sequence
 import torch
 from torch import Tensor
 
-# Calls before one is recorded, real ones: libraries choose kernels and allocate workspaces then,
-# and optimizers their state, none of which can be done while recording. What is seldom called,
-# such as the last reading of a text, is never recorded.
+# Number of ordinary calls before one is recorded. In these, libraries choose kernels and allocate
+# workspaces, and optimizers their state, none of which is possible while recording. A call that is
+# rarely made, such as the last reading of a text, is never recorded.
 _LAUNCHED_FIRST = 3
 # Each recording keeps the memory that its kernels use.
 _MOST_RECORDINGS = 16
 
 
 class Calls:
-    """Calls functions as they are."""
+    """Direct calls, without recording."""
 
     def run(self, name: Hashable, function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
-        """Calls it.
+        """Calls a function and returns its result.
 
         Args:
-            name: of the function together with everything that it depends on besides the tensors
-                and the contents of memory that stays where it is.
-            function: of these tensors, which it must not change.
-            tensors: detached; their number and shapes may vary from call to call.
+            name: A name for the function and everything that it depends on, except the tensors and
+                the contents of memory that does not move.
+            function: A function of these tensors, which it must not change.
+            tensors: Detached tensors; their number and shapes may vary from call to call.
         """
         return function(*tensors)
 
     def forget(self) -> None:
-        """Forgets all recordings, because memory that functions use has moved."""
+        """Drops all recordings; to be called if memory that the functions use has moved."""
 
 
 class RecordedCalls(Calls):
-    """Records each function in a CUDA graph, for each name and shapes, and replays that.
+    """Calls that are recorded in a CUDA graph for each name and shapes of tensors, and replayed.
 
-    A replay is the kernels of the recorded call and nothing else: what Python decides in a
-    function is decided once, and what it waits for the device for cannot be recorded.
+    A replay runs the kernels of the recorded call and nothing else: decisions that a function makes
+    in Python are made once, and a function that waits for the device cannot be recorded.
     """
 
     def __init__(self) -> None:
@@ -63,7 +63,7 @@ class RecordedCalls(Calls):
 
 
 class _Recording:
-    """One function in a graph. Recording it executes none of its kernels."""
+    """A recorded call of one function. Recording executes none of its kernels."""
 
     def __init__(self, function: Callable[..., Tensor], *, tensors: Sequence[Tensor]) -> None:
         self.inputs = [each.clone() for each in tensors]
@@ -75,4 +75,4 @@ class _Recording:
         for own, given in zip(self.inputs, tensors, strict=True):
             own.copy_(given)
         self.graph.replay()
-        return self.result.clone()  # the next replay writes over it
+        return self.result.clone()  # the next replay overwrites it

@@ -24,14 +24,14 @@ _WORKSPACES = (":4096:8", ":16:8")
 
 
 def pick_device(name: str | torch.device = "auto") -> torch.device:
-    """The device of that name.
+    """Returns the device of a name.
 
     Args:
-        name: `"cpu"`, `"cuda"` (or one of several, `"cuda:1"`), or `"auto"`: the GPU where torch
-            sees one, else the CPU. Or torch's own object.
+        name: `"cpu"`, `"cuda"` (or one of several, `"cuda:1"`), or `"auto"`: the GPU if torch sees
+            one, otherwise the CPU. A `torch.device` is also accepted.
 
     Raises:
-        InputError: another one, or a CUDA device that torch does not see.
+        InputError: The name is unknown, or torch does not see that CUDA device.
     """
     wanted = str(name) if isinstance(name, str | torch.device) else repr(name)
     kind, _, index = wanted.partition(":")
@@ -57,11 +57,13 @@ def pick_device(name: str | torch.device = "auto") -> torch.device:
 
 
 def own_gpu(device: torch.device) -> torch.device:
-    """This process's own GPU among those of its machine, which becomes its current one: one each
-    for the processes that torchrun has started, else that of the given number.
+    """Returns the GPU that this process is to use, and makes it torch's current one.
+
+    Each process that torchrun has started gets a GPU of its own; any other process gets the GPU of
+    the given number. A CPU is returned unchanged.
 
     Raises:
-        InputError: there are fewer GPUs than processes.
+        InputError: There are fewer GPUs than processes.
     """
     if device.type != "cuda":
         return device
@@ -87,7 +89,7 @@ def make_deterministic(device: torch.device) -> None:
     Source: "Reproducibility" in torch's documentation.
 
     Raises:
-        InputError: the environment asks cuBLAS for something else.
+        InputError: An environment variable asks cuBLAS for something else.
     """
     if device.type != "cuda":
         return
@@ -115,7 +117,7 @@ def _forbid_tf32() -> None:
 
 
 def _tf32_restorer() -> Callable[[], None]:
-    """A function that restores the present settings of TF32."""
+    """Returns a function that restores the present settings of TF32."""
     backends: Any = torch.backends  # torch has no types for the newer switches
     cudnn, mkldnn = backends.cudnn, backends.mkldnn
     products = (backends.cuda.matmul, mkldnn.matmul, mkldnn.rnn, cudnn.rnn, cudnn.conv)
@@ -138,16 +140,16 @@ def _tf32_restorer() -> Callable[[], None]:
 
 
 class _SharedFloat32:
-    """The switches are global to the process: the first thread that enters sets them, the last one
-    that leaves restores them."""
+    """A guard of TF32's switches, which are global to the process: the first thread that enters
+    sets them, and the last one that leaves restores them."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.inside = 0
 
     def needed_on_cpu(self) -> bool:
-        """Whether a CPU may round products under the present settings, or under those that another
-        thread has replaced on entry."""
+        """Returns whether a CPU may round products under the present settings, or under those that
+        another thread replaced on entry."""
         mkldnn: Any = torch.backends.mkldnn
         settings = (mkldnn.matmul.fp32_precision, mkldnn.rnn.fp32_precision)
         return self.inside > 0 or "bf16" in settings
@@ -171,11 +173,11 @@ _float32 = _SharedFloat32()
 
 @contextmanager
 def full_float32(device: torch.device) -> Iterator[None]:
-    """Inside, float32 is multiplied as float32; any number of threads may be inside.
+    """Inside the block, float32 is multiplied as float32; any number of threads may be inside.
 
     TF32 keeps three decimal digits, and torch's recurrent nets use it by default on a GPU: the
     same text in another batch, or on a CPU, would score differently from the fourth digit on. A CPU
-    rounds, to bfloat16, only where the caller's `torch.set_float32_matmul_precision("medium")` asks
+    rounds (to bfloat16) only if the caller's `torch.set_float32_matmul_precision("medium")` asks
     for it.
     """
     if device.type != "cuda" and not _float32.needed_on_cpu():
@@ -190,8 +192,8 @@ def full_float32(device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def torch_of_a_fresh_process() -> Iterator[None]:
-    """Inside, torch computes as in a process that has changed nothing: with gradients, without
-    autocast, in float32, and with new tensors on the CPU."""
+    """Inside the block, torch computes as in a process that has changed none of its modes: with
+    gradients, without autocast, in float32, and with new tensors on the CPU."""
     dtype = torch.get_default_dtype()
     with ExitStack() as modes:
         modes.enter_context(torch.inference_mode(False))

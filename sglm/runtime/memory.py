@@ -1,4 +1,4 @@
-"""How much memory is free."""
+"""The amount of free memory."""
 
 from pathlib import Path
 
@@ -6,7 +6,8 @@ _MEMINFO = Path("/proc/meminfo")
 
 
 def available_bytes() -> float | None:
-    """What a process can still take without swapping; None where the system does not tell."""
+    """Returns the number of bytes that processes can still take without swapping; None if the
+    system does not report it."""
     try:
         for line in _MEMINFO.read_text(encoding="ascii").splitlines():
             name, _, rest = line.partition(":")

@@ -1,8 +1,8 @@
 """The quantities on which predictions of memory use depend.
 
-Each part of a training states, beside its code, how many numbers it holds in memory. The dry run
-adds them up (`sglm.train.dry_run.memory`). The unit is one float32: a number of 16 bits counts as
-one half.
+Each part of a training run has, beside its code, a function that says how many numbers it holds in
+memory. The dry run adds them up (`sglm.train.dry_run.memory`). The unit is one float32: a number of
+16 bits counts as one half.
 """
 
 from typing import NamedTuple
@@ -11,12 +11,12 @@ FLOAT_BYTES = 4
 
 
 class MemoryBasis(NamedTuple):
-    """Where a run computes, and for how many lanes.
+    """The lanes and the device of a run.
 
     Attributes:
-        lanes: B, the lanes of this process.
-        on_cpu: whether it computes on a CPU; otherwise on a GPU.
-        product_size: the size of the inputs and outputs of matrix products, in units of a float32.
+        lanes: Number of lanes of this process, B.
+        on_cpu: Whether it computes on a CPU; otherwise on a GPU.
+        product_size: Size of each number in the inputs and outputs of products, in float32 units.
     """
 
     lanes: int

@@ -1,4 +1,4 @@
-"""Settings of a process that computes: of the C libraries under torch, and of its signals.
+"""The settings of a process that computes: those of the C libraries under torch, and of signals.
 
 `import sglm` makes none of them: a program that uses sglm as a library decides for itself.
 """
@@ -16,7 +16,7 @@ _process = os.getpid()
 
 # Iterations of a spin wait: together a sixth of a millisecond on an Intel CPU, less on others.
 SPINS = 3000
-# Of oneDNN. A training step uses some dozens of kernels.
+# Capacity of oneDNN's cache of kernels; a training step uses some dozens.
 KERNELS_KEPT = 128
 # Parameters of glibc's mallopt (malloc.h), which no Python module names.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
@@ -40,7 +40,7 @@ def prepare_process() -> None:
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", str(SPINS))
-    for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):  # its own, and torch's
+    for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):  # oneDNN's, torch's
         os.environ.setdefault(name, str(KERNELS_KEPT))
     if any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ):
         return
@@ -65,10 +65,10 @@ def signals_handled(handler: SignalHandler, *numbers: int) -> Iterator[None]:
 
 @contextmanager
 def ended_by_interrupts() -> Iterator[None]:
-    """Inside, Ctrl-C ends the process by its signal, with a line that says so, and raises nothing.
+    """Inside the block, Ctrl-C raises nothing: it prints a line and ends the process by its signal.
 
-    For imports of torch: its C++ code aborts if Python code that it calls raises an exception. If
-    the signal has another handler, or is ignored, nothing changes.
+    It is for imports of torch, whose C++ code aborts if Python code that it calls raises an
+    exception. If the signal has another handler, or is ignored, nothing changes.
     """
     if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield
@@ -85,7 +85,7 @@ def _say_and_end(number: int, frame: object) -> None:
 
 
 def settle_after_fork() -> None:
-    """In a process that was forked after sglm was imported: limits torch to one thread.
+    """Limits torch to one thread if this process was forked after sglm was imported.
 
     OpenMP's threads do not survive a fork, and its next parallel region would wait for them forever
     (GCC's libgomp). The call is cheap; make it before anything is computed.
@@ -100,7 +100,8 @@ def settle_after_fork() -> None:
 
 @contextmanager
 def denormals_as_zero() -> Iterator[None]:
-    """Inside, this thread, and those that it starts, treat numbers below 1e-38 (denormals) as zero.
+    """Inside the block, this thread and those that it starts treat denormals (numbers below 1e-38)
+    as zero.
 
     Gradients that are backpropagated through hundreds of steps become denormal, and an Intel CPU
     computes with denormals many times more slowly (docs/log.md). Enter it before torch starts its

@@ -1,9 +1,9 @@
-"""Several processes that train one model together, each on its share of the lanes.
+"""The ranks: several processes that train one model together, each on its share of the lanes.
 
-torchrun starts them and gives each its rank. What is common to all (weights, trust, the random
-generators' states) is kept equal by averaging gradients and measurements; what belongs to a lane
-(states, dropout masks) is drawn or gathered for all lanes in the order of ranks, so that a run does
-not depend on how many processes there are, up to rounding. Without torchrun there is one rank, and
+torchrun starts them and gives each its rank. Quantities common to all (weights, trust, the states
+of random generators) are kept equal by averaging gradients and measurements. Quantities of a lane
+(states, dropout masks) are drawn or gathered for all lanes in the order of ranks, so that a run
+does not depend on the number of processes, up to rounding. Without torchrun there is one rank, and
 the functions here have no effect.
 """
 
@@ -25,8 +25,8 @@ from torch.nn.parallel import DistributedDataParallel
 from sglm.errors import SglmError
 from sglm.runtime.process import signals_handled
 
-# Parts of the error messages of torch's backends when another process has ended: there is no
-# exception class for it.
+# Parts of the error messages that torch's backends give when another process has ended, for which
+# there is no exception class.
 _LOST_PROCESS_MESSAGES = (
     *("gloo", "Gloo", "Connection closed by peer", "Connection reset by peer", "Broken pipe"),
     *("NCCL communicator was aborted", "ncclRemoteError", "ncclSystemError", "timed out"),
@@ -36,12 +36,12 @@ _TIMEOUT = timedelta(minutes=30)  # the others wait while rank 0 saves and repor
 
 @dataclass(frozen=True, kw_only=True)
 class Ranks:
-    """This process among `count`; the collective calls below must be made by all of them alike.
+    """This process among `count`. All of them must make the same collective calls, in one order.
 
     Attributes:
-        rank: from 0; rank 0 is the one that writes.
-        count: how many there are.
-        control: a group for decisions made on the CPU, which do not wait for a GPU's work.
+        rank: The number of this process, counted from 0; rank 0 is the one that writes.
+        count: Number of processes.
+        control: The group for decisions made on the CPU, which do not wait for a GPU's work.
     """
 
     rank: int = 0
@@ -54,13 +54,14 @@ class Ranks:
         return self.rank == 0
 
     def own(self, every: Tensor, dim: int = 0) -> Tensor:
-        """This rank's part of a tensor over all lanes; `dim` counts lanes or a multiple of them."""
+        """Returns this rank's part of a tensor over all lanes, whose dimension `dim` counts lanes
+        or a multiple of them."""
         if self.count == 1:
             return every
         return every.chunk(self.count, dim)[self.rank]
 
     def gather(self, own: Tensor, dim: int = 0) -> Tensor:
-        """The tensor over all lanes, of which each rank has its part: the inverse of `own`."""
+        """Returns the tensor over all lanes, of which each rank passes its part: undoes `own`."""
         if self.count == 1:
             return own
         own = own.contiguous()
@@ -79,7 +80,7 @@ class Ranks:
             value.copy_(mean.view_as(value))
 
     def totals(self, numbers: list[float]) -> list[float]:
-        """The sum of each number over the ranks, in float64; waits for all of them."""
+        """Returns the sum of each number over the ranks, in float64; waits for all of them."""
         if self.count == 1:
             return numbers
         values = torch.tensor(numbers, dtype=torch.float64)
@@ -88,11 +89,11 @@ class Ranks:
         return summed
 
     def most(self, number: int) -> int:
-        """The largest of the ranks' numbers; waits for all of them."""
+        """Returns the largest of the ranks' numbers; waits for all of them."""
         return self.most_of_each([number])[0]
 
     def most_of_each(self, numbers: list[int]) -> list[int]:
-        """`most` of each of several numbers, in the time of one."""
+        """Returns `most` of each of several numbers, in the time of one call."""
         if self.count == 1:
             return numbers
         values = torch.tensor(numbers)
@@ -101,11 +102,11 @@ class Ranks:
         return largest
 
     def agree(self, number: int) -> bool:
-        """Whether all ranks have the same number; the same answer everywhere."""
+        """Returns whether all ranks have the same number; the answer is the same on all ranks."""
         return self.most(number) == -self.most(-number)
 
     def wait(self) -> None:
-        """Returns when every rank has come here."""
+        """Returns once every rank has made this call."""
         if self.count > 1:
             dist.barrier(group=self.control)
 
@@ -114,20 +115,20 @@ ALONE = Ranks()
 
 
 def every_lane(ranks: Ranks, own: Tensor | None, dim: int = 0) -> Tensor | None:
-    """All ranks' lanes of a tensor, to be saved; None if there is none."""
+    """Returns a tensor over the lanes of all ranks, to be saved; None if there is none."""
     return None if own is None else ranks.gather(own, dim)
 
 
 def own_lanes(
     ranks: Ranks, every: Tensor | None, device: torch.device, *, dim: int = 0
 ) -> Tensor | None:
-    """This rank's lanes of a saved tensor, on its device: the inverse of `every_lane`."""
+    """Returns this rank's lanes of a saved tensor, on its device: undoes `every_lane`."""
     return None if every is None else ranks.own(every, dim).to(device)
 
 
 def expected_ranks() -> Ranks:
-    """The rank of this process and their count before it has joined the others, without collective
-    calls."""
+    """Returns this process's rank and the number of ranks, before it has joined the others. The
+    result cannot make collective calls."""
     if not _launched_together():
         return ALONE
     return Ranks(rank=int(os.environ["RANK"]), count=int(os.environ["WORLD_SIZE"]))
@@ -140,26 +141,27 @@ def _launched_together() -> bool:
 
 
 def local_rank() -> int | None:
-    """Which of its machine's processes this is, from 0; None: it was not launched with others."""
+    """Returns the number of this process among those on its machine, counted from 0; None if it was
+    not launched with others."""
     return int(os.environ.get("LOCAL_RANK", "0")) if _launched_together() else None
 
 
 @contextmanager
 def joined(device: torch.device) -> Iterator[Ranks]:
-    """Joins the processes that torchrun has started, and leaves them in the end.
+    """Joins the processes that torchrun has started, and leaves them at the end of the block.
 
     Args:
-        device: GPUs communicate through NCCL, CPUs through gloo.
+        device: The device: GPUs communicate through NCCL, CPUs through gloo.
 
     Raises:
-        SglmError: another process was lost.
+        SglmError: Another process was lost.
     """
     if not _launched_together():
         yield ALONE
         return
     backend = "nccl" if device.type == "cuda" else "gloo"
     try:
-        # While it waits for the others, which may never start, a signal ends the process at once.
+        # While this waits for the others, which may never start, a signal ends the process at once.
         with signals_handled(signal.SIG_DFL, signal.SIGINT, signal.SIGTERM):
             store, rank, count = next(rendezvous("env://"))
             # After a restart torchrun's store still has the addresses of the processes that
@@ -185,11 +187,11 @@ def joined(device: torch.device) -> Iterator[Ranks]:
 
 
 def averaged_in_backward(module: nn.Module) -> DistributedDataParallel:
-    """The module, whose backward pass averages its gradients over all ranks.
+    """Wraps a module so that its backward pass averages its gradients over all ranks.
 
-    Its buffers must be the same everywhere and stay so: they are not sent.
+    Its buffers must be and stay the same on all ranks: they are not sent.
     """
-    # Torch has renamed it, and warns of the old name.
+    # torch has renamed this argument, and warns of the old name.
     known = signature(DistributedDataParallel).parameters
     name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
     settings: dict[str, Any] = {name: False}

@@ -1,1 +1,1 @@
-"""The probability of texts: predictors, and the functions that score texts with them."""
+"""Probabilities of texts: predictors, and the functions that score texts with them."""

@@ -1,4 +1,4 @@
-"""Checks of arguments from Python callers; an error names the argument that is refused."""
+"""Checks of arguments from Python callers; an error names the argument that was refused."""
 
 import operator
 from collections.abc import Sequence
@@ -13,10 +13,10 @@ _TRUTHS = bool | np.bool_
 
 
 def whole_number(name: str, value: Any) -> int:
-    """An int, or an integer of NumPy or torch.
+    """Returns an int, given an int or an integer of NumPy or torch.
 
     Raises:
-        InputError: a float, a str, a bool.
+        InputError: The value is anything else, such as a float, a str or a bool.
     """
     if not isinstance(value, _TRUTHS):
         try:
@@ -27,10 +27,10 @@ def whole_number(name: str, value: Any) -> int:
 
 
 def real_number(name: str, value: Any) -> float:
-    """A float or int, or a number of NumPy or torch.
+    """Returns a float, given a float, an int, or a number of NumPy or torch.
 
     Raises:
-        InputError: a str, a bool, an array of several.
+        InputError: The value is anything else, such as a str, a bool or an array of many numbers.
     """
     number = isinstance(value, Real) or getattr(value, "ndim", None) == 0
     if number and not isinstance(value, str | bytes | _TRUTHS):
@@ -42,9 +42,10 @@ def real_number(name: str, value: Any) -> float:
 
 
 def truth(name: str, value: Any) -> bool:
-    """
+    """Returns a bool, given a bool of Python or NumPy.
+
     Raises:
-        InputError: anything but True or False, NumPy's included.
+        InputError: The value is anything else.
     """
     if not isinstance(value, _TRUTHS):
         raise InputError(f"{name} must be True or False, but is {_shown(value)}")
@@ -52,9 +53,10 @@ def truth(name: str, value: Any) -> bool:
 
 
 def one_of(name: str, value: Any, known: Sequence[str]) -> str:
-    """
+    """Returns the value, which must be one of the known strings.
+
     Raises:
-        InputError: none of those.
+        InputError: It is none of them.
     """
     if not (isinstance(value, str) and value in known):
         raise InputError(f"{name} must be {' or '.join(known)}, but is {_shown(value)}")

@@ -1,8 +1,8 @@
-"""Many separate texts at once, each from the start state and independent of the others.
+"""The likelihoods of many separate texts, which are read in batches, each from the start state.
 
 A prefix that several sequences share is read once: the sequences form a tree of prefixes, and the
-predictor reads each node once. Where sequences differ, each is read on in a lane of its own. A
-sequence's result does not depend on the others in its batch, up to rounding.
+predictor reads each node once. From where they differ, each sequence is read in a lane of its own.
+The result of a sequence does not depend on the others in its batch, up to rounding.
 
 Shapes: N tokens of all sequences end to end, S sequences, B lanes, T time, U distinct prefixes,
 V vocabulary, M and C some of the tokens.
@@ -21,16 +21,17 @@ from sglm.scoring.stream import CHUNK_STEPS, Ids, Nats, StoppedReading, never, r
 
 Tokens = npt.NDArray[np.integer[Any]] | Sequence[int]
 
-# Tokens (steps times lanes) that are read in one pass.
+# The number of tokens (steps times lanes) that are read in one pass.
 BATCH_TOKENS = 2**13
 # A separate call for one step costs about as much as this many more lanes in a larger call.
 STEP_LANES = 32
-# Ids with which all sequences must begin, for reading these once to be faster than in every lane.
+# The shortest prefix of all sequences that is faster to read once than in every lane.
 WORTHWHILE_PREFIX = 16
-# Lanes that have ended are dropped after this many steps at the earliest, for the same reason. The
-# number of steps is a multiple of this and the number of lanes one of `STEP_LANES`, because oneDNN
-# makes a kernel for every shape and keeps it, about 2 ms and a quarter of a megabyte each. One or
-# two steps are not rounded up: after their shared prefixes, short texts often have no more left.
+# Lanes that have ended are dropped after this many steps at the earliest, because calls for few
+# steps are expensive. The number of steps is a multiple of this, and the number of lanes one of
+# `STEP_LANES`, because oneDNN makes and keeps a kernel for every shape (about 2 ms and a quarter of
+# a megabyte each). One or two steps are not rounded up: after their shared prefixes, short texts
+# often have no more left.
 FEWEST_STEPS = 4
 
 
@@ -43,21 +44,21 @@ def texts_nll(
     should_stop: Callable[[], bool] = never,
     share: tuple[int, int] = (0, 1),
 ) -> float:
-    """The negative log-likelihood of many texts, each from the start state after `bos_id`.
+    """Computes the negative log-likelihood of many texts, each read from the start state.
 
     Texts are taken from the iterable as they are needed: memory is bounded by the longest one.
 
     Args:
-        predictor: reads them.
-        texts: the ids of each.
-        bos_id: what the first token of each is predicted from.
-        batch_tokens: about how many tokens are read in one pass.
-        should_stop: asked before every group of texts, of sixteen passes.
-        share: `(i, n)`: only every n-th group is read, from number i (from 0) on, so that n
-            processes can share the work; their results add up to the whole.
+        predictor: The model.
+        texts: The ids of each text.
+        bos_id: The id that is read before each text; its first token is predicted from it.
+        batch_tokens: The approximate number of tokens that are read in one pass.
+        should_stop: Is called before each group of texts; a group takes about sixteen passes.
+        share: `(i, n)`: only groups i, i + n, i + 2n, … (counted from 0) are read, so that n
+            processes can share the work; their results add up to that of all texts.
 
     Returns:
-        The float64 sum over all tokens of all texts read in nats.
+        The float64 sum over all tokens of the texts that were read, in nats.
 
     Raises:
         StoppedReading: `should_stop` returned true.
@@ -72,8 +73,8 @@ def texts_nll(
 
 
 def _groups(texts: Iterable[Tokens], bos_id: int, tokens: int) -> Iterator[tuple[Ids, Ids]]:
-    """Groups of texts, `(ids_N, lengths_S)`, of about so many tokens: enough for several passes, so
-    that sorting by length leaves little padding."""
+    """Yields groups of texts, `(ids_N, lengths_S)`, of about `tokens` tokens each. A group is large
+    enough for several passes, so that little is padded after sorting by length."""
     waiting: list[Tokens] = []
     lengths: list[int] = []
     size = 0
@@ -91,16 +92,16 @@ def _groups(texts: Iterable[Tokens], bos_id: int, tokens: int) -> Iterator[tuple
 def sequence_nlls(
     predictor: Predictor[Any], sequences: Sequence[Tokens], *, batch_tokens: int = BATCH_TOKENS
 ) -> list[Nats]:
-    """Reads each sequence from the start state; scores all of its tokens but the first.
+    """Reads each sequence from the start state and scores all of its tokens except the first.
 
     Args:
-        predictor: reads them.
-        sequences: ids; what the first token is (`<eos>`, say) is the caller's choice.
-        batch_tokens: about how many tokens are read in one pass.
+        predictor: The model.
+        sequences: The ids of each sequence; the caller chooses the first one (`<eos>`, say).
+        batch_tokens: The approximate number of tokens that are read in one pass.
 
     Returns:
-        For each sequence, in the order given, nats per token: one number fewer than tokens (none
-        for an empty sequence). The same as one by one, up to rounding.
+        The nats of each scored token, one array for each sequence, in the same order; an empty
+        sequence has an empty array. Equal to reading one by one, up to rounding.
     """
     lengths_S = np.array([len(ids) for ids in sequences], dtype=np.int64)
     ids_N = _end_to_end(sequences)
@@ -123,17 +124,17 @@ def packed_nlls(
     batch_tokens: int = BATCH_TOKENS,
     progress: Callable[[float], object] = lambda share: None,
 ) -> Nats:
-    """`sequence_nlls` for sequences that lie end to end in one array.
+    """Does what `sequence_nlls` does, for sequences that lie end to end in one array.
 
     Args:
-        predictor, batch_tokens: see there.
-        ids_N: all ids, one sequence after the other.
-        lengths_S: how many belong to each.
-        state: of one lane, before the first id of each; None: the start state.
-        progress: is told the share of the ids that have been read, now and then.
+        predictor, batch_tokens: See `sequence_nlls`.
+        ids_N: The ids of all sequences, end to end.
+        lengths_S: The number of ids of each sequence.
+        state: The state before the first id of each sequence, in one lane. None: the start state.
+        progress: Is called after each pass with the share of the ids that have been read.
 
     Returns:
-        `(N,)`: the nats of every id after those before it in its sequence; 0 for each first one.
+        The nats of each id given those before it in its sequence, `(N,)`; 0 for each first id.
     """
     nll_N = np.zeros(len(ids_N))
     before = predictor.start(1) if state is None else state
@@ -146,9 +147,9 @@ def packed_nlls(
         places_T = starts_S[0] + np.arange(shared)
         prefix_nll_T, before = read_on(predictor, ids_N[places_T], before)
         nll_N[starts_S[:, None] + np.arange(1, shared)] = prefix_nll_T
-        # The last one is read by each sequence's own lane, which begins there.
+        # Each sequence's own lane begins with the last id of the prefix.
         starts_S, lengths_S = starts_S + shared - 1, lengths_S - shared + 1
-    # Longest first: at every step the lanes still running are the first ones of the batch.
+    # Longest first: at every step, the lanes that have not ended are the first ones of the batch.
     order = np.argsort(-lengths_S, kind="stable")[: np.count_nonzero(lengths_S > 1)]
     while len(order):
         steps = min(_rounded_up(int(lengths_S[order[0]]) - 1, FEWEST_STEPS), CHUNK_STEPS)
@@ -166,7 +167,8 @@ def packed_nlls(
 
 
 def _shared_by_all(ids_N: Ids, starts_S: Ids, lengths_S: Ids) -> int:
-    """With how many ids all sequences begin, as far as that is quickly told."""
+    """Returns the length of the prefix of all sequences; 0 if it is shorter than
+    `WORTHWHILE_PREFIX`."""
     least = int(lengths_S.min()) if len(lengths_S) > 1 else 0
     if least < WORTHWHILE_PREFIX:
         return 0
@@ -182,12 +184,12 @@ def _shared_by_all(ids_N: Ids, starts_S: Ids, lengths_S: Ids) -> int:
 
 
 def lanes_at_once(predictor: Predictor[Any], wanted: int) -> int:
-    """At least one, and no more than the predictor wants, if it says so (`most_lanes`)."""
+    """Limits a number of lanes to the predictor's `most_lanes`, if it has that; at least one."""
     return max(1, min(wanted, getattr(predictor, "most_lanes", wanted)))
 
 
 def in_lanes(predictor: Predictor[State], state: State, lanes: int) -> State:
-    """The state of one lane, repeated for so many lanes."""
+    """Repeats the state of one lane for the given number of lanes."""
     return predictor.select(state, torch.zeros(lanes, dtype=torch.int64, device="cpu"))
 
 
@@ -200,9 +202,9 @@ def _read_batch(
     lengths_B: Ids,
     before: State,
 ) -> None:
-    """Fills in the nats of sequences that are sorted by length, longest first."""
+    """Reads one batch of sequences, sorted by length, longest first, and writes into `nll_N`."""
     last = int(lengths_B[0]) - 1
-    # At each step, how many lanes still have a token to predict: always the first ones.
+    # The number of lanes that still have a token to predict at each step: always the first ones.
     lanes_T = np.searchsorted(-lengths_B, -np.arange(1, last + 1))
     step, state, lanes = _read_shared(
         predictor, ids_N, nll_N, starts_B=starts_B, lanes_T=lanes_T, before=before
@@ -213,7 +215,7 @@ def _read_batch(
         if kept < lanes:
             lanes = kept
             state = predictor.select(state, torch.arange(lanes, device="cpu"))
-        # Until a quarter of the lanes has ended, so that few steps of ended lanes are computed.
+        # Reads until a quarter of the lanes has ended, so that few steps of ended lanes are wasted.
         quarter = int(lengths_B[3 * running // 4]) - 1
         steps = quarter - step if quarter - step <= 2 else _rounded_up(quarter - step, FEWEST_STEPS)
         end = step + min(steps, CHUNK_STEPS)
@@ -243,13 +245,13 @@ def _read_shared(
     lanes_T: Ids,
     before: State,
 ) -> tuple[int, State, int]:
-    """Reads step by step, each distinct prefix once, as long as enough lanes share prefixes.
+    """Reads step by step, and each distinct prefix once, as long as enough lanes share prefixes.
 
     Returns:
         The number of steps read, the state of the lanes that have not ended, and their number.
     """
     lanes, vocab_size = len(starts_B), predictor.vocab_size
-    if lanes < STEP_LANES:  # too few to save anything
+    if lanes < STEP_LANES:  # too few lanes to save anything
         return 0, in_lanes(predictor, before, lanes), lanes
     state = before
     prefix_B = np.zeros(lanes, dtype=np.int64)

@@ -1,4 +1,4 @@
-"""A text that may go on in many ways, as in a decoder's beam: what follows is computed once.
+"""Texts with many continuations, as in a decoder's beam: each distribution is computed once.
 
 Shapes: V vocabulary.
 """
@@ -15,20 +15,20 @@ from sglm.scoring.predictor import Predictor
 
 
 class Branch:
-    """The place after some tokens, from which a text may go on.
+    """A node in a tree of texts: the point after some tokens, where continuations branch off.
 
-    What may come next is computed when it is first asked for, and then kept as long as the object:
-    4·V bytes, and whatever the predictor's state takes. So many continuations of one beginning cost
-    hardly more than the beginning. A continuation lives as long as somebody holds it. Threads may
-    share a branch; at worst they compute the same twice.
+    The distribution of the next token is computed on first use and kept as long as the branch:
+    4·V bytes, plus the predictor's state. Many continuations of one beginning therefore cost hardly
+    more than one. A branch holds only weak references to its continuations. Threads may share a
+    branch; at worst they compute the same distribution twice.
     """
 
     def __init__(self, predictor: Predictor[Any], *, state: Any, token_id: int) -> None:
         """
         Args:
-            predictor: reads the text.
-            state: its state, of one lane, before the last token.
-            token_id: the last token; what stands before every text, at its start.
+            predictor: The predictor of the text.
+            state: The predictor's state before the last token, in one lane.
+            token_id: The last token; at the beginning of a text, `bos_id`.
         """
         self._predictor = predictor
         self._state_before = state
@@ -38,9 +38,10 @@ class Branch:
         self._way: list[Branch] = []
 
     def follow(self, token_ids: Sequence[int]) -> tuple[float, "Branch"]:
-        """The log-probability of the next tokens in nats, and the place after them.
+        """Returns the log-probability of the next tokens in nats, and the branch after them.
 
-        The places on the way live as long as the one after them: other words begin like this one.
+        That branch keeps the branches before it alive, because other words begin with the same
+        tokens.
         """
         branch, logprob = self, 0.0
         way: list[Branch] = []
@@ -58,7 +59,8 @@ class Branch:
         return logprob, branch
 
     def _next(self) -> tuple[npt.NDArray[np.float32], Any]:
-        """The log-probabilities of all tokens that may come next, and the state to go on from."""
+        """Returns the log-probabilities of all next tokens, `(V,)`, and the state after the last
+        token of this branch."""
         if self._computed is None:
             ids_11 = torch.tensor([[self._token_id]], device="cpu")
             blocks, state = self._predictor.distributions(ids_11, self._state_before)

@@ -1,6 +1,7 @@
-"""What was predicted at each token: its rank, the entropy, the probability that a word begins.
+"""Measures of predicted distributions: a token's rank, the entropy, the probability of a new word.
 
-For many texts at once, like `sglm.scoring.batch`, but with the whole softmax at every step.
+They are computed for many texts at once, as in `sglm.scoring.batch`, but with the whole softmax at
+every step.
 
 Shapes: T time, B lanes, V vocabulary, N tokens of all texts end to end, S texts, M some rows.
 """
@@ -20,14 +21,14 @@ Floats = npt.NDArray[np.float64]
 
 
 class Expectations(NamedTuple):
-    """Of every token read: what was predicted after it. All of one shape, `(T, B)` or `(N,)`."""
+    """Measures of the distribution after each token read, in arrays `(T, B)` or `(N,)`."""
 
     logprob: Floats
-    """Of the token that came next, in nats."""
+    """The log-probability of the token that came next, in nats."""
     rank: Ids
-    """How many tokens were likelier than that one, and one more: 1 is the likeliest."""
+    """The rank of that token: 1 plus the number of likelier tokens."""
     entropy: Floats
-    """Of the distribution, in nats."""
+    """The entropy of the distribution, in nats."""
     boundary: Floats
     """−log of the probability that the next token begins a word or ends the text, in nats."""
 
@@ -40,14 +41,17 @@ def expectations(
     state: State,
     begins_V: Tensor,
 ) -> tuple[Expectations, State]:
-    """Reads on from a state.
+    """Reads ids, continuing from a state, and measures the distribution after each.
 
     Args:
-        predictor: reads them.
-        ids_TB: the ids to read.
-        targets_TB: the token after each of them; any id where there is none.
-        state: before the first of `ids_TB`.
-        begins_V: which tokens begin a word (`Tokenizer.begins_word`), bool.
+        predictor: The model.
+        ids_TB: The ids to read.
+        targets_TB: The token after each of them; any id if there is none.
+        state: The state before the first of `ids_TB`.
+        begins_V: Whether each token begins a word (`Tokenizer.begins_word`), bool.
+
+    Returns:
+        The measures, `(T, B)`, and the state after the last of `ids_TB`.
     """
     parts: list[Tensor] = []
     scratch_MV: Tensor | None = None
@@ -82,7 +86,7 @@ def expectations(
 def _of_block(
     logprobs_MV: Tensor, targets_M: Tensor, *, begins_V: Tensor, scratch_MV: Tensor
 ) -> Tensor:
-    """`(4, M)`, float64: the fields of `Expectations`.
+    """Returns the fields of `Expectations` for one block, `(4, M)`, float64.
 
     Intermediate results as large as the block are written into `scratch_MV`: allocating new memory
     would take longer than the arithmetic.
@@ -116,14 +120,14 @@ def packed_expectations(
     """Reads texts that lie end to end in one array, each from the same state.
 
     Args:
-        predictor, begins_V: as for `expectations`.
-        state: of one lane; None: the start state.
-        ids_N: all ids, `<eos>` before each text included.
-        lengths_S: how many belong to each text.
+        predictor, begins_V: As for `expectations`.
+        ids_N: The ids of all texts, each with the token that stands before it.
+        lengths_S: The number of ids of each text.
+        state: The state before the first id of each text, in one lane. None: the start state.
 
     Returns:
-        `(N,)`: what was predicted after every id. The last id of a text has no target: its logprob
-        and rank are meaningless.
+        The measures after each id, `(N,)`. The last id of a text has no target: its logprob and
+        rank are meaningless.
     """
     before = predictor.start(1) if state is None else state
     starts_S = np.cumsum(lengths_S) - lengths_S

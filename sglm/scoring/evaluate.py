@@ -1,4 +1,4 @@
-"""Evaluation: the likelihood of a text, with the counts and identity of the text.
+"""Evaluation of a model on a split or a text: the likelihood, together with the text's counts.
 
 The nats are computed in `sglm.scoring.stream` and `sglm.scoring.batch`.
 """
@@ -23,14 +23,20 @@ from sglm.text.regroup import regroup
 from sglm.text.store import SplitCounts, TokenStore
 from sglm.text.tokenizer import Tokenizer
 
-# Tokens of one text that are held in memory together.
+# The most tokens of one text that are held in memory.
 LONGEST_TEXT = 1 << 25
 
 
 def with_overlap(
     evaluation: Evaluation, lines: LineHashes | None, training: LineHashes | None
 ) -> Evaluation:
-    """The same evaluation, with the number of its text's lines that were trained on."""
+    """Adds the number of lines of the evaluated text that were trained on.
+
+    Args:
+        evaluation: The evaluation.
+        lines: The lines of the text. None: they were not counted, and nothing is added.
+        training: The lines of the training text. None: unknown.
+    """
     if lines is None:
         return evaluation
     known = None if training is None else lines.overlap(training)
@@ -49,27 +55,26 @@ def evaluate_split(
     should_stop: Callable[[], bool] = never,
     share: tuple[int, int] = (0, 1),
 ) -> Evaluation:
-    """Evaluates a model on a split of a store that its own tokenizer wrote.
+    """Evaluates a model on a split of a store that its own tokenizer made.
 
     Args:
-        predictor: the model.
-        store: see `TokenStore.open`.
-        split: one of its splits.
-        context: carried: the state runs through the split. reset: each text on its own, where a
-            text ends in `<eos>` (a line at word level, else a document), or, in a split without
-            any, in `bos_id`: a line.
-        name: what to call the model in the result.
-        half: only that half of the split's tokens, as a text of its own.
-        bos_id: stands before the split, or before each text; None: `<eos>`.
-        should_stop: asked every so often.
-        share: `(which, of how many)` of the tokens to score, so that several processes can
-            evaluate together.
+        predictor: The model.
+        store: The store (see `TokenStore.open`).
+        split: The name of one of its splits.
+        context: "carried": the state runs through the split. "reset": each text on its own; a text
+            ends in `<eos>` (a line at word level, otherwise a document) or, in a split without
+            `<eos>`, in `bos_id` (a line).
+        name: The name of the model in the result.
+        half: "first" or "second": only that half of the split, as a text of its own. None: all.
+        bos_id: The id that is read before the split, or before each text. None: `<eos>`.
+        should_stop: Is called from time to time.
+        share: `(i, n)`: only share i of n (from 0) is scored, so that n processes can cooperate.
 
     Returns:
-        `nll_nats` is that of this share only, all counts are the whole split's.
+        The evaluation: `nll_nats` is that of the share, all counts are those of the split or half.
 
     Raises:
-        InputError: no such split, or context `reset` and no end of a text in it.
+        InputError: There is no such split, or `context` is "reset" and no text ends in the split.
         StoppedReading: `should_stop` returned true.
     """
     started = perf_counter()
@@ -84,8 +89,8 @@ def evaluate_split(
         if len(ends) == 0:
             raise InputError(
                 f"{store.folder}: the split {split!r} is running text, its ids do not show where "
-                "texts begin; give a file of its lines with --text FILE --context reset, and keep"
-                " such a file apart from the start (sglm prep --test FILE)"
+                "texts begin; give a file of its lines with --text FILE --context reset, and set"
+                " such a file aside from the start (sglm prep --test FILE)"
             )
         texts = _cut(ids, ends)
         nll_nats = texts_nll(predictor, texts, first_id, should_stop=should_stop, share=share)
@@ -102,7 +107,8 @@ def evaluate_split(
 def text_ends(
     ids: npt.NDArray[np.integer[Any]], *, eos_id: int, bos_id: int
 ) -> npt.NDArray[np.intp]:
-    """Where a split's texts end: after each `<eos>`; where there is none, after each `bos_id`."""
+    """Returns the ends of the texts in a split: after each `<eos>`; without any, after each
+    `bos_id`."""
     ends = np.flatnonzero(ids == eos_id) + 1
     return ends if len(ends) else np.flatnonzero(ids == bos_id) + 1
 
@@ -110,8 +116,11 @@ def text_ends(
 def half_of(
     ids: npt.NDArray[np.integer[Any]], half: Half, *, eos_id: int, bos_id: int
 ) -> npt.NDArray[np.integer[Any]]:
-    """The first or the second half of a split's ids, or all of them; cut where a text ends, if one
-    ends in its second half and before the end."""
+    """Returns the first or second half of a split's ids, or all of them (None).
+
+    The cut is at the first end of a text at or after the middle; if no text ends there before the
+    end of the split, it is in the middle.
+    """
     if half is None:
         return ids
     middle = len(ids) // 2
@@ -122,10 +131,11 @@ def half_of(
 
 
 def _counts(ids: npt.NDArray[np.integer[Any]], tokenizer: Tokenizer) -> SplitCounts:
-    """Of a part of a split, as far as its tokens tell: `<unk>` counts as it is written."""
+    """Counts a part of a split from its ids. Words are those of the decoded text, in which `<unk>`
+    is written out."""
     text = tokenizer.decode(ids.tolist())
     unknown = 0 if tokenizer.unk_id is None else int((ids == tokenizer.unk_id).sum())
-    # A tokenizer that drops white space does not know how much there was.
+    # From tokens without white space, the original number of bytes cannot be recovered.
     known = tokenizer.lossless and not unknown
     words, size = len(text.split()), len(text.encode()) if known else 0
     counts = SplitCounts(tokens=len(ids), words=words, bytes=size, unknown=unknown)
@@ -142,13 +152,20 @@ def evaluate_pieces(
     split: str = "text",
     bos_id: int | None = None,
 ) -> Evaluation:
-    """Evaluates a model on text as it comes; memory stays bounded however much that is.
+    """Evaluates a model on a stream of text; memory stays bounded, whatever its length.
 
-    Gives what `evaluate_split` gives for a store made of the same pieces. With context `reset`
-    each line of running text is on its own, whatever the tokenizer.
+    The result equals that of `evaluate_split` for a store made from the same pieces, except that
+    with context "reset" each line of running text is a text of its own, whatever the tokenizer.
+
+    Args:
+        predictor: The model.
+        tokenizer: Its tokenizer.
+        pieces: The text.
+        context, name, bos_id: As for `evaluate_split`.
+        split: The name of the text in the result.
 
     Raises:
-        InputError: there is no text, or not UTF-8 text; with context `reset`, a line of more than
+        InputError: There is no text, or it is not UTF-8; with context "reset", a line has more than
             `LONGEST_TEXT` tokens.
     """
     started = perf_counter()
@@ -172,7 +189,7 @@ def evaluate_pieces(
 
 
 class _Counted:
-    """Encodes pieces, and counts what it has encoded."""
+    """An encoder of pieces that also counts their tokens, words and bytes."""
 
     def __init__(self, tokenizer: Tokenizer, *, name: str) -> None:
         self._tokenizer = tokenizer
@@ -181,12 +198,12 @@ class _Counted:
 
     @property
     def counts(self) -> SplitCounts:
-        """Of all that was encoded."""
+        """The counts of all pieces that were encoded."""
         counts = SplitCounts(*self._sums)
         return counts if self._tokenizer.is_text else counts.without_text()
 
     def encode(self, piece: Piece) -> list[int]:
-        """The ids of a piece in a stream."""
+        """Returns the ids of the next piece of a stream."""
         _, ids, words, text_bytes = self._encoder.encode(piece)
         unk_id = self._tokenizer.unk_id
         unknown = 0 if unk_id is None else ids.count(unk_id)
@@ -195,7 +212,7 @@ class _Counted:
         return ids
 
     def texts(self, pieces: Iterable[Piece]) -> Iterator[Tokens]:
-        """The ids of each line or document; each `<eos>` ends one, as in a store."""
+        """Yields the ids of each line or document; each `<eos>` ends one, as in a store."""
         text: list[int] = []
         for piece in pieces:
             text += self.encode(piece)
@@ -214,7 +231,7 @@ class _Counted:
 
 
 def _cut(ids: npt.NDArray[np.integer[Any]], ends: npt.NDArray[np.intp]) -> Iterator[Tokens]:
-    """The ids between consecutive ends, and what comes after the last one."""
+    """Yields the ids between consecutive ends, and those after the last end; none is empty."""
     start = 0
     for end in (*ends.tolist(), len(ids)):
         if end > start:

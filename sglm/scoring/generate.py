@@ -1,6 +1,6 @@
-"""Continuing a text: each token is drawn from the predicted distribution.
+"""Generation: a text is continued by drawing each token from the predicted distribution.
 
-Shapes: V vocabulary. Draws come from a generator of their own: torch's global one is not touched.
+Shapes: T time, V vocabulary. Draws use a generator of their own, not torch's global one.
 """
 
 import math
@@ -30,7 +30,7 @@ def continue_text(
     top_p: float | None,
     seed: int | None,
 ) -> str:
-    """See `LanguageModel.generate`."""
+    """Continues a text: see `LanguageModel.generate`."""
     checked_bytes(prompt)
     ids = tokenizer.encode(prompt)
     added = generate_ids(
@@ -45,7 +45,7 @@ def continue_text(
         never=tokenizer.unwritten_ids,
         stop_at_eos=not tokenizer.eos_ends_lines,
     )
-    # The prompt stays as it was typed, whatever its tokens would be decoded to.
+    # The prompt is returned as it was given, even if its tokens decode to something else.
     continuation = tokenizer.decode([*ids, *added])[len(tokenizer.decode(ids)) :]
     if not tokenizer.lossless and (not prompt or prompt[-1].isspace()):
         continuation = continuation.lstrip(" ")
@@ -68,21 +68,22 @@ def generate_ids(
     """Draws up to `tokens` ids that follow the prompt.
 
     Args:
-        predictor: reads them.
-        prompt: may be empty.
-        bos_id: is read before it, from the start state.
-        eos_id: ends the text if `stop_at_eos`, and is then not returned.
-        tokens: how many to draw.
-        temperature: divides the log-probabilities; 0 always takes the likeliest token.
-        top_p: draws only from the likeliest tokens that together have this probability
-            (nucleus sampling, Holtzman et al. 2020); None: from all.
-        seed: equal seeds give equal texts on one kind of machine; None: different every time.
-        never: ids that are not drawn.
+        predictor: The model.
+        prompt: The first ids of the text; may be empty.
+        bos_id: The id that is read before the prompt, from the start state.
+        eos_id: The id that ends the text if `stop_at_eos`; it is then not returned.
+        tokens: The largest number of ids to draw.
+        temperature: The divisor of the log-probabilities; 0 always takes the likeliest token.
+        top_p: Draws only from the likeliest tokens that together have this probability
+            (nucleus sampling, Holtzman et al. 2020). None: from all tokens.
+        seed: Equal seeds give equal texts on one kind of machine. None: a different text each time.
+        never: Ids that are never drawn.
+        stop_at_eos: Whether the text ends when `eos_id` is drawn.
 
     Raises:
-        InputError: a negative number of tokens, a temperature or `top_p` out of range, or what is
-            no number.
-        SglmError: the predicted log-probabilities are NaN.
+        InputError: The number of tokens is negative; the temperature, `top_p` or the seed is out of
+            range; one of them is not a number.
+        SglmError: The predicted log-probabilities are NaN, or no token can be drawn.
     """
     tokens = whole_number("the number of tokens", tokens)
     temperature = real_number("the temperature", temperature)
@@ -100,10 +101,10 @@ def generate_ids(
         blocks, state = predictor.distributions(inputs_T1, state, last_steps=1)
         [(_, logprobs_1V)] = blocks
         logprobs_V = logprobs_1V[0].double().cpu().index_fill(0, never_drawn, -math.inf)
-        if not bool(logprobs_V.max() > -math.inf):  # not a number, or nothing possible
+        if not bool(logprobs_V.max() > -math.inf):  # NaN, or no possible token
             raise SglmError(
-                "the model's prediction is no number: its weights are far too large, its "
-                "training diverged; take an earlier snapshot"
+                "the model's prediction is not a number: its weights are far too large, because "
+                "its training diverged; use an earlier snapshot"
             )
         drawn = _draw(logprobs_V, temperature, top_p=top_p, random=random)
         if drawn == eos_id and stop_at_eos:
@@ -114,7 +115,7 @@ def generate_ids(
 
 
 def _generator(seed: int | None) -> torch.Generator:
-    """Always on the CPU, so that the draws of a seed do not depend on the model's device."""
+    """Returns a generator on the CPU, so that the draws do not depend on the model's device."""
     random = torch.Generator("cpu")
     if seed is None:
         random.seed()
@@ -135,17 +136,17 @@ def _check(tokens: int, temperature: float, *, top_p: float | None, seed: int | 
 
 
 def _prompt_chunks(ids: Sequence[int]) -> Sequence[Tensor]:
-    """The prompt as `(T, 1)` inputs, in pieces that bound the memory."""
+    """Returns the prompt as `(T, 1)` inputs, in pieces that bound the memory."""
     return torch.split(torch.from_numpy(np.array(ids, dtype=np.int64))[:, None], CHUNK_STEPS)
 
 
 def _draw(
     logprobs_V: Tensor, temperature: float, *, top_p: float | None, random: torch.Generator
 ) -> int:
-    """Draws one id; takes float64, so that small temperatures do not overflow."""
+    """Draws one id. Log-probabilities are float64, so that small temperatures do not overflow."""
     if temperature == 0:
         return int(logprobs_V.argmax())
-    # The largest becomes 0 before the division: exp stays in range however small the divisor is.
+    # The maximum is subtracted before the division: exp stays in range, however small the divisor.
     probabilities_V = ((logprobs_V - logprobs_V.max()) / temperature).softmax(0)
     if top_p is not None:
         sorted_V, order_V = probabilities_V.sort(descending=True, stable=True)

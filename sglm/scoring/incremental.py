@@ -1,7 +1,8 @@
-"""A text that grows piece by piece: what each piece adds to its log-probability.
+"""Scores of a text that grows piece by piece.
 
-A tokenizer may cut the end of a text differently once more text follows. Hence only the text up to
-the last safe boundary is settled; the tail after it is read again together with what follows.
+A tokenizer may cut the end of a text differently once more text follows. So only the text up to the
+last position that no continuation can affect is settled; the tail after it is read again, together
+with the next piece.
 """
 
 from collections.abc import Sequence
@@ -24,31 +25,37 @@ ANOTHER_MODELS = "this state belongs to another model; begin with"
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class ScoringState:
-    """The state after the text so far. Immutable: one state can be extended in several ways."""
+    """The state of a model after the text so far, for `LanguageModel.extend` and `next`.
+
+    A state is immutable, so a text can be continued from it in several ways.
+    """
 
     predictor_state: Any
-    """The predictor's own, before `previous_id` is read."""
+    """The predictor's own state, before `previous_id` is read."""
     identity: str
-    """Of the predictor (`identity_of`)."""
+    """The identity of the predictor (`identity_of`)."""
     previous_id: int
-    """The last token before the tail; at the start, what stands before every text."""
+    """The id of the last token before the tail; at the beginning of a text, `bos_id`."""
     tail: str
+    """The end of the text, whose tokens may still change."""
     tail_ids: tuple[int, ...]
+    """The present tokens of the tail."""
     tail_logprobs: tuple[float, ...]
-    """The log-probabilities that have been counted for the tail."""
+    """The log-probabilities of these tokens, which are part of the scores so far."""
     in_word: bool
-    """The text ends in a word that may go on."""
+    """Whether the text ends inside a word, which may go on."""
     tail_start: int = 0
-    """Characters before the tail."""
+    """The number of characters before the tail."""
 
     def __repr__(self) -> str:
         return f"ScoringState(tail={self.tail[-40:]!r})"
 
 
 def _check_state(predictor: Predictor[Any], state: object) -> None:
-    """
+    """Checks that a state belongs to a predictor.
+
     Raises:
-        InputError: not a state, or another model's.
+        InputError: It is not a state, or belongs to another model.
     """
     if not isinstance(state, ScoringState):
         raise InputError(
@@ -60,7 +67,7 @@ def _check_state(predictor: Predictor[Any], state: object) -> None:
 
 
 def start_text(predictor: Predictor[Any], bos_id: int) -> ScoringState:
-    """The state before any text: about to read `bos_id`, which stands before it."""
+    """Returns the state before any text, about to read `bos_id`."""
     return ScoringState(
         predictor_state=predictor.start(1),
         identity=identity_of(predictor),
@@ -78,7 +85,8 @@ def extend_text(
     """Scores what `text` adds to the text so far: see `LanguageModel.extend`.
 
     Raises:
-        InputError: not a str, or half a surrogate pair; not a state, or another model's.
+        InputError: `text` is not a str or holds a lone surrogate; `state` is not a state, or
+            belongs to another model.
     """
     _check_state(predictor, state)
     n_bytes = checked_bytes(text)
@@ -119,10 +127,10 @@ def extend_text(
 
 
 def next_logprobs(predictor: Predictor[Any], state: ScoringState) -> npt.NDArray[np.float32]:
-    """See `LanguageModel.next`.
+    """Returns the log-probabilities of all next tokens, `(V,)`: see `LanguageModel.next`.
 
     Raises:
-        InputError: not a state, or another model's.
+        InputError: `state` is not a state, or belongs to another model.
     """
     _check_state(predictor, state)
     ids_T1 = torch.tensor([state.previous_id, *state.tail_ids], device="cpu")[:, None]
@@ -140,7 +148,7 @@ def _array(first: int, ids: Sequence[int]) -> Ids:
 
 
 def _common_length(first: Sequence[int], second: Sequence[int]) -> int:
-    """How many leading ids agree."""
+    """Returns the number of leading ids that are equal."""
     for index, (one, other) in enumerate(zip(first, second, strict=False)):
         if one != other:
             return index

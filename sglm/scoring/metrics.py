@@ -1,11 +1,11 @@
-"""Measures of a likelihood, from its nats."""
+"""Measures that are computed from a negative log-likelihood in nats."""
 
 import math
 
 
 def perplexity(nll_nats: float, units: int | None) -> float:
-    """exp(nll_nats / units); inf where that leaves the range of floats, nan for no units at all or
-    an unknown number (None)."""
+    """Returns exp(nll_nats / units): inf beyond the range of floats, nan without units (None: their
+    number is unknown)."""
     if units is None or units <= 0:
         return math.nan
     try:
@@ -15,17 +15,19 @@ def perplexity(nll_nats: float, units: int | None) -> float:
 
 
 def shown(value: float) -> str:
-    """A perplexity for people; of a model that has diverged it may have hundreds of digits."""
+    """Formats a perplexity. Large ones get an exponent: that of a model that has diverged may have
+    hundreds of digits."""
     return f"{value:,.2f}" if value < 1e7 else f"{value:.3g}"
 
 
 def bits_per_byte(nll_nats: float, text_bytes: int | None, unknown: int) -> float | None:
-    """nll_nats / (bytes · ln 2); None where an unknown token hides bytes, or there are none."""
+    """Returns nll_nats / (bytes · ln 2); None if there are no bytes, or if unknown tokens stand for
+    some of them."""
     if unknown or not text_bytes:
         return None
     return nll_nats / (text_bytes * math.log(2)) + 0.0  # not −0
 
 
 def finite_or_none(value: float | None) -> float | None:
-    """JSON has neither inf nor nan."""
+    """Replaces inf and nan, which JSON lacks, by None."""
     return value if value is not None and math.isfinite(value) else None

@@ -1,8 +1,9 @@
-"""Several predictors as one: the weighted mean of their probabilities, token by token.
+"""Mixtures: several predictors as one, by the weighted mean of their probabilities of each token.
 
-Linear interpolation of language models (Jelinek & Mercer 1980, "Interpolated estimation of Markov
-source parameters from sparse data"). Shapes: T time, B lanes, V vocabulary, M rows, P predictors,
-N tokens.
+This is linear interpolation of language models (Jelinek & Mercer 1980, "Interpolated estimation of
+Markov source parameters from sparse data").
+
+Shapes: T time, B lanes, V vocabulary, M rows, P predictors, N tokens.
 """
 
 import math
@@ -20,14 +21,14 @@ from sglm.scoring.predictor import IGNORED, Blocks, Predictor, identity_of
 
 Nats = npt.NDArray[np.float64]
 State = tuple[Any, ...]
-TOLERANCE = 1e-6  # no weight changes by more in the last step of its search
+TOLERANCE = 1e-6  # the search for weights ends when no weight changes by more
 
 
 class Mixture:
-    """A `Predictor` with the state of each of its predictors; an ensemble where all weigh the same.
+    """A weighted mixture of predictors, itself a `Predictor`; with equal weights, an ensemble.
 
     Huang et al. 2017 (Snapshot Ensembles, section 3) average softmax outputs like this. By Jensen's
-    inequality no token costs more than the weighted mean of the predictors' nats for it.
+    inequality, a token's surprisal is at most the weighted mean of the predictors' surprisals.
     """
 
     def __init__(
@@ -35,12 +36,12 @@ class Mixture:
     ) -> None:
         """
         Args:
-            predictors: of one vocabulary, which give their distributions in equal blocks;
-                log-probabilities are mixed on the device of the first.
-            weights: of each, not negative, with a sum of 1; None: all equal.
+            predictors: The predictors, of one vocabulary, whose distributions come in equal blocks.
+                Log-probabilities are mixed on the device of the first.
+            weights: The weight of each predictor, not negative, with a sum of 1. None: all equal.
 
         Raises:
-            InputError: there are none, or their vocabularies differ in size.
+            InputError: There are no predictors, or their vocabularies differ in size.
         """
         if not predictors:
             raise InputError("an ensemble needs at least one model")
@@ -112,21 +113,21 @@ class Mixture:
 
 
 def fit_weights(logprobs_PN: Nats) -> Nats:
-    """The weights of the mixture under which the tokens are the most probable, `(P,)`.
+    """Finds the weights with which a mixture makes the tokens most probable, `(P,)`.
 
-    By expectation maximisation from equal weights (Dempster, Laird & Rubin 1977); the likelihood
-    has no other maximum.
+    The method is expectation maximisation from equal weights (Dempster, Laird & Rubin 1977). The
+    likelihood is concave in the weights, so it finds a global maximum.
 
     Args:
-        logprobs_PN: the log-probability of each token by each predictor.
+        logprobs_PN: The log-probability of each token under each predictor.
 
     Raises:
-        InputError: there are no tokens, or none of the predictors holds one of them for possible.
+        InputError: There are no tokens, or some token has probability 0 under every predictor.
     """
     if not logprobs_PN.size or not (logprobs_PN.max(axis=0) > -np.inf).all():
         raise InputError(
             "the weight cannot be tuned: there is no token to tune it on, or one that no model"
-            " holds for possible; give it as a number"
+            " considers possible; give the weight as a number"
         )
     weights_P = np.full(len(logprobs_PN), 1 / len(logprobs_PN))
     relative_PN = np.exp(logprobs_PN - logprobs_PN.max(axis=0))

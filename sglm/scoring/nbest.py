@@ -1,11 +1,11 @@
-"""N-best lists of a speech or text recogniser, rescored by a language model.
+"""Rescoring of the n-best lists of a speech or text recogniser with a language model.
 
-The convention is NeMo's (its `eval_neural_rescorer.py`): a file of lines `text<TAB>score`, as many
-for every utterance as the beam is wide, and a candidate is as good as
+The conventions are NeMo's (`eval_neural_rescorer.py`). A file has a line `text<TAB>score` for each
+candidate, and as many candidates for each utterance as the beam is wide. The combined score is
 
     score + alpha · (log-probability of the text, in nats) + beta · (its length in characters).
 
-Shapes: L lists, K candidates in each, P and Q values of the two weights.
+Shapes: L lists, K candidates in each.
 """
 
 import math
@@ -23,31 +23,31 @@ from sglm.text.records import checked_text, read_json_lines
 
 Floats = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64]
-# The weights that are tried, as multiples of the one with which the term's differences inside the
-# lists are as large as those of the scores: see `tune`.
+# The weights that `tune` tries, in a unit with which a term varies inside the lists as much as the
+# recogniser's scores do.
 ALPHAS = np.linspace(0, 4, 81)
 BETAS = np.linspace(-2, 2, 41)
-_CHUNK = 20_000  # candidates that are scored together
+_CHUNK = 20_000  # the number of candidates that are scored together
 
 
 @dataclass(frozen=True, kw_only=True)
 class NBest:
-    """Lists of candidates, one after the other."""
+    """N-best lists, each with K candidates."""
 
     texts: list[str]
-    """L·K of them."""
+    """The L·K candidates, list after list."""
     scores_LK: Floats
-    """The recogniser's, larger is better."""
+    """The recogniser's scores; larger is better."""
 
     def lengths(self) -> Floats:
-        """Of each candidate in characters, `(L, K)`."""
+        """Returns the length of each candidate in characters, `(L, K)`."""
         return np.array([len(text) for text in self.texts], float).reshape(self.scores_LK.shape)
 
     def measure(self, measure: Callable[[list[str]], Sequence[float]]) -> Floats:
-        """A number for each candidate; candidates with equal texts are measured once.
+        """Computes a number for each candidate, `(L, K)`, once for candidates with equal texts.
 
         Args:
-            measure: of some texts.
+            measure: Returns a number for each of a list of texts.
         """
         distinct = list(dict.fromkeys(self.texts))
         values: list[float] = []
@@ -58,15 +58,15 @@ class NBest:
 
 
 def read_nbest(file: Path, beam_size: int) -> NBest:
-    """The lists in a file.
+    """Reads the n-best lists in a file.
 
     Args:
-        file: `-` is stdin.
-        beam_size: K.
+        file: The file; `-` is stdin.
+        beam_size: The number of candidates in each list, K.
 
     Raises:
-        InputError: no such file; a line of other columns, an empty text or a score that is no
-            finite number; an incomplete list.
+        InputError: The file does not exist or is empty; a line does not have two columns, its text
+            is empty or its score is not a finite number; the last list is incomplete.
     """
     texts: list[str] = []
     scores: list[float] = []
@@ -86,11 +86,11 @@ def read_nbest(file: Path, beam_size: int) -> NBest:
         texts.append(columns[0])
         scores.append(_score(columns[1], where))
     if not texts:
-        raise InputError(f"{name}: no candidates in there")
+        raise InputError(f"{name}: has no candidates")
     if len(texts) % beam_size:
         raise InputError(
-            f"{name}: {len(texts):,} lines are no multiple of the {beam_size:,} candidates of a"
-            " list; --beam-size is how many lines belong to an utterance, the same for all"
+            f"{name}: {len(texts):,} lines are not a multiple of the {beam_size:,} candidates of a"
+            " list; --beam-size is the number of lines for each utterance, the same for all"
         )
     return NBest(texts=texts, scores_LK=np.array(scores).reshape(-1, beam_size))
 
@@ -102,17 +102,18 @@ def _score(column: str, where: str) -> float:
         score = math.nan
     if not math.isfinite(score):
         raise InputError(
-            f"{where}: the score {short_repr(column)} is no finite number; the columns are"
+            f"{where}: the score {short_repr(column)} is not a finite number; the columns are"
             " text<TAB>score"
         )
     return score
 
 
 def read_references(file: Path, lists: NBest) -> list[str]:
-    """What was said: a text a line, or the field `text` of a manifest's JSON lines.
+    """Reads the references: one text in each line, or in the field `text` of each JSON line.
 
     Raises:
-        InputError: no such file, or another number of texts than of lists; no words at all.
+        InputError: The file does not exist; the number of texts differs from the number of lists;
+            there are no words at all.
     """
     if file.name.lower().removesuffix(".gz").endswith((".json", ".jsonl")):
         texts = [_said(record, where) for where, record in read_json_lines(file)]
@@ -122,37 +123,40 @@ def read_references(file: Path, lists: NBest) -> list[str]:
     if len(texts) != count:
         raise InputError(
             f"{file}: {len(texts):,} references for {count:,} lists of {beam_size:,} candidates;"
-            " give one a list, in the same order"
+            " give one for each list, in the same order"
         )
     if not any(text.split() for text in texts):
-        raise InputError(f"{file}: no words in there; a word error rate needs some")
+        raise InputError(f"{file}: has no words; a word error rate needs some")
     return texts
 
 
 def _said(record: object, where: str) -> str:
-    """What was said, by a manifest's record."""
+    """Returns the reference in a manifest's record."""
     if not isinstance(record, dict) or "text" not in record:
-        raise InputError(f"{where}: no field 'text'; a manifest has the reference in it")
+        raise InputError(f"{where}: no field 'text', which holds the reference in a manifest")
     return checked_text(record["text"], "text", where)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rescored:
-    """Lists and what decides in them."""
+    """N-best lists with the log-probabilities and weights that rank their candidates anew."""
 
     lists: NBest
+    """The lists."""
     logprobs_LK: Floats
-    """Of the texts, in nats."""
+    """The log-probability of each candidate's text, in nats."""
     alpha: float
+    """The weight of the log-probabilities."""
     beta: float
+    """The weight of the lengths."""
 
     def combined(self) -> Floats:
-        """score + alpha · log-probability + beta · length, `(L, K)`."""
+        """Computes score + alpha · log-probability + beta · length, `(L, K)`."""
         weighted_LK = self.alpha * self.logprobs_LK + self.beta * self.lists.lengths()
         return self.lists.scores_LK + weighted_LK
 
     def best(self) -> list[dict[str, Any]]:
-        """The best candidate of each list: its text, its place in the list from 0, its numbers."""
+        """Returns the best candidate of each list: text, index in the list (from 0), and scores."""
         combined_LK, size = self.combined(), self.logprobs_LK.shape[1]
         return [
             {
@@ -167,7 +171,7 @@ class Rescored:
 
 
 def best_of(scores_LK: Floats) -> Counts:
-    """The place of each list's best candidate, the first of equally good ones, `(L,)`."""
+    """Returns the index of each list's best candidate, the first among equals, `(L,)`."""
     places_L: Counts = scores_LK.argmax(axis=1)
     return places_L
 
@@ -180,17 +184,19 @@ def tune(
     alpha: float | None = None,
     beta: float | None = None,
 ) -> tuple[float, float]:
-    """The weights with the fewest word errors, of a grid; of equally good ones, the smallest.
+    """Searches a grid for the weights with the fewest word errors; among equals, the smallest.
 
-    The grid is finite, hence the result is only the best of it. What decides within a list are the
-    differences between its candidates: a weight of 1 in `ALPHAS` and `BETAS` is the one with which
-    those of the term have the standard deviation of those of the scores.
+    Only differences between the candidates of a list matter. So the unit of `ALPHAS` and `BETAS` is
+    the weight with which a term has the same standard deviation inside the lists as the scores.
 
     Args:
-        lists: what to choose from.
-        logprobs_LK: of the texts.
-        errors_LK: word errors of each candidate.
-        alpha, beta: a weight that is not to be tuned.
+        lists: The n-best lists.
+        logprobs_LK: The log-probability of each candidate's text, in nats.
+        errors_LK: The number of word errors of each candidate.
+        alpha, beta: A fixed weight. None: to be tuned.
+
+    Returns:
+        alpha and beta.
     """
     scores_LK, lengths_LK = lists.scores_LK, lists.lengths()
     alphas = _grid(ALPHAS, scores_LK, logprobs_LK) if alpha is None else [alpha]
@@ -207,12 +213,13 @@ def tune(
 
 
 def _grid(multiples: Floats, scores_LK: Floats, term_LK: Floats) -> list[float]:
-    """Smallest first; of three digits, so that what is printed is what was tried. No −0."""
+    """Returns the weights to try, the smallest first. They are rounded to three digits, so that a
+    printed weight is the one that was tried; −0 becomes 0."""
     spread = _spread(term_LK)
     unit = _spread(scores_LK) / spread if spread > 0 else 0.0
     return sorted({float(f"{value:.3g}") + 0.0 for value in multiples * unit}, key=abs)
 
 
 def _spread(values_LK: Floats) -> float:
-    """The standard deviation inside the lists."""
+    """Returns the standard deviation inside the lists."""
     return float(np.sqrt(values_LK.var(axis=1).mean()))

@@ -16,34 +16,34 @@ from sglm.ngram.model import NgramModel, Words
 from sglm.scoring.predictor import IGNORED, Blocks, block_rows
 from sglm.text.tokenizer import Tokenizer
 
-_SHOWN = 3  # words of a message
+_SHOWN = 3  # the most words that a message lists
 
 
 class NgramPredictor:
-    """A `Predictor[Tensor]`; `<eos>` is predicted as `</s>`, and read as `<s>`.
+    """An n-gram model as a `Predictor[Tensor]`; `<eos>` is predicted as `</s>` and read as `<s>`.
 
-    Its state is the history, ids of the n-gram model, `(B, K)`.
+    The state is the history, `(B, K)`, as word ids of the n-gram model; −1 before the text.
     """
 
     def __init__(self, ngram: NgramModel, *, tokenizer: Tokenizer, name: str) -> None:
         """
         Args:
-            ngram: the model.
-            tokenizer: at word level.
-            name: what messages call the n-gram model.
+            ngram: The n-gram model.
+            tokenizer: The tokenizer, at word level.
+            name: The name of the n-gram model in messages.
 
         Raises:
-            InputError: tokens are not words, or the words of the two differ, or `<s>` and `</s>`
-                are among them.
+            InputError: The tokens are not words; the vocabularies differ; `<s>` or `</s>` is a word
+                of the text.
         """
         if tokenizer.kind != "word":
             raise InputError(
-                f"{name}: an n-gram model predicts words, but this model {tokenizer.kind} tokens;"
-                " mixing needs one whose store was made with --tokenizer word"
+                f"{name}: an n-gram model predicts words, but this model predicts {tokenizer.kind}"
+                " tokens; mixing needs a model whose store was made with --tokenizer word"
             )
         self.name = name
         self.fingerprint = tokenizer.fingerprint
-        # A state holds places of words in the n-gram model, so their order counts.
+        # A state holds indices of words in the n-gram model, so the order of the words matters.
         order = hashlib.sha256("\n".join(ngram.words).encode()).hexdigest()
         self.identity = f"{ngram.order}-gram model of {self.fingerprint} with words {order}"
         self.vocab_size = tokenizer.vocab_size
@@ -56,7 +56,7 @@ class NgramPredictor:
         names = {tokenizer.eos_id: END, tokenizer.unk_id: UNKNOWN}
         words = [names.get(token_id, token) for token_id, token in enumerate(tokens)]
         _check_words(set(words), set(ids), name)
-        # The n-gram model's id of each token, when it is predicted and when it is read.
+        # The n-gram model's id of each token when it is predicted, and when it is read.
         self._predicted_V = np.array([ids.get(word, -1) for word in words], dtype=np.int64)
         self._read_V = self._predicted_V.copy()
         self._read_V[tokenizer.eos_id] = ids[BEGIN]
@@ -97,7 +97,7 @@ class NgramPredictor:
         return state[lanes.cpu()]
 
     def _histories(self, ids_TB: Tensor, state: Tensor) -> tuple[Words, Tensor]:
-        """The history after each id, `(N, K)`, and the one after the last step."""
+        """Returns the histories after each id, `(N, K)`, and after the last step, `(B, K)`."""
         read_TB = self._read_V[ids_TB.cpu().numpy()]
         words_TB = np.concatenate((state.numpy().T, read_TB))
         windows_TBK = np.lib.stride_tricks.sliding_window_view(
@@ -108,14 +108,15 @@ class NgramPredictor:
 
 
 def check_no_tags(tokens: Iterable[str]) -> None:
-    """
+    """Checks that the sentence tags of ARPA files are not words of the text.
+
     Raises:
-        InputError: the tags of an ARPA file's sentences are words of the text.
+        InputError: One of them is.
     """
     if tags := sorted({BEGIN, END}.intersection(tokens)):
         raise InputError(
-            f"the text has {' and '.join(tags)} for words, which mark the ends of sentences in an"
-            " n-gram model; take them out of the text (lines are sentences), and prepare it again"
+            f"the text contains {' and '.join(tags)} as words, which mark the ends of sentences in"
+            " an n-gram model; take them out of the text (lines are sentences) and prepare it again"
         )
 
 

@@ -1,5 +1,7 @@
-"""Minimal pairs: how often the acceptable sentence is the more probable one (BLiMP: Warstadt et
-al. 2020, "BLiMP: The Benchmark of Linguistic Minimal Pairs for English", sec. 4)."""
+"""Minimal pairs: how often a model gives the acceptable sentence the higher probability.
+
+BLiMP: Warstadt et al. 2020, "BLiMP: The Benchmark of Linguistic Minimal Pairs for English", sec. 4.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -13,10 +15,12 @@ DEFAULT_GROUPS = ("UID", "field")
 
 
 class Pair(NamedTuple):
-    """Two sentences, of which the first is acceptable, and which differ only in what decides that.
+    """A minimal pair: two sentences that differ only in what makes one of them acceptable.
 
-    groups: `(field, value)` of the record, for the fields that group.
-    where: file and line, for error messages.
+    Attributes:
+        good, bad: The acceptable sentence and the other one.
+        groups: The groups of the pair, as `(field, value)` of its record.
+        where: The file and line, for error messages.
     """
 
     good: str
@@ -27,7 +31,13 @@ class Pair(NamedTuple):
 
 @dataclass(kw_only=True)
 class Accuracy:
-    """The number of pairs, and of those whose good sentence is more probable; a tie is a half."""
+    """Counts of pairs.
+
+    Attributes:
+        n: The number of pairs.
+        right: The number of pairs whose good sentence is more probable.
+        ties: The number of pairs whose sentences are equally probable.
+    """
 
     n: int = 0
     right: int = 0
@@ -35,35 +45,38 @@ class Accuracy:
 
     @property
     def accuracy(self) -> float:
-        """From 0 to 1; one half is chance."""
+        """The share of right pairs, from 0 to 1; a tie counts as a half. One half is chance."""
         return (self.right + self.ties / 2) / self.n
 
     def count(self, good: float, bad: float) -> None:
-        """Counts one more pair, given the log-probabilities of its sentences; equal ones tie."""
+        """Counts one more pair, given the log-probabilities of its sentences."""
         self.n += 1
         self.right += good > bad
         self.ties += good == bad
 
     def to_json(self) -> dict[str, Any]:
-        """As `sglm pairs --json` prints it."""
+        """Returns the object that `sglm pairs --json` prints for a group."""
         return {"n": self.n, "accuracy": self.accuracy, "ties": self.ties}
 
 
 @dataclass(kw_only=True)
 class PairResults:
-    """All pairs, and the groups in the order of their fields, by name."""
+    """The accuracies over all pairs and in each group, which is named by a field and its value."""
 
     overall: Accuracy = field(default_factory=Accuracy)
     by_field: dict[str, dict[str, Accuracy]] = field(default_factory=dict)
 
     def count(self, pair: Pair, good: float, bad: float) -> None:
-        """One more pair and its log-probabilities."""
+        """Counts one more pair, given the log-probabilities of its sentences."""
         self.overall.count(good, bad)
         for name, value in pair.groups:
             self.by_field.setdefault(name, {}).setdefault(value, Accuracy()).count(good, bad)
 
     def groups(self) -> dict[str, Accuracy]:
-        """By value; where two fields have the same value, `field=value` for the second."""
+        """Returns the groups by name, sorted within each field.
+
+        The name is the value of the field; if an earlier field has the same value, `field=value`.
+        """
         named: dict[str, Accuracy] = {}
         for name, values in self.by_field.items():
             for value in sorted(values):
@@ -71,16 +84,16 @@ class PairResults:
         return named
 
     def to_json(self) -> dict[str, Any]:
-        """The object that `sglm pairs --json` prints."""
+        """Returns the object that `sglm pairs --json` prints."""
         groups = {name: accuracy.to_json() for name, accuracy in self.groups().items()}
         return {"groups": groups, **self.overall.to_json()}
 
 
 def find_pair_files(sources: Sequence[Path]) -> list[Path]:
-    """The files themselves, and the .jsonl files in folders.
+    """Returns the given files, and the .jsonl files in the given folders.
 
     Raises:
-        InputError: nothing there, or a folder without such files.
+        InputError: A source does not exist, or a folder has no such file.
     """
     files: list[Path] = []
     for source in sources:
@@ -99,15 +112,16 @@ def find_pair_files(sources: Sequence[Path]) -> list[Path]:
 def read_pairs(
     files: Sequence[Path], *, good: str, bad: str, groups: Sequence[str] | None
 ) -> Iterator[Pair]:
-    """The pairs of JSON-lines files, one by one.
+    """Reads the pairs in JSON-lines files, one by one.
 
     Args:
-        files: one object a line.
-        good, bad: the fields of the sentences.
-        groups: fields whose values group; None: `DEFAULT_GROUPS`, as far as a record has them.
+        files: The files, with one object in each line.
+        good, bad: The fields that hold the sentences.
+        groups: The fields by whose values pairs are grouped. None: those of `DEFAULT_GROUPS` that
+            the record has.
 
     Raises:
-        InputError: a record without these fields, or with something else than text in them.
+        InputError: A record lacks one of these fields, or holds something other than text in it.
     """
     for path in files:
         for where, record in read_json_lines(path):

@@ -1,6 +1,6 @@
 """The interface of models that predict text, and its implementation by an LSTM.
 
-All of `sglm.scoring` uses a model only through `Predictor`, so that every implementation of it can
+`sglm.scoring` uses a model only through `Predictor`, so every implementation of that interface can
 score, evaluate, extend and generate texts.
 
 Shapes: T time, B lanes, V vocabulary, H features, N = T·B tokens in time-major order, M some of
@@ -27,124 +27,127 @@ from sglm.runtime.device import full_float32
 from sglm.runtime.process import settle_after_fork
 
 State = TypeVar("State")
-# Blocks of distributions: a slice of the rows asked for, and their log-probabilities `(M, V)`.
+# Blocks of distributions: a slice of the requested rows, and their log-probabilities `(M, V)`.
 Blocks = Iterator[tuple[slice, Tensor]]
 
-# Rows whose logits are held at a time, and the most entries these may have (16 MB). With fewer rows
-# the products are slower; with more they are no faster.
+# The most rows of logits in memory at a time, and the most entries that they may have (16 MB). With
+# fewer rows the products are slower; with more they are no faster.
 LOGIT_ROWS = 512
 LOGIT_ENTRIES = 2**22
-# Rows up to which laying out the softmax matrix for repeated products takes as long as it saves.
+# Up to this many rows, laying out the softmax matrix for repeated products takes the time it saves.
 FEW_ROWS = 256
-_BITS = math.log2(math.e)  # in a nat
+_BITS = math.log2(math.e)  # bits per nat
 
 
 class Predictor(Protocol[State]):
-    """Reads token ids in lanes side by side and gives log-probabilities of what comes next.
+    """A model that reads token ids in parallel lanes and predicts log-probabilities of the next.
 
-    **States** are the predictor's own and opaque to everybody else. A state is never changed: each
+    **States** belong to the predictor and are opaque to its callers. A state is never changed: each
     method returns a new one, and the one passed in stays valid, because a text may be continued in
     several ways. Lanes do not influence each other beyond rounding.
 
-    **Modes** are the predictor's own, too. It decides whether gradients are recorded, whether torch
+    **Modes** belong to the predictor, too. It decides whether gradients are recorded, whether torch
     is in inference mode, whether dropout is off and which precision products have; callers set
     nothing. It sets and restores these modes within each call, and within each block of
     `distributions`: while a caller holds a block, the caller's own modes are in force. The tensors
-    returned are constants, to be read but not to be changed in place.
+    returned are constants: they may be read, but not changed in place.
 
     **Devices**: ids, targets and lanes may be on any device (callers leave them in the host's
     memory) and are moved; log-probabilities are returned on `device`.
 
     **Calls**: text is split into several calls only to bound memory. Two calls, the second from the
-    state that the first returned, give the same as one call for both.
+    state that the first returned, have the same results as one call for both.
 
     How predictors other than a single network fit this interface:
 
     - An ensemble: its state is a tuple of its members' states. A mixture's log-probability of a
-      target is the logarithm of the mean of the members' probabilities of it, so that `read` needs
-      no more of a member than its `read`; `distributions` mixes blocks of equal rows.
-    - An ONNX session: its state is the session's arrays; ids are already where it needs them, in
-      the host's memory. With `None` for targets, a run fetches the state only.
+      target is the logarithm of the mean of the members' probabilities of it, so its `read` needs
+      only its members' `read`; `distributions` mixes blocks of equal rows.
+    - An ONNX session: its state consists of the session's arrays; ids are already where it needs
+      them, in the host's memory. With `None` for targets, a run fetches only the state.
     - A model that adapts while it reads (a cache, dynamic evaluation): what it has learned is part
-      of the state, so that `start` returns the unadapted model and every text is scored from there.
+      of the state, so `start` returns the unadapted model, and every text is scored from there.
       Within one call it predicts each token before it learns from it. It turns on the gradients
-      that it needs, and it also learns where `targets_TB` is None, from the ids. Where its states
-      are large, an attribute `most_lanes` says how many lanes to read side by side.
+      that it needs. It also learns from the ids if `targets_TB` is None. If its states are large,
+      an attribute `most_lanes` is the largest number of lanes to read side by side.
 
-    An attribute `identity`, a str, tells predictors apart whose states must not be confused; where
-    it is missing, the class does.
+    An attribute `identity`, a str, distinguishes predictors whose states must not be confused; if
+    it is missing, the name of the class does.
     """
 
     @property
     def vocab_size(self) -> int:
-        """V: ids run from 0 to V − 1, and so do the columns of a distribution."""
+        """The number of tokens, V: ids, and columns of distributions, run from 0 to V − 1."""
 
     @property
     def device(self) -> torch.device:
-        """The device of the log-probabilities returned."""
+        """The device on which log-probabilities are returned."""
 
     def start(self, lanes: int) -> State:
-        """The state before any text, in so many lanes; texts begin by reading `<eos>`."""
+        """Returns the state before any text, for the given number of lanes."""
 
     def read(
         self, ids_TB: Tensor, targets_TB: Tensor | None, state: State
     ) -> tuple[Tensor | None, State]:
-        """Reads on from a state.
+        """Reads ids, continuing from a state, and scores targets.
 
         Args:
-            ids_TB: int64, T and B at least 1; B is the number of lanes of `state`.
-            targets_TB: the token after each of `ids_TB`, int64. `IGNORED` (−100): nothing is
+            ids_TB: The ids to read, int64; T and B are at least 1, and B is `state`'s number of
+                lanes.
+            targets_TB: The token after each of `ids_TB`, int64. `IGNORED` (−100): nothing is
                 predicted there, and no row of the softmax is computed. None: nothing is predicted
                 at all; the state advances without a softmax.
-            state: before the first of `ids_TB`.
+            state: The state before the first of `ids_TB`.
 
         Returns:
-            `(logprobs_TB, state)`: the log-probability of each target, float64, 0 where it is
-            `IGNORED`, None without targets; the state after the last of `ids_TB`.
+            `(logprobs_TB, state)`: the log-probability of each target, float64, 0 for `IGNORED`,
+            None without targets; and the state after the last of `ids_TB`.
         """
 
     def distributions(
         self, ids_TB: Tensor, state: State, *, last_steps: int | None = None
     ) -> tuple[Blocks, State]:
-        """Reads on from a state, and predicts every token that may come next.
+        """Reads ids, continuing from a state, and predicts the distribution of each next token.
 
         Args:
-            ids_TB, state: as for `read`.
-            last_steps: predict only after the last so many steps, 1 to T; None: after each one.
+            ids_TB, state: As for `read`.
+            last_steps: The number of steps at the end, 1 to T, after which to predict. None: all
+                steps.
 
         Returns:
-            `(blocks, state)`. The blocks together are the N = T·B (or `last_steps`·B) rows in
+            `(blocks, state)`. Together the blocks are the N = T·B (or `last_steps`·B) rows in
             time-major order. Each block is computed when the iterator reaches it: a slice of a
-            bounded number of rows, and their log-probabilities `(M, V)`, float32 at least. A block
+            bounded number of rows, and their log-probabilities `(M, V)`, at least float32. A block
             is valid only until the next one.
         """
 
     def select(self, state: State, lanes: Tensor) -> State:
-        """The state of the lanes that `lanes` names (int64), in its order; repeats are allowed."""
+        """Returns the state of the lanes with the indices `lanes` (int64), in that order; an index
+        may occur several times."""
 
 
 def identity_of(predictor: object) -> str:
-    """What tells the owner of a state from other predictors."""
+    """Returns the string that identifies the predictor to which a state belongs."""
     return str(getattr(predictor, "identity", type(predictor).__qualname__))
 
 
 class NetworkPredictor:
-    """An LSTM as a `Predictor[LSTMState]`: without dropout, gradients or TF32.
+    """An LSTM as a `Predictor[LSTMState]`, without dropout, gradients or TF32.
 
-    The network may be in the midst of its training: it is in evaluation mode while a call lasts and
-    then in the mode that it was in. One that is in evaluation mode already is not touched, so that
+    The network may be in the middle of its training: it is in evaluation mode during each call, and
+    then in its previous mode again. If it is in evaluation mode already, it is not modified, so
     threads can share it.
     """
 
     def __init__(
         self, model: LSTMLanguageModel, *, compute_dtype: torch.dtype | None = None
     ) -> None:
-        """Predicts with whatever weights `model` has when it is asked.
+        """Wraps a network; each call uses the weights that it has at that time.
 
         Args:
-            model: in any mode.
-            compute_dtype: type of the matrix products while it reads, independent of the type in
-                which the network trains; None is the parameters' own.
+            model: The network, in any mode.
+            compute_dtype: The type of the matrix products while it reads, independent of the type
+                in which the network trains. None: the type of the parameters.
         """
         self.model = model
         self.compute_dtype = compute_dtype
@@ -196,7 +199,7 @@ class NetworkPredictor:
 
     def _blocks(self, features_NH: Tensor) -> Blocks:
         for rows in block_rows(len(features_NH), self.vocab_size):
-            # Not around the yield: the caller would then run in these modes as well.
+            # The yield is outside: otherwise the caller would run in these modes as well.
             with evaluating(self.model, self.compute_dtype):
                 logprobs_MV = block_logprobs(self.model, features_NH[rows])
             yield rows, logprobs_MV
@@ -210,10 +213,10 @@ class NetworkPredictor:
 def evaluating(
     model: LSTMLanguageModel, compute_dtype: torch.dtype | None = None
 ) -> Iterator[None]:
-    """No dropout, no graph, no TF32 inside, no autocast of the caller's, and products in
-    `compute_dtype`; afterwards the model is in the mode it was in.
+    """Within the context there is no dropout, graph, TF32 or autocast, and products are in
+    `compute_dtype`. Afterwards the model is in its previous mode.
 
-    A model that is so already is not touched, so that threads can share it.
+    A model that is in these modes already is not modified, so threads can share it.
     """
     settle_after_fork()
     was_training, training_dtype = model.training, model.compute_dtype
@@ -236,11 +239,11 @@ def evaluating(
 
 
 def target_logprobs(model: LSTMLanguageModel, features_NH: Tensor, targets_N: Tensor) -> Tensor:
-    """The targets' log-probabilities, float64 `(N,)`; holds few rows of logits at a time.
+    """Returns the log-probabilities of targets, float64 `(N,)`, with few rows of logits in memory.
 
-    On a CPU the softmax's sums are of powers of two, of logits in bits: torch has vector code for
-    these everywhere, but not for powers of e. Nothing is subtracted first, which would be two more
-    passes over the logits; a block whose sums leave the range of float32 is computed again.
+    On a CPU, the softmax sums powers of two, of logits in bits, because torch has vector code for
+    powers of two on every CPU, but not for powers of e. The maximum is not subtracted first, which
+    saves two passes over the logits; a block whose sums leave float32's range is computed again.
     """
     logprobs_N = targets_N.new_zeros(len(targets_N), dtype=torch.float64)
     for stage in model.stages(targets_N):
@@ -250,7 +253,7 @@ def target_logprobs(model: LSTMLanguageModel, features_NH: Tensor, targets_N: Te
 
 
 def _stage_logprobs(stage: Stage, features_NH: Tensor) -> Tensor:
-    """The log-probabilities of a stage's targets, of whose tokens the features are."""
+    """Returns the log-probabilities of a stage's targets, given the features of its tokens."""
     targets_N = stage.targets_M
     count, vocab_size = len(features_NH), len(stage.weight_VH)
     blocks = list(block_rows(count, vocab_size))
@@ -279,9 +282,9 @@ def _stage_logprobs(stage: Stage, features_NH: Tensor) -> Tensor:
 
 
 def _in_range(sums_M: Tensor) -> bool:
-    """Whether no power of two has overflown, and those that are 0 or denormal do not count.
+    """Tells whether no sum has overflowed, and none is so small that underflows matter.
 
-    Even of 2²⁴ tokens, powers below 2⁻¹²⁶ add less than 2⁻³⁸ of the sum to it.
+    Even for 2²⁴ tokens, powers below 2⁻¹²⁶ (0 or denormal) add less than 2⁻³⁸ of the sum.
     """
     return bool(((sums_M > 2.0**-64) & (sums_M < math.inf)).all())
 
@@ -293,18 +296,19 @@ def _by_log_softmax(stage: Stage, features_MH: Tensor, targets_M: Tensor) -> Ten
 
 
 def most_rows(vocab_size: int) -> int:
-    """How many rows of logits are held at a time; a multiple of `ROWS_STEP`, if more than it."""
+    """Returns the number of rows of logits in memory at a time; above `ROWS_STEP`, a multiple of
+    it."""
     size = max(1, min(LOGIT_ROWS, LOGIT_ENTRIES // vocab_size))
     return size - size % ROWS_STEP if size > ROWS_STEP else size
 
 
 def block_rows(total: int, vocab_size: int) -> Iterator[slice]:
-    """Slices of `total` rows, in order: each has its logits in memory at one time."""
+    """Yields slices of `total` rows, in order; each is small enough for its logits in memory."""
     size = most_rows(vocab_size)
     start = 0
     while start < total:
         left = total - start
-        # The last rows in two parts, the first a multiple of `ROWS_STEP`, which is faster.
+        # The last rows are cut in two: a multiple of `ROWS_STEP`, which is faster, and the rest.
         count = size if left >= size else left - left % ROWS_STEP or left
         yield slice(start, start + count)
         start += count
@@ -313,30 +317,30 @@ def block_rows(total: int, vocab_size: int) -> Iterator[slice]:
 def block_logprobs(
     model: LSTMLanguageModel, features_MH: Tensor, *, bias_V: Tensor | None = None
 ) -> Tensor:
-    """Log-probabilities `(M, V)` of all tokens after each row. Not to be differentiated.
+    """Returns the log-probabilities of all tokens after each row, `(M, V)`, without gradients.
 
-    Float32 at least: sums of exponentials over thousands of words need it (logits may be half).
-    `bias_V` is added to the logits.
+    They are at least float32: sums of exponentials over thousands of words need it (logits may be
+    16-bit). `bias_V` is added to the logits.
     """
     logits_MV = model.logits(features_MH)
     if bias_V is not None:
         logits_MV += bias_V
     elif model.adaptive is not None:
-        return logits_MV  # they are normalised
+        return logits_MV  # an adaptive softmax returns log-probabilities
     return _log_softmax(logits_MV)
 
 
 def _log_softmax(logits_MV: Tensor) -> Tensor:
     if logits_MV.dtype in (torch.float16, torch.bfloat16):
         return F.log_softmax(logits_MV, dim=-1, dtype=torch.float32)
-    # In place, in memory that is already cached: the time goes into reading and writing it.
+    # In place, in memory that is in the cache: reading and writing it takes most of the time.
     return torch.log_softmax(logits_MV, -1, out=logits_MV)
 
 
 def reading_floats(shape: ModelShape, *, steps: int) -> float:
-    """The memory, besides its weights, that a network needs to score so many steps of one lane.
+    """Estimates the memory, besides its weights, that a network needs to score steps of one lane.
 
-    Counted in float32 numbers (`sglm.runtime.memory_basis`).
+    The unit is one float32 number (`sglm.runtime.memory_basis`).
     """
     rows = max(1, min(LOGIT_ROWS, steps, LOGIT_ENTRIES // shape.vocab_size))
     return 2 * rows * shape.vocab_size + steps * 8 * max(shape.widths) + max(shape.layer_weights)

@@ -1,4 +1,4 @@
-"""The results of scoring a text and of evaluating a model: likelihoods, and measures of them."""
+"""The results of scoring a text and of evaluating a model: likelihoods, and measures from them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,62 +16,66 @@ HALVES = ("first", "second")
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Score:
-    """The score of a text. `tokens`, `token_logprobs` and `unk` have one entry for each token."""
+    """The score of a text. Lists have one entry per scored token; `boundaries` has one more."""
 
     tokens: list[str]
-    """The scored tokens, readable."""
+    """The scored tokens, in readable form."""
     token_logprobs: list[float]
+    """The log-probability of each token in nats, given all text before it."""
     logprob: float
-    """Their sum in nats (see `LanguageModel.extend` for the one exception)."""
+    """The sum of `token_logprobs` (see `LanguageModel.extend` for the one exception)."""
     n_tokens: int
+    """The number of scored tokens."""
     n_words: int | None
-    """Whitespace-separated words of the text; None where it is ids."""
+    """The number of words of the text, separated by white space; None if the text is ids."""
     n_bytes: int | None
-    """UTF-8 bytes of the text; None where it is ids."""
+    """The number of bytes of the text in UTF-8; None if the text is ids."""
     unk: list[bool]
-    """Which of the tokens stand for something outside the vocabulary."""
+    """Whether each token is `<unk>`, which stands for text outside the vocabulary."""
     ppl: float
-    """exp(-logprob / n_tokens), per token; nan without tokens, as for the empty text."""
+    """exp(-logprob / n_tokens), the perplexity per token; nan without tokens."""
     bits_per_byte: float | None
-    """-logprob / (n_bytes · ln 2); None without bytes or bos, and where `<unk>` hides bytes."""
+    """-logprob / (n_bytes · ln 2). None if not all bytes are scored (there is an `<unk>`, or the
+    text was scored with `bos=False`), and without bytes."""
     offsets: list[tuple[int, int]] = field(default_factory=list)
-    """Start and end of each scored token in the text, in characters, the end exclusive; bytes
-    inside one character share its offsets. Of `extend`: in all of the text so far."""
+    """The start and end of each token in the text, in characters, the end exclusive. The bytes of
+    one character share its offsets. After `extend` they count from the beginning of all text."""
     text: str | None = None
-    """What was scored; None where that was a piece (`extend`)."""
+    """The text that was scored; None for a piece (`extend`)."""
     ranks: list[int] | None = None
-    """Of each token, 1 for the likeliest; None unless asked for (`distribution=True`)."""
+    """The rank of each token, 1 for the likeliest; None unless recorded (`distribution=True`)."""
     entropies: list[float] | None = None
-    """Of the predicted distribution at each token, in nats; None unless asked for."""
+    """The entropy of the distribution that predicted each token, in nats; None unless recorded."""
     boundaries: list[float] | None = None
     """-log of the probability that a word begins, at each token and after the last one; 0 at the
-    beginning of a text without context. None unless asked for, and where the tokenizer does not
-    mark the beginnings of words."""
+    beginning of a text without context. None unless recorded, and if the tokenizer does not mark
+    where words begin."""
 
     def words(self, base: Base = 2, correction: Correction = "none") -> list[Word]:
-        """The words of the text and their surprisals.
+        """Returns the words of the text and their surprisals.
 
-        Uncorrected surprisals sum to -logprob, in the base's unit. A tokenizer that marks where
-        words begin shows that a word has ended only in the token after it. The correction moves the
-        probability of that boundary from the next word's tokens to the end of the word (Pimentel &
-        Meister 2024, "How to compute the probability of a word"; Oh & Schuler 2024). Corrected
-        surprisals sum to -logprob plus the surprisal of the boundary after the last word.
+        Uncorrected surprisals sum to -logprob, in the base's unit. With tokens that mark where
+        words begin, only the token after a word shows that the word has ended. The correction moves
+        the probability of that boundary from the next word's tokens to the end of the word
+        (Pimentel & Meister 2024, "How to compute the probability of a word"; Oh & Schuler 2024).
+        Corrected surprisals sum to -logprob plus the surprisal of the boundary after the last word.
 
         Args:
-            base: of the logarithm: 2, 10 or "e".
+            base: The base of the logarithm: 2, 10 or "e".
             correction: "none" or "bow" (beginning of word), which needs `distribution=True`.
 
         Raises:
-            InputError: unknown base or correction, or what it needs was not recorded or cannot be.
+            InputError: The base or correction is unknown; the score is that of a piece (`extend`);
+                boundaries were not recorded, or the tokenizer does not mark where words begin.
         """
         check_correction(correction)
         if self.text is None:
-            raise InputError("words are of whole texts: score(text), not a piece of extend()")
+            raise InputError("words() needs a whole text: score(text), not a piece of extend()")
         if correction == "bow" and self.boundaries is None:
             if self.ranks is not None:
                 raise InputError(f'correction "bow" {UNMARKED}')
             raise InputError(
-                'correction "bow" needs what was expected: score(text, distribution=True)'
+                'correction "bow" needs word boundaries: score(text, distribution=True)'
             )
         return words_of(
             self.text,
@@ -85,7 +89,7 @@ class Score:
         )
 
     def __repr__(self) -> str:
-        """The measures, and only the number of the tokens, which may be thousands."""
+        """Shows the measures and the number of tokens; the tokens may be thousands."""
         return (
             f"Score(logprob={self.logprob:.4f}, ppl={self.ppl:.2f},"
             f" bits_per_byte={_digits(self.bits_per_byte)}, n_tokens={self.n_tokens},"
@@ -109,14 +113,12 @@ def make_score(
     hides_bytes: bool = False,
     withdrawn: Sequence[float] = (),
 ) -> Score:
-    """From the scored tokens to the sums.
+    """Computes the sums and measures of a `Score` from the scored tokens.
 
     Args:
-        tokens, logprobs, unk: of the tokens, in parallel.
-        n_words, n_bytes: of the text; None where it is ids.
-        offsets, text: see `Score`.
-        hides_bytes: some of the text's bytes have no scored token.
-        withdrawn: log-probabilities that were counted before and are replaced by these.
+        tokens, logprobs, unk, n_words, n_bytes, offsets, text: See `Score`.
+        hides_bytes: Whether some bytes of the text belong to no scored token.
+        withdrawn: Log-probabilities that earlier scores counted and that these tokens replace.
     """
     logprob = sum(logprobs, start=0.0) - sum(withdrawn)
     n_tokens = len(tokens) - len(withdrawn)
@@ -137,41 +139,46 @@ def make_score(
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Evaluation:
-    """The likelihood of a text and the measures made of it.
+    """The likelihood of a text and the measures computed from it.
 
-    `words` and `bytes` are those of the original text, not of what the tokenizer made of it, so
-    that models with different vocabularies compare (as in lm-evaluation-harness).
+    `words` and `bytes` are counted in the original text, before the tokenizer changed any of it, so
+    that models with different vocabularies can be compared (as in lm-evaluation-harness).
     """
 
     nll_nats: float
-    """Sum over all tokens."""
+    """The negative log-likelihood: the sum over all tokens."""
     tokens: int
+    """The number of tokens."""
     words: int | None
-    """Whitespace-separated; None where the text is ids."""
+    """The number of words, separated by white space; None if the text is ids."""
     bytes: int | None
-    """In UTF-8; 0 where that is not known, as of a part of a split; None where the text is ids."""
+    """The number of bytes in UTF-8; 0 if unknown, as it may be for half a split; None if the text
+    is ids."""
     unknown: int
-    """How many of the tokens are `<unk>`."""
+    """The number of tokens that are `<unk>`."""
     context: Context = "carried"
-    """carried: the state runs through the whole text; reset: each line or document on its own."""
+    """The context of each token: "carried", the state runs through the whole text; or "reset", each
+    line or document is read on its own."""
     model: str = ""
-    """Where the model came from."""
+    """The name of the model, usually its path."""
     split: str = ""
-    """What was evaluated: the name of a split, or of a file."""
+    """The name of the split or of the file that was evaluated."""
     seconds: float = 0.0
+    """The time that the evaluation took."""
     lines: int | None = None
-    """How many of its lines have five words or more; None where nobody counted."""
+    """The number of lines with five words or more; None if they were not counted."""
     lines_in_training: int | None = None
-    """How many of those occur in the training text too, an estimate where that is very large
-    (`sglm.text.overlap`); None where that is not known: of a model without its run."""
+    """The number of these lines that occur in the training text too; an estimate if that text is
+    very large (`sglm.text.overlap`). None if unknown, as for a model without its run."""
     adapt: str = "none"
-    """How the model adapted while it read (`sglm.adapt.settings.KINDS`)."""
+    """The kind of adaptation while reading (`sglm.adapt.settings.KINDS`)."""
     adapt_settings: Mapping[str, Any] = field(default_factory=dict)
+    """The settings of the adaptation."""
     cost: float | None = None
-    """Of reading so, in units of reading the text without adapting; None where not measured."""
+    """The time of this evaluation in units of one without adaptation; None if not measured."""
 
     def __repr__(self) -> str:
-        """What was evaluated, and the measures."""
+        """Shows the name of the model and of the text, and the measures."""
         known = self.lines_in_training
         also = "" if known is None else f", lines_in_training={known} of {self.lines}"
         return (
@@ -183,21 +190,23 @@ class Evaluation:
 
     @property
     def token_ppl(self) -> float:
-        """exp(nats per token); inf beyond the range of floats."""
+        """The perplexity per token, exp(nats per token); inf beyond the range of floats."""
         return perplexity(self.nll_nats, self.tokens)
 
     @property
     def word_ppl(self) -> float:
-        """exp(nats per word), comparable across tokenizers; nan without words, and of ids."""
+        """The perplexity per word, exp(nats per word), comparable across tokenizers; nan without
+        words and for a text of ids."""
         return perplexity(self.nll_nats, self.words)
 
     @property
     def bits_per_byte(self) -> float | None:
-        """None where the text has `<unk>`, whose original bytes are not scored, and of ids."""
+        """Bits per byte. None if the text has `<unk>`, whose original bytes are not scored; if the
+        number of bytes is unknown; and for a text of ids."""
         return bits_per_byte(self.nll_nats, self.bytes, self.unknown)
 
     def to_json(self) -> dict[str, Any]:
-        """The object that `sglm eval --json` prints; infinite and undefined numbers are None."""
+        """Returns the object that `sglm eval --json` prints; inf and nan become None."""
         adapted: dict[str, Any] = {}
         if self.adapt != "none":
             cost = None if self.cost is None else round(self.cost, 2)

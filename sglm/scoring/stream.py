@@ -1,8 +1,7 @@
-"""One long text through a predictor: token ids in, nats out.
+"""The likelihood of one long text, which a predictor reads in chunks.
 
-Shapes: T time. Likelihoods are in nats, float64. Every token is scored exactly once; how the work
-is cut into chunks changes its speed, never a result beyond rounding. Nothing here draws a random
-number.
+Shapes: T time. Likelihoods are in nats, float64. Every token is scored exactly once; the size of
+the chunks changes the speed, but the results only by rounding. Nothing here draws a random number.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,17 +17,17 @@ Ids = npt.NDArray[np.int64]
 Nats = npt.NDArray[np.float64]
 Stream = npt.NDArray[np.integer[Any]] | Iterable[Sequence[int]]
 
-# Steps of one call of a predictor, and between two calls of `should_stop`. Bounds how much of a
-# text is in memory at a time.
+# Steps in one call of a predictor, and between two calls of `should_stop`. Bounds the part of a
+# text that is in memory.
 CHUNK_STEPS = 256
 
 
 class StoppedReading(Exception):
-    """`should_stop` returned true before the end of a text; there is no result."""
+    """The end of an evaluation without a result, because `should_stop` returned true."""
 
 
 def never() -> bool:
-    """The default of `should_stop`: reading is never stopped."""
+    """Returns False: the default of `should_stop`, with which reading is never stopped."""
     return False
 
 
@@ -41,22 +40,22 @@ def stream_nll(
     should_stop: Callable[[], bool] = never,
     share: tuple[int, int] = (0, 1),
 ) -> float:
-    """The negative log-likelihood of one text, read from beginning to end by a single lane.
+    """Computes the negative log-likelihood of one text, read in one lane from beginning to end.
 
-    The state starts anew, is fed `bos_id`, and is carried through; the result does not depend on
-    `chunk_steps` beyond rounding. Memory is bounded by the chunk, whatever the text's length.
+    The text is read from the start state, after `bos_id`, and the state is carried through. Memory
+    is bounded by the size of a chunk, whatever the length of the text.
 
     Args:
-        predictor: reads it.
-        ids: the whole text as one array (memory-mapped or not), or as consecutive pieces.
-        bos_id: what the first token is predicted from.
-        chunk_steps: steps read at a time.
-        should_stop: asked before every chunk.
-        share: `(i, n)`: only every n-th chunk is scored, from number i (from 0) on, so that n
-            processes can share the work; their results add up to the whole.
+        predictor: The model.
+        ids: The whole text as one array (memory-mapped or not), or as consecutive pieces.
+        bos_id: The id that is read before the text; the first token is predicted from it.
+        chunk_steps: The number of steps that are read in one call.
+        should_stop: Is called before each chunk.
+        share: `(i, n)`: only chunks i, i + n, i + 2n, … (counted from 0) are scored, so that n
+            processes can share the work; their results add up to that of the whole text.
 
     Returns:
-        The float64 sum over all scored tokens in nats.
+        The float64 sum over all scored tokens, in nats.
 
     Raises:
         StoppedReading: `should_stop` returned true.
@@ -78,15 +77,15 @@ def stream_nll(
 
 
 def read_on(predictor: Predictor[State], ids: Ids, state: State) -> tuple[Nats, State]:
-    """Reads all of `ids` except the last, from `state`; scores all except the first.
+    """Continues from a state: reads all of `ids` except the last, and scores all except the first.
 
     Args:
-        predictor: reads them.
-        ids: at least one.
-        state: of one lane.
+        predictor: The model.
+        ids: The ids, at least one.
+        state: The state before the first id, in one lane.
 
     Returns:
-        Nats per token, one number fewer than ids; the state before the last id is read.
+        The nats of each scored token, one fewer than ids; and the state before the last id.
     """
     nlls = [np.empty(0)]
     for start in range(0, len(ids) - 1, CHUNK_STEPS):
@@ -99,7 +98,7 @@ def read_on(predictor: Predictor[State], ids: Ids, state: State) -> tuple[Nats, 
 
 
 def _chunks(ids: Stream, steps: int) -> Iterator[Ids]:
-    """A stream cut anew into pieces of `steps` ids (the last may be shorter, none is empty)."""
+    """Cuts a stream into chunks of `steps` ids (the last may be shorter; none is empty)."""
     if isinstance(ids, np.ndarray):
         for start in range(0, len(ids), steps):
             yield ids[start : start + steps].astype(np.int64)

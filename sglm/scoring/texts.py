@@ -1,4 +1,4 @@
-"""Scores of separate texts: tokenize, read all in batches, split the results by text."""
+"""Scores of separate texts, and of the lines of a running text."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -16,7 +16,8 @@ from sglm.scoring.stream import CHUNK_STEPS, Ids
 from sglm.text.tokenizer import Tokenizer
 from sglm.text.user_text import TextError, checked_bytes, encode_texts
 
-# Lines of a running text that are read in one call. Each call costs about as much as thirty tokens.
+# The number of lines of a running text that are read in one call. The overhead of a call is about
+# the cost of thirty tokens.
 LINES_TOGETHER = 64
 
 
@@ -33,13 +34,13 @@ def score_texts(
     distribution: bool,
     context: str,
 ) -> list[Score]:
-    """See `LanguageModel.score`.
+    """Scores texts, each on its own: see `LanguageModel.score` for arguments not listed here.
 
     Args:
-        predictor, tokenizer: of one vocabulary.
-        bos_id: stands before each text, and, if `eos`, after it.
-        texts, sizes: the texts to score, and the bytes of each in UTF-8.
-        names: the token of every id.
+        predictor, tokenizer: The model and its tokenizer.
+        texts, sizes: The texts, and the number of bytes of each in UTF-8.
+        names: The readable token of each id.
+        bos_id: The id of the token that stands before each text and, if `eos`, after it.
     """
     state, first_id, context = _read_context(predictor, tokenizer, context, bos_id=bos_id)
     encoded = encode_texts(tokenizer, texts, before=context)
@@ -47,7 +48,7 @@ def score_texts(
     ids_N, lengths_S = np.array(ids, dtype=np.int64), np.array(lengths, dtype=np.int64)
     begins = tokenizer.word_beginnings if distribution else None
     logprobs, recorded = _read(predictor, ids_N, lengths_S, state=state, begins=begins)
-    # Of all texts at once, because there may be many short ones.
+    # For all texts at once, because there may be many short ones.
     tokens = list(map(names.__getitem__, ids))
     unk = (ids_N == tokenizer.unk_id).tolist()
     scores = []
@@ -70,7 +71,7 @@ def score_texts(
             hides_bytes=not bos,
         )
         if recorded is not None:
-            # A text without context begins a word, unless it is a fragment, scored from within.
+            # A text without context begins a word, unless it is a fragment (without bos).
             goes_on = bool(context) or state is not None or not bos
             open_word = goes_on and bool(offsets) and tokenizer.begins_word(ids[scored.start])
             score = _with_expectations(
@@ -90,23 +91,23 @@ def _read(
     state: State | None,
     begins: list[bool] | None,
 ) -> tuple[list[float], Expectations | None]:
-    """The log-probability of every id; if `begins` is given, also what was predicted after each."""
+    """Returns the log-probability of each id and, if `begins` is given, the `Expectations`."""
     if begins is None:
         return (-packed_nlls(predictor, ids_N, lengths_S, state=state)).tolist(), None
     begins_V = torch.tensor(begins, device="cpu")
     recorded = packed_expectations(predictor, ids_N, lengths_S, state=state, begins_V=begins_V)
-    # Recorded after every token, but returned for the token that was predicted.
+    # An entry of `recorded` lies at the id before the one that is predicted: shift by one.
     return [0.0, *recorded.logprob.tolist()], recorded
 
 
 def _read_context(
     predictor: Predictor[State], tokenizer: Tokenizer, context: str, *, bos_id: int
 ) -> tuple[State | None, int, str]:
-    """Reads the part of a context whose tokens no following text can change: the settled tokens.
+    """Reads the settled part of a context: its tokens cannot be changed by any text after it.
 
     Returns:
-        The state before the last settled token is read, or None if there is none; that token, or
-        `bos_id`; and the rest of the context.
+        The state before the last settled token, the id of that token, and the rest of the context.
+        Without settled tokens: None, `bos_id` and the whole context.
     """
     settled = tokenizer.safe_prefix(context)
     ids = tokenizer.encode(context[:settled])
@@ -122,7 +123,8 @@ def _read_context(
 def _end_to_end(
     texts: Sequence[list[int]], *, first: list[int], last: list[int]
 ) -> tuple[list[int], list[int]]:
-    """The ids of all texts, concatenated, and the number of ids of each."""
+    """Returns the ids of all texts end to end, with `first` and `last` around each, and the number
+    of ids of each."""
     ids: list[int] = []
     lengths: list[int] = []
     for encoded in texts:
@@ -136,7 +138,7 @@ def _end_to_end(
 def _offsets(
     tokenizer: Tokenizer, text: str, ids: Sequence[int], *, context: str
 ) -> list[tuple[int, int]]:
-    """The offsets in `text` of the tokens of `context + text` that do not end in the context."""
+    """Returns the offsets in `text` of those tokens of `context + text` that end in `text`."""
     if not context:
         return tokenizer.offsets(text, ids)
     before = len(context)
@@ -150,8 +152,16 @@ def _offsets(
 def _with_expectations(
     score: Score, recorded: Expectations, scored: slice, *, own_beginning: bool, ended: bool
 ) -> Score:
-    """Adds what was predicted at each scored token, and after the last one; after an `<eos>` that
-    was scored (`ended`) there is nothing left to predict."""
+    """Adds ranks, entropies and boundaries to a score.
+
+    Args:
+        score: The score of one text.
+        recorded: The expectations at the ids of all texts.
+        scored: The scored ids of this text.
+        own_beginning: Whether the boundary at the first token is 0: nothing stands before it, or it
+            lies inside a word.
+        ended: Whether the end of the text was scored, after which the boundary is 0.
+    """
     if not score.n_tokens:
         return replace(score, ranks=[], entropies=[], boundaries=[0.0])
     before = slice(scored.start - 1, scored.stop - 1)
@@ -174,7 +184,7 @@ def running_scores(
     names: Sequence[str],
     bos_id: int,
 ) -> Iterator[Score]:
-    """See `LanguageModel.score_running`."""
+    """Scores the lines of a running text: see `LanguageModel.score_running`."""
     begins_V = torch.tensor(tokenizer.word_beginnings, device="cpu")
     state, previous_id, before = predictor.start(1), bos_id, 0
     for group in _read_together(lines):
@@ -197,7 +207,7 @@ def running_scores(
 
 
 def _read_together(lines: Iterable[str | list[str]]) -> Iterator[Sequence[Any]]:
-    """The lines, a few together where they come in lists."""
+    """Yields groups of lines to read together: parts of the lists, or single lines."""
     whole = isinstance(lines, list | tuple) and not any(isinstance(i, list | tuple) for i in lines)
     for item in [lines] if whole else lines:
         if isinstance(item, list | tuple):
@@ -210,10 +220,15 @@ def _read_together(lines: Iterable[str | list[str]]) -> Iterator[Sequence[Any]]:
 def _encoded_until_wrong(
     tokenizer: Tokenizer, lines: Sequence[Any], *, before: int
 ) -> tuple[list[list[int]], InputError | None]:
-    """The ids of the lines before the first that cannot be read, and what is wrong with that one.
+    """Encodes lines up to the first that cannot be encoded.
 
     Args:
-        before: how many lines came before these, for its number.
+        tokenizer: The tokenizer.
+        lines: The lines.
+        before: The number of lines before these, for the line number in an error.
+
+    Returns:
+        The ids of each line before that one, and the error it caused; None: no line caused one.
     """
     encoded: list[list[int]] = []
     for number, line in enumerate(lines, start=before + 1):
@@ -231,7 +246,15 @@ def _encoded_until_wrong(
 def _running_score(
     tokenizer: Tokenizer, line: str, *, ids: list[int], read: Expectations, names: Sequence[str]
 ) -> Score:
-    """Of a line, from what was read: its tokens and the line end, which is not scored."""
+    """Returns the score of a line.
+
+    Args:
+        tokenizer: The tokenizer.
+        line: The line.
+        ids: The ids of its tokens.
+        read: The expectations at these tokens and at the line end, which is not scored.
+        names: The readable token of each id.
+    """
     count = len(ids)
     logprob, rank, entropy, boundary = (field.tolist() for field in read)
     score = make_score(

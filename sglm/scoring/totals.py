@@ -1,4 +1,4 @@
-"""Sums over whole texts, without a list of each text's tokens: for corpora."""
+"""Sums over the tokens of whole texts, for corpora: no lists of tokens are kept."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -13,16 +13,22 @@ from sglm.scoring.stream import Ids
 from sglm.text.tokenizer import Tokenizer, utf8
 from sglm.text.user_text import TextError
 
-# Characters of a text that are handled together: a list of its tokens or words takes many times
-# their memory.
+# The most characters of a text that are encoded together: a list of their tokens or words takes
+# many times the memory of the text.
 ENCODED_CHARACTERS = 1 << 16
 
 
 class TextTotals(NamedTuple):
-    """Of one text: nats over all scored tokens, and counts.
+    """The sums over one text.
 
-    words, bytes: None where a text is ids.
-    hides_bytes: the nats are not those of all the bytes.
+    Attributes:
+        nll_nats: The negative log-likelihood of all scored tokens.
+        tokens: The number of scored tokens.
+        words: The number of words; None if the text is ids.
+        bytes: The number of bytes in UTF-8; None if the text is ids.
+        unknown: The number of scored tokens that are `<unk>`.
+        hides_bytes: Whether `nll_nats` lacks some of the bytes: those of the first token, if that
+            is not scored, or those behind an `<unk>`.
     """
 
     nll_nats: float
@@ -43,17 +49,17 @@ def text_totals(
     bos_id: int | None = None,
     progress: Callable[[float], object] = lambda share: None,
 ) -> list[TextTotals]:
-    """The same sums as `LanguageModel.score` of many texts.
+    """Scores texts, each on its own from the start state; the sums equal `LanguageModel.score`'s.
 
     Args:
-        predictor, tokenizer: of one vocabulary.
-        texts: each on its own, from the start state.
-        bos, eos: see `LanguageModel.score`.
-        bos_id: stands before each text; None: `<eos>`.
-        progress: see `packed_nlls`.
+        predictor, tokenizer: The model and its tokenizer.
+        texts: The texts.
+        bos, eos: See `LanguageModel.score`.
+        bos_id: The id of the token that stands before each text. None: `<eos>`.
+        progress: See `packed_nlls`.
 
     Raises:
-        TextError: a text that the tokenizer cannot encode, or with a lone surrogate.
+        TextError: The tokenizer cannot encode a text, or a text holds a lone surrogate.
     """
     first_id = tokenizer.eos_id if bos_id is None else bos_id
     before, after = [first_id] * bos, [first_id] * eos
@@ -90,13 +96,13 @@ def text_totals(
 
 
 def encode_in_parts(tokenizer: Tokenizer, text: str) -> Ids:
-    """`tokenizer.encode(text)`, of a long text in parts, cut where this changes no token."""
+    """Returns `tokenizer.encode(text)`; a long text is encoded in parts, which changes no token."""
     parts = []
     start, size = 0, ENCODED_CHARACTERS
     while len(text) - start > size:
         part = text[start : start + size]
         settled = tokenizer.safe_prefix(part)
-        if settled == 0:  # a word longer than this
+        if settled == 0:  # the part lies inside one long word
             size *= 2
             continue
         parts.append(np.array(tokenizer.encode(part[:settled]), dtype=np.int64))
@@ -108,11 +114,11 @@ def encode_in_parts(tokenizer: Tokenizer, text: str) -> Ids:
 def _words(text: str) -> int:
     if len(text) <= ENCODED_CHARACTERS:
         return len(text.split())
-    return sum(1 for _ in re.finditer(r"\S+", text))  # slower, without a list of them
+    return sum(1 for _ in re.finditer(r"\S+", text))  # slower, but builds no list of words
 
 
 def _sums(values_N: Any, lengths_S: Ids) -> Any:
-    """`(S,)`: the sum over each text, which may be empty."""
+    """Returns the sum over each text, `(S,)`; texts may be empty."""
     sums_S = np.zeros(len(lengths_S))
     some = lengths_S > 0
     starts = (np.cumsum(lengths_S) - lengths_S)[some]

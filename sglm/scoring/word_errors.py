@@ -1,4 +1,7 @@
-"""Word errors against references, counted by the package jiwer. L lists, K candidates in each."""
+"""Word errors of candidates against references, counted by the package jiwer.
+
+Shapes: L lists, K candidates in each.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,29 +14,35 @@ from sglm.scoring.nbest import Counts, NBest
 
 @dataclass(frozen=True, kw_only=True)
 class WordErrors:
-    """Substitutions, deletions and insertions in each candidate, and the number of words in the
-    references."""
+    """The word errors of all candidates.
+
+    Attributes:
+        errors_LK: The number of substitutions, deletions and insertions in each candidate.
+        words: The number of words in all references.
+    """
 
     errors_LK: Counts
     words: int
 
     def rate(self, chosen_L: Counts) -> float:
-        """The word error rate of one candidate of each list, given their places."""
+        """Returns the word error rate if one candidate of each list is chosen, given its index."""
         rows_L = np.arange(len(chosen_L))
         return float(self.errors_LK[rows_L, chosen_L].sum() / self.words)
 
     @property
     def oracle(self) -> float:
-        """The least rate that any choice has."""
+        """The lowest word error rate that any choice of candidates has."""
         return float(self.errors_LK.min(axis=1).sum() / self.words)
 
 
 def count_word_errors(lists: NBest, references: Sequence[str]) -> WordErrors:
-    """The errors of each candidate; words are what spaces separate, compared as they are.
+    """Counts the word errors of each candidate.
+
+    Words are separated by white space and compared without any normalisation.
 
     Args:
-        lists: L of them.
-        references: of each list one, not all of them without words.
+        lists: The L lists of candidates.
+        references: One reference for each list; at least one of them has words.
 
     Raises:
         InputError: jiwer is not installed.

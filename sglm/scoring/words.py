@@ -1,4 +1,4 @@
-"""From tokens to words: surprisal per word, as used in psycholinguistics.
+"""Surprisals of words, as used in psycholinguistics, from those of tokens.
 
 Words are separated by white space. White space before a word belongs to it; white space after the
 last word, and a scored `<eos>`, belong to the last word.
@@ -24,13 +24,15 @@ class Word(NamedTuple):
     """A word of a text and its surprisal.
 
     Attributes:
-        word: as it stands in the text.
-        start, end: where, in characters; the end is exclusive.
-        surprisal: −log of its probability given what stands before it, in the base asked for.
-        n_tokens: scored tokens that it consists of, white space before it included.
-        unk: one of these tokens is `<unk>`.
-        rank: of a word that is one token: 1 where no token was likelier. None for other words.
-        entropy: of the prediction of the word's first token, in the base asked for.
+        word: The word as it is written in the text.
+        start, end: The word's position in the text, in characters; the end is exclusive.
+        surprisal: −log of the word's probability given the text before it, in the requested base.
+        n_tokens: The number of scored tokens of the word, including white space before it.
+        unk: Whether one of these tokens is `<unk>`.
+        rank: The rank of a word that is a single token, 1 if no token was likelier. None for other
+            words, and if ranks were not recorded.
+        entropy: The entropy of the distribution that predicted the word's first token, in the
+            requested base. None if entropies were not recorded.
     """
 
     word: str
@@ -44,10 +46,10 @@ class Word(NamedTuple):
 
 
 def unit_nats(base: Base) -> float:
-    """Nats in one unit of a base's logarithm.
+    """Returns the number of nats in one unit of a base's logarithm.
 
     Raises:
-        InputError: none of 2, 10 and "e".
+        InputError: The base is not 2, 10 or "e".
     """
     name = "e" if base == math.e else str(base)
     if name not in _NATS:
@@ -56,9 +58,10 @@ def unit_nats(base: Base) -> float:
 
 
 def check_correction(correction: str) -> None:
-    """
+    """Checks the name of a correction.
+
     Raises:
-        InputError: none of `CORRECTIONS`.
+        InputError: It is not one of `CORRECTIONS`.
     """
     if correction not in CORRECTIONS:
         hint = did_you_mean(str(correction), CORRECTIONS)
@@ -76,15 +79,16 @@ def words_of(
     boundaries: Sequence[float] | None,
     base: Base,
 ) -> list[Word]:
-    """The words of a text from its scored tokens.
+    """Computes the words of a text from its scored tokens.
 
     Args:
-        text: what the offsets are of.
-        offsets, logprobs, unk, ranks, entropies: of each scored token; None where not recorded.
-        boundaries: surprisal, in nats, of "a word begins here", at each token and after the last
+        text: The text.
+        offsets, logprobs, unk, ranks, entropies: One entry for each scored token (see `Score`);
+            None: not recorded.
+        boundaries: The surprisal, in nats, of a word's beginning at each token and after the last
             one. The correction of Pimentel & Meister (2024) and Oh & Schuler (2024) moves it from
             the next word's tokens to the end of the word before. None: no correction.
-        base: of the logarithm.
+        base: The base of the logarithm.
     """
     unit = unit_nats(base)
     spans = [match.span() for match in _WORD.finditer(text)]
@@ -112,7 +116,7 @@ def words_of(
 def _first_tokens(
     text: str, offsets: Sequence[tuple[int, int]], spans: Sequence[tuple[int, int]]
 ) -> list[int]:
-    """The index of each word's first token, and the number of tokens."""
+    """Returns the index of each word's first token and, at the end, the number of tokens."""
     starts, ends = [start for start, _ in spans], [end for _, end in spans]
     first_tokens = [0] * len(spans) + [len(offsets)]
     counts = [0] * (len(spans) + 1)

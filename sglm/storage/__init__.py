@@ -1,1 +1,1 @@
-"""What is on disk: its names, durable writes, untrusted reads, checkpoints."""
+"""Files on disk: their names, durable writes, untrusted reads, checkpoints."""

@@ -1,8 +1,8 @@
-"""A run's state on disk: versioned, with checksums, replaced atomically, never a pickle.
+"""Checkpoints, a run's state on disk: versioned, with checksums, replaced atomically, no pickles.
 
 A state is a tree of dicts and lists whose leaves are tensors and plain values. The tensors go to
-`state.safetensors`, the tree itself, with a reference in each tensor's place, to `state.json`, and
-the checksums of both to `SHA256SUMS` (`sha256sum -c` reads it too).
+`state.safetensors`; the tree itself, with a reference in each tensor's place, goes to `state.json`;
+the checksums of both go to `SHA256SUMS`, in the format of `sha256sum -c`.
 `checkpoints/latest` is a link that always points to a complete checkpoint.
 """
 
@@ -25,12 +25,12 @@ from sglm.storage.durable import named, remove, sync, write_tensors
 from sglm.storage.names import CHECKPOINT_SUMS
 from sglm.storage.untrusted import read_bounded
 
-# Incremented whenever the saved state changes its structure; older versions cannot be read.
+# Incremented whenever the structure of the saved state changes; older versions cannot be read.
 FORMAT_VERSION = 6
 _STATE, _TENSORS = "state.json", "state.safetensors"
 _REFERENCE = "tensor:"
 _DAMAGED = ".damaged"
-# Any other error of reading may be temporary.
+# Other reading errors may be temporary.
 _ERRORS_OF_DAMAGE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EIO}
 
 
@@ -38,10 +38,10 @@ class Checkpoint(NamedTuple):
     """A checkpoint that was read.
 
     Attributes:
-        step: steps done.
-        state: the tree, tensors on the CPU.
-        path: its folder.
-        damaged: newer checkpoints that cannot be used, and the reason for each.
+        step: Number of steps done.
+        state: The state's tree, with tensors on the CPU.
+        path: The checkpoint's folder.
+        damaged: For each newer checkpoint that cannot be used, a message with the reason.
     """
 
     step: int
@@ -51,17 +51,17 @@ class Checkpoint(NamedTuple):
 
 
 class _Damaged(Exception):
-    """A checkpoint cannot be used; the message is why."""
+    """A checkpoint cannot be used; the message says why."""
 
 
 def save_checkpoint(folder: Path, step: int, state: Any, *, keep: int = 2) -> None:
-    """Writes `folder/step-…`, then points `folder/latest` to it and drops all but `keep`.
+    """Writes `folder/step-…`, points `folder/latest` to it, and deletes all but the newest `keep`.
 
     At every moment, `latest` is a complete checkpoint, the old one or the new one. By default the
     one before the newest is kept too, in case the disk damages the newest.
 
     Raises:
-        OSError: writing failed; the earlier checkpoints are unchanged.
+        OSError: Writing failed; the earlier checkpoints are unchanged.
     """
     if not folder.exists():
         folder.mkdir(parents=True)
@@ -92,8 +92,8 @@ def clear_up(folder: Path) -> None:
 
 
 def put_damaged_aside(checkpoint: Checkpoint) -> None:
-    """Renames the damaged checkpoints, and makes the one that was read `latest`: otherwise the
-    damaged ones would count among the checkpoints that are kept."""
+    """Renames the damaged checkpoints, and points `latest` to the one that was read. Otherwise the
+    damaged ones would count among the checkpoints to keep."""
     if checkpoint.damaged:
         _point_to(checkpoint.path)
     for path in checkpoint.damaged:
@@ -104,9 +104,9 @@ def put_damaged_aside(checkpoint: Checkpoint) -> None:
 
 
 def _point_to(checkpoint: Path) -> None:
-    """Makes it `latest`."""
+    """Points `latest` to a checkpoint."""
     folder = checkpoint.parent
-    # A copy of the run that followed links has a folder in place of the link.
+    # A run that was copied with links followed has a folder in place of the link.
     if (folder / "latest").is_dir() and not (folder / "latest").is_symlink():
         remove(folder / "latest")
     link = folder / "latest.partial"
@@ -116,8 +116,8 @@ def _point_to(checkpoint: Path) -> None:
 
 
 def _free_name(folder: Path, name: str) -> Path:
-    """A path that no checkpoint has. A run that stops twice at one step makes two checkpoints of
-    it, so that one of them is always there: the second sorts behind the first."""
+    """Returns a path that no checkpoint has. A run that stops twice at one step makes two
+    checkpoints of it, so that one of them always exists; the second sorts after the first."""
     taken = [path.suffix for path in complete_checkpoints(folder) if path.stem == name]
     again = max((int(suffix[1:] or 0) for suffix in taken), default=-1) + 1
     return folder / (f"{name}.{again:02d}" if again else name)
@@ -139,14 +139,14 @@ def _write(folder: Path, step: int, state: Any) -> None:
 
 
 def load_checkpoint(folder: Path) -> Checkpoint | None:
-    """The newest checkpoint that is whole; None when there is none at all.
+    """Reads the newest intact checkpoint; returns None if there are no checkpoints at all.
 
-    That is `folder/latest`, or, where it is damaged or a copy of the folder has lost the link, the
+    It is `folder/latest` or, if that is damaged or a copy of the folder has lost the link, the
     newest of the others.
 
     Raises:
-        InputError: it is damaged and there is none to go back to; of another format version.
-        OSError: it cannot be read for now.
+        InputError: All checkpoints are damaged, or one has another format version.
+        OSError: A checkpoint cannot be read at the moment.
     """
     damaged: dict[Path, str] = {}
     for path in _candidates(folder):
@@ -163,7 +163,8 @@ def load_checkpoint(folder: Path) -> Checkpoint | None:
 
 
 def _candidates(folder: Path) -> list[Path]:
-    """The one that `latest` points to, those before it, the newest first, and then any others."""
+    """Returns the checkpoint that `latest` points to, then those before it, the newest first, and
+    then any others."""
     complete = complete_checkpoints(folder)
     latest = folder / "latest"
     named = folder / latest.readlink().name if latest.is_symlink() else None
@@ -174,10 +175,11 @@ def _candidates(folder: Path) -> list[Path]:
 
 
 def _read(folder: Path) -> tuple[int, Any]:
-    """
+    """Reads a checkpoint as `(step, state)`.
+
     Raises:
-        _Damaged: not what was written.
-        InputError: of another format version.
+        _Damaged: The checkpoint is not what was written.
+        InputError: It has another format version.
     """
     try:
         raw = _content(folder / _STATE)
@@ -205,13 +207,13 @@ def _read(folder: Path) -> tuple[int, Any]:
 
 
 def _read_sums(folder: Path) -> dict[str, str]:
-    """Checksums by file name."""
+    """Returns the checksums by file name."""
     lines = _content(folder / CHECKPOINT_SUMS).decode().splitlines()
     return {name: digest for digest, name in (line.split("  ") for line in lines)}
 
 
 def _content(path: Path) -> bytes:
-    """All bytes of a regular file of any size; refuses a pipe or device, which may never end."""
+    """Reads a regular file of any size; refuses a pipe or device, which may never end."""
     try:
         return read_bounded(path, path.stat().st_size)
     except InputError as error:
@@ -226,14 +228,14 @@ def _check(path: Path, expected: str) -> None:
 
 
 def complete_checkpoints(folder: Path) -> list[Path]:
-    """The complete checkpoints (those renamed to their final names) by step, the newest last."""
+    """Returns the complete checkpoints (those with final names) by step, the newest last."""
     names = re.compile(r"step-[0-9]{9,}(\.[0-9]{2,})?")
     return sorted(path for path in folder.glob("step-*") if names.fullmatch(path.name))
 
 
 def _pack(tree: Any, name: str, tensors: dict[str, Tensor]) -> Any:
-    """The tree with a reference for every tensor, which is added to `tensors` by its name: the way
-    from the root to it."""
+    """Returns the tree with each tensor replaced by a reference. The tensor is added to `tensors`
+    under its name: the path to it from the root."""
     if isinstance(tree, Tensor):
         tensors[name] = tree
         return _REFERENCE + name
@@ -258,7 +260,7 @@ def _unpack(tree: Any, tensors: dict[str, Tensor]) -> Any:
 
 
 def random_state() -> dict[str, Tensor]:
-    """The state of torch's global generators, from which dropout masks come."""
+    """Returns the state of torch's global generators, from which dropout masks are drawn."""
     state = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         state["cuda"] = torch.cuda.get_rng_state()
@@ -266,7 +268,7 @@ def random_state() -> dict[str, Tensor]:
 
 
 def restore_random_state(state: dict[str, Tensor]) -> None:
-    """Puts `random_state` back."""
+    """Restores what `random_state` returned."""
     torch.set_rng_state(state["cpu"])
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])

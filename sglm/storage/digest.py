@@ -1,14 +1,14 @@
-"""SHA-256 of files of any size, as it is kept on disk to recognize them."""
+"""The SHA-256 checksum of files, which is stored to recognize them."""
 
 import hashlib
 from pathlib import Path
 
 
 def sha256_of(*paths: Path) -> str:
-    """Of the files' bytes, one file after the other, in hexadecimal; never a whole file in memory.
+    """Returns the SHA-256 of the concatenated files in hexadecimal; reads them in small blocks.
 
     Raises:
-        OSError: one is not there, or reading failed.
+        OSError: A file is missing, or reading failed.
     """
     digest = hashlib.sha256()
     for path in paths:

@@ -18,7 +18,7 @@ from sglm.errors import InputError
 if TYPE_CHECKING:
     from torch import Tensor
 
-# safetensors' names of torch's types.
+# The names of torch's types in safetensors files.
 _TENSOR_TYPES = {
     "F64": "float64",
     "F32": "float32",
@@ -31,7 +31,7 @@ _TENSOR_TYPES = {
     "U8": "uint8",
     "BOOL": "bool",
 }
-_WAIT_SECONDS = 5.0  # for a process that is about to end
+_WAIT_SECONDS = 5.0  # for a lock whose holder is about to end
 
 
 def sync(path: Path) -> None:
@@ -50,7 +50,7 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
     If the machine stops at any moment, `path` is the complete old file or the complete new one.
     """
     aside = path.with_name(f".{path.name}.aside")
-    # A leftover of a killed process, or a link through which the content would go elsewhere.
+    # Removes a killed process's leftover, or a link through which the content would go elsewhere.
     aside.unlink(missing_ok=True)
     try:
         with named(path):
@@ -65,8 +65,8 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
 
 @contextmanager
 def named(path: Path) -> Iterator[None]:
-    """Inside, an error of the file system says which file it is about, where the system does not:
-    of a write to an open file, on a full disk."""
+    """Inside the block, file-system errors name this file if they name none, as for a write to an
+    open file on a full disk."""
     try:
         yield
     except OSError as error:
@@ -76,16 +76,16 @@ def named(path: Path) -> Iterator[None]:
 
 
 def write_tensors(path: Path, tensors: "Mapping[str, Tensor]") -> str:
-    """Writes a safetensors file, one tensor at a time; they may be on a GPU, or share memory.
+    """Writes a safetensors file, one tensor at a time; tensors may be on a GPU, or share memory.
 
-    Implements the format itself, because the safetensors library first copies all tensors into one
-    block of memory, or leaves a temporary file behind when the process is killed.
+    The format is implemented here, because the safetensors library either copies all tensors into
+    one block of memory first, or leaves a temporary file behind when the process is killed.
 
     Returns:
         The file's SHA-256 in hexadecimal.
 
     Raises:
-        OSError: writing failed.
+        OSError: Writing failed.
     """
     import torch
 
@@ -113,14 +113,14 @@ def write_tensors(path: Path, tensors: "Mapping[str, Tensor]") -> str:
         write(header_bytes)
         for _, tensor in ordered:
             numbers = tensor.detach().cpu().contiguous().reshape(-1)
-            if numbers.stride(0) != 1:  # of one number it counts as contiguous
+            if numbers.stride(0) != 1:  # a single number counts as contiguous with any stride
                 numbers = numbers.clone(memory_format=torch.contiguous_format)
             write(numbers.view(torch.uint8).numpy())
     return digest.hexdigest()
 
 
 def replace_text(path: Path, text: str) -> None:
-    """`replace_file` for a small UTF-8 text."""
+    """Replaces a file by a small UTF-8 text, as `replace_file` does."""
     replace_file(path, lambda aside: aside.write_text(text, encoding="utf-8"))
 
 
@@ -140,7 +140,7 @@ def locked(path: Path) -> Iterator[None]:
     locks, the process that is named in the file holds it as long as it is alive.
 
     Raises:
-        InputError: another process has it; something else is there.
+        InputError: Another process holds the lock, or `path` is not an ordinary file.
     """
     if (path.exists() and not path.is_file()) or path.is_symlink():
         raise InputError(f"{path}: not an ordinary file; remove it")
@@ -162,8 +162,8 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def try_lock(file: IO[Any]) -> bool | None:
-    """Locks an open file for this process without waiting: whether it could; None where the file
-    system has no locks."""
+    """Locks an open file for this process without waiting. Returns whether it succeeded; None if
+    the file system has no locks."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -174,7 +174,7 @@ def try_lock(file: IO[Any]) -> bool | None:
 
 
 def _acquired(lock: bool | None, file: TextIO) -> bool:
-    """Whether this process holds the lock, by what `try_lock` returned."""
+    """Returns whether this process holds the lock, given what `try_lock` returned."""
     return not _seems_alive(_holder(file)) if lock is None else lock
 
 
@@ -184,7 +184,7 @@ def _holder(file: TextIO) -> str:
 
 
 def _seems_alive(holder: str) -> bool:
-    """Whether the named process is alive; a process of another machine is assumed to be."""
+    """Returns whether the named process is alive; one on another machine is assumed to be."""
     process = re.fullmatch(r"process ([0-9]{1,9}) on (.*)", holder)
     if process is None or int(process[1]) == os.getpid():
         return False
@@ -195,7 +195,7 @@ def _seems_alive(holder: str) -> bool:
     except ProcessLookupError:
         return False
     except PermissionError:
-        pass  # it is alive, and belongs to another user
+        pass  # it is alive, but belongs to another user
     return True
 
 

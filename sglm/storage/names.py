@@ -1,11 +1,11 @@
-"""The names in a run, a model folder and a token store by which all parts of sglm know them."""
+"""The file names by which sglm recognizes runs, model folders and token stores."""
 
 # A run.
 RUN_FILE = "run.json"
 RUN_CONFIG = "config.toml"
 BEST_MODEL = "model"
 SNAPSHOTS = "snapshots"
-CYCLE = "cycle-"  # and its number: a snapshot
+CYCLE = "cycle-"  # prefix of a snapshot's name, before the number of its cycle
 CHECKPOINTS = "checkpoints"
 CHECKPOINT_SUMS = "SHA256SUMS"
 # A model folder.

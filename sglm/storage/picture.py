@@ -1,4 +1,4 @@
-"""Pictures, where matplotlib is installed (the extra `plots`)."""
+"""Pictures, drawn with matplotlib if it is installed (the extra `plots`)."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +10,7 @@ WITHOUT_MATPLOTLIB = "will not be drawn: it needs matplotlib; pip install matplo
 
 
 def can_draw() -> bool:
-    """Whether matplotlib is installed."""
+    """Returns whether matplotlib is installed."""
     try:
         import matplotlib  # noqa: F401
     except ImportError:
@@ -22,10 +22,10 @@ def save_picture(path: Path, draw: Callable[[Any], object]) -> None:
     """Draws a picture of 8 × 5 inches and writes it as PNG.
 
     Args:
-        path: of the file.
-        draw: is given the matplotlib figure.
+        path: The file to write.
+        draw: Function that draws on the matplotlib figure that it is given.
     """
-    # Not pyplot: that would choose a backend for the whole process.
+    # Not pyplot, which would choose a backend for the whole process.
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 5), layout="constrained")

@@ -1,9 +1,9 @@
-"""Reads files that somebody else may have written: of limited size, and strict JSON only.
+"""Reads of files from untrusted sources: of limited size, and strict JSON only.
 
 A folder from an untrusted source may hold anything under the names that sglm looks for: a pipe that
 never ends, a link to a device, a gigabyte of brackets. The functions here read only a regular file
-of a size that sglm itself could have written, and only JSON as the standard defines it (RFC 8259):
-Python's own parser accepts more than that.
+of a size that sglm itself could have written, and only JSON as the standard defines it (RFC 8259);
+Python's own parser accepts more.
 """
 
 import errno
@@ -19,14 +19,14 @@ from sglm.errors import InputError
 
 
 def read_bounded(path: Path, most_bytes: int) -> bytes:
-    """The whole of a small file.
+    """Reads the whole of a small file.
 
     Raises:
-        InputError: it is larger, or a folder, a pipe or a device.
-        OSError: it is not there, or reading failed.
+        InputError: The file has more than `most_bytes`, or is a folder, a pipe or a device.
+        OSError: The file is missing, or reading failed.
     """
     try:
-        # Otherwise opening a pipe would block until another process writes into it.
+        # Non-blocking: otherwise opening a pipe would wait until another process writes into it.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.ENXIO):
@@ -48,27 +48,29 @@ def read_bounded(path: Path, most_bytes: int) -> bytes:
 
 
 def given_path(what: str, path: str | os.PathLike[str]) -> Path:
-    """
+    """Returns the path that a caller in Python has given.
+
     Args:
-        what: is expected there, for the message.
-        path: from a caller in Python.
+        what: What is expected at the path, for the error message.
+        path: The caller's argument.
 
     Raises:
-        InputError: it is empty (which does not mean the current folder), or not a path.
+        InputError: It is not a path, or is empty (which does not mean the current folder).
     """
     if not isinstance(path, str | os.PathLike):
-        raise InputError(f"{what} is given as a path, but this is {type(path).__name__}")
+        raise InputError(f"{what} must be given as a path, not {type(path).__name__}")
     if not (name := os.fsdecode(path)):
         raise InputError(f"the name of {what} is empty; for the current folder give '.'")
     return Path(name)
 
 
 def parse_json(raw: bytes | str) -> Any:
-    """A JSON document in UTF-8, with or without a byte order mark.
+    """Parses a JSON document in UTF-8, with or without a byte order mark.
 
     Raises:
-        ValueError: it is none, has a key twice in one object, numbers that no float holds (`NaN`,
-            `1e999`) or integers of thousands of digits, or is nested hundreds of levels deep.
+        ValueError: It is not JSON, has a key twice in one object, has numbers that no finite float
+            holds (`NaN`, `1e999`) or integers of thousands of digits, or is nested too deeply
+            (hundreds of levels).
     """
     text = raw.decode("utf-8-sig") if isinstance(raw, bytes) else raw
     try:
@@ -83,39 +85,39 @@ def parse_json(raw: bytes | str) -> Any:
 
 
 def read_json(path: Path, most_bytes: int = 1 << 20) -> Any:
-    """`parse_json` of a small file.
+    """Parses a small file with `parse_json`.
 
     Raises:
-        InputError, OSError: see `read_bounded`.
-        ValueError: see `parse_json`.
+        InputError, OSError: See `read_bounded`.
+        ValueError: See `parse_json`.
     """
     return parse_json(read_bounded(path, most_bytes))
 
 
 def is_count(value: object) -> TypeGuard[int]:
-    """Whether a value is an integer from 0 to 2⁶³ - 1 (a bool is none)."""
+    """Returns whether a value is an integer from 0 to 2⁶³ - 1; a bool does not count as one."""
     return type(value) is int and 0 <= value < 2**63
 
 
 def is_amount(value: object) -> bool:
-    """Whether a value is a number that is not below zero (a bool is none)."""
+    """Returns whether a value is a number of at least zero; a bool does not count as one."""
     return type(value) in (int, float) and value >= 0  # type: ignore[operator]
 
 
 def is_sha256(value: object) -> bool:
-    """Whether a value is the hexadecimal form of a SHA-256 sum."""
+    """Returns whether a value is a SHA-256 checksum in hexadecimal."""
     return isinstance(value, str) and len(value) == 64 and set(value) <= set("0123456789abcdef")
 
 
 def _finite(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
-        raise ValueError(f"{text[:20]} is no finite number")
+        raise ValueError(f"{text[:20]} is not a finite number")
     return value
 
 
 def _with_distinct_keys(pairs: list[tuple[Hashable, Any]]) -> dict[Hashable, Any]:
     members = dict(pairs)
     if len(members) < len(pairs):
-        raise ValueError("a key stands twice in one object")
+        raise ValueError("a key occurs twice in one object")
     return members

@@ -1,1 +1,1 @@
-"""From text to windows of token ids: sources, tokenizers, the store on disk, the batcher."""
+"""Turns text into windows of token ids: sources, tokenizers, the store on disk, the batcher."""

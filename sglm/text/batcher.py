@@ -1,6 +1,6 @@
-"""A stream of token ids cut into windows: B lanes of contiguous text, T steps at a time.
+"""Cuts a stream of token ids into windows: B lanes of contiguous text, T steps at a time.
 
-Shapes: N tokens of the stream, B lanes, T steps of a window.
+Shapes: N tokens of the stream, B lanes, T steps of a window, C steps of coming text.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from sglm.runtime.ranks import ALONE, Ranks
 
 
 class ComingText(NamedTuple):
-    """The tokens after a stretch's first boundary: ids `(C, B)`, in the order of the text."""
+    """A part of the coming text, in every lane: ids `(C, B)`, in the order of the text."""
 
     inputs_CB: Tensor
     targets_CB: Tensor
@@ -27,13 +27,13 @@ class Window(NamedTuple):
     """One window of every lane.
 
     Attributes:
-        inputs_TB, targets_TB: token ids, int64; a target is the token after its input.
-        is_first: the lanes start here, so the state before it is the start state.
-        is_last: the lanes end here, so no later window will send a gradient back.
-        coming: at the first window of a stretch, the tokens of the stretch and `lookahead` steps
+        inputs_TB, targets_TB: Token ids, int64; a target is the token after its input.
+        is_first: Whether the lanes start here, so that the state before it is the start state.
+        is_last: Whether the lanes end here, so that no later window sends a gradient back.
+        coming: At the first window of a stretch, the tokens of the stretch and of `lookahead` steps
             past its end; otherwise None.
-        stretch: at the first window of a stretch, how many windows it has; otherwise 0.
-        ahead: the tokens that follow the window, if the gauge measures at its end; otherwise None.
+        stretch: At the first window of a stretch, the number of its windows; otherwise 0.
+        ahead: The tokens that follow the window, if the gauge measures at its end; otherwise None.
     """
 
     inputs_TB: Tensor
@@ -45,7 +45,7 @@ class Window(NamedTuple):
     ahead: ComingText | None = None
 
     def to(self, device: torch.device) -> "Window":
-        """The same window on `device`; a copy to a GPU may not be complete on return."""
+        """Returns the same window on `device`; a copy to a GPU may not be complete on return."""
 
         def there(ids: Tensor) -> Tensor:
             return ids.to(device, non_blocking=True)
@@ -59,7 +59,7 @@ class Window(NamedTuple):
 
 
 class Batcher:
-    """The window of any training step over a stream, in any order; the epochs never end.
+    """The windows of all training steps over a stream, in any order; the epochs never end.
 
     Lane b reads the b-th of B equal parts of the stream. Every window is full: tokens at the end of
     a lane that do not fill a window are left out of that epoch. Each epoch starts one token later,
@@ -67,17 +67,19 @@ class Batcher:
     remainder of dividing the stream by B, never are.) The first input is `<eos>`, as at a new line.
 
     Args:
-        ids_N: the stream; memory-mapped is fine.
-        batch: B.
-        window: T, the length of every window where `lengths` are not given.
-        eos_id: the input before the first token.
-        lengths: of the windows of an epoch, if they vary; each epoch takes them in another order.
-        stretch: number of windows in a stretch.
-        lookahead: how many steps past the end of a stretch `coming` reaches; None: no stretches.
-        ranks: windows contain only the lanes of this rank.
+        ids_N: The stream; may be memory-mapped.
+        batch: Number of lanes, B.
+        window: Length of every window, T, unless `lengths` is given.
+        eos_id: The input before the first token.
+        lengths: Lengths of the windows of an epoch, if they vary; each epoch takes them in another
+            order. None: all are `window`.
+        stretch: Number of windows in a stretch.
+        lookahead: Number of steps past the end of a stretch that `coming` reaches. None: there are
+            no stretches.
+        ranks: The processes that share the lanes; windows contain only the lanes of this rank.
 
     Raises:
-        InputError: the stream is shorter than one window of every lane.
+        InputError: The stream is shorter than one window of every lane.
     """
 
     def __init__(
@@ -113,7 +115,7 @@ class Batcher:
         return len(self.lengths)
 
     def at(self, step: int) -> Window:
-        """The window of that step, counted from 0 over all epochs."""
+        """Returns the window of a step, counted from 0 over all epochs."""
         epoch, index = divmod(step, self.steps_per_epoch)
         starts = self._window_starts(epoch)
         inputs_TB, targets_TB = self._cut(starts[index], starts[index + 1])
@@ -132,13 +134,14 @@ class Batcher:
         )
 
     def ahead(self, step: int, steps: int) -> ComingText:
-        """The `steps` tokens that follow that step's window; fewer at the end of a lane."""
+        """Returns the next `steps` tokens after the window of a step; fewer at the end of a
+        lane."""
         epoch, index = divmod(step, self.steps_per_epoch)
         start = self._window_starts(epoch)[index + 1]
         return ComingText(*self._cut(start, min(start + steps, self.lane_length)))
 
     def _window_starts(self, epoch: int) -> list[int]:
-        """Where in a lane each window of that epoch starts, and where the last one ends."""
+        """Returns where in a lane each window of an epoch starts, and where the last one ends."""
         if self._starts[0] != epoch:
             order = np.arange(self.steps_per_epoch)
             if len(set(self.lengths)) > 1:
@@ -150,8 +153,8 @@ class Batcher:
         return self._starts[1]
 
     def _cut(self, start: int, end: int) -> tuple[Tensor, Tensor]:
-        """Inputs and targets `(end - start, B)` of that part of every lane."""
-        # The token before the targets, then the targets.
+        """Returns inputs and targets `(end - start, B)` of this part of every lane."""
+        # Each row holds the token before the targets, then the targets.
         tokens = np.empty((len(self.lanes), end - start + 1), dtype=np.int64)
         for row, lane in enumerate(self.lanes):
             first = lane * self.lane_length + start

@@ -13,7 +13,8 @@ from sglm.text.lines import Piece
 _TEST_FOLDERS = {"test", "tests", "idle_test"}
 # Tables rather than code.
 _DATA = {"encodings", "pydoc_data", "html/entities.py", "stringprep.py"}
-# Not in every installation: distributions split them off, or newer versions dropped them.
+# Modules that some installations lack: distributions split them off, or newer versions dropped
+# them.
 _OPTIONAL = {
     "distutils",
     "ensurepip",
@@ -27,10 +28,10 @@ _OPTIONAL = {
 
 
 def builtin_documents(source: str) -> Iterator[Piece]:
-    """The documents of `builtin:NAME`, in alphabetical order of their names.
+    """Returns the documents of `builtin:NAME`, in alphabetical order of their names.
 
     Raises:
-        InputError: an unknown name, or this Python comes without that text.
+        InputError: The name is unknown, or this Python comes without that text.
     """
     name = source.removeprefix("builtin:")
     if name not in _READERS:
@@ -39,7 +40,7 @@ def builtin_documents(source: str) -> Iterator[Piece]:
 
 
 def _topics(source: str) -> Iterator[Piece]:
-    """The reference topics of `help()`: English about Python, with examples.
+    """Returns the reference topics of `help()`: English about Python, with examples.
 
     Topics repeat paragraphs of other topics. Each paragraph is kept once, in the first topic that
     has it: otherwise much of the held-out text would also be in the training text.
@@ -54,10 +55,11 @@ def _topics(source: str) -> Iterator[Piece]:
 
 
 def _new_paragraphs(text: str, known: set[str]) -> str:
-    """The paragraphs of a text that are not in `known`, which are added; "" if none is new."""
+    """Returns the paragraphs of a text that are not in `known`, and adds them to it; "" if none is
+    new."""
     new = []
     for paragraph in re.split(r"\n\s*\n", text.strip("\n")):
-        words = " ".join(paragraph.split())  # the same at any indentation
+        words = " ".join(paragraph.split())  # ignores the indentation
         if words not in known:
             known.add(words)
             new.append(paragraph)
@@ -65,7 +67,7 @@ def _new_paragraphs(text: str, known: set[str]) -> str:
 
 
 def _standard_library(source: str) -> Iterator[Piece]:
-    """The standard library's modules, each a document, without tests and tables.
+    """Returns the standard library's modules, each as a document, without tests and tables.
 
     Modules that some installations lack are left out, so that the text depends only on the version
     of Python.
@@ -78,7 +80,7 @@ def _standard_library(source: str) -> Iterator[Piece]:
 
 
 def _is_code(path: Path) -> bool:
-    """Whether a path in the library's folder is a module that every installation has."""
+    """Returns whether a path in the library's folder is a module that every installation has."""
     first = path.parts[0].removesuffix(".py")
     left_out = {first, path.as_posix()} & (_DATA | _OPTIONAL)
     return (

@@ -1,4 +1,4 @@
-"""Encodes a stream of pieces and counts; the result does not depend on where it was cut."""
+"""Encodes a stream of pieces and counts its words and bytes, no matter where it was cut."""
 
 from typing import NamedTuple
 
@@ -6,16 +6,18 @@ from sglm.errors import InputError
 from sglm.text.lines import Piece
 from sglm.text.tokenizer_interface import Tokenizer, utf8
 
-# The longest text that is kept back until its tokens are certain: a longer word is cut.
+# The longest text that is held back until its tokens are certain: a longer word is cut.
 LONGEST_TAIL_CHARACTERS = 1 << 22
 
 
 class Encoded(NamedTuple):
-    """What a piece adds to a stream.
+    """The ids and counts that a piece adds to a stream.
 
-    text, ids: the text whose tokens no later piece can change, and its ids. It may begin before the
-        piece and end before the end of the piece.
-    words, bytes: counts for the piece; a word that began in the piece before is not counted again.
+    Attributes:
+        text, ids: The text whose tokens no later piece can change, and its ids. It may begin before
+            the piece and end before the end of the piece.
+        words, bytes: Counts for the piece, bytes in UTF-8; a word that began in the previous piece
+            is not counted again.
     """
 
     text: str
@@ -25,29 +27,29 @@ class Encoded(NamedTuple):
 
 
 class Encoder:
-    """Encodes the pieces of one stream, in order.
+    """An encoder of the pieces of one stream, in order.
 
     A very long line or record comes in several pieces. Encoded separately, the text near their ends
-    might get other tokens than in the whole line. So the end of a piece is kept back, and encoded
-    together with the next piece.
+    might get other tokens than in the whole line. So the end of such a piece is held back, and
+    encoded together with the next piece.
 
     Args:
-        tokenizer: encodes them.
-        name: of the stream, for errors.
+        tokenizer: The tokenizer that encodes the pieces.
+        name: Name of the stream, for error messages.
     """
 
     def __init__(self, tokenizer: Tokenizer, *, name: str = "text") -> None:
         self._tokenizer = tokenizer
         self._name = name
-        self._encoded_before = 0  # lines or records
+        self._encoded_before = 0  # number of lines or records
         self._tail = ""
         self._in_word = False
 
     def encode(self, piece: Piece) -> Encoded:
-        """Encodes the next piece, together with what was kept back of the previous one.
+        """Encodes the next piece, together with what was held back of the previous one.
 
         Raises:
-            InputError: the tokenizer cannot encode it; the message says which line or record.
+            InputError: The tokenizer cannot encode it; the message says which line or record.
         """
         text = self._tail + piece.text
         settled = len(text)
@@ -68,7 +70,8 @@ class Encoder:
         return Encoded(text, ids, words, len(utf8(piece.text)))
 
     def _located(self, error: InputError, piece: Piece) -> InputError:
-        """The error of the first line that cannot be encoded, with its number."""
+        """Returns the error about the first line or record that cannot be encoded, with its
+        number."""
         number = self._encoded_before
         if piece.ends_document:
             return InputError(f"{self._name}, record {number + 1}: {error}")

@@ -1,12 +1,12 @@
-"""A vocabulary from elsewhere, as its own library applies it.
+"""The base class of given vocabularies: tokenizers from elsewhere, applied by their own library.
 
-What sglm reads as one (a line of running text, a record, a text to score) is encoded as one, by the
-library and nothing else. Nothing is known about how much of a text settles its first tokens: a
-model may choose among the cuts of a whole sentence, a normalisation may look ahead. So no prefix
-of a text is safe.
+The library encodes as a whole what sglm reads as a whole: a line of running text, a record, a text
+to score. It is unknown how much of a text determines its first tokens: a model may choose among the
+segmentations of a whole sentence, and a normalisation may look ahead. So no prefix of a text is
+safe.
 
-Where the vocabulary can write newlines, they are tokens and `<eos>` ends documents. Where it cannot
-(most SentencePiece models, WordPiece), `<eos>` ends each line, as at word level.
+If the vocabulary can write newlines, they are tokens and `<eos>` ends documents. If it cannot (most
+SentencePiece models, WordPiece), `<eos>` ends each line, as at word level.
 """
 
 from abc import abstractmethod
@@ -22,42 +22,43 @@ _PROBE = "The cat, don't sat (well) at 3.5 x-y as a b c the of"
 
 
 class GivenTokenizer(Tokenizer):
-    """What tokenizers of other libraries have in common here. They set `_names`."""
+    """The part that all tokenizers of other libraries share; a subclass sets `_names`."""
 
     lossless = False
     _names: list[str]
-    """Of every id of the library."""
+    """The names of all ids, first those of the library."""
 
     @abstractmethod
     def _encode(self, texts: list[str]) -> list[list[int]]:
-        """The library's ids of several texts."""
+        """Returns the library's ids for several texts."""
 
     @abstractmethod
     def _decode(self, ids: list[int]) -> str:
-        """The library's text of ids among its own."""
+        """Returns the library's text for ids that are all its own."""
 
     @abstractmethod
     def _spellings(self) -> Iterator[Sequence[bytes]]:
-        """The text of every id as it may be meant, a space before a word included."""
+        """Yields possible spellings: the text of every id, with the space before a word."""
 
     @abstractmethod
     def _named_eos(self) -> int | None:
-        """The id that the library has for the end of a text."""
+        """Returns the library's id for the end of a text; None if it has none."""
 
     @property
     @abstractmethod
     def special_ids(self) -> Iterable[int]:
-        """Ids of the library that stand for no text."""
+        """The ids of the library that stand for no text."""
 
     def _finish(self, eos_id: int | None) -> None:
-        """Completes the construction; `_names` and `unk_id` are there.
+        """Completes the construction, once `_names` and `unk_id` are set.
 
         Args:
-            eos_id: None takes what the library calls the end of a text, or else adds an id.
+            eos_id: The id of `<eos>`. None: the library's id for the end of a text, or else an
+                added id.
 
         Raises:
-            InputError: it is not in the vocabulary.
-            ValueError: no vocabulary, or one beyond all bounds.
+            InputError: `eos_id` is not in the vocabulary.
+            ValueError: The vocabulary is empty or far too large.
         """
         own = len(self._names)
         if not 0 < own < LARGEST_VOCABULARY:
@@ -66,8 +67,8 @@ class GivenTokenizer(Tokenizer):
         self.eos_id = own if named is None else named
         if not 0 <= self.eos_id <= own:
             raise InputError(
-                f"--eos-id {eos_id}: the tokenizer has the ids 0 to {own - 1}; leave it out for"
-                " the tokenizer's end of text, or an id of its own"
+                f"--eos-id {eos_id}: the tokenizer has the ids 0 to {own - 1}; leave it out to use"
+                " the tokenizer's own end of text, or to add one"
             )
         self.adds_eos = self.eos_id == own
         self._names += [EOS] * self.adds_eos
@@ -75,7 +76,8 @@ class GivenTokenizer(Tokenizer):
         self.eos_ends_lines = not self._writes_newlines()
 
     def _writes_newlines(self) -> bool:
-        """Whether a newline has a token of its own, neither the space's nor the unknown one."""
+        """Returns whether a newline has a token of its own, neither that of the space nor the
+        unknown one."""
         try:
             newline, space, nothing = self._encode(["a\nb", "a b", "ab"])
         except InputError:
@@ -87,7 +89,7 @@ class GivenTokenizer(Tokenizer):
 
     @property
     def eos_name(self) -> str:
-        """What the library calls it; `<eos>` for an id that was added."""
+        """The library's name for the end of a text; `<eos>` for an id that was added."""
         return self._names[self.eos_id]
 
     @property
@@ -101,12 +103,12 @@ class GivenTokenizer(Tokenizer):
         for text in texts:
             if not text.isascii():
                 utf8(text)
-        # Of nothing, some libraries make a token.
+        # Some libraries return a token for an empty text.
         encoded = iter(self._encode([text for text in texts if text]))
         return [next(encoded) if text else [] for text in texts]
 
     def encode_piece(self, piece: Piece) -> list[int]:
-        """Lines are encoded one by one, a record as a whole."""
+        """Returns the ids of a piece: its lines are encoded one by one, a record as a whole."""
         if piece.ends_document:
             return super().encode_piece(piece)
         *whole, rest = piece.text.split("\n")
@@ -146,7 +148,8 @@ class GivenTokenizer(Tokenizer):
         return 0
 
     def encode_word(self, word: str, *, in_text: bool) -> list[int]:
-        """After another word: what the word twice has after the word once."""
+        """Returns the ids of a word. In a text: its ids as the second of two equal words, if the
+        first one keeps the ids that it has alone; otherwise its ids after a space."""
         if not in_text:
             return self.encode(word)
         before, both = self.encode_batch([word, f"{word} {word}"])
@@ -166,8 +169,9 @@ class GivenTokenizer(Tokenizer):
 
     @cached_property
     def _word_marks(self) -> list[bool] | None:
-        """Which ids begin a word, by a text with all that tends to be cut off words. None if their
-        spelling does not say: the apostrophe of WordPiece begins a word or goes on in one."""
+        """For every id, whether it begins a word, determined on a text with everything that tends
+        to be split off words. None if the spelling does not tell: the apostrophe of WordPiece may
+        begin a word or continue one."""
         try:
             ids = self.encode(_PROBE)
         except InputError:
@@ -183,7 +187,7 @@ class GivenTokenizer(Tokenizer):
     def _possible_marks(self) -> Iterator[list[bool]]:
         for spelling in self._spellings():
             if any(len((text + b"x").split()) > 1 for text in spelling):
-                continue  # a token in which a word ends
+                continue  # a word ends inside some token
             marks = [text[:1].isspace() for text in spelling]
             marks += [False] * (self.vocab_size - len(marks))
             marks[self.eos_id] = True
@@ -195,7 +199,8 @@ class GivenTokenizer(Tokenizer):
 
 
 def _begin(text: str, offsets: Sequence[tuple[int, int]]) -> list[bool]:
-    """Of each token, whether it has white space at its start, or before it that no token has."""
+    """Returns for each token whether a word begins with it: it starts with white space, or follows
+    white space that no token covers."""
     begins, end = [], 0
     for start, stop in offsets:
         begins.append(start < stop and text[min(end, start)].isspace())

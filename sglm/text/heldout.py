@@ -1,4 +1,4 @@
-"""Chooses the text held out for validation and test, before a vocabulary is learned.
+"""Chooses the text that is held out for validation and test, before a vocabulary is learned.
 
 Text is divided into units: a record is one; running text is cut into blocks of consecutive lines,
 because a language model carries its state from line to line and should be measured on connected
@@ -6,8 +6,8 @@ text. Each unit draws a number by a seeded hash; validation takes the lowest num
 highest. Held-out text thus comes from everywhere in the corpus.
 
 The choice depends only on the lines and records, their order, the fractions and the seed. It does
-not depend on file names, on how lines are divided among files, on compression, or on line ends (LF
-or CR LF). The files of a folder are read in the order of their names.
+not depend on file names (except that they order the files of a folder), on how lines are divided
+among files, on compression, or on line ends (LF or CR LF).
 """
 
 import hashlib
@@ -20,19 +20,25 @@ from sglm.text.sources import Source, pieces_in_turn
 
 DRAWS = 1 << 16  # numbers are drawn from 0 to DRAWS - 1
 LARGEST_BLOCK_BYTES = 1 << 16
-COUNTED_BYTES = 1 << 20  # how many bytes are read between two calls of `OnBytes`
+COUNTED_BYTES = 1 << 20  # the number of bytes read between two calls of `OnBytes`
 TRAIN, VALID, TEST = 0, 1, 2
 
-# Called every so often with the number of bytes of text read since the last call.
+# Called regularly, with the number of bytes of text read since the last call.
 OnBytes = Callable[[int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Division:
-    """Every unit's split.
+    """The division of a text into splits.
 
-    split_of_draw: `DRAWS` entries, `TRAIN`, `VALID` or `TEST`.
-    total_bytes, train_bytes: of text, in all sources, each line end counted as one.
+    Attributes:
+        sources: The text, in reading order.
+        block_bytes: Size of a block of running text in bytes; a block ends with a whole line.
+        seed: Seed of the random draws.
+        split_of_draw: The split of each number that can be drawn: `DRAWS` entries, each `TRAIN`,
+            `VALID` or `TEST`.
+        total_bytes, train_bytes: Size of the whole text and of the training text in bytes of
+            UTF-8; each line end counts as one byte.
     """
 
     sources: Sequence[Source]
@@ -43,7 +49,7 @@ class Division:
     train_bytes: int
 
     def pieces(self, on_bytes: OnBytes) -> Iterator[tuple[int, Piece]]:
-        """All pieces in order, each with its split."""
+        """Yields all pieces in order, each with its split."""
         drawn = _drawn_pieces(
             self.sources, block_bytes=self.block_bytes, seed=self.seed, on_bytes=on_bytes
         )
@@ -51,7 +57,7 @@ class Division:
             yield self.split_of_draw[draw], piece
 
     def train_pieces(self, on_bytes: OnBytes) -> Iterator[Piece]:
-        """The training text: all that may be learned from."""
+        """Returns the training text: everything that may be learned from."""
         return (piece for split, piece in self.pieces(on_bytes) if split == TRAIN)
 
 
@@ -61,14 +67,15 @@ def divide(
     """Reads all sources, which finds any errors in them, and divides them into splits.
 
     Args:
-        sources: read in order.
-        valid, test: fractions of the bytes; 0 holds nothing out. The size of a split differs from
+        sources: The text, read in order.
+        valid, test: Fractions of the bytes; 0 holds nothing out. The size of a split differs from
             its fraction by up to one unit; a split has at least one unit.
-        seed: of the random draws.
-        on_bytes: called with progress.
+        seed: Seed of the random draws.
+        on_bytes: Function that is called with the progress.
 
     Raises:
-        InputError: too little text to hold anything out; an empty source; see `Source.read`.
+        InputError: There is too little text to hold anything out, or a source is empty; see also
+            `Source.read`.
     """
     running_bytes = 0
     if valid or test:
@@ -83,7 +90,7 @@ def divide(
         bytes_of_draw[draw] += _size(piece)
     total = sum(bytes_of_draw)
     if total == 0:
-        raise InputError(f"{sources[0].name}: there is no text in it, nor in the files after it")
+        raise InputError(f"{sources[0].name}: contains no text, nor do the files after it")
     split_of_draw = bytearray(DRAWS)
     for split, share, draws in (
         (VALID, valid, range(DRAWS)),
@@ -102,8 +109,8 @@ def divide(
     if train == 0:
         raise InputError(
             "too few lines or documents to hold some out for validation and test and train on the "
-            "rest; give more text, break a line that is the whole text into several (fold -s), or"
-            " give a file or 0 for --valid and --test"
+            "rest; give more text, break up a line that holds the whole text (fold -s), or give a"
+            " file or 0 for --valid and --test"
         )
     return Division(
         sources=sources,
@@ -123,8 +130,8 @@ def _hold_out(
     bytes_of_draw: Sequence[int],
     split_of_draw: bytearray,
 ) -> None:
-    """Assigns to `split`, in the order of `draws`, the units of each draw if they still fit; if
-    none fit, those of the smallest draw."""
+    """Goes through `draws` in order and assigns the units of each draw to `split` if they still
+    fit into `wanted_bytes`; if none fit, assigns the units of the smallest draw."""
     if wanted_bytes == 0:
         return
     free = [draw for draw in draws if bytes_of_draw[draw] > 0 and split_of_draw[draw] == TRAIN]
@@ -140,10 +147,10 @@ def _hold_out(
 def _drawn_pieces(
     sources: Sequence[Source], *, block_bytes: int, seed: int, on_bytes: OnBytes
 ) -> Iterator[tuple[int, Piece]]:
-    """Every piece with the number drawn for its unit, uniformly from `range(DRAWS)`."""
+    """Yields every piece with the number drawn for its unit, uniformly from `range(DRAWS)`."""
     unit = draw = left_in_unit = 0
     uncounted_bytes = 0
-    within = False  # whether the last piece left its line or record unfinished
+    within = False  # whether the last piece ended inside a line or record
     silent = {source.name for source in sources if not source.found}
     for source, piece in pieces_in_turn(sources):
         if not within and (left_in_unit <= 0 or source.documents):
@@ -162,12 +169,12 @@ def _drawn_pieces(
             uncounted_bytes = 0
         yield draw, piece
     if silent:
-        raise InputError(f"{min(silent)}: empty, there is no text in it")
+        raise InputError(f"{min(silent)}: empty, it contains no text")
     on_bytes(uncounted_bytes)
 
 
 def _size(piece: Piece) -> int:
-    """The number of bytes of a piece; the end of a line counts as one byte."""
+    """Returns the size of a piece in bytes of UTF-8; the end of a line counts as one byte."""
     size = byte_length(piece.text)
     if piece.ends_document or piece.unfinished:
         return size
@@ -177,5 +184,5 @@ def _size(piece: Piece) -> int:
 
 
 def byte_length(text: str) -> int:
-    """The number of UTF-8 bytes."""
+    """Returns the number of bytes of a text in UTF-8."""
     return len(text) if text.isascii() else len(text.encode())

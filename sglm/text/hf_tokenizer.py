@@ -1,8 +1,8 @@
-"""A `tokenizer.json` of Hugging Face's package `tokenizers`, by that package.
+"""Tokenizers from a Hugging Face `tokenizer.json`, applied by the package `tokenizers`.
 
-What belongs to one way of using it is left out: truncation, padding, and special tokens that a
-post-processor adds around every text (`[CLS]`, `[SEP]`). Special tokens that stand in a text are
-theirs, as the package has it.
+Settings for one particular use are removed: truncation, padding, and the special tokens that a
+post-processor adds around every text (`[CLS]`, `[SEP]`). Names of special tokens that occur in a
+text are encoded as these tokens, as the package does by default.
 """
 
 import re
@@ -18,7 +18,7 @@ from sglm.text.tokenizer_interface import HF_FILE, LARGEST_VOCABULARY
 if TYPE_CHECKING:
     import tokenizers
 
-# How models call the end of a text; what is first comes first.
+# Usual names of the end of a text; the first one that the vocabulary has is taken.
 _NAMES_OF_EOS = ("<eos>", "</s>", "<|endoftext|>", "<|end_of_text|>", "[EOS]", "<|eos|>", "<EOS>")
 LONGEST_CACHED_CHARACTERS = 256
 _WORD_MARK = "\u2581"
@@ -26,20 +26,22 @@ _BYTE_NAME = re.compile("<0x[0-9A-F]{2}>")
 
 
 class HfTokenizer(GivenTokenizer):
-    """Any model and pre-tokenizer that the installed package knows."""
+    """A tokenizer with any model and pre-tokenizer that the installed package supports."""
 
     kind = "hf"
     content_file = HF_FILE
 
     def __init__(self, content: bytes, *, eos_id: int | None = None) -> None:
-        """
+        """Loads the tokenizer from the content of a `tokenizer.json`.
+
         Args:
-            content: of the file.
-            eos_id: None takes a token of the usual names, or else adds one.
+            content: The content of the file.
+            eos_id: The id of `<eos>`. None: a token with one of the usual names, or else an added
+                id.
 
         Raises:
-            InputError: the package is missing, or does not read this file; an impossible `eos_id`.
-            ValueError: the file is no such file, or has an impossible vocabulary.
+            InputError: The package is missing or cannot read this file, or `eos_id` is impossible.
+            ValueError: The file is not a `tokenizer.json`, or its vocabulary is impossible.
         """
         self._content = content
         facts = _read_facts(content)
@@ -47,7 +49,7 @@ class HfTokenizer(GivenTokenizer):
         vocabulary = self._tokenizer.get_vocab(with_added_tokens=True)
         highest = max(vocabulary.values(), default=-1)
         if highest >= LARGEST_VOCABULARY:
-            raise ValueError(f"the id {highest} is beyond all bounds")
+            raise ValueError(f"the id {highest} is too large")
         self._names = [f"<{token_id}>" for token_id in range(highest + 1)]
         for name, token_id in vocabulary.items():
             self._names[token_id] = name
@@ -57,7 +59,7 @@ class HfTokenizer(GivenTokenizer):
         unk_id = vocabulary.get(unk_token) if isinstance(unk_token, str) else model.get("unk_id")
         self.unk_id = unk_id if isinstance(unk_id, int) and unk_id < len(self._names) else None
         self._added = self._tokenizer.get_added_tokens_decoder()
-        # Such a model says nothing of characters that it does not know, and leaves them out.
+        # Such a model silently leaves out characters that it does not know.
         self._drops = (
             model.get("type", "BPE") == "BPE"
             and self.unk_id is None
@@ -70,7 +72,7 @@ class HfTokenizer(GivenTokenizer):
         self._is_known_whole = lru_cache(1 << 16)(self._has_all_tokens)
 
     def __getstate__(self) -> dict[str, Any]:
-        """For pickle, to which a cache means nothing."""
+        """Returns the state to pickle: everything but the cache."""
         return {name: value for name, value in vars(self).items() if name != "_is_known_whole"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -83,7 +85,7 @@ class HfTokenizer(GivenTokenizer):
     def _encode(self, texts: list[str]) -> list[list[int]]:
         try:
             encoded = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-        except Stopped:  # a signal came meanwhile
+        except Stopped:  # a signal arrived meanwhile
             raise
         except Exception as error:
             raise InputError(_cannot(str(error))) from error
@@ -107,7 +109,8 @@ class HfTokenizer(GivenTokenizer):
         return all(map(self._is_whole, parts))
 
     def _is_whole(self, part: str) -> bool:
-        short = len(part) <= LONGEST_CACHED_CHARACTERS  # where there are no words, it is a record
+        # Without a pre-tokenizer, a part may be a whole record, which is too long for the cache.
+        short = len(part) <= LONGEST_CACHED_CHARACTERS
         return self._is_known_whole(part) if short else self._has_all_tokens(part)
 
     def _has_all_tokens(self, part: str) -> bool:
@@ -121,7 +124,7 @@ class HfTokenizer(GivenTokenizer):
 
     @property
     def special_ids(self) -> Iterable[int]:
-        # People who train a model with bytes give them as special tokens.
+        # Models with byte fallback are often trained with the bytes declared as special tokens.
         special = {
             token_id
             for token_id, token in self._added.items()
@@ -148,19 +151,19 @@ class HfTokenizer(GivenTokenizer):
 
 
 def _read_facts(content: bytes) -> dict[str, Any]:
-    """The file as JSON.
+    """Parses the file as JSON.
 
     Raises:
-        ValueError: it is none, or of another kind.
+        ValueError: The file is not JSON, or not a `tokenizer.json`.
     """
     facts = parse_json(content)
     if not isinstance(facts, dict) or not isinstance(facts.get("model"), dict):
-        raise ValueError("it has no model; a tokenizer.json has one")
+        raise ValueError("it has no model, which every tokenizer.json has")
     return facts
 
 
 def _has_all_bytes(facts: dict[str, Any], vocabulary: dict[str, int]) -> bool:
-    """Whether every text consists of bytes that have a token each."""
+    """Returns whether all 256 bytes have tokens, so that every text can be encoded."""
     if facts["model"].get("byte_fallback"):
         return all(f"<0x{byte:02X}>" in vocabulary for byte in range(256))
     pre_tokenizer = facts.get("pre_tokenizer") or {}
@@ -192,29 +195,31 @@ def _load(content: bytes) -> "tokenizers.Tokenizer":
 
 
 def _panicked(error: BaseException) -> BaseException:
-    """An error of Rust code, which is no Exception to Python, as one; anything else as it is."""
+    """Turns a panic in Rust code, which is not an `Exception` in Python, into an `InputError`;
+    returns any other error unchanged."""
     if type(error).__name__ != "PanicException":
         return error
-    return InputError(f"the package tokenizers fails ({str(error)[:200]}); the file is damaged")
+    return InputError(f"the package tokenizers crashed ({str(error)[:200]}); the file is damaged")
 
 
 def _cannot(problem: str) -> str:
     return (
-        f"the tokenizer cannot encode it ({problem[:200]}); give one with an unknown token or"
-        " bytes, or leave such text out"
+        f"the tokenizer cannot encode it ({problem[:200]}); give a tokenizer with an unknown token"
+        " or with bytes, or leave such text out"
     )
 
 
 @cache
 def _byte_of_character() -> dict[str, int]:
-    """The bytes behind the characters by which byte-level models write them: printable ones of
-    Latin-1 stand for themselves, the others from U+0100 on for the rest (Radford et al. 2019)."""
+    """Returns the byte that each character stands for in byte-level models: printable characters
+    of Latin-1 stand for themselves, those from U+0100 on for the other bytes (Radford et al. 2019).
+    """
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = sorted(set(range(256)) - set(printable))
     return {chr(b): b for b in printable} | {chr(256 + n): b for n, b in enumerate(others)}
 
 
 def _bytes_of(name: str) -> bytes:
-    """Of a token's name; characters that stand for no byte become `?`."""
+    """Returns the bytes of a token's name; characters that stand for no byte become `?`."""
     of_character = _byte_of_character()
     return bytes([of_character.get(character, 63) for character in name])

@@ -1,4 +1,4 @@
-"""Running text: the lines of a UTF-8 file or of stdin, streamed."""
+"""Reads running text: streams the lines of a UTF-8 file or of stdin."""
 
 import gzip
 import select
@@ -15,25 +15,27 @@ from sglm.errors import InputError
 from sglm.storage.names import CONFIG_FILE, RUN_FILE
 
 READ_BYTES = 1 << 20
-# The longest line that is not cut (a text or a record by itself), and so is in memory as a whole.
+# The size limit for a line that must not be cut (it is a text or a record by itself), and so is in
+# memory as a whole.
 LONGEST_LINE_BYTES = 1 << 25
 LONE_SURROGATE = "is half a surrogate pair, not a character"
 
 
 class ByteFile(Protocol):
-    """What lines are read from."""
+    """A binary file to read lines from."""
 
     def read1(self, size: int, /) -> bytes:
-        """Some of the bytes that are available; b"" at the end of the file."""
+        """Returns some of the bytes that are available; b"" at the end of the file."""
 
 
 class Piece(NamedTuple):
-    """A part of a text that is read, held out and encoded as one.
+    """A part of a text that is read, held out and encoded as a whole.
 
-    text: a line of running text with its newline, or a whole record.
-    ends_document: true for a record; running text has no documents.
-    unfinished: the line or record goes on in the next piece (only where the reader was asked to
-        cut enormous ones).
+    Attributes:
+        text: A line of running text with its newline, or a whole record.
+        ends_document: Whether this is a record; running text has no documents.
+        unfinished: Whether the line or record continues in the next piece (only if the reader was
+            asked to cut very long ones).
     """
 
     text: str
@@ -41,31 +43,31 @@ class Piece(NamedTuple):
     unfinished: bool = False
 
 
-# Comes between pieces: everything that has arrived was returned, and the next read would block.
 MODEL_FIRST = "the model comes first, then the text"
+# Comes between pieces: all input that has arrived was returned, and the next read would block.
 NOTHING_WAITS = Piece("", False, unfinished=True)
 
 
 def read_text_lines(
     path: Path | str, longest_bytes: int | None = None, most_bytes: int | None = None
 ) -> Iterator[Piece]:
-    """The lines of a UTF-8 text file (`.gz`: compressed) or of stdin (`-`), newlines kept.
+    """Reads the lines of a UTF-8 text file (`.gz`: compressed) or of stdin (`-`), newlines kept.
 
     Only "\\n" ends a line. A byte order mark at the start is dropped: some editors write it,
     and it is not text.
 
     Args:
-        path: a file, or `-`.
-        longest_bytes: None gives every line as one piece. Otherwise a line longer than this many
-            bytes (1 MiB at least) comes in several pieces, all but the last `unfinished`, cut in
-            front of white space where there is some: so the memory used is bounded. Where a line
-            is cut depends on that line alone.
-        most_bytes: the (approximate) limit for a line that is not cut; a longer one is an error.
-            None: `LONGEST_LINE_BYTES`.
+        path: A file, or `-`.
+        longest_bytes: Length above which a line is cut, in bytes; values below 1 MiB count as
+            1 MiB. A longer line comes in several pieces, all but the last `unfinished`, cut before
+            white space where possible, so that the memory used is bounded. Where a line is cut
+            depends on that line alone. None: every line is one piece.
+        most_bytes: The (approximate) size limit for lines if they are not cut; a longer one is an
+            error. None: `LONGEST_LINE_BYTES`.
 
     Raises:
-        InputError: no such file, not UTF-8 (with the byte offset), binary, broken gzip data, or a
-            line that is too long (see above).
+        InputError: The file is missing, not UTF-8 (the message has the byte offset), binary or
+            broken gzip data, or a line is too long (see above).
     """
     pieces = read_arriving_lines(path, longest_bytes, most_bytes)
     return (piece for piece in pieces if piece is not NOTHING_WAITS)
@@ -74,7 +76,8 @@ def read_text_lines(
 def read_arriving_lines(
     path: Path | str, longest_bytes: int | None = None, most_bytes: int | None = None
 ) -> Iterator[Piece]:
-    """As `read_text_lines`, with a `NOTHING_WAITS` wherever the next read of stdin would block."""
+    """Reads lines as `read_text_lines` does, and yields `NOTHING_WAITS` whenever the next read of
+    stdin would block."""
     with _open(path) as file:
         name = "stdin" if str(path) == "-" else str(path)
         yield from lines_of_file(file, name, longest_bytes, most_bytes=most_bytes)
@@ -83,7 +86,8 @@ def read_arriving_lines(
 def lines_of_file(
     file: ByteFile, name: str, longest_bytes: int | None, *, most_bytes: int | None = None
 ) -> Iterator[Piece]:
-    """`read_arriving_lines` of an open file; error messages call it `name`."""
+    """Reads lines as `read_arriving_lines` does, from an open file that error messages call
+    `name`."""
     lines = _lines(
         file, name, longest_bytes=longest_bytes, most_bytes=most_bytes or LONGEST_LINE_BYTES
     )
@@ -114,19 +118,20 @@ def _open(path: Path | str) -> AbstractContextManager[BufferedIOBase]:
 
 
 def is_run_or_model(path: Path) -> bool:
-    """Whether a folder looks like one that `sglm train` wrote."""
+    """Returns whether a folder looks like one that `sglm train` wrote."""
     return (path / RUN_FILE).is_file() or (path / CONFIG_FILE).is_file()
 
 
 def refuse_special(path: Path) -> None:
-    """
+    """Checks that a path is a file or a folder: reading a device may never end, and opening a pipe
+    blocks until another process writes into it.
+
     Raises:
-        InputError: nothing is there, or something other than a file or folder: a device may never
-            end, and opening a pipe blocks until another process writes into it.
+        InputError: The path does not exist, or is neither a file nor a folder.
     """
     try:
         mode = path.stat().st_mode
-    except (OSError, ValueError):  # ValueError: a NUL in its name
+    except (OSError, ValueError):  # ValueError: a NUL in the path
         raise InputError(f"{path}: no such file or folder") from None
     if stat.S_ISFIFO(mode):
         raise InputError(f"{path}: a pipe; give - and redirect it to stdin (… - < pipe)")
@@ -135,7 +140,8 @@ def refuse_special(path: Path) -> None:
 
 
 def _blocks(file: ByteFile, name: str) -> Iterator[bytes]:
-    """Blocks of bytes as they become available; b"" wherever the next read of stdin would block."""
+    """Yields blocks of bytes as they become available; b"" when the next read of stdin would
+    block."""
     waits_for = _stdin_number(file)
     try:
         while True:
@@ -149,8 +155,8 @@ def _blocks(file: ByteFile, name: str) -> Iterator[bytes]:
 
 
 def _stdin_number(file: ByteFile) -> int | None:
-    """The file descriptor of stdin, to ask the system whether input is available; None: `file` is
-    not stdin, or a program has replaced stdin by an object without a descriptor."""
+    """Returns the file descriptor of stdin, for asking the system whether input is available; None
+    if `file` is not stdin, or a program has replaced stdin by an object without a descriptor."""
     if file is not getattr(sys.stdin, "buffer", None):
         return None
     try:
@@ -164,7 +170,7 @@ def _lines(
 ) -> Iterator[Piece]:
     longest = None if longest_bytes is None else max(longest_bytes, READ_BYTES)
     offset = 0  # position in the file of the first byte in `waiting`
-    waiting: list[bytes] = []  # a line not yet ended, in parts: adding to it must not copy it
+    waiting: list[bytes] = []  # a line without its end yet, in parts, so that adding copies nothing
     waiting_bytes = 0
     lines_read = 0
     head = b""
@@ -202,7 +208,7 @@ def _lines(
 
 
 def _whole_characters(raw: bytes) -> bytes:
-    """`raw` without an incomplete character (of three bytes at most) at its end."""
+    """Returns `raw` without an incomplete character (of three bytes at most) at its end."""
     for left in range(1, min(4, len(raw))):
         if raw[-left] & 0b1100_0000 == 0b1100_0000:
             return raw[:-left]
@@ -212,10 +218,11 @@ def _whole_characters(raw: bytes) -> bytes:
 
 
 def line_pieces(line: str, longest_bytes: int | None) -> Iterator[Piece]:
-    """A line of running text: one piece, or several, cut as in `read_text_lines`."""
+    """Yields a line of running text as one piece, or as several, cut as in `read_text_lines`."""
     start = 0
     while longest_bytes is not None and 4 * (len(line) - start) > longest_bytes:
-        raw = line[start : start + longest_bytes].encode(errors="surrogatepass")  # refused later
+        # Lone surrogates pass here; they are refused later.
+        raw = line[start : start + longest_bytes].encode(errors="surrogatepass")
         if len(raw) <= longest_bytes and start + longest_bytes >= len(line):
             break
         first = _whole_characters(raw[:longest_bytes]).decode(errors="surrogatepass")
@@ -226,8 +233,8 @@ def line_pieces(line: str, longest_bytes: int | None) -> Iterator[Piece]:
 
 
 def whole_words(text: str) -> int:
-    """Where to cut an unfinished text: in front of its last white space, so that no word is cut; if
-    it is one single word, at its end."""
+    """Returns where to cut an unfinished text: before its last white space, so that no word is cut,
+    or at its end if it is a single word."""
     end = len(text.rstrip())
     if end == len(text):
         end = len(text.rsplit(None, 1)[0].rstrip()) if len(text.split(None, 1)) > 1 else 0
@@ -235,14 +242,14 @@ def whole_words(text: str) -> int:
 
 
 def too_long(where: str, most_bytes: int) -> InputError:
-    """The error about a line or record that is too long to be in memory as a whole."""
+    """Returns the error about a line or record that is too long to be in memory as a whole."""
     return InputError(
         f"{where}: longer than {most_bytes >> 20} MiB, which is too much for one text; break it"
         " into several"
     )
 
 
-# The first bytes of common file types other than UTF-8 text, and what the user can do.
+# The first bytes of common file types other than UTF-8 text; their names, and what to do.
 KNOWN_BEGINNINGS = {
     b"\x1f\x8b": "gzip data: give the file an ending in .gz",
     b"\xff\xfe": "UTF-16: convert it with iconv -f UTF-16 -t UTF-8",
@@ -260,9 +267,8 @@ CONTROL_BYTES = bytes(set(range(32)) - set(b"\b\t\n\v\f\r\x1b")) + b"\x7f"
 
 
 def _refuse_binary(head: bytes, name: str) -> None:
-    """Refuses a file of which a third or more is control characters; a few are legal UTF-8,
-    and text may contain them. (`perl -T` uses the same rule.)
-    """
+    """Refuses a file if more than a third of its beginning is control characters. A few of them are
+    legal: they are UTF-8, and text may contain them. (`perl -T` uses the same rule.)"""
     head = head[:8192]
     if 3 * (len(head) - len(head.translate(None, CONTROL_BYTES))) > len(head):
         first = next(offset for offset, byte in enumerate(head) if byte in CONTROL_BYTES)

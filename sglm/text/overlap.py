@@ -1,8 +1,8 @@
-"""Which lines of one text also occur in another: `sglm eval` warns of such lines.
+"""Finds lines of one text that also occur in another: `sglm eval` warns about such lines.
 
-`sglm prep` keeps, of each split, the 64-bit hashes of its lines, in `SPLIT.lines` beside the ids.
-It keeps at most 2²⁰ different hashes. Of a text with more lines, it keeps only the hashes below a
-threshold. Equal lines have equal hashes, so the same sample of lines is kept of both texts. The
+`sglm prep` keeps the 64-bit hashes of each split's lines, in `SPLIT.lines` beside the ids. It keeps
+at most 2²⁰ different hashes; for a text with more different lines, only the hashes below a
+threshold. Equal lines have equal hashes, so the same sample of lines is kept for both texts. The
 counts of the sample are scaled up to the whole (bottom-k sketches: Cohen & Kaplan 2007). So a split
 takes at most 12 MB, in memory and on disk, for a text of any size. Up to a million different lines
 the result is exact; beyond that it is an estimate.
@@ -37,21 +37,22 @@ Counts = npt.NDArray[np.uint32]
 
 
 def lines_file(split: str) -> str:
-    """The name of the file with the lines of a split."""
+    """Returns the name of the file with the hashes of a split's lines."""
     return f"{split}.lines"
 
 
-TRAINING_LINES = lines_file("train")  # in a run too
+TRAINING_LINES = lines_file("train")  # its name in a run, too
 
 
 @dataclass(frozen=True, kw_only=True)
 class LineHashes:
     """The hashes of the lines of a text.
 
-    lines: the number of lines that count (five words or more).
-    shift: only hashes that begin with this many zero bits are kept: one in 2^shift.
-    hashes: of different lines, ascending.
-    counts: how often the line of each hash occurs.
+    Attributes:
+        lines: Number of lines that count (five words or more).
+        shift: Number of zero bits with which a hash must begin to be kept: one in 2^shift is.
+        hashes: Hashes of different lines, ascending.
+        counts: Number of times that the line of each hash occurs.
     """
 
     lines: int
@@ -60,16 +61,17 @@ class LineHashes:
     counts: Counts
 
     def overlap(self, other: "LineHashes") -> int:
-        """How many of these lines occur in the other text; an estimate if hashes were left out."""
+        """Returns how many of these lines occur in the other text; an estimate if hashes were left
+        out."""
         shift = max(self.shift, other.shift)
         here = _below(self.hashes, shift)
-        # By sorting: numpy 2.0 uses a table for some small sets, which overflows on such numbers.
+        # Sorting is safe: for some small sets, numpy 2.0 uses a table, which overflows on uint64.
         known_here = np.isin(self.hashes[:here], other.hashes, assume_unique=True, kind="sort")
         known = int(self.counts[:here][known_here].sum(dtype=np.int64)) << shift
         return min(known, self.lines)
 
     def joined(self, other: "LineHashes") -> "LineHashes":
-        """The lines of both texts."""
+        """Returns the hashes of the lines of both texts together."""
         hashes, counts, shift = _sample(
             np.concatenate([self.hashes, other.hashes]),
             np.concatenate([self.counts, other.counts]),
@@ -85,10 +87,10 @@ class LineHashes:
 
     @classmethod
     def read(cls, path: Path) -> "LineHashes | None":
-        """None where there is no such file.
+        """Reads what `write` wrote; returns None if there is no such file.
 
         Raises:
-            InputError: damaged, or of another version.
+            InputError: The file is damaged, or of another version.
         """
         if not path.exists() and not path.is_symlink():
             return None
@@ -110,9 +112,10 @@ class LineHashes:
 
 
 def find_training_lines(model_folder: Path) -> Path | None:
-    """The file of the lines that a model was trained on, in the run that its folder is part of.
+    """Returns the file with the hashes of the lines that a model was trained on, from the run that
+    contains the model's folder.
 
-    None if the model's folder was moved out of its run, or the run has no such file.
+    None if the folder was moved out of its run, or the run has no such file.
     """
     for run in model_folder.resolve().parents[:2]:  # RUN/model, RUN/snapshots/cycle-000
         if (run / RUN_FILE).is_file() and (run / TRAINING_LINES).exists():
@@ -122,13 +125,13 @@ def find_training_lines(model_folder: Path) -> Path | None:
 
 def _damaged(path: Path) -> InputError:
     return InputError(
-        f"{path}: damaged, or not of this version; without it sglm cannot tell"
-        " which lines were trained on: remove it, or copy the folder again"
+        f"{path}: damaged, or not of this version; copy the folder again, or remove this file"
+        " (without it, sglm cannot tell which lines were trained on)"
     )
 
 
 class LineHasher:
-    """Makes the `LineHashes` of a text that comes in parts, in bounded memory."""
+    """A builder of the `LineHashes` of a text that comes in parts, in bounded memory."""
 
     def __init__(self) -> None:
         self._lines = self._shift = 0
@@ -145,7 +148,7 @@ class LineHasher:
             words = line.split()
             if len(words) < FEWEST_WORDS:
                 continue
-            # A lone surrogate is refused elsewhere, with its own message.
+            # Lone surrogates are refused elsewhere, with their own message.
             raw = " ".join(words).encode(errors="surrogatepass")
             self._waiting += blake2b(raw, digest_size=8).digest()
             self._lines += 1
@@ -153,13 +156,13 @@ class LineHasher:
             self._merge()
 
     def watch(self, pieces: Iterable[Piece]) -> Iterator[Piece]:
-        """Yields the same pieces, and adds the lines of each."""
+        """Yields the pieces unchanged, and adds the lines of each."""
         for piece in pieces:
             self.add(piece.text)
             yield piece
 
     def finish(self) -> LineHashes:
-        """The lines of all that was added."""
+        """Returns the hashes of all lines that were added."""
         self._merge()
         return LineHashes(
             lines=self._lines, shift=self._shift, hashes=self._hashes, counts=self._counts
@@ -176,7 +179,8 @@ class LineHasher:
 
 
 def _sample(hashes: Hashes, counts: Counts, shift: int) -> tuple[Hashes, Counts, int]:
-    """Equal hashes as one with all their counts, ascending; no more than are kept."""
+    """Merges equal hashes, sums their counts, and sorts; raises `shift` until at most `MOST_KEPT`
+    hashes are left."""
     hashes, indices = np.unique(hashes, return_inverse=True)
     totals = np.bincount(indices, counts.astype(np.float64), minlength=len(hashes))
     kept = _below(hashes, shift)
@@ -187,5 +191,5 @@ def _sample(hashes: Hashes, counts: Counts, shift: int) -> tuple[Hashes, Counts,
 
 
 def _below(hashes: Hashes, shift: int) -> int:
-    """How many of ascending hashes begin with `shift` zero bits."""
+    """Returns how many of these ascending hashes begin with `shift` zero bits."""
     return int(np.searchsorted(hashes, np.uint64((1 << (64 - shift)) - 1), side="right"))

@@ -1,4 +1,4 @@
-"""Words, characters and bytes: vocabularies that need no learning beyond a list."""
+"""Tokenizers for words, characters, bytes and ids, which need at most a list of entries."""
 
 import json
 import re
@@ -9,12 +9,12 @@ from sglm.errors import InputError, SglmWarning, short_repr
 from sglm.text.lines import Piece
 from sglm.text.tokenizer_interface import EOS, UNK, Tokenizer, byte_offsets, utf8
 
-# Splits text as `encode` does.
+# Matches the parts into which `encode` splits a text.
 _WORDS_AND_LINE_ENDS = re.compile(r"\n|\S+")
 
 
 class ByteTokenizer(Tokenizer):
-    """The 256 bytes of UTF-8, then `<eos>`."""
+    """A tokenizer whose tokens are the 256 bytes of UTF-8, then `<eos>`."""
 
     kind = "byte"
     content_file = None
@@ -38,8 +38,8 @@ class ByteTokenizer(Tokenizer):
         return byte_offsets(text, [1] * len(ids))
 
     def begins_word(self, token_id: int) -> bool:
-        """Only ASCII white space counts: other white space has several bytes, and its first byte
-        alone does not identify it."""
+        """Returns whether the token ends the word before it. Only ASCII white space counts: other
+        white space has several bytes, and its first byte alone does not identify it."""
         return token_id == self.eos_id or (chr(token_id).isspace() and token_id < 128)
 
     def content(self) -> bytes:
@@ -47,18 +47,18 @@ class ByteTokenizer(Tokenizer):
 
 
 class _Ids(dict[str, int]):
-    """The id of every token."""
+    """The ids of all tokens, by name."""
 
 
 class _WithUnknown(_Ids):
-    """A vocabulary that maps any other key to id 1, the id of `<unk>`."""
+    """The ids of all tokens, by name; any other key has the id 1, that of `<unk>`."""
 
     def __missing__(self, key: str) -> int:
         return 1
 
 
 class _ListTokenizer(Tokenizer):
-    """`<eos>`, `<unk>`, then the entries of a list, kept on disk as JSON."""
+    """A tokenizer whose tokens are `<eos>`, `<unk>` and the entries of a list, stored as JSON."""
 
     eos_id, unk_id = 0, 1
 
@@ -76,7 +76,7 @@ class _ListTokenizer(Tokenizer):
 
 
 class CharTokenizer(_ListTokenizer):
-    """Characters (code points). All but the given ones are `<unk>`."""
+    """A tokenizer whose tokens are characters (code points). All but the given ones are `<unk>`."""
 
     kind = "char"
 
@@ -98,7 +98,7 @@ class CharTokenizer(_ListTokenizer):
 
 
 class _LinesOfWords(Tokenizer):
-    """What stands between white space, each line closed by one `<eos>`."""
+    """A tokenizer that splits text at white space and closes each line with one `<eos>`."""
 
     lossless = False
     eos_ends_lines = True
@@ -109,7 +109,8 @@ class _LinesOfWords(Tokenizer):
         return list(map(self._ids.__getitem__, text.replace("\n", line_end).split()))
 
     def encode_piece(self, piece: Piece) -> list[int]:
-        """Ends every line in exactly one `<eos>`, also an empty line or one without a newline."""
+        """Returns the ids of a piece, with exactly one `<eos>` after every line, even after an
+        empty one or one without a newline."""
         ids = self.encode(piece.text)
         if not piece.text.endswith("\n") and not piece.unfinished:
             ids.append(self.eos_id)
@@ -132,11 +133,12 @@ class _LinesOfWords(Tokenizer):
 
 
 class WordTokenizer(_LinesOfWords, _ListTokenizer):
-    """Whitespace-separated words, each line closed by one `<eos>`: the convention of the Penn
-    Treebank and WikiText benchmarks (Mikolov et al. 2010, Merity et al. 2017).
+    """A tokenizer for words separated by white space, each line closed by one `<eos>`: the
+    convention of the Penn Treebank and WikiText benchmarks (Mikolov et al. 2010, Merity et al.
+    2017).
 
-    A literal `<unk>` is the unknown word, a literal `<eos>` the end of a line, as those corpora
-    have them.
+    A literal `<unk>` is the unknown word and a literal `<eos>` the end of a line, as in those
+    corpora.
     """
 
     kind = "word"
@@ -147,7 +149,7 @@ class WordTokenizer(_LinesOfWords, _ListTokenizer):
 
 
 class _IdOfNumeral(_Ids):
-    """Numeral → id, checked when it is looked up for the first time."""
+    """The ids by their numerals, each checked when it is first looked up."""
 
     def __init__(self, vocab_size: int) -> None:
         super().__init__()
@@ -155,7 +157,9 @@ class _IdOfNumeral(_Ids):
 
     def __missing__(self, numeral: str) -> int:
         if not re.fullmatch(r"-?[0-9]+", numeral):
-            raise InputError(f"{short_repr(numeral)} is not an integer; a text of ids is 5 7 9")
+            raise InputError(
+                f"{short_repr(numeral)} is not an integer; a text of ids looks like 5 7 9"
+            )
         if numeral.startswith("-"):
             raise InputError(f"the id {numeral[:20]} is negative; ids begin at 0")
         digits = numeral.lstrip("0") or "0"
@@ -170,9 +174,10 @@ class _IdOfNumeral(_Ids):
 
 
 class IdsTokenizer(_LinesOfWords):
-    """Ids that somebody else has made: integers between white space, a sequence a line.
+    """A tokenizer for text that consists of ids made elsewhere: integers separated by white space,
+    one sequence per line.
 
-    The id of `<eos>` may stand in a text, as the end of a line too.
+    The id of `<eos>` may occur in a text, also as the end of a line.
     """
 
     kind = "ids"
@@ -181,10 +186,11 @@ class IdsTokenizer(_LinesOfWords):
     unk_id = None
 
     def __init__(self, vocab_size: int, *, eos_id: int | None) -> None:
-        """
+        """Sets the range of ids.
+
         Args:
-            vocab_size: the ids of a text are below it.
-            eos_id: None adds an id for it, which stands in no text.
+            vocab_size: Number of ids; those in a text are below it.
+            eos_id: The id of `<eos>`. None: an added id, which does not occur in a text.
         """
         self._ids = _IdOfNumeral(vocab_size)
         self.adds_eos = eos_id is None
@@ -206,8 +212,8 @@ class IdsTokenizer(_LinesOfWords):
         if not self._has_warned and self._ended.search(piece.text):
             self._has_warned = True
             warnings.warn(
-                f"lines of ids end in {self.eos_id}, which is added to each line: it stands there"
-                " twice; leave it out of the text",
+                f"lines of ids end in {self.eos_id}, which sglm adds to each line, so that it"
+                " occurs twice; leave it out of the text",
                 SglmWarning,
                 stacklevel=2,
             )

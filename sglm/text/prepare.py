@@ -1,4 +1,4 @@
-"""Sources → tokenizer → store, in three streaming passes: divide, learn, encode."""
+"""Makes a token store from sources, in three streaming passes: divide, learn, encode."""
 
 import os
 import shutil
@@ -30,9 +30,9 @@ from sglm.text.tokenizer import (
 from sglm.text.tokenizer_choice import given_tokenizer
 from sglm.text.tokenizer_interface import vocabulary_too_large
 
-# More word types than this are not kept in memory while counting (about 150 MB).
+# The most word types that are kept in memory while counting (about 150 MB).
 MOST_WORD_TYPES = 1_000_000
-# Longer words are not counted: so that they cannot fill the memory.
+# Longer words are not counted, so that they cannot fill the memory.
 LONGEST_WORD_CHARACTERS = 256
 
 # Called with the name of the current pass, the bytes processed so far, and their total (if known).
@@ -41,13 +41,17 @@ OnProgress = Callable[[str, int, int | None], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What to make of the text.
+    """The settings of a token store: its tokenizer and its held-out text.
 
-    tokenizer: what to learn of the text (`KINDS`), or what is given: `hf:FILE`, `spm:FILE`, `ids`.
-    tokenizer_of: a run, a model folder or a store whose tokenizer to take instead.
-    vocab_size: None lets the tokenizer choose; `ids` needs it.
-    eos_id: of a given tokenizer; None takes its own, or else adds one.
-    valid, test: a fraction of the text, or a source of its own.
+    Attributes:
+        tokenizer: Kind of tokenizer to make from the text (one of `KINDS`), or a given one:
+            `hf:FILE`, `spm:FILE`, `ids`.
+        tokenizer_of: A run, a model folder or a store whose tokenizer is taken instead.
+        vocab_size: Number of tokens. None: the tokenizer chooses; `ids` needs it.
+        eos_id: The id of `<eos>` in a given tokenizer. None: its own, or else an added id.
+        valid, test: A fraction of the text, or a source of its own.
+        text_field: Name of the field of a record that holds its text.
+        seed: Seed of the choice of held-out text, and of the sample that pieces are learned from.
     """
 
     tokenizer: str = "sentencepiece"
@@ -68,18 +72,18 @@ def prepare(
     force: bool = False,
     on_progress: OnProgress = lambda doing, done, total: None,
 ) -> TokenStore:
-    """Makes a token store of text.
+    """Makes a token store from text.
 
     Args:
-        sources: as `find_sources` takes them; several are read one after the other.
-        out: where the store goes. It appears there complete, or not at all.
-        recipe: tokenizer and held-out text.
-        force: replaces a store that is there already.
-        on_progress: called with progress.
+        sources: Sources as `find_sources` takes them; several are read one after another.
+        out: Folder of the store. It appears there complete, or not at all.
+        recipe: Settings of the tokenizer and of the held-out text.
+        force: Whether to replace an existing store.
+        on_progress: Function that is called with the progress.
 
     Raises:
-        InputError: text, recipe or `out` cannot be used.
-        SglmError: decoding the ids did not give the text back: a bug in sglm.
+        InputError: Text, recipe or `out` cannot be used.
+        SglmError: Decoding the ids did not restore the text: a bug in sglm.
     """
     given = given_tokenizer_of(recipe)
     refuse_occupied(out, force)
@@ -114,10 +118,11 @@ def prepare(
 
 
 def given_tokenizer_of(recipe: Recipe) -> Tokenizer | None:
-    """The tokenizer, if it is given and not learned; everything in the recipe is checked.
+    """Returns the tokenizer if it is given, None if it is made from the text; checks the recipe in
+    any case.
 
     Raises:
-        InputError: an unknown tokenizer, a vocabulary size that cannot be, impossible fractions.
+        InputError: The tokenizer is unknown, or vocabulary size or fractions are impossible.
     """
     given = given_tokenizer(
         recipe.tokenizer,
@@ -135,9 +140,10 @@ def given_tokenizer_of(recipe: Recipe) -> Tokenizer | None:
 
 
 def _refuse_twice(sources: Sequence[Source], recipe: Recipe) -> None:
-    """
+    """Checks that no file is given twice: text that is held out of it would be trained on, too.
+
     Raises:
-        InputError: a file comes twice, so that what is held out of it would be trained on, too.
+        InputError: A file is given twice, and text is to be held out.
     """
     if not any(share for share in (recipe.valid, recipe.test) if not isinstance(share, str)):
         return
@@ -151,9 +157,11 @@ def _refuse_twice(sources: Sequence[Source], recipe: Recipe) -> None:
 
 
 def _refuse_changed(sources_of_split: dict[str, list[Source]]) -> None:
-    """
+    """Checks that the files are the same as when the passes began: each pass must hold out the same
+    lines.
+
     Raises:
-        InputError: a file is not what it was when the passes began: other lines were held out.
+        InputError: A file has changed.
     """
     for source in (each for sources in sources_of_split.values() for each in sources):
         if source.has_changed():
@@ -169,7 +177,7 @@ def _divide(
     spool: Path,
     on_progress: OnProgress,
 ) -> dict[str, Division]:
-    """Divides the sources into splits, having copied those that can be read only once to a file."""
+    """Divides the sources into splits, after copying those that can be read only once to a file."""
     divisions = {}
     for split, sources in sources_of_split.items():
         sources = [
@@ -191,7 +199,7 @@ def _divide(
 
 
 def _learn(division: Division, recipe: Recipe, on_progress: OnProgress) -> Tokenizer:
-    """The tokenizer, from training text only."""
+    """Makes the tokenizer from the training text only."""
     if recipe.tokenizer == "byte":
         return ByteTokenizer()
     on_bytes = _summed(on_progress, "learning the vocabulary", division.total_bytes)
@@ -210,18 +218,19 @@ def _learn(division: Division, recipe: Recipe, on_progress: OnProgress) -> Token
 
 
 def learn_words(texts: Iterable[str], vocab_size: int | None) -> WordTokenizer:
-    """The words of `texts`, most frequent first, equally frequent ones alphabetically.
+    """Learns a vocabulary: the words of `texts`, most frequent first, equally frequent ones
+    alphabetically.
 
     Memory is bounded: whenever there are more than a million types, the rarest are dropped, as in
-    lossy counting (Manku & Motwani 2002). A corpus with fewer is counted exactly. What is longer
-    than 256 characters is not counted as a word.
+    lossy counting (Manku & Motwani 2002). A corpus with fewer types is counted exactly. Words of
+    more than 256 characters are not counted.
 
     Args:
-        texts: the training text.
-        vocab_size: how many to keep, `<eos>` and `<unk>` included; None keeps all.
+        texts: The training text.
+        vocab_size: Size of the vocabulary, `<eos>` and `<unk>` included. None: all words.
 
     Raises:
-        InputError: there are fewer, or none.
+        InputError: The text has fewer words, or none.
     """
     counts: Counter[str] = Counter()
     dropped_count = 0
@@ -272,11 +281,11 @@ def _encode(
 
 
 def _refuse_first_bad_line(divisions: dict[str, Division], tokenizer: Tokenizer) -> None:
-    """Finds in which line of which source is what the tokenizer cannot encode: splits are made of
-    lines from everywhere.
+    """Finds the first line that the tokenizer cannot encode, by reading source by source: the lines
+    of a split come from everywhere.
 
     Raises:
-        InputError: names it.
+        InputError: The message names source and line.
     """
     for division in divisions.values():
         for source in division.sources:
@@ -296,7 +305,7 @@ def _check_round_trip(tokenizer: Tokenizer, text: str, ids: list[int]) -> None:
 
 
 def _summed(on_progress: OnProgress, doing: str, total: int | None) -> OnBytes:
-    """Calls `on_progress` with the sum of the bytes so far."""
+    """Returns a function that calls `on_progress` with the sum of the bytes so far."""
     done = 0
 
     def add(count: int) -> None:

@@ -1,4 +1,4 @@
-"""Records: one document after the other, from jsonl, parquet and data sets."""
+"""Reads records, one document each, from jsonl files, parquet files and data sets."""
 
 import json
 import logging
@@ -23,19 +23,20 @@ from sglm.text.lines import (
 if TYPE_CHECKING:
     import pyarrow as pa
 
-PARQUET_ROWS = 64  # read at a time
+PARQUET_ROWS = 64  # rows read at a time
 
 
 def text_of(record: object, field: str, where: str) -> str:
-    """The text of a record.
+    """Returns the text of a record.
 
     Args:
-        record: a JSON value.
-        field: the field that holds the text; `a.b`: the field `b` of the object `a`.
-        where: the position of the record, for error messages.
+        record: A JSON value.
+        field: Name of the field that holds the text; `a.b` also means the field `b` of the object
+            `a`.
+        where: Position of the record, for error messages.
 
     Raises:
-        InputError: not an object, no such field, or one that is no text.
+        InputError: The record is not an object, or the field is missing or is not text.
     """
     if not isinstance(record, dict):
         raise InputError(f"{where}: not an object with a field {field!r}")
@@ -47,11 +48,11 @@ def text_of(record: object, field: str, where: str) -> str:
 
 
 def _names(record: Mapping[str, Any], field: str) -> tuple[str, ...]:
-    """The path of names to a field: the field of that name; else, if the name has dots, a field of
-    a nested object: `a.b` is the field `b` of the object `a`.
+    """Returns the path of names that leads to a field: the field of exactly that name or else, if
+    the name has dots, a field of a nested object: `a.b` is the field `b` of the object `a`.
 
     Raises:
-        LookupError: there is none.
+        LookupError: There is no such field.
     """
     if field in record:
         return (field,)
@@ -65,13 +66,14 @@ def _names(record: Mapping[str, Any], field: str) -> tuple[str, ...]:
 
 def _no(what: str, known: Iterable[str], field: str) -> str:
     hint = did_you_mean(field, known)
-    return f"no {what} {field!r}{hint} (--text-field names it, in Python text_field)"
+    return f"no {what} {field!r}{hint} (--text-field chooses it, in Python text_field)"
 
 
 def checked_text(text: object, field: str, where: str) -> str:
-    """
+    """Returns the value of a field after checking that it is text.
+
     Raises:
-        InputError: the value of this field is no text.
+        InputError: The value is not text, or contains half a surrogate pair.
     """
     if not isinstance(text, str):
         kind = "null" if text is None else type(text).__name__
@@ -82,20 +84,21 @@ def checked_text(text: object, field: str, where: str) -> str:
 
 
 def read_jsonl(path: Path, field: str) -> Iterator[Piece]:
-    """One document per line: the `field` of the JSON object on it. Blank lines are skipped.
+    """Reads one document per line: the `field` of the JSON object on it. Blank lines are skipped.
 
     Raises:
-        InputError: a line that is not such an object (with its number), or far too long; see
-            `read_text_lines`.
+        InputError: A line is not such an object (the message has its number), or is far too long;
+            see `read_text_lines`.
     """
     return (Piece(text_of(record, field, where), True) for where, record in read_json_lines(path))
 
 
 def read_json_lines(path: Path) -> Iterator[tuple[str, Any]]:
-    """The position of each line, for error messages, and its JSON value. Blank lines are skipped.
+    """Yields the position of each line, for error messages, and its JSON value. Blank lines are
+    skipped.
 
     Raises:
-        InputError: a line that is not JSON (with its number), or far too long; see
+        InputError: A line is not JSON (the message has its number), or is far too long; see
             `read_text_lines`.
     """
     for where, line in json_lines(read_text_lines(path), str(path)):
@@ -103,16 +106,17 @@ def read_json_lines(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def json_lines(lines: Iterable[Piece], name: str) -> Iterator[tuple[str, str]]:
-    """The position of each line that is not blank, for error messages, and the line, stripped."""
+    """Yields each line that is not blank, stripped, after its position for error messages."""
     for number, line in enumerate(lines, start=1):
         if not line.text.isspace():
             yield f"{name}, line {number}", line.text.strip()
 
 
 def json_value(line: str, where: str) -> Any:
-    """
+    """Parses a line as JSON.
+
     Raises:
-        InputError: the line is not JSON.
+        InputError: The line is not JSON.
     """
     try:
         return json.loads(line)
@@ -123,10 +127,11 @@ def json_value(line: str, where: str) -> Any:
 
 
 def read_parquet(path: Path, field: str) -> Iterator[Piece]:
-    """One document per row: the column `field`, a few rows in memory at a time.
+    """Reads one document per row: the column `field`, with a few rows in memory at a time.
 
     Raises:
-        InputError: not a parquet file, no such column, or a row without text or with far too much.
+        InputError: The file is not a parquet file or lacks the column, or a row has no text or far
+            too much.
     """
     import pyarrow.parquet as pq
 
@@ -148,9 +153,10 @@ def read_parquet(path: Path, field: str) -> Iterator[Piece]:
 
 @contextmanager
 def parquet_errors(path: Path) -> Iterator[None]:
-    """
+    """Turns errors of reading a parquet file, inside the block, into `InputError`.
+
     Raises:
-        InputError: inside, reading the file fails.
+        InputError: Reading the file failed.
     """
     import pyarrow as pa
 
@@ -165,16 +171,16 @@ def parquet_errors(path: Path) -> Iterator[None]:
 def column_texts(
     batch: "pa.RecordBatch", names: tuple[str, ...], where: str, *, first: int
 ) -> Iterator[str]:
-    """The texts in a column, or in a column of a column.
+    """Yields the texts in a column, which may be nested in another column.
 
     Args:
-        batch: some rows.
-        names: from `parquet_column`.
-        where: for error messages; the number of the row is put into it.
-        first: the number of the first row.
+        batch: A batch of rows.
+        names: Path of names to the column, from `parquet_column`.
+        where: Template of a row's position in error messages; `{}` becomes the number of the row.
+        first: Number of the first row.
 
     Raises:
-        InputError: a row without text, or with far too much.
+        InputError: A row has no text, or far too much.
     """
     for number, value in enumerate(batch.column(names[0]), start=first):
         place = where.format(number)
@@ -184,10 +190,10 @@ def column_texts(
 
 
 def parquet_column(schema: "pa.Schema", field: str, path: Path) -> tuple[str, ...]:
-    """The path of names to the text: one column, or a column and the nested columns below it.
+    """Returns the path of names to the text: one column, or a column and the columns nested in it.
 
     Raises:
-        InputError: there is no such column, or more than one, or it cannot hold text.
+        InputError: There is no such column, or more than one, or it cannot hold text.
     """
     import pyarrow as pa
 
@@ -206,7 +212,8 @@ def parquet_column(schema: "pa.Schema", field: str, path: Path) -> tuple[str, ..
 
 
 def _columns_of(fields: "pa.Schema | pa.StructType") -> dict[str, Any]:
-    """The type of each column by name; of a column that holds columns, a dict of theirs."""
+    """Returns the type of each column by its name; for a column with nested columns, a dict of
+    their types."""
     import pyarrow as pa
 
     return {
@@ -216,7 +223,11 @@ def _columns_of(fields: "pa.Schema | pa.StructType") -> dict[str, Any]:
 
 
 def _plain(value: Any, where: str) -> object:
-    """A pyarrow scalar as a Python value."""
+    """Converts a pyarrow scalar to a Python value.
+
+    Raises:
+        InputError: It is a string that is too long.
+    """
     import pyarrow as pa
 
     if isinstance(value, pa.DictionaryScalar):
@@ -230,12 +241,16 @@ def _plain(value: Any, where: str) -> object:
 
 
 def read_data_set(source: str, field: str) -> Iterator[Piece]:
-    """The `train` split of a data set on the hub or in a folder, `hf:NAME[:CONFIG]`, streamed.
+    """Streams the `train` split of a data set on the Hugging Face hub or in a folder.
 
     Code that comes with a data set is never run.
 
+    Args:
+        source: `hf:NAME` or `hf:NAME:CONFIG`.
+        field: Name of the field that holds the text.
+
     Raises:
-        InputError: no such data set, no network, no such field.
+        InputError: The data set, the network or the field is missing.
     """
     name, _, config = source.removeprefix("hf:").partition(":")
     if not name:

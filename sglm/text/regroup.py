@@ -1,19 +1,19 @@
-"""Pieces of a size that suits a tokenizer: short lines are joined, very long records are cut."""
+"""Regroups a text into pieces that suit a tokenizer: joins short lines, cuts very long records."""
 
 from collections.abc import Iterable, Iterator
 
 from sglm.text.lines import Piece, whole_words
 
-# Lines are joined up to the first length, longer records are cut at the second.
+# Lines are joined until they reach the first length; records longer than the second are cut.
 JOINED_CHARACTERS = 1 << 16
 LONGEST_CHARACTERS = 1 << 20
 
 
 def regroup(pieces: Iterable[Piece]) -> Iterator[Piece]:
-    """The same stream of text in pieces of another size.
+    """Yields the same stream of text in pieces of another size.
 
-    Consecutive whole lines are joined; very long records are cut, after a newline or else in front
-    of white space.
+    Consecutive whole lines are joined; very long records are cut, after a newline or else before
+    white space.
     """
     lines: list[str] = []
     characters = 0

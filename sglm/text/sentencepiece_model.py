@@ -1,11 +1,11 @@
 """Checks `.model` files before SentencePiece reads them.
 
-SentencePiece trusts its models: a made-up normalisation table (`precompiled_charsmap`) leads its
-C++ out of bounds, a very long piece overflows its stack (google/sentencepiece issues 1269 and 1263,
-seen in 0.2.1), a NUL or an unknown byte in a piece ends the process. sglm's own models have no
-table, and use few of the format's fields: `check_model` refuses all others. Of models from
-elsewhere `check_given_model` refuses those that would lead out of bounds. The format is protobuf's
-wire format, the messages of `sentencepiece_model.proto`.
+SentencePiece trusts its models: a crafted normalisation table (`precompiled_charsmap`) makes its
+C++ code read out of bounds, a very long piece overflows its stack (google/sentencepiece issues 1269
+and 1263, seen in 0.2.1), and a NUL or an unknown byte in a piece ends the process. sglm's own
+models have no such table and use few fields of the format; `check_model` refuses all other fields.
+Among models from elsewhere, `check_given_model` refuses those that would crash SentencePiece. The
+files are in protobuf's wire format, with the messages of `sentencepiece_model.proto`.
 """
 
 import math
@@ -17,24 +17,25 @@ import numpy as np
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _PIECE, _TRAINER, _NORMALIZER, _DENORMALIZER = 1, 2, 3, 5  # fields of ModelProto
 _TEXT, _SCORE, _TYPE = 1, 2, 3  # fields of ModelProto.SentencePiece
-_MODEL_TYPE, _BPE = 3, 2  # field of TrainerSpec, and its only value here
+_MODEL_TYPE, _BPE = 3, 2  # field of TrainerSpec, and its only allowed value in sglm's own models
 _CHARSMAP = 2  # field of NormalizerSpec
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = 1, 2, 3, 4, 5, 6  # values of _TYPE
 _OWN_TYPES = (_NORMAL, _UNKNOWN, _CONTROL, _BYTE)
 _ALL_TYPES = (*_OWN_TYPES, _USER_DEFINED, _UNUSED)
-# Longer ones are never learned: 16 characters of at most 4 bytes.
+# No longer piece is ever learned: 16 characters of at most 4 bytes each.
 _LONGEST_PIECE_BYTES = 64
-# Symbols that a user has defined may be longer; the stack holds a hundred times as much.
+# User-defined symbols may be longer; the stack has room for a hundred times as many bytes.
 _LONGEST_GIVEN_PIECE_BYTES = 1024
-# As many beginnings of a text as SentencePiece finds in its table at once.
+# SentencePiece has room for this many matches at one position in a text, each of another length.
 _LONGEST_REPLACED_BYTES = 32
 _BYTE_PIECES = {f"<0x{byte:02X}>".encode() for byte in range(256)}
 
 
 def check_model(model: bytes) -> None:
-    """
+    """Checks that sglm itself could have learned this model.
+
     Raises:
-        ValueError: not a byte pair encoding with byte pieces, as sglm learns them.
+        ValueError: It is not a byte pair encoding with byte pieces, as sglm learns them.
     """
     unknown = 0
     byte_pieces = set[bytes]()
@@ -59,9 +60,10 @@ def check_model(model: bytes) -> None:
 
 
 def check_given_model(model: bytes) -> None:
-    """
+    """Checks that SentencePiece can safely read this model from elsewhere.
+
     Raises:
-        ValueError: not the format of SentencePiece's models, or one that it must not read.
+        ValueError: It is not in the format of SentencePiece's models, or it is unsafe to read.
     """
     pieces = 0
     byte_pieces = set[bytes]()
@@ -84,14 +86,16 @@ def check_given_model(model: bytes) -> None:
 
 
 def _check_charsmap(table: int | float | bytes) -> None:
-    """A table is the size of a double array in bytes, the array, and the replacements, each ended
-    by a NUL. The array is a trie of what is replaced (`darts.h` of darts-clone): a unit has the
-    byte that leads to it and where its children lie, in a block of 256; or it is the value of its
-    parent, which is where a replacement begins.
+    """Checks a normalisation table.
+
+    A table consists of the size of a double array in bytes, the array, and the replacements, each
+    ended by a NUL. The array is a trie of the replaced texts (`darts.h` of darts-clone). A unit
+    holds the byte that leads to it and the position of its children, which lie in a block of 256;
+    or it holds the value of its parent: the position where a replacement begins.
 
     Raises:
-        ValueError: some search would leave the array or the replacements, or find more than
-            SentencePiece has room for.
+        ValueError: Some search would leave the array or the replacements, or find more matches
+            than SentencePiece has room for.
     """
     if table == b"":
         return
@@ -105,7 +109,7 @@ def _check_charsmap(table: int | float | bytes) -> None:
     begins_N = np.frombuffer(b"\0" + replacements[:-1], np.uint8) == 0
     units_U = np.frombuffer(table, "<u4", size // 4, offset=4).astype(np.int64)
     children_U = np.arange(len(units_U)) ^ (units_U >> 10 << ((units_U & 0x200) >> 6))
-    bytes_U = units_U & 0x8000_00FF  # a value's highest bit is set: no byte leads there
+    bytes_U = units_U & 0x8000_00FF  # the highest bit of a value is set: it matches no byte
     nodes = np.array([0])
     for _ in range(_LONGEST_REPLACED_BYTES):
         blocks = np.unique(children_U[nodes])
@@ -122,7 +126,7 @@ def _check_charsmap(table: int | float | bytes) -> None:
 
 
 def _piece(message: bytes, types: tuple[int, ...], longest: int) -> tuple[bytes, int]:
-    """Text and type of a piece, which is one of these types, and not longer."""
+    """Returns text and type of a piece, after checking the type and the length in bytes."""
     text, kind = b"", _NORMAL
     for field, value in message_fields(message):
         if field == _TEXT and isinstance(value, bytes):
@@ -138,10 +142,10 @@ def _piece(message: bytes, types: tuple[int, ...], longest: int) -> tuple[bytes,
 
 
 def message_fields(message: bytes) -> Iterator[tuple[int, int | float | bytes]]:
-    """Number and value of each field of a message, in their order.
+    """Yields number and value of each field of a message, in order.
 
     Raises:
-        ValueError: no message of protocol buffers, or one that is cut off.
+        ValueError: The bytes are not a protobuf message, or the message is cut off.
     """
     at, end = 0, len(message)
     while at < end:
@@ -164,7 +168,7 @@ def message_fields(message: bytes) -> Iterator[tuple[int, int | float | bytes]]:
 
 
 def _varint(message: bytes, at: int) -> tuple[int, int]:
-    """An integer of up to 64 bits, and where it ends."""
+    """Returns the integer of up to 64 bits that begins at `at`, and the index after its end."""
     value = 0
     for index, byte in enumerate(message[at : at + 10]):
         value |= (byte & 127) << 7 * index

@@ -1,9 +1,9 @@
-"""SentencePiece (Kudo & Richardson 2018), set up so that decoding gives back any text exactly.
+"""SentencePiece (Kudo & Richardson 2018), set up so that decoding restores any text exactly.
 
-SentencePiece by itself drops or rewrites some text. Here it only ever sees a *chunk*: the spaces
-before a word and the word. A chunk that it does not give back exactly (a literal U+2581, which it
+SentencePiece by itself drops or rewrites some text. Here it only ever sees one *chunk* at a time: a
+word and the spaces before it. A chunk that it does not restore exactly (a literal U+2581, which it
 uses for the space, or a NUL) is written as UTF-8 bytes instead, and so is every newline. Chunks
-also make encoding local: the ids of all but the last chunk stay, whatever text follows.
+also make encoding local: the ids of all but the last chunk stay the same, whatever text follows.
 
 Pieces are learned by byte pair encoding (Sennrich et al. 2016): on these texts it gives about as
 few tokens as the unigram method (Kudo 2018), and learns many times faster.
@@ -39,11 +39,11 @@ SPACE = "\u2581"
 # character after it. The limits on length bound the memory for a line without spaces.
 CHUNKS = re.compile(r"\n| {0,64}[^ \n]{1,256}| {1,256}")
 CACHED_CHUNKS = 1 << 17
-CACHED_CHARACTERS = 1 << 22  # script without spaces has long chunks that never recur
+CACHED_CHARACTERS = 1 << 22  # scripts without spaces have long chunks that never recur
 
 
 class _ChunkCache(dict[str, list[int]]):
-    """A cache, chunk → ids. Words recur in text: most chunks are looked up, not encoded."""
+    """A cache of the ids of chunks. Words recur in text: most chunks are looked up, not encoded."""
 
     def __init__(
         self, processor: sentencepiece.SentencePieceProcessor, *, byte_ids: list[int]
@@ -79,19 +79,21 @@ def _bytes_of_each_id(processor: sentencepiece.SentencePieceProcessor) -> list[b
 
 
 class SentencePieceTokenizer(Tokenizer):
-    """A learned model. `unk_id` is None: what has no piece is written as bytes."""
+    """A tokenizer learned from text. `unk_id` is None: text that has no piece is written as
+    bytes."""
 
     kind = "sentencepiece"
     content_file = SENTENCEPIECE_FILE
     unk_id = None
 
     def __init__(self, model: bytes) -> None:
-        """
+        """Loads the tokenizer from the content of a `.model` file.
+
         Args:
-            model: what `learn_sentencepiece` returned: the contents of a `.model` file.
+            model: The content of the file, as SentencePiece's training wrote it.
 
         Raises:
-            ValueError, RuntimeError: that is no such file.
+            ValueError, RuntimeError: It is not the content of such a file.
         """
         check_model(model)
         self._model = model
@@ -124,7 +126,8 @@ class SentencePieceTokenizer(Tokenizer):
         return self._byte_ids
 
     def safe_prefix(self, text: str) -> int:
-        """All but the last chunk: the last word and the spaces in front of it."""
+        """Returns where the last chunk begins (a word and the spaces before it): the text before it
+        is safe. A final newline is safe too."""
         start = 0
         for chunk in CHUNKS.finditer(text, self._line_start(text)):
             start = len(text) if chunk.group() == "\n" else chunk.start()
@@ -132,7 +135,8 @@ class SentencePieceTokenizer(Tokenizer):
 
     @staticmethod
     def _line_start(text: str) -> int:
-        """Chunks never cross a newline, so only the last line needs to be looked at."""
+        """Returns where the last line begins, at the newline before it: chunks never cross a
+        newline, so only this line needs to be looked at."""
         return max(text.rfind("\n"), 0)
 
     def offsets(self, text: str, ids: Sequence[int]) -> list[tuple[int, int]]:
@@ -140,7 +144,8 @@ class SentencePieceTokenizer(Tokenizer):
         return byte_offsets(text, [len(bytes_of[i]) for i in ids])
 
     def begins_word(self, token_id: int) -> bool:
-        """A single byte of non-ASCII white space does not count: alone it is no character."""
+        """Returns whether the token ends the word before it. A single byte of non-ASCII white space
+        does not count: by itself it is not a character."""
         text = self._ids_of.bytes_of[token_id].decode("utf-8", errors="ignore")
         return token_id == self.eos_id or text[:1].isspace()
 
@@ -152,22 +157,22 @@ def learn_sentencepiece(segments: list[str], vocab_size: int | None) -> Sentence
     """Learns pieces from text.
 
     Args:
-        segments: parts of the text without newlines, of a few kB at most (SentencePiece skips
+        segments: Parts of the text without newlines, of a few kB at most (SentencePiece skips
             long ones); see `sample_segments`.
-        vocab_size: exactly so many pieces; None takes 8000, fewer for a short text.
+        vocab_size: Exact number of pieces. None: 8000, fewer for a short text.
 
     Raises:
-        InputError: the text does not hold that many pieces, or nothing at all.
+        InputError: `vocab_size` is too small or more than the text supports, or the text is empty.
     """
     size = vocab_size
     if size is None:
-        # A piece should occur dozens of times, or its embedding is hardly trained.
+        # A piece should occur dozens of times; otherwise its embedding is hardly trained.
         characters = sum(map(len, segments))
         size = min(DEFAULT_VOCAB_SIZE, SMALLEST_VOCAB_SIZE + characters // 100)
     if size < SMALLEST_VOCAB_SIZE:
         raise InputError(
-            f"--vocab-size {size} is too small for sentencepiece, which needs "
-            f"{SMALLEST_VOCAB_SIZE} at least (256 of them bytes); try --tokenizer byte or char"
+            f"--vocab-size {size} is too small for sentencepiece, which needs at least "
+            f"{SMALLEST_VOCAB_SIZE} (256 of them bytes); try --tokenizer byte or char"
         )
     room = size - 258
     tokenizer = _train(_without_rare_characters(segments, at_most=room // 2), size)
@@ -188,17 +193,18 @@ def _train(segments: list[str], vocab_size: int) -> SentencePieceTokenizer:
             model_writer=model,
             model_type="bpe",
             vocab_size=vocab_size,
-            hard_vocab_limit=False,  # fewer is no error here: `learn_sentencepiece` checks
-            # Decoding must give the text back exactly.
+            hard_vocab_limit=False,  # fewer pieces are no error here: `learn_sentencepiece` checks
+            # Decoding must restore the text exactly.
             normalization_rule_name="identity",
             remove_extra_whitespaces=False,
             add_dummy_prefix=False,
             byte_fallback=True,
             character_coverage=1.0,
-            # No piece contains parts of two words: `CHUNKS` relies on it.
+            # No piece may contain parts of two words: `CHUNKS` relies on it.
             split_by_whitespace=True,
             allow_whitespace_only_pieces=True,
-            # A piece with the spelling of these names is never learned: it must be rare in text.
+            # No piece with the spelling of these names is ever learned, so they must be rare in
+            # text.
             unk_piece="<sglm:unk>",
             eos_piece="<sglm:eos>",
             unk_id=0,
@@ -218,8 +224,9 @@ def _train(segments: list[str], vocab_size: int) -> SentencePieceTokenizer:
 def _without_rare_characters(segments: list[str], at_most: int) -> list[str]:
     """Cuts rare characters out of segments, so that no piece is spent on them: they become bytes.
 
-    The most frequent characters are kept that make up 99.95 % of the text, `at_most` at most.
-    Characters that SentencePiece reserves are cut out too (it would skip the whole segment).
+    Kept are the most frequent characters that together make up 99.95 % of the text, but at most
+    `at_most`. Characters that SentencePiece reserves are cut out too (it would skip the whole
+    segment).
     """
     counts: Counter[str] = Counter()
     for segment in segments:
@@ -241,12 +248,13 @@ SEGMENT_CHARACTERS = 1000
 
 
 def sample_segments(texts: Iterable[str], total_bytes: int, seed: int) -> list[str]:
-    """About 8 MB of segments to learn from, drawn evenly from everywhere; all of a smaller text.
+    """Returns about 8 MB of segments to learn from, drawn uniformly from the whole text; all
+    segments of a smaller text.
 
     Args:
-        texts: the training text, streamed.
-        total_bytes: how much that is.
-        seed: of the draw.
+        texts: The training text, streamed.
+        total_bytes: Size of the training text in bytes of UTF-8.
+        seed: Seed of the draw.
     """
     share = SAMPLE_BYTES / max(total_bytes, 1)
     draw = random.Random(seed).random
@@ -256,7 +264,7 @@ def sample_segments(texts: Iterable[str], total_bytes: int, seed: int) -> list[s
 
 
 def _segments(text: str) -> Iterator[str]:
-    """The lines of `text`; a long one in parts, cut in front of spaces where there are some."""
+    """Yields the lines of `text`, long ones in parts, cut before spaces where possible."""
     for line in text.split("\n"):
         start = 0
         while len(line) - start > SEGMENT_CHARACTERS:

@@ -1,7 +1,7 @@
-"""Where text comes from: files, folders, stdin, builtin topics, data sets.
+"""Finds and reads the sources of text: files, folders, stdin, builtin texts, data sets.
 
-Text comes in two shapes: running text, a piece per line (`lines.py`), and records, a piece per
-document (`records.py`). Everything is streamed.
+Text comes in two forms: running text, with a piece per line (`lines.py`), and records, with a piece
+per document (`records.py`). Everything is streamed.
 """
 
 import json
@@ -27,19 +27,20 @@ FILES_OF_SCORES = ("score.json", "errors.json")  # beside the results of `sglm s
 TEXT_ENDINGS = (".txt", ".txt.gz")
 RECORD_ENDINGS = (".jsonl", ".jsonl.gz", ".parquet")
 TABLE_ENDINGS = (".xlsx", ".xls", ".ods", ".csv", ".tsv", ".json")
-# Advice for files of types that sglm does not read, by the ends of their names.
+# Advice for files of types that sglm does not read, by the endings of their names.
 _CURES = {
     (".docx", ".doc", ".odt", ".rtf", ".pdf", ".epub", ".pptx", ".odp"): (
-        "a document with more than text in it; save it as plain text (UTF-8), and name that .txt"
+        "a document with more than text in it; save it as plain text (UTF-8), with the ending .txt"
     ),
     TABLE_ENDINGS: (
-        'a table or other data; write its texts into a .jsonl file, one a line: {"text": "…"}'
+        'a table or other data; write its texts into a .jsonl file, one per line: {"text": "…"}'
     ),
     (".zip", ".tar", ".tgz", ".tar.gz", ".7z", ".rar", ".bz2", ".xz", ".zst", ".gz"): (
-        "packed; unpack it first (.txt.gz and .jsonl.gz are read as they are)"
+        "packed; unpack it first (only .txt.gz and .jsonl.gz can be read packed)"
     ),
 }
-# In a folder they may be what was meant; given by name, a file is told how to be read.
+# In a folder, files of these types may have been meant too. For one that is given by name, the
+# error message says how to read it.
 _LEFT_OUT = {
     **_CURES,
     (".md", ".markdown", ".rst", ".text", ".asc", ".tex", ".log", ".html", ".htm", ".xml"): (
@@ -53,13 +54,16 @@ _URL = re.compile(r"[a-z]+://")
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """One file or stream: what to call it in messages, and how to read it.
+    """One file or stream of text.
 
-    documents: its pieces are records, not lines.
-    once: reading it again is impossible (stdin) or means another download (hf:).
-    file: None where there is none.
-    version: of the file: its size, and when it was written.
-    found: in a folder; so it may be without text.
+    Attributes:
+        name: Name in messages.
+        read: Function that reads its pieces, from the beginning.
+        documents: Whether its pieces are records, not lines.
+        once: Whether reading it again is impossible (stdin) or means another download (hf:).
+        file: The file. None: it is not a file.
+        version: Size and modification time of the file when it was found, from `file_version`.
+        found: Whether it was found in a folder, and so may contain no text.
     """
 
     name: str
@@ -72,24 +76,24 @@ class Source:
 
     @property
     def text_bytes(self) -> int | None:
-        """The size of a file of plain text; None where the size of the text is not known."""
+        """The size of a file of plain text; None if the size of the text is not known."""
         packed = self.file is None or self.file.name.lower().endswith(".gz")
         return None if packed or self.version is None or self.documents else self.version[0]
 
     def has_changed(self) -> bool:
-        """Whether the file is another one since it was found."""
+        """Returns whether the file has changed since it was found."""
         return self.file is not None and self.version != file_version(self.file)
 
 
 def file_version(file: Path) -> tuple[int, int]:
-    """Changes with the file's content: its size, and when it was written."""
+    """Returns size and modification time of a file, which change with its content."""
     found = file.stat()
     return found.st_size, found.st_mtime_ns
 
 
 def pieces_in_turn(sources: Iterable[Source]) -> Iterator[tuple[Source, Piece]]:
-    """All pieces, each with its source. A line ends with its file: a last one without a newline
-    gets it where another source follows."""
+    """Yields all pieces, each with its source. The end of a file ends its last line: if the newline
+    is missing, it is added when another source follows."""
     unended: tuple[Source, Piece] | None = None
     for source in sources:
         for piece in source.read():
@@ -111,18 +115,18 @@ def find_sources(
     *,
     keep_empty: bool = False,
 ) -> list[Source]:
-    """Everything a SOURCE of the command line stands for, in reading order.
+    """Returns all that a SOURCE on the command line stands for, in reading order.
 
     Args:
-        source: a file, a folder (searched deeply, in sorted order, hidden names left out; folders
-            in it that sglm wrote are no text, and are skipped with a warning), `-`,
+        source: A file, a folder (searched recursively, in sorted order, without hidden names;
+            folders in it that sglm wrote are not text, and are skipped with a warning), `-`,
             `builtin:NAME` or `hf:NAME[:CONFIG]`.
-        text_field: the field of a record that holds its text.
-        longest_bytes: see `read_text_lines`.
-        keep_empty: files of no bytes in a folder count too.
+        text_field: Name of the field of a record that holds its text.
+        longest_bytes: Length above which lines are cut, in bytes; see `read_text_lines`.
+        keep_empty: Whether empty files in a folder count too.
 
     Raises:
-        InputError: nothing there, or nothing that can be read. Reading may raise it too.
+        InputError: There is nothing, or nothing that can be read. Reading may raise it too.
     """
     if source == "-":
         return [
@@ -145,10 +149,10 @@ def find_sources(
                 once=True,
             )
         ]
-    if not source:  # often an unset shell variable; Path("") would be the current folder
+    if not source:  # often an unset shell variable; Path("") would mean the current folder
         raise InputError("the name of a source is empty; give a file or folder")
     if _URL.match(source):
-        raise InputError(f"{source}: an address; download it first, and give the file")
+        raise InputError(f"{source}: a URL; download it first, and give the file")
     path = Path(source)
     refuse_special(path)
     if not path.is_dir():
@@ -158,13 +162,13 @@ def find_sources(
 
 
 def _text_files(folder: Path, *, keep_empty: bool) -> list[Path]:
-    """The files of a folder that can be read.
+    """Returns the files of a folder that can be read.
 
     Raises:
-        InputError: there are none; sglm wrote it.
+        InputError: There are none, or sglm wrote the folder.
     """
     if (what := _written_by_sglm(folder)) is not None:
-        raise InputError(f"{folder}: {what}; give the text that it was made of")
+        raise InputError(f"{folder}: {what}; give the text that it was made from")
     below = sorted(_files_below(folder))
     _warn_of_left_out(folder, below)
     files = [
@@ -181,7 +185,7 @@ def _text_files(folder: Path, *, keep_empty: bool) -> list[Path]:
 
 
 def _warn_of_left_out(folder: Path, files: Sequence[Path]) -> None:
-    """Tells of files that may have text in them."""
+    """Warns if files are left out that may contain text."""
     cures = {
         file: cure
         for file in files
@@ -201,7 +205,7 @@ def _warn_of_left_out(folder: Path, files: Sequence[Path]) -> None:
 
 
 def _written_by_sglm(folder: Path) -> str | None:
-    """Describes a folder that sglm wrote; None: it is any other folder."""
+    """Returns a description of a folder that sglm wrote; None for any other folder."""
     if is_store(folder):
         return "a token store, not text"
     try:
@@ -213,15 +217,16 @@ def _written_by_sglm(folder: Path) -> str | None:
 
 
 def _files_below(folder: Path) -> Iterator[Path]:
-    """All files at any depth, without hidden names and without folders that sglm wrote. Links to
-    folders are not followed: they may form a cycle."""
+    """Yields all files at any depth, except hidden ones and those in folders that are hidden or
+    that sglm wrote. Links to folders are not followed: they may form a cycle."""
     waiting = [folder]
     while waiting:
         below = waiting.pop()
         what = _written_by_sglm(below)
         has_scores = (below / FILES_OF_SCORES[0]).is_file() and (below / ".sglm").is_dir()
         if below != folder and has_scores:
-            what = "scores of a text, which would be read twice"  # given by itself, they are one
+            # Such a folder can still be given by itself.
+            what = "scores of a text, which would be read twice"
         if what is not None:
             warnings.warn(f"{below}: {what}; skipped", SglmWarning, stacklevel=2)
             continue
@@ -266,7 +271,8 @@ def _file(path: Path, text_field: str, longest_bytes: int | None) -> Source:
 
 
 def spooled(source: Source, folder: Path, longest_bytes: int | None) -> Source:
-    """The same text from a file in `folder`, where it can be read as often as needed."""
+    """Copies the text of a source to a file in `folder`, and returns a source that reads the copy
+    as often as needed."""
     name = f"spool-{len(list(folder.glob('spool-*')))}"
     if source.documents:
         path = folder / f"{name}.jsonl"

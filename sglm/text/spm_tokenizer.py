@@ -1,4 +1,4 @@
-"""A SentencePiece model from elsewhere, by the package that wrote it."""
+"""Tokenizers from SentencePiece models made elsewhere, applied by the package sentencepiece."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
@@ -16,20 +16,22 @@ _PIECE, _BEGIN, _END = 2, 4, 5  # fields of SentencePieceText and of its pieces
 
 
 class SpmTokenizer(GivenTokenizer):
-    """Byte pair encoding, unigram, words or characters, with the model's own normalisation."""
+    """A tokenizer of any SentencePiece type (byte pair encoding, unigram, words, characters), with
+    the model's own normalisation."""
 
     kind = "spm"
     content_file = SENTENCEPIECE_FILE
 
     def __init__(self, content: bytes, *, eos_id: int | None = None) -> None:
-        """
+        """Loads the tokenizer from the content of a `.model` file.
+
         Args:
-            content: of a `.model` file.
-            eos_id: None takes the model's own, or else adds one.
+            content: The content of the file.
+            eos_id: The id of `<eos>`. None: the model's own, or else an added id.
 
         Raises:
-            InputError: an impossible `eos_id`.
-            ValueError, RuntimeError: that is no such file, or a damaged one.
+            InputError: `eos_id` is impossible.
+            ValueError, RuntimeError: The file is not a `.model` file, or is damaged.
         """
         check_given_model(content)
         self._content = content
@@ -78,8 +80,8 @@ class SpmTokenizer(GivenTokenizer):
                 places = dict(message_fields(message))
                 spans.append((places.get(_BEGIN, 0), places.get(_END, 0)))
         bytes_N2 = np.array(spans, dtype=np.int64).reshape(-1, 2)
-        # All pieces of one character (its bytes; "..." of "…") have its place; SentencePiece gives
-        # its end to the last one only.
+        # All pieces of one character (its bytes; "..." from "…") share its offsets; SentencePiece
+        # sets the end of the character only for the last of them.
         for place in range(len(spans) - 2, -1, -1):
             start, end = bytes_N2[place]
             is_added_space = self._names[ids[place]] == _SPACE
@@ -95,7 +97,7 @@ class SpmTokenizer(GivenTokenizer):
 
 
 def _in_characters(text: str, bytes_N2: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Places in a text, counted in bytes, as places in characters."""
+    """Converts offsets in a text from bytes to characters."""
     if text.isascii():
         return bytes_N2
     is_first = np.frombuffer(utf8(text), np.uint8) & 0xC0 != 0x80

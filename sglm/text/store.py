@@ -1,7 +1,7 @@
-"""Token ids on disk, opened for reading; `store_writer.py` makes them.
+"""Reads token stores, folders of token ids that `store_writer.py` writes.
 
 `meta.json` describes the folder; `train.bin`, `valid.bin` and `test.bin` hold little-endian ids and
-nothing else; the tokenizer's own files lie beside them, and the hashes of each split's lines
+nothing else. Beside them are the tokenizer's own files and the hashes of each split's lines
 (`overlap.py`).
 """
 
@@ -25,19 +25,19 @@ from sglm.text.tokenizer import Tokenizer, load_tokenizer
 FORMAT_VERSION = 1
 SPLITS = ("train", "valid", "test")
 CHECKED_BYTES = 1 << 22
-# The types of ids: name in `meta.json` → numpy type.
+# The types of ids: numpy types by their names in `meta.json`.
 ID_TYPES = {"uint16": "<u2", "uint32": "<u4"}
 _HOW_TO_MAKE = "sglm prep SOURCE --out"
 
 
 def ids_file(split: str) -> str:
-    """The name of the file with the ids of a split."""
+    """Returns the name of the file with the ids of a split."""
     return f"{split}.bin"
 
 
 class SplitCounts(NamedTuple):
-    """How much a split holds: ids in its file; words and UTF-8 bytes of the original text, None
-    where that is ids; how many of the ids are the tokenizer's unknown one."""
+    """The counts of a split: ids in its file, words and UTF-8 bytes of the original text (None if
+    that consists of ids), and those of the ids that are the tokenizer's unknown one."""
 
     tokens: int
     words: int | None
@@ -45,7 +45,7 @@ class SplitCounts(NamedTuple):
     unknown: int
 
     def without_text(self) -> "SplitCounts":
-        """The counts of a text of ids."""
+        """Returns the counts for a text that consists of ids."""
         return self._replace(words=None, bytes=None)
 
 
@@ -57,31 +57,32 @@ class TokenStore:
     meta: dict[str, Any]
     _tokenizer: Tokenizer
     _checked: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    """The identity that each split's file had when its ids were checked."""
+    """The identity of each split's file when its ids were checked."""
     _mapped: "dict[str, np.memmap[Any, Any]]" = field(default_factory=dict)
-    """Each split's ids: they stay readable when the store is moved, removed or made again."""
+    """The ids of each split: they stay readable when the store is moved, removed or recreated."""
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str]) -> "TokenStore":
-        """Opens what `sglm prep` wrote. Reads all ids once: none is outside the vocabulary, and
-        their checksum is that of `meta.json`.
+        """Opens a store that `sglm prep` wrote. Reads all ids once, to check that none is outside
+        the vocabulary, and that their checksums are those in `meta.json`.
 
         Raises:
-            InputError: not a store, of a later format, incomplete, mixed up or damaged.
+            InputError: The folder is not a store, or is of another format, incomplete, mixed up
+                with another store or damaged.
         """
         folder = given_path("a token store", folder)
         meta = _read_meta(folder)
         tokenizer = load_tokenizer(folder)
         store = cls(folder=folder, meta=meta, _tokenizer=tokenizer)
         if tokenizer.fingerprint != meta["tokenizer"]["fingerprint"]:
-            raise _damaged(folder, "its ids were written with another tokenizer than the one in it")
+            raise _damaged(folder, "another tokenizer, not the one in it, made its ids")
         for split, facts in meta["splits"].items():
             store._check(split, facts["tokens"], facts["sha256"])
         return store
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """The names of the splits that are there."""
+        """The names of the splits that the store has."""
         return tuple(self.meta["splits"])
 
     @property
@@ -92,17 +93,18 @@ class TokenStore:
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer that wrote the ids."""
+        """Returns the tokenizer that made the ids."""
         return self._tokenizer
 
     def check_made_by(self, tokenizer: Tokenizer, name: str) -> None:
-        """
+        """Checks that a model can read the store: both must have the same tokenizer.
+
         Args:
-            tokenizer: of the model that is to read the store.
-            name: of that model, for the message.
+            tokenizer: Tokenizer of the model.
+            name: Name of the model, for the message.
 
         Raises:
-            InputError: another tokenizer made the store.
+            InputError: Another tokenizer made the store.
         """
         own = self._tokenizer
         if own.fingerprint != tokenizer.fingerprint:
@@ -113,10 +115,10 @@ class TokenStore:
             )
 
     def ids(self, split: str) -> "np.memmap[Any, Any]":
-        """All ids of a split, `(tokens,)`, uint16 or uint32, read-only.
+        """Returns all ids of a split, `(tokens,)`, uint16 or uint32, read-only.
 
         Raises:
-            InputError: there is no such split, or its ids have changed since the store was opened.
+            InputError: There is no such split, or its ids have changed since the store was opened.
         """
         facts, path = self._facts(split), self.folder / ids_file(split)
         try:
@@ -125,7 +127,7 @@ class TokenStore:
             return self._mapped[split]  # moved or removed
         checked = self._checked[split]
         if _is_same_file(identity, checked) and identity != checked:
-            # Written to, or only touched, as by what copies or backs it up?
+            # Copying or backing up may have touched the file without changing its content.
             if sha256_of(path) != facts["sha256"]:
                 raise InputError(f"{path}: has changed since the store was opened; start again")
             self._checked[split] = identity
@@ -133,8 +135,9 @@ class TokenStore:
 
     @cached_property
     def bos_id(self) -> int:
-        """What stands before a text that begins, for a model of the training split: `<eos>`, or the
-        newline where the split is lines without any `<eos>`, which the model then never learns."""
+        """The id that stands before the beginning of a text, for a model of the training split:
+        `<eos>`, or the newline if the split has newlines but no `<eos>`, which such a model never
+        learns."""
         eos_id, newline_id = self._tokenizer.eos_id, self._tokenizer.line_end[-1]
         if newline_id in (eos_id, self._tokenizer.unk_id) or "train" not in self.splits:
             return eos_id
@@ -147,26 +150,26 @@ class TokenStore:
         return newline_id if has_newline else eos_id
 
     def counts(self, split: str) -> SplitCounts:
-        """How much the split holds.
+        """Returns the counts of a split.
 
         Raises:
-            InputError: there is no such split.
+            InputError: There is no such split.
         """
         facts = self._facts(split)
         return SplitCounts(*(facts[name] for name in SplitCounts._fields))
 
     def lines(self, split: str) -> LineHashes | None:
-        """The hashes of the split's lines; None in stores without them.
+        """Returns the hashes of a split's lines; None for a store without them.
 
         Raises:
-            InputError: there is no such split, or it is damaged.
+            InputError: There is no such split, or the file of hashes is damaged.
         """
         self._facts(split)
         return LineHashes.read(self.folder / lines_file(split))
 
     def _facts(self, split: str) -> dict[str, Any]:
-        if split not in self.splits:  # from a caller in Python, it may be of any type
-            cure = f"; make the store again with --{split}" if split in SPLITS else ""
+        if split not in self.splits:  # a caller in Python may pass any type
+            cure = f"; recreate the store with --{split}" if split in SPLITS else ""
             cure += ", or evaluate a text with --text FILE" if split in ("valid", "test") else ""
             raise InputError(
                 f"{self.folder}: has no split {split!r}, only {', '.join(self.splits)}{cure}"
@@ -175,10 +178,10 @@ class TokenStore:
         return facts
 
     def _check(self, split: str, tokens: int, sha256: str) -> None:
-        """Checks the split's file against `meta.json`, and maps it.
+        """Checks a split's file against `meta.json`, and maps it.
 
         Raises:
-            InputError: the content differs, or has ids that are not in the vocabulary.
+            InputError: The content differs, or has ids that are not in the vocabulary.
         """
         path = self.folder / ids_file(split)
         id_type = np.dtype(ID_TYPES[self.meta["dtype"]])
@@ -199,15 +202,15 @@ class TokenStore:
         if highest >= self._tokenizer.vocab_size:
             raise _damaged(
                 self.folder,
-                f"{path.name} holds the id {highest}, beyond the {self._tokenizer.vocab_size} "
-                "of the vocabulary",
+                f"{path.name} holds the id {highest}, but the vocabulary has only "
+                f"{self._tokenizer.vocab_size} tokens",
             )
         if digest.hexdigest() != sha256:
-            raise _damaged(self.folder, f"{path.name} is not the file that meta.json speaks of")
+            raise _damaged(self.folder, f"{path.name} does not match its checksum in meta.json")
 
 
 def _identity(status: os.stat_result) -> tuple[int, ...]:
-    """Equal as long as it is the same file and has not been written to."""
+    """Returns what stays equal as long as it is the same file and has not been written to."""
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
@@ -216,11 +219,11 @@ def _is_same_file(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
 
 
 def _damaged(folder: Path, problem: str) -> InputError:
-    return InputError(f"{folder}: {problem}; make the store again with sglm prep --force")
+    return InputError(f"{folder}: {problem}; recreate the store with sglm prep --force")
 
 
 def is_store(folder: Path) -> bool:
-    """Whether `folder` is a token store, whole or damaged."""
+    """Returns whether `folder` is a token store, intact or damaged."""
     try:
         meta = read_json(folder / META_FILE)
     except (OSError, ValueError, InputError):
@@ -246,8 +249,8 @@ def _read_meta(folder: Path) -> dict[str, Any]:
         )
     if meta["format_version"] != FORMAT_VERSION:
         raise InputError(
-            f"{folder}: a store of format {short_repr(meta['format_version'])}, this version of"
-            f" sglm reads {FORMAT_VERSION}; make it again with sglm prep --force, or update sglm"
+            f"{folder}: a store of format {short_repr(meta['format_version'])}, but this version of"
+            f" sglm reads {FORMAT_VERSION}; recreate it with sglm prep --force, or update sglm"
         )
     if (entry := _wrong_entry(meta)) is not None:
         raise _damaged(folder, f"meta.json is damaged ({entry})")
@@ -255,14 +258,14 @@ def _read_meta(folder: Path) -> dict[str, Any]:
 
 
 def _no_store(folder: Path) -> InputError:
-    """The error about a path at which there is no store, with the command that makes one."""
+    """Returns the error about a path that is not a store, with the command that makes one."""
     here = shlex.quote(str(folder))
     if not folder.exists():
         return InputError(f"{folder}: no such folder; make a store with {_HOW_TO_MAKE} {here}")
     if not folder.is_dir():
         aside = shlex.quote(str(folder.with_name(f"{folder.name.split('.')[0]}-store")))
         return InputError(
-            f"{folder}: is a file, not a token store; make one of it:"
+            f"{folder}: is a file, not a token store; make one from it:"
             f" sglm prep {here} --out {aside}"
         )
     if (folder / RUN_FILE).is_file():
@@ -273,7 +276,8 @@ def _no_store(folder: Path) -> InputError:
 
 
 def _wrong_entry(meta: dict[str, Any]) -> str | None:
-    """The first entry that `sglm prep` would not have written, or None.
+    """Returns a name for the first entry that `sglm prep` would not have written; None if all are
+    right.
 
     The names of splits become names of files, so only known ones are allowed.
     """
@@ -296,5 +300,5 @@ def _wrong_entry(meta: dict[str, Any]) -> str | None:
 
 
 def id_type_name(tokenizer: Tokenizer) -> str:
-    """The smallest type on disk that holds every id."""
+    """Returns the name of the smallest type on disk that holds every id."""
     return "uint16" if tokenizer.vocab_size <= 65_535 else "uint32"

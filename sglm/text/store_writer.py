@@ -1,4 +1,4 @@
-"""Makes a token store: a folder that appears complete, or not at all."""
+"""Writes a token store: a folder that appears complete, or not at all."""
 
 import contextlib
 import fcntl
@@ -37,7 +37,7 @@ from sglm.text.tokenizer_interface import (
 )
 
 WRITTEN_AT_ONCE = 1 << 16
-SplitEntry = dict[str, int | str | None]  # in meta.json
+SplitEntry = dict[str, int | str | None]  # the entry of a split in meta.json
 OWN_FILES = {
     *(META_FILE, *map(ids_file, SPLITS), *map(lines_file, SPLITS)),
     *(CARD_FILE, VOCABULARY_FILE, SENTENCEPIECE_FILE, HF_FILE),
@@ -45,7 +45,8 @@ OWN_FILES = {
 
 
 class SplitWriter:
-    """Appends ids to one split's file and counts them. Closes the file as a context manager."""
+    """A writer that appends ids to one split's file and counts them; as a context manager, it
+    closes the file."""
 
     def __init__(self, path: Path, *, tokenizer: Tokenizer) -> None:
         self._file = path.open("wb")
@@ -63,7 +64,7 @@ class SplitWriter:
         self._file.close()
 
     def add(self, ids: Sequence[int], words: int, text_bytes: int) -> None:
-        """Appends the ids of a part of the text with so many words and bytes."""
+        """Appends the ids of a part of the text, which has `words` words and `text_bytes` bytes."""
         self._waiting.extend(ids)
         self._words += words
         self._bytes += text_bytes
@@ -81,7 +82,7 @@ class SplitWriter:
             self._unknown += int((array == self._unknown_id).sum())
 
     def finish(self) -> SplitEntry:
-        """Waits until all is on the disk; returns the split's entry in `meta.json`."""
+        """Waits until everything is on the disk; returns the split's entry in `meta.json`."""
         self._write()
         self._file.flush()
         os.fsync(self._file.fileno())
@@ -107,19 +108,20 @@ def write_meta(folder: Path, tokenizer: Tokenizer, splits: dict[str, SplitEntry]
 
 
 def refuse_occupied(out: Path, force: bool) -> None:
-    """
+    """Checks that a store may be written at `out`.
+
     Raises:
-        InputError: `out` is a complete store (unless `force`), or something else than a store
-            (always: nothing that sglm did not make is ever deleted), or cannot be a folder.
+        InputError: `out` is a store (unless `force`), holds anything else (always: nothing that
+            sglm did not make is ever deleted), is the current folder, or cannot be a folder.
     """
     if out.is_dir() and out.samefile("."):
-        # The folder is replaced, and the shell would be left in one that no longer exists.
+        # The folder would be replaced, and the shell left in one that no longer exists.
         raise InputError(
-            f"--out {out}: the folder you are in; give one in it: --out {out / 'store'}"
+            f"--out {out}: is the current folder; give one in it: --out {out / 'store'}"
         )
     if is_store(out):
         if not force:
-            raise InputError(f"{out}: a complete store is there already; --force replaces it")
+            raise InputError(f"{out}: a store already exists there; --force replaces it")
         if foreign := sorted(
             path.name for path in out.iterdir() if path.name not in OWN_FILES or path.is_dir()
         ):
@@ -132,18 +134,19 @@ def refuse_occupied(out: Path, force: bool) -> None:
     else:
         nearest = next(path for path in (out, *out.resolve().parents) if path.exists())
         if not nearest.is_dir():
-            raise InputError(f"{nearest}: this is no folder; choose another --out")
+            raise InputError(f"{nearest}: this is not a folder; choose another --out")
 
 
 @contextlib.contextmanager
 def new_store(out: Path, force: bool) -> Iterator[Path]:
-    """A temporary folder beside `out` that is renamed to it when the block ends without an error.
+    """Yields a temporary folder beside `out`, and renames it to `out` when the block ends without
+    an error.
 
     Whatever ends the block, the temporary folder is gone afterwards; one that a killed process
     left behind is removed by the next call for the same `out`.
 
     Raises:
-        InputError: see `refuse_occupied`.
+        InputError: `out` is occupied; see `refuse_occupied`.
     """
     refuse_occupied(out, force)
     out = out.resolve()
@@ -165,11 +168,11 @@ def new_store(out: Path, force: bool) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _locked_path(parent: Path, prefix: str) -> Iterator[Path]:
-    """A path for a temporary folder. This process locks a file of the same name with `.lock` beside
-    it, so that no other process deletes the folder as a leftover."""
+    """Yields a path for a temporary folder. This process locks a file beside it, of the same name
+    with `.lock`, so that no other process deletes the folder as a leftover."""
     while True:
         descriptor, name = tempfile.mkstemp(prefix=prefix, suffix=".lock", dir=parent)
-        with contextlib.suppress(OSError):  # a file system without locks
+        with contextlib.suppress(OSError):  # raised on a file system without locks
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         if os.path.exists(name):  # no other process removed it before it was locked
             break
@@ -182,7 +185,8 @@ def _locked_path(parent: Path, prefix: str) -> Iterator[Path]:
 
 
 def _clear_up(out: Path, prefix: str) -> None:
-    """Undoes what killed processes left: temporary folders, and a store moved aside by `force`."""
+    """Cleans up after killed processes: deletes temporary folders, and puts back a store that was
+    moved aside by `force`."""
     for path in sorted(out.parent.glob(f"{glob.escape(prefix)}*")):
         if path.name.endswith("-old"):
             if out.exists():
@@ -199,7 +203,7 @@ def _clear_up(out: Path, prefix: str) -> None:
 
 
 def _move_into_place(folder: Path, out: Path) -> None:
-    """Renames; the old store, if there is one, is moved aside first and deleted last."""
+    """Renames `folder` to `out`; an old store is moved aside first and deleted last."""
     if not is_store(out):
         folder.rename(out)  # onto nothing, or onto an empty folder
     else:

@@ -1,4 +1,4 @@
-"""Text ↔ token ids: every kind of tokenizer, and how to get one back from its folder."""
+"""All kinds of tokenizers (text ↔ token ids), and how to load one from its folder."""
 
 from pathlib import Path
 from typing import Any
@@ -24,17 +24,18 @@ from sglm.text.tokenizer_interface import UNK as UNK
 from sglm.text.tokenizer_interface import Tokenizer as Tokenizer
 from sglm.text.tokenizer_interface import utf8 as utf8
 
-# Made of the training text; and given: of a Hugging Face file, a SentencePiece model, plain ids.
+# Kinds that sglm makes from the training text, and given ones: a Hugging Face file, a SentencePiece
+# model, plain ids.
 KINDS = ("sentencepiece", "word", "char", "byte")
 GIVEN_KINDS = ("hf", "spm", "ids")
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer that `save` wrote into `folder`.
+    """Loads the tokenizer that `save` wrote into `folder`.
 
     Raises:
-        InputError: there is none, it was written by a later version, or its files were changed; a
-            package that it needs is missing.
+        InputError: There is none, its kind or format is unknown to this version, its files are
+            damaged or were changed, or a package that it needs is missing.
     """
     path = folder / CARD_FILE
     try:
@@ -45,7 +46,7 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(f"{folder}: holds no tokenizer ({CARD_FILE} is missing)") from None
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: damaged; make the folder again") from error
+        raise InputError(f"{path}: damaged; recreate the folder") from error
     if version != FORMAT_VERSION or kind not in (*KINDS, *GIVEN_KINDS):
         raise InputError(
             f"{path}: tokenizer {short_repr(kind)}, format {short_repr(version)}, is not known to"
@@ -59,16 +60,16 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     if tokenizer.fingerprint != fingerprint:
         raise InputError(
             f"{folder}: the tokenizer's files are not those that {path.name} describes; "
-            "make the folder again"
+            "recreate the folder"
         )
     return tokenizer
 
 
 def tokenizer_of(path: Path) -> Tokenizer:
-    """The tokenizer of a run, a model folder or a store.
+    """Loads the tokenizer of a run, a model folder or a store.
 
     Raises:
-        InputError: none of these, or see `load_tokenizer`.
+        InputError: The path is none of these; see also `load_tokenizer`.
     """
     for folder in (path / BEST_MODEL, path):
         if (folder / CARD_FILE).is_file():
@@ -116,9 +117,9 @@ def _restore(kind: str, folder: Path) -> Tokenizer:
     entries = parse_json(content)
     if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):
         raise ValueError("not a list of texts")
-    "".join(entries).encode()  # a lone surrogate is no text: UnicodeEncodeError is a ValueError
+    "".join(entries).encode()  # refuses lone surrogates: UnicodeEncodeError is a ValueError
     if len(set(entries)) < len(entries):
-        raise ValueError("an entry stands twice in the list")
+        raise ValueError("an entry occurs twice in the list")
     if kind == "char":
         if not all(len(entry) == 1 for entry in entries):
             raise ValueError("not a list of characters")

@@ -1,4 +1,4 @@
-"""The tokenizer that a recipe asks for, where it is not learned from the text."""
+"""Finds the tokenizer that the options of `sglm prep` give, unless it is learned from the text."""
 
 from pathlib import Path
 
@@ -16,18 +16,19 @@ from sglm.text.tokenizer_interface import (
 def given_tokenizer(
     name: str, *, of: Path | None, vocab_size: int | None, eos_id: int | None
 ) -> Tokenizer | None:
-    """The tokenizer that somebody gives, if one is asked for.
+    """Returns the tokenizer that the options give; checks the options in any case.
 
     Args:
-        name: one of `KINDS`, `hf:FILE`, `spm:FILE` or `ids`.
-        of: a run, a model folder or a store whose tokenizer to take; None: `name` says it.
-        vocab_size, eos_id: None where they were not given.
+        name: One of `KINDS`, `hf:FILE`, `spm:FILE` or `ids`.
+        of: A run, a model folder or a store whose tokenizer is taken. None: `name` decides.
+        vocab_size: Number of tokens. None: not given.
+        eos_id: The id of `<eos>`. None: not given.
 
     Returns:
-        None for a tokenizer that is learned from the text.
+        The given tokenizer; None for one that is made from the text.
 
     Raises:
-        InputError: an unknown name, a file that cannot be used, what does not go together.
+        InputError: The name is unknown, the file cannot be used, or options exclude each other.
     """
     if of is not None:
         for option, value in (("--vocab-size", vocab_size), ("--eos-id", eos_id)):
@@ -61,7 +62,9 @@ def _check_learned(kind: str, *, vocab_size: int | None, eos_id: int | None) -> 
             "its vocabulary follows from the text; leave it out"
         )
     if vocab_size is not None and vocab_size < 3:
-        raise InputError(f"--vocab-size {vocab_size} is too small: {EOS}, {UNK} and a word")
+        raise InputError(
+            f"--vocab-size {vocab_size} is too small: it must hold {EOS}, {UNK} and a word"
+        )
 
 
 def _ids(vocab_size: int | None, eos_id: int | None) -> IdsTokenizer:
@@ -74,8 +77,8 @@ def _ids(vocab_size: int | None, eos_id: int | None) -> IdsTokenizer:
         )
     if eos_id is not None and not 0 <= eos_id < vocab_size:
         raise InputError(
-            f"--eos-id {eos_id}: must be one of the ids, 0 to {vocab_size - 1}; leave it out for an"
-            " id of its own"
+            f"--eos-id {eos_id}: must be one of the ids, 0 to {vocab_size - 1}; leave it out to"
+            f" give {EOS} an id of its own"
         )
     return IdsTokenizer(vocab_size, eos_id=eos_id)
 
@@ -99,13 +102,15 @@ def _from_file(kind: str, path: Path, eos_id: int | None) -> Tokenizer:
         if eos_id is not None and eos_id == tokenizer.unk_id:
             raise InputError(
                 f"--eos-id {eos_id}: the tokenizer's unknown token, so all line ends would count as"
-                " unknown; leave it out for an id of its own"
+                f" unknown; leave it out to give {EOS} an id of its own"
             )
         return tokenizer
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     except (ValueError, RuntimeError) as error:
         if kind == "hf" and b'"fingerprint"' in content[:4096]:
-            raise InputError(f"{path}: sglm's own; give --tokenizer-of {path.parent}") from error
+            raise InputError(
+                f"{path}: a tokenizer that sglm made; give --tokenizer-of {path.parent}"
+            ) from error
         reason = str(error).strip().splitlines()[0][:200]
         raise InputError(f"{path}: not {what}, or a damaged one ({reason})") from error

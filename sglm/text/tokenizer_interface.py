@@ -1,4 +1,4 @@
-"""What every tokenizer offers, and what it writes into a folder."""
+"""The interface of all tokenizers, and the files that they write into a folder."""
 
 import hashlib
 import json
@@ -17,24 +17,26 @@ from sglm.text.lines import LONE_SURROGATE, Piece
 
 EOS, UNK = "<eos>", "<unk>"
 FORMAT_VERSION = 1
-# Files of a tokenizer's folder: its description, and its vocabulary, if its kind has one.
+# Files in a tokenizer's folder: its description, and its vocabulary, if its kind has one.
 CARD_FILE = "tokenizer.json"
 VOCABULARY_FILE, SENTENCEPIECE_FILE = "vocab.json", "sentencepiece.model"
 HF_FILE = "hf-tokenizer.json"
-# The largest vocabulary on disk: several million words. No larger file is written or read.
+# The largest vocabulary file that is written or read: it holds several million words.
 LARGEST_FILE_BYTES = 1 << 26
 LARGEST_VOCABULARY = 1 << 24
 
 
 class Tokenizer(ABC):
-    """One vocabulary. Ids run from 0 to `vocab_size - 1`.
+    """A vocabulary, with its way of encoding text. Ids run from 0 to `vocab_size - 1`.
 
-    unk_id: the id for text that is not in the vocabulary; None if there is none.
-    lossless: `decode(encode(text)) == text`, as long as no id is `unk_id`.
-    is_text: False where the text is ids, of which the number of words and bytes means nothing.
-    eos_ends_lines: `<eos>` ends every line; otherwise documents, and newlines have tokens.
-    adds_eos: of a given vocabulary: `<eos>` is an id that sglm has added to it.
-    marks_words: `begins_word` is right about every token in every text.
+    Attributes:
+        unk_id: The id for text that is not in the vocabulary; None if there is none.
+        lossless: Whether `decode(encode(text)) == text`, as long as no id is `unk_id`.
+        is_text: False if the text consists of ids, so that counts of words and bytes mean nothing.
+        eos_ends_lines: Whether `<eos>` ends every line; otherwise it ends documents, and newlines
+            have tokens.
+        adds_eos: Whether `<eos>` is an id that sglm has added to a given vocabulary.
+        marks_words: Whether `begins_word` is right about every token in every text.
     """
 
     kind: ClassVar[str]
@@ -48,52 +50,53 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def encode(self, text: str) -> list[int]:
-        """The ids of `text` as it is, no `<eos>` added.
+        """Returns the ids of `text`, without an `<eos>` after it.
 
         Raises:
-            InputError: a lone surrogate, which is no character and has no UTF-8 form.
+            InputError: The text has a lone surrogate, which is not a character and has no UTF-8
+                form, or something else that the tokenizer cannot encode.
         """
 
     @abstractmethod
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of `ids`. An `<eos>` between documents, which is no text, is left out; bytes
-        that are not whole characters, as a model may generate them, become U+FFFD."""
+        """Returns the text of `ids`. An `<eos>` between documents, which is not text, is left out;
+        bytes that are not whole characters, as a model may generate them, become U+FFFD."""
 
     @abstractmethod
     def token(self, token_id: int) -> str:
-        """A readable name of one id."""
+        """Returns a readable name of one id."""
 
     @abstractmethod
     def safe_prefix(self, text: str) -> int:
-        """How much of `text` has tokens that do not depend on what comes after `text`.
+        """Returns how much of `text` has tokens that do not depend on what comes after `text`.
 
         Returns:
-            An index `i`, as large as can be, such that for every continuation `c`
+            The largest known index `i` such that, for every continuation `c`,
             `encode(text + c) == encode(text[:i]) + encode(text[i:] + c)`.
         """
 
     @abstractmethod
     def offsets(self, text: str, ids: Sequence[int]) -> list[tuple[int, int]]:
-        """Where in a text its tokens lie.
+        """Returns where the tokens of a text lie in it.
 
         Args:
-            text: any.
-            ids: `encode(text)`.
+            text: Any text.
+            ids: The ids of the text, `encode(text)`.
 
         Returns:
-            Start and end of each in characters, the end exclusive. Together they are all of the
-            text (but for the white space between the words of a word-level vocabulary). Bytes
-            inside one character share its offsets.
+            Start and end of each token in characters, the end exclusive. Together, the tokens cover
+            the whole text (except for white space between the words of a word-level vocabulary).
+            Bytes inside one character share its offsets.
         """
 
     @abstractmethod
     def begins_word(self, token_id: int) -> bool:
-        """Whether this token ends the word before it: its text begins with white space, or it is
-        `<eos>`."""
+        """Returns whether this token ends the word before it: its text begins with white space, or
+        it is `<eos>`."""
 
     @cached_property
     def word_beginnings(self) -> list[bool]:
-        """`begins_word` of every id."""
+        """The result of `begins_word` for every id."""
         return [self.begins_word(token_id) for token_id in range(self.vocab_size)]
 
     @property
@@ -102,34 +105,35 @@ class Tokenizer(ABC):
 
     @property
     def line_end(self) -> list[int]:
-        """The ids of the end of a line in running text; one at least."""
+        """The ids of the end of a line in running text; at least one."""
         return [self.eos_id] if self.eos_ends_lines else self.encode("\n")
 
     @property
     def byte_ids(self) -> frozenset[int]:
-        """Ids of single bytes, which spell characters that have no token of their own."""
+        """The ids of single bytes, which spell characters that have no token of their own."""
         return frozenset()
 
     @property
     def unwritten_ids(self) -> list[int]:
-        """Ids that stand for no text, `<eos>` aside: they are never generated."""
+        """The ids that stand for no text, except `<eos>`: they are never generated."""
         return [i for i in range(self.vocab_size) if self.token(i) == UNK]
 
     def encode_word(self, word: str, *, in_text: bool) -> list[int]:
-        """The ids of one word, at the beginning of a text or after another word."""
+        """Returns the ids of one word, at the beginning of a text or after another word
+        (`in_text`)."""
         return self.encode(f" {word}" if in_text else word)
 
     @abstractmethod
     def content(self) -> bytes:
-        """All that distinguishes this tokenizer from others of its kind."""
+        """Returns all that distinguishes this tokenizer from others of its kind and settings."""
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """`encode` of each."""
+        """Returns the ids of several texts, each encoded as by `encode`."""
         return [self.encode(text) for text in texts]
 
     def encode_piece(self, piece: Piece) -> list[int]:
-        """The ids of a piece in a stream of text: newlines are ordinary, a document ends in
-        `<eos>`."""
+        """Returns the ids of a piece in a stream of text: newlines are ordinary characters, and a
+        document ends in `<eos>`."""
         ids = self.encode(piece.text)
         if piece.ends_document and not piece.unfinished:
             ids.append(self.eos_id)
@@ -137,12 +141,12 @@ class Tokenizer(ABC):
 
     @property
     def settings(self) -> str:
-        """What the card adds to the content; "" where the content says everything."""
+        """The settings that the card adds to the content; "" if there are none."""
         return ""
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of kind, settings and content: equal fingerprints mean equal ids for every
+        """The SHA-256 of kind, settings and content: equal fingerprints mean equal ids for every
         text."""
         head = f"{self.kind} {self.settings}".rstrip()
         return hashlib.sha256(head.encode() + b"\0" + self.content()).hexdigest()
@@ -151,14 +155,14 @@ class Tokenizer(ABC):
 
     @property
     def description(self) -> str:
-        """Which it is, for messages."""
+        """The tokenizer's kind, size and short fingerprint, for messages."""
         return f"{self.kind}, {self.vocab_size} tokens, {self.fingerprint[:12]}"
 
     def save(self, folder: Path) -> None:
-        """Writes `tokenizer.json` and, where there is any, the content beside it.
+        """Writes `tokenizer.json` and, if the kind has a file for it, the content beside it.
 
         Raises:
-            InputError: the vocabulary is larger than any that could be read again.
+            InputError: The vocabulary is larger than any that could be read again.
         """
         if self.content_file is not None:
             content = self.content()
@@ -183,7 +187,7 @@ class Tokenizer(ABC):
 
 
 def vocabulary_too_large(vocab_size: int, *, largest: int) -> InputError:
-    """The error about a vocabulary that a text is too short for."""
+    """Returns the error about a vocabulary that is too large for a text."""
     return InputError(
         f"--vocab-size {vocab_size} is more than the training text supports; "
         f"the largest possible is {largest}"
@@ -191,7 +195,7 @@ def vocabulary_too_large(vocab_size: int, *, largest: int) -> InputError:
 
 
 def utf8(text: str) -> bytes:
-    """The bytes of `text`.
+    """Returns the bytes of `text` in UTF-8.
 
     Raises:
         InputError: `text` holds a lone surrogate.
@@ -204,9 +208,13 @@ def utf8(text: str) -> bytes:
 
 
 def byte_offsets(text: str, lengths: Sequence[int]) -> list[tuple[int, int]]:
-    """Start and end, in characters, of parts of a text that are so many bytes of UTF-8 long.
+    """Returns start and end, in characters, of consecutive parts of a text.
 
-    A part that begins or ends inside a character counts that character.
+    A part that begins or ends inside a character includes this character.
+
+    Args:
+        text: The text, from its beginning.
+        lengths: Lengths of the parts in bytes of UTF-8.
     """
     ends = list(accumulate(lengths))
     starts = [0, *ends[:-1]]

@@ -1,4 +1,4 @@
-"""What a user hands over as a text: a path, an open file, lines, or the text itself."""
+"""Reads texts that a user passes: as a path, an open file, lines, or the text itself."""
 
 import codecs
 import os
@@ -18,22 +18,22 @@ _LINES = re.compile(r"[^\n]*\n|[^\n]+")
 def pieces_of(
     source: str | os.PathLike[str] | Iterable[str | bytes], text_field: str = "text"
 ) -> tuple[Iterator[Piece], str]:
-    """What a user hands over as a text, as pieces, and what to call it.
+    """Returns the pieces of a text that a user passes, and its name in messages.
 
     Args:
-        source: a path, an open file, an iterable of lines, or (a str) the text itself.
-        text_field: the field of a record that holds its text.
+        source: A path, an open file, an iterable of lines, or (a str) the text itself.
+        text_field: Name of the field of a record that holds its text.
 
     Raises:
-        InputError: a str that is the name of a file (pass it as a Path); nothing at the path;
-            something without an order of lines. Reading the pieces may raise it too.
+        InputError: A str is the name of a file (which must be passed as a Path), there is nothing
+            at the path, or the lines have no order. Reading the pieces may raise it too.
     """
     if not isinstance(text_field, str):
         raise InputError(f"text_field must be a str, but this is {type(text_field).__name__}")
     if isinstance(source, os.PathLike):
         name = os.fsdecode(source)
         if os.path.isfile(name) and not name.lower().endswith(RECORD_ENDINGS):
-            # Plain text, whatever its ending: benchmarks come as .tokens, notes as .md.
+            # Any other ending means plain text: benchmarks come as .tokens, notes as .md.
             return read_text_lines(name, READ_BYTES), name
         files = find_sources(name, text_field, READ_BYTES)
         return (piece for _, piece in pieces_in_turn(files)), name
@@ -42,7 +42,9 @@ def pieces_of(
         return _pieces_of_lines(line.group() for line in _LINES.finditer(source)), "text"
     refuse_unordered(source)
     if not isinstance(source, Iterable):
-        raise InputError(f"a text is a str, a path or lines, but this is {type(source).__name__}")
+        raise InputError(
+            f"a text must be a str, a path or lines, but this is {type(source).__name__}"
+        )
     if not hasattr(source, "read"):
         return _pieces_of_lines(source), "text"
     name = str(getattr(source, "name", "text"))
@@ -52,33 +54,34 @@ def pieces_of(
 def _refuse_name_of_file(text: str) -> None:
     looks_like_one = text.lower().endswith(TEXT_ENDINGS + RECORD_ENDINGS) and " " not in text
     if len(text) < 1024 and "\n" not in text and (looks_like_one or os.path.isfile(text)):
-        raise InputError(f"a str is taken as the text itself; for the file, Path({text!r})")
+        raise InputError(f"a str is taken as the text itself; for the file, pass Path({text!r})")
 
 
 def refuse_unordered(texts: object) -> None:
-    """
+    """Checks that iterating over an object gives texts in a fixed order.
+
     Raises:
-        InputError: an object whose iteration gives keys, column names or numbers instead of texts,
-            or gives texts in no fixed order.
+        InputError: It would give keys, column names or numbers instead of texts, or texts in no
+            fixed order.
     """
     kind = type(texts).__name__
     if isinstance(texts, bytes | bytearray | memoryview):
-        raise InputError(f"{kind} is no text but integers to Python; decode it")
+        raise InputError(f"{kind} is not text but integers in Python; decode it")
     if isinstance(texts, Mapping | Set) or hasattr(texts, "columns"):
         raise InputError(
-            f"{kind}: texts come as a list, in order; give the one column or value that holds"
+            f"{kind}: texts must be in a list, in order; give the one column or value that holds"
             ' them, as in frame["text"].tolist()'
         )
 
 
 class _Parts:
-    """Parts of a text as a file of UTF-8."""
+    """A binary file of UTF-8, made from the parts of a text."""
 
     def __init__(self, parts: Iterator[str | bytes]) -> None:
         self._parts = parts
 
     def read1(self, size: int) -> bytes:
-        """The next parts, about so many bytes; nothing after the last one."""
+        """Returns the next parts, about `size` bytes; b"" after the last one."""
         taken: list[bytes] = []
         while size > 0 and (part := next(self._parts, None)) is not None:
             taken.append(part if isinstance(part, bytes) else utf8(part))
@@ -87,16 +90,16 @@ class _Parts:
 
 
 def _pieces_of_lines(lines: Iterable[str | bytes]) -> Iterator[Piece]:
-    waiting = ""  # one line, which ends when another follows, with a newline or without
+    waiting = ""  # the last line; it ends when another follows, even without a newline
     for number, line in enumerate(lines, start=1):
         try:
             text = line.decode("utf-8") if isinstance(line, bytes) else line
         except UnicodeDecodeError as error:
             raise InputError(f"line {number}: not UTF-8 text ({error.reason})") from error
         if not isinstance(text, str):
-            raise InputError(f"line {number} is no text but {type(text).__name__}; give a str")
+            raise InputError(f"line {number} is not text but {type(text).__name__}; give a str")
         if number == 1:
-            text = text.removeprefix("\ufeff")  # a byte order mark is no text
+            text = text.removeprefix("\ufeff")  # a byte order mark is not text
         elif not waiting.endswith("\n"):
             waiting += "\n"
         for each in _LINES.findall(waiting):
@@ -107,32 +110,32 @@ def _pieces_of_lines(lines: Iterable[str | bytes]) -> Iterator[Piece]:
 
 
 def _parts_of_file(file: Any, name: str) -> Iterator[str | bytes]:
-    """The rest of an open file, with the line ends that it has.
+    """Yields the rest of an open file in parts, with its original line ends.
 
     Raises:
-        InputError: it cannot be read, or its line ends have been translated already.
+        InputError: The file cannot be read, or its line ends have already been translated.
     """
     translates = hasattr(file, "reconfigure") and not _keeps_line_ends(file)
     try:
         while part := file.read(READ_BYTES):
             if translates and "\r" in "".join(file.newlines or ()) and "\r" not in part:
                 raise InputError(
-                    f"{name}: a part of it was read before, and line ends other than LF were"
-                    ' translated; open it with newline="", or in binary mode ("rb")'
+                    f"{name}: a part of it has been read already, and Python has translated its"
+                    ' line ends to LF; open it with newline="", or in binary mode ("rb")'
                 )
             yield part
     except UnicodeDecodeError as error:
         raise InputError(
-            f"{name}: not {error.encoding.upper()} text ({error.reason}); open it with the"
-            " encoding that it has"
+            f"{name}: not {error.encoding.upper()} text ({error.reason}); open it with its"
+            " own encoding"
         ) from error
-    except (OSError, ValueError) as error:  # closed, or open for writing
+    except (OSError, ValueError) as error:  # it is closed, or open for writing
         raise InputError(f"{name}: cannot be read ({error})") from error
 
 
 def _keeps_line_ends(file: Any) -> bool:
-    """Sets a text file to keep its line ends, and returns whether this was possible. By default
-    Python translates CR LF; once the file has been read, this cannot be changed."""
+    """Sets a text file to keep its line ends, and returns whether this was possible. By default,
+    Python translates CR LF; once the file has been read from, this may be impossible to change."""
     with suppress(OSError, ValueError, LookupError):
         if codecs.lookup(file.encoding).name == "utf-8":
             file.seek(file.tell())  # drops the read-ahead buffer; fails after next()
@@ -146,8 +149,8 @@ class TextError(InputError):
     """One of many texts cannot be used.
 
     Attributes:
-        number: which, counted from 1.
-        problem: what is wrong with it.
+        number: Number of the text, counted from 1.
+        problem: Description of what is wrong with it.
     """
 
     def __init__(self, number: int, *, problem: str) -> None:
@@ -158,15 +161,15 @@ class TextError(InputError):
 def encode_texts(
     tokenizer: Tokenizer, texts: Sequence[str], *, before: str = ""
 ) -> list[list[int]]:
-    """The ids of many texts.
+    """Returns the ids of many texts.
 
     Args:
-        tokenizer: encodes them.
-        texts: of which each is encoded on its own.
-        before: stands before each of them.
+        tokenizer: The tokenizer that encodes them.
+        texts: The texts, each encoded on its own.
+        before: Text that is put before each of them.
 
     Raises:
-        TextError: the tokenizer cannot encode one of them.
+        TextError: The tokenizer cannot encode one of them.
     """
     try:
         return tokenizer.encode_batch([before + text for text in texts])
@@ -180,14 +183,14 @@ def encode_texts(
 
 
 def checked_bytes(text: str, number: int | None = None) -> int:
-    """How many bytes of UTF-8 a text has.
+    """Returns the size of a text in bytes of UTF-8, after checking that it is one.
 
     Args:
-        text: must be one.
-        number: which of many it is, counted from 1; None: the only one.
+        text: The text.
+        number: Number of the text among many, counted from 1. None: it is the only one.
 
     Raises:
-        InputError: not a str, or half a surrogate pair.
+        InputError: It is not a str, or contains half a surrogate pair.
     """
     which = "" if number is None else f"text {number}: "
     if not isinstance(text, str):
@@ -200,20 +203,22 @@ def checked_bytes(text: str, number: int | None = None) -> int:
 
 
 def list_of_texts(texts: object) -> list[Any]:
-    """Many texts that a user hands over: a list, a column of a table, what a generator gives.
+    """Returns the texts that a user passes as a list, a column of a table or a generator.
+
+    Whether each of them is a text is not checked here; see `checked_bytes`.
 
     Raises:
-        InputError: none of these. Whether each is a text, `checked_bytes` tells.
+        InputError: `texts` is none of these.
     """
     refuse_unordered(texts)
     if isinstance(texts, str):
         raise InputError(
-            f"a list of texts, but this is one: {short_repr(texts)}; put it into a list"
+            f"expected a list of texts, but this is one: {short_repr(texts)}; put it into a list"
         )
     if hasattr(texts, "read"):
         raise InputError(
-            "an open file: for the text as a whole, perplexity; for its lines one by one,"
-            ' [line.rstrip("\\n") for line in file]'
+            "this is an open file; for the text as a whole, use perplexity; for its lines one by"
+            ' one, pass [line.rstrip("\\n") for line in file]'
         )
     if not isinstance(texts, Iterable):
         raise InputError(f"a text must be a str, but this is {type(texts).__name__}")

@@ -1,31 +1,33 @@
-"""Line ends of which a model learns what is not language: lines wrapped at a width, and CR LF."""
+"""Detects line ends that a model would learn although they are not language: wrapping, CR LF."""
 
 from collections.abc import Iterable
 from itertools import islice, pairwise
 
-# Read from the beginning of a text; so many that go on in the next line are needed to tell.
+# The number of lines that are read from the beginning of a text, and the fewest of them that must
+# continue in the next line for a decision.
 LINES, FEWEST = 5000, 50
-# Narrower ones are verse or lists, wider ones are not wrapped for a page or a screen.
+# Narrower lines are verse or lists; wider ones are not wrapped for a page or a screen.
 NARROWEST, WIDEST = 40, 200
-# Nine lines in ten are not longer than the width: an address, say, may be.
+# The share of lines that are not longer than the width: an address, for example, may be longer.
 _UP_TO_THE_WIDTH = 0.9
-# Full lines of those that go on: of wrapped texts 76 to 100 %, of plays in verse, one sentence a
-# line and one paragraph a line 10 to 30 %.
+# The share of full lines among those that continue: 76 to 100 % in wrapped texts, 10 to 30 % in
+# plays in verse and in texts with one sentence or one paragraph per line.
 _FULL = 0.6
 
 
 def has_crlf(lines: Iterable[str]) -> bool:
-    """Whether most lines end in CR LF, as Windows writes them: carriage returns are text to a
-    model whose tokens hold white space."""
+    """Returns whether most lines end in CR LF, as Windows writes them: a model whose tokens contain
+    white space would learn the carriage returns as text."""
     ended = [line for line in islice(lines, LINES) if line.endswith("\n")]
     return 2 * sum(line.endswith("\r\n") for line in ended) > len(ended)
 
 
 def wrapped_width(lines: Iterable[str]) -> int | None:
-    """The width, in characters, at which the lines of a text are wrapped; None where they are not.
+    """Returns the width, in characters, at which the lines of a text are wrapped; None if they are
+    not wrapped.
 
     A wrapped line is full: the first word of the next line would not have fitted in. The last line
-    of a paragraph, before an empty one or one that is indented more, tells nothing.
+    of a paragraph (before an empty line or one that is indented more) is not counted.
     """
     stripped = (line.rstrip() for line in islice(lines, LINES))
     going_on = [

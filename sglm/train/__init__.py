@@ -1,1 +1,1 @@
-"""Training: build the parts, step through the windows, report."""
+"""Training: builds the parts, steps through the windows, reports."""

@@ -1,4 +1,4 @@
-"""From a configuration to objects: the only place that names concrete classes and sets the seed."""
+"""Builds the objects of a configuration: only here are concrete classes chosen and seeds set."""
 
 from collections import deque
 from functools import partial
@@ -35,21 +35,21 @@ from sglm.train.window_decision import DecisionRule
 from sglm.train.window_pass import RunsWindow, WindowPass
 
 COUNTED_AT_ONCE = 2**24
-# From one reading of an adjoint to the next where windows are long, so that it takes under a
-# twentieth of the training time: with long windows there is no horizon gap to close (docs/log.md).
+# Windows from one reading of an adjoint to the next, if windows are long. Its readings then take
+# under a twentieth of the training time: long windows leave no horizon gap to close (docs/log.md).
 _LONG_WINDOWS_STRETCH = 32
 
 
 def model_shape(
     config: Config, vocab_size: int, counts_V: npt.NDArray[np.int64] | None = None
 ) -> ModelShape:
-    """The network's sizes.
+    """Returns the sizes of the network that a configuration describes.
 
     Args:
-        config: asks for them.
-        vocab_size: V.
-        counts_V: how often each token occurs; needed where the cutoffs of an adaptive softmax are
-            to be chosen (`chooses_cutoffs`).
+        config: The configuration.
+        vocab_size: V, the size of the vocabulary.
+        counts_V: How often each token occurs; needed if the cutoffs of an adaptive softmax are to
+            be chosen (`chooses_cutoffs`).
 
     Raises:
         ConfigError: `model.cutoffs` do not fit the vocabulary.
@@ -65,13 +65,13 @@ def model_shape(
 
 
 def store_shape(config: Config, store: TokenStore) -> ModelShape:
-    """The sizes of the network that is trained on a store."""
+    """Returns the sizes of the network for the vocabulary of a store."""
     counts_V = token_counts(store) if chooses_cutoffs(config) else None
     return model_shape(config, store.tokenizer().vocab_size, counts_V)
 
 
 def chooses_cutoffs(config: Config) -> bool:
-    """Whether the sizes depend on how often each token occurs."""
+    """Returns whether the cutoffs, and so the sizes, depend on how often each token occurs."""
     return config.model.softmax == "adaptive" and config.model.cutoffs is None
 
 
@@ -105,16 +105,16 @@ def build_learner(
     *,
     ranks: Ranks = ALONE,
 ) -> Learner:
-    """Model, optimizer and estimator with fresh weights drawn from `train.seed`.
+    """Builds model, optimizer and estimator, with fresh weights drawn from `train.seed`.
 
     Args:
-        config: sizes, rates, seed.
-        token_counts_V: how often each token occurs in the training text.
-        precision: in what types, and where.
-        ranks: the processes that share the lanes.
+        config: The configuration: sizes, rates, seed.
+        token_counts_V: How often each token occurs in the training text.
+        precision: The number types, and the device.
+        ranks: The processes that share the lanes.
 
     Raises:
-        ConfigError: the lanes cannot be shared out evenly.
+        ConfigError: The lanes cannot be divided evenly among the processes.
     """
     train, device = config.train, precision.device
     _check_lanes(train.batch, ranks)
@@ -159,7 +159,7 @@ def _check_lanes(batch: int, ranks: Ranks) -> None:
 
 
 def is_gauged(config: Config, lanes: int) -> bool:
-    """A gauge wants something that is injected, and enough lanes of a process."""
+    """Returns whether there is a gauge: if something is injected and a process has enough lanes."""
     return config.schedule.mode != "real" and lanes >= FEWEST_LANES
 
 
@@ -167,24 +167,24 @@ def _check_reading(config: Config, lane_length: int) -> None:
     settings = config.synthesizer
     if config.schedule.mode == "real" or not settings.reads_text:
         return
-    # Stretches of long windows are so long only to be read seldom.
+    # Stretches of long windows are long only so that they are read seldom.
     every = 1 if injects_once(config) else stretch_windows(config)
     reads = every * config.train.window + settings.reach
     if reads > lane_length:
         raise ConfigError(
             f"the synthesizer would read {reads:,} tokens together (synthesizer.every = {every}"
             f" windows of {config.train.window} and synthesizer.reach = {settings.reach}), but a"
-            f" lane of the text has {lane_length:,}; lower them, or train.batch"
+            f" lane of the text has only {lane_length:,}; lower them, or train.batch"
         )
 
 
 def build_window_pass(
     config: Config, model: LSTMLanguageModel, keeps_features: bool = False
 ) -> RunsWindow:
-    """The model's pass over a window: as it is, averaged over ranks, or from a CUDA graph.
+    """Builds the model's pass over a window: plain, averaged over ranks, or from a CUDA graph.
 
     Raises:
-        ConfigError: a graph for several ranks.
+        ConfigError: A CUDA graph was asked for with several ranks.
     """
     penalties, random = config.regularizer, config.train.random_window
     window_pass = WindowPass(
@@ -193,7 +193,7 @@ def build_window_pass(
     if not is_recorded(config, model):
         if model.ranks.count == 1:
             return window_pass
-        # Its only buffer, the order of the words, is the same everywhere.
+        # Its only buffer, the order of the words, is the same on all ranks.
         return averaged_in_backward(window_pass)
     if model.ranks.count > 1:
         raise ConfigError("train.cuda_graph is for one process; leave it out under torchrun")
@@ -201,7 +201,7 @@ def build_window_pass(
 
 
 def token_counts(store: TokenStore) -> npt.NDArray[np.int64]:
-    """How often each token occurs in the training split, `(V,)`, in bounded memory."""
+    """Counts how often each token occurs in the training split, `(V,)`, in bounded memory."""
     ids, vocab_size = store.ids("train"), store.tokenizer().vocab_size
     counts_V = np.zeros(vocab_size, dtype=np.int64)
     for start in range(0, len(ids), COUNTED_AT_ONCE):
@@ -211,14 +211,14 @@ def token_counts(store: TokenStore) -> npt.NDArray[np.int64]:
 
 
 def injects_once(config: Config) -> bool:
-    """Whether a stretch of several windows is read for its first boundary alone, because windows
-    are long."""
+    """Returns whether only the first boundary of a stretch is injected into: if windows are long
+    and a stretch has several."""
     several = stretch_windows(config) > 1
     return several and not reads_along(config.train.window, config.synthesizer.reach)
 
 
 def stretch_windows(config: Config) -> int:
-    """Windows of a stretch: 1 where nothing is read ahead."""
+    """Returns the number of windows in a stretch: 1 if nothing reads ahead."""
     settings = config.synthesizer
     if not settings.reads_text:
         return 1
@@ -228,20 +228,21 @@ def stretch_windows(config: Config) -> int:
 
 
 def lookahead_steps(config: Config) -> int | None:
-    """How far past a stretch the text is shown at its start; None where nothing reads ahead."""
+    """Returns how many steps past a stretch the text is shown at its beginning; None if nothing
+    reads ahead."""
     settings = config.synthesizer
     reads = config.schedule.mode != "real" and settings.reads_text
     return settings.reach if reads else None
 
 
 def build_estimator(config: Config, model: LSTMLanguageModel) -> StateGradientEstimator:
-    """What the configuration asks for; plain truncation where no cycle is synthetic."""
+    """Builds the configured estimator; plain truncation if the mode is real throughout."""
     if config.schedule.mode == "real":
         return PlainTruncation()
     settings, device = config.synthesizer, model.embedding.device
     noise = None
     if settings.inject == "noise":
-        # Other numbers than the weights were drawn from.
+        # A seed other than that of the weights.
         noise = torch.Generator(device).manual_seed(config.train.seed + 1)
     common: dict[str, Any] = {
         "learning_rate": settings.learning_rate,
@@ -273,8 +274,8 @@ def build_estimator(config: Config, model: LSTMLanguageModel) -> StateGradientEs
 
 
 def _way_back(config: Config, model: LSTMLanguageModel) -> WayBack:
-    """How what reads text goes back through it."""
-    # The weights are drawn from `train.seed`, noise from the next one.
+    """Builds the way back from the text that was read to the state gradients."""
+    # The weights use the seed `train.seed`, noise the one after it.
     kind, seed = config.synthesizer.kind, config.train.seed + 2
     if kind == "feedback":
         layers = FeedbackLayers(
@@ -290,7 +291,7 @@ def _way_back(config: Config, model: LSTMLanguageModel) -> WayBack:
 
 
 def build_decision_rule(config: Config) -> DecisionRule:
-    """How the run decides for its windows."""
+    """Builds the rule by which the run decides for each window."""
     settings, once = config.synthesizer, injects_once(config)
     return DecisionRule(
         probe_every=None if config.schedule.mode == "real" else settings.probe_every,
@@ -301,11 +302,12 @@ def build_decision_rule(config: Config) -> DecisionRule:
 
 
 def build_batcher(config: Config, store: TokenStore, *, ranks: Ranks = ALONE) -> Batcher:
-    """Windows over the training split, of the lanes of this process.
+    """Builds the batcher of the training split, for the lanes of this process.
 
     Raises:
-        InputError: the split is shorter than one window.
-        ConfigError: the lanes cannot be shared out evenly.
+        InputError: The split is shorter than one window of every lane.
+        ConfigError: The lanes cannot be divided evenly among the processes, or are shorter than
+            what the synthesizer reads together.
     """
     ids_N, train = store.ids("train"), config.train
     _check_lanes(train.batch, ranks)
@@ -327,7 +329,7 @@ def build_batcher(config: Config, store: TokenStore, *, ranks: Ranks = ALONE) ->
 
 
 def build_schedule(config: Config, steps_per_epoch: int) -> Schedule:
-    """Cycles in steps."""
+    """Builds the schedule, with the lengths of its cycles in steps."""
     schedule = config.schedule
     return make_schedule(
         schedule.cycle_lengths(),

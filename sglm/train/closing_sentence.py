@@ -1,4 +1,4 @@
-"""Was the synthesizer worth its cost? The sentence with which a training ends."""
+"""The sentence with which a training ends: whether the synthesizer was worth its cost."""
 
 import math
 
@@ -9,13 +9,14 @@ from sglm.dni.trust import RUNNING_MEAN_OVER
 from sglm.train.build import injects_once, stretch_windows
 from sglm.train.runaway import RunawayWatch
 
-_EXPLAINS_NOTHING = 0.002  # share explained; a synthesizer that has learned nothing stays below
+# Share of the squared gradient explained; a synthesizer that has learned nothing stays below it.
+_EXPLAINS_NOTHING = 0.002
 _OFTEN_CAPPED = 0.2
-_TOO_NOISY = 0.5  # standard errors as a share of what was measured
+_TOO_NOISY = 0.5  # the standard error, as a share of the measured value
 
 
 def diverged_sentence(vocab_size: int) -> str:
-    """Of a model whose best validation loss is above that of equal probabilities."""
+    """Returns the sentence for a model whose validation loss never beat equal probabilities."""
     return (
         f"the model predicts worse than a guess among its {vocab_size:,} tokens: the training"
         " diverged; lower optimizer.learning_rate, and give another --out"
@@ -30,14 +31,14 @@ def closing_sentence(
     epoch: int,
     reading: GaugeReading | None = None,
 ) -> str:
-    """What the synthesizer explained, how it was injected, its effect, and what to try next.
+    """Says what the synthesizer explained, how it was injected, its effect, and what to try next.
 
     Args:
-        config: of the run.
-        status: of its estimator.
-        runaway: whether a phase was ended.
-        epoch: windows of one.
-        reading: of the gauge, where there is one.
+        config: The run's configuration.
+        status: The state of its estimator.
+        runaway: The watch that knows whether a synthetic phase was ended.
+        epoch: Number of windows in an epoch.
+        reading: The gauge's measurements, if there is a gauge.
     """
     if status.probes == 0:
         return "synthesizer: never measured, the run was too short for it"
@@ -58,12 +59,12 @@ def closing_sentence(
 
 
 def _effect(reading: GaugeReading, config: Config, epoch: int) -> str:
-    """What the injected gradients did to the weights."""
+    """Describes the effect of the injected gradients on the weights."""
     every = (
         f", at one window in {min(stretch_windows(config), epoch)}," if injects_once(config) else ""
     )
     windows = f"{reading.windows} window{'s' if reading.windows > 1 else ''}"
-    # Without a number that is finite, the noise is not below anything.
+    # `not … <`, so that a noise of NaN counts as too noisy.
     if not reading.noise < _TOO_NOISY or math.isnan(reading.cosine):
         return f"its effect on the weights is not known: too few windows, or too noisy ({windows})"
     return (
@@ -74,7 +75,7 @@ def _effect(reading: GaugeReading, config: Config, epoch: int) -> str:
 
 
 def _injects(config: Config) -> bool:
-    """Whether any cycle was synthetic."""
+    """Returns whether any cycle was synthetic."""
     schedule = config.schedule
     alternates = schedule.start == "synthetic" or len(schedule.cycle_lengths()) > 1
     return schedule.mode == "synthetic" or (schedule.mode == "alternating" and alternates)
@@ -90,12 +91,12 @@ def _advice(config: Config, status: EstimatorStatus, runaway: RunawayWatch) -> s
         )
     if not _injects(config):
         return "nothing was injected: no cycle was synthetic; give schedule.cycles two or more"
-    # A lower rate shortens what was learned as a gradient; the others learn something else.
+    # These kinds learn gradients, which a lower rate makes shorter; the others learn other things.
     learned = settings.kind in ("mlp", "recurrent", "linear")
     if learned and status.capped is not None and status.capped > _OFTEN_CAPPED:
         return "its predictions are too long: lower synthesizer.learning_rate"
     if status.explained < _EXPLAINS_NOTHING:
-        # The factor is zero, too, where what is read is no better than the mean.
+        # An adjoint's factor, even a fixed one, is zero while its network is not useful.
         harmful = status.factor != 0 and not status.is_calibrated
         what = "what was injected was noise" if harmful else "so next to nothing was injected"
         if settings.kind != "adjoint":
@@ -104,4 +105,4 @@ def _advice(config: Config, status: EstimatorStatus, runaway: RunawayWatch) -> s
                 " back through the model"
             )
         return f'{what}: try a longer run, or save its time with schedule.mode = "real"'
-    return "whether that helps on this text: sglm compare"
+    return "sglm compare shows whether that helps on this text"

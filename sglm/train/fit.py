@@ -1,4 +1,4 @@
-"""Training from Python: `sglm.fit`, what `sglm train` does."""
+"""Training from Python: `sglm.fit` does what `sglm train` does."""
 
 import io
 import os
@@ -31,42 +31,42 @@ def fit(
     on_report: OnReport | None = None,
     console: TextIO | None = None,
 ) -> Outcome:
-    """Trains a model, or continues a training that was interrupted, as `sglm train` does, whatever
-    modes of torch the caller is in.
+    """Trains a model as `sglm train` does, or continues an interrupted training. The caller's torch
+    modes (autocast, inference mode, default dtype and device) have no influence.
 
     >>> sglm.fit("tiny", "data/docs", "runs/docs", on_report=print)
     >>> lm = sglm.load("runs/docs")
 
     Args:
-        config: the name of a recipe, a TOML file, a mapping of sections (`{"model": {"hidden":
-            64}}`; what is left out has its default), or a `Config`.
-        store: that `sglm prep` wrote.
-        out: the run's folder; a run there is continued.
-        overrides: `"section.key=value"`, as of `--set`; not with a mapping or a `Config`.
-        start_from: a run or a model whose weights the training starts from; None: random ones.
-        device: `"auto"`, `"cpu"`, `"cuda"`.
-        precision: `"auto"`, `"fp32"`, `"bf16"`, `"fp16"`.
-        on_report: called with a dictionary after every logged interval (`split` is `"train"`) and
+        config: The name of a recipe, the path of a TOML file, a mapping of sections (`{"model":
+            {"hidden": 64}}`; settings left out have their defaults), or a `Config`.
+        store: The token store that `sglm prep` wrote: its folder, or an open one.
+        out: The run's folder; a run there is continued.
+        overrides: Settings `"section.key=value"`, as for `--set`; not with a mapping or a `Config`.
+        start_from: A run or a model whose weights the training starts from. None: random weights.
+        device: `"auto"`, `"cpu"` or `"cuda"`.
+        precision: `"auto"`, `"fp32"`, `"bf16"` or `"fp16"`.
+        on_report: Called with a dictionary after every logged interval (`split` is `"train"`) and
             every validation (`"valid"`): `step`, `tokens_seen`, `split`, `nll_per_token` (nats),
-            `token_ppl`, `lr`, `mode`, `cycle`, `seconds` (of training so far); the former also has
-            `tokens_per_s`, the latter `norms`. An exception that it raises ends the training,
-            which the same call continues from the last checkpoint.
-        console: where lines of progress go; None: nowhere.
+            `token_ppl`, `lr`, `mode`, `cycle`, `seconds` (of training so far); an interval also has
+            `tokens_per_s`, a validation `norms`. An exception from it ends the training; the same
+            call then continues from the last checkpoint.
+        console: A text stream for progress lines. None: they are not shown.
 
     Returns:
-        How it ended: `steps`, `seconds`, `best_token_ppl`, ….
+        The outcome of the run: `steps`, `seconds`, `best_token_ppl`, ….
 
     Raises:
-        ConfigError, InputError: a wrong setting, store, folder or starting point.
-        SglmError: losses are not finite, also after going back to a checkpoint.
+        ConfigError, InputError: A setting, the store, a folder or the starting point is wrong.
+        SglmError: Losses or gradients are not finite, even after going back to a checkpoint.
     """
     if console is not None and not all(hasattr(console, name) for name in _OF_A_STREAM):
         raise InputError(
-            f"console is a text stream, as sys.stderr, with {', '.join(_OF_A_STREAM)}; this is"
+            f"console must be a text stream such as sys.stderr, with {', '.join(_OF_A_STREAM)}, not"
             f" {short_repr(console)}"
         )
     if on_report is not None and not callable(on_report):
-        raise InputError(f"on_report is called, but is {type(on_report).__name__}; give a function")
+        raise InputError(f"on_report must be a function, not {type(on_report).__name__}")
     settings = _settings(config, overrides)
     with torch_of_a_fresh_process():
         return train(
@@ -81,18 +81,20 @@ def fit(
 
 
 def _settings(config: Any, overrides: Any) -> Config:
-    """The configuration, from what a caller gave for it.
+    """Returns the configuration that the caller's arguments describe.
 
     Raises:
-        ConfigError, InputError: that is none.
+        ConfigError, InputError: They do not describe a valid one.
     """
     if isinstance(overrides, str):
-        raise InputError(f"overrides are a list, but this is one str: [{overrides!r}]")
+        raise InputError(f"overrides must be a list, not one str; give [{overrides!r}]")
     if not isinstance(overrides, Sequence) or not all(isinstance(each, str) for each in overrides):
-        raise InputError(f"overrides are a list of str, but this is {short_repr(overrides)}")
+        raise InputError(f"overrides must be a list of str, not {short_repr(overrides)}")
     if isinstance(config, Config | Mapping):
         if overrides:
-            raise InputError("overrides change a recipe or a file; change the values themselves")
+            raise InputError(
+                "overrides apply to a recipe or a file only; change the values in config itself"
+            )
         if isinstance(config, Config):
             return config
         return parse_config({key: config[key] for key in config if key != ABOUT}, "config")

@@ -1,9 +1,9 @@
-"""The model's pass over a window replayed from CUDA graphs, so that its kernels need no launching.
+"""The model's pass over a window, replayed from CUDA graphs, which launch all its kernels at once.
 
-With short windows a GPU is done with a kernel before the CPU has launched the next. What an adjoint
-does around the pass (its readings, what it injects, q's lessons) is recorded apart, by
-`sglm.runtime.calls`. Launched as ever are: the optimizer's step, because its learning rate is a
-number of Python's that changes with every step; the norm of the gradient before it and the state
+With short windows a GPU finishes a kernel before the CPU has launched the next one. The work of an
+adjoint around the pass (its readings, its injections, the lessons of its network q) is recorded
+separately, by `sglm.runtime.calls`. Not recorded are: the optimizer's step, because its learning
+rate is a Python number that changes with every step; the gradient's norm before it and the state
 after it; probes and the gauge, which are rare; and the learned synthesizers.
 """
 
@@ -21,11 +21,11 @@ Shapes = tuple[torch.Size, torch.Size]
 
 
 def is_recorded(config: Config, model: LSTMLanguageModel) -> bool:
-    """Whether the kernels of a window are recorded: what `train.cuda_graph` asks for, on a GPU."""
+    """Returns whether a window's kernels are recorded: on a GPU, as `train.cuda_graph` says."""
     if config.train.cuda_graph != "auto":
         return config.train.cuda_graph and model.embedding.is_cuda
     alike = config.train.windows_are_alike and config.model.softmax == "full"
-    # Untried: whether a recording is the same bits every time.
+    # Whether a recording gives the same bits every time is untested.
     free = model.ranks.count == 1 and not torch.are_deterministic_algorithms_enabled()
     # A graph is recorded on the process's current GPU.
     here = model.embedding.is_cuda and model.embedding.get_device() == torch.cuda.current_device()
@@ -33,9 +33,9 @@ def is_recorded(config: Config, model: LSTMLanguageModel) -> bool:
 
 
 class GraphedPass:
-    """Does what the given `WindowPass` does; has one graph for each shape of window.
+    """A `WindowPass` that is replayed from CUDA graphs, one for each shape of window.
 
-    torch records forward and backward pass apart (`torch.cuda.make_graphed_callables`), so a
+    torch records the forward and the backward pass separately (`make_graphed_callables`), so a
     synthetic gradient can still enter between them.
     """
 
@@ -46,7 +46,7 @@ class GraphedPass:
     def __call__(self, inputs_TB: Tensor, targets_TB: Tensor, incoming: LSTMState) -> WindowOutputs:
         tap_TBH = None
         if self.window_pass.keeps_features:
-            # A gradient comes out of a graph only as that of something that goes in.
+            # A graph returns gradients only with respect to its inputs.
             model, last_BH = self.window_pass.model, incoming.hidden[-1]
             tap_TBH = torch.zeros(
                 *targets_TB.shape,
@@ -62,14 +62,14 @@ class GraphedPass:
             self.recorded[shapes] = _record(_Flat(self.window_pass), tensors)
         objective_nats, nll_nats, *rest = self.recorded[shapes](*tensors)
         features_TBH = rest.pop(0).detach() if taps else None
-        # The next replay writes over what this one returned, and losses are read much later.
+        # The next replay overwrites the tensors of this one, and losses are read much later.
         return WindowOutputs(
             objective_nats, nll_nats.clone(), LSTMState.from_parts(rest), features_TBH, tap_TBH
         )
 
 
 class _Flat(nn.Module):
-    """Tensors in, tensors out: what can be recorded."""
+    """A `WindowPass` with only tensors as inputs and outputs, so that it can be recorded."""
 
     def __init__(self, window_pass: WindowPass) -> None:
         super().__init__()
@@ -87,8 +87,8 @@ class _Flat(nn.Module):
 
 
 def _record(flat: _Flat, tensors: tuple[Tensor, ...]) -> Any:
-    # Later replays write their inputs over these samples. The generator is restored afterwards, so
-    # that training draws the same dropout masks as without a graph.
+    # Later replays overwrite these samples with their inputs. The generator is restored afterwards,
+    # so that training draws the same dropout masks as without a graph.
     _accept_streams()
     samples = tuple(each.detach().clone().requires_grad_(each.requires_grad) for each in tensors)
     with torch.random.fork_rng(devices=[tensors[0].device]):
@@ -96,9 +96,9 @@ def _record(flat: _Flat, tensors: tuple[Tensor, ...]) -> Any:
 
 
 def _accept_streams() -> None:
-    """Keeps torch from warning, once, that gradients of a replay come from another stream than that
-    of the recording, whose nodes torch itself keeps. It waits for the right one (and has the switch
-    from 2.11 on)."""
+    """Suppresses torch's warning that a replay's gradients come from another stream than that of
+    the recording, whose nodes torch itself keeps. torch waits for the right stream nonetheless.
+    (It has this switch from 2.11 on.)"""
     switch = getattr(torch.autograd.graph, "set_warn_on_accumulate_grad_stream_mismatch", None)
     if switch is not None:
         switch(False)

@@ -1,4 +1,4 @@
-"""Everything that a training step changes; and how it is saved and put back."""
+"""Everything that a training step uses and changes, and how it is saved and restored."""
 
 from collections import deque
 from dataclasses import dataclass, field
@@ -20,23 +20,24 @@ from sglm.train.window_pass import RunsWindow
 
 @dataclass(kw_only=True)
 class Learner:
-    """What learns, and what it learns with.
+    """The model in training, and everything that it is trained with.
 
     Attributes:
-        model, optimizer, precision: of the language model.
-        window_pass: the model's pass over a window; averages gradients where there are ranks.
-        estimator: of the state gradients at the windows' ends.
-        state: what the lanes carry into the next window.
-        gauge: of what is injected; None where nothing is.
-        learning_rate: the peak, which the schedule's plan multiplies.
-        weight_decay: of matrices, where the plan has one.
-        average: of the weights, or None.
-        clip_norm: cap on the gradient's norm, or None.
-        past: the windows before the next one that are read again for a longer exact gradient,
-            each with the state before it; holds none unless given a length.
-        renews_state: read the past again for the state before the window alone.
-        random_window: mean length of randomly truncated windows, or None where it is fixed.
-        ranks: the processes that share the lanes; what is here is this one's.
+        model, optimizer, precision: The language model, its optimizer, the types it computes in.
+        window_pass: The model's pass over a window, which averages gradients over several ranks.
+        state: The state that the lanes carry into the next window.
+        learning_rate: The peak rate, which the schedule multiplies by a factor.
+        estimator: The estimator of the state gradients at the windows' ends.
+        gauge: The gauge of the injected gradients; None if nothing is injected, or if this process
+            has too few lanes for it.
+        weight_decay: The weight decay of matrices, in the steps whose plan lets weights decay.
+        average: The running mean of the weights, or None.
+        clip_norm: The cap on the gradient's norm, or None.
+        past: The inputs of previous windows, each with the state before it, that are read again
+            for a longer exact gradient. Its maximum length is 0 unless there is a horizon.
+        renews_state: Whether the past is read again only to renew the state before the window.
+        random_window: The mean length of randomly truncated windows; None if the length is fixed.
+        ranks: The processes that share the lanes; the lanes here are those of this process.
     """
 
     model: LSTMLanguageModel
@@ -57,23 +58,23 @@ class Learner:
 
     @property
     def shown(self) -> LSTMLanguageModel:
-        """The model that is validated and saved."""
+        """The model that is validated and saved: that of averaged weights, if there is one."""
         averaged = None if self.average is None else self.average.model
         return self.model if averaged is None else averaged
 
     def rate(self, plan: StepPlan) -> float:
-        """The learning rate of a step with that plan."""
+        """Returns the learning rate of a step with this plan."""
         return self.learning_rate * plan.lr_factor
 
     def decay(self, plan: StepPlan) -> float:
-        """The weight decay of a step with that plan."""
+        """Returns the weight decay of a step with this plan."""
         return self.weight_decay if plan.decays else 0.0
 
 
 def capture(learner: Learner) -> dict[str, Any]:
-    """A tree of everything in the learner that steps change, to be saved.
+    """Returns everything in the learner that steps change, as a tree to be saved.
 
-    It is of all ranks' lanes, and all of them must call this.
+    The tree covers the lanes of all ranks, and all ranks must call this together.
     """
     gather = learner.ranks.gather
     return {
@@ -92,7 +93,7 @@ def capture(learner: Learner) -> dict[str, Any]:
 
 
 def restore(learner: Learner, tree: dict[str, Any]) -> None:
-    """Puts back what `capture` took."""
+    """Restores what `capture` returned."""
     device, own = learner.model.embedding.device, learner.ranks.own
     learner.model.load_state_dict(tree["model"])
     if learner.average is not None:
@@ -105,7 +106,7 @@ def restore(learner: Learner, tree: dict[str, Any]) -> None:
         for each in tree["past"]
     )
     learner.estimator.load_state_dict(tree["estimator"])
-    if learner.gauge is not None and tree["gauge"] is not None:  # one lane a process has none
+    if learner.gauge is not None and tree["gauge"] is not None:  # with too few lanes
         learner.gauge.load_state_dict(tree["gauge"])
 
 

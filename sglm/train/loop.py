@@ -1,4 +1,4 @@
-"""The training loop: step; every so often log, validate, save."""
+"""The training loop: steps, with logging, validation and saving in between."""
 
 import math
 import time
@@ -54,12 +54,12 @@ _DIVERGED = (
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """How a run ended.
+    """The outcome of a run.
 
     Attributes:
-        skipped_steps: that changed nothing, because their loss or gradient was not finite.
-        already_finished: there was nothing left to do.
-        diagnosis: a sentence on the synthesizer; None without one, or when nothing was done.
+        skipped_steps: Steps that changed nothing: their loss or gradient was not finite.
+        already_finished: Whether nothing was left to do.
+        diagnosis: A sentence on the model's divergence or else on the synthesizer; otherwise None.
     """
 
     steps: int
@@ -84,26 +84,26 @@ def train(
     on_report: OnReport | None = None,
     ranks: Ranks = ALONE,
 ) -> Outcome:
-    """Trains, or continues a training, to the end of its schedule.
+    """Starts a training run, or continues one, and trains to the end of its schedule.
 
     Args:
-        config: decides everything but speed.
-        store: the corpus; its validation split is used where there is one.
-        out: the run folder.
-        precision: in what types, and on which device.
-        console: for progress.
-        resume: continue what is in `out`; otherwise a run there is an error.
-        start: a model whose weights the training starts from; None: from random ones.
-        stop_signal: the number of the signal that asked to stop, or None; polled at every step of
-            every rank: if one is asked, all of them stop.
-        on_report: called with every line of `metrics.jsonl`, and with the means of the training
-            steps in between (`split` is then `"train"`); what it raises ends the training.
-        ranks: the processes that train together; each calls this with its own, rank 0 writes.
+        config: The configuration.
+        store: The corpus. Its validation split is used if there is one.
+        out: The run folder.
+        precision: The number types, and the device.
+        console: The stream for progress.
+        resume: Whether to continue a run that is in `out`; if not, finding one is an error.
+        start: The model whose weights the training starts from. None: random weights.
+        stop_signal: Returns the number of the signal that asked to stop, or None. Every rank polls
+            it at every step; if one of them is asked, all stop.
+        on_report: Called with every line of `metrics.jsonl`, and with the means of the training
+            steps in between (with `split` `"train"`). An exception from it ends the training.
+        ranks: The processes that train together. Each makes this call; only rank 0 writes.
 
     Raises:
-        Stopped: asked to; a checkpoint has been saved.
-        InputError, ConfigError: `out` holds something else, or is in use; too short a text.
-        SglmError: losses or gradients are not finite, also after going back to a checkpoint.
+        Stopped: A signal asked to stop; a checkpoint has been saved.
+        InputError, ConfigError: `out` holds something else or is in use, or the text is too short.
+        SglmError: Losses or gradients are not finite, even after going back to a checkpoint.
     """
     if start is not None:
         config = start.fitted(config, store)
@@ -126,8 +126,8 @@ def train(
 
 
 def _run(job: Job, resume: bool) -> Outcome:
-    """See `train`."""
-    # Before the folder is made: a model too large for the memory leaves nothing behind.
+    """Runs the job: see `train`."""
+    # Built before the folder, so that a model too large for the memory leaves nothing behind.
     learner = _learner(job)
     with denormals_as_zero(), opened(job, resume):
         checkpoint = newest_checkpoint(job)
@@ -136,12 +136,12 @@ def _run(job: Job, resume: bool) -> Outcome:
             job.run.check_has_model()
             return _outcome(progress, None, already_finished=True)
         session = begin(job, learner, checkpoint)
-        del checkpoint  # a copy of the state
+        del checkpoint  # frees its copy of the state
         while not _reaches_end(session):
             if session.progress.went_back_to is not None:
                 raise SglmError(_gave_up(session.progress))
             session.log.line(_going_back(session.progress))
-            del session, learner  # there may be no room for two
+            del session, learner  # memory may not hold two learners
             learner = _learner(job)
             session = begin(job, learner, newest_checkpoint(job))
             session.progress.went_back_to = session.progress.step
@@ -149,7 +149,7 @@ def _run(job: Job, resume: bool) -> Outcome:
 
 
 def _learner(job: Job) -> Learner:
-    """As it is before the first step."""
+    """Returns the learner as it is before the first step."""
     learner = build_learner(job.config, token_counts(job.store), job.precision, ranks=job.ranks)
     if job.start is not None:
         job.start.copy_into(learner.model)
@@ -157,10 +157,10 @@ def _learner(job: Job) -> Learner:
 
 
 def _reaches_end(session: Session) -> bool:
-    """Does what is left of the run; false when it diverges.
+    """Trains to the end of the schedule and saves the models; returns false if training diverges.
 
     Raises:
-        Stopped: before the end.
+        Stopped: A signal asked to stop before the end.
     """
     run, learner = session.job.run, session.learner
     try:
@@ -181,7 +181,7 @@ def _reaches_end(session: Session) -> bool:
 
 
 def _train_on(session: Session) -> None:
-    """Step; every so often log, validate, save; to the end of the schedule."""
+    """Takes the remaining steps of the schedule; logs, validates and saves in between."""
     job, config = session.job, session.job.config.train
     progress, learner, log = session.progress, session.learner, session.log
     while True:
@@ -195,7 +195,7 @@ def _train_on(session: Session) -> None:
         save = save or (every is not None and step % every == 0)
         if save and step > session.first_step:
             session.count_skips()
-            if progress.skipped_in_row == 0:  # a checkpoint is one to go back to
+            if progress.skipped_in_row == 0:  # else it would be no good to go back to
                 session.save()
         plan, window = job.schedule.at(step), job.batcher.at(step)
         decision = job.rule.decide(step, plan, window, runaway=session.runaway)
@@ -226,10 +226,10 @@ def _train_on(session: Session) -> None:
 
 
 def _settle(session: Session) -> None:
-    """Validations and snapshots that are due after the step that was done last.
+    """Makes the validation and the snapshot that are due after the latest step, if any.
 
     Raises:
-        Stopped: asked to in the midst of a validation, which the next session makes up for.
+        Stopped: A signal came during the validation, which the next session will repeat.
     """
     job, progress, learner = session.job, session.progress, session.learner
     step = progress.step
@@ -241,7 +241,7 @@ def _settle(session: Session) -> None:
         evaluation = _validated(session)
         progress.seconds = time.monotonic() - session.started
         best_nll = _best_nll(progress, evaluation)
-        # Before it is reported: `on_report` may raise, which ends the training.
+        # Saved before it is reported: an exception from `on_report` ends the training.
         _keep_best(session, best_nll)
         session.log.evaluation(
             progress,
@@ -255,15 +255,15 @@ def _settle(session: Session) -> None:
         job.run.save_snapshot(plan.cycle, learner.shown, job.store)
     progress.settled = step
     if step == session.first_step and progress.skipped_in_row == 0:
-        session.save()  # made up for what a stop had cut short: not to be done again
+        session.save()  # a stop had cut this validation short; now it need not be repeated again
 
 
 def _validated(session: Session) -> Evaluation:
-    """Validates; a stop that is asked for meanwhile ends the training, or waits until after a
-    skipped step, and then the validation is made once more, whole.
+    """Validates the model. A signal to stop that comes meanwhile ends the training, but after a
+    skipped step (see `_stop_if_asked`) the whole validation is repeated first.
 
     Raises:
-        Stopped: see `_settle`.
+        Stopped: See `_settle`.
     """
     job, learner = session.job, session.learner
     try:
@@ -274,10 +274,10 @@ def _validated(session: Session) -> Evaluation:
 
 
 def _stop_if_asked(session: Session, signal_number: int | None) -> None:
-    """Waits for a step that was not skipped: a checkpoint is one to go back to.
+    """Saves and stops if a signal has come, unless a checkpoint would be no good to go back to.
 
     Raises:
-        Stopped: a signal has come; everything is saved.
+        Stopped: A signal has come, and everything is saved.
     """
     if signal_number is not None:
         session.count_skips()
@@ -292,7 +292,7 @@ def _stop_if_asked(session: Session, signal_number: int | None) -> None:
 
 
 def _best_nll(progress: Progress, evaluation: Evaluation) -> float | None:
-    """The lowest validation loss so far, this one included, in nats per token."""
+    """Returns the lowest validation loss so far, this one included, in nats per token."""
     nlls = [progress.best_nll, evaluation.nll_nats / evaluation.tokens]
     return min((nll for nll in nlls if nll is not None and math.isfinite(nll)), default=None)
 

@@ -1,4 +1,4 @@
-"""Where a run is: what its log tells and every checkpoint keeps."""
+"""The progress of a run, which its log shows and every checkpoint keeps."""
 
 from dataclasses import dataclass
 
@@ -6,23 +6,23 @@ SKIPS_BEFORE_GOING_BACK = 100
 
 
 class Diverged(Exception):
-    """Too many steps in a row were not finite, or a weight is not."""
+    """Too many steps in a row had a loss or gradient that was not finite, or a weight is not."""
 
 
 @dataclass(kw_only=True)
 class Progress:
-    """Where a run is, beside what the learner holds; saved with every checkpoint.
+    """The progress of a run, apart from what the learner holds; saved with every checkpoint.
 
     Attributes:
-        step: steps done.
-        settled: the step up to which evaluations and snapshots are done as well.
-        tokens_seen: predictions trained on.
-        seconds: wall-clock time over all sessions.
-        best_nll: lowest validation loss so far in nats per token, or None.
-        skipped: steps that changed nothing, because their loss or gradient was not finite.
-        skipped_in_row: how many of them were the last ones.
-        went_back_to: the step to which such steps have made the run go back, or None.
-        event_files: of TensorBoard, with this session's.
+        step: Number of steps done.
+        settled: The step up to which validations and snapshots are done as well.
+        tokens_seen: Number of predictions trained on.
+        seconds: Wall-clock time over all sessions.
+        best_nll: The lowest validation loss so far in nats per token, or None.
+        skipped: Number of steps that changed nothing: their loss or gradient was not finite.
+        skipped_in_row: Number of consecutive skipped steps up to the latest step counted.
+        went_back_to: The step that the run went back to because it had diverged, or None.
+        event_files: Number of TensorBoard's event files, this session's included.
     """
 
     step: int = 0
@@ -41,10 +41,13 @@ class Progress:
         self.tokens_seen += tokens
 
     def count_skips(self, taken: list[bool]) -> None:
-        """Takes in whether each of the last steps updated anything.
+        """Counts the skipped ones of the latest steps.
+
+        Args:
+            taken: Whether each of these steps updated the weights.
 
         Raises:
-            Diverged: too many steps in a row did not.
+            Diverged: Too many steps in a row were skipped.
         """
         for each in taken:
             self.skipped += not each

@@ -1,6 +1,7 @@
-"""Who computed a run: versions, commit, machine, command, one line per session in `sessions.jsonl`.
+"""The record of each session in `sessions.jsonl`: versions, commit, machine, command.
 
-A run may be continued by another version or machine; `run.json` says what all sessions share.
+A run may be continued by another version or on another machine; `run.json` holds what all its
+sessions share.
 """
 
 import hashlib
@@ -31,7 +32,8 @@ from sglm.train.starting_point import StartingPoint
 _LARGEST_RECORD_BYTES = 1 << 26
 SESSIONS = "sessions.jsonl"
 _GIVE_DATA = "give --data DIR"
-# Whose versions may change a run's numbers, and by kind of tokenizer the one that made the tokens.
+# Packages whose versions may change a run's numbers, and for each kind of tokenizer the package
+# that made the tokens.
 _PACKAGES = ("torch", "numpy", "safetensors")
 _MADE_TOKENS = {"sentencepiece": "sentencepiece", "spm": "sentencepiece", "hf": "tokenizers"}
 
@@ -48,10 +50,11 @@ def record_session(
     """Adds this session to `sessions.jsonl`, durably, before it trains.
 
     Args:
-        run: an opened one.
-        config, store: of the run.
-        precision, ranks: where and in what types, by how many processes.
-        step: steps done before.
+        run: The run folder, opened.
+        config, store: The run's configuration and token store.
+        precision: The number types, and the device.
+        ranks: The processes that train together.
+        step: Number of steps done before this session.
     """
     device = precision.device
     session = {
@@ -71,33 +74,34 @@ def record_session(
     path = run.path / SESSIONS
     raw = read_bounded(path, _LARGEST_RECORD_BYTES) if path.exists() else b""
     before = raw.decode(errors="replace")
-    # Rewritten as a whole: a line is there or is not, whenever the machine stops.
+    # Rewritten as a whole, so that the line is complete or absent whenever the machine stops.
     replace_text(path, before + json.dumps(session, ensure_ascii=False) + "\n")
 
 
 def _place(store: Path, run: Path) -> dict[str, str]:
-    """Where the store is: the second way holds where both are moved together."""
+    """Returns the store's absolute path and its path from the run, which still holds if both are
+    moved together."""
     store, run = store.resolve(), run.resolve()
     places = {"data": str(store), "data_from_run": os.path.relpath(store, run)}
-    # Folders above may have any name; what is written down is UTF-8.
+    # The folders above may have any name; the record is UTF-8.
     return {name: place.encode(errors="replace").decode() for name, place in places.items()}
 
 
 def trained_on(model: Path) -> TokenStore:
-    """The store that a run was trained on last.
+    """Opens the store that a run was last trained on.
 
     Args:
-        model: a run, or a model folder inside it.
+        model: A run, or a model folder inside it.
 
     Raises:
-        InputError: part of no run, or of one that does not say; no store there any more, or
-            another corpus.
+        InputError: The model is not part of a run, or the run does not record its store; or the
+            store is no longer there, or holds another corpus.
     """
     around = (model, *model.resolve().parents[:2])
     run = next((each for each in around if (each / SESSIONS).exists()), None)
     if run is None:
         raise InputError(
-            f"{model}: is in no run, so nothing says what it was trained on; {_GIVE_DATA}"
+            f"{model}: is not in a run, so nothing says what it was trained on; {_GIVE_DATA}"
         )
     try:
         lines = read_bounded(run / SESSIONS, _LARGEST_RECORD_BYTES).splitlines()
@@ -125,17 +129,17 @@ def trained_on(model: Path) -> TokenStore:
 
 
 def _from_here(path: Path) -> Path:
-    """As people would write it."""
+    """Returns the path as people would write it: relative to the current folder if inside it."""
     path, here = path.resolve(), Path.cwd()
     return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 def keep_training_lines(run: RunFolder, store: TokenStore, start: StartingPoint | None) -> None:
-    """Writes down what is remembered of the training lines, for `sglm eval` to compare with: the
-    store's, and those that the model to start from has learned from. Nothing where one of both is
-    not known: a part would pass for the whole.
+    """Writes the hashes of the training lines, for `sglm eval` to compare with: those of the store
+    and those that the model to start from has learned from. If either is unknown, it writes
+    nothing, because a part would pass for the whole.
 
-    Into the run and not into `model/`, which stays small and says nothing of the text.
+    They go into the run and not into `model/`, which stays small and reveals nothing of the text.
     """
     copy = run.path / TRAINING_LINES
     lines = None if copy.exists() else store.lines("train")
@@ -148,10 +152,10 @@ def keep_training_lines(run: RunFolder, store: TokenStore, start: StartingPoint 
 
 
 def versions(tokenizer_kind: str = "") -> dict[str, str | None]:
-    """Of everything that may change a run's numbers; None where it cannot be found out.
+    """Returns the versions of everything that may change a run's numbers; None for an unknown one.
 
-    `git_commit` is that of the checkout that sglm runs from, `code_sha256` is of sglm's own files
-    as they are, with changes that nobody has committed.
+    `git_commit` is the commit of the checkout that sglm runs from; `code_sha256` is the checksum of
+    sglm's own files, uncommitted changes included.
     """
     made_tokens = _MADE_TOKENS.get(tokenizer_kind)
     packages = [*_PACKAGES, *([made_tokens] if made_tokens else [])]
@@ -171,7 +175,7 @@ def versions(tokenizer_kind: str = "") -> dict[str, str | None]:
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """The hardware and its settings, as far as rounding may depend on them."""
+    """Describes the hardware and its settings, as far as rounding may depend on them."""
     return {
         "platform": platform.platform(),
         "cpu": torch.backends.cpu.get_cpu_capability(),
@@ -183,7 +187,7 @@ def machine(device: torch.device) -> dict[str, Any]:
 
 @cache
 def code_sha256(package: Path) -> str:
-    """Of the Python files in a folder, their names and contents."""
+    """Returns the checksum of the Python files in a folder, of their names and contents."""
     digest = hashlib.sha256()
     for path in sorted(package.rglob("*.py")):
         digest.update(path.relative_to(package).as_posix().encode() + b"\0")
@@ -192,10 +196,11 @@ def code_sha256(package: Path) -> str:
 
 
 def git_commit(checkout: Path) -> str | None:
-    """The commit that a folder has checked out; None where it is no checkout, or not a plain one.
+    """Returns the commit that a folder has checked out; None if it is not a plain checkout.
 
-    Read from git's files: running git would run what the folder's configuration says. Only the
-    folder itself counts: sglm installed into somebody else's checkout is not of that checkout.
+    It is read from git's files, because git itself would run commands that the folder's
+    configuration names. Folders above do not count: an sglm installed inside another project's
+    checkout does not belong to that project.
     """
     try:
         folder = checkout / ".git"
@@ -221,6 +226,6 @@ def git_commit(checkout: Path) -> str | None:
 
 
 def _as_commit(text: str) -> str | None:
-    """Forty hexadecimal digits, or sixty-four of newer repositories."""
+    """Returns the text if it is a commit: 40 hexadecimal digits, or 64 in newer repositories."""
     whole = len(text) in (40, 64) and all(letter in "0123456789abcdef" for letter in text)
     return text if whole else None

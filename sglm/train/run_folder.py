@@ -1,4 +1,4 @@
-"""What a run leaves on disk, and what is there already when one starts."""
+"""The run folder: the files of a run, and the checks when a run starts in a folder."""
 
 import json
 import os
@@ -24,55 +24,56 @@ from sglm.train.starting_point import StartingPoint
 
 FORMAT_VERSION = 1
 _LOCK = ".lock"
-# In a folder whose run was killed before its first file was whole.
+# What a folder may hold if its run was killed before its first file was complete.
 _MAY_COME_FIRST = {_LOCK, f".{RUN_FILE}.aside"}
 _OWN_LINKS = {"latest", "latest.partial"}
 _MAY_DIFFER = (
     *("train.checkpoint_every_steps:", "train.keep_checkpoints:"),
-    "train.cuda_graph:",  # the same sums, but for their rounding
+    "train.cuda_graph:",  # changes results by rounding only
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunFolder:
-    """`config.toml`, `run.json`, `model/` (the best), `last/`, `snapshots/`, `checkpoints/`,
-    `metrics.jsonl`, `tensorboard/`; `sessions.jsonl`, `train.lines`: see `record.py`."""
+    """A run on disk: `config.toml`, `run.json`, `model/` (the best), `last/`, `snapshots/`,
+    `checkpoints/`, `metrics.jsonl`, `tensorboard/`; for `sessions.jsonl` and `train.lines` see
+    `record.py`."""
 
     path: Path = field(kw_only=False)
 
     @property
     def metrics(self) -> Path:
-        """A JSON object a line, one for each validation."""
+        """The file of validations: one line with a JSON object for each."""
         return self.path / "metrics.jsonl"
 
     @property
     def tensorboard(self) -> Path:
-        """Folder of the event files, one a session."""
+        """The folder of the event files, one for each session."""
         return self.path / "tensorboard"
 
     @property
     def best_model(self) -> Path:
-        """Model folder with the lowest validation loss: what `sglm.load(RUN)` loads."""
+        """The model folder with the lowest validation loss, which `sglm.load(RUN)` loads."""
         return self.path / BEST_MODEL
 
     @property
     def last_model(self) -> Path:
-        """Model folder of the last step."""
+        """The model folder of the last step."""
         return self.path / "last"
 
     @property
     def checkpoints(self) -> Path:
-        """The newest complete states of the training."""
+        """The folder of the newest complete states of the training."""
         return self.path / CHECKPOINTS
 
     @property
     def config(self) -> Path:
-        """The run's configuration as TOML."""
+        """The run's configuration as a TOML file."""
         return self.path / RUN_CONFIG
 
     @property
     def identity(self) -> Path:
-        """What the run is, in JSON: configuration, corpus, start. It makes a folder a run."""
+        """The JSON file that makes a folder a run: its configuration, corpus and starting point."""
         return self.path / RUN_FILE
 
     @contextmanager
@@ -84,13 +85,14 @@ class RunFolder:
         resume: bool,
         start: StartingPoint | None = None,
     ) -> Iterator[None]:
-        """Starts a new run here, or continues the one here if it is the same; nobody else can
-        open it until the block ends.
+        """Starts a new run here, or continues the one that is here if it is the same; no other
+        process can open it until the block ends.
 
         Raises:
-            ConfigError: the run here has another configuration.
-            InputError: another corpus, or other weights to start from; something that is not a
-                run; another process trains here; or `resume` is off and a run is here.
+            ConfigError: The run here has another configuration.
+            InputError: The run here has another corpus or started from other weights; the folder
+                holds something else; another process trains here; or there is a run here and
+                `resume` is off.
         """
         self._refuse_foreign()
         self.path.mkdir(parents=True, exist_ok=True)
@@ -124,7 +126,7 @@ class RunFolder:
             )
 
     def _refuse_links(self) -> None:
-        """What is written into a run must not end up elsewhere, nor must reading it never end."""
+        """Refuses links and devices: writes must not end up elsewhere, and reads must end."""
         for folder, folders, files in os.walk(self.path):
             for name in (*folders, *files):
                 path = Path(folder, name)
@@ -133,8 +135,8 @@ class RunFolder:
                 mode = path.lstat().st_mode
                 if not (stat.S_ISDIR(mode) or stat.S_ISREG(mode)):
                     raise InputError(
-                        f"{path}: a link or a device; a run is continued only where all of its"
-                        " files are its own: copy it with `cp -rL`, or give another --out"
+                        f"{path}: a link or a device; a run is continued only if it consists of"
+                        " ordinary files: copy it with `cp -rL`, or give another --out"
                     )
 
     def _create(self, config: Config, store: TokenStore, start: StartingPoint | None) -> None:
@@ -145,7 +147,7 @@ class RunFolder:
             "tokenizer_fingerprint": store.tokenizer().fingerprint,
             "started_from": None if start is None else start.weights_sha256,
         }
-        # run.json makes the folder a run, so the configuration goes with it in one piece.
+        # run.json makes the folder a run, so it holds the configuration too, in one atomic write.
         replace_text(
             self.identity,
             json.dumps({**identity, "config": plain_values(config)}, indent=1) + "\n",
@@ -155,9 +157,10 @@ class RunFolder:
     def check_same(
         self, config: Config, store: TokenStore, start: StartingPoint | None = None
     ) -> None:
-        """
+        """Checks that the run here is the one described by the arguments.
+
         Raises:
-            ConfigError, InputError: the run here has another configuration or another corpus, or
+            ConfigError, InputError: The run here has another configuration or another corpus, or
                 started from other weights.
         """
         try:
@@ -183,8 +186,8 @@ class RunFolder:
                 f" {'no --from' if begun is None else 'the --from it was started with'},"
                 " or another --out"
             )
-        # How often a run is saved, how much of that is kept, and how kernels are launched change
-        # nothing that it learns.
+        # How often a run is saved, how many checkpoints are kept and how kernels are launched does
+        # not change what it learns.
         changed = [each for each in differences(own, config) if not each.startswith(_MAY_DIFFER)]
         if changed:
             raise ConfigError(
@@ -198,10 +201,10 @@ class RunFolder:
             )
 
     def check_has_model(self) -> None:
-        """
+        """Checks that the model of a finished run is there: no step is left that would rewrite it.
+
         Raises:
-            InputError: a finished run's model is gone or damaged; no step is left that would write
-                it again.
+            InputError: The model is missing or damaged.
         """
         problem = f"{self.best_model} is not there"
         if self.best_model.exists():
@@ -216,20 +219,22 @@ class RunFolder:
         )
 
     def load_checkpoint(self) -> Checkpoint | None:
-        """The newest whole checkpoint, if there is one."""
+        """Reads the newest intact checkpoint, if there is one."""
         return load_checkpoint(self.checkpoints)
 
     def save_checkpoint(self, step: int, state: Any, keep: int) -> None:
         save_checkpoint(self.checkpoints, step, state, keep=keep)
 
     def save_model(self, folder: Path, model: LSTMLanguageModel, store: TokenStore) -> None:
-        """Writes a model folder, loadable by itself wherever it is copied.
+        """Writes a model folder, which can be loaded by itself wherever it is copied.
 
-        A new one appears whole; in one that is there the weights are exchanged in one piece, and
-        nothing else differs within a run.
+        A new folder appears complete. In an existing one the weights are replaced atomically;
+        nothing else in it changes within a run.
 
         Args:
-            store: that the model is trained on.
+            folder: The model folder.
+            model: The model to save.
+            store: The store that the model is trained on.
         """
         tokenizer, extra = store.tokenizer(), {"bos_id": store.bos_id}
         if folder.exists():
@@ -239,5 +244,5 @@ class RunFolder:
             write_new_folder(model, folder, tokenizer, aside=aside, extra=extra)
 
     def save_snapshot(self, cycle: int, model: LSTMLanguageModel, store: TokenStore) -> None:
-        """The model at the end of a cycle, counted from 0."""
+        """Saves the model at the end of a cycle; cycles count from 0."""
         self.save_model(self.path / SNAPSHOTS / f"{CYCLE}{cycle:03d}", model, store)

@@ -1,7 +1,8 @@
-"""Notices a synthesizer that has run away, and ends its synthetic phase.
+"""The watch that detects a runaway synthesizer and ends its synthetic phase.
 
-Targets of a bootstrapped synthesizer contain its own predictions. Where these outgrow the gradients
-of the text's own losses, it ends up predicting itself, perfectly, while the model learns nothing.
+The targets of a bootstrapped synthesizer contain its own predictions. If these outgrow the
+gradients of the text's own losses, it ends up predicting itself, perfectly, while the model learns
+nothing.
 """
 
 import math
@@ -12,22 +13,23 @@ from sglm.optim.schedule import Mode
 
 RAN_AWAY = (
     "step {step:,}: the synthesizer predicts little but itself and the loss does not fall;"
-    " going on with real gradients until the next cycle"
+    " continuing with real gradients until the next cycle"
 )
 
-_MOSTLY_ECHO = 0.9  # `EstimatorStatus.echo` above which it predicts little but itself
-_PATIENCE = 3  # log intervals without a new lowest loss; noise alone seldom makes as many
+_MOSTLY_ECHO = 0.9  # above this `EstimatorStatus.echo`, it predicts little but itself
+_PATIENCE = 3  # log intervals without a new lowest loss; noise alone seldom causes as many
 
 
 @dataclass(kw_only=True)
 class RunawayWatch:
-    """Ends a synthetic phase in which the synthesizer predicts itself and nothing improves.
+    """A watch that ends a synthetic phase if the synthesizer predicts itself and nothing improves.
 
     Attributes:
-        lowest_loss: of all log intervals so far, nats per token.
-        without_progress: intervals since then in which the synthesizer predicted itself.
-        ended_cycle: the cycle whose synthetic phase was ended, or None.
-        ended_at_step: when.
+        lowest_loss: The lowest mean loss of a log interval so far, in nats per token.
+        without_progress: Number of intervals in a row without a new lowest loss in which the
+            synthesizer predicted little but itself.
+        ended_cycle: The latest cycle whose synthetic phase was ended, or None.
+        ended_at_step: The number of steps done when it was ended, or None.
     """
 
     lowest_loss: float | None = None
@@ -38,16 +40,16 @@ class RunawayWatch:
     def interval(
         self, step: int, loss: float, *, cycle: int, mode: Mode, status: EstimatorStatus | None
     ) -> bool:
-        """Takes in one log interval.
+        """Updates the watch after one log interval.
 
         Args:
-            step: steps done.
-            loss: mean over the interval, nats per token.
-            cycle, mode: of its last step; the mode that was followed.
-            status: of the estimator.
+            step: Number of steps done.
+            loss: The mean loss over the interval, in nats per token.
+            cycle, mode: The cycle of its last step, and the mode that was followed there.
+            status: The estimator's status; None if it measures nothing.
 
         Returns:
-            Whether this ended the phase.
+            Whether this ended the synthetic phase.
         """
         if not math.isfinite(loss):
             return False  # every step was skipped

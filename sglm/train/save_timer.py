@@ -1,4 +1,4 @@
-"""When the clock asks for a checkpoint."""
+"""The timer that says when a checkpoint is due."""
 
 import time
 from collections import deque
@@ -10,13 +10,13 @@ LARGEST_SHARE = 0.02
 
 
 class SaveTimer:
-    """Says when to save: 30 seconds after the last save, or later where saving takes long.
+    """A timer: a save is due 30 seconds after the last one, or later if saving takes long.
 
-    Saving takes about 2 % of the time at most: the interval is fifty times as long as a save,
-    where that is more than 30 s. A kill then costs at most a minute of training where a save takes
-    up to 1.2 s, which is 120 MB (ten million weights with Adam's moments) on a common disk; 720 MB
-    took 4 to 7 s, and are saved every three to six minutes. A validation is not interrupted: the
-    checkpoint follows it.
+    Saving takes about 2 % of the time at most: the interval is fifty times as long as a save, if
+    that is more than 30 s. A kill then costs at most a minute of training as long as a save takes
+    up to 1.2 s, as it does for 120 MB (ten million weights with Adam's moments) on a common disk;
+    720 MB took 4 to 7 s, and are saved every three to six minutes. A validation is not interrupted:
+    the checkpoint follows it.
     """
 
     def __init__(self) -> None:
@@ -24,14 +24,14 @@ class SaveTimer:
         self._took: deque[float] = deque(maxlen=2)
 
     def due(self) -> bool:
-        """Whether it is time for a checkpoint."""
-        # The shorter of two: one alone may have waited for a disk that was busy.
+        """Returns whether a checkpoint is due."""
+        # The shorter of the last two saves: a single one may have waited for a busy disk.
         interval = max(SHORTEST_SECONDS, min(self._took, default=0.0) / LARGEST_SHARE)
         return time.monotonic() - self._ended >= interval
 
     @contextmanager
     def saving(self) -> Iterator[None]:
-        """Around every save, whoever asked for it: measures it, and the next interval begins."""
+        """Times a save, for whatever reason it is made; the next interval begins after it."""
         started = time.monotonic()
         yield
         self._ended = time.monotonic()

@@ -1,4 +1,4 @@
-"""From what is in the run folder to a session that trains on, and back to the folder."""
+"""A session of training: how it begins from the run folder, and how it is saved there."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -38,11 +38,12 @@ from sglm.train.window_decision import DecisionRule
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What is to be done, from the first step to the last; see `sglm.train.loop.train`.
+    """The whole training run, from its first step to its last; see `sglm.train.loop.train`.
 
     Attributes:
-        start: whose weights the first step starts from; None: random ones.
-        stop_signal, on_report: of this process alone.
+        rule: The rule by which the run decides for each window.
+        stop_signal, on_report: The functions of this process, which ranks do not share.
+        start: The model whose weights the first step starts from. None: random weights.
     """
 
     config: Config
@@ -60,23 +61,25 @@ class Job:
 
     @property
     def evaluate_every(self) -> int:
-        """Steps from one validation to the next."""
+        """The number of steps from one validation to the next."""
         return self.config.train.evaluate_every_steps or self.batcher.steps_per_epoch
 
     def is_asked_to_stop(self) -> bool:
-        """Whether a signal has come to any of the ranks, all of which call this."""
+        """Returns whether a signal has come to any of the ranks, all of which must call this."""
         return self.ranks.most(self.stop_signal() or 0) > 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Session:
-    """What goes on while one process trains, from a checkpoint or from the start.
+    """The state of one process while it trains, from a checkpoint or from the start.
 
     Attributes:
-        started: a reading of the monotonic clock, earlier by the seconds of previous sessions.
-        first_step: steps done before.
-        taken: whether each step since the last `count_skips` updated anything, on the device.
-        save_timer: of rank 0, whose clock counts for all.
+        started: The reading of the monotonic clock at which the session began, minus the seconds of
+            previous sessions.
+        first_step: Number of steps done before this session.
+        taken: For each step since the last `count_skips`, whether it updated anything; on the
+            device.
+        save_timer: The timer of checkpoints; only that of rank 0 counts.
     """
 
     job: Job
@@ -90,11 +93,11 @@ class Session:
     save_timer: SaveTimer = field(default_factory=SaveTimer)
 
     def asked(self) -> tuple[int | None, bool]:
-        """What is asked of all ranks before the next step; each of them calls this.
+        """Returns what all ranks are asked to do before the next step; all of them must call this.
 
         Returns:
-            `(signal number, save)`: the signal that asks one of them to stop, or None; whether it
-            is time for a checkpoint.
+            `(signal number, save)`: The number of the signal that asked one of them to stop, or
+            None; and whether a checkpoint is due.
         """
         save = self.job.ranks.writes and self.save_timer.due()
         number, save_everywhere = self.job.ranks.most_of_each(
@@ -106,7 +109,7 @@ class Session:
         """Counts the skipped steps since the last call; waits for the device.
 
         Raises:
-            Diverged: see `Progress.count_skips`.
+            Diverged: See `Progress.count_skips`.
         """
         if self.taken:
             taken = torch.stack(self.taken).tolist()
@@ -114,12 +117,13 @@ class Session:
             self.progress.count_skips(taken)
 
     def save(self) -> None:
-        """A checkpoint; what was logged before it is on disk before it.
+        """Saves a checkpoint; everything logged before it reaches the disk first.
 
-        To be called by all ranks.
+        All ranks must call this.
 
         Raises:
-            Diverged: steps are skipped, or weights are not finite: nothing to go back to.
+            Diverged: Too many steps were skipped, or a weight is not finite, so that this would be
+                no state to go back to.
         """
         with self.save_timer.saving():
             self._save()
@@ -144,16 +148,16 @@ class Session:
 
 
 def all_finite(model: torch.nn.Module) -> bool:
-    """Whether every weight is a finite number; waits for the device."""
+    """Returns whether every weight is a finite number; waits for the device."""
     return all(bool(weight.isfinite().all()) for weight in model.parameters())
 
 
 @contextmanager
 def opened(job: Job, resume: bool) -> Iterator[None]:
-    """Rank 0 opens the run folder and keeps it; if it must not, all ranks end.
+    """Has rank 0 open the run folder and hold it until the block ends; all fail if it cannot.
 
     Raises:
-        ConfigError, InputError: as `RunFolder.opened`.
+        ConfigError, InputError: See `RunFolder.opened`.
     """
     with ExitStack() as kept:
         refusal: SglmError | None = None
@@ -172,14 +176,14 @@ def opened(job: Job, resume: bool) -> Iterator[None]:
 
 
 def newest_checkpoint(job: Job) -> Checkpoint | None:
-    """What to continue from, or None; the same for all ranks.
+    """Reads the checkpoint to continue from, the same on all ranks; None if there is none.
 
     Args:
-        job: whose run folder is open.
+        job: The job, with its run folder open.
 
     Raises:
-        InputError: the checkpoints are damaged.
-        ConfigError: the ranks see different folders.
+        InputError: The checkpoints are damaged.
+        ConfigError: The ranks see different folders.
     """
     checkpoint = job.run.load_checkpoint()
     if not job.ranks.agree(-1 if checkpoint is None else checkpoint.step):
@@ -190,26 +194,26 @@ def newest_checkpoint(job: Job) -> Checkpoint | None:
 
 
 def progress_of(job: Job, checkpoint: Checkpoint | None) -> Progress:
-    """Where the run was then.
+    """Returns the progress of the run at the checkpoint, or at its start if there is none.
 
     Raises:
-        InputError: whole, but not a checkpoint of such a run.
+        InputError: The checkpoint is intact, but does not belong to this run.
     """
     with _belonging_to(job.run, checkpoint):
         return Progress() if checkpoint is None else Progress(**checkpoint.state["progress"])
 
 
 def begin(job: Job, learner: Learner, checkpoint: Checkpoint | None) -> Session:
-    """Puts the learner where the checkpoint was; what was logged after that is dropped.
+    """Begins a session: restores the learner from the checkpoint, and drops what was logged later.
 
     Args:
-        job: whose run folder is open.
-        learner: as `build_learner` made it.
-        checkpoint: see `newest_checkpoint`.
+        job: The job, with its run folder open.
+        learner: The learner as it is before the first step.
+        checkpoint: The checkpoint to continue from; None: from the start.
 
     Raises:
-        InputError: not a checkpoint of such a run.
-        ConfigError: the run was in another precision.
+        InputError: The checkpoint does not belong to this run.
+        ConfigError: The run was trained in another precision.
     """
     run, ranks, progress = job.run, job.ranks, progress_of(job, checkpoint)
     runaway, interval = RunawayWatch(), dict[str, float]()
@@ -222,7 +226,7 @@ def begin(job: Job, learner: Learner, checkpoint: Checkpoint | None) -> Session:
             runaway, interval = RunawayWatch(**state["runaway"]), state["interval"]
     if ranks.writes:
         _write_down(job, learner, progress)
-    ranks.wait()  # all ranks have read the folder before any file of this session is written
+    ranks.wait()  # all ranks have read the folder before this session logs or saves anything
     log = RunLog(
         run,
         config=job.config,
@@ -238,7 +242,7 @@ def begin(job: Job, learner: Learner, checkpoint: Checkpoint | None) -> Session:
     progress.event_files = log.event_files
     if checkpoint is not None:
         for line in checkpoint.damaged.values():
-            log.line(f"{line}; put aside, the one before it is used")
+            log.line(f"{line}; renamed, and the one before it is used")
         if ranks.writes:
             put_damaged_aside(checkpoint)
     return Session(
@@ -253,7 +257,7 @@ def begin(job: Job, learner: Learner, checkpoint: Checkpoint | None) -> Session:
 
 
 def _write_down(job: Job, learner: Learner, progress: Progress) -> None:
-    """What the folder says of the run from here on."""
+    """Updates the folder for the session that begins, and announces it."""
     drop_later_lines(job.run.metrics, progress.settled)
     keep_training_lines(job.run, job.store, job.start)
     record_session(
@@ -268,7 +272,7 @@ def _write_down(job: Job, learner: Learner, progress: Progress) -> None:
 
 
 def _announce(job: Job) -> None:
-    """Nothing stands in the way of training any more."""
+    """Prints that training begins, once nothing can prevent it any more."""
     device, count = job.precision.device, job.ranks.count
     where = f"{device} × {count}" if count > 1 else str(device)
     print_while_open(f"training on {where} in {job.precision.name} → {job.run.path}\n", job.console)
@@ -284,7 +288,7 @@ def _check_precision(run: RunFolder, before: str, now: str) -> None:
 
 @contextmanager
 def _belonging_to(run: RunFolder, checkpoint: Checkpoint | None) -> Iterator[None]:
-    """Turns the errors of a checkpoint that is whole, but of something else, into one line."""
+    """Turns errors caused by an intact checkpoint of another program or run into `InputError`s."""
     try:
         yield
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
@@ -292,6 +296,6 @@ def _belonging_to(run: RunFolder, checkpoint: Checkpoint | None) -> Iterator[Non
             raise
         step = "?" if checkpoint is None else f"{checkpoint.step:,}"
         raise InputError(
-            f"{run.path}: its checkpoint of step {step} is not one of such a run"
+            f"{run.path}: its checkpoint of step {step} does not belong to this run"
             f" ({type(error).__name__}); give another --out"
         ) from error

@@ -1,4 +1,4 @@
-"""Weights to start a training from, in place of random ones: those of a trained model."""
+"""The weights of a trained model that a training starts from, in place of random ones."""
 
 import os
 from dataclasses import asdict, dataclass, replace
@@ -25,9 +25,9 @@ class StartingPoint:
     """A trained model whose weights a training starts from.
 
     Attributes:
-        folder: the model folder.
-        card: its `config.json`.
-        weights_sha256: of its weights: a run is continued only with the same ones.
+        folder: The model folder.
+        card: The content of its `config.json`.
+        weights_sha256: The checksum of its weights: a run is continued only with the same weights.
     """
 
     folder: Path
@@ -36,22 +36,23 @@ class StartingPoint:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> "StartingPoint":
-        """
+        """Opens a trained model.
+
         Args:
-            path: a run (its `model/` is taken), a model folder or a snapshot.
+            path: A run (its `model/` is taken), a model folder or a snapshot.
 
         Raises:
-            InputError: no model there.
+            InputError: There is no model there.
         """
         folder = find_model_folder(given_path("a run or a model", path))
         return cls(folder=folder, card=read_card(folder), weights_sha256=weights_sha256(folder))
 
     def fitted(self, config: Config, store: TokenStore) -> Config:
-        """The configuration, with the trained model's cutoffs where it leaves them to be chosen.
+        """Returns the configuration, with the trained model's cutoffs if it does not set them.
 
         Raises:
-            InputError: the store's ids are not the model's.
-            ConfigError: the configuration is of a network of another shape.
+            InputError: The store was made by another tokenizer than the model's.
+            ConfigError: The configuration describes a network of another shape.
         """
         if store.tokenizer().fingerprint != self.card.tokenizer_fingerprint:
             raise InputError(
@@ -81,16 +82,16 @@ class StartingPoint:
         return config
 
     def copy_into(self, model: LSTMLanguageModel) -> None:
-        """Puts the weights in place of the model's.
+        """Replaces the model's weights by these.
 
         Raises:
-            InputError: they are damaged.
+            InputError: The weights are damaged.
         """
         model.load_state_dict(load_weights(self.folder, model.embedding.device).state_dict())
 
 
 def with_cutoffs_of(shape: ModelShape, config: Config) -> Config:
-    """The configuration, with a trained model's cutoffs where it leaves them to be chosen."""
+    """Returns the configuration, with a trained model's cutoffs if it does not set them."""
     if not (shape.cutoffs and chooses_cutoffs(config)):
         return config
     model = config.model.model_copy(update={"cutoffs": list(shape.cutoffs)})
@@ -98,7 +99,7 @@ def with_cutoffs_of(shape: ModelShape, config: Config) -> Config:
 
 
 def _in_toml(value: Any) -> str:
-    """As it is given to `--set`, without a space."""
+    """Returns the value as `--set` takes it, without spaces."""
     if isinstance(value, tuple):
         return str(list(value)).replace(" ", "")
     return str(value).lower()

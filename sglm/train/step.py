@@ -1,7 +1,9 @@
-"""One window, one update: truncated backpropagation through time with an estimated state gradient.
+"""The training step: truncated backpropagation through time with an estimated state gradient.
 
-`docs/algorithm.md` derives these five steps. Shapes: T time, B lanes, S coordinates of a state.
-Losses are summed nats; a state gradient is per lane, not divided by B or T.
+`docs/algorithm.md` derives the five numbered steps of `train_step`. Losses are sums of nats; a
+state gradient is that of one lane's sum, not divided by B or T.
+
+Shapes: T time steps, B lanes, S coordinates of a lane's state, H features.
 """
 
 import math
@@ -20,14 +22,16 @@ from sglm.train.window_decision import WindowDecision
 
 
 class StepResult(NamedTuple):
-    """What one step did. Tensors are scalars that nobody has waited for yet.
+    """The outcome of one training step. Its scalar tensors may still be pending on the device.
 
     Attributes:
-        nll_nats: summed over the window and this rank's lanes, without what was injected.
-        tokens: how many predictions that were.
-        grad_norm: of the whole model's gradient of nats per token, before clipping.
-        taken: false when the gradient was not finite, so that nothing was updated.
-        agreement: how good the estimator was on probes, where some were measured in this step.
+        nll_nats: The negative log-likelihood in nats, summed over the window and this rank's lanes,
+            without penalties or the injected term.
+        tokens: The number of predictions in that sum.
+        grad_norm: The norm of the model's whole gradient, in nats per token, before clipping.
+        taken: False if the gradient was not finite, so that nothing was updated.
+        agreement: The agreement of estimates with gradients observed on probes, if this step
+            measured any.
     """
 
     nll_nats: Tensor
@@ -40,16 +44,16 @@ class StepResult(NamedTuple):
 def train_step(
     learner: Learner, window: Window, decision: WindowDecision, *, learning_rate: float
 ) -> StepResult:
-    """Learns from one window and carries the state on.
+    """Updates the model and the estimator on one window, and carries the state on.
 
     Args:
-        learner: changed in place.
-        window: B lanes × T steps.
-        decision: whether to inject, to probe, to gauge.
-        learning_rate: of this step.
+        learner: The model and everything that trains with it, changed in place.
+        window: The text, B lanes × T steps.
+        decision: Whether to inject, to probe and to gauge.
+        learning_rate: The learning rate of this step.
     """
     estimator, precision = learner.estimator, learner.precision
-    # Before the forward pass: the loss computes its gradients there and needs the memory.
+    # Before the forward pass: the loss may compute its gradients there, and needs the memory.
     learner.optimizer.zero_grad(set_to_none=True)
     _begin(learner, window)
 
@@ -61,15 +65,15 @@ def train_step(
     objective_nats, nll_nats, outgoing, features_TBH, tap_TBH = learner.window_pass(
         torch.cat((*past_TB, window.inputs_TB)), window.targets_TB, incoming
     )
-    # A loss that is not finite makes the whole gradient so, and then the step is not taken.
+    # If the loss is not finite, this makes the whole gradient NaN, so that the step is skipped.
     objective_nats = objective_nats * (1 + 0 * objective_nats.detach())
     mean_over = _mean_over(learner, window)
     scale = precision.loss_scale() / mean_over
 
-    # 3. One backward pass: factor·ŝ(s) enters it at the outgoing state, in the unit of the loss, in
-    # place of the gradient of all later losses.
+    # 3. One backward pass: at the outgoing state, factor·ŝ(s), in the unit of the loss, enters it
+    # in place of the gradient of all later losses.
     ends: tuple[Tensor, ...] = (precision.scale(objective_nats / mean_over),)
-    gradients: tuple[Tensor | None, ...] = (None,)  # of the loss with respect to itself: 1
+    gradients: tuple[Tensor | None, ...] = (None,)  # None stands for 1, d(loss)/d(loss)
     injected_BS = estimator.estimate(outgoing) if decision.inject else None
     if injected_BS is not None:
         ends += (*outgoing.hidden, *outgoing.cell)
@@ -77,7 +81,7 @@ def train_step(
     torch.autograd.backward(ends, gradients)
     grad_norm, finite = precision.measure(learner.optimizer)
 
-    # 4. The gradient that arrived at the leaf is the observed one: the estimator's target.
+    # 4. The gradient that arrived at the leaf is the observed one, the estimator's target.
     agreement = estimator.end_window(
         Observation(
             gradient_BS=(incoming.packed_gradient() / scale).where(finite, math.nan),
@@ -90,7 +94,7 @@ def train_step(
 
     _gauge(learner, window, incoming, injected_BS=injected_BS)
 
-    # 5. Update, and carry the detached state on.
+    # 5. The weights are updated, and the detached state is carried on.
     set_learning_rate(learner.optimizer, learning_rate)
     precision.update(learner.optimizer, grad_norm, finite, clip_norm=learner.clip_norm)
     learner.state = outgoing.detach().finite_or_zero()
@@ -99,7 +103,7 @@ def train_step(
 
 
 def _begin(learner: Learner, window: Window) -> None:
-    """Resets the state where a text begins; shows the estimator the text where a stretch does."""
+    """Resets the state if the lanes begin here; shows the estimator a stretch that begins here."""
     if window.is_first:
         learner.state = learner.model.start_state(window.inputs_TB.shape[1])
         learner.past.clear()
@@ -113,7 +117,7 @@ def _begin(learner: Learner, window: Window) -> None:
 def _gauge(
     learner: Learner, window: Window, incoming: LSTMState, *, injected_BS: Tensor | None
 ) -> None:
-    """Measures what was injected, where the window came with the text that follows it."""
+    """Measures the injected gradient, if the window comes with the text that follows it."""
     if injected_BS is not None and learner.gauge is not None and window.ahead is not None:
         learner.gauge.observe(
             learner.model, incoming, window.inputs_TB, injected_BS=injected_BS, coming=window.ahead
@@ -121,9 +125,10 @@ def _gauge(
 
 
 def _mean_over(learner: Learner, window: Window) -> int:
-    """What sums of nats are divided by: the window's predictions.
+    """Returns the number of predictions that sums of nats are divided by: those of the window.
 
-    Random windows all weigh the same: divided by their own length, short ones would count more.
+    For windows of random length it is the mean number: divided by its own length, a short window
+    would give each of its tokens more weight.
     """
     if learner.random_window is None:
         return window.targets_TB.numel()
@@ -131,11 +136,12 @@ def _mean_over(learner: Learner, window: Window) -> int:
 
 
 def _truncate(learner: Learner, window: Window) -> tuple[LSTMState, list[Tensor]]:
-    """The state at which backpropagation ends, as a leaf, and the inputs between it and the window.
+    """Returns the leaf state where backpropagation ends, and the inputs from there to the window.
 
-    With a longer horizon that is an earlier state, from which the past is read again with today's
-    weights (BPTT(h; T): Williams & Peng 1990): the newest losses see the last h steps exactly. A
-    learner that only renews its state ends there nevertheless.
+    With a horizon h > T the leaf is an earlier state, from which the past is read again with the
+    current weights (BPTT(h; T): Williams & Peng 1990), so that the newest losses are backpropagated
+    through the last h steps exactly. If the learner only renews its state, the past is read again
+    without gradients, and the leaf is the state right before the window.
     """
     incoming = learner.past[0][0] if learner.past else learner.state
     past_TB = [inputs_TB for _, inputs_TB in learner.past]
@@ -154,7 +160,7 @@ def _feature_gradient(
     *,
     scale: Tensor | float,
 ) -> FeatureGradient | None:
-    """The loss' gradient with respect to the features, in nats; None where nobody wants it."""
+    """Returns the gradient of the summed nats in the features; None if the pass did not keep it."""
     if features_TBH is None or tap_TBH is None:
         return None
     assert tap_TBH.grad is not None, "the backward pass comes first"

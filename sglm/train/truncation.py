@@ -1,9 +1,9 @@
-"""Randomly truncated backpropagation, compensated so that it is unbiased.
+"""Randomly truncated backpropagation, compensated so that its gradient is unbiased.
 
-ARTBP, Tallec & Ollivier 2017: after δ steps without truncation the next one truncates with
-probability c(δ), and where it does not, the gradient that passes backwards is divided by 1 − c(δ).
-Here truncation is possible only every few steps, so that a window stays a handful of calls to the
-LSTM; where it is not possible, c is zero, which leaves the estimate unbiased.
+ARTBP (Tallec & Ollivier 2017): after δ steps without truncation, the next step truncates with
+probability c(δ); if it does not, the gradient that passes backwards there is divided by 1 − c(δ).
+Here truncation is possible only every few steps, so that a window takes only a few calls of the
+LSTM. At all other steps c is zero, which leaves the estimate unbiased.
 """
 
 import random
@@ -14,20 +14,21 @@ from torch import Tensor
 from sglm.model.language_model import LSTMLanguageModel
 from sglm.model.state import LSTMState
 
-_PARTS = 4  # places in an average window where truncation is possible
-_LONGEST = 8  # mean lengths: the few windows that would be longer are cut there, to bound memory
+_PARTS = 4  # number of places in an average window where truncation is possible
+_LONGEST = 8  # in mean lengths: the few longer windows are cut there, to bound memory
 _TAIL = 6.0  # α below: the larger, the nearer the lengths are to a geometric distribution
 
 
 def part_steps(window: int) -> int:
-    """Steps between two places where a window of mean length `window` may be truncated."""
+    """Returns the number of steps between two possible truncations, for windows of mean length
+    `window`: the length of a part."""
     return max(1, window // _PARTS)
 
 
 def truncation_probability(part: int, window: int) -> float:
-    """c after `part` parts without truncation, such that windows have the mean length `window`.
+    """Returns c after `part` parts without truncation, for windows of mean length `window`.
 
-    Hyperbolic, so that long windows are not too rare and compensating factors stay bounded:
+    c is hyperbolic, so that long windows are not too rare and compensating factors stay bounded:
     c(δ) = (α − 1) / ((α − 2)·T₀ + δ), with the mean length T₀ and δ counted in parts.
     """
     mean_parts = window / part_steps(window)
@@ -35,7 +36,7 @@ def truncation_probability(part: int, window: int) -> float:
 
 
 def draw_lengths(lane_length: int, window: int, seed: int) -> list[int]:
-    """Lengths of windows of mean length `window`, together at most `lane_length`."""
+    """Draws lengths of windows, of mean `window`, that add up to at most `lane_length`."""
     generator = random.Random(seed)
     unit = part_steps(window)
     lengths: list[int] = []
@@ -54,11 +55,11 @@ def draw_lengths(lane_length: int, window: int, seed: int) -> list[int]:
 def compensated_outputs(
     model: LSTMLanguageModel, embedded_TBE: Tensor, state: LSTMState, *, window: int
 ) -> tuple[Tensor, LSTMState]:
-    """`model.outputs` of one random window, with the gradient compensated at every possible cut.
+    """Computes `model.outputs` of one random window, its gradient compensated at each possible cut.
 
     Args:
-        model, embedded_TBE, state: see `LSTMLanguageModel.outputs`.
-        window: the mean length that `draw_lengths` was given.
+        model, embedded_TBE, state: See `LSTMLanguageModel.outputs`.
+        window: The mean length that was passed to `draw_lengths`.
     """
     outputs = []
     for part, embedded in enumerate(torch.split(embedded_TBE, part_steps(window))):
@@ -74,5 +75,5 @@ def compensated_outputs(
 
 
 def _scaled_gradient(value: Tensor, scale: float) -> Tensor:
-    """The same numbers; what is sent back through them is multiplied by `scale`."""
+    """Returns the same values; the gradient sent back through them is multiplied by `scale`."""
     return value.detach() + scale * (value - value.detach())

@@ -1,4 +1,4 @@
-"""The validation split during training, by the very function of `sglm eval`."""
+"""Validation during training, by the same function as `sglm eval`."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,15 +11,16 @@ from sglm.train.learner import Learner
 
 
 def validate(learner: Learner, store: TokenStore, *, should_stop: Callable[[], bool]) -> Evaluation:
-    """How well the model predicts the validation split; in float32, whatever the training runs in.
+    """Evaluates the model on the validation split, in float32 whatever the training runs in.
 
-    Every rank reads all of it, and scores its share of the tokens: the softmax is the larger part.
+    Every rank reads the whole split but scores only its share of the tokens, because most of the
+    time goes into the softmax.
 
     Returns:
-        The same on every rank.
+        The evaluation, the same on every rank.
 
     Raises:
-        StoppedReading: `should_stop` said so.
+        StoppedReading: `should_stop` returned true.
     """
     ranks = learner.ranks
     share = evaluate_split(

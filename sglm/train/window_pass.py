@@ -1,6 +1,6 @@
 """The model's pass over one window, from inputs to the objective.
 
-Shapes: T time, B lanes, H features.
+Shapes: T time steps, B lanes, H features, E coordinates of a word vector.
 """
 
 from collections.abc import Callable
@@ -15,14 +15,14 @@ from sglm.train.truncation import compensated_outputs
 
 
 class WindowOutputs(NamedTuple):
-    """What a pass gives; all sums are over the window and its lanes.
+    """The results of a pass. All sums are over the window and its lanes.
 
     Attributes:
-        objective_nats: what is to be differentiated: likelihood and penalties.
-        nll_nats: the negative log-likelihood alone.
-        outgoing: the state after the window.
-        features_TBH: what the softmax saw, where that was asked for.
-        tap_TBH: a tensor whose `.grad`, after a backward pass, is the gradient of the negative
+        objective_nats: The sum to differentiate: negative log-likelihood and penalties.
+        nll_nats: The negative log-likelihood alone.
+        outgoing: The state after the window.
+        features_TBH: The features that the softmax saw, if the pass keeps them.
+        tap_TBH: A tensor whose `.grad`, after a backward pass, is the gradient of the negative
             log-likelihood in these features.
     """
 
@@ -37,15 +37,14 @@ RunsWindow = Callable[[Tensor, Tensor, LSTMState], WindowOutputs]
 
 
 class WindowPass(nn.Module):
-    """A module of its own, so that DistributedDataParallel can average the gradients of its
-    backward pass over the ranks.
+    """The model's pass over a window, as a module, so that DistributedDataParallel can average the
+    gradients of its backward pass over the ranks.
 
     Args:
-        model: of language.
-        regularizer: penalties on the last layer's outputs; None: without.
-        random_window: mean length of randomly truncated windows, or None where it is fixed.
-        keeps_features: whether the features are handed out, for an estimator that wants their
-            gradients.
+        model: The language model.
+        regularizer: Penalties on the last layer's outputs. None: no penalties.
+        random_window: Mean length of randomly truncated windows; None if the length is fixed.
+        keeps_features: Whether to return the features, for an estimator that needs their gradients.
     """
 
     def __init__(
@@ -73,11 +72,11 @@ class WindowPass(nn.Module):
         """Runs the model over the window.
 
         Args:
-            inputs_TB: token ids; there may be more of them than targets, at the beginning.
-            targets_TB: of the last inputs.
-            incoming: the state before the first input.
-            tap_TBH: zeros that are added to the features, a leaf, so that their gradient comes out
-                of a recorded graph; None: the features keep it themselves, if they are asked for.
+            inputs_TB: Token ids; more steps than in `targets_TB` if the past is read again.
+            targets_TB: The targets of the last inputs.
+            incoming: The state before the first input.
+            tap_TBH: A leaf of zeros that is added to the features, so that their gradient can come
+                out of a recorded graph. None: the features, if kept, hold their gradient.
         """
         embedded_TBE, output_weight = self.model.embed(inputs_TB)
         if self.random_window is None:
@@ -93,7 +92,7 @@ class WindowPass(nn.Module):
         if tap_TBH is not None:
             features_TBH = features_TBH + tap_TBH
         elif self.keeps_features:
-            features_TBH = features_TBH.view_as(features_TBH)  # of the nats' gradient alone
+            features_TBH = features_TBH.view_as(features_TBH)  # excludes the penalty's gradient
             features_TBH.retain_grad()
             tap_TBH = features_TBH
         nll_nats = self.model.nll(features_TBH, targets_TB, output_weight=output_weight)

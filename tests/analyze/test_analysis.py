@@ -129,7 +129,7 @@ def test_without_a_folder_nothing_is_written(
 
 def test_a_folder_is_given_as_a_path() -> None:
     analysis = Adding()
-    with pytest.raises(InputError, match="a folder is given as a path"):
+    with pytest.raises(InputError, match="a folder must be given as a path"):
         carry_out(analysis, 7)  # type: ignore[arg-type]
     assert analysis.computed == []
 

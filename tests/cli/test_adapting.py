@@ -62,7 +62,7 @@ def test_says_how_it_adapted_and_what_that_cost(folder: Path) -> None:
     assert ["adapting", "by", "dynamic"] in rows
     assert ["rule", "sgd"] in rows
     assert ["learning_rate", "1"] in rows
-    assert "the rule is sgd, for want of the training text (" in table.stderr
+    assert "using rule=sgd, because the training text is missing (" in table.stderr
 
 
 def test_tunes_on_one_half_of_valid_and_evaluates_the_other(folder: Path) -> None:
@@ -98,7 +98,7 @@ def test_trains_the_network_for_synthetic_gradients(folder: Path) -> None:
         (["--adapt", "cash"], "no adaptation 'cash'; did you mean 'cache'"),
         (["--adapt", "cache", "--setting", "weight"], "'weight' is not NAME=VALUE"),
         (["--adapt", "cache", "--setting", "weight=much"], "weight must be a number"),
-        (["--setting", "weight=0.1"], "--setting is one of --adapt KIND"),
+        (["--setting", "weight=0.1"], "--setting belongs to --adapt KIND"),
         (["--tune"], "--tune chooses settings of --adapt KIND"),
         (["--adapt", "cache", "--setting", "size=999999999999"], "more than half of this machine"),
     ],
@@ -180,7 +180,7 @@ def test_what_only_the_training_text_can_give_names_a_cure(folder: Path) -> None
     assert long.exit_code == 2
     assert "segment 1000000 is longer than the training text" in long.stderr
     note = sglm_command(*text, "--context", "reset")
-    assert "a line shorter than 32 tokens is read before anything is learned" in note.stderr
+    assert "a line shorter than 32 tokens is read to its end before anything" in note.stderr
     alone = sglm_command("adapt-train", folder / "model")
     assert "--text" not in alone.stderr
 

@@ -50,7 +50,7 @@ def test_gradients_prints_a_table_and_a_sentence_and_goes_on(run: Path, tmp_path
     assert heading.split()[:3] == ["run", "gradient", "cosine"]
     assert truncated.split()[:2] == ["run", "truncated"]
     assert synthetic.split()[:2] == ["run", "synthetic"]
-    assert "64 windows are too few to tell from noise" in " ".join(sentence)
+    assert "64 windows are too few to distinguish" in " ".join(sentence)
     assert max(map(len, result.stdout.splitlines())) <= 80
     assert "1 part, about" in result.stderr
     written = json.loads((tmp_path / "gradients.json").read_text())
@@ -123,4 +123,4 @@ def test_a_checkpoint_of_another_network_is_refused(run: Path, tmp_path: Path) -
         app, ["analyze", "gradients", str(tmp_path / "run"), "--data", str(run.parent / "store")]
     )
     assert result.exit_code == 2
-    assert "its checkpoint is not of its configuration" in result.stderr
+    assert "its checkpoint does not fit its configuration" in result.stderr

@@ -139,10 +139,10 @@ CASES = {
     "a split by another name": (("eval", "run", "--split", "dev"), ["did you mean 'valid'?"]),
     "an unknown split": (("eval", "run", "--split", "train"), ["--split", "test, valid"]),
     "an unknown context": (("eval", "run", "--context", "carry"), ["did you mean 'carried'?"]),
-    "a seed that is no number": ((*TRAIN, "--seed", "one"), ["--seed", "'one' is no integer"]),
+    "a seed that is no number": ((*TRAIN, "--seed", "one"), ["--seed", "'one' is not an integer"]),
     "a temperature that is no number": (
         ("generate", "run", "--temperature", "hot"),
-        ["--temperature", "'hot' is no number"],
+        ["--temperature", "'hot' is not a number"],
     ),
     "no run": (("eval",), ["Missing argument 'RUN'", "sglm eval --help"]),
     "an unknown option": (("score", "run", "--nope"), ["--nope", "sglm score --help"]),
@@ -262,6 +262,6 @@ def test_a_model_too_large_for_the_memory_is_named_and_leaves_nothing(workdir: P
     command = ["train", "tiny", "--data", "store", "--out", "new", *SMALL]
     result = CliRunner().invoke(app, [*command, "--set", "model.hidden=1000000"])
     assert result.exit_code == 1
-    assert "out of memory; shorter lines take less, and a training with a lower" in result.stderr
+    assert "out of memory; use shorter lines or, for training, a lower" in result.stderr
     assert not (workdir / "new").exists()
     assert CliRunner().invoke(app, command).exit_code == 0

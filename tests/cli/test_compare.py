@@ -64,12 +64,12 @@ CASES: dict[str, tuple[tuple[str, ...], list[str]]] = {
     "a negative seed": ((*GOOD, "--seeds=-1"), ["'-1'", "--seeds"]),
     "a broken seed": ((*GOOD, "--seeds", "1.5"), ["'1.5'"]),
     "a seed too large": ((*GOOD, "--seeds", "9" * 30), ["9" * 30]),
-    "a seed of thousands of digits": ((*GOOD, "--seeds", "9" * 5000), ["is no seed"]),
+    "a seed of thousands of digits": ((*GOOD, "--seeds", "9" * 5000), ["is not a seed"]),
     "a shard of thousands of digits": ((*GOOD, "--shard", "1/" + "9" * 5000), ["--shard"]),
     "a seed for all": ((*GOOD, "--set", "train.seed=7"), ["--set train.seed", "give --seeds"]),
     "lanes that cannot be swapped": (
         (*GOOD, "--variants", "bptt,swapped", "--set", "train.batch=3", "--horizon", "10"),
-        ["swapped makes windows of 2 times", "set train.batch"],
+        ["swapped makes windows 2 times", "set train.batch"],
     ),
     "lanes too short for the synthesizer": (
         (*GOOD, "--variants", "bptt,dni", "--set", "synthesizer.every=5000"),

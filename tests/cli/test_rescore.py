@@ -98,7 +98,7 @@ def test_the_mixture_is_what_scores(run: Path) -> None:
     assert rescore(run, "--mix", arpa, "--weight", 0.9, beam_size=1).exit_code == 0
     alone = rescore(run, "--mix", arpa, "--weight", 1, beam_size=1)
     assert alone.exit_code == 2
-    assert "'the zyx' has no probability" in alone.stderr
+    assert "'the zyx' has probability 0" in alone.stderr
 
 
 def test_unknown_words_are_told(run: Path) -> None:
@@ -124,14 +124,14 @@ def test_a_candidate_that_cannot_be_encoded_is_named(tmp_path: Path) -> None:
     [
         (["--tune"], "by --references FILE"),
         (["--tune", "--references", "x", "--alpha", 1, "--beta", 1], "the one that is left out"),
-        (["--weight", 0.5], "--weight is that of --mix"),
+        (["--weight", 0.5], "--weight belongs to --mix"),
         (["--mix", "x.arpa"], "--mix needs --weight"),
         # Before anything is read.
         (["--mix", "x.arpa", "--references", "nope.txt"], "--mix needs --weight"),
-        (["--alpha", "much"], "--alpha: 'much' is no number"),
-        (["--beta", "nan"], "--beta: 'nan' is no finite number"),
+        (["--alpha", "much"], "--alpha: 'much' is not a number"),
+        (["--beta", "nan"], "--beta: 'nan' is not a finite number"),
         (["--beam-size", 0], "a list of 0 candidates; give 1 or more"),
-        (["--beam-size", 4], "6 lines are no multiple of the 4 candidates"),
+        (["--beam-size", 4], "6 lines are not a multiple of the 4 candidates"),
         (["--references", "nope.txt"], "nope.txt: no such file"),
     ],
 )

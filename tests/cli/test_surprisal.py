@@ -54,14 +54,19 @@ def test_a_table_for_other_programs(run: Path) -> None:
     assert {row["text_id"] for row in found} == {str(i) for i, t in enumerate(TEXT) if t.split()}
 
 
-def test_json_lines_say_the_same(run: Path) -> None:
-    result = surprisal(run, "--json")
-    read = [json.loads(line) for line in result.stdout.splitlines()]
+def test_one_json_object_says_the_same(run: Path) -> None:
+    found = json.loads(surprisal(run, "--json").stdout)
+    assert (found["unit"], found["base"]) == ("word", "2")
+    read = found["rows"]
     assert list(read[0]) == COLUMNS
     for row, values in zip(rows(surprisal(run, "--tsv")), read, strict=True):
         assert row["word"] == values["word"]
         assert float(row["surprisal"]) == pytest.approx(values["surprisal"], rel=1e-5)
         assert values["rank"] is None or values["rank"] >= 1
+    assert json.loads(surprisal(run, "--json", text="\n").stdout)["rows"] == []
+    # Read in several pieces: each line is scored by itself.
+    piecewise = json.loads(surprisal(run, "--json", "--context", "previous").stdout)
+    assert [row["word"] for row in piecewise["rows"]] == [row["word"] for row in read]
 
 
 def test_bases_units_and_corrections(run: Path) -> None:

@@ -53,9 +53,11 @@ def test_shards_and_the_rest_make_the_whole(
     out, (first, second), (first_output, second_output) = grid_in_two_calls
     assert [facts["seeds"] for facts in first["variants"].values()] == [[1], [1]]
     assert "missing 2 of 4 runs: bptt seed 0, alternating seed 0" in first_output
+    assert [tuple(run.values()) for run in first["missing"]] == [("bptt", 0), ("alternating", 0)]
     assert [facts["seeds"] for facts in second["variants"].values()] == [[0, 1], [0, 1]]
     assert "2 of 4 runs are finished already" in second_output
     assert "missing" not in second_output
+    assert second["missing"] == []
     assert "[1/4] bptt seed 0: training" in second_output
     assert "[2/4] alternating seed 0: " in second_output
     assert "[3/4]" not in second_output
@@ -171,7 +173,7 @@ def test_out_of_memory_in_a_run_is_named_with_its_cure(
     console = io.StringIO()
     with pytest.raises(SglmError, match="1 of 1 runs failed"):
         compare_into(tmp_path, word_store, config, variants=["bptt"], seeds=[0], console=console)
-    assert "out of memory; shorter lines take less, and a training" in console.getvalue()
+    assert "out of memory; use shorter lines or, for training" in console.getvalue()
 
 
 def test_a_refusal_that_all_runs_share_ends_it_at_once(
@@ -259,7 +261,7 @@ def test_runs_of_other_machines_are_merged_with_a_line_about_the_mixture(
             write_run(comparison, Cell(variant, seed), 30.0, ppl, device=device)
     results, printed = run(word_store, comparison.out, comparison.base)
     assert results["variants"]["alternating"]["diff_mean"] == pytest.approx(-0.95)
-    assert "runs on cpu and cuda: their times and memory do not compare" in printed
+    assert "runs on cpu and cuda: their times and memory cannot be compared" in printed
 
 
 @pytest.mark.parametrize(

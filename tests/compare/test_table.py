@@ -106,7 +106,7 @@ def test_a_run_that_diverged_or_is_missing_is_said() -> None:
     ).splitlines()
     assert "Diverged: dni with 1 of 3 seeds." in said
     assert said[-1] == (
-        "noise has no run for bptt's seeds 1: the difference of noise is over the others."
+        "noise has no run for bptt's seeds 1: the difference of noise is over the other seeds."
     )
     fewer = in_words(
         results(
@@ -115,7 +115,7 @@ def test_a_run_that_diverged_or_is_missing_is_said() -> None:
         )
     ).splitlines()
     assert fewer[-1] == (
-        "bptt has no run for dni's seeds 2: the difference of dni is over the others."
+        "bptt has no run for dni's seeds 2: the difference of dni is over the other seeds."
     )
 
 
@@ -161,17 +161,22 @@ def test_results_are_json_that_everyone_can_read(
     comparison = make_comparison()
     write_run(comparison, Cell("bptt", 0), 30.0, 20.0)
     write_run(comparison, Cell("dni", 0), 30.0, math.inf)
-    made = write_results(comparison, list(comparison.collect().values()))
+    made = write_results(comparison, list(comparison.collect().values()), missing=[Cell("bptt", 1)])
     text = (comparison.out / "results.json").read_text()
     assert json.loads(text, parse_constant=pytest.fail) == made
-    assert set(made) == {"variants", "updates", "horizon", "config", "data", "versions"}
+    assert set(made) == {
+        "variants", "missing", "updates", "horizon", "config", "data", "versions",
+    }  # fmt: skip
+    assert made["missing"] == [{"variant": "bptt", "seed": 1}]
     assert set(made["variants"]["dni"]) >= {
         "seeds", "token_ppl", "token_ppl_mean", "token_ppl_sd", "seconds_mean", "peak_memory_mb",
         "diff_mean", "diff_ci95",
     }  # fmt: skip
     assert made["variants"]["dni"]["token_ppl"] == [None]
     assert made["updates"] == 40
-    assert (comparison.out / "table.md").read_text() == table(made) + "\n"
+    written = (comparison.out / "table.md").read_text()
+    assert written == table(made) + "\n"
+    assert written.endswith("Not finished: bptt seed 1.\n")
 
 
 def test_the_picture_shows_mean_and_band(make_comparison: Callable[..., Comparison]) -> None:

@@ -116,7 +116,7 @@ def test_swapped_has_as_many_tokens_to_an_update(windows: int, lanes: int, steps
 
 def test_lanes_that_cannot_be_swapped_are_refused() -> None:
     base = prepare_base(parse_config({"train": {"window": 5}}, "test"), (10,), steps_per_epoch=5)
-    with pytest.raises(ConfigError, match=r"swapped makes windows of 3 times .* 20 lanes .*batch"):
+    with pytest.raises(ConfigError, match=r"swapped makes windows 3 times .* 20 lanes .*batch"):
         configure("swapped", base, seed=SEED, horizon=15)
 
 

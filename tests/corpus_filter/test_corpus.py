@@ -390,10 +390,10 @@ def test_processes_end_with_a_command_that_is_killed_and_make_the_same_files(
     ("arguments", "message"),
     [
         (["--fields", "perplexity,tokens"], "unknown 'tokens'; did you mean 'n_tokens'?"),
-        (["--fields", "n_unk,n_unk"], "'n_unk' is there twice"),
-        (["--buckets", "60,30"], "no two rising percentiles"),
+        (["--fields", "n_unk,n_unk"], "'n_unk' is given twice"),
+        (["--buckets", "60,30"], "not two rising percentiles"),
         (["--buckets", "30,60", "--fields", "n_unk"], "add perplexity to --fields"),
-        (["--buckets", "nan,60"], "no two rising percentiles"),
+        (["--buckets", "nan,60"], "not two rising percentiles"),
         (["--processes", "0"], "--processes must be at least 1"),
         (["--processes", "2", "--engine", "ray"], "leave it out with --engine ray"),
         (["--per-token"], "--per-token and --out do not go together"),
@@ -558,7 +558,7 @@ def test_a_result_is_not_replaced_by_that_of_another_source(run: Path, tmp_path:
     assert score(run, tmp_path / "en" / "a.txt", *out).exit_code == 0
     refused = score(run, tmp_path / "de" / "a.txt", *out)
     assert refused.exit_code == 2
-    assert f"was made of {tmp_path}/en/a.txt, and" in refused.stderr
+    assert f"was made from {tmp_path}/en/a.txt, and" in refused.stderr
     assert rows(tmp_path / "out" / "a.jsonl")[0]["text"] == "the cat en"
     (tmp_path / "en").rename(tmp_path / "moved")  # the same files under another name go on
     again = score(run, tmp_path / "moved" / "a.txt", *out, "--json")

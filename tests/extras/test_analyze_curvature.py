@@ -129,7 +129,7 @@ def test_the_command_shows_what_the_library_finds(tmp_path: Path, data: Path) ->
     lines = again.stdout.splitlines()
     assert lines[1].startswith("ih 0")
     assert max(map(len, lines)) <= 80
-    assert lines[3].startswith("Of what Wu et al. (2020) saw, these ")
+    assert lines[3].startswith("Of the observations of Wu et al. (2020), these ")
 
 
 def test_what_does_not_fit_is_said_before_anything_starts(
@@ -137,9 +137,9 @@ def test_what_does_not_fit_is_said_before_anything_starts(
 ) -> None:
     run = write_run(tmp_path / "one", data, seed=1)
     other = write_run(tmp_path / "two", data, seed=2, layers=2)
-    with pytest.raises(InputError, match="0 tokens cannot be taken"):
+    with pytest.raises(InputError, match="0 tokens cannot be computed"):
         sglm.analyze.curvature([run], data=data, tokens=0)
-    with pytest.raises(InputError, match="two is of another size than one"):
+    with pytest.raises(InputError, match="two differs in size from one"):
         sglm.analyze.curvature([run, other], data=data, tokens=12)
     adaptive = write_run(tmp_path / "three", data, seed=3, cutoffs=(3, 8))
     with pytest.raises(InputError, match="three has an adaptive softmax"):

@@ -151,7 +151,7 @@ def test_weights_so_large_that_they_overflow_end_in_words_and_valid_json(
     tensors = {name: torch.full_like(tensor, 3e38) for name, tensor in tensors.items()}
     save_file(tensors, folder / "model.safetensors")
     lm = load(folder, "cpu")
-    with pytest.raises(SglmError, match="prediction is no number"):
+    with pytest.raises(SglmError, match="prediction is not a number"):
         lm.generate("the", tokens=2, seed=0)
     for arguments in (("score", str(folder), "-", "--json", "--per-token"),):
         result = CliRunner().invoke(app, arguments, input="the cat\n\n")

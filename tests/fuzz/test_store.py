@@ -86,7 +86,7 @@ def test_ids_outside_the_vocabulary_are_refused_when_a_store_is_opened(
     if int(raw.max()) < tokenizer.vocab_size:
         check(tmp_path)
     else:
-        with pytest.raises(InputError, match=f"the id {raw.max()}, beyond the 6 of the vocab"):
+        with pytest.raises(InputError, match=f"the id {raw.max()}, but the vocabulary has only 6"):
             TokenStore.open(tmp_path)
 
 

@@ -141,26 +141,26 @@ def test_compressed_and_with_other_line_ends(path: Path, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        (r"\data\\"[:-1], "data", "no ARPA file: it has no line \\data\\"),
+        (r"\data\\"[:-1], "data", "not an ARPA file: it has no line \\data\\"),
         ("ngram 2=3", "ngram 3=3", "line 5: expected ngram 2=COUNT"),
-        ("ngram 1=5", "ngram 1=0", "the head announces no 1-grams"),
+        ("ngram 1=5", "ngram 1=0", "the header announces no 1-grams"),
         ("ngram 1=5", f"ngram 1={'9' * 5000}", "line 4: expected ngram 1=COUNT"),
-        ("ngram 2=3", "ngram 2=2", "line 18: more than the 2 2-grams that are announced"),
-        ("ngram 2=3", "ngram 2=4", "line 20: too few 2-grams: 4 are announced, here are 3"),
-        ("ngram 2=3", "ngram 2=99999999", "100,000,006 n-grams are announced, in a file of"),
+        ("ngram 2=3", "ngram 2=2", "line 18: more than the 2 2-grams that the header announces"),
+        ("ngram 2=3", "ngram 2=4", "line 20: too few 2-grams: 4 announced, 3 found"),
+        ("ngram 2=3", "ngram 2=99999999", "the header announces 100,000,006 n-grams, in a file of"),
         ("\\3-grams:", "\\4-grams:", "line 20: expected \\3-grams:"),
         ("\\end\\\nand here\n", "", "cut off: expected \\end\\"),
-        ("-0.7\tb\t-0.125", "x\tb\t-0.125", "line 13: 'x' or '-0.125' is no number"),
+        ("-0.7\tb\t-0.125", "x\tb\t-0.125", "line 13: 'x' or '-0.125' is not a number"),
         ("-0.7\tb\t-0.125", "nan\tb\t-0.125", "line 13: log10 probability nan"),
         ("-0.7\tb\t-0.125", "0.7\tb\t-0.125", "line 13: log10 probability 0.7"),
         ("-0.7\tb\t-0.125", "-0.7\tb\tinf", "with back-off weight inf"),
         ("-0.7\tb\t-0.125", "-0.7", "line 13: expected a log10 probability, a word, and perhaps"),
         ("-0.4\ta b", "-0.4\ta a b", "line 17: expected a log10 probability, 2 words"),
-        ("-0.4\ta b", "-0.4\ta c", "line 17: 'c' is no 1-gram"),
-        ("-0.4\ta b", "-0.4\tb b", "the 3-gram 'a b a' follows 'a b', which is no 2-gram"),
-        ("-0.4\ta b", "-0.4\t<s> a", "the 2-gram '<s> a' stands there twice"),
-        ("-0.5\ta\t", "-0.5\tb\t", "'b' stands there twice"),
-        ("-1.0 </s>", "-1.0 end", "has no </s>; estimate it on sentences, one a line"),
+        ("-0.4\ta b", "-0.4\ta c", "line 17: 'c' is not a 1-gram"),
+        ("-0.4\ta b", "-0.4\tb b", "the 3-gram 'a b a' begins with 'a b', which is not a 2-gram"),
+        ("-0.4\ta b", "-0.4\t<s> a", "the 2-gram '<s> a' occurs twice"),
+        ("-0.5\ta\t", "-0.5\tb\t", "'b' occurs twice"),
+        ("-1.0 </s>", "-1.0 end", "has no </s>; estimate it on sentences, one per line"),
     ],
 )
 def test_what_is_wrong_is_named(path: Path, old: str, new: str, message: str) -> None:
@@ -174,7 +174,7 @@ def test_what_is_wrong_is_named(path: Path, old: str, new: str, message: str) ->
 
 def test_a_binary_file_of_kenlm_is_named(path: Path) -> None:
     path.write_bytes(b"mmap lm http://kheafield.com/code format version 5\n\0\0")
-    with pytest.raises(InputError, match="give the ARPA file that it was made of"):
+    with pytest.raises(InputError, match="give the ARPA file that it was made from"):
         read_arpa(path)
 
 

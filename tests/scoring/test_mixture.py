@@ -124,7 +124,7 @@ def test_a_useless_predictor_gets_no_weight() -> None:
 def test_another_vocabulary_is_named(tmp_path: Path) -> None:
     path = write_toy_arpa(tmp_path / "toy.arpa")
     model = read_arpa(path)
-    with pytest.raises(InputError, match="predicts words, but this model byte tokens"):
+    with pytest.raises(InputError, match="predicts words, but this model predicts byte tokens"):
         NgramPredictor(model, tokenizer=make_tokenizer("byte"), name="toy")
     path.write_text(path.read_text().replace("\tcat", "\tdoge").replace(" cat", " doge"))
     with pytest.raises(InputError, match=r"x: another vocabulary: 1 words .* \('cat'\)"):

@@ -120,13 +120,13 @@ def test_what_changes_nothing_gets_no_weight() -> None:
         ("a\t1\nb\n", 1, "line 2: 1 columns where there should be text<TAB>score"),
         ("a\tb\t1\n", 1, "line 1: 3 columns"),
         ("a\t1\n\n", 1, "line 2: 1 columns"),
-        ("a\tb\n", 1, "line 1: the score 'b' is no finite number"),
-        ("1.5\ta b\n", 1, "line 1: the score 'a b' is no finite number"),
-        ("a\tnan\n", 1, "line 1: the score 'nan' is no finite number"),
-        ("a\t-inf\n", 1, "line 1: the score '-inf' is no finite number"),
+        ("a\tb\n", 1, "line 1: the score 'b' is not a finite number"),
+        ("1.5\ta b\n", 1, "line 1: the score 'a b' is not a finite number"),
+        ("a\tnan\n", 1, "line 1: the score 'nan' is not a finite number"),
+        ("a\t-inf\n", 1, "line 1: the score '-inf' is not a finite number"),
         ("a\t1\n \t2\n", 1, "line 2: an empty candidate"),
-        ("a\t1\nb\t2\nc\t3\n", 2, "3 lines are no multiple of the 2 candidates of a list"),
-        ("", 2, "no candidates in there"),
+        ("a\t1\nb\t2\nc\t3\n", 2, "3 lines are not a multiple of the 2 candidates of a list"),
+        ("", 2, "has no candidates"),
     ],
 )
 def test_what_is_wrong_is_named(file: Path, text: str, beam_size: int, message: str) -> None:
@@ -150,14 +150,14 @@ def test_references(file: Path, tmp_path: Path) -> None:
     assert read_references(packed, lists) == ["a b", "c"]
     manifest.write_text('{"text": "a b"}\n{"txt": "c"}\n')
     with pytest.raises(
-        InputError, match=r"line 2: no field 'text'; a manifest has the reference in it"
+        InputError, match=r"line 2: no field 'text', which holds the reference in a manifest"
     ):
         read_references(manifest, lists)
     references.write_text("a b\n")
     with pytest.raises(InputError, match="1 references for 2 lists of 2 candidates"):
         read_references(references, lists)
     references.write_text("\n\n")
-    with pytest.raises(InputError, match="no words in there"):
+    with pytest.raises(InputError, match="has no words"):
         read_references(references, lists)
 
 

@@ -100,7 +100,7 @@ def test_two_preps_into_one_folder_do_not_disturb_each_other(
     assert prep().exit_code == 0
     before = TokenStore.open(tmp_path / "store").fingerprint
     assert len(leftovers(tmp_path)) == 2  # the living one's, and its lock
-    assert "a complete store is there already" in finish(process)
+    assert "a store already exists there" in finish(process)
     assert process.returncode == 2
     assert TokenStore.open(tmp_path / "store").fingerprint == before
     assert leftovers(tmp_path) == set()
@@ -113,7 +113,7 @@ def test_a_store_moved_aside_by_a_killed_replacement_comes_back(
     (tmp_path / ".store.prep-abc-old").symlink_to(word_store.folder)
     result = prep()
     assert result.exit_code == 2
-    assert "a complete store is there already" in result.stderr
+    assert "a store already exists there" in result.stderr
     assert TokenStore.open(tmp_path / "store").fingerprint == word_store.fingerprint
 
 

@@ -72,7 +72,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 # What is typed after `sglm prep` (--out is added where it is missing), and what the message holds.
 BAD = {
     "missing.txt": "missing.txt: no such file or folder",
-    "empty.txt": "empty.txt: empty, there is no text in it",
+    "empty.txt": "empty.txt: empty, it contains no text",
     "blank.txt": "the training text holds no words",
     "blank.txt --tokenizer word": "the training text holds no words",
     "latin.txt": "latin.txt: not UTF-8 text (byte offset {naive})",
@@ -98,7 +98,7 @@ BAD = {
     "good.txt --tokenizer wrod": "--tokenizer wrod: unknown; did you mean 'word'?",
     "good.txt --vocab-size 9000": "the largest possible is ",
     "good.txt --vocab-size 9000 --tokenizer word": "the largest possible is ",
-    "good.txt --vocab-size 100": "too small for sentencepiece, which needs 260",
+    "good.txt --vocab-size 100": "too small for sentencepiece, which needs at least 260",
     "good.txt --vocab-size 2 --tokenizer word": "--vocab-size 2 is too small",
     "good.txt --vocab-size 100 --tokenizer byte": "--vocab-size does not go with --tokenizer byte",
     "good.txt --tokenizer hf": "--tokenizer hf: give hf:FILE",
@@ -108,7 +108,7 @@ BAD = {
     "good.txt --tokenizer spm:own": "own: a folder, not a SentencePiece model",
     "good.txt --tokenizer hf:cut.json": "cut.json: not a tokenizer.json, or a damaged one (",
     "good.txt --tokenizer hf:list.json": "list.json: not a tokenizer.json, or a damaged one (it",
-    "good.txt --tokenizer hf:own/tokenizer.json": "sglm's own; give --tokenizer-of own",
+    "good.txt --tokenizer hf:own/tokenizer.json": "that sglm made; give --tokenizer-of own",
     "good.txt --tokenizer spm:cut.model": "cut.model: not a SentencePiece model, or a damaged one",
     "good.txt --tokenizer hf:x --vocab-size 9": "--vocab-size does not go with --tokenizer hf:x",
     "good.txt --tokenizer word --eos-id 5": "--eos-id does not go with --tokenizer word",
@@ -134,13 +134,13 @@ BAD = {
     "good.txt --valid gone.txt": "gone.txt: no such file or folder",
     "good.txt --test empty.txt": "empty.txt: empty",
     "good.txt good.txt": "good.txt: given twice; give it once",
-    "bare": "bare/blank.jsonl: there is no text in it, nor in the files after it",
-    "good.txt --out .": "--out .: the folder you are in; give one in it: --out store",
+    "bare": "bare/blank.jsonl: contains no text, nor do the files after it",
+    "good.txt --out .": "--out .: is the current folder; give one in it: --out store",
     "good.txt --tokenizer spm:tiny.model --eos-id 0": "--eos-id 0: the tokenizer's unknown token",
     "good.txt --out occupied": "occupied: this folder holds something else",
     "good.txt --out occupied --force": "occupied: this folder holds something else",
-    "good.txt --out file": "file: this is no folder",
-    "good.txt --out file/store": "file: this is no folder",
+    "good.txt --out file": "file: this is not a folder",
+    "good.txt --out file/store": "file: this is not a folder",
 }
 
 
@@ -202,7 +202,7 @@ def test_a_held_out_split_without_words_is_told(run_prep: Run, here: Path) -> No
     arguments = ("--test", "0", "--tokenizer", "byte", "--out", "a")
     told = run_prep("good.txt", "--valid", "blank.txt", *arguments)
     assert told.exit_code == 0
-    assert "valid has no words, so no number of it tells anything" in told.stderr
+    assert "valid has no words, so its numbers mean nothing" in told.stderr
     assert "test has no words" not in told.stderr
 
 
@@ -235,7 +235,7 @@ def test_an_existing_store_needs_force(run_prep: Run, here: Path) -> None:
     before = TokenStore.open("store").fingerprint
     result = run_prep("good.txt", "--out", "store", "--tokenizer", "byte")
     assert result.exit_code == 2
-    assert "store: a complete store is there already; --force replaces it" in result.stderr
+    assert "store: a store already exists there; --force replaces it" in result.stderr
     assert TokenStore.open("store").fingerprint == before
     result = run_prep("good.txt", "--out", "store", "--tokenizer", "byte", "--force")
     assert result.exit_code == 0

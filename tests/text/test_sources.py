@@ -61,7 +61,7 @@ def test_a_folder_is_its_usable_files_in_order(tmp_path: Path) -> None:
 
 
 def test_an_address_is_told_to_be_downloaded() -> None:
-    with pytest.raises(InputError, match=r"https://x\.org/a\.txt: an address; download it first"):
+    with pytest.raises(InputError, match=r"https://x\.org/a\.txt: a URL; download it first"):
         read_all("https://x.org/a.txt")
 
 

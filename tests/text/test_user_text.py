@@ -62,7 +62,7 @@ def test_a_file_name_is_not_a_text(tmp_path: Path) -> None:
 
 def test_what_is_no_text_is_named() -> None:
     for source in (b"bytes", ["one\n", 2]):
-        with pytest.raises(InputError, match="is no text but int"):
+        with pytest.raises(InputError, match="is not text but int"):
             read_texts(source)
 
 

@@ -169,7 +169,7 @@ def test_a_whole_checkpoint_of_something_else_is_refused_in_a_line(
     RunFolder(tmp_path / "run").save_checkpoint(100, state, keep=2)
     result = train(word_store, tmp_path / "run")
     assert result.exit_code == 2
-    assert "is not one of such a run" in result.stderr
+    assert "does not belong to this run" in result.stderr
 
 
 def planted(path: Path, kind: str, victim: Path) -> None:

@@ -243,11 +243,11 @@ def test_from_an_adaptive_softmax_its_cutoffs_and_its_order_are_taken(
 
 
 def test_overrides_go_with_a_recipe_alone(word_store: TokenStore, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="change the values themselves"):
+    with pytest.raises(InputError, match="change the values in config itself"):
         sglm.fit({}, word_store, tmp_path / "run", overrides=["train.seed=1"])
     with pytest.raises(ConfigError, match="model"):
         sglm.fit({"modell": {}}, word_store, tmp_path / "run")
-    with pytest.raises(InputError, match=r"overrides are a list, .*: \['train.seed=1'\]"):
+    with pytest.raises(InputError, match=r"overrides must be a list, .* \['train.seed=1'\]"):
         sglm.fit("tiny", word_store, tmp_path / "run", overrides="train.seed=1")
 
 
@@ -257,7 +257,7 @@ def test_a_recipe_that_was_read_is_a_mapping(word_store: TokenStore, tmp_path: P
 
 
 def test_what_cannot_be_called_is_refused_at_once(word_store: TokenStore, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="on_report is called, but is int"):
+    with pytest.raises(InputError, match="on_report must be a function, not int"):
         sglm.fit({}, word_store, tmp_path / "run", on_report=1)  # type: ignore[arg-type]
     assert not (tmp_path / "run").exists()
 
@@ -280,14 +280,14 @@ def test_a_model_that_was_reported_is_there_although_the_listener_ends_it(
     [
         ({"precision": "float32"}, "precision 'float32' is unknown"),
         ({"precision": None}, "precision None is unknown"),
-        ({"config": None}, "a configuration is given as a path"),
-        ({"config": ["tiny"]}, "a configuration is given as a path"),
-        ({"config": "tiny", "overrides": 5}, "overrides are a list of str"),
-        ({"config": "tiny", "overrides": [1]}, "overrides are a list of str"),
-        ({"config": "tiny", "console": "x"}, "console is a text stream, as sys.stderr"),
+        ({"config": None}, "a configuration must be given as a path"),
+        ({"config": ["tiny"]}, "a configuration must be given as a path"),
+        ({"config": "tiny", "overrides": 5}, "overrides must be a list of str"),
+        ({"config": "tiny", "overrides": [1]}, "overrides must be a list of str"),
+        ({"config": "tiny", "console": "x"}, "console must be a text stream such as sys.stderr"),
         (
             {"config": "tiny", "console": SimpleNamespace(write=len)},
-            "with write, flush, isatty; this is",
+            "with write, flush, isatty, not",
         ),
     ],
 )

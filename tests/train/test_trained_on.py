@@ -90,7 +90,7 @@ def test_what_is_not_found_is_said_with_its_cure(project: Path, tmp_path: Path) 
     with pytest.raises(InputError, match=r"train\.bin"):  # what stands there is damaged
         trained_on(run)
     copied = shutil.copytree(run / "model", tmp_path / "copied")
-    with pytest.raises(InputError, match=r"is in no run.*--data DIR"):
+    with pytest.raises(InputError, match=r"is not in a run.*--data DIR"):
         trained_on(copied)
     shutil.rmtree(store)
     kept.rename(store)

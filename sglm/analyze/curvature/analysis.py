@@ -1,7 +1,7 @@
-"""Curvature: Hessian and Gauss–Newton matrix of a model's loss, weight matrix by weight matrix.
+"""The analysis `curvature`: Hessian and Gauss–Newton matrix of the loss in each weight matrix.
 
-After Wu et al. (2020), "Dissecting Hessian: Understanding Common Structure of Hessian in Neural
-Networks", for LSTMs. Their generalization bound is not computed.
+It repeats measurements of Wu et al. (2020), "Dissecting Hessian: Understanding Common Structure of
+Hessian in Neural Networks", on LSTMs. Their generalization bound is not computed.
 """
 
 import os
@@ -31,25 +31,28 @@ from sglm.model.folder import read_card
 from sglm.model.language_model import ModelShape
 
 TOKENS = 1000
-# Products with a matrix until `EIGENPAIRS` are found (43 to 90 were seen), and how many passes of
-# the LSTM forward one takes. A product of all weights at once is faster than many small ones.
+# For estimates of time: products with a matrix until `EIGENPAIRS` are found (43 to 90 observed),
+# forward passes of the LSTM that one product costs, and how much slower its many small
+# multiplications are than the large one that is timed.
 _PRODUCTS, _PASSES, _SLOWER = 65, 10, 2.0
-# Numbers that a product holds, per token and unit; bytes of a kept number of an eigenvector: text.
+# For estimates of memory: numbers that a product holds per token and unit, and bytes per number of
+# an eigenvector that is kept as base64 text.
 _ACTIVATIONS, _KEPT_BYTES = 120, 3
 
 
 class CurvatureAnalysis:
-    """See the module.
+    """The curvature of the loss of some models in each weight matrix (an `Analysis`).
 
     Args:
-        runs: what `sglm train` wrote.
-        data: the store; None: the one of the first run.
-        snapshots: the models at the ends of cycles, instead of the best.
-        tokens: of the training text that the loss is of, about.
-        dtype: of the products.
+        runs: Folders that `sglm train` wrote.
+        data: The token store. None: the store of the first run.
+        snapshots: Whether to analyse the models at the ends of cycles instead of the best ones.
+        tokens: Approximate number of training tokens over which the loss is computed.
+        dtype: The dtype of the products.
 
     Raises:
-        InputError: packages are missing, or runs and text do not fit.
+        InputError: Packages are missing, `tokens` is not positive, the models differ in size or
+            have an adaptive softmax, or the text does not fit them.
     """
 
     what = "curvature"
@@ -65,7 +68,7 @@ class CurvatureAnalysis:
     ) -> None:
         check_installed()
         if tokens < 1:
-            raise InputError(f"the loss of {tokens} tokens cannot be taken; give some hundred")
+            raise InputError(f"the loss of {tokens} tokens cannot be computed; give a few hundred")
         self.subjects = find_subjects(runs, snapshots=snapshots)
         self.store = store_of(self.subjects, data)
         self.dtype = dtype
@@ -104,7 +107,7 @@ class CurvatureAnalysis:
         return floats * self.dtype.itemsize + iteration_bytes(max(sizes), EIGENPAIRS) + kept
 
     def parts(self) -> Sequence[Part]:
-        """See `Analysis`: a part for each matrix of each model."""
+        """See `Analysis`: one part for each weight matrix of each model."""
         rate = self._multiply_adds_a_second()
         tokens, shape = self.windows * self.steps, self.shape
         layers = sum(4 * units * (inputs + units) for inputs, units in _widths(shape))
@@ -142,7 +145,7 @@ class CurvatureAnalysis:
 
     def _measure(self, subject: Subject, weight: Weight) -> dict[str, Any]:
         if self._measurer is None or self._measurer[0] != subject.name:
-            self._measurer = None  # the memory of the last one is needed
+            self._measurer = None  # frees the previous model's memory first
             ids = self.store.ids("train")
             windows = choose_windows(ids, windows=self.windows, steps=self.steps)
             window_loss = WindowLoss(subject.load(self.dtype), windows=windows)
@@ -150,7 +153,7 @@ class CurvatureAnalysis:
         return self._measurer[1].measure(weight)
 
     def _multiply_adds_a_second(self) -> float:
-        """Of a product as they are made for the expansion of the loss, on this machine."""
+        """Times a product like those that expand the loss, and returns multiply-adds per second."""
         if self._rate is None:
             words, features = self.shape.vocab_size, self.shape.widths[-1]
             factor = torch.ones(words, features, dtype=self.dtype)
@@ -171,20 +174,22 @@ def curvature(
     tokens: int = TOKENS,
     report: ReportsProgress | None = None,
 ) -> CurvatureFinding:
-    """Top eigenspaces of the loss's curvature in each weight matrix of an LSTM: what they look
-    like, what models have in common, and whether Kronecker factors reproduce them.
+    """Analyses the top eigenspaces of the loss's curvature in each weight matrix of an LSTM.
+
+    It describes their eigenvectors, compares models with each other, and measures how well
+    Kronecker factors reproduce the eigenspaces (docs/analysis.md).
 
     Args:
-        runs: what `sglm train` wrote.
-        data: the store; None: the one of the first run.
-        out: gets `curvature.json`, `curvature.png` and what is needed to continue; None: nothing
-            is written.
-        snapshots: the models at the ends of cycles, instead of the best.
-        tokens: of the training text that the loss is of, about.
-        report: called before every part and at the end.
+        runs: Folders that `sglm train` wrote.
+        data: The token store. None: the store of the first run.
+        out: A folder for `curvature.json`, `curvature.png` and the parts from which the same call
+            continues. None: nothing is written.
+        snapshots: Whether to analyse the models at the ends of cycles instead of the best ones.
+        tokens: Approximate number of training tokens over which the loss is computed.
+        report: Called before every part and at the end.
 
     Raises:
-        InputError: packages or memory are missing, or runs and text do not fit.
+        InputError: As for `CurvatureAnalysis`; or memory is too small, or `out` is not writable.
     """
     analysis = CurvatureAnalysis(runs, data=data, snapshots=snapshots, tokens=tokens)
     finding = carry_out(analysis, out, report=report)
@@ -192,25 +197,27 @@ def curvature(
 
 
 def _one_shape(subjects: Sequence[Subject]) -> ModelShape:
-    """
+    """Returns the shape that all models have.
+
     Raises:
-        InputError: they have several, or a softmax whose curvature is not implemented.
+        InputError: The models differ in shape, or have an adaptive softmax, whose curvature is not
+            implemented.
     """
     first = read_card(subjects[0].folder).model_shape()
     if first.cutoffs:
         raise InputError(
-            f"{subjects[0].name} has an adaptive softmax, whose curvature cannot be taken yet;"
+            f"{subjects[0].name} has an adaptive softmax, whose curvature is not implemented;"
             ' analyse runs with model.softmax = "full"'
         )
     for each in subjects[1:]:
         if read_card(each.folder).model_shape() != first:
             raise InputError(
-                f"{each.name} is of another size than {subjects[0].name}, so that their eigenspaces"
-                " have nothing in common; analyse runs of different sizes one by one"
+                f"{each.name} differs in size from {subjects[0].name}, so their eigenspaces cannot"
+                " be compared; analyse runs of different sizes one by one"
             )
     return first
 
 
 def _widths(shape: ModelShape) -> list[tuple[int, int]]:
-    """Inputs and units of each layer."""
+    """Returns the number of inputs and of units of each layer."""
     return list(zip(shape.input_widths, shape.widths, strict=True))

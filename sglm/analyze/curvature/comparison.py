@@ -1,4 +1,4 @@
-"""What the curvature of several models has in common."""
+"""Comparison of the curvature of several models, pair by pair."""
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations
@@ -18,7 +18,7 @@ from sglm.analyze.curvature.subspaces import (
 
 
 class Pair(NamedTuple):
-    """Two models, by name; whether both began with the same weights."""
+    """Two models by name, and whether their runs began with the same weights."""
 
     one: str
     other: str
@@ -26,20 +26,21 @@ class Pair(NamedTuple):
 
 
 def pairs_of(seeds: Mapping[str, int]) -> list[Pair]:
-    """Every two of the models whose seeds are given."""
+    """Returns all pairs of the models, whose seeds are given by name."""
     return [Pair(one, other, seeds[one] == seeds[other]) for one, other in combinations(seeds, 2)]
 
 
 def compare(kept: Mapping[str, Mapping[str, Any]], pairs: Sequence[Pair]) -> list[dict[str, Any]]:
-    """The overlaps of each pair's top eigenspaces.
+    """Computes the overlaps of each pair's top eigenspaces in one weight matrix.
 
     Args:
-        kept: of each model, what `WeightMeasurer.measure` kept of one weight matrix.
-        pairs: of models.
+        kept: The value `kept` of `WeightMeasurer.measure`, by model.
+        pairs: The pairs of models.
 
     Returns:
-        For each pair its names, `same_seed`, `hessian` and `gauss_newton` for k = 1, 2, …, and
-        `kronecker`: those of the factorizations (expand), for k in `sizes`.
+        For each pair the names `one` and `other`; `same_seed`; `hessian` and `gauss_newton`: the
+        overlaps of the top k eigenvectors for k = 1, 2, …; `kronecker`: the overlaps of the top k
+        eigenvectors of the two Kronecker products (expand), for each k in `sizes`.
     """
     spaces = {
         name: {kind: unpacked(each[kind]) for kind in ("hessian", "gauss_newton")}
@@ -69,7 +70,10 @@ def _rebuilt(rows: Array) -> Array:
 
 
 def _product_overlaps(one: ProductSpectrum, other: ProductSpectrum) -> dict[str, Any]:
-    """For outer products inner products are products of those of the two sides."""
+    """Returns `sizes` and `kronecker`, without writing the eigenvectors out.
+
+    The inner product of two outer products is the product of the inner products of their factors.
+    """
     squares = (one.outputs_KO @ other.outputs_KO.T) ** 2 * (one.inputs_KI @ other.inputs_KI.T) ** 2
     every = cumulative(squares)
     sizes = sizes_up_to(len(every), one.outputs_KO.shape[1])

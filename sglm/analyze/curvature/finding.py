@@ -1,4 +1,4 @@
-"""What the curvature of some models comes to: table, sentence, picture."""
+"""The finding of `sglm analyze curvature`, as JSON, table, sentence and picture."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,19 +10,19 @@ import numpy as np
 from sglm.analyze.curvature.groups import Group, Measured
 from sglm.analyze.curvature.picture import draw
 
-# From here on an overlap or a share counts as what Wu et al. (2020) describe: most of it. They
-# name no number.
+# An overlap or share of at least this value, that is most of the space or vector, counts as
+# agreement with Wu et al. (2020), who name no number.
 MOST = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
 class Observation:
-    """Something that Wu et al. saw in feed-forward nets, as a number between 0 and 1.
+    """An observation of Wu et al. on feed-forward nets, measured as a number between 0 and 1.
 
     Attributes:
-        name: in JSON.
-        head: in tables.
-        claim: in a sentence; "the … ".
+        name: The key in JSON.
+        head: The column's heading in tables.
+        claim: The observation as a clause of a sentence.
     """
 
     name: str
@@ -57,18 +57,20 @@ OBSERVATIONS = (
         name="same_seed", head="seed=", claim="models of one seed share their top eigenspace"
     ),
     Observation(
-        name="other_seed", head="seed≠", claim="models of other seeds share their top eigenspace"
+        name="other_seed",
+        head="seed≠",
+        claim="models of different seeds share their top eigenspace",
     ),
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class CurvatureFinding:
-    """What was found.
+    """The finding of the curvature analysis.
 
     Attributes:
-        measured: every matrix of every model.
-        windows, steps: N and T of the text.
+        measured: The values of each weight matrix of each model.
+        windows, steps: The number N of windows and the number T of steps in each.
     """
 
     measured: Sequence[Measured]
@@ -77,7 +79,7 @@ class CurvatureFinding:
 
     @cached_property
     def groups(self) -> list[Group]:
-        """By weight, then by cycle."""
+        """The measured matrices, grouped by weight matrix and cycle."""
         keys = dict.fromkeys((each.weight, each.cycle) for each in self.measured)
         return [
             Group(
@@ -115,7 +117,7 @@ class CurvatureFinding:
         }
 
     def rows(self) -> list[list[str]]:
-        """See `Finding`: means over the models; `+`: as Wu et al. saw it, `-`: not so."""
+        """See `Finding`: means over the models; `+`: agrees with Wu et al., `-`: does not."""
         heads = ["", "λ1", *(each.head for each in OBSERVATIONS)]
         return [heads, *(self._row(group) for group in self.groups)]
 
@@ -127,23 +129,26 @@ class CurvatureFinding:
     def reading(self) -> str:
         """See `Finding`."""
         parts = []
-        for word, wanted in (("hold", True), ("do not hold", False)):
+        for word, wanted in (("hold in every", True), ("hold in no", False)):
             claims = [each.claim for each in OBSERVATIONS if self._agrees(each) is wanted]
             if claims:
-                parts.append(f"{word} in every matrix: {'; '.join(claims)}")
+                parts.append(f"{word} matrix: {'; '.join(claims)}")
         mixed = [each.claim for each in OBSERVATIONS if self._agrees(each) == "mixed"]
         if mixed:
-            parts.append(f"hold in some: {'; '.join(mixed)}")
-        return f"Of what Wu et al. (2020) saw, these {'. These '.join(parts)}."
+            parts.append(f"hold in some matrices: {'; '.join(mixed)}")
+        return f"Of the observations of Wu et al. (2020), these {'. These '.join(parts)}."
 
     def _agrees(self, observation: Observation) -> bool | str | None:
-        """In all groups, in none, "mixed"; None: there is nothing to see it by."""
+        """Returns whether it holds: True in all groups, False in none, "mixed" in some.
+
+        None if no group has a value for it.
+        """
         values = [group.observed[observation.name] for group in self.groups]
         known = {value >= MOST for value in values if not np.isnan(value)}
         return None if not known else known.pop() if len(known) == 1 else "mixed"
 
     def draw(self, figure: Any) -> None:
-        """See `Finding`; of snapshots, those of the last cycle."""
+        """See `Finding`; if the models are snapshots, only those of the last cycle are drawn."""
         last = max((group.cycle or "" for group in self.groups), default="")
         after = f" ({last})" if last else ""
         title = (

@@ -1,4 +1,4 @@
-"""One weight matrix of several models: what is measured of each, and of every two of them."""
+"""One weight matrix of several models: its values in each model and in each pair of models."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,14 +14,14 @@ from sglm.storage.names import CYCLE
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """One weight matrix of one model.
+    """The values measured for one weight matrix of one model.
 
     Attributes:
-        subject: the model.
-        cycle: whose end it is; None: the run's best model.
-        seed, mode: of the run.
-        weight: for tables.
-        values: what `WeightMeasurer.measure` found.
+        subject: The model's name.
+        cycle: The cycle at whose end the snapshot was taken. None: the run's best model.
+        seed, mode: The run's `train.seed` and `schedule.mode`.
+        weight: The matrix's short name, for tables.
+        values: The result of `WeightMeasurer.measure`.
     """
 
     subject: str
@@ -42,29 +42,37 @@ class Group:
 
     @property
     def name(self) -> str:
-        """For tables."""
+        """The name for tables: the matrix and, for snapshots, the cycle's number."""
         if self.cycle is None:
             return self.weight
         return f"{self.weight}, {self.cycle.removeprefix(CYCLE)}"
 
     @cached_property
     def compared(self) -> list[dict[str, Any]]:
-        """See `compare`."""
+        """The overlaps of each pair of models, as `compare` returns them."""
         seeds = {each.subject: each.seed for each in self.measured}
         kept = {each.subject: each.values["kept"] for each in self.measured}
         return compare(kept, pairs_of(seeds))
 
     def mean(self, number: Callable[[dict[str, Any]], float]) -> float:
-        """Over the models."""
+        """Returns the mean over the models of a number computed from `values`."""
         return _mean([number(each.values) for each in self.measured])
 
     def between(self, kind: str, *, same_seed: bool) -> float:
-        """The mean overlap of two models' top eigenspaces; NaN where there are no two such."""
+        """Returns the mean overlap of two models' top eigenspaces.
+
+        Args:
+            kind: "hessian" or "gauss_newton".
+            same_seed: Whether to average over pairs with the same seed or with different seeds.
+
+        Returns:
+            The mean, or NaN if there are no such pairs.
+        """
         return _mean([each[kind][-1] for each in self.compared if each["same_seed"] == same_seed])
 
     @cached_property
     def observed(self) -> dict[str, float]:
-        """By the observation's name."""
+        """The value of each observation of `OBSERVATIONS`, by its name."""
         return {
             "hessian_gauss_newton": self.mean(lambda v: v["hessian_gauss_newton"][-1]),
             "rank_one": self.mean(lambda v: _mean(v["gauss_newton"]["rank_one"])),
@@ -82,7 +90,7 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def chance(group: Group) -> dict[str, float]:
-    """What unrelated spaces and random vectors would have: `overlap` and `rank_one`."""
+    """Returns the `overlap` of unrelated spaces and the `rank_one` share of random vectors."""
     rows, columns = group.measured[0].values["shape"]
     count = len(group.measured[0].values["gauss_newton"]["values"])
     return {

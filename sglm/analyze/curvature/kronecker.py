@@ -1,21 +1,21 @@
 """A weight matrix's Gauss–Newton matrix as a Kronecker product of two small matrices.
 
-With x_t what the matrix reads at step t of a window, M_tu the Gauss–Newton matrix of the window's
-loss between what it gives at steps t and u, N windows and S = T·N tokens, the exact matrix (weights
-row by row) is
+Let x_t be the input of the weight matrix at step t of a window and M_tu the Gauss–Newton matrix of
+the window's loss between its outputs at steps t and u. With N windows and S = T·N tokens, the exact
+matrix (weights row by row) is
 
     GN = 1/S Σ_n Σ_t Σ_u  M_tu ⊗ x_t x_uᵀ
 
-because the same weights are used at every step. Two ways to pull the sum apart (Martens & Grosse
-2015 for one step; Eschenhagen et al. 2023, sec. 3, for weights that are shared):
+because the same weights are used at every step. Two approximations factorize the sum (Martens &
+Grosse 2015 for one step; Eschenhagen et al. 2023, sec. 3, for shared weights):
 
-    expand:  (1/S Σ_n Σ_t M_tt) ⊗ (1/S Σ_n Σ_t x_t x_tᵀ)       each step alone, t ≠ u left out
+    expand:  (1/S Σ_n Σ_t M_tt) ⊗ (1/S Σ_n Σ_t x_t x_tᵀ)       terms with t ≠ u left out
     reduce:  (1/S Σ_n Σ_tu M_tu) ⊗ (1/N Σ_n x̄ x̄ᵀ), x̄ = 1/T Σ_t x_t     as if x_t were constant
 
 For T = 1 both are what Wu et al. (2020) call the decoupling conjecture, E[M] ⊗ E[xxᵀ].
 
-The M are estimated: an output gradient δ_t = ∂⟨r, logits⟩/∂(gates at t) for a random r whose second
-moment is the loss's Hessian in the logits has E[δ_t δ_uᵀ] = M_tu.
+The matrices M are estimated from random vectors r whose second moment is the loss's Hessian in the
+logits: δ_t = ∂⟨r, logits⟩/∂(gates at t) has E[δ_t δ_uᵀ] = M_tu.
 """
 
 from collections.abc import Iterable, Iterator
@@ -34,7 +34,7 @@ DRAWS = 30
 
 @dataclass(frozen=True, kw_only=True)
 class Factors:
-    """`outputs_OO ⊗ inputs_II`."""
+    """The two factors of the Kronecker product `outputs_OO ⊗ inputs_II`."""
 
     outputs_OO: Array
     inputs_II: Array
@@ -42,10 +42,12 @@ class Factors:
 
 @dataclass(frozen=True, kw_only=True)
 class Factorization:
-    """Both factorizations of one weight matrix, and its Gauss–Newton matrix's trace.
+    """Both factorizations of one weight matrix's Gauss–Newton matrix, and related numbers.
 
     Attributes:
-        mean_I: of what the matrix reads.
+        expand, reduce: The two factorizations.
+        trace: The estimated trace of the exact Gauss–Newton matrix.
+        mean_I: The mean input of the weight matrix.
     """
 
     expand: Factors
@@ -55,10 +57,10 @@ class Factorization:
 
 
 def random_cotangents(window_loss: WindowLoss, draws: int = DRAWS) -> Iterator[Tensor]:
-    """Random gradients of the loss in the features, `(T, N, H)`; their second moment is the loss's
-    Hessian in the features of each token, and zero between tokens.
+    """Yields random gradients of the loss in the features, each `(T, N, H)`.
 
-    Wᵀr with `r = √p∘ε − p⟨√p, ε⟩` for random signs ε: E[rrᵀ] = diag p − ppᵀ.
+    Their second moment is the loss's Hessian in each token's features, and zero between tokens:
+    each is Wᵀr with `r = √p∘ε − p⟨√p, ε⟩` for random signs ε, so that E[rrᵀ] = diag p − ppᵀ.
     """
     model, features_SH = window_loss.model, window_loss.loss.features_SH
     weight_VH, shape = model.output_weight.detach(), window_loss.embedded_TNI.shape[:2]
@@ -76,12 +78,16 @@ def random_cotangents(window_loss: WindowLoss, draws: int = DRAWS) -> Iterator[T
 def factorize(
     window_loss: WindowLoss, cotangents: Iterable[Tensor], *, layer: int
 ) -> dict[str, Factorization]:
-    """`weight_ih` and `weight_hh` of a layer.
+    """Factorizes the Gauss–Newton matrices of a layer's `weight_ih` and `weight_hh`.
 
     Args:
-        window_loss: the loss.
-        cotangents: each `(T, N, H)`; what they give is averaged.
-        layer: its index.
+        window_loss: The loss.
+        cotangents: Random gradients in the features, each `(T, N, H)`; the estimates that they give
+            are averaged.
+        layer: The layer's index.
+
+    Returns:
+        The factorizations by the weight matrix's name.
     """
     features_TNH, traces = window_loss.features.trace(window_loss.embedded_TNI)
     trace: LayerTrace = traces[layer]
@@ -117,7 +123,7 @@ def factorize(
 
 
 def _squared_gradients(delta_TNO: Tensor, read_TNI: Tensor) -> float:
-    """Σ_n ‖Σ_t δ_t x_tᵀ‖²_F = Σ_n Σ_tu (δ_t·δ_u)(x_t·x_u)."""
+    """Returns Σ_n ‖Σ_t δ_t x_tᵀ‖²_F = Σ_n Σ_tu (δ_t·δ_u)(x_t·x_u)."""
     outputs_NTT = torch.einsum("tno,uno->ntu", delta_TNO, delta_TNO)
     inputs_NTT = torch.einsum("tni,uni->ntu", read_TNI, read_TNI)
     return float((outputs_NTT * inputs_NTT).sum())
@@ -144,11 +150,12 @@ def _array(tensor: Tensor) -> Array:
 
 @dataclass(frozen=True, kw_only=True)
 class ProductSpectrum:
-    """The top eigenpairs of a Kronecker product: its eigenvectors are outer products.
+    """The top eigenpairs of a Kronecker product, whose eigenvectors are outer products.
 
     Attributes:
-        values_K: the largest first.
-        outputs_KO, inputs_KI: whose outer products are the eigenvectors.
+        values_K: The eigenvalues, the largest first.
+        outputs_KO, inputs_KI: The factors' eigenvectors; the outer product of row k of each is
+            eigenvector k.
     """
 
     values_K: Array
@@ -156,13 +163,13 @@ class ProductSpectrum:
     inputs_KI: Array
 
     def eigenpairs(self) -> Eigenpairs:
-        """With the eigenvectors written out, row by row."""
+        """Returns the eigenpairs with the eigenvectors written out, weights row by row."""
         vectors = np.einsum("ko,ki->koi", self.outputs_KO, self.inputs_KI)
         return Eigenpairs(self.values_K, vectors.reshape(len(vectors), -1))
 
 
 def product_spectrum(factors: Factors, count: int) -> ProductSpectrum:
-    """The top `count` eigenpairs; all, where there are fewer."""
+    """Returns the top `count` eigenpairs, or all if there are fewer."""
     outputs, output_vectors = np.linalg.eigh(factors.outputs_OO)
     inputs, input_vectors = np.linalg.eigh(factors.inputs_II)
     products = np.outer(outputs, inputs).reshape(-1)
@@ -176,12 +183,15 @@ def product_spectrum(factors: Factors, count: int) -> ProductSpectrum:
 
 
 def captured_shares(factors: Factors, vectors_KP: Array) -> Array:
-    """For n = 1, 2, … all: the mean share of the vectors' squared length that lies in the space of
-    the product's top n eigenvectors.
+    """Computes how much of some vectors lies in the spaces of a product's top eigenvectors.
 
     Args:
-        factors: of the product.
-        vectors_KP: of length 1; weights row by row.
+        factors: The factors of the Kronecker product.
+        vectors_KP: Vectors of length 1, weights row by row.
+
+    Returns:
+        `(P,)`, for n = 1 … P: the mean share of the vectors' squared length that lies in the space
+        of the product's top n eigenvectors.
     """
     outputs, output_vectors = np.linalg.eigh(factors.outputs_OO)
     inputs, input_vectors = np.linalg.eigh(factors.inputs_II)

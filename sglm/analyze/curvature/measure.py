@@ -1,4 +1,4 @@
-"""What is measured of one weight matrix of one model."""
+"""The measurements on one weight matrix of one model."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -30,27 +30,27 @@ MATRICES = ("weight_ih", "weight_hh")
 
 @dataclass(frozen=True, kw_only=True)
 class Weight:
-    """One weight matrix: of which layer, and which of its two."""
+    """One weight matrix of a model: the layer's index, and `weight_ih` or `weight_hh`."""
 
     layer: int
     matrix: str
 
     @property
     def name(self) -> str:
-        """As in the model's file."""
+        """The parameter's name in the model's file."""
         return f"layers.{self.layer}.{self.matrix}"
 
     @property
     def short(self) -> str:
-        """For tables: `ih 0`."""
+        """The name for tables, such as `ih 0`."""
         return f"{self.matrix.removeprefix('weight_')} {self.layer}"
 
 
 class WeightMeasurer:
-    """Measures the matrices of one model; what they share is computed once.
+    """Measures the weight matrices of one model; shared results are computed once per layer.
 
     Args:
-        window_loss: of the model.
+        window_loss: The model's loss.
     """
 
     def __init__(self, window_loss: WindowLoss) -> None:
@@ -58,7 +58,7 @@ class WeightMeasurer:
         self._factorized: dict[int, dict[str, Factorization]] = {}
 
     def factorization(self, weight: Weight) -> Factorization:
-        """Of one matrix."""
+        """Returns the factorization of one matrix, cached by layer."""
         if weight.layer not in self._factorized:
             self._factorized[weight.layer] = factorize(
                 self.window_loss, random_cotangents(self.window_loss), layer=weight.layer
@@ -66,7 +66,10 @@ class WeightMeasurer:
         return self._factorized[weight.layer][weight.matrix]
 
     def measure(self, weight: Weight) -> dict[str, Any]:
-        """All of it, as JSON can hold it."""
+        """Returns all measurements of one matrix as values that JSON can hold.
+
+        `kept` holds the packed eigenvectors by which models are compared.
+        """
         layer = self.window_loss.model.layers[weight.layer]
         parameter = getattr(layer, weight.matrix)
         shape = tuple(parameter.shape)
@@ -100,17 +103,17 @@ class WeightMeasurer:
 
 
 def describe(pairs: Eigenpairs, shape: tuple[int, int], mean_I: Array) -> dict[str, Any]:
-    """The eigenpairs of a matrix in one of an LSTM's weight matrices.
+    """Describes the eigenpairs of a curvature matrix in one of an LSTM's weight matrices.
 
     Args:
-        pairs: of the weights, row by row.
-        shape: `(4H, I)` of the weight matrix.
-        mean_I: of what it reads.
+        pairs: The eigenpairs, weights row by row.
+        shape: The shape `(4H, I)` of the weight matrix.
+        mean_I: The mean input of the weight matrix.
 
     Returns:
-        `values`; `rank_one`, see `rank_one_shares`; `along_mean`: the share of each vector's
-        squared length that lies along the mean input, `‖Mat(v) x̂‖²`; `gates`: the share of each
-        gate in the vectors' squared length: input, forget, cell, output.
+        `values`: the eigenvalues; `rank_one`: see `rank_one_shares`; `along_mean`: the share of
+        each vector's squared length that lies along the mean input, `‖Mat(v) x̂‖²`; `gates`: the
+        mean share of the vectors' squared length in each gate: input, forget, cell, output.
     """
     matrices_KOI = pairs.vectors_KP.reshape(-1, *shape)
     direction_I = mean_I / np.linalg.norm(mean_I)
@@ -124,8 +127,12 @@ def describe(pairs: Eigenpairs, shape: tuple[int, int], mean_I: Array) -> dict[s
 
 
 def mean_share(factors: Factors, mean_I: Array) -> dict[str, float]:
-    """How much of the inputs' autocorrelation their mean makes, `‖E x‖² / E‖x‖²`; and how much the
-    top eigenvector, with the squared cosine of the two."""
+    """Computes how much of the inputs' autocorrelation E[xxᵀ] their mean accounts for.
+
+    Returns:
+        `mean_share`: the mean's share of the trace, `‖E x‖² / E‖x‖²`; `first_share`: that of the
+        top eigenvector; `first_along_mean`: the squared cosine of the mean and that eigenvector.
+    """
     values, vectors = np.linalg.eigh(factors.inputs_II)
     total = float(values.sum())
     squared = float(mean_I @ mean_I)
@@ -137,7 +144,7 @@ def mean_share(factors: Factors, mean_I: Array) -> dict[str, float]:
 
 
 def _scaled_eigenvectors(matrix: Array) -> Array:
-    """Rows whose outer products with themselves add up to the matrix, the longest first."""
+    """Returns rows whose outer products with themselves add up to the matrix, longest first."""
     values, vectors = np.linalg.eigh(matrix)
     scaled: Array = (vectors * np.sqrt(values.clip(0))).T[::-1]
     return scaled

@@ -1,4 +1,4 @@
-"""The picture of `sglm analyze curvature`: four panels, a colour a weight matrix."""
+"""The picture of `sglm analyze curvature`: four panels, with one colour per weight matrix."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,12 +11,12 @@ _COLOURS = ("#1f77b4", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#
 
 
 def draw(groups: Sequence[Group], figure: Any, *, title: str) -> None:
-    """Spectra, rank, agreement and what models share.
+    """Draws spectra, rank-1 shares, overlaps, and the overlaps between runs by number of vectors.
 
     Args:
-        groups: the weight matrices.
-        figure: matplotlib's.
-        title: above all panels.
+        groups: The weight matrices.
+        figure: A matplotlib figure.
+        title: The title above all panels.
     """
     coloured = [(group, _COLOURS[index % len(_COLOURS)]) for index, group in enumerate(groups)]
     figure.suptitle(title, fontsize=11)

@@ -1,6 +1,7 @@
-"""The top eigenpairs of matrices that are too large to write down: Hessian and Gauss–Newton.
+"""Top eigenpairs of the Hessian and the Gauss–Newton matrix, which are too large to write out.
 
-Products come from curvlinops (Dangel et al. 2025), eigenpairs from SciPy's Lanczos iteration.
+Matrix–vector products come from curvlinops (Dangel et al. 2025), eigenpairs from SciPy's Lanczos
+iteration.
 """
 
 from collections.abc import Callable
@@ -14,18 +15,19 @@ from sglm.analyze.curvature.subspaces import Eigenpairs
 from sglm.analyze.curvature.windows import WindowLoss
 from sglm.errors import InputError, SglmError
 
-# Relative to an eigenvalue, the length of what its vector fails to be an eigenvector by.
+# Largest residual ‖Av − λv‖ of an eigenpair, relative to its eigenvalue.
 TOLERANCE = 1e-3
-# Vectors that the iteration holds, per eigenvector that is wanted.
+# Vectors that the iteration holds for each requested eigenvector.
 _HELD = 3
 _RESTARTS = 300
 INSTALL = 'pip install "sglm[analyze]"'
 
 
 def check_installed() -> None:
-    """
+    """Checks that the packages that the analysis imports are installed.
+
     Raises:
-        InputError: the packages of the extra `analyze` are missing.
+        InputError: Packages of the extra `analyze` are missing.
     """
     try:
         import curvlinops  # noqa: F401
@@ -35,14 +37,18 @@ def check_installed() -> None:
 
 
 def hessian(window_loss: WindowLoss, weight: nn.Parameter) -> Any:
-    """SciPy's linear operator of the loss's Hessian in one weight matrix, row by row."""
+    """Returns the loss's Hessian in one weight matrix, flattened row by row.
+
+    Returns:
+        A SciPy linear operator.
+    """
     from curvlinops import HessianLinearOperator
 
     return _operator(HessianLinearOperator, window_loss, weight)
 
 
 def gauss_newton(window_loss: WindowLoss, weight: nn.Parameter) -> Any:
-    """The same of the generalized Gauss–Newton matrix, split at the logits."""
+    """Returns the generalized Gauss–Newton matrix, split at the logits, like `hessian`."""
     from curvlinops import GGNLinearOperator
 
     return _operator(GGNLinearOperator, window_loss, weight)
@@ -58,14 +64,14 @@ def _operator(kind: Callable[..., Any], window_loss: WindowLoss, weight: nn.Para
 
 
 def top_eigenpairs(operator: Any, count: int) -> Eigenpairs:
-    """The eigenpairs of the largest eigenvalues, by Lanczos iteration with restarts.
+    """Computes the eigenpairs of the largest eigenvalues by Lanczos iteration with restarts.
 
     Args:
-        operator: SciPy's, symmetric; or a matrix.
-        count: K; fewer where the matrix is as small.
+        operator: A symmetric SciPy linear operator, or a matrix.
+        count: K, the number of eigenpairs, capped at one less than the number of columns.
 
     Raises:
-        SglmError: the eigenvalues lie too close together to be told apart; the matrix is zero or
+        SglmError: The eigenvalues lie too close together to be separated, or the matrix is zero or
             not finite.
     """
     from scipy.sparse.linalg import ArpackError, ArpackNoConvergence, eigsh
@@ -85,17 +91,17 @@ def top_eigenpairs(operator: Any, count: int) -> Eigenpairs:
         )
     except ArpackNoConvergence:
         raise SglmError(
-            f"the first {count} eigenvalues lie too close together to be told apart; give more"
+            f"the first {count} eigenvalues lie too close together to be separated; give more"
             " --tokens"
         ) from None
     except ArpackError as error:
         raise SglmError(
-            f"the curvature has no eigenvalues that can be found ({error}); has the run diverged?"
+            f"the eigenvalues of the curvature cannot be computed ({error}); has the run diverged?"
         ) from None
     order = np.argsort(values)[::-1]
     return Eigenpairs(values[order], vectors.T[order])
 
 
 def iteration_bytes(size: int, count: int) -> int:
-    """What `top_eigenpairs` holds at most for a matrix of `size` columns."""
+    """Returns the most bytes that `top_eigenpairs` holds for a matrix of `size` columns."""
     return 8 * size * (max(_HELD * count, 20) + count + 4)

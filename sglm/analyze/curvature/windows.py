@@ -1,13 +1,13 @@
-"""The loss of short windows of text as a function of an LSTM's weights, twice differentiable.
+"""The loss of short windows of text as a twice differentiable function of an LSTM's weights.
 
-sglm's own forward pass cannot be used here: oneDNN's float32 LSTM has no forward differentiation
-and can be differentiated only once, as can the chunked softmax loss. So the layers are written in
-plain torch operations, and the loss is replaced by its expansion in the features to second order:
-first and second derivatives at the model's own weights are the same, exactly, and a product with
-the Hessian then needs no softmax.
+sglm's own forward pass cannot be used here: oneDNN's float32 LSTM supports no forward-mode
+differentiation and can be differentiated only once, as can the chunked softmax loss. So the layers
+are written in plain torch operations, and the loss is replaced by its second-order expansion in the
+features: the first and second derivatives at the model's own weights are exactly the same, and a
+product with the Hessian then needs no softmax.
 
 Shapes: T steps of a window, N windows, S = T·N tokens, V vocabulary, I inputs and H units of a
-layer (of the last one where features are meant). Losses are in nats.
+layer (of the last layer in shapes of features). Losses are in nats.
 """
 
 from collections.abc import Iterable
@@ -24,17 +24,18 @@ from sglm.model.language_model import LSTMLanguageModel, ModelShape
 from sglm.model.lstm_layer import LSTMLayer
 from sglm.model.state import LSTMState
 
-# Steps before a window from which its first state comes; the start state is forgotten by then.
+# Steps that are read before a window to compute its first state; by then the model has forgotten
+# the start state.
 CONTEXT_STEPS = 100
 
 
 @dataclass(frozen=True, kw_only=True)
 class Windows:
-    """Pieces of a text, all of one length.
+    """Windows of a text, all of the same length.
 
     Attributes:
-        context_CN: ids before each window.
-        inputs_TN, targets_TN: ids; a target is the token after its input.
+        context_CN: The C = `CONTEXT_STEPS` token ids before each window.
+        inputs_TN, targets_TN: Token ids; each target is the token after its input.
     """
 
     context_CN: Tensor
@@ -43,15 +44,15 @@ class Windows:
 
 
 def needed_tokens(windows: int, steps: int) -> int:
-    """How long a text must be for so many windows that do not overlap."""
+    """Returns the number of tokens that a text must have for that many disjoint windows."""
     return CONTEXT_STEPS + windows * steps + 1
 
 
 def choose_windows(ids: npt.NDArray[np.integer[Any]], *, windows: int, steps: int) -> Windows:
-    """Windows at even distances over the whole text.
+    """Chooses windows at even distances over the whole text.
 
     Args:
-        ids: the text, at least `needed_tokens` long.
+        ids: The text, at least `needed_tokens` long.
         windows, steps: N and T.
     """
     last = len(ids) - CONTEXT_STEPS - steps - 1
@@ -68,12 +69,13 @@ def choose_windows(ids: npt.NDArray[np.integer[Any]], *, windows: int, steps: in
 
 @dataclass(frozen=True, kw_only=True)
 class LayerTrace:
-    """What a layer's matrices read and give in a window.
+    """The inputs and outputs of a layer's two weight matrices in a window.
 
     Attributes:
-        inputs_TNI: that `weight_ih` reads.
-        hidden_TNH: that `weight_hh` reads: the hidden state before each step.
-        gates: for each step `(N, 4H)`, before the nonlinearities, in the graph of the features.
+        inputs_TNI: The inputs of `weight_ih`.
+        hidden_TNH: The inputs of `weight_hh`: the hidden state before each step.
+        gates: The gates at each step, `(N, 4H)`, before the nonlinearities, as nodes of the
+            features' autograd graph.
     """
 
     inputs_TNI: Tensor
@@ -82,7 +84,7 @@ class LayerTrace:
 
 
 class WindowFeatures(nn.Module):
-    """The features of windows, from embedded inputs, as the model in evaluation mode gives them.
+    """The features of windows as a function of their embedded inputs, in evaluation mode.
 
     The state before a window and the embedded inputs are constants: as in training, nothing is
     differentiated past the window's start.
@@ -91,19 +93,19 @@ class WindowFeatures(nn.Module):
     def __init__(self, model: LSTMLanguageModel, *, state: LSTMState) -> None:
         """
         Args:
-            model: its layers are shared, not copied.
-            state: before the windows; N lanes.
+            model: The model, whose layers are shared, not copied.
+            state: The state before the windows, with N lanes.
         """
         super().__init__()
         self.layers = model.layers
         self.state = state.detach()
 
     def forward(self, embedded_TNI: Tensor) -> Tensor:
-        """`(T, N, H)`."""
+        """Returns the features, `(T, N, H)`."""
         return self.trace(embedded_TNI)[0]
 
     def trace(self, embedded_TNI: Tensor) -> tuple[Tensor, list[LayerTrace]]:
-        """The features, and what happened in every layer on the way."""
+        """Returns the features and the trace of each layer."""
         below_TNI, traces = embedded_TNI, []
         layers = cast(Iterable[LSTMLayer], self.layers)
         for layer, hidden_NH, cell_NH in zip(
@@ -125,24 +127,24 @@ class WindowFeatures(nn.Module):
 
 
 class ExpandedLoss(nn.Module):
-    """The mean loss of a token, to second order in the features of each.
+    """The mean loss per token, to second order in each token's features.
 
-    With d the distance of a token's features from those of the model, W the softmax matrix and p
-    the model's distribution there:
+    Let d be the difference between a token's features and those of the model, W the softmax matrix
+    and p the model's distribution for that token. Up to a constant, the token's loss is then
     `g·d + ½ dᵀCd`, where `g = Wᵀ(p − [target])` and `C = Wᵀ(diag p − ppᵀ)W`.
-    Because the logits are linear in the features, C also makes the Gauss–Newton matrix.
+    Because the logits are linear in the features, C also yields the Gauss–Newton matrix.
     """
 
-    reduction = "sum"  # for curvlinops: the batches are added up as they are
+    reduction = "sum"  # tells curvlinops to add up the batches without rescaling them
 
     def __init__(
         self, model: LSTMLanguageModel, *, features_TNH: Tensor, targets_TN: Tensor
     ) -> None:
         """
         Args:
-            model: of the softmax.
-            features_TNH: at which the loss is expanded.
-            targets_TN: token ids.
+            model: The model whose softmax is used.
+            features_TNH: The features at which the loss is expanded.
+            targets_TN: The token ids to predict.
         """
         super().__init__()
         with torch.no_grad():
@@ -165,9 +167,10 @@ class ExpandedLoss(nn.Module):
             self.register_buffer("curvature_SHH", curvature_SHH)
 
     def forward(self, features_TNH: Tensor, _: Tensor) -> Tensor:
-        """Nats a token, up to a constant; the second argument is what curvlinops calls y.
+        """Returns the loss in nats per token, up to a constant.
 
-        Only at the model's own features: there, and in its derivatives, d is zero.
+        Valid only at the model's own features: value and derivatives are those at d = 0. The second
+        argument, curvlinops's `y`, is ignored.
         """
         features_SH = features_TNH.flatten(0, 1)
         total: Tensor = _SecondOrder.apply(  # type: ignore[no-untyped-call]
@@ -177,10 +180,11 @@ class ExpandedLoss(nn.Module):
 
 
 class _SecondOrder(torch.autograd.Function):
-    """A sum whose gradient is g, and whose gradient's derivative is C.
+    """A sum over tokens whose gradient is g and whose second derivative is C.
 
-    By hand, because C is the largest array by far and automatic differentiation of `g·d + ½ dᵀCd`
-    would read it at least four times for a product, three of them times zero. So it is read once.
+    Its derivatives are written by hand because C is by far the largest array: automatic
+    differentiation of `g·d + ½ dᵀCd` would read it at least four times per product, three of them
+    to multiply by zero. Here it is read once.
     """
 
     generate_vmap_rule = True
@@ -191,7 +195,7 @@ class _SecondOrder(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        ctx.set_materialize_grads(False)  # no zeros of the size of C
+        ctx.set_materialize_grads(False)  # avoids zeros of the size of C
         ctx.save_for_backward(*inputs)
         ctx.save_for_forward(*inputs)
 
@@ -208,7 +212,7 @@ class _SecondOrder(torch.autograd.Function):
 
 
 class _Curved(torch.autograd.Function):
-    """Zero, with the derivative C."""
+    """A function that is zero and whose derivative is C."""
 
     generate_vmap_rule = True
 
@@ -232,26 +236,26 @@ class _Curved(torch.autograd.Function):
 
 
 def expansion_floats(shape: ModelShape, tokens: int) -> int:
-    """How many numbers the making of an `ExpandedLoss` of so many tokens holds at most."""
+    """Returns the most numbers held while an `ExpandedLoss` of that many tokens is constructed."""
     features, words = shape.widths[-1], shape.vocab_size
     return tokens * (features**2 + 3 * features + 3 * words) + words * features
 
 
 class WindowLoss:
-    """A model's loss over some windows.
+    """A model's loss over some windows, as `loss(features(embedded_TNI))`.
 
     Attributes:
-        model, windows: what it is of.
-        features: the function of the weights, of `embedded_TNI`.
-        embedded_TNI: its argument.
-        loss: the function of the features.
+        model, windows: The model and the windows.
+        features: The features as a function of the embedded inputs and the layers' weights.
+        embedded_TNI: The embedded inputs of the windows.
+        loss: The loss as a function of the features.
     """
 
     def __init__(self, model: LSTMLanguageModel, *, windows: Windows) -> None:
         """
         Args:
-            model: in evaluation mode; products are computed in the type of its parameters.
-            windows: of the text.
+            model: The model in evaluation mode; products are computed in its parameters' dtype.
+            windows: The windows of the text.
         """
         self.model, self.windows = model, windows
         with torch.no_grad():

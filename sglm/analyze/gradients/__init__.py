@@ -1,1 +1,1 @@
-"""How good are the gradients that a run follows? After Ilyas et al. (2020): see `analysis.py`."""
+"""The quality of the gradients that a run follows, after Ilyas et al. (2020): see `analysis.py`."""

@@ -1,7 +1,7 @@
-"""How good are the gradients that a run follows? Their variance, their bias, their worth.
+"""The analysis `gradients`: variance, bias and worth of the gradients that a run follows.
 
-After Ilyas et al. 2020, who ask it of deep policy gradients. The measure is the gradient
-over a long horizon, the mean of thousands of windows; docs/analysis.md says what is compared how.
+Ilyas et al. (2020) asked the same of deep policy gradients. The reference is the gradient over a
+long horizon, averaged over thousands of windows; docs/analysis.md defines the comparisons.
 """
 
 import os
@@ -37,22 +37,22 @@ from sglm.text.store import TokenStore
 from sglm.train.build import lookahead_steps, stretch_windows
 
 SPLIT = "train"
-PARTS = 16  # of the text: independent estimates, among which the bootstrap draws
+PARTS = 16  # M, parts of the text: independent estimates from which the bootstrap draws
 DEFAULT_WINDOWS = 5_000
 DEFAULT_REACH = 40
-WARM_UP = 50  # steps that are read for the state alone, at the start of a lane
+WARM_UP = 50  # steps at the start of a lane that are read only for the state
 _FEWEST_WINDOWS = 2
 _SERIES = (1, 2, 5)
 
 
 class Plan(NamedTuple):
-    """What is read for one run.
+    """The extent of the text that is read for one run.
 
     Attributes:
-        batch: B, lanes of a batch.
-        window: T.
-        windows: N, of each lane.
-        ahead: steps that must follow the last window.
+        batch: B, the number of lanes of a batch.
+        window: T, the number of steps of a window.
+        windows: N, the number of windows of each lane.
+        ahead: Number of steps that must follow the last window.
     """
 
     batch: int
@@ -74,13 +74,15 @@ class GradientsAnalysis:
     """Variance, bias and worth of gradients (an `Analysis`).
 
     Args:
-        subjects: models that lie in runs.
-        store: its training text is read.
-        windows: how many to average over; None: `DEFAULT_WINDOWS`, or as many as the text has.
-        reach: steps past a window's end that the long horizon takes in.
+        subjects: Models that lie in runs.
+        store: The store whose training text is read.
+        windows: Number of windows to average over, rounded up so that every lane reads equally
+            many. None: `DEFAULT_WINDOWS`, or as many as the text has.
+        reach: Number of steps past a window's end that the long horizon covers.
 
     Raises:
-        InputError: a model lies in no run, or the text is too short.
+        InputError: `windows` or `reach` is less than 1, a model lies in no run, or the text is too
+            short.
     """
 
     subjects: Sequence[Subject]
@@ -98,28 +100,28 @@ class GradientsAnalysis:
             plan = self.plan(subject.config())
             purpose = (
                 f"{plan.lanes} lanes of {plan.steps:,} steps for {subject.name} ({PARTS} times its"
-                " train.batch, so that the noise of a gradient can be told)"
+                " train.batch, so that a gradient's noise can be measured)"
             )
             check_length(self.store, SPLIT, tokens=plan.lanes * plan.steps, purpose=purpose)
 
     @property
     def reaches(self) -> list[int]:
-        """1, 2, 5, 10, 20, … up to the long horizon's."""
+        """The reaches that are measured: 1, 2, 5, 10, 20, … up to the long horizon's."""
         series = [base * 10**power for power in range(10) for base in _SERIES]
         return [*(each for each in series if each < self.reach), self.reach]
 
     def plan(self, config: Config) -> Plan:
-        """For a run with that configuration."""
+        """Returns the extent of the text that is read for a run with this configuration."""
         batch, window = config.train.batch, config.train.window
         values = value_steps(window) if config.synthesizer.kind == "critic" else 0
         ahead = max(self.reach, lookahead_steps(config) or 0, values)
         lanes = PARTS * batch
-        # Whole stretches, for what is estimated differs from place to place in them.
+        # Whole stretches, because an estimate depends on its window's place in the stretch.
         stretch = 1 if config.schedule.mode == "real" else stretch_windows(config)
         fewest = -(-(self.windows or DEFAULT_WINDOWS) // lanes)
         wanted = -(-fewest // stretch) * stretch
         fit = (len(self.store.ids(SPLIT)) // lanes - WARM_UP - ahead) // window
-        if wanted > fit:  # what was asked for, or as much as there is
+        if wanted > fit:  # as many as the text has, but at least the number that was asked for
             whole = fit // stretch * stretch or fit
             wanted = max(_FEWEST_WINDOWS, whole) if self.windows is None else max(fewest, whole)
         return Plan(batch, window, wanted, ahead)
@@ -133,7 +135,7 @@ class GradientsAnalysis:
         }
 
     def memory_bytes(self) -> float:
-        """The largest run's: sums of weight gradients, the reading, and a pass over a piece."""
+        """See `Analysis`: of the largest run, sums of gradients, the reading, and one pass."""
         most = 0.0
         for subject in self.subjects:
             shape = read_card(subject.folder).model_shape()
@@ -147,7 +149,7 @@ class GradientsAnalysis:
         return most
 
     def parts(self) -> Sequence[Part]:
-        """One for each model."""
+        """See `Analysis`: one part for each model."""
         return [
             Part(
                 name=subject.name,
@@ -194,13 +196,16 @@ class GradientsAnalysis:
 def measure(
     trained: Trained, text: ComingText, *, plan: Plan, reaches: Sequence[int]
 ) -> dict[str, Any]:
-    """The numbers of one model on a text (`describe`).
+    """Measures one model on a text.
 
     Args:
-        trained: the model, and its estimator if it has one.
+        trained: The model, and its estimator if it has one.
         text: `plan.steps` steps of `plan.lanes` lanes.
-        plan: what is read.
-        reaches: of the exact gradients, ascending.
+        plan: The extent of the text.
+        reaches: The reaches of the exact gradients, ascending.
+
+    Returns:
+        The numbers of `describe`, and `values`: those of `compare_values` for a critic, else None.
     """
     model, estimator = trained.model, trained.estimator
     reading = read(model, text, skipped=WARM_UP, window=plan.window, windows=plan.windows)
@@ -217,7 +222,7 @@ def measure(
 
 
 def _seconds_of(model: LSTMLanguageModel, plan: Plan, reaches: Sequence[int]) -> float:
-    """Times one batch, reading and going back, and counts how many there are."""
+    """Estimates the seconds of a measurement by timing one batch, forward and backward."""
     pieces = 4
     ids = torch.zeros(pieces * plan.window + plan.ahead + 1, plan.batch, dtype=torch.int64)
     windows, lanes = range(pieces - 1), slice(0, plan.batch)
@@ -245,19 +250,22 @@ def gradients(
     reach: int = DEFAULT_REACH,
     report: ReportsProgress | None = None,
 ) -> GradientsFinding:
-    """How good the gradients are that runs follow: see docs/analysis.md.
+    """Measures variance, bias and worth of the gradients that runs follow (docs/analysis.md).
 
     Args:
-        runs: what `sglm train` wrote.
-        data: a token store, of which the training text is read; None: that of the first run.
-        out: a folder for `gradients.json`, `gradients.png` and what is needed to continue.
-        snapshots: the models at the ends of the cycles instead, which have no synthesizer.
-        windows: how many to average over; None: 5,000, or as many as the text has.
-        reach: steps past a window's end that the long horizon takes in.
-        report: called before every part and at the end.
+        runs: Folders that `sglm train` wrote.
+        data: A token store whose training text is read. None: the store of the first run.
+        out: A folder for `gradients.json`, `gradients.png` and the parts from which the same call
+            continues. None: nothing is written.
+        snapshots: Whether to analyse the models at the ends of cycles, which have no synthesizer,
+            instead of those of the newest checkpoints.
+        windows: Number of windows to average over. None: 5,000, or as many as the text has.
+        reach: Number of steps past a window's end that the long horizon covers.
+        report: Called before every part and at the end.
 
     Raises:
-        InputError: something that is no run, a text that is too short, too little memory.
+        InputError: A folder is not a run, an argument is out of range, the text is too short,
+            memory is too small, or `out` is not writable.
     """
     analysis = gradients_analysis(
         runs, data=data, snapshots=snapshots, windows=windows, reach=reach
@@ -273,7 +281,11 @@ def gradients_analysis(
     windows: int | None = None,
     reach: int = DEFAULT_REACH,
 ) -> GradientsAnalysis:
-    """The analysis that `gradients` carries out; raises as that does."""
+    """Returns the analysis that `gradients` carries out.
+
+    Raises:
+        InputError: As for `GradientsAnalysis`; or the store does not fit the models.
+    """
     subjects = find_subjects(runs, snapshots=snapshots)
     store = store_of(subjects, data)
     return GradientsAnalysis(subjects=subjects, store=store, windows=windows, reach=reach)

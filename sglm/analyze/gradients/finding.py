@@ -1,4 +1,4 @@
-"""What `gradients` found, as data, table, sentence and picture."""
+"""The finding of `sglm analyze gradients`, as JSON, table, sentence and picture."""
 
 import math
 from collections.abc import Sequence
@@ -12,22 +12,22 @@ _LINES = ("-", "--", ":", "-.")
 
 @dataclass(frozen=True, kw_only=True)
 class GradientsFinding:
-    """What was measured of each run; every number as `[value, low, high]`, a 95 % interval.
+    """The measurements on each run; estimates are `[value, low, high]` with a 95 % interval.
 
     Attributes:
-        runs: of each, in the order they were given: `gradients` (by kind: agreement with the long
-            horizon's, in `parameters` and `states`), `variance`, and of a synthetic gradient
-            `worth`, `by_distance`, `by_part`.
+        runs: The measurements of each run, in the order in which the runs were given: `gradients`
+            (by kind: agreement with the long horizon's, in `parameters` and `states`), `variance`;
+            for a synthetic gradient `worth`, `by_distance` and `by_part`; for a critic `values`.
     """
 
     runs: Sequence[dict[str, Any]]
 
     def as_json(self) -> dict[str, Any]:
-        """All of it."""
+        """See `Finding`."""
         return {"runs": list(self.runs)}
 
     def rows(self) -> list[list[str]]:
-        """Truncated and synthetic gradients beside that of the long horizon."""
+        """See `Finding`: truncated and synthetic gradients against that of the long horizon."""
         heading = ["run", "gradient", "cosine", "norm", "bias", "± 95 %", "state error", "worth"]
         rows = [heading]
         for run in self.runs:
@@ -37,39 +37,39 @@ class GradientsFinding:
         return rows
 
     def reading(self) -> str:
-        """What a synthetic gradient is worth, where there is one."""
+        """See `Finding`: the worth of the first synthetic gradient, or else truncation's bias."""
         first = next((run for run in self.runs if SYNTHETIC in run["gradients"]), None)
         run = self.runs[0] if first is None else first
         truncated = run["gradients"][TRUNCATED]["parameters"]["bias"]
         missing = "" if first else f" Nothing synthetic was measured: {run['missing']}."
         if not truncated[1] > 0:  # NaN, too
             return (
-                f"{run['run']}: {run['windows']:,} windows are too few to tell from noise what"
-                " truncation loses of the long horizon's mean gradient; give more --windows, or"
-                f" --data with a longer text.{missing}"
+                f"{run['run']}: {run['windows']:,} windows are too few to distinguish what"
+                " truncation loses of the long horizon's mean gradient from noise; give more"
+                f" --windows, or --data with a longer text.{missing}"
             )
         if first is None:
             return (
                 f"{run['run']}: truncation after {run['window']} steps loses"
                 f" {_share(truncated)} of the long horizon's gradient"
-                f" (squared length of the bias in the LSTM's weights).{missing}"
+                f" (squared norm of the bias in the LSTM's weights).{missing}"
             )
         bias = first["gradients"][SYNTHETIC]["parameters"]["bias"]
         worth, low, high = first["worth"]["parameters"]
         told = f"they are worth a real horizon of {worth:.1f} steps ({low:.1f} to {high:.1f})"
         if not low > first["window"]:
             told = (
-                f"that they are worth more than those {first['window']} steps cannot be told"
+                f"whether they are worth more than those {first['window']} steps is uncertain"
                 f" ({low:.1f} to {high:.1f})"
             )
         return (
-            f"{first['run']}: with synthetic gradients the bias is {_share(bias)} of the long"
-            f" horizon's squared gradient, with truncation after {first['window']} steps"
-            f" {_share(truncated)}; {told}.{_of_values(first)}"
+            f"{first['run']}: the bias is {_share(truncated)} of the long horizon's squared"
+            f" gradient with truncation after {first['window']} steps, and {_share(bias)} with"
+            f" synthetic gradients; {told}.{_of_values(first)}"
         )
 
     def draw(self, figure: Any) -> None:
-        """Variance, bias by horizon, error by distance and by part of the state."""
+        """See `Finding`: variance, bias by horizon, error by reach, cosine by part of the state."""
         variance, bias, distance, parts = figure.subplots(2, 2).flatten()
         for index, run in enumerate(self.runs):
             color = f"C{index % 10}"
@@ -103,7 +103,7 @@ def _of_values(run: dict[str, Any]) -> str:
     explained, low, high = run["values"]["explained"]
     return (
         f" The critic's values explain {explained:.1%} ({low:.1%} to {high:.1%}) of the variance of"
-        f" the loss that came, discounted, within {run['values']['steps']} steps."
+        f" the discounted loss of the next {run['values']['steps']} steps."
     )
 
 

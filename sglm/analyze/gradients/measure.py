@@ -1,11 +1,13 @@
-"""What is measured of a run's gradients: sums over a text, then numbers with intervals.
+"""Measurements on a run's gradients: sums over a text, then numbers with intervals.
 
-The text is cut into M disjoint parts, each read in lanes as training reads it; every part gives an
-independent estimate of the mean gradients. Fixed weights, no dropout, no penalties.
+The text is cut into M disjoint parts, each read in lanes as in training; each part gives an
+independent estimate of the mean gradients. Weights are fixed; there are no dropout and no
+penalties.
 
 Shapes: M parts of B lanes each, L = M·B, T steps of a window, N windows of a lane, R reaches, K
-kinds of added gradients (the reaches, then the synthetic one), P weights, S coordinates of a state,
-Q parts of a state (hidden of each layer, then cell of each), W drawings of the bootstrap.
+kinds of added gradients (the reaches, then the synthetic one), P weights of the LSTM layers, S
+coordinates of a state, Q parts of a state (the hidden state of each layer, then the cell state of
+each), W drawings of the bootstrap.
 """
 
 from collections.abc import Sequence
@@ -35,16 +37,16 @@ _WINDOWS_AT_ONCE = 16
 
 @dataclass(frozen=True, kw_only=True)
 class Sums:
-    """What was summed.
+    """Inner products of gradients that were summed over windows.
 
     Attributes:
-        reaches: r, ascending; the last one is the long horizon's.
-        batches: how many windows of B lanes each part's mean is over, at each of `grams`.
-        grams: inner products `(M, 1 + K, M, 1 + K)` of the weight gradients of a part: of the
-            windows' own nats, and what each added state gradient gives besides.
-        states_LQKK: inner products of the added state gradients, by lane and part of a state.
-        parts: the names of the parts of a state.
-        has_synthetic: whether the last of K is the synthetic gradient.
+        reaches: The reaches r, ascending; the last one is the long horizon's.
+        batches: Number of windows of B lanes that each part had summed, for each of `grams`.
+        grams: Inner products `(M, 1 + K, M, 1 + K)` of the parts' summed weight gradients: that of
+            the windows' own nats, then the contribution of each added state gradient.
+        states_LQKK: Inner products of the added state gradients, by lane and part of a state.
+        parts: The names of the parts of a state.
+        has_synthetic: Whether the last of the K kinds is the synthetic gradient.
     """
 
     reaches: list[int]
@@ -63,13 +65,13 @@ def sum_up(
     synthetic_NLS: Tensor | None,
     lanes: int,
 ) -> Sums:
-    """Goes through all windows, doubling the number between looks at the sums.
+    """Sums gradients over all windows; takes inner products after 1, 2, 4, … and all windows.
 
     Args:
-        model, reading: whose.
-        reaches: r, ascending.
-        synthetic_NLS: what an estimator would inject after each window.
-        lanes: B; the reading has M times as many.
+        model, reading: The model and its reading of the text.
+        reaches: The reaches r of the exact state gradients, ascending.
+        synthetic_NLS: The estimates that would be injected after each window, or None.
+        lanes: B; the reading has M·B lanes.
     """
     parts = reading.inputs_CL.shape[1] // lanes
     kinds = len(reaches) + (synthetic_NLS is not None)
@@ -102,7 +104,7 @@ def sum_up(
 
 
 def _doubling(windows: int) -> list[tuple[range, bool]]:
-    """All windows in pieces, and after which ones 1, 2, 4, … and all of them are done."""
+    """Returns pieces of all windows, each with whether 1, 2, 4, … or all windows end with it."""
     pieces, done = [], 0
     while done < windows:
         end = min(max(1, 2 * done), windows)
@@ -114,7 +116,13 @@ def _doubling(windows: int) -> list[tuple[range, bool]]:
 
 
 def _state_products(after_KLS: Tensor, widths: Sequence[int], *, lanes: int) -> Array:
-    """`(lanes, Q, K, K)`, summed over windows, which lie side by side."""
+    """Returns inner products `(lanes, Q, K, K)`, summed over the windows of each lane.
+
+    Args:
+        after_KLS: State gradients, with the lanes of each window side by side.
+        widths: The width of each of the Q parts of a state.
+        lanes: The number of lanes.
+    """
     found = []
     for part_KLH in torch.split(after_KLS, [*widths], dim=2):
         kinds, _, width = part_KLH.shape
@@ -125,10 +133,10 @@ def _state_products(after_KLS: Tensor, widths: Sequence[int], *, lanes: int) -> 
 
 
 def describe(sums: Sums, window: int) -> dict[str, Any]:
-    """The numbers, each as `[value, low, high]`.
+    """Computes the numbers of `GradientsFinding` from the sums, as `[value, low, high]`.
 
     Args:
-        sums: of a run.
+        sums: The sums of a run.
         window: T.
     """
     parameters = _in_parameters(sums)
@@ -163,7 +171,13 @@ def describe(sums: Sums, window: int) -> dict[str, Any]:
 
 
 def _worth(errors_WX: Array, sums: Sums, window: int) -> list[float]:
-    """The real horizon whose gradient is as far off as the synthetic one."""
+    """Returns the real horizon whose gradient has the same error as the synthetic one.
+
+    Args:
+        errors_WX: Errors of the truncated gradient, each reach's and the synthetic one.
+        sums: The sums of a run.
+        window: T.
+    """
     reaches = [0, *sums.reaches]
     real_RW = errors_WX[:, : len(reaches)].T
     found = worth(real_RW, reaches, errors_WX[:, -1])
@@ -171,20 +185,23 @@ def _worth(errors_WX: Array, sums: Sums, window: int) -> list[float]:
 
 
 def _whole_gradients(kinds: int) -> Array:
-    """From the windows' own gradient and what is added to it to the gradients themselves."""
+    """Returns the matrix that maps the windows' own gradient and the K contributions to whole ones.
+
+    Whole gradient 0 is the windows' own; each other one is the sum of that and its contribution.
+    """
     matrix = np.eye(1 + kinds)
     matrix[:, 0] = 1
     return matrix
 
 
 def _in_parameters(sums: Sums) -> dict[str, Array]:
-    """Agreement of the mean gradients with that of the long horizon: `(W, 1 + K)` each."""
+    """Computes the mean gradients' agreement with that of the long horizon, each `(W, 1 + K)`."""
     last = sums.grams[-1]
     own_WKK = products_of_means(last, drawings(len(last)))
     whole = _whole_gradients(last.shape[1] - 1)
     products_WKK = np.einsum("xk,wkl,yl->wxy", whole, own_WKK, whole)
     found = _agreement(products_WKK, reference=len(sums.reaches))
-    # Of what is added alone: the first of K is the truncated gradient, which adds nothing.
+    # Agreement of the contributions alone: the truncated gradient, at index 0, has none.
     added_WKK = own_WKK.copy()
     added_WKK[:, 0] = added_WKK[:, :, 0] = np.nan
     added = _agreement(added_WKK, reference=len(sums.reaches))
@@ -198,22 +215,22 @@ def _in_parameters(sums: Sums) -> dict[str, Array]:
 
 
 def _in_states(sums: Sums) -> dict[str, Array]:
-    """Agreement of the state gradients with that of the long horizon: `(W, 1 + K)` each."""
+    """Computes the state gradients' agreement with that of the long horizon, each `(W, 1 + K)`."""
     among_WKK = _drawn(sums.states_LQKK.sum(1))
     draws, kinds, _ = among_WKK.shape
-    products_WKK = np.zeros((draws, 1 + kinds, 1 + kinds))  # truncated: zero everywhere
+    products_WKK = np.zeros((draws, 1 + kinds, 1 + kinds))  # index 0: truncated, which is zero
     products_WKK[:, 1:, 1:] = among_WKK
     return _agreement(products_WKK, reference=len(sums.reaches))
 
 
 def _drawn(of_lanes_LKK: Array) -> Array:
-    """Means over the lanes that are drawn, `(W, K, K)`."""
+    """Returns means over the drawn lanes, `(W, K, K)`."""
     lanes = len(of_lanes_LKK)
     return np.tensordot(drawings(lanes), of_lanes_LKK, axes=1) / lanes
 
 
 def _agreement(products_WKK: Array, *, reference: int) -> dict[str, Array]:
-    """Of each kind with one of them."""
+    """Computes each kind's agreement with the kind at index `reference`, each `(W, K)`."""
     squares_WK = np.diagonal(products_WKK, axis1=1, axis2=2)
     right_W1 = squares_WK[:, [reference]]
     both_WK = products_WKK[:, :, reference]
@@ -228,7 +245,7 @@ def _agreement(products_WKK: Array, *, reference: int) -> dict[str, Array]:
 
 
 def _variance(sums: Sums) -> dict[str, Any]:
-    """Mean cosine of the parts' gradients, by how many batches each is the mean of."""
+    """Computes the mean cosine between parts' gradients, by the number of batches in each."""
     kinds = {TRUNCATED: 0, LONG: len(sums.reaches)}
     if sums.has_synthetic:
         kinds[SYNTHETIC] = len(sums.reaches) + 1
@@ -240,7 +257,7 @@ def _variance(sums: Sums) -> dict[str, Any]:
         for name, index in kinds.items():
             of_kind_MM = products[:, index, :, index]
             cosines[name].append(interval(mean_pairwise_cosine(of_kind_MM, drawn)))
-    # Where the noise of a mean falls as 1/n, so does cosine = signal / (signal + noise/n).
+    # The noise of a mean of n batches falls as 1/n: cosine = signal / (signal + noise/n).
     most = sums.batches[-1]
     for_half = {
         name: most * (1 / of_kind[-1][0] - 1) if of_kind[-1][0] > 0 else float("inf")
@@ -250,7 +267,7 @@ def _variance(sums: Sums) -> dict[str, Any]:
 
 
 def _by_distance(sums: Sums) -> list[dict[str, Any]]:
-    """The synthetic state gradient beside the exact one of each reach."""
+    """Compares the synthetic state gradient with the exact one of each reach."""
     among_WKK = _drawn(sums.states_LQKK.sum(1))
     found = []
     for index, reach in enumerate(sums.reaches):
@@ -260,7 +277,7 @@ def _by_distance(sums: Sums) -> list[dict[str, Any]]:
 
 
 def _by_part(sums: Sums) -> dict[str, dict[str, list[float]]]:
-    """The synthetic state gradient beside that of the long horizon, by layer, hidden and cell."""
+    """Compares the synthetic state gradient with the long horizon's, by part of the state."""
     found = {}
     for index, name in enumerate(sums.parts):
         among_WKK = _drawn(sums.states_LQKK[:, index])

@@ -1,4 +1,4 @@
-"""A critic's values beside the future loss that came, and their derivative beside its gradient.
+"""A critic's values compared with the observed future loss, and their derivative with its gradient.
 
 Shapes: L lanes, T steps of a window, N windows of a lane, C steps of text, S coordinates of a
 lane's state, R reaches.
@@ -17,12 +17,12 @@ from sglm.analyze.reading import Reading, future, unpacked
 from sglm.dni.critic import HORIZON, CriticEstimator
 from sglm.model.language_model import LSTMLanguageModel
 
-_VALUE_STEPS = 3 * HORIZON  # what is still to come then has a twentieth of the weight
-_DERIVED_AFTER = 4  # windows; every lane gives a gradient after each of them
+_VALUE_STEPS = 3 * HORIZON  # the discounted nats beyond have a twentieth of the total weight
+_DERIVED_AFTER = 4  # windows of each lane after which derivatives are compared
 
 
 def value_steps(window: int) -> int:
-    """Steps after a window whose nats its value is compared with: whole windows."""
+    """Returns the number of steps whose nats a value is compared with, in whole windows."""
     return math.ceil(_VALUE_STEPS / window) * window
 
 
@@ -33,12 +33,13 @@ def compare_values(
     *,
     reaches: Sequence[int],
 ) -> dict[str, Any]:
-    """How much of what came the values knew, each number as `[value, low, high]`.
+    """Compares a critic's values with the observed future nats, as `[value, low, high]`.
 
     Args:
-        model, reading: of a text that goes on for `value_steps` after the last window.
-        estimator: whose critic is asked.
-        reaches: of the exact gradients that the derivative is compared with, ascending.
+        model, reading: The model and its reading of a text that goes on for `value_steps` after the
+            last window.
+        estimator: The estimator whose critic is evaluated.
+        reaches: The reaches of the exact gradients that the derivative is compared with, ascending.
     """
     came_NL = discounted_nats(model, reading, estimator.critic.discount)
     states_NLS = reading.states_NLS[1:]
@@ -52,7 +53,10 @@ def compare_values(
 
 
 def discounted_nats(model: LSTMLanguageModel, reading: Reading, discount: float) -> Array:
-    """Σ_j γ^j·(nats of window j) after each window, `(N, L)`; beyond `value_steps` the mean."""
+    """Returns Σ_j γ^j·(nats of window j) after each window, `(N, L)`.
+
+    Beyond `value_steps`, each window counts with the mean nats of a window.
+    """
     ahead = value_steps(reading.window) // reading.window
     nats_WL = _window_nats(model, reading)[: reading.windows + ahead]
     weights = discount ** np.arange(ahead)
@@ -68,7 +72,7 @@ def discounted_nats(model: LSTMLanguageModel, reading: Reading, discount: float)
 
 @torch.no_grad()
 def _window_nats(model: LSTMLanguageModel, reading: Reading) -> Array:
-    """Of every whole window of the text, `(W, L)`."""
+    """Returns the nats of each of the text's W whole windows, `(W, L)`."""
     state, found = unpacked(model, reading.states_NLS[0]), []
     for start in range(0, len(reading.inputs_CL) - reading.window + 1, reading.window):
         piece = slice(start, start + reading.window)
@@ -80,8 +84,17 @@ def _window_nats(model: LSTMLanguageModel, reading: Reading) -> Array:
 
 
 def agreement_of_values(told_NL: Array, came_NL: Array) -> dict[str, list[float]]:
-    """`explained`: 1 − mean squared error / variance of what came; `correlation`; `slope` of what
-    came on what was told; standard deviations of both. Lanes are drawn."""
+    """Computes the agreement of predicted and observed values, with lanes drawn for the intervals.
+
+    Args:
+        told_NL: The predicted values.
+        came_NL: The observed ones.
+
+    Returns:
+        `explained`: 1 − mean squared error / variance of the observed values; `correlation`;
+        `slope` of the regression of the observed values on the predicted ones; `told_sd` and
+        `came_sd`: standard deviations of the predicted and the observed values.
+    """
     sums_L6 = np.stack(
         [
             each.sum(0)
@@ -119,7 +132,7 @@ def _derivative(
     *,
     reaches: Sequence[int],
 ) -> list[dict[str, Any]]:
-    """∂V/∂s, before bound and factor, beside the exact gradient of each reach."""
+    """Compares ∂V/∂s, before bound and factor, with the exact gradient of each reach."""
     lanes = reading.inputs_CL.shape[1]
     products_LR3 = np.zeros((lanes, len(reaches), 3))
     for index in range(min(_DERIVED_AFTER, reading.windows)):
@@ -145,7 +158,7 @@ def _derivative(
 
 
 def _products(derived_LS: Tensor, exact_RLS: Tensor) -> Array:
-    """⟨derived, exact⟩, ⟨derived, derived⟩, ⟨exact, exact⟩ by lane and reach: `(L, R, 3)`."""
+    """Returns ⟨derived, exact⟩, ⟨derived, derived⟩ and ⟨exact, exact⟩, `(L, R, 3)`."""
     both_RL = (derived_LS * exact_RLS).sum(-1)
     own_RL = derived_LS.square().sum(-1).expand_as(both_RL)
     exact_RL = exact_RLS.square().sum(-1)

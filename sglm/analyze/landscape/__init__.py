@@ -1,2 +1,1 @@
-"""Does a step along a gradient go down the true loss? After Ilyas et al. (2020): see
-`analysis.py`."""
+"""The loss along steps in a gradient's direction, after Ilyas et al. (2020): see `analysis.py`."""

@@ -1,8 +1,8 @@
-"""Does a step along a gradient go down the true loss? The landscape around a model.
+"""The analysis `landscape`: whether a step along a gradient lowers the true loss.
 
-After Ilyas et al. 2020 (their optimization landscapes): the loss along a gradient's direction and a
-random one, of the windows that the gradient is of and of a long stretch of other text;
-docs/analysis.md says how.
+After the optimization landscapes of Ilyas et al. (2020): the loss along a gradient's direction and
+a random one, on the windows that the gradient was computed on and on a long piece of other text;
+docs/analysis.md describes the method.
 """
 
 import os
@@ -57,11 +57,11 @@ class LandscapeAnalysis:
     """The loss around models (an `Analysis`).
 
     Args:
-        subjects: models that lie in runs.
-        store: its training text is read.
+        subjects: Models that lie in runs.
+        store: The store whose training text is read.
 
     Raises:
-        InputError: a model lies in no run, or the text is too short.
+        InputError: A model lies in no run, or the text is too short.
     """
 
     subjects: Sequence[Subject]
@@ -82,7 +82,7 @@ class LandscapeAnalysis:
         }
 
     def memory_bytes(self) -> float:
-        """Of the largest run: weights, gradients and directions; distributions, and a pass."""
+        """See `Analysis`: of the largest run, weights, directions, distributions and one pass."""
         most = 0.0
         for subject in self.subjects:
             shape = read_card(subject.folder).model_shape()
@@ -95,7 +95,7 @@ class LandscapeAnalysis:
         return most
 
     def parts(self) -> Sequence[Part]:
-        """Lines for each model, and the planes around the first."""
+        """See `Analysis`: one part with the lines of each model, one with the first's planes."""
         made = [
             Part(
                 name=f"{subject.name}-lines",
@@ -166,7 +166,7 @@ class LandscapeAnalysis:
 
 
 def steps_of(config: Config) -> int:
-    """Of a lane: what the gradients read, or what is scored."""
+    """Returns the steps that each lane needs, for the gradients or for scoring."""
     ahead = max(REACH, lookahead_steps(config) or 0)
     return WARM_UP + max(BATCHES[-1] * config.train.window + ahead, STEPS)
 
@@ -179,17 +179,20 @@ def landscape(
     snapshots: bool = False,
     report: ReportsProgress | None = None,
 ) -> LandscapeFinding:
-    """The loss around the models of runs: see docs/analysis.md.
+    """Measures the loss around the models of runs (docs/analysis.md).
 
     Args:
-        runs: what `sglm train` wrote.
-        data: a token store, of which the training text is read; None: that of the first run.
-        out: a folder for `landscape.json`, `landscape.png` and what is needed to continue.
-        snapshots: the models at the ends of the cycles instead, which have no synthesizer.
-        report: called before every part and at the end.
+        runs: Folders that `sglm train` wrote.
+        data: A token store whose training text is read. None: the store of the first run.
+        out: A folder for `landscape.json`, `landscape.png` and the parts from which the same call
+            continues. None: nothing is written.
+        snapshots: Whether to analyse the models at the ends of cycles, which have no synthesizer,
+            instead of those of the newest checkpoints.
+        report: Called before every part and at the end.
 
     Raises:
-        InputError: something that is no run, a text that is too short, too little memory.
+        InputError: A folder is not a run, the text is too short, memory is too small, or `out` is
+            not writable.
     """
     analysis = landscape_analysis(runs, data=data, snapshots=snapshots)
     return cast(LandscapeFinding, carry_out(analysis, out, report=report))
@@ -201,6 +204,10 @@ def landscape_analysis(
     data: str | os.PathLike[str] | None = None,
     snapshots: bool = False,
 ) -> LandscapeAnalysis:
-    """The analysis that `landscape` carries out; raises as that does."""
+    """Returns the analysis that `landscape` carries out.
+
+    Raises:
+        InputError: As for `LandscapeAnalysis`; or the store does not fit the models.
+    """
     subjects = find_subjects(runs, snapshots=snapshots)
     return LandscapeAnalysis(subjects=subjects, store=store_of(subjects, data))

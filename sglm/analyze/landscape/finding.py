@@ -1,4 +1,4 @@
-"""What `landscape` found, as data, table, sentence and picture."""
+"""The finding of `sglm analyze landscape`, as JSON, table, sentence and picture."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,26 +11,29 @@ _COLORS = {TRUNCATED: "C0", LONG: "C2", SYNTHETIC: "C1"}
 
 @dataclass(frozen=True, kw_only=True)
 class LandscapeFinding:
-    """What was measured of each run. Lengths are shares of the weights' norm, changes of the loss
-    are in nats per token.
+    """The measurements on each run.
+
+    Lengths are shares of the weights' norm; changes of the loss are in nats per token.
 
     Attributes:
-        runs: of each: `lines` by kind of gradient and number of batches in it, with `change` (on
-            other text, `[value, low, high]`), `own_change` (of the windows that the gradient is of)
-            and `kl` (before ‖ after) at every one of `lengths`; `update_length`.
-        plane: of the first run: changes of the loss by kind of gradient, a row for each length
-            `aside`, with a column for each `along`.
+        runs: The measurements of each run: `lines`, by kind of gradient and number of batches in
+            it, with `change` (of the loss on other text, `[value, low, high]`), `beyond_truncated`
+            (its difference from the truncated direction), `own_change` (on the gradient's own
+            windows) and `kl` (before ‖ after) at each of `lengths`; `update_length`, of one update
+            at the peak rate.
+        plane: The first run's planes: `change` of the loss by kind of gradient, with one row for
+            each length in `aside` and one column for each in `along`.
     """
 
     runs: Sequence[dict[str, Any]]
     plane: dict[str, Any]
 
     def as_json(self) -> dict[str, Any]:
-        """All of it."""
+        """See `Finding`."""
         return {"runs": list(self.runs), "plane": self.plane}
 
     def rows(self) -> list[list[str]]:
-        """Where each line is lowest."""
+        """See `Finding`: the lowest point of each line."""
         heading = ["run", "gradient", "batches", "lowest, mnat", "± 95 %", "at", "own", "KL"]
         rows = [heading]
         for run in self.runs:
@@ -40,23 +43,24 @@ class LandscapeFinding:
         return rows
 
     def reading(self) -> str:
-        """Whether steps go down, of the first run."""
+        """See `Finding`: whether steps of the first run lower the loss."""
         run = self.runs[0]
         most = list(next(iter(run["lines"].values())))[-1]
         told = []
         for kind, by_batches in run["lines"].items():
             index = lowest(by_batches[most])
             value, _, high = by_batches[most]["change"][index]
-            sure = "" if high < 0 else ", which may be nothing" if value < 0 else ", so no fall"
-            last = " (the longest step: it may go on)" if index == len(run["lengths"]) - 1 else ""
+            sure = "" if high < 0 else ", which may be noise" if value < 0 else ", so no decrease"
+            last = " (the longest step tried)" if index == len(run["lengths"]) - 1 else ""
             told.append(f"{kind} {1e3 * value:+.1f} at {run['lengths'][index]:.1%}{last}{sure}")
         return (
-            f"{run['run']}: lowest loss on other text along each gradient ({most} batches), in"
-            f" millinats per token at a share of the weights' length: {'; '.join(told)}."
+            f"{run['run']}: lowest loss on other text along each gradient (mean of {most} batches),"
+            " as its change in millinats per token at a step in per cent of the weights' norm:"
+            f" {'; '.join(told)}."
         )
 
     def draw(self, figure: Any) -> None:
-        """Lines above, the first run's planes below."""
+        """See `Finding`: lines of all runs above, planes of the first run below."""
         grid = figure.subplots(2, 3)
         change, own, divergence = grid[0]
         for run in self.runs:
@@ -76,7 +80,7 @@ class LandscapeFinding:
         _limit(own)
         if self.runs[0]["adam"]:
             change.axvline(self.runs[0]["update_length"], color="0.6", linewidth=0.8)
-        # The first run may be one of real gradients: a kind is in the legend if any run has it.
+        # The first run may have real gradients only: the legend shows a kind if any run has it.
         kinds = dict.fromkeys(kind for run in self.runs for kind in run["lines"])
         _legend(change, [*kinds], [*self.runs[0]["lines"][TRUNCATED]])
         for axes, kind in zip(grid[1], (TRUNCATED, LONG, SYNTHETIC), strict=True):
@@ -85,7 +89,7 @@ class LandscapeFinding:
 
 
 def lowest(line: dict[str, Any]) -> int:
-    """Where on the line the loss on other text is lowest."""
+    """Returns the index of the line's length at which the loss on other text is lowest."""
     values = [each[0] for each in line["change"]]
     return values.index(min(values))
 
@@ -112,7 +116,7 @@ def _label_lines(axes: Any, title: str, y: str) -> None:
 
 
 def _limit(axes: Any) -> None:
-    """What goes up steeply would hide what goes down."""
+    """Limits the y axis, so that steep rises do not hide decreases."""
     low = min(float(min(line.get_ydata())) for line in axes.lines)
     depth = max(1.0, -low)
     axes.set_ylim(-1.1 * depth, 2 * depth)

@@ -1,4 +1,4 @@
-"""The loss along the lines and on the planes that gradients and chance span around a model.
+"""The loss around a model: on lines along gradients, and on planes with a random direction.
 
 Shapes: N windows of a lane, B lanes of a batch, S coordinates of a lane's state, L other lanes.
 """
@@ -30,28 +30,29 @@ from sglm.analyze.reading import Reading, estimates, future, read
 from sglm.analyze.trained import Trained
 from sglm.text.batcher import ComingText
 
-REACH = 40  # steps past a window's end that the long horizon takes in
-WARM_UP = 50
-BATCHES = (1, 32)  # of which a gradient is the mean: one update's, and less noisy
-LANES, STEPS = 32, 160  # of the other text, scored
-SHOWN = 16  # steps of it whose whole distributions are compared
-# Of a step, as shares of the weights' norm.
+REACH = 40  # steps past a window's end that the long horizon covers
+WARM_UP = 50  # steps at the start of a lane that are read only for the state
+BATCHES = (1, 32)  # batches that a gradient is the mean of: as in one update, and less noisy
+LANES, STEPS = 32, 160  # lanes of the other text, and scored steps of each
+SHOWN = 16  # steps of the other text whose whole distributions are compared
+# Lengths of a step, as shares of the weights' norm.
 LENGTHS = tuple(2.0**power for power in (-10, -9, -8, -7.5, -7, -6.5, -6, -5, -4))
-# Of the plane: along the update, where the lines are lowest near its middle, and aside, where so
-# little changes that four times the length shows what does.
+# Lengths on the plane's axes. Along the update, where the lines are lowest near the middle of the
+# positive half; aside, in the random direction, four times as far because the loss changes little.
 ALONG = tuple(2.0**-6 * share for share in (-1, -0.5, 0, 0.25, 0.5, 0.75, 1))
 ASIDE = tuple(2.0**-4 * share for share in (-1, -0.5, 0, 0.5, 1))
-PLANE_STEPS = 64
+PLANE_STEPS = 64  # scored steps of the other text
 
 
 class Around(NamedTuple):
-    """A trained model and the texts that are looked at.
+    """A trained model and the texts on which the loss around it is measured.
 
     Attributes:
-        trained: the model.
-        reading: of the lanes that gradients are of.
-        other: text that no gradient is of.
-        after: by kind of gradient, what is injected after the windows, `(N, B, S)`, or nothing.
+        trained: The model.
+        reading: The model's reading of the lanes on which gradients are computed.
+        other: Text on which no gradient is computed.
+        after: By kind of gradient, the state gradients that are injected after the windows,
+            `(N, B, S)`, or None if none are.
     """
 
     trained: Trained
@@ -61,12 +62,12 @@ class Around(NamedTuple):
 
 
 def look_around(trained: Trained, own: ComingText, other: ComingText) -> Around:
-    """Reads the text that gradients are of, and estimates what is injected.
+    """Reads the text for the gradients, and computes the state gradients to inject.
 
     Args:
-        trained: the model.
-        own: `steps_of` steps of the lanes of a batch.
-        other: text that no gradient is of.
+        trained: The model.
+        own: The text for the gradients: `steps_of` steps of the lanes of a batch.
+        other: Text on which no gradient is computed.
     """
     model, window, windows = trained.model, trained.config.train.window, BATCHES[-1]
     reading = read(model, own, skipped=WARM_UP, window=window, windows=windows)
@@ -85,7 +86,7 @@ def look_around(trained: Trained, own: ComingText, other: ComingText) -> Around:
 
 
 def directions(around: Around, batches: int) -> dict[str, dict[str, Tensor]]:
-    """Where an update goes with each kind of gradient: the mean of so many batches."""
+    """Returns an update's direction for the mean of `batches` batches of each kind of gradient."""
     trained = around.trained
     lanes = around.reading.inputs_CL.shape[1]
     return {
@@ -99,7 +100,7 @@ def directions(around: Around, batches: int) -> dict[str, dict[str, Tensor]]:
 
 
 def lines(around: Around) -> dict[str, Any]:
-    """Loss and predictions along the direction of every kind of gradient."""
+    """Measures loss and predictions along the direction of each kind of gradient."""
     trained = around.trained
     weights: Weights = dict(trained.model.named_parameters())
     size, here = norm(weights), _look(around, steps=STEPS)
@@ -131,7 +132,7 @@ def lines(around: Around) -> dict[str, Any]:
 
 
 def _over_lanes(of_lanes_L: Array) -> list[float]:
-    """Their mean, `[value, low, high]`."""
+    """Returns the mean over the lanes, `[value, low, high]`."""
     return interval(drawings(len(of_lanes_L)) @ of_lanes_L / len(of_lanes_L))
 
 
@@ -157,7 +158,7 @@ def _line(
 
 
 def plane(around: Around) -> dict[str, Any]:
-    """Changes of the loss on the plane of an update's direction and a random one."""
+    """Measures the loss's changes on the plane of an update's direction and a random one."""
     weights: Weights = dict(around.trained.model.named_parameters())
     size, here = norm(weights), _look(around, steps=PLANE_STEPS)
     changes = {}

@@ -1,4 +1,4 @@
-"""Loss along straight lines and planes through a model's weights, and the directions to go.
+"""Directions of updates, moves of a model's weights, and the loss and predictions after them.
 
 Shapes: L lanes, B of them in a batch, T steps of a window, S coordinates of a lane's state, V
 vocabulary.
@@ -17,7 +17,7 @@ from sglm.config import OptimizerConfig
 from sglm.model.language_model import LSTMLanguageModel
 from sglm.text.batcher import ComingText
 
-# By the parameter's name.
+# Tensors by the parameter's name: weights, gradients or directions.
 Weights = Mapping[str, Tensor]
 Seen = TypeVar("Seen")
 _WINDOWS_AT_ONCE = 16
@@ -26,14 +26,14 @@ _ADAM_EPS = 1e-8
 
 
 class Move(NamedTuple):
-    """So many lengths along a direction."""
+    """A move of the weights by `length` times the direction."""
 
     direction: Weights
     length: float
 
 
 def moved(weights: Weights, moves: Sequence[Move], look: Callable[[], Seen]) -> Seen:
-    """What is seen from elsewhere; the weights are put back, bit by bit."""
+    """Returns the result of `look` with the weights moved, then restores them bit for bit."""
     kept = {name: weight.detach().clone() for name, weight in weights.items()}
     try:
         with torch.no_grad():
@@ -49,19 +49,22 @@ def moved(weights: Weights, moves: Sequence[Move], look: Callable[[], Seen]) -> 
 
 
 def norm(weights: Weights) -> float:
-    """Euclidean, of all together."""
+    """Returns the Euclidean norm of all tensors together."""
     return math.sqrt(sum(float(each.detach().double().square().sum()) for each in weights.values()))
 
 
 def scaled(direction: Weights, length: float) -> dict[str, Tensor]:
-    """The same direction with that Euclidean length; zero stays zero."""
+    """Returns the direction rescaled to the given Euclidean length; zero stays zero."""
     factor = length / (norm(direction) or 1.0)
     return {name: each * factor for name, each in direction.items()}
 
 
 def random_direction(like: Weights, generator: torch.Generator) -> dict[str, Tensor]:
-    """Gaussian, each tensor as long as its counterpart, so that the two can be compared (the idea
-    of Li et al. 2018, sec. 4, who do it by filter)."""
+    """Returns a Gaussian direction in which each tensor has the norm of its counterpart in `like`.
+
+    This makes the two directions comparable (the idea of Li et al. 2018, sec. 4, who rescale each
+    filter).
+    """
     drawn = {}
     for name, each in like.items():
         random = torch.randn(each.shape, generator=generator, dtype=each.dtype)
@@ -77,12 +80,12 @@ def mean_gradient(
     windows: int,
     lanes: int,
 ) -> dict[str, Tensor]:
-    """The gradient of the nats per token in all weights, over the first windows and lanes.
+    """Computes the gradient in all weights of the nats per token of the first windows and lanes.
 
     Args:
-        model, reading: whose.
-        after_NLS: state gradients that are injected after the windows; None: truncated.
-        windows, lanes: how many.
+        model, reading: The model and its reading of the text.
+        after_NLS: State gradients that are injected after the windows. None: truncated.
+        windows, lanes: The number of windows and of lanes.
     """
     named = dict(model.named_parameters())
     sums = {name: torch.zeros_like(each) for name, each in named.items()}
@@ -104,7 +107,10 @@ def _ends(
     windows: range,
     lanes: int,
 ) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """Nats of some windows, the parts of the states after them, and what comes back to these."""
+    """Returns the nats of some windows, and the parts of the states after them and their gradients.
+
+    Both tuples are empty if nothing is injected.
+    """
     own, steps = slice(0, lanes), reading.window
     inputs_TL, targets_TL = (
         reading.steps(ids, windows, own, first=0, count=steps)
@@ -124,12 +130,13 @@ def _ends(
 def update_direction(
     gradient: Weights, config: OptimizerConfig, moments: tuple[Weights, int] | None
 ) -> dict[str, Tensor]:
-    """Where one update would go with this gradient, at rate 1 and without momentum.
+    """Computes the update that this gradient would give at rate 1 and without momentum.
 
     Args:
-        gradient: in nats per token.
-        config: of the run's optimizer: its cap on the norm, and Adam's decay.
-        moments: Adam's means of squares and steps so far; None: straight down the gradient.
+        gradient: The gradient of the nats per token.
+        config: The run's optimizer settings, of which the clipping norm and Adam's decay are used.
+        moments: Adam's running means of squares and the number of steps so far. None: the update
+            is minus the clipped gradient.
     """
     cap = config.clip_norm
     factor = 1.0 if cap is None else min(1.0, cap / max(norm(gradient), 1e-12))
@@ -146,11 +153,11 @@ def update_direction(
 
 
 class Sight(NamedTuple):
-    """What is seen of a text with the weights of the moment.
+    """The loss and predictions on a text with the weights of the moment.
 
     Attributes:
-        nats_L: of each lane, per token.
-        log_probabilities: of the first steps' predictions, `(steps · L, V)`.
+        nats_L: The nats per token of each lane.
+        log_probabilities: The log-probabilities predicted at the first steps, `(steps · L, V)`.
     """
 
     nats_L: Array
@@ -159,13 +166,13 @@ class Sight(NamedTuple):
 
 @torch.no_grad()
 def look_at(model: LSTMLanguageModel, text: ComingText, *, skipped: int, shown: int) -> Sight:
-    """Reads a text from the start state.
+    """Scores a text that is read from the start state.
 
     Args:
-        model: in evaluation mode.
-        text: ids `(…, L)`.
-        skipped: steps that are not scored.
-        shown: steps whose whole distribution is kept.
+        model: The model in evaluation mode.
+        text: Token ids `(…, L)`.
+        skipped: Number of steps at the start that are not scored.
+        shown: Number of scored steps whose whole distributions are kept.
     """
     state = model.start_state(text.inputs_CB.shape[1])
     _, state = model.features(text.inputs_CB[:skipped], state)
@@ -182,7 +189,7 @@ def look_at(model: LSTMLanguageModel, text: ComingText, *, skipped: int, shown: 
 
 @torch.no_grad()
 def own_nats(model: LSTMLanguageModel, reading: Reading, *, windows: int, lanes: int) -> float:
-    """Nats per token of the windows that a gradient is of, from the states that were there."""
+    """Returns the nats per token of a gradient's windows, from the states of the reading."""
     total = 0.0
     for start in range(0, windows, _WINDOWS_AT_ONCE):
         piece = range(start, min(start + _WINDOWS_AT_ONCE, windows))
@@ -191,6 +198,6 @@ def own_nats(model: LSTMLanguageModel, reading: Reading, *, windows: int, lanes:
 
 
 def mean_kl(before: Tensor, after: Tensor) -> float:
-    """KL(before ‖ after) in nats, the mean over predictions; from log-probabilities `(N, V)`."""
+    """Returns the mean KL(before ‖ after) in nats of predictions' log-probabilities `(N, V)`."""
     divergences_N = (before.exp() * (before - after)).double().sum(-1)
     return float(divergences_N.mean())

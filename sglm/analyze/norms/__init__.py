@@ -1,2 +1,4 @@
-"""What does weight decay do to a training? After Bjorck, Weinberger & Gomes (2021): see
-`analysis.py`."""
+"""The analysis of what weight decay does to a training (Bjorck, Weinberger & Gomes 2021).
+
+`analysis.py` carries it out.
+"""

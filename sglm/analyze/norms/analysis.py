@@ -1,7 +1,7 @@
 """What weight decay does to a training: norms, effective rates, L2 in Adam's buffer, sharpness.
 
-After Bjorck, Weinberger & Gomes 2021. Norms are what training has logged; docs/analysis.md says how
-sharpness is measured.
+After Bjorck, Weinberger & Gomes 2021. The norms were logged by training; docs/analysis.md explains
+how sharpness is measured.
 """
 
 import json
@@ -28,21 +28,21 @@ from sglm.train.log.metrics import LARGEST_METRICS_BYTES
 from sglm.train.run_folder import RunFolder
 
 SPLIT = "valid"
-TOKENS = 4096  # that the loss of a sharpness is of
+TOKENS = 4096  # at most; the loss is the mean over them
 FEWEST_TOKENS = 256
-_FLOATS_PER_SECOND = 5e9  # multiplied and added, of one core with other work
+_FLOATS_PER_SECOND = 5e9  # multiply-adds of one core that has other work too
 
 
 @dataclass(frozen=True, kw_only=True)
 class NormsAnalysis:
-    """Norms and sharpness of runs (an `Analysis`).
+    """The analysis of norms and sharpness (an `Analysis`).
 
     Args:
-        subjects: the snapshots of all runs.
-        store: its validation text is read.
+        subjects: Snapshots of all runs.
+        store: Store whose validation text is read.
 
     Raises:
-        InputError: a run that logged no norms, or the text is too short.
+        InputError: A run logged no norms, or the text is too short.
     """
 
     subjects: Sequence[Subject]
@@ -55,19 +55,19 @@ class NormsAnalysis:
         check_length(self.store, SPLIT, tokens=FEWEST_TOKENS, purpose="measurements of sharpness")
 
     def _runs(self) -> dict[Path, str]:
-        """Names by folder, in the order that was given."""
+        """Returns the runs' names by their folders, in the order in which they were given."""
         return {each.run: each.name.rpartition("@")[0] for each in self.subjects}
 
     def _numbers(self) -> Mapping[str, Any]:
         return {"store": self.store.fingerprint, "numbers": [TOKENS, DIRECTIONS, LENGTH]}
 
     def memory_bytes(self) -> float:
-        """Weights, a copy, the disturbance and its direction; a reading."""
+        """Estimates the peak memory: weights, a copy, a disturbance, its direction, one pass."""
         shapes = [read_card(each.folder).model_shape() for each in self.subjects]
         return max(4.0 * (4 * each.parameters + 64 * each.vocab_size) for each in shapes)
 
     def parts(self) -> Sequence[Part]:
-        """One for each snapshot."""
+        """Returns one part for each snapshot."""
         made = []
         for subject in self.subjects:
             shape = read_card(subject.folder).model_shape()
@@ -108,7 +108,7 @@ class NormsAnalysis:
 
 
 def decay_of(optimizer: OptimizerConfig) -> str:
-    """The kind of weight decay, in a word or two."""
+    """Returns the kind and strength of a run's weight decay for the table ("early decay 0.1")."""
     if not optimizer.weight_decay:
         return "none"
     kind = "L2" if optimizer.kind == "adam" else "decay"
@@ -117,31 +117,37 @@ def decay_of(optimizer: OptimizerConfig) -> str:
 
 
 def logged(run: Path) -> list[dict[str, Any]]:
-    """The lines of a run's `metrics.jsonl` that tell norms: step, rate, perplexity, norms by layer.
+    """Returns a run's validations that have norms: step, rate, perplexity, norms by layer.
 
     Raises:
-        InputError: there are none, or they are damaged.
+        InputError: There are none, or the file is missing or damaged.
     """
     found = [line for line in _validations(run) if line["layers"]]
     if not found:
         raise InputError(
-            f"{run}: logged no norms; train it again with this sglm, with train.log_every_steps no"
-            " longer than from one validation to the next"
+            f"{run}: logged no norms; train it again with this version of sglm, with"
+            " train.log_every_steps no larger than the steps between two validations"
         )
     return found
 
 
 def lowest_perplexity(run: Path) -> float:
-    """Of all validations of a run; NaN where none was finite. Raises as `logged` does."""
+    """Returns the lowest perplexity over all validations of a run; NaN if none was finite.
+
+    Raises:
+        InputError: The file is missing or damaged.
+    """
     known = [line["token_ppl"] for line in _validations(run) if line["token_ppl"] is not None]
     return min(known, default=math.nan)
 
 
 def _validations(run: Path) -> list[dict[str, Any]]:
-    """The lines of `metrics.jsonl`."""
+    """Reads all validations of a run; `layers` is empty if a validation has no norms."""
     path = RunFolder(run).metrics
     if not path.exists():
-        raise InputError(f"{run}: is not a run (no {path.name}); give what `sglm train` wrote")
+        raise InputError(
+            f"{run}: is not a run (no {path.name}); give a folder that `sglm train` wrote"
+        )
     try:
         return [
             {
@@ -166,17 +172,18 @@ def norms(
     out: str | os.PathLike[str] | None = None,
     report: ReportsProgress | None = None,
 ) -> NormsFinding:
-    """What weight decay did to the training of runs: see docs/analysis.md.
+    """Analyses what weight decay did to the training of runs: see docs/analysis.md.
 
     Args:
-        runs: what `sglm train` wrote.
-        data: a token store, of which the validation text is read; None: that of the first run.
-        out: a folder for `norms.json`, `norms.png` and what is needed to continue.
-        report: called before every part and at the end.
+        runs: Folders that `sglm train` wrote.
+        data: Token store whose validation text is read. None: the store of the first run.
+        out: Folder for `norms.json`, `norms.png` and what is needed to continue. None: nothing is
+            written.
+        report: Function that is called before every part and at the end.
 
     Raises:
-        InputError: something that is no run with snapshots and norms, a text that is too short,
-            too little memory.
+        InputError: A folder is not a run with snapshots and norms, the text is too short, or too
+            little memory is free.
     """
     return cast(NormsFinding, carry_out(norms_analysis(runs, data=data), out, report=report))
 
@@ -184,6 +191,6 @@ def norms(
 def norms_analysis(
     runs: Sequence[str | os.PathLike[str]], *, data: str | os.PathLike[str] | None = None
 ) -> NormsAnalysis:
-    """The analysis behind `norms`; see there."""
+    """Prepares the analysis that `norms` carries out; see there."""
     subjects = find_subjects(runs, snapshots=True)
     return NormsAnalysis(subjects=subjects, store=store_of(subjects, data))

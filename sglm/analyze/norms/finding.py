@@ -1,4 +1,4 @@
-"""What `norms` found, as data, table, sentence and picture."""
+"""The finding of `norms`: data, table, sentence and picture."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -9,14 +9,16 @@ Layers = Mapping[str, Mapping[str, float]]
 
 
 class Overall(NamedTuple):
-    """A run in a few numbers, over all of its layers.
+    """The summary of a run over all of its layers.
 
     Attributes:
-        first, last: length of all matrices, of the first and the last log.
-        rate: mean effective rate over the second half of the run.
-        l2_share: mean over layers and logs; NaN where decay is not an L2 term in Adam.
-        sharpness: of the last snapshot.
-        perplexity: the lowest.
+        first, last: Norm of all matrices together, at the first and at the last validation
+            with norms.
+        rate: Mean effective rate over the second half of the run.
+        l2_share: The share of L2 in Adam's first moment, its mean over layers and validations; NaN
+            unless decay is an L2 term in Adam.
+        sharpness: Sharpness of the last snapshot.
+        perplexity: Lowest perplexity of all validations.
     """
 
     first: float
@@ -29,25 +31,26 @@ class Overall(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class NormsFinding:
-    """What was logged and measured of each run.
+    """What was logged and measured for each run.
 
     Attributes:
-        runs: of each: `decay`; `lowest_ppl` of all validations; `training`, by validation with
-            logs since the one before: `step`, `lr`, `token_ppl` and, by layer,
-            the logs' means since the one before of `weight`, `update`, `effective_rate` and, with
-            Adam, `l2_share`; `snapshots`: `sharpness` by layer, in nats per token.
-        overall: the name under which `sharpness` is that of all layers at once.
+        runs: A mapping for each run. `run`: its name. `decay`: the kind of decay. `lowest_ppl`:
+            the lowest perplexity of all validations. `training`: for each validation with norms
+            `step`, `lr`, `token_ppl` and `layers`, which has by layer the means of `weight`,
+            `update`, `effective_rate` and, with Adam, `l2_share` since the validation before.
+            `snapshots`: `name`, and `sharpness` by layer in nats per token.
+        overall: Key under which `sharpness` holds the value of all layers moved at once.
     """
 
     runs: Sequence[dict[str, Any]]
     overall: str
 
     def as_json(self) -> dict[str, Any]:
-        """All of it."""
+        """Returns the data of all runs, each with its `Overall`."""
         return {"runs": [{**run, "overall": self._sum_up(run)._asdict()} for run in self.runs]}
 
     def rows(self) -> list[list[str]]:
-        """A run a line."""
+        """Returns a table with one row per run."""
         heading = ["run", "decay", "‖w‖ first", "last", "rate", "L2", "sharp", "ppl"]
         return [heading, *(self._row(run) for run in self.runs)]
 
@@ -64,7 +67,7 @@ class NormsFinding:
         ]
 
     def reading(self) -> str:
-        """Whose weights end smallest, and what came with that."""
+        """Returns which run ends with the smallest weights, and how its updates compare."""
         found = {run["run"]: self._sum_up(run) for run in self.runs}
         small = min(found, key=lambda name: found[name].last)
         large = max(found, key=lambda name: found[name].last)
@@ -72,19 +75,21 @@ class NormsFinding:
         if len(found) == 1:
             one = found[small]
             return (
-                f"{small}: the weights went from length {one.first:.4g} to {one.last:.4g}, and a"
-                f" late update moves them by {one.rate:.1e} of it."
+                f"{small}: the weights went from length {one.first:.4g} to {one.last:.4g}, and an"
+                f" update in the second half of the run moves them by {one.rate:.1e} of their"
+                " length."
             )
         shrunk = found[small].last / found[large].last
         faster = found[small].rate / found[large].rate
         return (
             f"{small} ends with the smallest weights, {shrunk:.2f} times as long as those of"
-            f" {large}; late updates are {faster:.2f} times as large relative to them. The lowest"
-            f" perplexity is that of {best}, {found[best].perplexity:.2f}."
+            f" {large}, and its updates in the second half of the run, relative to the weights, are"
+            f" {faster:.2f} times as large. The lowest perplexity is that of {best},"
+            f" {found[best].perplexity:.2f}."
         )
 
     def draw(self, figure: Any) -> None:
-        """Weights, rates and L2's share over steps; sharpness over snapshots."""
+        """Draws weights, rates and L2's share over steps, and sharpness over snapshots."""
         (weight, rate), (share, sharpness) = figure.subplots(2, 2)
         for run in self.runs:
             training, name = run["training"], f"{run['run']}: {run['decay']}"
@@ -123,7 +128,7 @@ class NormsFinding:
 
 
 def _length(layers: Layers, what: str) -> float:
-    """Of all layers, as one vector."""
+    """Returns the norm of all layers together, as if they were one vector."""
     return math.hypot(*(norms.get(what, math.nan) for norms in layers.values()))
 
 

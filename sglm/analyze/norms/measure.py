@@ -1,4 +1,4 @@
-"""How sharp the loss is where the weights are, in units of the weights themselves."""
+"""The sharpness of the loss at a model's weights, in units of the weights themselves."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ from sglm.scoring.predictor import NetworkPredictor
 from sglm.scoring.stream import Ids, stream_nll
 from sglm.train.log.norms import matrices_by_layer
 
-LENGTH = 0.05  # of a disturbance, as a share of each matrix: small beside what changes a model
+LENGTH = 0.05  # of a disturbance, as a share of each matrix's: small beside what changes a model
 DIRECTIONS = 4
 ALL = "all"
 
@@ -25,20 +25,21 @@ def relative_sharpness(
     length: float = LENGTH,
     directions: int = DIRECTIONS,
 ) -> float:
-    """The mean curvature of the loss along random disturbances as large as the weights.
+    """Measures the mean curvature of the loss along random disturbances in units of the weights.
 
-    Every matrix W of n entries is moved by ε‖W‖u, u a random direction of length 1, all of them at
-    once, and back by as much: the mean of (L(W + ε‖W‖u) + L(W − ε‖W‖u) − 2L(W)) / ε². For small ε
-    that is Σ ‖W‖² tr(H_W) / n, with H_W the matrix's own block of the Hessian. Where a matrix's
-    scale does not matter to the function, H_W goes with 1/‖W‖², and the measure does not change
-    with the scale either; tr(H_W) alone would, and take small weights for a sharp minimum.
+    All matrices are moved at once: each matrix W of n entries by ε‖W‖u, with u a random direction
+    of length 1, and by as much the opposite way. The measure is the mean over u of
+    (L(W + ε‖W‖u) + L(W − ε‖W‖u) − 2L(W)) / ε². For small ε it is Σ ‖W‖² tr(H_W) / n in expectation,
+    with H_W the matrix's own block of the Hessian. If the function does not depend on a matrix's
+    scale, H_W is proportional to 1/‖W‖² and the measure does not depend on the scale either;
+    tr(H_W) alone would, and would mistake small weights for a sharp minimum.
 
     Args:
-        loss: of the weights as they are when it is called.
-        matrices: moved in place, and put back.
-        generator: of the directions.
+        loss: Function that computes the loss at the current weights.
+        matrices: Weights, which are moved in place and put back.
+        generator: Random generator that draws the directions.
         length: ε.
-        directions: how many the mean is of.
+        directions: Number of directions over which the mean is taken.
     """
     here, bends = loss(), []
     for _ in range(directions):
@@ -72,13 +73,13 @@ def _moved(matrices: Sequence[Tensor], moves: Sequence[Tensor], sign: float) -> 
 def sharpness_by_layer(
     model: LSTMLanguageModel, ids: Ids, *, bos_id: int, seed: int = 0
 ) -> Mapping[str, float]:
-    """`relative_sharpness` of each layer alone, and of all matrices at once; in nats per token.
+    """Measures `relative_sharpness` of each layer alone and of all at once, in nats per token.
 
     Args:
-        model: its weights are moved and put back.
-        ids: the text that the loss is of.
-        bos_id: what the first token is predicted from.
-        seed: of the directions: the same for all models, so that they compare.
+        model: A model, whose weights are moved and put back.
+        ids: Text over which the loss is computed.
+        bos_id: Token that is read before the text.
+        seed: Seed of the directions: the same for all models, so that they compare.
     """
 
     def loss() -> float:

@@ -1,8 +1,8 @@
-"""Do synthetic gradients lead to the same function by other layers, and are they a loss's gradient?
+"""Do synthetic gradients lead to the same function with other layers; are they a loss's gradient?
 
-Two findings of Czarnecki et al. 2017 (*Understanding Synthetic Gradients and Decoupled Neural
-Interfaces*), asked of language models: `analysis.py` carries them out, `finding.py` says what they
-come to. `sample.py` chooses the tokens, `layers.py` reads them, `similarity.py` and `probes.py`
-compare what was read; `fields.py` makes a function of states of a run's synthesizer, and
-`implied_loss.py` measures whether it is a gradient, and of what.
+The analysis repeats two measurements of Czarnecki et al. 2017 (*Understanding Synthetic Gradients
+and Decoupled Neural Interfaces*) on language models. `analysis.py` carries it out; `finding.py` has
+its table and conclusions. `sample.py` chooses the tokens, `layers.py` reads them, and
+`similarity.py` and `probes.py` compare the layers. `fields.py` turns a run's synthesizer into a
+function of states; `implied_loss.py` measures whether this is a gradient, and of which loss.
 """

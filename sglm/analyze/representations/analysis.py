@@ -1,4 +1,4 @@
-"""The analysis: what is computed of which models, in which parts."""
+"""The analysis of representations: which parts it has, and of which models they are."""
 
 import itertools
 import json
@@ -64,19 +64,20 @@ def representations(
     positions: int | None = None,
     report: ReportsProgress | None = None,
 ) -> RepresentationsFinding:
-    """Compares what runs predict and what their layers hold, and the losses their gradients imply.
+    """Compares the predictions and layers of runs, and the losses that their gradients imply.
 
     Args:
-        runs: what `sglm train` wrote, on one tokenizer; widths and depths may differ.
-        data: a store with a validation text; None: the one that the first run was trained on.
-        out: see `carry_out`.
-        snapshots: the models at the ends of the cycles instead, which have no synthesizer; each
-            cycle is compared as a mode of its own.
-        positions: at which layers are compared, a multiple of 32; None: 8,192.
-        report: see `carry_out`.
+        runs: Folders that `sglm train` wrote, with the same tokenizer; widths and depths may
+            differ.
+        data: Store with a validation text. None: the store that the first run was trained on.
+        out: Folder for the results, see `carry_out`.
+        snapshots: Whether to compare the snapshots of the runs, which have no synthesizer, instead
+            of the best models; each cycle is treated as a mode of its own.
+        positions: Number of positions at which layers are compared, a multiple of 32. None: 8,192.
+        report: Function that is called with the progress, see `carry_out`.
 
     Raises:
-        InputError: see `prepare_representations`; or too little memory.
+        InputError: See `prepare_representations` and `carry_out`.
     """
     analysis = prepare_representations(runs, data=data, snapshots=snapshots, positions=positions)
     finding = carry_out(analysis, out, report=report)
@@ -91,16 +92,17 @@ def prepare_representations(
     snapshots: bool = False,
     positions: int | None = None,
 ) -> "Representations":
-    """The analysis, where its arguments fit.
+    """Checks the arguments of `representations` and prepares the analysis.
 
     Raises:
-        InputError: no run, one twice, only a model, other tokenizers, a text that is too short, a
-            damaged checkpoint; scikit-learn is not installed.
+        InputError: `runs` is empty or names a run twice; one is a bare model; the tokenizers
+            differ; `positions` is not a multiple of 32, or below 256; the text is too short; a
+            checkpoint is damaged; scikit-learn is not installed.
     """
     check_scikit_learn()
     positions = POSITIONS if positions is None else positions
     if not is_count(positions) or positions % LANES or positions < 8 * LANES:
-        raise InputError(f"positions: give a multiple of {LANES} from {8 * LANES} on")
+        raise InputError(f"positions: give a multiple of {LANES}, at least {8 * LANES}")
     subjects = find_subjects(runs, snapshots=snapshots)
     store = store_of(subjects, data)
     analysis = Representations(
@@ -109,18 +111,18 @@ def prepare_representations(
     for subject in subjects:
         if analysis.checkpoint_sums[subject.name] is not None:
             tokens = PLACES + steps_at_a_place(subject.config())
-            check_length(store, SPLIT, tokens=tokens, purpose=f"{PLACES} places in it")
+            check_length(store, SPLIT, tokens=tokens, purpose=f"measurements at {PLACES} places")
     return analysis
 
 
 @dataclass(kw_only=True)
 class Representations:
-    """See `representations`.
+    """The analysis that `representations` carries out (an `Analysis`).
 
     Attributes:
-        subjects: the runs' best models, or their snapshots, which have no synthesizer.
-        store: the text.
-        sample: which of its tokens.
+        subjects: The runs' best models, or their snapshots, which have no synthesizer.
+        store: Store whose validation text is read.
+        sample: Positions at which layers are compared.
     """
 
     subjects: Sequence[Subject]
@@ -131,7 +133,7 @@ class Representations:
 
     @cached_property
     def labels(self) -> dict[str, str]:
-        """Of each run, what it shares with those that differ from it in the seed alone."""
+        """The label of each run, which it shares with the runs that differ only in the seed."""
         configs = {subject: subject.config() for subject in self.subjects}
         label_of: dict[str, str] = {}
         labels = {}
@@ -152,7 +154,7 @@ class Representations:
 
     @cached_property
     def checkpoint_sums(self) -> dict[str, str | None]:
-        """What identifies the checkpoint of each run that has a synthesizer."""
+        """The checksums of each run's checkpoint; None without a synthesizer or a checkpoint."""
         sums: dict[str, str | None] = {}
         for subject in self.subjects:
             has_synthesizer = subject.config().schedule.mode != "real" and not _cycle(subject)
@@ -169,7 +171,7 @@ class Representations:
         return {"text": self.store.fingerprint, "positions": len(self.sample.index_N)}
 
     def memory_bytes(self) -> float:
-        """Of all models the weights and what was read of them; of one or two what is worked on."""
+        """Estimates the peak memory: weights and layers of all models, the work on one or two."""
         count, kept, largest = len(self.sample.index_N), 0, 0
         for subject in self.subjects:
             shape = _shape(subject)
@@ -220,7 +222,7 @@ class Representations:
 
     @cached_property
     def _seconds(self) -> dict[str, float]:
-        """Of each kind of part, from one product of matrices that is timed here."""
+        """The estimated time of each kind of part, from a matrix product that is timed here."""
         shape = max(
             (_shape(subject) for subject in self.subjects), key=lambda each: each.parameters
         )
@@ -253,7 +255,7 @@ class Representations:
 
     @cached_property
     def _questions(self) -> list[Question]:
-        """Of the text; those that it cannot answer are left out."""
+        """The questions for the probes, without those that the text cannot answer."""
         train_N = self.sample.is_first_half
         answers = {
             "class": ("class", self._next_classes),
@@ -283,7 +285,9 @@ class Representations:
     def _field(self, subject: Subject) -> dict[str, Any]:
         checkpoint = checkpoint_of(subject)
         if checkpoint is None:
-            raise InputError(f"{subject.run}: its checkpoint has gone; start again")
+            raise InputError(
+                f"{subject.run}: its checkpoint was removed during the analysis; start again"
+            )
         return measure_field(load_synthesis(subject, checkpoint), self.store)
 
     def finding(self, values: Mapping[str, dict[str, Any]]) -> RepresentationsFinding:
@@ -307,7 +311,7 @@ class Representations:
 
 
 def _short_label(config: Config, all_configs: Iterable[Config]) -> str:
-    """The mode; and the synthesizer's kind where runs of that mode differ in it."""
+    """Returns the mode, and the synthesizer's kind if runs of that mode differ in it."""
     mode, kind = config.schedule.mode, config.synthesizer.kind
     kinds = {each.synthesizer.kind for each in all_configs if each.schedule.mode == mode}
     if mode == "real" or len(kinds) == 1:
@@ -316,7 +320,7 @@ def _short_label(config: Config, all_configs: Iterable[Config]) -> str:
 
 
 def _cycle(subject: Subject) -> str:
-    """Of a snapshot ` @` and its cycle; otherwise nothing."""
+    """Returns ` @` and the number of the cycle for a snapshot, otherwise an empty string."""
     if subject.folder.parent.name != SNAPSHOTS:
         return ""
     return f" @{int(subject.folder.name.rpartition('-')[2])}"

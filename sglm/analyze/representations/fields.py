@@ -1,7 +1,7 @@
-"""A run's synthesizer as a function of states, whatever its kind; and the true gradient, likewise.
+"""A run's synthesizer of any kind, and the true gradient, as functions of states.
 
 Any `StateGradientEstimator` will do: it is built as for training but with factor 1 and without the
-trust bound, given what its checkpoint holds, and shown what training would show it. Shapes: M
+trust bound, restored from the run's checkpoint, and shown what training would show it. Shapes: M
 places in a text, P points at each, S coordinates of a state, T steps of a window, C steps of text.
 """
 
@@ -33,27 +33,28 @@ from sglm.train.build import build_estimator, lookahead_steps
 from sglm.train.run_folder import RunFolder
 
 PLACES = 32
-COMING_STEPS = 20  # over which the true loss is summed
-_WINDOWS_BEFORE = 4  # that a synthesizer with a memory of its own reads
+COMING_STEPS = 20  # the true loss is summed over these tokens after a place
+_WINDOWS_BEFORE = 4  # read before a place, for synthesizers with a memory of their own
 
 
 def checkpoint_of(subject: Subject) -> Checkpoint | None:
-    """Where a run's synthesizer is; None where there is none any more.
+    """Loads the newest checkpoint of a run, which holds its synthesizer; None if none is left.
 
     Raises:
-        InputError: damaged.
+        InputError: The checkpoint is damaged.
     """
     return RunFolder(subject.run).load_checkpoint()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Synthesis:
-    """A model as it was at the end of a run, and what estimated its state gradients. float64.
+    """The model of a run's newest checkpoint and the estimator beside it, both in float64.
 
     Attributes:
-        model: in evaluation mode.
-        estimator: with factor 1 and without a trust bound.
-        config: with that.
+        model: The model, in evaluation mode.
+        estimator: Its estimator, with factor 1 and without a trust bound.
+        config: The run's configuration with these changes, `inject = "prediction"` and, if the
+            synthesizer reads text, `every = 1`.
     """
 
     model: LSTMLanguageModel
@@ -62,9 +63,10 @@ class Synthesis:
 
 
 def load_synthesis(subject: Subject, checkpoint: Checkpoint) -> Synthesis:
-    """
+    """Builds the model and the estimator of a run and restores them from a checkpoint.
+
     Raises:
-        InputError: the checkpoint is not one of such a run.
+        InputError: The checkpoint does not fit the run's configuration.
     """
     own = subject.config()
     values = plain_values(own)
@@ -72,7 +74,7 @@ def load_synthesis(subject: Subject, checkpoint: Checkpoint) -> Synthesis:
     if own.synthesizer.reads_text:
         values["synthesizer"]["every"] = 1
     config = parse_config(values, str(subject.run))
-    # The estimator's own tensors too, so that differences of estimates are exact enough.
+    # So the estimator's own tensors are float64 too, and its finite differences exact enough.
     with _default_dtype(torch.float64):
         model = LSTMLanguageModel(read_card(subject.folder).model_shape())
         try:
@@ -100,11 +102,11 @@ def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
 
 @dataclass(frozen=True, kw_only=True)
 class Places:
-    """Ends of windows in a text.
+    """Places in a text at which windows end.
 
     Attributes:
-        text: from the first window before each place on, `(C, M)`.
-        states: before each of those windows, and at the places.
+        text: Token ids from the start of the first window before each place on, `(C, M)`.
+        states: States before each of the windows before the places, and at the places.
         window: T.
     """
 
@@ -113,16 +115,16 @@ class Places:
     window: int
 
     def packed(self) -> Tensor:
-        """The states at the places, `(M, S)`."""
+        """Returns the packed states at the places, `(M, S)`."""
         return self.states[-1].packed()
 
     def text_from(self, window: int, steps: int) -> ComingText:
-        """So many tokens from that window's beginning on."""
+        """Returns `steps` steps of text from the start of a window (by its number) on."""
         first = window * self.window
         return ComingText(*(ids_CM[first : first + steps] for ids_CM in self.text))
 
     def at(self, place: int, points: int) -> "Places":
-        """One of the places, for so many lanes."""
+        """Returns one of the places, repeated `points` times."""
         index = torch.full((points,), place)
         return Places(
             text=ComingText(*(ids_CM[:, index] for ids_CM in self.text)),
@@ -132,19 +134,19 @@ class Places:
 
 
 def steps_at_a_place(config: Config) -> int:
-    """Tokens that are read there, before and after it."""
+    """Returns the number of tokens that are read at a place, before and after it."""
     after = max(COMING_STEPS, lookahead_steps(config) or 0)
     return WARM_STEPS + _WINDOWS_BEFORE * config.train.window + after
 
 
 def find_places(model: LSTMLanguageModel, store: TokenStore, config: Config) -> Places:
-    """`PLACES` of them, spread evenly over the validation text.
+    """Chooses `PLACES` places that are spread evenly over the validation text, and reads to them.
 
     Raises:
-        InputError: it is too short.
+        InputError: The text is too short.
     """
     steps = steps_at_a_place(config)
-    check_length(store, SPLIT, tokens=PLACES + steps, purpose=f"{PLACES} places in it")
+    check_length(store, SPLIT, tokens=PLACES + steps, purpose=f"measurements at {PLACES} places")
     ids = store.ids(SPLIT)
     starts_M = np.linspace(0, len(ids) - 1 - steps, PLACES).astype(np.int64)
     ids_CM = torch.from_numpy(ids[starts_M + np.arange(steps + 1)[:, None]].astype(np.int64))
@@ -163,7 +165,11 @@ _AtOnePlace = Callable[[Places, Tensor], Tensor]
 
 
 def _place_by_place(at_one: _AtOnePlace, places: Places) -> Callable[[Tensor], Tensor]:
-    """One at a time: a recurrent synthesizer's memory is many times as large as the states."""
+    """Makes a function of the points at all places from one for a single place.
+
+    Places are computed one at a time, because a recurrent synthesizer's memory is many times as
+    large as the states.
+    """
 
     def every(points_MPS: Tensor) -> Tensor:
         parts = [
@@ -176,12 +182,12 @@ def _place_by_place(at_one: _AtOnePlace, places: Places) -> Callable[[Tensor], T
 
 
 def estimated_field(synthesis: Synthesis, places: Places) -> Field:
-    """What the estimator predicts, of states in the place of those that the text led to."""
+    """Returns the estimator's predictions as a function of the states at the places."""
     return _place_by_place(partial(_estimate, synthesis), places)
 
 
 def _estimate(synthesis: Synthesis, place: Places, points_PS: Tensor) -> Tensor:
-    """As in training, window after window, up to the one that ends at the place."""
+    """Shows the estimator the windows before the place, as in training, and asks for estimates."""
     estimator, shown = synthesis.estimator, lookahead_steps(synthesis.config) or 0
     estimator.begin_text()
     for index, incoming in enumerate(place.states[:-1]):
@@ -192,7 +198,7 @@ def _estimate(synthesis: Synthesis, place: Places, points_PS: Tensor) -> Tensor:
 
 
 def exact_field(model: LSTMLanguageModel, places: Places) -> Field:
-    """The true gradient of `COMING_STEPS` tokens: a gradient, and so what measures are held to."""
+    """Returns the true gradient of the next `COMING_STEPS` tokens' nats: the measures' control."""
     return _place_by_place(partial(_exact, model), places)
 
 
@@ -209,7 +215,7 @@ def _exact(model: LSTMLanguageModel, place: Places, points_PS: Tensor) -> Tensor
 
 
 def true_loss(model: LSTMLanguageModel, places: Places) -> Loss:
-    """The nats of the `COMING_STEPS` tokens after a place."""
+    """Returns the summed nats of the `COMING_STEPS` tokens after each place, as a function."""
     return _place_by_place(partial(_nats, model), places)
 
 

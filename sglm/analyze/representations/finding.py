@@ -1,4 +1,4 @@
-"""What the comparison of representations found: data, table, sentence and picture."""
+"""The finding of the comparison of representations: data, table, sentences and picture."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,13 +8,13 @@ from typing import Any
 from sglm.analyze.representations.found import Found, Group, fold
 from sglm.analyze.representations.picture import draw_representations
 
-# Layers of one kind are averaged in the table, so that it fits 80 columns whatever their number.
+# The table has means over all layers of one kind, so that it always fits 80 columns.
 KINDS = ("embedding", "cell", "hidden", "logits")
 _HEADS = ("embed.", *KINDS[1:])
 
 
 class RepresentationsFinding(Found):
-    """See `sglm.analyze.representations`."""
+    """The finding of `sglm.analyze.representations` (a `Finding`)."""
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -113,8 +113,8 @@ class RepresentationsFinding(Found):
         yardsticks = [g for g in self.groups if g.is_yardstick and g.labels[0] in compared]
         if not across or not _pooled(yardsticks, "kl_nats"):
             return (
-                "Whether layers differ more than the function does is seen against two seeds of one"
-                " mode: give runs of two modes with two seeds each."
+                "Whether layers differ more than predictions do can be judged only against runs of"
+                " one mode with different seeds: give runs of two modes with two seeds each."
             )
         kl = _pooled(across, "kl_nats") / _pooled(yardsticks, "kl_nats")
         apart = [
@@ -123,9 +123,10 @@ class RepresentationsFinding(Found):
             for name in _common_layers([*across, *yardsticks])
         ]
         return (
-            f"Compared with two seeds of one of them, runs of different {differ} (and seeds) are"
-            f" {kl:.2f} times as far apart in what they predict (KL), and in their layers"
-            f" by 1 − CKA (by 1 − the correlation of dissimilarities): {', '.join(apart)}."
+            f"Compared with runs that differ only in their seeds, runs of different {differ} (and"
+            f" seeds) are {kl:.2f} times as far apart in what they predict (KL). The same ratio for"
+            " their layers, by 1 − CKA (in brackets by 1 − the correlation of dissimilarities):"
+            f" {', '.join(apart)}."
         )
 
     def _reading_of_fields(self) -> str:
@@ -141,8 +142,9 @@ class RepresentationsFinding(Found):
         if not parts:
             return ""
         return (
-            "Of the Jacobian of the synthetic gradients, the share that no loss has, and of the"
-            f" true loss between two states, the share that they imply: {'; '.join(parts)}."
+            "The rotation of the synthetic gradients (the share of their Jacobian that the gradient"
+            " of a loss cannot have), and the share of the true loss differences between two states"
+            f" that the implied loss explains: {'; '.join(parts)}."
         )
 
     def draw(self, figure: Any) -> None:
@@ -150,7 +152,7 @@ class RepresentationsFinding(Found):
 
 
 def by_kind(of_layers: Mapping[str, float]) -> list[float]:
-    """The mean over the layers of each of `KINDS`."""
+    """Returns the mean over the layers of each of `KINDS`."""
     return [
         fmean(value for name, value in of_layers.items() if name.split(" ")[0] == kind)
         for kind in KINDS
@@ -162,7 +164,7 @@ def _differ_in_mode(group: Group) -> bool:
 
 
 def _pooled(groups: Iterable[Group], name: str) -> float:
-    """The mean over all their pairs."""
+    """Returns the mean of a measure over all pairs of the groups."""
     pairs = [(float(group.means[name]), group.pairs) for group in groups]
     return sum(mean * count for mean, count in pairs) / sum(count for _, count in pairs)
 

@@ -1,4 +1,4 @@
-"""The data of the comparison of representations, and how pairs and runs are grouped."""
+"""The data of the comparison of representations, and the groups of pairs and runs in it."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -12,15 +12,16 @@ from sglm.scoring.metrics import perplexity
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """Pairs of runs that differ in the same way.
+    """A group of pairs of runs that differ in the same way.
 
     Attributes:
-        labels: of both runs.
-        same_seed: whether both began with the same weights and read the same order.
-        pairs: how many.
-        means: over them, of KL, agreement, the ratio of perplexities, and CKA and the dissimilarity
-            matrices' correlation by layer.
-        spread: standard deviations; NaN of one pair.
+        labels: Labels of the two runs.
+        same_seed: Whether the runs of a pair have the same seed, and so (if of the same shape) the
+            same initial weights.
+        pairs: Number of pairs.
+        means: Means over the pairs: KL, agreement, the ratio of perplexities, and by layer CKA and
+            the correlation of the dissimilarity matrices.
+        spread: Standard deviations of the same; NaN for a single pair or if a value is not finite.
     """
 
     labels: tuple[str, str]
@@ -39,13 +40,16 @@ class Group:
 
     @property
     def is_yardstick(self) -> bool:
-        """Whether the seed differs and nothing else."""
+        """Whether the runs of a pair differ in nothing but the seed."""
         return self.labels[0] == self.labels[1] and not self.same_seed
 
     @property
     def is_across(self) -> bool:
-        """Whether the configuration differs and not how far the training was. Runs of one seed
-        begin with the same weights, so only those of others are comparable."""
+        """Whether the configurations and the seeds differ, but not the cycle of the training.
+
+        Runs with the same seed start from the same weights, so they cannot be compared with the
+        yardsticks.
+        """
         one, other = (label.split(" #")[0].partition(" @") for label in self.labels)
         return self.labels[0] != self.labels[1] and not self.same_seed and one[2] == other[2]
 
@@ -55,13 +59,13 @@ class Found:
     """The data of `sglm.analyze.representations`.
 
     Attributes:
-        positions: at which layers and predictions were compared.
-        models: by run: label, seed, nats, CKA among its own layers, dissimilarities of the next
-            token's classes, probes.
-        pairs: of two runs each: KL, agreement, CKA of every two layers, correlation of the
-            dissimilarity matrices of every layer.
-        fields: by run with a synthesizer: whether its field is a gradient, and what loss it
-            implies; None where its checkpoint is gone.
+        positions: Number of positions in the sample.
+        models: Measures by run: label, seed, nats, CKA among its own layers, dissimilarities
+            between the next token's classes, probes, top directions.
+        pairs: Measures of every two runs: KL, agreement, CKA of every two layers, correlation of
+            the dissimilarity matrices of every layer.
+        fields: Measures by run with a synthesizer: whether its field is a gradient, and which loss
+            it implies; None if the run's checkpoint is missing.
     """
 
     positions: int
@@ -71,7 +75,7 @@ class Found:
 
     @cached_property
     def groups(self) -> list[Group]:
-        """The yardsticks first."""
+        """The groups of pairs, the yardsticks first."""
         members: dict[tuple[str, str, bool], list[dict[str, Any]]] = {}
         for pair in self.pairs:
             one, other = (self.models[name] for name in pair["runs"])
@@ -103,16 +107,16 @@ class Found:
 
     @cached_property
     def labels(self) -> list[str]:
-        """In the order in which the runs were given."""
+        """The labels, in the order in which the runs were given."""
         return list(dict.fromkeys(model["label"] for model in self.models.values()))
 
     def of_label(self, label: str) -> list[Mapping[str, Any]]:
-        """The runs that differ in their seeds only."""
+        """Returns the measures of the runs with this label, which differ only in their seeds."""
         return [model for model in self.models.values() if model["label"] == label]
 
     @cached_property
     def fields_by_label(self) -> dict[str, list[Mapping[str, Any]]]:
-        """What was measured of them."""
+        """The measures of the synthesizers' fields, by the runs' label."""
         found: dict[str, list[Mapping[str, Any]]] = {}
         for name, field in self.fields.items():
             if field is not None:
@@ -121,8 +125,13 @@ class Found:
 
 
 def fold(trees: Sequence[Any], number: Any) -> Any:
-    """One tree of the same form, with a number made of all numbers at each place; where a tree
-    lacks a place, it is left out."""
+    """Combines trees of the same form into one.
+
+    Args:
+        trees: Mappings and lists of numbers, nested alike.
+        number: Function that combines the numbers at one place. A name that a tree lacks is left
+            out.
+    """
     if isinstance(trees[0], Mapping):
         names = [name for name in trees[0] if all(name in tree for tree in trees)]
         return {name: fold([tree[name] for tree in trees], number) for name in names}

@@ -1,11 +1,11 @@
-"""Is a field of synthetic gradients the gradient of something, and what loss does it imply?
+"""Is a field of synthetic gradients the gradient of a loss, and of which one?
 
-A synthetic gradient that is a function ŝ of the state stands in for a loss's gradient. It is one
-only if its Jacobian is symmetric; and then the loss is its line integral, whatever the path
+A synthetic gradient that is a function ŝ of the state stands in for a loss's gradient. It is a
+gradient only if its Jacobian is symmetric, and then the loss is its line integral along any path
 (Czarnecki et al. 2017 draw the loss that synthetic gradients imply beside the true one).
 
 Shapes: M places in a text, P points of the state space at each, S coordinates of a state, K
-directions.
+directions, G ends of segments of a path.
 """
 
 from collections.abc import Callable
@@ -15,25 +15,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# `(M, P, S) → (M, P, S)`: the gradient at P states that are put in the place of the state at each
-# of M places, given the text that comes there. In float64.
+# `(M, P, S) → (M, P, S)`: the gradient at P states that replace the state at each of M places,
+# given the text that follows there. In float64.
 Field = Callable[[Tensor], Tensor]
 # `(M, P, S) → (M, P)`: the loss of that text in nats.
 Loss = Callable[[Tensor], Tensor]
 
 DIRECTIONS = 32
 SEGMENTS = 8
-_STEP = 1e-4  # in the unit of states; central differences: an error of its square
-_NODES = 3  # of Gauss and Legendre in each segment
+_STEP = 1e-4  # of central differences, in units of the state; their error goes with its square
+_NODES = 3  # of the Gauss–Legendre rule in each segment
 
 
 class Jacobian(NamedTuple):
-    """Mean squared Frobenius norms of the parts of ∂ŝ/∂s.
+    """Mean squared Frobenius norms of two parts of the Jacobian J = ∂ŝ/∂s.
 
     Attributes:
-        antisymmetric: (J − Jᵀ)/2, the curl.
-        symmetric: (J + Jᵀ)/2 without its trace, a uniform pull that a plane's curl is not compared
-            with.
+        antisymmetric: Norm of (J − Jᵀ)/2, the curl.
+        symmetric: Norm of (J + Jᵀ)/2 without its trace, a uniform pull that the curl is not
+            compared with.
     """
 
     antisymmetric: float
@@ -41,8 +41,11 @@ class Jacobian(NamedTuple):
 
     @property
     def rotation(self) -> float:
-        """The antisymmetric part's share of both: 0 for a gradient, ½ for a matrix of independent
-        entries, 1 for a pure rotation; NaN where the field is constant."""
+        """The antisymmetric part's share of the sum.
+
+        It is 0 for a gradient, ½ for a matrix of independent entries and 1 for a pure rotation; NaN
+        if both parts are zero, as for a constant field.
+        """
         both = self.antisymmetric + self.symmetric
         return self.antisymmetric / both if both > 0 else float("nan")
 
@@ -50,19 +53,19 @@ class Jacobian(NamedTuple):
 def jacobian(
     field: Field, states_MS: Tensor, *, directions: int = DIRECTIONS, seed: int = 0
 ) -> Jacobian:
-    """Both parts from the curl in random planes.
+    """Estimates the norms of both parts of a field's Jacobian from random planes.
 
     In a plane of orthonormal u and v the circulation is vᵀJu − uᵀJv. Over random planes the mean
     square of half of it is ‖A‖²/(S(S−1)) for the antisymmetric part A, and that of (vᵀJu + uᵀJv)/2
-    is ‖Σ‖²/((S+2)(S−1)) for the symmetric part Σ without its trace, so that the norms follow from
-    the K(K−1)/2 planes of K random directions without the matrix. The derivatives are differences,
-    for an estimate need not be differentiable.
+    is ‖Σ‖²/((S+2)(S−1)) for the symmetric part Σ without its trace. So the norms follow from the
+    K(K−1)/2 planes of K random directions, without the whole matrix. Derivatives are central
+    differences, because an estimate need not be differentiable.
 
     Args:
-        field: see `Field`.
-        states_MS: where, one state a place.
-        directions: K, at most S of them.
-        seed: of the directions.
+        field: See `Field`.
+        states_MS: One state per place, at which the Jacobian is estimated.
+        directions: K, cut to S if larger.
+        seed: Seed of the directions.
     """
     places, size = states_MS.shape
     directions = min(directions, size)
@@ -84,15 +87,18 @@ def jacobian(
 
 
 def on_the_way(from_MS: Tensor, to_MS: Tensor, parts: Tensor) -> Tensor:
-    """Points of the straight lines between states, `(M, P, S)`, at parts (P) of their lengths."""
+    """Returns points on straight lines between states, `(M, P, S)`, at P shares of their length."""
     return from_MS[:, None] + parts[:, None] * (to_MS - from_MS)[:, None]
 
 
 def implied_differences(field: Field, from_MS: Tensor, to_MS: Tensor) -> Tensor:
-    """∫⟨ŝ, ds⟩ along straight lines, up to each of `SEGMENTS` equal parts: `(M, SEGMENTS + 1)`.
+    """Integrates ⟨ŝ, ds⟩ along straight lines, up to the end of each of `SEGMENTS` equal segments.
 
-    Of a gradient it is the difference of the loss, up to the error of the Gauss–Legendre rule: none
-    for polynomials of a degree below six in each segment.
+    If the field is a gradient, this is the difference of the loss, up to the error of the
+    Gauss–Legendre rule, which is exact for polynomials of a degree below six in each segment.
+
+    Returns:
+        `(M, SEGMENTS + 1)`, in nats; 0 at the beginning.
     """
     nodes, weights = (torch.from_numpy(each) for each in np.polynomial.legendre.leggauss(_NODES))
     starts = torch.arange(SEGMENTS, dtype=torch.float64)[:, None]
@@ -104,18 +110,18 @@ def implied_differences(field: Field, from_MS: Tensor, to_MS: Tensor) -> Tensor:
 
 
 def true_differences(loss: Loss, from_MS: Tensor, to_MS: Tensor) -> Tensor:
-    """The loss there, less that at the beginning."""
+    """Returns the loss at the same points, less the loss at the beginning of each line."""
     parts = torch.linspace(0, 1, SEGMENTS + 1, dtype=torch.float64)
     losses_MG = loss(on_the_way(from_MS, to_MS, parts))
     return losses_MG - losses_MG[:, :1]
 
 
 class PathAgreement(NamedTuple):
-    """Of implied and true differences of the loss from beginning to end, over paths.
+    """The agreement of implied and true differences of the loss from beginning to end, over paths.
 
     Attributes:
-        correlation: Pearson's.
-        slope: ⟨true, implied⟩ / ⟨implied, implied⟩: 1 where the implied loss has the right size.
+        correlation: Pearson's correlation.
+        slope: ⟨true, implied⟩ / ⟨implied, implied⟩: 1 if the implied loss has the right size.
         explained: 1 − Σ(true − implied)² / Σ true².
     """
 
@@ -125,7 +131,7 @@ class PathAgreement(NamedTuple):
 
 
 def path_agreement(implied_M: Tensor, true_M: Tensor) -> PathAgreement:
-    """NaN where nothing is implied."""
+    """Measures the agreement; if nothing is implied, 0 is explained and the rest is NaN."""
     if not bool(implied_M.any()):
         return PathAgreement(float("nan"), float("nan"), 0.0)
     return PathAgreement(

@@ -1,6 +1,7 @@
-"""What each layer of a model holds at the positions of a sample, and what the model predicts there.
+"""The layers of a model at the positions of a sample, and the model's predictions there.
 
-Shapes: N positions, D units of a layer, B lanes, H features, V vocabulary.
+Shapes: N positions, D units of a layer, B lanes, T steps, E units of the embedding, H
+features, M some of the positions, V vocabulary.
 """
 
 from collections.abc import Iterator, Mapping
@@ -17,13 +18,13 @@ _LOGIT_ENTRIES = 2**22  # 16 MB in float32
 
 @dataclass(frozen=True, kw_only=True)
 class Layers:
-    """Of one model.
+    """The layers of one model at the positions of a sample.
 
     Attributes:
-        model: that read.
-        by_name: `(N, D)` of each layer, in the order in which a token passes through them:
+        model: Model that read the sample.
+        by_name: Values `(N, D)` of each layer, in the order in which a token passes through them:
             `embedding`, then `cell 1`, `hidden 1`, …, and `logits` (see `_logits`).
-        features_NH: what the softmax is given: the last hidden state.
+        features_NH: The softmax's input: the last hidden state.
     """
 
     model: LSTMLanguageModel
@@ -31,7 +32,7 @@ class Layers:
     features_NH: Tensor
 
     def every(self, step: int) -> "Layers":
-        """Of every so many positions only."""
+        """Returns the layers at every `step`-th position only."""
         return Layers(
             model=self.model,
             by_name={name: rows_ND[::step] for name, rows_ND in self.by_name.items()},
@@ -41,12 +42,12 @@ class Layers:
 
 @torch.no_grad()
 def read_layers(model: LSTMLanguageModel, sample: Sample) -> Layers:
-    """Reads the sample's lanes from the zero state on."""
+    """Reads the sample's lanes from the start state on."""
     ids_TB = torch.from_numpy(sample.ids_TB[:-1])
     embedded_TBE, _ = model.embed(ids_TB)
     _, state = model.outputs(embedded_TBE[:WARM_STEPS], model.start_state(LANES))
     kept: dict[str, list[Tensor]] = {}
-    # A pass returns the cell states of its last step only, so one ends at every position.
+    # A pass returns the cell states of its last step only, so a pass ends at every position.
     for piece_TBE in torch.split(embedded_TBE[WARM_STEPS:], sample.stride):
         _, state = model.outputs(piece_TBE, state)
         kept.setdefault("embedding", []).append(piece_TBE[-1])
@@ -60,12 +61,12 @@ def read_layers(model: LSTMLanguageModel, sample: Sample) -> Layers:
 
 
 def _logits(model: LSTMLanguageModel, features_NH: Tensor) -> Tensor:
-    """The logits of every token, as far as inner products between positions know them: `(N, H)`.
+    """Returns `(N, H)` numbers with the distances and centred inner products of the logits.
 
-    Less their mean over the vocabulary, which the softmax does not see, logits are W°h + b°, of
-    which b° is the same everywhere. Rotated into H dimensions, h·(W°ᵀW°)^½ has the same distances
-    and centred inner products. Of an adaptive softmax W has each word's row plus its tail's: the
-    logits before the tails are normalised.
+    Logits less their mean over the vocabulary, which the softmax does not depend on, are W°h + b°,
+    and b° is the same at all positions. In H dimensions instead of V, h·(W°ᵀW°)^½ has the same
+    distances and centred inner products. For an adaptive softmax, a word's row of W is its own row
+    plus that of its tail in the head, which gives the logits before the tails are normalised.
     """
     weight_VH = model.target_rows(torch.arange(model.shape.vocab_size)).double()
     weight_VH = weight_VH - weight_VH.mean(0)
@@ -77,19 +78,19 @@ def _logits(model: LSTMLanguageModel, features_NH: Tensor) -> Tensor:
 
 @torch.no_grad()
 def log_probabilities(layers: Layers, rows: int | None = None) -> Iterator[Tensor]:
-    """`(at most rows, V)` at a time, position after position."""
+    """Yields the log-probabilities position after position, `(at most rows, V)` at a time."""
     rows = rows or rows_at_once(layers.model)
     for features_MH in torch.split(layers.features_NH, rows):
         yield layers.model.logits(features_MH).log_softmax(-1)
 
 
 def rows_at_once(model: LSTMLanguageModel) -> int:
-    """Positions whose logits are held together."""
+    """Returns the number of positions whose logits are held in memory together."""
     return max(1, _LOGIT_ENTRIES // model.shape.vocab_size)
 
 
 def mean_nats(layers: Layers, sample: Sample) -> float:
-    """Negative log-likelihood of the sample's next tokens, per token."""
+    """Returns the mean surprisal of the sample's next tokens, in nats per token."""
     targets_N = torch.from_numpy(sample.next_N)
     rows, total = rows_at_once(layers.model), 0.0
     for logp_MV, next_M in zip(

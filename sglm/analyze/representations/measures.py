@@ -1,4 +1,4 @@
-"""All that is measured of one model, of two, and of a synthesizer, as JSON can hold it."""
+"""All measures of one model, of two models, and of a synthesizer, in a form that JSON can hold."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -34,10 +34,10 @@ from sglm.analyze.representations.similarity import (
 )
 from sglm.text.store import TokenStore
 
-KL_EVERY = 4  # of the positions: predictions of pairs are compared on these
-LAG_TOKENS = 64  # after which a layer's first direction is looked at again
-RDM_EVERY = 16  # of the positions: dissimilarity matrices of pairs are compared on these
-# The true gradient, which measures are held to, costs a softmax at every point.
+KL_EVERY = 4  # predictions of two models are compared at every fourth position
+LAG_TOKENS = 64  # distance over which the persistence of a layer's top direction is measured
+RDM_EVERY = 16  # dissimilarity matrices of two models are compared at every 16th position
+# The true gradient, which is the control, costs a softmax at every point.
 EXACT_PLACES, EXACT_DIRECTIONS = 4, 8
 
 
@@ -48,12 +48,13 @@ def measure_model(
     classes_N: npt.NDArray[np.int64],
     questions: Sequence[Question],
 ) -> dict[str, Any]:
-    """
+    """Measures what one model's layers hold.
+
     Args:
-        layers: of the model.
-        sample: at which they were read.
-        classes_N: of the next tokens.
-        questions: for probes.
+        layers: The model's layers.
+        sample: Positions at which they were read.
+        classes_N: Classes of the next tokens.
+        questions: What the probes are to predict.
     """
     dense_N = torch.from_numpy(np.unique(classes_N, return_inverse=True)[1])
     matrices = {
@@ -80,7 +81,7 @@ def measure_model(
 
 
 def measure_pair(first: Layers, second: Layers) -> dict[str, Any]:
-    """Of two models that read the same sample."""
+    """Compares the predictions and the layers of two models that read the same sample."""
     alike, few = {}, [each.every(RDM_EVERY).by_name for each in (first, second)]
     for name in few[0]:
         if name in few[1]:
@@ -94,8 +95,11 @@ def measure_pair(first: Layers, second: Layers) -> dict[str, Any]:
 
 
 def measure_field(synthesis: Synthesis, store: TokenStore) -> dict[str, Any]:
-    """Whether a synthesizer's field is a gradient, and the loss that it implies on the way from the
-    state of another text to a text's own: there a state is worth something."""
+    """Measures whether a synthesizer's field is a gradient, and the loss that it implies.
+
+    The implied loss is measured along the way from another text's state to the text's own state,
+    because along it the true loss changes.
+    """
     model = synthesis.model
     places = find_places(model, store, synthesis.config)
     estimated, exact = estimated_field(synthesis, places), exact_field(model, places)

@@ -7,7 +7,7 @@ import numpy as np
 
 from sglm.analyze.representations.found import Found
 
-# Of Okabe and Ito, which colour-blind people tell apart too.
+# Mostly from the palette of Okabe and Ito, whose colours colour-blind people can distinguish.
 _COLOURS = (
     "#0072b2",
     "#d55e00",
@@ -24,7 +24,7 @@ _SMALL = 7.5
 
 
 def draw_representations(figure: Any, finding: Found) -> None:
-    """Function against layers; layer by layer; probes; dissimilarities; the implied loss."""
+    """Draws function against layers, CKA by layer, probes, dissimilarities and implied losses."""
     above, below = figure.subfigures(2, 1, height_ratios=(1.15, 1))
     top = above.subplots(1, 3)
     for axes, draw in zip(top, (_draw_pairs, _draw_layers, _draw_probes), strict=True):
@@ -49,7 +49,7 @@ def draw_representations(figure: Any, finding: Found) -> None:
 
 
 def _draw_pairs(axes: Any, finding: Found) -> None:
-    """Each pair of runs by how far apart functions and last hidden states are."""
+    """Draws a mark for each pair of runs: the distance of predictions and last hidden states."""
     colour_of = {
         (group.labels, group.same_seed): _COLOURS[number % len(_COLOURS)]
         for number, group in enumerate(finding.groups)
@@ -106,7 +106,7 @@ def _name_layers(axes: Any) -> None:
 
 
 def _draw_matrices(figure: Any, finding: Found) -> None:
-    """Dissimilarity of the last hidden states between classes of next tokens, one run a label."""
+    """Draws the dissimilarities of last hidden states between classes, of one run per label."""
     labels, matrices = finding.labels[:_MATRICES], []
     for label in labels:
         layers = finding.of_label(label)[0]["class_dissimilarity"]
@@ -135,6 +135,6 @@ def _draw_paths(axes: Any, finding: Found) -> None:
         axes.plot(way, implied, "-", color=colour, label=f"{label}: implied", linewidth=1.2)
         axes.plot(way, true, ":", color=colour, label="true", linewidth=1.2)
     axes.set_title("implied and true loss")
-    axes.set_xlabel("from another text's state to its own")
-    axes.set_ylabel("coming nats, less those there")
+    axes.set_xlabel("from another text's state to the text's own")
+    axes.set_ylabel("coming nats, less those at the start")
     axes.legend(fontsize=_SMALL - 1)

@@ -1,6 +1,6 @@
-"""What can be read off a layer linearly: probes, fitted on one half of a text, scored on the other.
+"""Linear probes of a layer, fitted on one half of a text and scored on the other.
 
-Needs scikit-learn. Shapes: N positions, D units of a layer.
+They need scikit-learn. Shapes: N positions, D units of a layer.
 """
 
 from dataclasses import dataclass
@@ -11,22 +11,23 @@ import numpy.typing as npt
 
 from sglm.errors import InputError
 
-# Of the penalties of standardised units. With a few thousand positions and hundreds of units, weak
-# ones would let a probe fit noise; from a third to three times this the scores are the same.
+# Inverse of the L2 penalty's strength, on standardised units. With a few thousand positions and
+# hundreds of units, a weak penalty would let a probe fit noise; from a third to three times this
+# value the scores are the same.
 _INVERSE_STRENGTH = 0.003
-_RIDGE = np.logspace(0, 4, 9)
+_RIDGE = np.logspace(0, 4, 9)  # strengths that cross-validation chooses from
 
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """What a probe is to find.
+    """A property of the positions that a probe is to predict.
 
     Attributes:
-        name: in tables.
-        kind: `class` (scored by accuracy), `yes or no` (by the mean of the accuracies on both), or
-            `number` (by R², the explained share of the variance).
-        answers_N: integers from 0 on, truth values or floats.
-        train_N: which positions to fit on; it is scored on the others.
+        name: Name in tables.
+        kind: `class` (scored by accuracy), `yes or no` (scored by the mean of the accuracies on
+            the two answers), or `number` (scored by R², the explained share of the variance).
+        answers_N: True answers: integers from 0 on, truth values or floats.
+        train_N: A mask of the positions on which to fit; the probe is scored on the others.
     """
 
     name: str
@@ -36,7 +37,7 @@ class Question:
 
     @property
     def chance(self) -> float:
-        """The score of what knows nothing of the layer."""
+        """The score of a prediction that does not use the layer."""
         if self.kind == "number":
             return 0.0
         if self.kind == "yes or no":
@@ -46,9 +47,10 @@ class Question:
 
 
 def check_scikit_learn() -> None:
-    """
+    """Checks that scikit-learn is installed.
+
     Raises:
-        InputError: it is not installed.
+        InputError: It is not.
     """
     try:
         import sklearn  # noqa: F401
@@ -59,10 +61,11 @@ def check_scikit_learn() -> None:
 
 
 def probe(layer_ND: npt.NDArray[Any], question: Question) -> float:
-    """The score of a linear model on the half that it was not fitted on.
+    """Returns the score of a linear model on the half that it was not fitted on.
 
-    A ridge regression whose strength is chosen by cross-validation on its half (`number`), or a
-    logistic regression (the others; both kinds of a yes-or-no question weigh the same).
+    The model is a ridge regression whose strength is chosen by cross-validation on the half that it
+    is fitted on (`number`), or a logistic regression (`class` and `yes or no`; both answers to a
+    yes-or-no question get the same total weight).
     """
     from sklearn.linear_model import LogisticRegression, RidgeCV
     from sklearn.metrics import accuracy_score, balanced_accuracy_score, r2_score

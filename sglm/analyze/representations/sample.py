@@ -1,6 +1,6 @@
-"""The tokens that all models read, and what a text itself says of each of them.
+"""The tokens that all models read, and properties of each that follow from the text alone.
 
-Shapes: N positions, T steps of a lane, B lanes, V vocabulary.
+Shapes: N positions, E positions of a lane, T steps of a lane, B lanes, V vocabulary.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from sglm.text.store import TokenStore
 
 SPLIT = "valid"
 LANES = 32
-WARM_STEPS = 64  # read before the first position of a lane: a state begins with zeros
+WARM_STEPS = 64  # read before a lane's first position, because its state starts at zero
 _LONGEST_STRIDE = 4  # nearer positions share most of their context
 CLASSES = 8
 _CLOSES = {")": "(", "]": "[", "}": "{"}
@@ -25,13 +25,13 @@ Ids = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """Positions in a text; the representation of one is the state after its token was read.
+    """Positions in a text, each represented by the state after its token was read.
 
     Attributes:
-        ids_TB: what is read, int64; the last row is only predicted.
-        stride: steps from position to position, after `WARM_STEPS`.
-        index_N: of the positions in the split, lane after lane.
-        next_N: the ids that are predicted there.
+        ids_TB: Token ids that are read, int64; the last row is only predicted.
+        stride: Number of steps from one position to the next, after `WARM_STEPS`.
+        index_N: Indices of the positions in the split, lane after lane.
+        next_N: Ids of the tokens that are predicted at the positions.
     """
 
     ids_TB: Ids
@@ -41,20 +41,20 @@ class Sample:
 
     @property
     def is_first_half(self) -> npt.NDArray[np.bool_]:
-        """The positions of the lanes in the first half of the text: to fit probes on."""
+        """A mask of the positions in the first half of the lanes, on which probes are fitted."""
         half = LANES // 2 * (len(self.index_N) // LANES)
         return np.arange(len(self.index_N)) < half
 
 
 def choose_sample(store: TokenStore, positions: int) -> Sample:
-    """Positions spread evenly over a store's validation text.
+    """Chooses positions that are spread evenly over a store's validation text.
 
     Args:
-        store: of the models' tokenizer.
+        store: A store that was made with the models' tokenizer.
         positions: N, a multiple of `LANES`.
 
     Raises:
-        InputError: there is no such split, or it is too short.
+        InputError: There is no such split, or it is too short.
     """
     each = positions // LANES
     check_length(
@@ -78,16 +78,16 @@ def choose_sample(store: TokenStore, positions: int) -> Sample:
 
 
 def frequency_classes(counts_V: Ids) -> Ids:
-    """A class for every token by how frequent it is, of about equal shares of running text.
+    """Assigns every token to a class by its frequency; classes cover equal shares of the text.
 
-    Without parts of speech, this is what a text itself says of its tokens: the first class is the
-    few most frequent ones, the last one the many rare ones.
+    Frequency stands in for the part of speech, which a text without labels does not give. The first
+    class has the few most frequent tokens, the last one the many rare ones.
 
     Args:
-        counts_V: in the training text.
+        counts_V: Counts of the tokens in the training text.
 
     Returns:
-        Numbers from 0 on; fewer than `CLASSES` where single tokens make up more than a class.
+        Class numbers from 0 on; fewer than `CLASSES` if single tokens make up more than a class.
     """
     order_V = np.argsort(-counts_V, kind="stable")
     shares_V = counts_V[order_V] / max(1, counts_V.sum())
@@ -98,7 +98,11 @@ def frequency_classes(counts_V: Ids) -> Ids:
 
 
 def places_in_lines(store: TokenStore, sample: Sample) -> npt.NDArray[np.float64] | None:
-    """log2(1 + tokens since the line's end) at every position; None where lines never end."""
+    """Computes log2(1 + tokens since the last line end) at every position.
+
+    Returns:
+        `(N,)`; None if fewer than 50 of the positions are at a line end.
+    """
     tokenizer = store.tokenizer()
     ids = store.ids(SPLIT)[: sample.index_N.max() + 1]
     ends = np.isin(ids, [tokenizer.line_end[-1], tokenizer.eos_id])
@@ -111,12 +115,13 @@ def places_in_lines(store: TokenStore, sample: Sample) -> npt.NDArray[np.float64
 
 
 def brackets_open(store: TokenStore, sample: Sample) -> npt.NDArray[np.bool_] | None:
-    """Whether a bracket (round, square, curly) is open after each position.
+    """Determines whether a bracket (round, square, curly) is open after each position.
 
-    A closing one that fits nothing closes nothing; `<eos>` closes all.
+    A closing bracket that does not match the last open one is ignored; `<eos>` closes all.
 
     Returns:
-        None where too few positions of either kind lie in either half.
+        `(N,)`; None if a half of the text has fewer than 50 positions with, or without, an open
+        bracket.
     """
     tokenizer = store.tokenizer()
     marks = {}

@@ -1,7 +1,7 @@
-"""How alike two representations of the same tokens are, and two predictions.
+"""Measures of how similar two representations, and two predictions, of the same tokens are.
 
-Shapes: N positions, D and E units of two layers, K classes, M some of the positions, V vocabulary.
-Sums are float64.
+Shapes: N positions, D and E units of two layers, B lanes, K classes, M some of the positions, V
+vocabulary. Sums are in float64.
 """
 
 from collections.abc import Mapping
@@ -15,18 +15,18 @@ from sglm.analyze.representations.layers import Layers, log_probabilities, rows_
 
 
 def linear_cka(first_ND: Tensor, second_NE: Tensor) -> float:
-    """Linear centred kernel alignment (Kornblith et al. 2019, sec. 3), debiased.
+    """Computes the debiased linear centred kernel alignment (Kornblith et al. 2019, sec. 3).
 
-    1 where one representation is the other rotated and scaled, about 0 where they have nothing in
-    common. With the biased estimate of HSIC, two independent representations of N tokens get about
-    √(D·E)/(N + √(D·E)) for nothing; the unbiased one (Song et al. 2012, eq. 5) gets 0 on average,
-    and may be a little below. (Nguyen et al. 2021 use it for the same reason.)
+    It is 1 if one representation is the other rotated and scaled, and about 0 if they have nothing
+    in common. With the biased estimate of HSIC, two independent representations of N tokens score
+    about √(D·E)/(N + √(D·E)); with the unbiased one (Song et al. 2012, eq. 5) they score 0 on
+    average, sometimes slightly less. (Nguyen et al. 2021 use it for the same reason.)
 
     Args:
-        first_ND, second_NE: of the same positions in the same order; any widths.
+        first_ND, second_NE: Values at the same positions in the same order; any widths.
 
     Returns:
-        NaN where one of them is constant.
+        The alignment; NaN if one of the representations is constant.
     """
     return alignments({"": first_ND}, {"": second_NE})[""][""]
 
@@ -34,7 +34,7 @@ def linear_cka(first_ND: Tensor, second_NE: Tensor) -> float:
 def alignments(
     first: Mapping[str, Tensor], second: Mapping[str, Tensor]
 ) -> dict[str, dict[str, float]]:
-    """`linear_cka` of every layer of one model with every layer of another."""
+    """Computes `linear_cka` of every layer of one model with every layer of another."""
     kernels, others = ({n: _Kernel(rows) for n, rows in each.items()} for each in (first, second))
     return {
         name: {other_name: _cka(kernel, other) for other_name, other in others.items()}
@@ -53,7 +53,7 @@ def _centred(rows_ND: Tensor) -> Tensor:
 
 
 class _Kernel:
-    """A linear kernel without its diagonal, K̃, of which the N×N matrix is never made."""
+    """A linear kernel matrix without its diagonal, K̃; the N×N matrix itself is never computed."""
 
     def __init__(self, rows_ND: Tensor) -> None:
         self.rows_ND = _centred(rows_ND)
@@ -65,7 +65,10 @@ class _Kernel:
         return self.hsic(self)
 
     def hsic(self, other: "_Kernel") -> float:
-        """n(n−3) times the unbiased HSIC: tr K̃L̃ + 1ᵀK̃1·1ᵀL̃1/((n−1)(n−2)) − 2/(n−2)·1ᵀK̃L̃1."""
+        """Returns n(n−3) times the unbiased HSIC of two kernels K̃ and L̃.
+
+        It is tr K̃L̃ + 1ᵀK̃1·1ᵀL̃1/((n−1)(n−2)) − 2/(n−2)·1ᵀK̃L̃1.
+        """
         count = len(self.rows_ND)
         trace = (self.rows_ND.T @ other.rows_ND).square().sum() - self.diagonal_N @ other.diagonal_N
         whole = self.sums_N.sum() * other.sums_N.sum() / ((count - 1) * (count - 2))
@@ -73,12 +76,13 @@ class _Kernel:
 
 
 class TopDirection(NamedTuple):
-    """The direction of a layer in which its states differ most: the first principal one.
+    """Properties of a layer's first principal direction, in which its states differ most.
 
     Attributes:
-        share: of the variance; where it is large, CKA compares little but that direction.
-        persistence: the correlation of a state's part in it with that of the state `lag` positions
-            on: near 1 it is a memory. NaN where lanes are no longer than that.
+        share: The direction's share of the variance; if it is large, CKA compares little else.
+        persistence: Correlation of a state's component along the direction with that of the
+            state `lag` positions later: near 1, the direction is a memory. NaN if lanes are no
+            longer than `lag`.
     """
 
     share: float
@@ -86,10 +90,12 @@ class TopDirection(NamedTuple):
 
 
 def top_direction(rows_ND: Tensor, *, lanes: int, lag: int) -> TopDirection:
-    """
+    """Measures the first principal direction of a layer.
+
     Args:
-        rows_ND: of so many lanes, one after the other.
-        lanes, lag: how many; in positions.
+        rows_ND: Values of the layer, lane after lane.
+        lanes: Number of lanes.
+        lag: Distance over which persistence is measured, in positions.
     """
     vectors_ND, values_D, _ = torch.linalg.svd(_centred(rows_ND), full_matrices=False)
     part_BE = vectors_ND[:, 0].view(lanes, -1)
@@ -102,32 +108,36 @@ def top_direction(rows_ND: Tensor, *, lanes: int, lag: int) -> TopDirection:
 
 
 def dissimilarities(rows_MD: Tensor) -> Tensor:
-    """The representational dissimilarity matrix (Kriegeskorte et al. 2008): 1 − the correlation of
-    the units' values at two positions; `(M, M)`, zero on the diagonal."""
+    """Computes the representational dissimilarity matrix (Kriegeskorte et al. 2008).
+
+    Returns:
+        `(M, M)`: 1 − the correlation of the units' values at two positions; zero on the diagonal.
+    """
     unit_MD = _unit_rows(rows_MD)
     matrix_MM = 1 - unit_MD @ unit_MD.T
     return matrix_MM.fill_diagonal_(0)
 
 
 def _unit_rows(rows_MD: Tensor) -> Tensor:
-    """Each row less its mean, of length 1; zero where it is constant."""
+    """Subtracts its mean from each row and scales it to length 1; constant rows become zero."""
     rows_MD = rows_MD.double()
     rows_MD = rows_MD - rows_MD.mean(1, keepdim=True)
     return torch.nn.functional.normalize(rows_MD, dim=1)
 
 
 def rdm_correlation(first_MM: Tensor, second_MM: Tensor) -> float:
-    """Pearson's correlation of two dissimilarity matrices, each pair of positions counted once."""
+    """Returns Pearson's correlation of two dissimilarity matrices, over all pairs of positions."""
     above = torch.triu_indices(len(first_MM), len(first_MM), offset=1)
     pairs = torch.stack([matrix[above[0], above[1]] for matrix in (first_MM, second_MM)])
     return float(torch.corrcoef(pairs)[0, 1])
 
 
 def class_dissimilarities(rows_ND: Tensor, classes_N: Tensor) -> Tensor:
-    """The dissimilarity matrix of all positions, averaged over the positions of each class.
+    """Averages the dissimilarity matrix of all positions over the positions of each class.
 
     Returns:
-        `(K, K)`: mean dissimilarity of a position of one class and another position of the other.
+        `(K, K)`: The mean dissimilarity between a position of one class and a different position
+        of the other class.
     """
     unit_ND, classes = _unit_rows(rows_ND), int(classes_N.max()) + 1
     counts_K = torch.bincount(classes_N, minlength=classes).double()
@@ -139,7 +149,7 @@ def class_dissimilarities(rows_ND: Tensor, classes_N: Tensor) -> Tensor:
 
 
 def class_contrast(matrix_KK: Tensor) -> float:
-    """How block-diagonal it is: mean dissimilarity between two classes less that within one."""
+    """Returns the mean dissimilarity between two classes less that within one class."""
     classes = len(matrix_KK)
     within = matrix_KK.diag().mean()
     between = (matrix_KK.sum() - matrix_KK.diag().sum()) / (classes * (classes - 1))
@@ -147,11 +157,11 @@ def class_contrast(matrix_KK: Tensor) -> float:
 
 
 class Difference(NamedTuple):
-    """Of two models' predictions, over the sample.
+    """The difference of two models' predictions over the sample.
 
     Attributes:
-        kl_nats: mean Kullback–Leibler divergence, of both directions the mean.
-        agreement: share of positions at which the same token is the most probable.
+        kl_nats: Mean Kullback–Leibler divergence, averaged over both directions.
+        agreement: Share of the positions at which both models find the same token most probable.
     """
 
     kl_nats: float
@@ -159,7 +169,7 @@ class Difference(NamedTuple):
 
 
 def prediction_difference(first: Layers, second: Layers) -> Difference:
-    """How far two functions are apart on the text."""
+    """Measures the difference of the predictions of two models that read the same sample."""
     rows = min(rows_at_once(first.model), rows_at_once(second.model))
     both_ways, same = 0.0, 0
     for first_MV, second_MV in zip(

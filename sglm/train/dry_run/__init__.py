@@ -1,1 +1,1 @@
-"""What a run would do and how much memory it would take, before it starts."""
+"""The dry run: the plan of a run, and the memory that it would take, before it starts."""

@@ -1,13 +1,13 @@
-"""How much memory a run will take at its worst moment, from what it will hold there.
+"""Predicts the peak memory of a run from what it will hold in each situation.
 
-A run goes through a few situations, and its peak is that of the largest: counting the words,
-the end of a step's forward pass, its backward pass, an update whose norms are logged, the
-synthesizer reading or learning, the gauge, an evaluation, saving. Each part's share is stated
-beside its code; here they are added up.
+A run goes through a few situations, and the largest sets its peak: counting the tokens, the end of
+a step's forward pass, its backward pass, an update whose norms are logged, the synthesizer reading
+or learning, the gauge, an evaluation, saving. What each part holds is stated beside its code; here
+these amounts are added up.
 `scripts.benchmarks.memory` compares the prediction with measured peaks (docs/benchmarks/).
 
-Numbers are counted in units of float32's (`sglm.runtime.memory_basis`). Shapes: R steps read in one
-pass (the window, the horizon, or the longest random window), V vocabulary, E embedding.
+Amounts are in units of one float32 (`sglm.runtime.memory_basis`). Shapes: R steps read in one pass
+(the window, the horizon, or the longest random window), V vocabulary, E embedding.
 """
 
 import resource
@@ -44,22 +44,22 @@ from sglm.train.build import (
 from sglm.train.log.norms import norm_floats
 from sglm.train.truncation import part_steps
 
-# Fragmentation: freed blocks do not always fit the next request. The share of a CPU's heap that is
-# lost to it; by the allocator's own statistics it was 5 to 14 %.
+# The share of a CPU's heap that is lost to fragmentation: freed blocks do not always fit the next
+# request. By the allocator's own statistics it was 5 to 14 %.
 _HOLES = 0.09
 
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryPlan:
-    """Bytes at the peak.
+    """The predicted memory of a run, in bytes.
 
     Attributes:
-        base: of the process itself: libraries, once they are loaded and used (0 on a GPU).
-        lasting: weights, their gradients, moments, carried states, of model and synthesizer;
-            kernels made for windows of various lengths; the token store, which is mapped into
-            memory (the system can take that part back).
-        situations: what is needed on top of both, by situation.
-        holes: lost to fragmentation, at the peak.
+        base: The size of the process itself, with libraries loaded and used (0 on a GPU).
+        lasting: Held throughout: weights, gradients, moments and carried states of model and
+            synthesizer; kernels for windows of various lengths; the token store, which is mapped
+            into memory (the system can reclaim that part).
+        situations: The memory needed on top of both, by situation.
+        holes: The memory lost to fragmentation at the peak.
     """
 
     base: int
@@ -69,7 +69,7 @@ class MemoryPlan:
 
     @property
     def worst(self) -> str:
-        """The situation of the peak."""
+        """The situation with the peak."""
         return max(self.situations, key=self.situations.__getitem__)
 
     @property
@@ -86,22 +86,24 @@ def plan_memory(
     device_type: str,
     precision: str = "fp32",
 ) -> MemoryPlan:
-    """The plan of a training run; on a GPU as if in float32 and without graphs, a rough one: on an
-    H200 in half precision it took 0.85 to 1.5 times as much, with graphs up to 1.6 times.
+    """Predicts the memory of a training run in this process.
+
+    For a GPU the prediction is rough, as if in float32 and without graphs: on an H200 in half
+    precision, runs took 0.85 to 1.5 times as much, with graphs up to 1.6 times.
 
     Args:
-        config, shape: of the run.
-        batcher: of this process, whose lanes count; others have theirs.
-        valid_bytes: size of the validation split on disk.
-        device_type: `"cpu"`: everything; `"cuda"`: the device's memory.
-        precision: name of the products' type.
+        config, shape: The configuration and the network's sizes.
+        batcher: The batcher of this process; only its own lanes count.
+        valid_bytes: Size of the validation split on disk.
+        device_type: `"cpu"` for the memory of the whole process, `"cuda"` for that of the device.
+        precision: Name of the precision of the products.
     """
     on_cpu, lanes = device_type == "cpu", len(batcher.lanes)
     half = on_cpu and precision != "fp32"
     basis = MemoryBasis(lanes, on_cpu, 0.5 if half else 1.0)
     processes = config.train.batch // lanes
     lasting, of_lanes = _lasting(config, shape, basis)
-    # DistributedDataParallel keeps a second copy of the gradients, for what is sent.
+    # DistributedDataParallel keeps a second copy of the gradients, for sending.
     lasting += shape.parameters * (processes > 1)
     longest = max(batcher.lengths)
     situations = _situations(config, shape, basis, longest=longest)
@@ -109,9 +111,9 @@ def plan_memory(
         situations["gauge"] = gauge_floats(shape, basis, window=longest, processes=processes)
     outside = 0
     if on_cpu:
-        if processes > 1:  # what belongs to lanes is gathered; saving takes nothing else
+        if processes > 1:  # saving takes memory only because it gathers all lanes
             situations["saving"] = processes * of_lanes
-        # Before there is anything else; it is seldom the peak.
+        # Counting comes before anything else is allocated; it is seldom the peak.
         counting = 8 * min(len(batcher.ids_N), COUNTED_AT_ONCE) // FLOAT_BYTES
         situations["counting"] = max(0, counting - lasting)
         tokens = [lanes * length for length in set(batcher.lengths)]
@@ -126,7 +128,7 @@ def plan_memory(
 
 
 def _lasting(config: Config, shape: ModelShape, basis: MemoryBasis) -> tuple[float, float]:
-    """`(what is held throughout, what of it belongs to lanes and is saved)`."""
+    """Returns `(floats held throughout, those of them that belong to lanes and are saved)`."""
     optimizer, settings = config.optimizer, config.synthesizer
     moments = (optimizer.momentum > 0) if optimizer.kind == "sgd" else 2
     averages = optimizer.averaging > 0
@@ -143,16 +145,16 @@ def _lasting(config: Config, shape: ModelShape, basis: MemoryBasis) -> tuple[flo
         return model + 4 * critic_parameters(settings, shape) + state, state
     recurrent = recurrent_state_floats(settings, shape, basis)
     synthesizer = 4 * parameter_count(settings, shape)
-    # One state of a recurrent synthesizer is carried, the one before it waits to be learned from.
+    # A recurrent synthesizer carries one state, and keeps the one before it to learn from.
     return model + synthesizer + state + 2 * recurrent, state + recurrent
 
 
 def _reaches_gauge(config: Config, batcher: Batcher) -> bool:
-    """Whether the run may be long enough for the gauge to measure."""
+    """Returns whether the run may be long enough for the gauge to measure."""
     rule = build_decision_rule(config)
     steps = build_schedule(config, batcher.steps_per_epoch).total_steps
     first = (rule.gauge_every or 0) // 2
-    if rule.injects_once:  # measured where the stretch begins in which it falls due
+    if rule.injects_once:  # measured at the beginning of the stretch in which it is due
         first = max(0, first - rule.stretch)
     return steps > first
 
@@ -160,12 +162,12 @@ def _reaches_gauge(config: Config, batcher: Batcher) -> bool:
 def _situations(
     config: Config, shape: ModelShape, basis: MemoryBasis, *, longest: int
 ) -> dict[str, float]:
-    """What is needed on top of what lasts, by situation.
+    """Returns the number of floats needed on top of `_lasting`, by situation.
 
     Args:
-        config, shape: of the run.
-        basis: for which lanes, where.
-        longest: steps of the longest window.
+        config, shape: The configuration and the network's sizes.
+        basis: The number of lanes, the device and the size of the products' type.
+        longest: Number of steps of the longest window.
     """
     situations = {
         "forward": _forward(config, shape, basis, longest=longest),
@@ -193,18 +195,18 @@ def _situations(
 
 
 def _read_steps(config: Config, longest: int) -> int:
-    """R."""
+    """Returns R, the number of steps read in one pass."""
     return config.train.horizon or longest
 
 
 def _calls(config: Config, steps: int) -> int:
-    """In how many calls of torch's LSTM a layer reads so many steps."""
+    """Returns the number of calls of torch's LSTM in which a layer reads this many steps."""
     random = config.train.random_window
     return -(-steps // (SEGMENT_STEPS if random is None else part_steps(random)))
 
 
 def _activations(config: Config, shape: ModelShape, basis: MemoryBasis, *, steps: int) -> float:
-    """See `activation_floats`."""
+    """Returns `activation_floats` for the configuration."""
     return activation_floats(
         shape,
         DropoutRates(**config.dropout.model_dump()),
@@ -216,7 +218,7 @@ def _activations(config: Config, shape: ModelShape, basis: MemoryBasis, *, steps
 
 
 def _forward(config: Config, shape: ModelShape, basis: MemoryBasis, *, longest: int) -> float:
-    """At the end of the forward pass.
+    """Returns the number of floats needed at the end of the forward pass.
 
     Weights have no gradients then; `_lasting` counts these, so they are subtracted.
     """
@@ -225,8 +227,10 @@ def _forward(config: Config, shape: ModelShape, basis: MemoryBasis, *, longest: 
 
 
 def _backward(config: Config, shape: ModelShape, basis: MemoryBasis, *, longest: int) -> float:
-    """The larger of two moments: the last layer's backward pass, when the activations of all others
-    are still held and weights have no gradients yet; and the embedding's, which is the last.
+    """Returns the number of floats needed in the backward pass: the larger of two moments.
+
+    These are the last layer's backward pass, when the activations of all other layers are still
+    held and weights have no gradients yet, and the embedding's, which comes last.
     """
     steps, last = _read_steps(config, longest), shape.widths[-1]
     kept = _activations(config, shape, basis, steps=steps)
@@ -234,16 +238,17 @@ def _backward(config: Config, shape: ModelShape, basis: MemoryBasis, *, longest:
     works = layer_backward_floats(shape.input_widths[-1], last, basis, steps=at_once)
     loss = softmax_floats(shape, basis.lanes * longest, basis)[1]
     begins = kept - shape.parameters + max(loss, works + min(loss, shape.vocab_size * last))
-    # The embedding's gradient; on a GPU from the words read, from the softmax, and their sum.
+    # The embedding's gradient. If tied, on a GPU: the one from the words read, the one from the
+    # softmax, and their sum.
     apart = shape.tied and not basis.on_cpu
     return max(begins, (1 + apart) * shape.vocab_size * shape.embedding)
 
 
 def loaded_bytes(config: Config, precision: str = "fp32") -> int:
-    """Resident size of this process once all that a run needs is loaded and has been used.
+    """Measures the resident size of this process after everything that a run needs has been used.
 
-    Measured, not known: it differs between builds of torch and from machine to machine. Much of a
-    library comes into memory only with the first product, so a miniature of the run is run.
+    It is measured because it differs between builds of torch and between machines. Much of a
+    library is loaded into memory only with the first product, so a miniature of the run is run.
     """
     import sglm.train.loop  # noqa: F401
     from sglm.optim.precision import precision_of
@@ -283,7 +288,8 @@ def loaded_bytes(config: Config, precision: str = "fp32") -> int:
 
 
 def resident_bytes() -> int:
-    """What of this process is in memory now; where the system does not say, at its peak so far."""
+    """Returns the resident size of this process now or, if the system does not report it, its peak
+    so far."""
     statm = Path("/proc/self/statm")
     if statm.exists():
         return int(statm.read_text(encoding="ascii").split()[1]) * resource.getpagesize()

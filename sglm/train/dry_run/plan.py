@@ -1,4 +1,4 @@
-"""What a run is going to do, before it does it: the text of `sglm train --dry-run`."""
+"""The plan of a run: what `sglm train --dry-run` prints before the run does anything."""
 
 import textwrap
 from dataclasses import asdict, dataclass
@@ -20,7 +20,7 @@ _CHART_COLUMNS = 46
 
 @dataclass(frozen=True, kw_only=True)
 class RunPlan:
-    """What a run is made of, and the memory that it will take in this process."""
+    """The parts of a run, and the memory that it will take in this process."""
 
     config: Config
     shape: ModelShape
@@ -30,11 +30,11 @@ class RunPlan:
 
     @property
     def processes(self) -> int:
-        """That share the lanes."""
+        """The number of processes that share the lanes."""
         return self.config.train.batch // len(self.batcher.lanes)
 
     def peak_rates(self) -> list[float]:
-        """The highest learning rate of each cycle: at its start, or somewhere in the warm-up."""
+        """Returns the highest learning rate of each cycle: at its start or during the warm-up."""
         schedule, rates, start = self.schedule, list[float](), 0
         for steps in schedule.cycle_steps:
             rising = range(start, min(max(schedule.warmup_steps, start + 1), start + steps))
@@ -44,7 +44,7 @@ class RunPlan:
         return rates
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values: totals, and mode, steps and peak rate of every cycle."""
+        """Returns plain values: totals, and the mode, steps and peak rate of every cycle."""
         schedule = self.schedule
         cycles = zip(schedule.cycle_modes, schedule.cycle_steps, self.peak_rates(), strict=True)
         return {
@@ -61,14 +61,14 @@ class RunPlan:
         }
 
     def describe(self) -> str:
-        """Cycles, modes, rates, sizes and a chart, as lines for people."""
+        """Describes sizes, cycles, modes and rates for people, with a chart."""
         train, shape, schedule, batcher = (
             self.config.train,
             self.shape,
             self.schedule,
             self.batcher,
         )
-        tokens = train.batch * sum(batcher.lengths) / batcher.steps_per_epoch  # of a step
+        tokens = train.batch * sum(batcher.lengths) / batcher.steps_per_epoch  # mean of a step
         shared = f"; each of {self.processes} processes" if self.processes > 1 else ""
         lines = [
             *_lines(
@@ -96,7 +96,7 @@ class RunPlan:
         return "\n".join(lines)
 
     def _cycles(self) -> list[str]:
-        """A heading, and a line for every cycle."""
+        """Returns a heading and a line for every cycle."""
         schedule, peak = self.schedule, self.config.optimizer.learning_rate
         lines = [
             f"{'cycle':>5}  {'mode':<9}  {'steps':>9}  {'epochs':>7}  {'first rate':>10}"
@@ -118,10 +118,10 @@ class RunPlan:
 def plan_run(
     config: Config, store: TokenStore, precision: Precision, *, ranks: Ranks = ALONE
 ) -> RunPlan:
-    """What a training would do and take, without training.
+    """Plans a training run without training.
 
     Raises:
-        InputError, ConfigError: it could not begin.
+        InputError, ConfigError: The run could not begin.
     """
     batcher = build_batcher(config, store, ranks=ranks)
     shape = store_shape(config, store)
@@ -142,12 +142,12 @@ def plan_run(
 
 
 def _lines(name: str, text: str) -> list[str]:
-    """For 80 columns."""
+    """Wraps the text to 80 columns, with the name before it."""
     return textwrap.wrap(text, 80, initial_indent=f"{name:<9}", subsequent_indent=" " * 9)
 
 
 def _describe_layers(shape: ModelShape) -> str:
-    """How many of how many units; the last may be of another width (`ModelShape.widths`)."""
+    """Describes the number and widths of the layers; the last may differ (`ModelShape.widths`)."""
     *others, last = shape.widths
     if not others or others[0] == last:
         return f"{shape.layers} layer{'s' if others else ''} × {last}"
@@ -155,7 +155,7 @@ def _describe_layers(shape: ModelShape) -> str:
 
 
 def _describe_cutoffs(shape: ModelShape) -> str:
-    """Where the softmax is adaptive, the words at which its tails begin."""
+    """Names the words at which the tails of an adaptive softmax begin; empty for a full one."""
     cutoffs = " and ".join(f"{cutoff:,}" for cutoff in shape.cutoffs)
     return f" (softmax cut off at {cutoffs})" if cutoffs else ""
 
@@ -178,7 +178,7 @@ def _describe_memory(memory: MemoryPlan) -> str:
 
 
 def draw_schedule(schedule: Schedule) -> list[str]:
-    """Two lines: the learning rate as a bar chart over the run, and the mode below each bar."""
+    """Draws two lines: the learning rate as a bar chart over the run, and the mode of each bar."""
     columns = min(_CHART_COLUMNS, schedule.total_steps)
     plans = [schedule.at(schedule.total_steps * column // columns) for column in range(columns)]
     rates = "".join(_BARS[round(plan.lr_factor * (len(_BARS) - 1))] for plan in plans)

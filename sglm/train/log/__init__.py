@@ -1,1 +1,1 @@
-"""What a run writes down while it trains: console, JSON lines, TensorBoard."""
+"""The logs of a run: console, JSON lines, TensorBoard."""

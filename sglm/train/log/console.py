@@ -1,4 +1,4 @@
-"""Progress for whoever watches: a bar on a terminal, plain lines elsewhere."""
+"""The progress of a run on the console: a bar on a terminal, plain lines elsewhere."""
 
 import os
 import time
@@ -19,12 +19,12 @@ _BAR_WIDTH = 10
 
 
 class ConsoleLog:
-    """Lines and progress of one session.
+    """The console output of one session: lines and progress.
 
     Args:
-        stream: where to.
-        total_steps: of the whole run.
-        first_step: steps done before this session.
+        stream: The stream to write to.
+        total_steps: Number of steps of the whole run.
+        first_step: Number of steps done before this session.
     """
 
     def __init__(self, stream: TextIO, *, total_steps: int, first_step: int) -> None:
@@ -34,16 +34,16 @@ class ConsoleLog:
         self.started = time.monotonic()
 
     def line(self, text: str) -> None:
-        """A line; a bar that stands there gives way."""
+        """Prints a line, in place of a progress bar that is shown there."""
         clear = ERASE_LINE if is_terminal(self.stream) else ""
         print_while_open(f"{clear}{text}\n", self.stream)
 
     def progress(self, step: int, *facts: str) -> None:
-        """How long the run will take yet, and how far it is.
+        """Shows the remaining time, the progress, and as many facts as fit on the line.
 
         Args:
-            step: steps done.
-            facts: what to say of them, as many as there is room for, the first ones first.
+            step: Number of steps done.
+            facts: Further texts on the latest steps, the most important ones first.
         """
         seconds_per_step = (time.monotonic() - self.started) / (step - self.first_step)
         left = f"{duration(seconds_per_step * (self.total_steps - step))} left"
@@ -53,25 +53,25 @@ class ConsoleLog:
             return
         filled = round(_BAR_WIDTH * step / self.total_steps)
         bar = "█" * filled + "░" * (_BAR_WIDTH - filled)
-        # A line that reaches the last column would be wrapped by some terminals.
+        # Some terminals wrap a line that reaches the last column.
         columns = _columns(self.stream) - 1
         print_while_open(f"{ERASE_LINE}{_fit([left, bar, done, *facts], columns)}", self.stream)
 
     def close(self) -> None:
-        """Ends the line of the bar."""
+        """Ends the line of the progress bar."""
         if is_terminal(self.stream):
             print_while_open("\n", self.stream)
 
 
 def _columns(stream: TextIO) -> int:
-    """The width of a terminal; a notebook's, say, does not tell."""
+    """Returns the width of a terminal; 80 if it is unknown, as in a notebook."""
     with suppress(OSError, ValueError, AttributeError):
         return os.get_terminal_size(stream.fileno()).columns
     return PLAIN_COLUMNS
 
 
 def _fit(facts: Sequence[str], columns: int) -> str:
-    """The first one, and of the others as many as there is room for, none by halves."""
+    """Joins the first fact and as many of the others as fit as a whole."""
     lengths = accumulate(2 + len(fact) for fact in facts)
     fitting = sum(length - 2 <= columns for length in lengths)
     return "  ".join(facts[: max(1, fitting)])

@@ -1,4 +1,4 @@
-"""What a killed session had done after its last checkpoint, read from the curves that it left."""
+"""The work that a killed session lost after its last checkpoint, read from its event file."""
 
 import struct
 from collections.abc import Iterator
@@ -17,21 +17,21 @@ _CHECKSUM_BYTES = 4
 
 
 class LostWork(NamedTuple):
-    """Steps that are done again, as far as they were logged, and how long they had taken."""
+    """Steps to be repeated, as far as they were logged, and the time that they had taken."""
 
     steps: int
     seconds: float
 
 
 def lost_work(events: Path, step: int) -> LostWork | None:
-    """What was logged after a step.
+    """Estimates the work that was done after a step.
 
     Args:
-        events: of the last session.
-        step: of the checkpoint that is continued from; 0 where there is none.
+        events: The event file of the last session.
+        step: The step of the checkpoint to continue from; 0 if there is none.
 
     Returns:
-        None where nothing was logged after it, or the file is not readable.
+        The lost work, or None if nothing was logged after the step or the file cannot be read.
     """
     try:
         raw = read_bounded(events, LARGEST_EVENTS_BYTES)
@@ -45,7 +45,7 @@ def lost_work(events: Path, step: int) -> LostWork | None:
         return None
     if before is None or last is None:
         return None
-    # The start of a session carries the number of its first step.
+    # The record of a session's start carries the number of its first step.
     done_before = before.step - 1 if before.HasField("session_log") else before.step
     seconds_per_step = (last.wall_time - before.wall_time) / max(1, last.step - done_before)
     steps = last.step - step
@@ -53,13 +53,13 @@ def lost_work(events: Path, step: int) -> LostWork | None:
 
 
 def restart_lines(step: int, total_steps: int, *, begun: bool, lost: LostWork | None) -> list[str]:
-    """Where a session goes on, for people; nothing for the first session of a run.
+    """Returns lines that tell people where a session continues; none for a run's first session.
 
     Args:
-        step: steps done before.
-        total_steps: of the whole run.
-        begun: there was a session before.
-        lost: of it.
+        step: Number of steps done before this session.
+        total_steps: Number of steps of the whole run.
+        begun: Whether there was a session before.
+        lost: The work that the previous session lost, if known.
     """
     if not (step or begun):
         return []
@@ -77,10 +77,10 @@ def restart_lines(step: int, total_steps: int, *, begun: bool, lost: LostWork | 
 
 
 def _events(raw: bytes) -> Iterator[Any]:
-    """All whole records of a file of events, whose last one a crash may have cut off.
+    """Yields all complete records of an event file, whose last one a crash may have cut off.
 
     Raises:
-        DecodeError: something else than events.
+        DecodeError: The file holds something other than events.
     """
     start = 0
     while start + _HEADER.size <= len(raw):

@@ -1,4 +1,4 @@
-"""Sums over the steps since the last log interval, without waiting for the device at every step."""
+"""Means over the steps of a log interval, without waiting for the device at every step."""
 
 import math
 import time
@@ -13,13 +13,13 @@ _AGREEMENT = ("cosine", "relative_mse", "norm_ratio")
 
 
 class IntervalMeans(NamedTuple):
-    """What the steps of an interval come to.
+    """The means over the steps of a log interval.
 
     Attributes:
-        loss: nats per token; NaN where every step was skipped.
-        grad_norm: of the last step.
-        agreement: means over the probes, by name; empty without one.
-        tokens_per_s: over all ranks.
+        loss: The mean loss in nats per token; NaN if every step was skipped.
+        grad_norm: The gradient norm of the last step.
+        agreement: The means of each measure of `Agreement` over the probes; empty without probes.
+        tokens_per_s: The training speed over all ranks.
     """
 
     loss: float
@@ -29,11 +29,11 @@ class IntervalMeans(NamedTuple):
 
 
 class IntervalMeter:
-    """Collects the results of steps, and reads their numbers from the device only when asked to.
+    """A meter that collects the results of steps, and reads them from the device only when asked.
 
     Args:
-        sums: `collect` of the checkpoint that is continued.
-        ranks: whose likelihoods are added up.
+        sums: The result of `collect` in the checkpoint that the run continues from.
+        ranks: The processes whose log-likelihoods are summed.
     """
 
     def __init__(self, sums: dict[str, float], *, ranks: Ranks = ALONE) -> None:
@@ -44,22 +44,22 @@ class IntervalMeter:
         self.restart_clock()
 
     def restart_clock(self) -> None:
-        """The speed is measured from here on."""
+        """Starts measuring the speed anew."""
         self.started, self.tokens = time.monotonic(), 0
 
     def add(self, result: StepResult) -> None:
-        """Keeps one step, without waiting for its numbers."""
+        """Adds the result of one step, without waiting for its numbers."""
         self.waiting.append(result)
         self.tokens += result.tokens * self.ranks.count
 
     def collect(self) -> dict[str, float]:
-        """Sums over the steps since the last `means`; a checkpoint takes them along.
+        """Returns the sums over the steps since the last `means`, which checkpoints save.
 
-        Waits for the device, and is to be called by all ranks.
+        Waits for the device. All ranks must call this.
         """
         nats = self.ranks.totals([float(result.nll_nats) for result in self.waiting])
         for result, nll_nats in zip(self.waiting, nats, strict=True):
-            if math.isfinite(nll_nats):  # else the step was skipped
+            if math.isfinite(nll_nats):  # otherwise the step was skipped
                 self._add("nll_nats", nll_nats)
                 self._add("tokens", result.tokens * self.ranks.count)
             if result.agreement is not None and result.agreement.relative_mse.isfinite():
@@ -71,7 +71,7 @@ class IntervalMeter:
         return dict(self.sums)
 
     def means(self) -> IntervalMeans:
-        """What the steps since the last call come to; another interval begins."""
+        """Returns the means over the steps since the last call, and begins a new interval."""
         sums = self.collect()
         probes = sums.get("probes", 0)
         means = IntervalMeans(

@@ -1,4 +1,4 @@
-"""`metrics.jsonl`: a durable line for every evaluation, none of steps that were gone back from."""
+"""`metrics.jsonl`: a durable line for each validation, without those that a run went back from."""
 
 import json
 import os
@@ -8,11 +8,11 @@ from typing import Any
 from sglm.storage.durable import named, replace_text, sync
 from sglm.storage.untrusted import read_bounded
 
-LARGEST_METRICS_BYTES = 1 << 28  # a million evaluations
+LARGEST_METRICS_BYTES = 1 << 28  # a million validations
 
 
 def append_metrics(path: Path, line: dict[str, Any]) -> None:
-    """Adds a line, which is on the disk afterwards."""
+    """Adds a line and waits until it is on the disk."""
     is_new = not path.exists()
     with named(path), open(path, "a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
@@ -23,7 +23,7 @@ def append_metrics(path: Path, line: dict[str, Any]) -> None:
 
 
 def drop_later_lines(path: Path, step: int) -> None:
-    """Drops lines of steps after `step`, and a line that a crash cut off."""
+    """Removes lines of steps after `step`, and a line that a crash cut off."""
     if not path.exists():
         return
     kept = []

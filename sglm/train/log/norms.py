@@ -1,7 +1,7 @@
-"""How large each layer's weights and updates are, read from the optimizer's own step.
+"""The norms of each layer's weights and updates, measured around the optimizer's step.
 
-Measured in one step of every log interval, so that it costs a copy of the weights now and then and
-nothing in between. Biases are left out: they do not decay.
+They are measured at one step of each log interval, which costs an occasional copy of the weights
+and nothing in between. Biases are left out, because they do not decay.
 """
 
 import math
@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from sglm.config import OptimizerConfig
 from sglm.model.language_model import ModelShape
 
-_SUMS = "norms/"  # what a checkpoint's interval sums call them
-# In the optimizer's group of matrices, and so in its checkpoints: the running mean of the decay, as
-# Adam's first moment weighs its steps, and the sum of these weights.
+_SUMS = "norms/"  # prefix of their names among a checkpoint's interval sums
+# A key in the optimizer's group of matrices, and so in its checkpoints. It holds the running mean
+# of the decay, weighted over steps as in Adam's first moment, and the sum of these weights.
 _MEAN_DECAY = "mean_decay"
 
 
 def matrices_by_layer(model: nn.Module) -> dict[str, list[Tensor]]:
-    """The parameters that can decay: `layers.0` has `layers.0.weight_ih` and `.weight_hh`."""
+    """Returns the parameters that can decay: under `layers.0`, its `weight_ih` and `weight_hh`."""
     layers: dict[str, list[Tensor]] = {}
     for name, parameter in model.named_parameters():
         if parameter.dim() >= 2:
@@ -29,23 +29,24 @@ def matrices_by_layer(model: nn.Module) -> dict[str, list[Tensor]]:
 
 
 class NormMeter:
-    """Weight norm, update norm and effective learning rate by layer; L2's share in Adam's buffer.
+    """A meter of each layer's weight norm, update norm, effective rate, and L2 share in Adam.
 
-    `weight`: the Euclidean norm ‖w‖ of the layer's matrices before the step. `update`: ‖Δw‖ of what
-    the step did to them, its decay included. `effective_rate`: ‖Δw‖ / ‖w‖, which is the rate that
-    counts for weights whose scale does not (Bjorck et al. 2021; for Adam, whose steps do not depend
-    on the gradient's scale, it goes with rate / ‖w‖). `l2_share`: ‖m_λ‖ / (‖m_λ‖ + ‖m − m_λ‖), the
-    part of Adam's first moment m that the L2 term has put there; for kind adam.
+    `weight`: ‖w‖, the Euclidean norm of the layer's matrices before the step. `update`: ‖Δw‖, the
+    norm of their change in the step, decay included. `effective_rate`: ‖Δw‖ / ‖w‖, the rate that
+    matters for weights whose scale does not matter (Bjorck et al. 2021; for Adam, whose steps do
+    not depend on the gradient's scale, it is proportional to rate / ‖w‖). `l2_share`:
+    ‖m_λ‖ / (‖m_λ‖ + ‖m − m_λ‖), the part of Adam's first moment m that is due to the L2 term; only
+    for kind adam.
 
-    m_λ, the same running mean of the L2 term λw alone, would need a buffer as large as the weights
-    and a pass over them in every step. In place of it stands w times the running mean of λ, exact
-    for weights that stand still; its relative error is at most β₁ / (1 − β₁) effective rates, the
-    way that weights go within the buffer's memory.
+    m_λ, the running mean of the L2 term λw alone, would need a buffer as large as the weights and a
+    pass over them in every step. It is approximated by w times the running mean of λ, which is
+    exact for constant weights. The relative error is at most β₁ / (1 − β₁) effective rates, the
+    distance that the weights move within the buffer's memory.
 
     Args:
-        model, optimizer: what is measured; the optimizer gets hooks, which sleep until
-            `measure_next`.
-        sums: `collect` of the checkpoint that is continued.
+        model, optimizer: The model to measure and its optimizer, which gets hooks that do nothing
+            until `measure_next`, except that they follow Adam's decay.
+        sums: The result of `collect` in the checkpoint that the run continues from.
     """
 
     def __init__(
@@ -60,7 +61,7 @@ class NormMeter:
         optimizer.register_step_post_hook(self._after_step)
 
     def measure_next(self) -> None:
-        """The next step of the optimizer is measured, without waiting for the device."""
+        """Has the optimizer's next step measured, without waiting for the device."""
         self._is_due = True
 
     def _before_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
@@ -73,7 +74,7 @@ class NormMeter:
             }
 
     def _after_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        while self._before:  # one layer after the other is let go
+        while self._before:  # layer by layer, so that each copy is freed early
             layer = next(iter(self._before))
             matrices = self._before.pop(layer)
             now, weight = self.layers[layer], _norm(matrices)
@@ -90,7 +91,7 @@ class NormMeter:
                 self._measured[f"{layer}/l2_share"] = share
 
     def read(self) -> dict[str, float]:
-        """`{"LAYER/WHAT": number}` of the step that was measured last; waits for the device."""
+        """Returns `{"LAYER/WHAT": number}` of the latest measured step; waits for the device."""
         if not self._measured:
             return {}
         values = torch.stack(list(self._measured.values())).tolist()
@@ -101,11 +102,11 @@ class NormMeter:
         return found
 
     def collect(self) -> dict[str, float]:
-        """Sums over what was read since the last `means`; a checkpoint takes them along."""
+        """Returns the sums over what was read since the last `means`, which checkpoints save."""
         return dict(self.sums)
 
     def means(self) -> dict[str, dict[str, float]]:
-        """Means by layer over what was read since the last call; empty where nothing was."""
+        """Returns the means by layer over what was read since the last call; maybe empty."""
         count = self.sums.pop(f"{_SUMS}count", 0.0)
         means: dict[str, dict[str, float]] = {}
         for key, total in self.sums.items():
@@ -117,8 +118,8 @@ class NormMeter:
 
 
 def norm_floats(config: OptimizerConfig, shape: ModelShape) -> int:
-    """What a measured step needs: the weights before it; with L2, what of the largest layer's
-    moment is L2's and what is not, when the weights of that layer are let go."""
+    """Returns how many floats a measured step holds: a copy of the weights before it and, with L2,
+    one more array of the largest layer's size: the two parts of its moment, less its freed copy."""
     largest = shape.vocab_size * shape.embedding
     return shape.parameters + (largest if config.kind == "adam" else 0)
 
@@ -128,7 +129,7 @@ def _norm(tensors: list[Tensor] | tuple[Tensor, ...]) -> Tensor:
 
 
 def _follow_decay(optimizer: torch.optim.Optimizer) -> None:
-    """Takes the decay of the coming step into its running mean."""
+    """Updates the running mean of the decay with that of the coming step."""
     if type(optimizer) is torch.optim.Adam:
         group = optimizer.param_groups[0]
         beta, (mean, weight) = group["betas"][0], group.get(_MEAN_DECAY, (0.0, 0.0))
@@ -139,13 +140,13 @@ def _follow_decay(optimizer: torch.optim.Optimizer) -> None:
 
 
 def _l2_share(optimizer: torch.optim.Optimizer, matrices: list[Tensor]) -> Tensor | None:
-    """See `NormMeter`; None where decay is no L2 term in a first moment."""
-    if type(optimizer) is not torch.optim.Adam:  # AdamW is one too
+    """Computes `l2_share` of `NormMeter`; None if decay is not an L2 term in a first moment."""
+    if type(optimizer) is not torch.optim.Adam:  # not isinstance: AdamW is a subclass
         return None
     group, states = optimizer.param_groups[0], [optimizer.state[matrix] for matrix in matrices]
     first = [state["exp_avg"] for state in states]
     mean, weight = group[_MEAN_DECAY]
-    # How much of a whole mean the buffer is: steps that were skipped are not in it.
+    # The sum of the weights that the buffer gives to steps; skipped steps are not among them.
     seen = 1 - group["betas"][0] ** states[0]["step"]
     decayed = [mean / weight * seen * matrix.detach() for matrix in matrices]
     l2, rest = _norm(decayed), _norm(torch._foreach_sub(first, decayed))

@@ -1,4 +1,4 @@
-"""What a run writes down of itself: to the console, TensorBoard and `metrics.jsonl` at once."""
+"""The log of a run: writes to the console, to TensorBoard and to `metrics.jsonl`."""
 
 import math
 from collections.abc import Callable
@@ -27,20 +27,20 @@ _GAUGED = ("sg/beta", "sg/parameter_cosine")
 
 
 class RunLog:
-    """Writes down what happens in one session; decides nothing.
+    """The log of one session. It records what happens and decides nothing.
 
     Args:
-        run: where to write.
-        config: for the HParams tab.
-        total_steps: of the whole run.
-        first_step: steps done before this session; curves that an interrupted session wrote after
-            them are hidden, so that they continue without overlap.
-        interval: `interval_sums` of the checkpoint that is continued.
-        norms: of the learner's weights and updates; made with the same sums.
-        files_before: how many files of events there were at that checkpoint.
-        stream: where progress goes; a bar on a terminal, plain lines elsewhere.
-        on_report: is told of every validation and interval (`sglm.train.loop.train`).
-        ranks: their sums are added up; only rank 0 writes and reports.
+        run: The run folder to write to.
+        config: The configuration, for the HParams tab.
+        total_steps: Number of steps of the whole run.
+        first_step: Number of steps done before this session. What an interrupted session wrote to
+            the curves after these is hidden, so that the curves continue without overlap.
+        interval: The `interval_sums` in the checkpoint that the run continues from.
+        norms: The meter of the learner's weights and updates, made with the same sums.
+        files_before: Number of event files at that checkpoint.
+        stream: The stream for progress: a bar on a terminal, plain lines elsewhere.
+        on_report: Called with every validation and interval (see `sglm.train.loop.train`).
+        ranks: The processes over which sums are taken; only rank 0 writes and reports.
     """
 
     def __init__(
@@ -77,16 +77,16 @@ class RunLog:
 
     @property
     def event_files(self) -> int:
-        """How many there are now, with this session's; 0 where another rank writes them."""
+        """The number of event files, this session's included; 0 if another rank writes them."""
         return 0 if self.events is None else self.events.number
 
     def step(self, result: StepResult) -> None:
-        """Keeps one step for the next `interval`, without waiting for its numbers."""
+        """Adds one step to the next `interval`, without waiting for its numbers."""
         self.meter.add(result)
 
     def interval_sums(self) -> dict[str, float]:
-        """Sums over the steps since the last `interval`, and over the norms since the last
-        `evaluation`, for a checkpoint; all ranks call this."""
+        """Returns the sums over the steps since the last `interval` and over the norms since the
+        last `evaluation`, for a checkpoint. All ranks must call this."""
         return self.meter.collect() | self.norms.collect()
 
     def interval(
@@ -98,12 +98,12 @@ class RunLog:
         cycle: int,
         rate: float,
     ) -> float:
-        """Writes down the steps since the last call.
+        """Logs the steps since the last call.
 
         Args:
-            progress: after the last one.
-            learner: likewise.
-            mode, cycle, rate: of the last one.
+            progress: The progress after the last of them.
+            learner: The learner after the last of them.
+            mode, cycle, rate: The mode, cycle and learning rate of the last of them.
 
         Returns:
             Their mean loss in nats per token.
@@ -148,7 +148,8 @@ class RunLog:
         return means.loss
 
     def _begin_gauge(self, learner: Learner) -> dict[str, float]:
-        """Once, so that there are curves before the first measurement: nothing was injected yet."""
+        """Returns a first point of zero for the gauge's curves, once: nothing was injected yet, and
+        the curves should exist before the first measurement."""
         if learner.gauge is None or self.gauge_begun:
             return {}
         self.gauge_begun = True
@@ -164,13 +165,13 @@ class RunLog:
         cycle: int,
         rate: float,
     ) -> None:
-        """Writes down a validation.
+        """Logs a validation.
 
         Args:
-            progress: now, with this validation in its lowest loss.
-            evaluation: of the validation split.
-            sample: what the model writes now.
-            mode, cycle, rate: of the last step.
+            progress: The progress now, with this validation counted in its lowest loss.
+            evaluation: The evaluation on the validation split.
+            sample: A text that the model generates now, if there is one.
+            mode, cycle, rate: The mode, cycle and learning rate of the last step.
         """
         if self.events is None:
             return
@@ -215,24 +216,25 @@ class RunLog:
             self.on_report(line)
 
     def line(self, text: str) -> None:
-        """A line on the console."""
+        """Prints a line on the console, on rank 0."""
         if self.events is not None:
             self.console.line(text)
 
     def flush(self) -> None:
-        """What was written down so far reaches the disk."""
+        """Waits until everything logged so far is on the disk."""
         if self.events is not None:
             self.events.sync()
 
     def close(self) -> None:
-        """Ends the session's log; what was not flushed by `flush` reaches the disk later."""
+        """Ends the session's log, without waiting until it is on the disk."""
         if self.events is not None:
             self.console.close()
             self.events.close()
 
 
 def _scalars(means: IntervalMeans, learner: Learner) -> dict[str, float]:
-    """What TensorBoard shows of some steps and of the learner after them; all ranks call this."""
+    """Returns TensorBoard's points for an interval and the learner after it, by tag. All ranks must
+    call this."""
     values = {
         "fit/train_loss": means.loss,
         "train/loss": means.loss,
@@ -253,7 +255,7 @@ def _scalars(means: IntervalMeans, learner: Learner) -> dict[str, float]:
 
 
 def _markdown(sample: Sample) -> str:
-    """As it is, for TensorBoard's Text tab: indented, nothing in it is markup."""
+    """Returns the sample for TensorBoard's Text tab, indented so that nothing in it is markup."""
     return f"{_code(sample.start)}\n\nis continued:\n\n{_code(sample.continuation)}"
 
 

@@ -1,7 +1,7 @@
-"""Curves for TensorBoard: one file of events a session, written in order, without a thread.
+"""The curves for TensorBoard: one event file for each session, written in order, without a thread.
 
-torch's SummaryWriter writes from a thread of its own, where a full disk is a traceback, and names
-files by the clock alone, so that one set back shuffles the sessions of a run.
+torch's SummaryWriter writes from a thread of its own, in which a full disk causes a traceback. It
+also names files by the clock alone, so that a clock set back shuffles the sessions of a run.
 """
 
 import os
@@ -26,19 +26,19 @@ _PREFIX = "events.out.tfevents."
 
 
 class EventFile:
-    """A new file in `folder`; readers hide what earlier files say of steps after `first_step`.
+    """A new event file. Readers hide what earlier files contain on steps after `first_step`.
 
     Args:
-        folder: of the run's curves; made if needed.
-        first_step: steps done before this session.
-        files_before: of the sessions that came to a checkpoint; what others left is removed, for
-            it will be written again.
+        folder: The folder of the run's curves, created if needed.
+        first_step: Number of steps done before this session.
+        files_before: Number of files of the sessions that the checkpoint counts. Later files are
+            deleted, because their steps will be repeated.
 
     Attributes:
-        number: of this file among those of the run, from 1.
+        number: The number of this file among those of the run, counted from 1.
 
     Raises:
-        OSError: here and in every method, the disk refuses.
+        OSError: Writing failed, here or in any method.
     """
 
     def __init__(self, folder: Path, *, first_step: int, files_before: int) -> None:
@@ -60,13 +60,13 @@ class EventFile:
             self.sync()
             sync(folder)
         except OSError:
-            with suppress(OSError):  # it has been said once
+            with suppress(OSError):  # the first error is raised
                 self.close()
             raise
 
     def scalar(self, tag: str, value: float, step: int) -> None:
-        """A point of one of the curves of `sglm.train.log.tags`."""
-        # Readers keep what the first point of a tag says of all of them.
+        """Adds a point to one of the curves of `sglm.train.log.tags`."""
+        # Readers take a curve's metadata from its first point.
         metadata = None if tag in self._described else _described(tag)
         self._described.add(tag)
         self._add(
@@ -79,16 +79,17 @@ class EventFile:
         )
 
     def text(self, tag: str, markdown: str, step: int) -> None:
-        """A text for the Text tab."""
+        """Adds a text for the Text tab."""
         record: Any = text_pb(tag, markdown, description=description(tag))
         self._add(Event(summary=record, step=step))
 
     def hyper_parameters(self, config: Config) -> None:
-        """What most often tells runs apart, for the HParams tab, beside the best perplexity.
+        """Adds the settings that most often distinguish runs, for the HParams tab.
 
-        The same for every run, for TensorBoard takes the columns from one of them, and no more than
-        fit a window beside the perplexity. The seed is a text, or it would be shown with decimals.
-        torch's SummaryWriter would open a second run for them; the same three records go here.
+        They are the same for every run, because TensorBoard takes the columns from one of them, and
+        no more than fit a window beside the best perplexity. The seed is a text, because a number
+        would be shown with decimals. torch's SummaryWriter would open a second run for them; here
+        the same three records go into this file.
         """
         synthesizer = config.synthesizer
         values = {
@@ -111,29 +112,29 @@ class EventFile:
             self._records.write(event.SerializeToString())
 
     def flush(self) -> None:
-        """What was written so far can be read."""
+        """Makes everything written so far visible to readers."""
         with named(self._path):
             self._file.flush()
 
     def sync(self) -> None:
-        """What was written so far survives a crash of the machine."""
+        """Waits until everything written so far would survive a crash of the machine."""
         self.flush()
         with named(self._path):
             os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        """Ends the file."""
+        """Closes the file."""
         self._file.close()
 
 
 def event_files(folder: Path) -> list[Path]:
-    """The files of all sessions, by name, as readers take them: the last session's is the last."""
+    """Returns the event files of all sessions in the order of readers, by name: the latest last."""
     return sorted(folder.glob(f"{_PREFIX}*"))
 
 
 def _described(tag: str) -> SummaryMetadata:
     metadata: Any = create_summary_metadata(display_name=None, description=description(tag))
-    metadata.data_class = DATA_CLASS_SCALAR  # without it the faster of two readers drops the rest
+    metadata.data_class = DATA_CLASS_SCALAR  # without it, the faster of two readers drops the rest
     return metadata
 
 

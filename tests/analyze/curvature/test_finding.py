@@ -58,9 +58,9 @@ def test_means_over_models_become_verdicts_and_a_sentence() -> None:
     row = dict(zip(*finding.rows(), strict=True))
     assert row["rank1"] == "0.60+"
     assert (row["seed="], row["seed≠"]) == ("1.00+", "0.00-")
-    hold, do_not = finding.reading().split("do not hold")
+    hold, do_not = finding.reading().split("hold in no matrix")
     assert "models of one seed share" in hold
-    assert "models of other seeds share" in do_not
+    assert "models of different seeds share" in do_not
     assert finding.as_json()["groups"][0]["agrees"]["other_seed"] is False
 
 
@@ -91,7 +91,7 @@ def test_snapshots_make_a_row_for_each_cycle() -> None:
         "ih 0, 001": "0.30-",
     }
     assert len(finding.groups[0].compared) == 1
-    assert "hold in some: Hessian" in finding.reading()
+    assert "hold in some matrices: Hessian" in finding.reading()
 
 
 def test_models_are_compared_by_eigenvectors_and_by_kronecker_products() -> None:

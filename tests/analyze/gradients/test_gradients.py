@@ -128,7 +128,7 @@ def test_what_does_not_fit_is_said_before_anything_starts(
         GradientsAnalysis(subjects=subjects, store=word_store)
     (run / "config.toml").write_text("[train]\nbatch = 4\nwindow = 5\n")
     wrong: Any = 7
-    with pytest.raises(InputError, match="a token store is given as a path"):
+    with pytest.raises(InputError, match="a token store must be given as a path"):
         gradients_analysis([run], data=wrong)
     with pytest.raises(InputError, match="reach = 0: must be 1 at least"):
         GradientsAnalysis(subjects=subjects, store=word_store, reach=0)
@@ -182,7 +182,7 @@ def test_of_too_few_windows_it_says_so_and_no_numbers() -> None:
     assert "worth a real horizon of" in finding.reading()
     worth = run["worth"]["parameters"]
     run["worth"]["parameters"] = [worth[0], T, worth[2]]  # its interval begins at truncation's
-    assert f"worth more than those {T} steps cannot be told" in finding.reading()
+    assert f"worth more than those {T} steps is uncertain" in finding.reading()
     nothing = [math.nan] * 3  # as where the square of a mean came out negative
     run["worth"]["parameters"] = nothing
     for kind in (TRUNCATED, SYNTHETIC):

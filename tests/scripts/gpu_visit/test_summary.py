@@ -114,7 +114,7 @@ def test_what_is_no_visit_of_one_machine_is_refused(
     [
         (["--list"], 0, "visit1"),
         (["nonsense", "--rehearse"], 2, "no part or visit 'nonsense'"),
-        (["bench", "--rehearse", "--only", "["], 2, "no regular expression"),
+        (["bench", "--rehearse", "--only", "["], 2, "not a regular expression"),
         (["pack"], 2, "--data"),
         (["pack", "--data", "/nowhere"], 2, "/nowhere"),
         (["summary", "--name", "x"], 2, "FILE"),
