@@ -1,4 +1,4 @@
-# make checks is what a change must pass. Everything runs in the environment of scripts/environment.
+# A change must pass `make checks`. Everything runs in .venv, which scripts/environment makes.
 
 BIN := .venv/bin
 
@@ -12,9 +12,9 @@ lint:
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 
-# The type checker reads packages where they lie, and sglm.cli lies in cli/ (see package-dir in
-# pyproject.toml): it gets a folder of links that looks like what is imported. Which packages,
-# pyproject.toml says.
+# mypy derives the names of packages from folders, but sglm.cli lies in cli/ (see package-dir in
+# pyproject.toml). So it reads a folder of links with the layout of the installed package.
+# pyproject.toml names the packages to check.
 types:
 	scripts/environment dev
 	rm -rf build/types && mkdir -p build/types/sglm
@@ -22,11 +22,11 @@ types:
 	ln -s ../../scripts build/types
 	cd build/types && ../../$(BIN)/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache
 
-# Warnings are errors: filterwarnings in pyproject.toml.
+# Warnings are errors (see filterwarnings in pyproject.toml).
 test:
 	scripts/test
 
-# With the oldest versions that pyproject.toml allows.
+# A part of the suite, with the oldest versions that pyproject.toml allows.
 test-oldest:
 	scripts/test-oldest
 
@@ -38,7 +38,7 @@ format:
 quickstart:
 	scripts/quickstart
 
-# Leaves what took long to make: .venv, data, runs.
+# Keeps what takes long to make: .venv, data, runs.
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache
 	find sglm cli configs tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,11 +1,11 @@
-"""What measures sglm, tries things with it and tries to break it. Not installed with it.
+"""Benchmarks, experiments and stress tests of sglm, and tools for its documentation. Not installed.
 
-The executable files here are the entry points. Modules of the packages are run from the checkout's
-root, as `.venv/bin/python -m scripts.stress.soak`.
+The executable files in this folder are the entry points. Modules of the packages are run from the
+root of the checkout, for example `.venv/bin/python -m scripts.stress.soak`.
 """
 
 from pathlib import Path
 
-# The folder in which Python finds this package. Processes that run one of its modules are started
-# there, whatever the working directory of the process that starts them.
+# The root of the checkout, in which Python finds this package. Processes that run a module of the
+# package are started there, whatever the working directory of their parent.
 ROOT = Path(__file__).resolve().parents[1]

@@ -1,1 +1,1 @@
-"""How fast sglm is, and what memory it takes: measured, and against what the machine allows."""
+"""Benchmarks of the speed and memory of sglm, beside the limits of the machine."""

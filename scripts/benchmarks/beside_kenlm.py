@@ -1,12 +1,12 @@
-"""What a neural score costs and buys, beside KenLM's of the same text.
+"""Compares the speed and the perplexity of sglm's scores with those of KenLM on the same text.
 
     sglm prep ptb/train.txt --tokenizer word --out data/ptb
     sglm train ptb-small --data data/ptb --out runs/ptb
     python -m scripts.experiments.kneser_ney data/ptb ptb.arpa --order 5
     python -m scripts.benchmarks.beside_kenlm runs/ptb ptb.arpa ptb/valid.txt [--json]
 
-Needs `pip install 'sglm[kenlm]'`. Every line is a text of its own, its end is scored, and both
-models know the same words. Everything is timed in turn, round after round, and medians count.
+Needs `pip install 'sglm[kenlm]'`. Every line is a text of its own whose end is scored too, and both
+models have the same vocabulary. All ways to score are timed in turn, in rounds; medians count.
 """
 
 import argparse
@@ -30,7 +30,7 @@ Step = Callable[[], float]
 
 
 def scorers(run: Path, arpa: Path, lines: list[str]) -> dict[str, Step]:
-    """Each scores all lines and returns the sum in nats."""
+    """Returns functions that score all lines and return the summed surprisal in nats."""
     import kenlm
 
     ngrams: Any = kenlm.Model(str(arpa))
@@ -55,7 +55,7 @@ def scorers(run: Path, arpa: Path, lines: list[str]) -> dict[str, Step]:
 def measure(
     steps: dict[str, Step], rounds: int, clock: Callable[[], float]
 ) -> dict[str, tuple[float, float]]:
-    """`(seconds, nats)` of each; the first round does not count."""
+    """Returns `(seconds, nats)` of each, median seconds; the first round does not count."""
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     nats = {}
     for number in range(rounds + 1):
@@ -73,13 +73,13 @@ def main() -> None:
     )
     parser.add_argument("run", type=Path, help="a word-level model")
     parser.add_argument("arpa", type=Path, help="an n-gram model of the same words")
-    parser.add_argument("text", type=Path, help="a text per line")
+    parser.add_argument("text", type=Path, help="one text per line")
     parser.add_argument("--quick", action="store_true", help="one round")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument(
         "--cpu-time",
         action="store_true",
-        help="the time of the processor, which others on a busy machine disturb less",
+        help="measure processor time, which other work on the machine disturbs less",
     )
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     arguments = parser.parse_args()

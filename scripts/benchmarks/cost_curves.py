@@ -3,10 +3,10 @@
     python -m scripts.benchmarks.cost_curves runs/cost --pictures docs
 
 One size is varied at a time around 2 × 256 units, a vocabulary of 7,300, 20 lanes, windows of 35
-steps and a text of a million tokens. Measured are time per token (both arms in turn, medians) and
-peak memory (each in a process of its own). In addition, the effective horizon: the cost of learning
-over h steps by a window of h, by reading h steps again at every window, or by synthetic gradients.
-Every point is a JSON file in the folder; a point whose file exists is not measured again. A quarter
+steps and a text of a million tokens. The time per token (both arms in turn, medians) and the peak
+memory (each arm in a process of its own) are measured. So is the cost of learning over a horizon of
+h steps: by windows of h, by reading h steps again at every window, or by synthetic gradients. Every
+point is a JSON file in the folder; a point whose file exists is not measured again. Takes a quarter
 of an hour on two cores.
 """
 
@@ -45,7 +45,7 @@ PLACE = Place()
 
 @dataclass(frozen=True)
 class Point:
-    """One size, over a text of so many tokens."""
+    """One size, and the number of tokens of the text."""
 
     size: Size
     text: int
@@ -58,18 +58,18 @@ class Point:
 
 
 def points(axis: str) -> dict[int, Point]:
-    """The points along an axis, by their value on it."""
+    """Returns the points along an axis, by their value on it."""
     if axis == "text":
         return {value: Point(BASE, value) for value in AXES[axis]}
     return {value: Point(replace(BASE, **{axis: value}), BASE_TEXT) for value in AXES[axis]}
 
 
 def measure_point(point: Point) -> dict[str, Any]:
-    """Microseconds a token and peak memory of both arms, and the synthesizer's share of the time.
+    """Measures microseconds per token and peak memory of both arms, and the synthesizer's share.
 
-    An alternating run is timed over a block of each mode. The share is of the same windows in
-    which the synthesizer's functions are timed (`parts`): on a busy machine, the difference of two
-    processes is too noisy to show a few per cent.
+    An alternating run is timed over a block of each mode. The share of the time comes from timing
+    the synthesizer's functions within a step (`parts`), because on a busy machine the difference
+    between two processes is too noisy to show a few per cent.
     """
     threads = torch.get_num_threads()
     tasks = [Task(name, point.size, PLACE, threads, point.text) for name in ARMS.values()]
@@ -94,7 +94,7 @@ def measure_point(point: Point) -> dict[str, Any]:
 
 
 def measure_horizon(way: str, horizon: int) -> dict[str, float]:
-    """Microseconds per token and peak memory of a run that learns over so many steps."""
+    """Measures microseconds per token and peak memory of a run that learns over `horizon` steps."""
     size, name, longer = BASE, ARMS["bptt"], None
     if way == "window":
         size = replace(BASE, window=horizon)
@@ -112,7 +112,7 @@ def measure_horizon(way: str, horizon: int) -> dict[str, float]:
 
 
 def measure_empty() -> dict[str, float]:
-    """Memory of each arm at next to no size: Python and torch."""
+    """Measures the memory of each arm at the smallest size: that of Python and torch."""
     tasks = [Task(name, SMALLEST, PLACE, torch.get_num_threads()) for name in ARMS.values()]
     with running(tasks) as processes:
         for process in processes:
@@ -123,7 +123,7 @@ def measure_empty() -> dict[str, float]:
 
 
 def measured(path: Path, measure: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
-    """The content of the file; if there is none, measures now and writes it."""
+    """Returns the content of the file; if there is none, measures first and writes it."""
     if not path.exists():
         print(path.stem, end=" … ", file=sys.stderr, flush=True)
         start = time.perf_counter()
@@ -135,7 +135,7 @@ def measured(path: Path, measure: Callable[..., dict[str, Any]], *arguments: Any
 
 
 def measure_all(folder: Path) -> dict[str, Any]:
-    """All points: `empty` (memory of next to nothing, by arm), `axes` and `horizon`."""
+    """Measures all points: `empty` (memory at the smallest size, by arm), `axes`, `horizon`."""
     folder.mkdir(parents=True, exist_ok=True)
 
     axes = {
@@ -156,7 +156,7 @@ def measure_all(folder: Path) -> dict[str, Any]:
 
 
 def table(result: dict[str, Any]) -> str:
-    """All points, a line each."""
+    """Returns a table of all points, one line each."""
     lines = [f"{'':12}{'':>12}{'µs a token':>22}{'share':>8}{'peak MB':>20}"]
     for axis, found in result["axes"].items():
         for value, point in found.items():

@@ -1,4 +1,4 @@
-"""The pictures of `cost_curves`. Memory is drawn without what Python and torch take."""
+"""Draws the pictures of `cost_curves`; memory is shown without that of Python and torch."""
 
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ WAYS: dict[str, dict[str, Any]] = {
 
 
 def draw_axes(result: dict[str, Any], path: Path) -> None:
-    """Time above memory, for each size that was varied, three to a row."""
+    """Draws time above memory for each size that was varied, three to a row."""
     axes = list(result["axes"])
     figure, grid = plt.subplots(4, 3, figsize=(9, 10.5), layout="constrained")
     for index, axis in enumerate(axes):
@@ -55,7 +55,7 @@ def draw_axes(result: dict[str, Any], path: Path) -> None:
             )
         for panel in (above, below):
             _scale(panel, list(found), log=axis != "layers")
-            # From zero, so that a constant cost looks constant; room for the shares above.
+            # From zero, so that a constant cost looks constant, and with room for the shares above.
             panel.set_ylim(0, 1.12 * panel.get_ylim()[1])
         below.set_xlabel(NAMES[axis])
     for row, label in enumerate(("µs a token", "memory, MB") * 2):
@@ -66,14 +66,14 @@ def draw_axes(result: dict[str, Any], path: Path) -> None:
 
 
 def draw_horizon(result: dict[str, Any], window: int, path: Path) -> None:
-    """Memory and time over the steps that are learned over."""
+    """Draws memory and time over the horizon, the number of steps that gradients span."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
     for way, found in result["horizon"].items():
         style = WAYS[way] | {"label": WAYS[way]["label"].format(T=window)}
         for panel, key in ((left, "peak_memory_mb"), (right, "us_per_token")):
             empty = result["empty"]["alternating" if way == "synthetic" else "bptt"]
             less = empty if panel is left else 0
-            values = [max(point[key] - less, 1) for point in found.values()]  # for the logarithm
+            values = [max(point[key] - less, 1) for point in found.values()]  # for the log axis
             if way == "synthetic":
                 panel.axhline(values[0], **style)
             else:
@@ -91,7 +91,7 @@ def draw_horizon(result: dict[str, Any], window: int, path: Path) -> None:
 
 
 def _scale(panel: Any, values: list[int], log: bool) -> None:
-    """A tick at each value and nowhere else."""
+    """Puts a tick at each value and nowhere else."""
     if log:
         panel.set_xscale("log")
     panel.set_xticks(values, [_short(value) for value in values], fontsize=8)

@@ -49,7 +49,7 @@ class Case:
 
 
 def injection_case(lanes: int, state: int, device: str) -> Case:
-    """The gradient that is injected: factor and trust bound applied to a prediction."""
+    """Returns the case of the injected gradient: a prediction with factor and trust bound."""
     from sglm.dni import injection_triton
 
     predicted_BS = torch.randn(lanes, state, device=device)
@@ -65,7 +65,7 @@ def injection_case(lanes: int, state: int, device: str) -> Case:
 
 
 def dropout_case(steps: int, lanes: int, features: int, device: str) -> Case:
-    """Dropped outputs and penalty, and the gradient in the outputs, in bfloat16."""
+    """Returns the case of dropout and penalty of outputs and their gradient, in bfloat16."""
     from sglm.kernels import dropout_triton
 
     shape, dtype = (steps, lanes, features), torch.bfloat16
@@ -88,14 +88,14 @@ def dropout_case(steps: int, lanes: int, features: int, device: str) -> Case:
 def lstm_case(
     steps: int, lanes: int, units: int, device: str, dtype: torch.dtype = torch.bfloat16
 ) -> Case:
-    """A layer over a window, and all its gradients."""
+    """Returns the case of an LSTM layer over a window, with all its gradients."""
     from sglm.kernels import lstm_triton
 
     def random(*shape: int) -> Tensor:
         scale = 1 / units**0.5 if shape[0] == 4 * units else 1.0
         return torch.randn(shape, device=device).mul_(scale).to(dtype)
 
-    # In one block of memory, as cuDNN needs them.
+    # The weights are in one block of memory, as cuDNN needs them.
     sizes = [4 * units**2, 4 * units**2, 4 * units, 4 * units]
     input_W, hidden_W, bias_4H, zero_4H = torch.split(random(sum(sizes)).div_(units**0.5), sizes)
     matrices = (input_W.view(-1, units), hidden_W.view(-1, units))
@@ -111,7 +111,7 @@ def lstm_case(
 
         return call
 
-    # Each of inputs, outputs and their gradients once; matrices read, and their gradients written.
+    # Inputs, outputs, their gradients: once each; matrices are read, their gradients written.
     moved_bytes = 4 * into[0].nbytes + 2 * sum(each.nbytes for each in matrices)
     return Case(
         "lstm",
@@ -122,7 +122,7 @@ def lstm_case(
 
 
 def all_cases(device: str) -> Iterator[Case]:
-    """Every function at every size, made when its turn comes."""
+    """Yields every function at every size, each made when its turn comes."""
     for lanes, hidden in LSTMS:
         yield lstm_case(STEPS, lanes, hidden, device)
     for lanes in BATCHES:
@@ -133,12 +133,12 @@ def all_cases(device: str) -> Iterator[Case]:
 
 
 def measure_case(case: Case, bandwidth: float, rounds: int = ROUNDS) -> dict[str, object]:
-    """Times the two ways in turn, on a GPU, and compares what they compute.
+    """Times the two ways in turn, and compares their results.
 
     Args:
-        case: what.
-        bandwidth: from `bandwidth_bytes_per_us`.
-        rounds: whose median counts.
+        case: The function and its size.
+        bandwidth: Result of `bandwidth_bytes_per_us`.
+        rounds: Number of rounds, whose median counts.
     """
     clocks = captured(case.reference), captured(case.kernel)
     times = [[clock() for clock in clocks] for _ in range(rounds)]
@@ -155,7 +155,7 @@ def measure_case(case: Case, bandwidth: float, rounds: int = ROUNDS) -> dict[str
 
 
 def difference(case: Case) -> float:
-    """The largest deviation of the kernel from its reference, relative to each array's largest."""
+    """Returns the kernel's largest deviation, relative to the largest value of each array."""
     largest = 0.0
     for found, expected in zip(case.kernel(), case.reference(), strict=True):
         found, expected = found.detach(), expected.detach()
@@ -165,7 +165,7 @@ def difference(case: Case) -> float:
 
 
 def captured(call: Call) -> Callable[[], float]:
-    """A function that times one call in microseconds; warmed up. Without a GPU, by the clock."""
+    """Returns a function that times a call in microseconds: on a GPU in a graph, warmed up."""
     if not torch.cuda.is_available():
         return lambda: 1e6 * elapsed_seconds(call, torch.device("cpu"))
     stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
@@ -192,7 +192,7 @@ def captured(call: Call) -> Callable[[], float]:
 
 
 def bandwidth_bytes_per_us() -> float:
-    """Of a large copy, which reads and writes."""
+    """Measures the bandwidth of a large copy, counting both reads and writes."""
     source = torch.randint(256, (COPIED_BYTES,), dtype=torch.uint8, device="cuda")
     target = torch.empty_like(source)
     measure_us = captured(lambda: (target.copy_(source),))
@@ -200,7 +200,7 @@ def bandwidth_bytes_per_us() -> float:
 
 
 def measure() -> dict[str, object]:
-    """Times everything, the two ways in turn."""
+    """Times all cases, the two ways in turn."""
     bandwidth = bandwidth_bytes_per_us()
     rows = []
     for case in all_cases("cuda"):
@@ -214,7 +214,7 @@ def measure() -> dict[str, object]:
 
 
 def table(found: dict[str, object]) -> str:
-    """The measurements as a table."""
+    """Returns the measurements as a table."""
     rows = found["cases"]
     assert isinstance(rows, list)
     lines = [f"{found['device']}, {found['bandwidth_gb_per_s']:.0f} GB/s; microseconds a call"]
@@ -229,7 +229,7 @@ def table(found: dict[str, object]) -> str:
 
 
 def main() -> int:
-    """Measures and prints; 2 where there is nothing to measure on."""
+    """Measures and prints; returns the exit code: 2 without a GPU or triton."""
     parser = argparse.ArgumentParser(
         prog="python -m scripts.benchmarks.kernels", description=(__doc__ or "").partition("\n")[0]
     )
@@ -237,7 +237,7 @@ def main() -> int:
     arguments = parser.parse_args()
     if not torch.cuda.is_available() or find_spec("triton") is None:
         print(
-            "scripts.benchmarks.kernels: needs a CUDA GPU, and the package triton", file=sys.stderr
+            "scripts.benchmarks.kernels: needs a CUDA GPU and the package triton", file=sys.stderr
         )
         return 2
     found = measure()

@@ -1,11 +1,11 @@
-"""Does `sglm train --dry-run` foretell the memory of a run? Predicted against measured peaks.
+"""Does `sglm train --dry-run` predict the memory of a run? Predicted against measured peaks.
 
     python -m scripts.benchmarks.memory [--json] [--precision bf16] [--only NAME ...]
 
 Each case trains for a few steps, with everything that belongs to a run (evaluations, snapshots,
-checkpoints), in a process of its own, whose peak resident size is read from the system at its end;
-before it, another process computes the prediction of `--dry-run`. On Linux, on the CPU, with one
-thread.
+checkpoints), in a process of its own, whose peak resident size is read from the system at its end.
+Before that, another process computes the prediction of `--dry-run`. Needs Linux; runs on the CPU
+with one thread.
 """
 
 import argparse
@@ -18,9 +18,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from sglm.text.prepare import Recipe, prepare
+from sglm.text.prepare import StoreSettings, prepare
 
-# The command line, and at its end the highest resident size that the system saw of this process.
+# The command line; at its end it prints the peak resident size of its process, from the system.
 RUN = """
 import atexit, sys
 
@@ -37,7 +37,7 @@ TINY = "model.layers=1 model.hidden=32 train.batch=4 train.window=8"
 SMALL = "model.hidden=256 train.batch=20 train.window=35"
 MEDIUM = "model.hidden=650 train.batch=20 train.window=35"
 REAL = "schedule.mode=real schedule.cycles=[6.0]"
-# Long enough for whole stretches from reading to reading, and for the gauge.
+# Long enough for whole stretches, and for the gauge.
 BOTH = "schedule.cycles=[3.0,80.0]"
 # name: (vocabulary, settings)
 CASES = {
@@ -105,14 +105,16 @@ HEAD = """| case | predicted MiB | measured MiB | ratio | libraries MiB | peak w
 
 
 def make_store(vocab_size: int, tokens: int, folder: Path) -> Path:
-    """Random words, each at least once."""
+    """Makes a token store of random words, each at least once; returns its folder."""
     rng = random.Random(0)
     ids = [*range(vocab_size - 2), *(rng.randrange(vocab_size - 2) for _ in range(tokens))]
     lines = [" ".join(f"w{i}" for i in ids[at : at + 50]) for at in range(0, len(ids), 50)]
     train, valid = folder / "train.txt", folder / "valid.txt"
     train.write_text("\n".join(lines) + "\n", encoding="utf-8")
     valid.write_text("\n".join(lines[-12:]) + "\n", encoding="utf-8")
-    prepare([str(train)], folder / "store", Recipe(tokenizer="word", valid=str(valid), test=0.0))
+    prepare(
+        [str(train)], folder / "store", StoreSettings(tokenizer="word", valid=str(valid), test=0.0)
+    )
     return folder / "store"
 
 
@@ -130,7 +132,7 @@ def sglm(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def compare(name: str, precision: str = "fp32") -> dict[str, Any]:
-    """The row of one case, in bytes."""
+    """Returns the row of one case, in bytes."""
     vocab_size, settings = (CASES | HELD_OUT)[name]
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -160,7 +162,7 @@ def compare(name: str, precision: str = "fp32") -> dict[str, Any]:
 
 
 def line(row: dict[str, Any]) -> str:
-    """Of the table."""
+    """Returns a row as a line of the table."""
     predicted, measured, base = (
         f"{row[key] / 2**20:,.0f}" for key in ("predicted", "measured", "base")
     )
@@ -172,7 +174,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m scripts.benchmarks.memory", description=__doc__.split("\n")[0]
     )
-    parser.add_argument("--json", action="store_true", help="print one object")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16"))
     every = [*CASES, *HELD_OUT]
     parser.add_argument("--only", nargs="+", choices=every, default=every, metavar="NAME")

@@ -1,10 +1,10 @@
-"""How much faster do several processes train one model? Strong scaling: the same lanes, shared out.
+"""How much faster do several processes train one model? Strong scaling: they share the lanes.
 
     python -m scripts.benchmarks.scaling --processes 1,2 --size 2x256x7300 --batch 40
 
-Each process has one thread. Trains on random words in a temporary folder, process counts in turn,
-round after round; prints the medians of tokens per second and the efficiency: the rate of N
-processes over N times that of one.
+Each process has one thread. Trains on random words in a temporary folder, with the numbers of
+processes in turn, in rounds. Prints the medians of tokens per second and the efficiency: the rate
+of N processes over N times that of one.
 """
 
 import argparse
@@ -18,21 +18,21 @@ from pathlib import Path
 
 import numpy as np
 
-from sglm.text.prepare import Recipe, prepare
+from sglm.text.prepare import StoreSettings, prepare
 
 
 def store(folder: Path, vocab_size: int, tokens: int) -> Path:
-    """A token store of random words, uniform over the vocabulary."""
+    """Makes a token store of random words, uniform over the vocabulary."""
     words = np.random.default_rng(0).integers(vocab_size, size=tokens)
     text = folder / "text.txt"
     lines = np.array([f"w{word}" for word in words]).reshape(-1, 20)
     text.write_text("\n".join(map(" ".join, lines)) + "\n", encoding="utf-8")
-    prepare([str(text)], folder / "store", Recipe(tokenizer="word", valid=0, test=0))
+    prepare([str(text)], folder / "store", StoreSettings(tokenizer="word", valid=0, test=0))
     return folder / "store"
 
 
 def tokens_per_second(data: Path, out: Path, processes: int, settings: list[str]) -> float:
-    """Of one short training, first steps included."""
+    """Returns the rate of one short training, its first steps included."""
     launcher = [sys.executable]
     if processes > 1:
         launcher += ["-m", "torch.distributed.run", "--standalone"]

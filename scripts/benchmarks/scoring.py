@@ -2,13 +2,13 @@
 
     python -m scripts.benchmarks.scoring [--quick] [--json]
 
-Random text (words as frequent as Zipf's law has them) and random weights. Everything is timed in
-turn, round after round, so that a busy moment of the machine hits all of it; medians count.
+Text and weights are random (the frequencies of words follow Zipf's law). Everything is timed in
+turn, in rounds, so that a busy moment of the machine affects all alike; medians count.
 
 many short lines   all at once; one by one; the floor
 one long text      as it is scored; its LSTM alone; its softmax alone; the floor
 documents          of 20 to 2,000 tokens: a file of them through `sglm score --out`; their texts in
-                   memory; the same in bfloat16, where the CPU has it; the floor
+                   memory; the same in bfloat16, if the CPU has it; the floor
 
 floor: the matrix products alone, each with as many rows as possible: for short lines one row for
 every distinct prefix (a shared prefix is read only once); for the long text the recurrent products
@@ -49,7 +49,7 @@ Step = Callable[[], object]
 
 @dataclass(frozen=True)
 class Size:
-    """Embedding and layers are equally wide, the embedding is tied."""
+    """The size of a model whose embedding is tied and as wide as its layers."""
 
     layers: int
     hidden: int
@@ -57,7 +57,7 @@ class Size:
 
 
 SIZES = {"tiny": Size(1, 32, 500), "small": Size(2, 256, 7300)}
-# Of the documents: words of the Penn Treebank.
+# The model of the documents: as many words as the Penn Treebank has.
 DOCUMENTS = Size(2, 256, 10_000)
 SHORTEST, LONGEST = 20, 2000
 
@@ -86,10 +86,13 @@ def zipf_words(size: Size, words: int) -> list[str]:
 def products(
     size: Size, rows: int, recurrent_rows: int | None = None, logit_rows: int = LOGIT_ROWS
 ) -> Step:
-    """The matrix products of reading and predicting so many tokens.
+    """Returns a function that computes the matrix products of reading and predicting `rows` tokens.
 
-    recurrent_rows: rows of the products that depend on each other; None: as many as in the others.
-    logit_rows: rows whose logits are computed at once.
+    Args:
+        size: Size of the model.
+        rows: Number of tokens.
+        recurrent_rows: Rows of the products that depend on each other. None: as in the others.
+        logit_rows: Rows whose logits are computed at once.
     """
     H, V = size.hidden, size.vocab_size
     most = max(CHUNK_STEPS, LOGIT_ROWS)
@@ -113,7 +116,7 @@ def products(
 def medians(
     steps: dict[str, Step], rounds: int, clock: Callable[[], float] = time.perf_counter
 ) -> dict[str, float]:
-    """Seconds of each, timed in turn; the first round does not count."""
+    """Returns the median seconds of each, timed in turn; the first round does not count."""
     taken: dict[str, list[float]] = {name: [] for name in steps}
     for number in range(rounds + 1):
         for name, step in steps.items():
@@ -189,7 +192,7 @@ def long_text(size: Size, words: int, rounds: int) -> dict[str, float]:
 
 
 def document_lengths(tokens: int) -> list[int]:
-    """So many tokens in all or a few more; as many documents in each octave of lengths."""
+    """Draws lengths, uniform in their logarithm, until their sum is at least `tokens`."""
     random = np.random.default_rng(0)
     lengths: list[int] = []
     while sum(lengths) < tokens:
@@ -220,7 +223,7 @@ def documents(
     )
     shard = Shard(source=str(source), out=str(folder), name="scored.jsonl")
     job = Job(shard=shard, settings=settings, run=str(run), device="cpu")
-    # Loaded before the clock runs.
+    # Loads the model before the timing begins.
     scorer(job.run, model=settings.model, device=job.device, precision=settings.precision)
     half = NetworkPredictor(lm.model, compute_dtype=torch.bfloat16)
     steps: dict[str, Step] = {
@@ -251,16 +254,16 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer rounds")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of lines")
     parser.add_argument("--lines", type=int, default=1000, help="short lines to score")
-    parser.add_argument("--words", type=int, default=5, help="words of each")
+    parser.add_argument("--words", type=int, default=5, help="words of each short line")
     parser.add_argument("--long", type=int, default=20_000, help="words of the long text")
     parser.add_argument(
         "--documents", type=int, default=250_000, help="tokens of all documents together"
     )
-    parser.add_argument("--threads", type=int, help="left out: as torch chooses")
+    parser.add_argument("--threads", type=int, help="default: torch's choice")
     parser.add_argument(
         "--cpu-time",
         action="store_true",
-        help="of documents: the time of the processor, which others on a busy machine disturb less",
+        help="documents: measure processor time, which other work on the machine disturbs less",
     )
     parser.add_argument("--only", choices=["short_lines", "long_text", "documents"])
     arguments = parser.parse_args()

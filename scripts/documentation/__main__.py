@@ -1,7 +1,7 @@
-"""Writes what of the documentation is generated, or checks that it is up to date.
+"""Writes the generated parts of the documentation, or checks that they are up to date.
 
     python -m scripts.documentation            writes the tables in docs/ and docs/reference/
-    python -m scripts.documentation --check    names what differs, and ends with 1
+    python -m scripts.documentation --check    lists pages that differ, with exit code 1
 
 Tables are made from committed numbers (docs/data/, docs/benchmarks/), the reference from the code.
 """
@@ -27,10 +27,10 @@ MAKERS: dict[str, Maker] = {
 
 
 def generated(docs: Path) -> dict[Path, str]:
-    """Every page that is generated, or that has a generated block, as it should be.
+    """Returns every page that is generated or has a generated block, with the text it should have.
 
     Raises:
-        InputError: a block that cannot be made.
+        InputError: A block cannot be made.
     """
     pages = {
         docs / "reference/commands.md": commands_page(),
@@ -43,7 +43,7 @@ def generated(docs: Path) -> dict[Path, str]:
 
 
 def outdated(docs: Path) -> dict[Path, str]:
-    """Of these, what the files do not say, or do not exist for."""
+    """Returns those pages whose files do not exist or have another text."""
     return {
         path: page
         for path, page in generated(docs).items()
@@ -52,7 +52,7 @@ def outdated(docs: Path) -> dict[Path, str]:
 
 
 def main() -> int:
-    """Exit code: 1 where a check finds a difference, 2 where something cannot be made."""
+    """Returns the exit code: 1 if a check finds a difference, 2 if a block cannot be made."""
     parser = argparse.ArgumentParser(
         prog="python -m scripts.documentation",
         description=__doc__,

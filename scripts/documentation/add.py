@@ -1,12 +1,12 @@
-r"""Adds what was measured to the numbers behind a table of short windows.
+r"""Adds measurements to the numbers behind a table of short windows.
 
     python -m scripts.documentation.add words runs/words/frontier.json
     python -m scripts.documentation.add words runs/cmp/results.json --points fresh,noise \
         --title 'Penn Treebank, 10,000 words'
 
 The file is `frontier.json` of scripts.experiments.frontier or `results.json` of `sglm compare`.
-Points and seeds that are new are added to docs/data/short-windows/NAME.json, which is made where
-there is none. The same point and seed with another perplexity is an error: one of them is older.
+New points and seeds are added to docs/data/short-windows/NAME.json, which is made if it does not
+exist. A known point and seed with another perplexity is an error, because one of them is outdated.
 Then `python -m scripts.documentation` rewrites the tables.
 """
 
@@ -22,14 +22,14 @@ from scripts.documentation.short_windows import FOLDER
 from sglm.errors import InputError, SglmError
 from sglm.storage.durable import replace_text
 
-_SAME = 1e-9  # relative; JSON keeps every digit, so that only another run differs by more
+_SAME = 1e-9  # relative; JSON keeps every digit, so only another run differs by more
 
 
 def measured(path: Path) -> dict[str, Any]:
-    """`title`, `perplexities` and `times` of either kind of file.
+    """Reads `title`, `perplexities` and `times` from either kind of file.
 
     Raises:
-        InputError: it is neither.
+        InputError: The file is of neither kind.
     """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -50,10 +50,10 @@ def measured(path: Path) -> dict[str, Any]:
 
 
 def merged(old: dict[str, Any], new: dict[str, Any], points: set[str] | None) -> dict[str, Any]:
-    """Adds these points of `new` (None: all) to `old`. Replaces times, never perplexities.
+    """Adds some points of `new` (None: all) to `old`. Replaces times, but never perplexities.
 
     Raises:
-        InputError: one point and seed with two perplexities.
+        InputError: A point and seed has two perplexities.
     """
     perplexities = {point: dict(of_seed) for point, of_seed in old["perplexities"].items()}
     for point, of_seed in new["perplexities"].items():
@@ -63,8 +63,8 @@ def merged(old: dict[str, Any], new: dict[str, Any], points: set[str] | None) ->
         for seed, ppl in of_seed.items():
             if not math.isclose(own.setdefault(seed, ppl), ppl, rel_tol=_SAME):
                 raise InputError(
-                    f"{point}, seed {seed}: {own[seed]:.4f} is there, and {ppl:.4f} is to be"
-                    " added; remove the older one from the file first"
+                    f"{point}, seed {seed}: {own[seed]:.4f} is known, and {ppl:.4f} is to be"
+                    " added; if the known value is outdated, remove it from the file first"
                 )
     times = {p: t for p, t in new["times"].items() if points is None or p in points}
     return {
@@ -80,10 +80,10 @@ def main() -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("name", help="Of the corpus' file, without .json.")
+    parser.add_argument("name", help="Name of the corpus's file, without .json.")
     parser.add_argument("measured", type=Path, nargs="+")
-    parser.add_argument("--points", help="Only these, separated by commas.")
-    parser.add_argument("--title", help="As the table's first column has it.")
+    parser.add_argument("--points", help="Only these points, separated by commas.")
+    parser.add_argument("--title", help="The corpus in the table's first column.")
     arguments = parser.parse_args()
     path = ROOT / "docs" / FOLDER / f"{arguments.name}.json"
     corpus: dict[str, Any] = {"title": arguments.name, "perplexities": {}, "times": {}}
@@ -100,7 +100,7 @@ def main() -> None:
         sys.exit(getattr(error, "exit_code", 1))
     corpus["title"] = arguments.title or corpus["title"]
     replace_text(path, json.dumps(corpus, indent=1, ensure_ascii=False) + "\n")
-    print(f"{path}: now python -m scripts.documentation")
+    print(f"{path}: written; next: python -m scripts.documentation")
 
 
 if __name__ == "__main__":

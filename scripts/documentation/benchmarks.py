@@ -1,4 +1,4 @@
-"""What `scripts/bench` wrote on a machine, as tables of its page."""
+"""Tables of the results that scripts of `scripts/benchmarks` wrote on a machine."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ from scripts.documentation.pages import Maker, markdown
 from sglm.errors import InputError
 
 FOLDER = "benchmarks"
-# Names of `--quick --json`, and what the table calls them.
+# The names in the output of `--quick --json`, and their labels in the table.
 QUICK = {
     "plain": "plain PyTorch loop",
     "real": "sglm, real gradients",
@@ -21,7 +21,7 @@ QUICK = {
 
 
 def quick_table(names: list[str], docs: Path) -> str:
-    """Rates of `--quick --json`: a column for each of the files, named NAME:HEADING."""
+    """Returns the rates of `--quick --json`: a column for each file, given as NAME:HEADING."""
     files = [name.partition(":") for name in names]
     results = [_read(docs / FOLDER / f"{name}.json") for name, _, _ in files]
     rows = [["tokens/s", *(heading.replace("_", " ") for _, _, heading in files)]]
@@ -37,7 +37,7 @@ def _rate(result: dict[str, Any], key: str) -> str:
 
 
 def bench_table(names: list[str], docs: Path) -> str:
-    """Each case of a file of `--out`: rates, cost over real, memory, shares of the step."""
+    """Returns each case of files of `--out`: rates, cost over real, memory, shares of a step."""
     parts = []
     for name in names:
         result = _read(docs / FOLDER / f"{name}.json")
@@ -77,13 +77,13 @@ def _percent(share: float) -> str:
 
 
 def memory_table(names: list[str], docs: Path) -> str:
-    """Of `scripts.benchmarks.memory --json`."""
+    """Returns the table of `scripts.benchmarks.memory --json`."""
     rows = [row for name in names for row in _read(docs / FOLDER / f"{name}.json")["cases"]]
     return "\n".join([memory.HEAD, *map(memory.line, rows)])
 
 
 def scoring_table(names: list[str], docs: Path) -> str:
-    """Of `scripts.benchmarks.scoring --json`: many lines at once and one by one, a long text."""
+    """Returns the table of `scripts.benchmarks.scoring --json`: short lines, and a long text."""
     rows = [
         [
             "model",
@@ -123,6 +123,6 @@ def _read(path: Path) -> dict[str, Any]:
         result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(
-            f"{path}: {error}; what a script of scripts/benchmarks/ has written goes there"
+            f"{path}: {error}; copy the output of a script of scripts/benchmarks/ there"
         ) from None
     return result

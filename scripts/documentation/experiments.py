@@ -1,4 +1,4 @@
-"""Tables of experiments, from their own files in `docs/data/`, by their own functions."""
+"""Tables of experiments, made by their own functions from their files in `docs/data/`."""
 
 import json
 from pathlib import Path
@@ -10,28 +10,28 @@ from sglm.errors import InputError
 
 
 def wrapping_table(names: list[str], docs: Path) -> str:
-    """Of `wrapping.json`, which the experiment writes to its --out."""
+    """Returns the table of `wrapping.json`, which the experiment writes to its --out."""
     (result,) = _read([docs / "data" / f"{name}.json" for name in names or ["wrapping"]])
     return wrapping.table(result)
 
 
 def long_memory_table(names: list[str], docs: Path) -> str:
-    """Of the folder of runs that is `scripts/long_memory --out`."""
+    """Returns the tables of the folder of runs, the --out of `scripts/long_memory`."""
     return long_memory.tables(docs / "data" / (names or ["long-memory"])[0])
 
 
 def gauges_table(names: list[str], docs: Path) -> str:
-    """How each gauge ranks the runs; the folder is the experiment's --out."""
+    """Returns the table of how each gauge ranks the runs of a folder, the experiment's --out."""
     return usefulness.gauges_table(_usefulness(names, docs))
 
 
 def usefulness_table(names: list[str], docs: Path) -> str:
-    """The runs themselves."""
+    """Returns the table of these runs."""
     return usefulness.runs_table(_usefulness(names, docs))
 
 
 def rivals_table(names: list[str], docs: Path) -> str:
-    """Of `rivals.json`, to which the experiment adds curve by curve."""
+    """Returns the table of `rivals.json`, to which the experiment adds curve by curve."""
     (corpora,) = _read([docs / "data" / f"{name}.json" for name in names or ["rivals"]])
     return markdown(rivals.table(corpora))
 
@@ -45,7 +45,7 @@ def _read(paths: list[Path]) -> list[dict[str, Any]]:
     try:
         return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
     except (OSError, ValueError) as error:
-        raise InputError(f"{error}; copy what the experiment wrote there") from None
+        raise InputError(f"{error}; copy the output of the experiment there") from None
 
 
 TABLES: dict[str, Maker] = {

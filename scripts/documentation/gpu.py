@@ -1,4 +1,4 @@
-"""What `scripts/gpu summary` wrote of GPUs, as tables; and what is known of the kernels."""
+"""Tables of the results that `scripts/gpu summary` wrote, and of the kernels."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ _NOTHING = "not measured"
 
 
 def kernels_table(names: list[str], docs: Path) -> str:
-    """Every kernel: by default on or off, and its speedup on each machine that measured it."""
+    """Returns a table of kernels: on or off by default, and the speedup on each machine."""
     machines = {path.stem: _read(path) for path in sorted((docs / FOLDER).glob("*-gpu.json"))}
     rows = [["kernel of", "by default", "times as fast as its reference", "needed"]]
     for name, kernel in KERNELS.items():
@@ -40,7 +40,7 @@ def kernels_table(names: list[str], docs: Path) -> str:
 
 
 def training_table(names: list[str], docs: Path) -> str:
-    """Milliseconds of a window in each turn, beside the floor; by the names of the cells."""
+    """Returns a table of milliseconds per window in each turn, beside the floor, by cell."""
     cells = [_read(docs / FOLDER / f"{name}-gpu.json") for name in names]
     if not cells:
         return _NOTHING
@@ -69,7 +69,7 @@ def training_table(names: list[str], docs: Path) -> str:
 
 
 def _floor_of(cell: dict[str, Any], floors: dict[str, Any]) -> str:
-    """The floor's cell of that size and type; one stands for several of the bench."""
+    """Returns the name of the floor's cell of that size and type; `bench` may have several."""
     for name, floor in floors.items():
         if (floor["size"], floor["precision"]) == (cell["size"], cell["precision"]):
             return name
@@ -77,7 +77,7 @@ def _floor_of(cell: dict[str, Any], floors: dict[str, Any]) -> str:
 
 
 def learning_table(names: list[str], docs: Path) -> str:
-    """Validation perplexity over the epochs, arm by arm."""
+    """Returns a table of validation perplexity over the epochs, by arm."""
     rows = [["arm", "size", "precision", "best perplexity", "at each validation", "minutes"]]
     for name in names:
         for arm, cell in _read(docs / FOLDER / f"{name}-gpu.json").get("learning", {}).items():

@@ -18,10 +18,10 @@ _BLOCK = re.compile(rf"({_BEGINNING.pattern})(.*?)^(<!-- end -->)$", re.DOTALL |
 
 
 def filled(page: str, makers: Mapping[str, Maker], docs: Path) -> str:
-    """The page with each of its blocks made anew; a marker stands at the beginning of its line.
+    """Returns the page with each of its blocks made anew; a marker must begin its line.
 
     Raises:
-        InputError: an unknown kind of table, a missing file, a block without end.
+        InputError: A kind of table is unknown, a file is missing, or a block has no end.
     """
 
     def fill(block: re.Match[str]) -> str:
@@ -40,6 +40,6 @@ def filled(page: str, makers: Mapping[str, Maker], docs: Path) -> str:
 
 
 def markdown(rows: list[list[str]]) -> str:
-    """A table; the first row is its head."""
+    """Returns a table; the first row is its head."""
     head, *body = (f"| {' | '.join(row)} |" for row in rows)
     return "\n".join([head, "| --- " * len(rows[0]) + "|", *body])

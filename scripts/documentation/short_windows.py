@@ -1,4 +1,4 @@
-"""What short windows gain on text: perplexities and times to differences and shares of the gap.
+"""The table of short windows: turns perplexities and times into differences and shares of the gap.
 
 A corpus is a file of `docs/data/short-windows/`, in the form of `frontier.json` (see
 `scripts.experiments.frontier`): `title`, `perplexities` by point and seed, `times` by point.
@@ -30,10 +30,10 @@ Perplexities = dict[str, dict[int, float]]
 
 
 def read(path: Path) -> dict[str, Any]:
-    """A corpus' file, with seeds as numbers.
+    """Reads a corpus's file, with seeds as numbers.
 
     Raises:
-        InputError: no such file, or the two ends of the gap are not both in it.
+        InputError: The file does not exist, or lacks one of the two ends of the gap.
     """
     try:
         corpus: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -44,13 +44,15 @@ def read(path: Path) -> dict[str, Any]:
         for point, of_seed in corpus["perplexities"].items()
     }
     if missing := {BASELINE, CEILING} - corpus["perplexities"].keys():
-        raise InputError(f"{path} has no {missing.pop()!r}, between which and the other the gap is")
+        raise InputError(f"{path} has no {missing.pop()!r}, one of the two ends of the gap")
     return corpus
 
 
 def table(names: list[str], docs: Path) -> str:
-    """The named corpora one below the other; after a `:` the points that are shown, with `;`
-    between them, where it is not all of them."""
+    """Returns the rows of the named corpora, one below the other.
+
+    A `:` after the corpora begins a list of the points to show, separated by `;`; default: all.
+    """
     corpora, _, wanted = " ".join(names).partition(" : ")
     shown = {point.strip() for point in wanted.split(";")} if wanted else None
     rows = [HEAD]
@@ -66,7 +68,7 @@ def table(names: list[str], docs: Path) -> str:
 
 
 def corpus_rows(perplexities: Perplexities, times: Mapping[str, Any]) -> list[list[str]]:
-    """A row for each point: those of `frontier` in its order, then the others as in the file."""
+    """Returns a row for each point: those of `frontier` in its order, then the others."""
     decimals = 2 if statistics.mean(perplexities[BASELINE].values()) >= 10 else 3
     known = [point for point in POINTS if point in perplexities]
     of_gap = shares(perplexities, CEILING)
@@ -88,7 +90,7 @@ def corpus_rows(perplexities: Perplexities, times: Mapping[str, Any]) -> list[li
 
 
 def _seeds(of_seed: Mapping[int, float], decimals: int) -> str:
-    """Seeds are named where they are not 0, 1, … in turn."""
+    """Returns the perplexities, with the seeds unless they are 0, 1, … in order."""
     values = ", ".join(f"{ppl:.{decimals}f}" for ppl in of_seed.values())
     if list(of_seed) == list(range(len(of_seed))):
         return values
@@ -96,11 +98,11 @@ def _seeds(of_seed: Mapping[int, float], decimals: int) -> str:
 
 
 def _percent(share: float) -> str:
-    return f"{round(100 * share)} %".replace("-", _MINUS)  # of an integer: no −0
+    return f"{round(100 * share)} %".replace("-", _MINUS)  # rounded first: no −0
 
 
 def _difference(difference: Difference, decimals: int) -> str:
-    """Bold where its interval excludes zero."""
+    """Returns a difference, in bold type if its interval excludes zero."""
     mean = _signed(difference.mean, decimals)
     if difference.ci95 is None:
         return f"{mean} (one seed)"

@@ -1,1 +1,1 @@
-"""Experiments on the use of synthetic gradients, reported in docs/results.md, and pictures."""
+"""Experiments on the use of synthetic gradients, reported in docs/results.md, with pictures."""

@@ -1,12 +1,13 @@
-r"""Static, cache, dynamic, synthetic, cache and dynamic: perplexity and cost of one model.
+r"""Perplexity and cost of one model, static and with each kind of adaptation.
 
     python -m scripts.experiments.adapting RUN --data STORE --out adapting.json
 
-Settings are chosen on the first half of the validation text, on which `sglm adapt-train` trains
-too; what is reported is the second half, and the test text if there is one. Two controls of
-synthetic gradients: no steps from the learned initialisation, and what is proposed from another
-text. For cache and dynamic together only the cache's weight is chosen anew. Cost is processor time
-over that of a static evaluation just before. Rows that are in FILE already are kept.
+The kinds are cache, dynamic, synthetic, and cache with dynamic. Settings are chosen on the first
+half of the validation text, on which `sglm adapt-train` trains too; results are of the second half,
+and of the test text if there is one. Synthetic gradients have two controls: no steps from the
+learned initialisation, and proposals made from another text. For cache and dynamic together only
+the cache's weight is chosen anew. The cost is processor time as a multiple of that of a static
+evaluation, made just before. Kinds that are already in the file `--out` are not evaluated again.
 """
 
 import argparse
@@ -38,7 +39,7 @@ KINDS = ("cache", "dynamic", "synthetic", "cache,dynamic")
 
 
 class Replayed(SyntheticReader):
-    """Learns nothing of what it reads: takes proposals that were made elsewhere."""
+    """A reader that learns nothing from its text, but takes proposals made elsewhere."""
 
     def __init__(self, reader: SyntheticReader, *, proposals: Iterator[Proposal]) -> None:
         super().__init__(reader.network, gradients=reader.gradients)
@@ -53,7 +54,7 @@ class Replayed(SyntheticReader):
 
 
 def proposals_of(reader: SyntheticReader, ids: Any) -> list[Proposal]:
-    """What is proposed after each segment of a text."""
+    """Returns the proposals that a reader makes after each segment of a text."""
     predictor = AdaptingPredictor(reader, network=reader.network)
     state, made = predictor.start(1), []
     for start in range(0, len(ids), reader.segment):
@@ -64,7 +65,7 @@ def proposals_of(reader: SyntheticReader, ids: Any) -> list[Proposal]:
 
 
 def measured(predictor: Predictor[Any], lm: LanguageModel, texts: dict[str, Any]) -> dict[str, Any]:
-    """Perplexity on each text, and the cost on all of them."""
+    """Measures the perplexity on each text, and the cost on all of them."""
     seconds, perplexities = [0.0, 0.0], {}
     for name, ids in texts.items():
         for place, each in enumerate((lm.predictor, predictor)):
@@ -78,7 +79,7 @@ def measured(predictor: Predictor[Any], lm: LanguageModel, texts: dict[str, Any]
 def controls(
     lm: LanguageModel, adaptation: Adaptation, texts: dict[str, Any], *, other: Any
 ) -> Iterator[tuple[str, Predictor[Any], dict[str, Any]]]:
-    """Each with the texts that it is measured on."""
+    """Yields the name and predictor of each control, and the texts on which it is measured."""
     yield "synthetic, no steps", adaptation.predictor(steps=0), texts
     reader = adaptation.predictor().reader
     assert isinstance(reader, SyntheticReader)
@@ -122,7 +123,7 @@ def main() -> None:
         adaptation = Adaptation(
             kind, network=lm.model, settings=chosen, folder=lm.folder, train=store
         )
-        with suppress(InputError):  # of synthetic gradients there is nothing to choose
+        with suppress(InputError):  # synthetic gradients have no settings to choose
             adaptation.settings = tune(
                 adaptation,
                 perplexity_of,

@@ -3,10 +3,10 @@ r"""What share of the horizon gap is closed, at what cost? Estimators beside lon
     python -m scripts.experiments.frontier data/wap --out runs/frontier --seeds 0,1,2
 
 Trains every point with every seed (an unfinished run is continued, a finished one kept), then
-measures the time of a step of each, in turn in one process, and draws both. The gap is `bptt` minus
-`bptt-long` at the horizon of `--ceiling`; times are medians of paired ratios to `bptt`.
+measures the time of a step of each point, in turn in one process, and draws both. The gap is `bptt`
+minus `bptt-long` at the horizon of `--ceiling`; times are medians of paired ratios to `bptt`.
 
-    … --only-train            leaves the times for a quiet machine: the same command without it
+    … --only-train            only trains; the same command without it measures times
 """
 
 import argparse
@@ -24,7 +24,7 @@ import torch
 from scripts.experiments.frontier_picture import draw
 from sglm.config import Config, load_config
 from sglm.errors import InputError, SglmError
-from sglm.optim.precision import precision_of
+from sglm.optim.precision import unchecked_precision
 from sglm.runtime.process import denormals_as_zero
 from sglm.storage.durable import replace_text
 from sglm.text.store import TokenStore
@@ -50,18 +50,18 @@ POINTS = {
         for every, reach in ((1, 5), (1, 10), (1, 20), (2, 10), (4, 10), (4, 20), (8, 15))
     },
 }
-WARM_STEPS = 250  # before a step is timed: by then q learns at its regular intervals
-BLOCK = 10  # steps that are timed together
+WARM_STEPS = 250  # before timing: by then the adjoint's network learns at regular intervals
+BLOCK = 10  # steps timed together
 ROUNDS = 15
 
 
 def one_cycle(settings: str, seed: int, overrides: Sequence[str]) -> Config:
-    """The recipe `short-window` with one cosine cycle, as long as its cycles together.
+    """Returns the recipe `short-window` with one cosine cycle, as long as its cycles together.
 
     Args:
-        settings: the overrides of this run only, separated by spaces.
-        seed: of the weights and dropout.
-        overrides: those that all runs share.
+        settings: The overrides of this run only, separated by spaces.
+        seed: Seed of the weights and dropout.
+        overrides: The overrides that all runs share.
     """
     steps = sum(load_config("short-window", overrides).schedule.cycle_lengths())
     own = [f"schedule.cycles=[{steps}]", f"train.seed={seed}", *settings.split()]
@@ -69,7 +69,7 @@ def one_cycle(settings: str, seed: int, overrides: Sequence[str]) -> Config:
 
 
 def perplexity_of(run: Path) -> float:
-    """The validation perplexity after the last update."""
+    """Reads the validation perplexity after the last update."""
     last = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1]
     return float(json.loads(last)["token_ppl"])
 
@@ -82,7 +82,7 @@ def train_points(
     seeds: Iterable[int],
     sets: Sequence[str],
 ) -> dict[str, dict[int, float]]:
-    """Validation perplexities, point by point and seed by seed."""
+    """Trains the points; returns their validation perplexities, by point and seed."""
     found: dict[str, dict[int, float]] = {}
     for seed in seeds:
         for point in points:
@@ -92,7 +92,7 @@ def train_points(
                     one_cycle(POINTS[point], seed, sets),
                     store,
                     run,
-                    precision=precision_of("fp32", torch.device("cpu")),
+                    precision=unchecked_precision("fp32", torch.device("cpu")),
                     console=log,
                 )
             found.setdefault(point, {})[seed] = perplexity_of(run)
@@ -104,7 +104,7 @@ class Timed:
     """A training that is timed block by block, in turn with others."""
 
     def __init__(self, config: Config, store: TokenStore) -> None:
-        precision = precision_of("fp32", torch.device("cpu"))
+        precision = unchecked_precision("fp32", torch.device("cpu"))
         self.learner = build_learner(config, token_counts(store), precision)
         self.batcher = build_batcher(config, store)
         self.rule = build_decision_rule(config)
@@ -112,7 +112,7 @@ class Timed:
         self.step = 0
 
     def seconds(self, steps: int) -> float:
-        """What so many steps take, in the midst of an epoch."""
+        """Returns the seconds that `steps` steps take, in the middle of an epoch."""
         start = time.perf_counter()
         for _ in range(steps):
             plan = self.schedule.at(self.step % self.schedule.total_steps)
@@ -126,12 +126,12 @@ class Timed:
 def time_points(
     store: TokenStore, points: Mapping[str, str], sets: Sequence[str]
 ) -> dict[str, Any]:
-    """Time of a step as a ratio to `bptt`: median and quartiles of paired blocks.
+    """Measures the time of a step as a ratio to `bptt`: median and quartiles of paired blocks.
 
     Args:
-        store: that is trained on.
-        points: the overrides of each.
-        sets: those that all share.
+        store: The token store of the training text.
+        points: The overrides of each point.
+        sets: The overrides that all points share.
     """
     trainings = {point: Timed(one_cycle(own, 0, sets), store) for point, own in points.items()}
     seconds: dict[str, list[float]] = {point: [] for point in points}
@@ -154,7 +154,7 @@ def time_points(
 
 
 def shares(perplexities: dict[str, dict[int, float]], ceiling: str) -> dict[str, list[float]]:
-    """The share of the mean gap that each seed of a point closes, against `bptt` with that seed."""
+    """Returns the share of the mean gap that each seed closes, against `bptt` with that seed."""
     base, best = perplexities[BASELINE], perplexities[ceiling]
     gap = statistics.mean(base.values()) - statistics.mean(best.values())
     return {
@@ -181,12 +181,12 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", default="0,1,2")
-    parser.add_argument("--points", help="Separated by ';'. Default: all of them.")
+    parser.add_argument("--points", help="Points, separated by ';'. Default: all.")
     parser.add_argument("--ceiling", default=CEILING)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--only-train", action="store_true")
     parser.add_argument("--title", default="")
-    parser.add_argument("--set", action="append", default=[], help="As of sglm train.")
+    parser.add_argument("--set", action="append", default=[], help="As in sglm train.")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     try:
@@ -198,17 +198,17 @@ def main() -> None:
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Makes the runs that are missing; writes `frontier.json` and, with times, `frontier.png`.
+    """Makes the missing runs; writes `frontier.json` and, if there are times, `frontier.png`.
 
     Raises:
-        InputError: no such point, or one of the two points that define the gap is missing.
+        InputError: A point is unknown, or one of the two that define the gap is missing.
     """
     points = arguments.points.split(";") if arguments.points else list(POINTS)
     for point in points:
         if point not in POINTS:
-            raise InputError(f"no point {point!r}; there are {'; '.join(POINTS)}")
+            raise InputError(f"unknown point {point!r}; known: {'; '.join(POINTS)}")
     if not {BASELINE, arguments.ceiling} <= set(points):
-        raise InputError(f"the gap lies between {BASELINE} and {arguments.ceiling}: name both")
+        raise InputError(f"the gap is between {BASELINE} and {arguments.ceiling}; give both points")
     store = TokenStore.open(arguments.data)
     arguments.out.mkdir(parents=True, exist_ok=True)
     perplexities = train_points(

@@ -1,9 +1,9 @@
-r"""Draws what `scripts.experiments.frontier` has measured, a panel for each corpus.
+r"""Draws the results of `scripts.experiments.frontier`, a panel for each corpus.
 
     python -m scripts.experiments.frontier_picture docs/frontier.png \
         docs/data/short-windows/{words,code}.json
 
-A file is `frontier.json`, or one of the documentation, to which other experiments add points.
+A file is a `frontier.json`, or one of the documentation's, to which other experiments add points.
 """
 
 import argparse
@@ -20,19 +20,19 @@ _COLOURS = {"bptt": "C0", "adjoint": "C1"}
 
 
 def read(path: Path) -> dict[str, Any]:
-    """What `draw` needs; shares are computed where the file has none."""
-    from scripts.experiments.frontier import CEILING, shares  # which draws by this module
+    """Reads the data for `draw`; computes the shares if the file has none."""
+    from scripts.experiments.frontier import CEILING, shares  # here, because it imports this module
 
     result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return {"shares": shares(result["perplexities"], CEILING), **result}
 
 
 def draw(results: Sequence[dict[str, Any]], path: Path) -> None:
-    """Share of the gap over time; a bar from the lowest seed to the highest.
+    """Draws the share of the gap over time, with a bar from the lowest seed to the highest.
 
     Args:
-        results: of `frontier.json`, with times.
-        path: of the PNG file.
+        results: Contents of `frontier.json` files, with times.
+        path: Path of the PNG file.
     """
     from matplotlib.figure import Figure
 
@@ -69,7 +69,7 @@ def _draw_panel(axes: Any, result: dict[str, Any]) -> None:
     axes.axhline(0, color="grey", linewidth=0.5)
     axes.set_xlabel("time of a step, as a multiple of bptt's")
     axes.set_ylabel("share of the horizon gap, %")
-    axes.set_title(result["title"].replace("*", ""), fontsize=10)  # which tables have
+    axes.set_title(result["title"].replace("*", ""), fontsize=10)  # the tables need them
     axes.grid(alpha=0.3)
 
 

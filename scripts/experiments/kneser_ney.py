@@ -4,9 +4,9 @@ r"""Writes an n-gram model of a word-level token store's training text as an ARP
 
 Interpolated modified Kneser–Ney smoothing (Chen & Goodman 1999, "An empirical study of smoothing
 techniques for language modeling", sec. 3; Heafield et al. 2013 for n-grams at the beginning of a
-sentence). For the tests, and for whoever has neither KenLM's `lmplz` nor SRILM at hand.
+sentence). For the tests, and for users without KenLM's `lmplz` and SRILM.
 
-Shapes: N places in the text, G distinct n-grams of one order, C distinct histories, V words.
+Shapes: N positions in the text, G distinct n-grams of one order, C distinct histories, V words.
 """
 
 import argparse
@@ -37,17 +37,17 @@ class Grams:
 
     words_GN: Ids
     place_G: Ids
-    """Where in the text each occurs first."""
+    """The position in the text where each occurs first."""
     gram_N: Ids
-    """Which of them begins at each place; −1: none, or it would go beyond the sentence."""
+    """The index of the one that begins at each position; −1: it would go beyond the sentence."""
     count_G: Ids
     probability_G: Floats
     backoff_G: Floats
-    """Of each as a history; 1 where nothing follows it."""
+    """The back-off weight of each as a history; 1 if nothing follows it."""
 
 
 def count_grams(text_N: Ids, begin_id: int, order: int) -> list[Grams]:
-    """All n-grams of a text, in which each sentence begins with `begin_id`, by order."""
+    """Counts all n-grams of a text in which each sentence begins with `begin_id`, by order."""
     found: list[Grams] = []
     base = int(text_N.max()) + 1
     for n in range(1, order + 1):
@@ -80,9 +80,9 @@ def count_grams(text_N: Ids, begin_id: int, order: int) -> list[Grams]:
 
 
 def continue_counts(grams: Sequence[Grams], begin_id: int) -> None:
-    """Counts of all orders but the highest become those of distinct words before the n-gram.
+    """Replaces the counts below the highest order by numbers of distinct preceding words.
 
-    Except where nothing can stand before it, at the beginning of a sentence.
+    At the beginning of a sentence, where no word can come before an n-gram, its count stays.
     """
     for lower, higher in pairwise(grams):
         suffix_G = lower.gram_N[higher.place_G + 1]
@@ -92,7 +92,7 @@ def continue_counts(grams: Sequence[Grams], begin_id: int) -> None:
 
 
 def discounts(count_G: Ids) -> Floats:
-    """What is taken from a count of 0, 1, 2, and 3 or more (Chen & Goodman 1999, eq. 17)."""
+    """Returns the discounts of counts of 0, 1, 2, and 3 or more (Chen & Goodman 1999, eq. 17)."""
     n1, n2, n3, n4 = (int((count_G == k).sum()) for k in range(1, 5))
     if not min(n1, n2, n3, n4):
         return np.array([0, *FALLBACK])
@@ -102,14 +102,14 @@ def discounts(count_G: Ids) -> Floats:
 
 
 def estimate(text_N: Ids, begin_id: int, *, vocab_size: int, order: int) -> list[Grams]:
-    """The n-grams of a text with their probabilities and back-off weights.
+    """Returns the n-grams of a text with their probabilities and back-off weights.
 
     Args:
-        text_N: sentences end to end, each from `begin_id` to its end.
-        begin_id: `<s>`.
-        vocab_size: V: how many words may follow; `<s>` is none of them. Those that are not in the
-            text have no n-gram in the result: see `unseen_probability`.
-        order: the longest n.
+        text_N: The sentences one after the other, each from `begin_id` to its end.
+        begin_id: Id of `<s>`.
+        vocab_size: V, the number of words that may follow; `<s>` is not one of them. Words that are
+            not in the text have no n-gram in the result: see `unseen_probability`.
+        order: The longest n.
     """
     grams = count_grams(text_N, begin_id, order)
     continue_counts(grams, begin_id)
@@ -134,19 +134,19 @@ def estimate(text_N: Ids, begin_id: int, *, vocab_size: int, order: int) -> list
 
 
 def unseen_probability(grams: Sequence[Grams], vocab_size: int) -> float:
-    """Of each word that the text lacks: its share of what the unigrams' discounts have left."""
+    """Returns the probability of each word that the text lacks, from the unigrams' discounts."""
     count_G = grams[0].count_G
     taken = discounts(count_G)[np.minimum(count_G, 3)].sum()
     return float(taken / count_G.sum() / vocab_size)
 
 
 def arpa_lines(grams: Sequence[Grams], words: Sequence[str], begin_id: int) -> Iterator[str]:
-    """The lines of an ARPA file; words that the text lacks are 1-grams too.
+    """Yields the lines of an ARPA file; words that the text lacks are 1-grams too.
 
     Args:
-        grams: see `estimate`.
-        words: by id, `<s>` among them.
-        begin_id: of `<s>`.
+        grams: The n-grams; see `estimate`.
+        words: All words by id, `<s>` among them.
+        begin_id: Id of `<s>`.
     """
     seen = set(grams[0].words_GN[:, 0].tolist())
     unseen = [word for word_id, word in enumerate(words) if word_id not in seen]
@@ -169,14 +169,14 @@ def arpa_lines(grams: Sequence[Grams], words: Sequence[str], begin_id: int) -> I
 
 
 def sentences(ids_N: Ids, eos_id: int, begin_id: int) -> Ids:
-    """A word-level stream with `<s>` before each line."""
+    """Returns a word-level stream with `<s>` inserted before each line."""
     ends = np.flatnonzero(ids_N == eos_id) + 1
     starts = np.concatenate(([0], ends))
     return np.insert(ids_N, starts[starts < len(ids_N)], begin_id)
 
 
 def write_ngram_model(store: TokenStore, path: Path, order: int) -> None:
-    """The n-gram model of a word-level store's training text, as an ARPA file."""
+    """Writes the n-gram model of a word-level store's training text as an ARPA file."""
     tokenizer = store.tokenizer()
     assert tokenizer.kind == "word", "an n-gram model is of words"
     names = {tokenizer.eos_id: END, tokenizer.unk_id: UNKNOWN}

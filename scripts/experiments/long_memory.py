@@ -1,8 +1,8 @@
 """How long a memory does truncated training teach? Copy and Repeat Copy, window by window.
 
-Every run trains an LSTM on one task with windows of T steps, exactly as text is trained on; when
-the mean error falls under 0.15 bits the episodes get longer. The result is the longest length that
-was solved within so many updates, for each arm (a way of training).
+Every run trains an LSTM on one task with windows of T steps, exactly as on text; whenever the mean
+error falls below 0.15 bits, the episodes get longer. The result is the longest length solved within
+a given number of updates, for each arm (a way of training).
 
 A length is reported as in Jaderberg et al. 2017: N·R + 3 for N bits written R times.
 """
@@ -46,8 +46,8 @@ from sglm.train.step import train_step
 Values = Mapping[str, Mapping[str, Any]]
 Result = dict[str, Any]
 
-# What all arms share. Learning rate and clipping norm are those that were best for plain truncation
-# among rates of 3e-4 to 3e-3 and norms from 0.1 to none.
+# The settings that all arms share. Learning rate and clipping norm are those that were best for
+# plain truncation, among rates of 3e-4 to 3e-3 and norms from 0.1 to none.
 BASE: Values = {
     "model": {"layers": 1, "hidden": 128, "embedding": 32, "tied": False},
     "train": {"batch": 32},
@@ -56,7 +56,7 @@ BASE: Values = {
 
 ADJOINT: dict[str, Any] = {"kind": "adjoint", "every": 1, "reach": 20}
 
-# What each arm adds to it.
+# The settings that each arm adds.
 ARMS: dict[str, Values] = {
     "bptt": {"schedule": {"mode": "real"}},
     "adjoint": {"schedule": {"mode": "synthetic"}, "synthesizer": ADJOINT},
@@ -97,9 +97,9 @@ class Run(NamedTuple):
         return f"{self.task}-{self.arm}-T{self.window}-seed{self.seed}.json"
 
     def values(self) -> dict[str, dict[str, Any]]:
-        """Its configuration, as plain values."""
+        """Returns its configuration as plain values."""
         train = {"window": self.window, "seed": self.seed}
-        if self.arm == CEILING:  # exact over the window and what the adjoint reads after it
+        if self.arm == CEILING:  # exact over the window and the text that the adjoint reads
             train["horizon"] = (1 + math.ceil(ADJOINT["reach"] / self.window)) * self.window
         own = ({"train": train}, ARMS[self.arm])
         merged = {section: dict(values) for section, values in BASE.items()}
@@ -110,11 +110,11 @@ class Run(NamedTuple):
 
 
 def train(run: Run, updates: int) -> Result:
-    """Makes so many updates.
+    """Trains for `updates` updates.
 
     Returns:
-        The run, its settings, and the seconds it took; `solved`: each length in order, and after
-        how many updates it was solved; the error at the last length (None while too new).
+        The run, its settings and its seconds; `solved`, the solved lengths in order, each with the
+        number of updates until then; the error at the last length (None: of too few targets).
     """
     config = parse_config(run.values(), run.arm)
     learner, rule = make_learner(config), build_decision_rule(config)
@@ -152,13 +152,13 @@ def train(run: Run, updates: int) -> Result:
 
 
 def make_learner(config: Config) -> Learner:
-    """A learner built as for text, without token frequencies to start from."""
+    """Builds a learner as for text, but without token frequencies to start from."""
     counts_V = np.zeros(VOCAB_SIZE, dtype=np.int64)
     return build_learner(config, counts_V, make_precision("fp32", torch.device("cpu")))
 
 
 def next_window(stream: TaskStream, config: Config, update: int) -> Window:
-    """The stream's next steps, as training on text gets them. The stream has no end."""
+    """Returns the stream's next window, as training on text gets it. The stream has no end."""
     steps, stretch, coming = config.train.window, stretch_windows(config), None
     ahead = lookahead_steps(config)
     if ahead is not None and update % stretch == 0:
@@ -167,10 +167,10 @@ def next_window(stream: TaskStream, config: Config, update: int) -> Window:
 
 
 def train_all(runs: Iterable[Run], updates: int, folder: Path) -> None:
-    """Makes each run that has no file yet, one file per run.
+    """Makes each run that has no file yet, and writes its file.
 
     Raises:
-        InputError: a run's file exists, but was made with other settings.
+        InputError: A run's file exists, but was made with other settings.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for run in runs:
@@ -182,7 +182,7 @@ def train_all(runs: Iterable[Run], updates: int, folder: Path) -> None:
                     f"{path} was made with other settings or updates;"
                     " remove it or give another --out"
                 )
-            print(f"{path} is there", file=sys.stderr)
+            print(f"{path} exists already", file=sys.stderr)
             continue
         result = train(run, updates)
         replace_text(path, json.dumps(result, indent=1) + "\n")
@@ -194,28 +194,28 @@ def train_all(runs: Iterable[Run], updates: int, folder: Path) -> None:
 
 
 def read_result(path: Path) -> Result:
-    """One run's file."""
+    """Reads one run's file."""
     try:
         result: Result = json.loads(path.read_text(encoding="utf-8"))
         missing = {*Run._fields, "updates", "solved", "seconds"} - result.keys()
     except (ValueError, AttributeError):
         missing = {"a JSON object"}
     if missing:
-        raise InputError(f"{path} is no result of a run (no {min(missing)}); remove it")
+        raise InputError(f"{path} is not the result of a run (no {min(missing)}); remove it")
     return result
 
 
 def longest(result: Result, updates: int) -> int:
-    """The longest length solved within so many updates; 0 when not even the shortest was."""
+    """Returns the longest length solved within `updates` updates; 0 if none was solved."""
     lengths = (lesson["length"] for lesson in result["solved"] if lesson["updates"] <= updates)
     return max(lengths, default=0)
 
 
 def tables(folder: Path) -> str:
-    """For each task the lengths of all arms beside the paper's, and what an update cost.
+    """Returns, for each task, tables of all arms' lengths beside the paper's, and of their cost.
 
     Raises:
-        InputError: no results there.
+        InputError: The folder has no results.
     """
     results = [read_result(path) for path in sorted(folder.glob("*-T*-seed*.json"))]
     if not results:
@@ -229,9 +229,9 @@ def tables(folder: Path) -> str:
 
 
 def length_table(task: str, results: list[Result]) -> str:
-    """Median and every seed's length, and how many times the baseline's median that is.
+    """Returns a table of median and all seeds' lengths, and of ratios to the baseline's median.
 
-    All arms are compared at equal updates: per T, the fewest that any run made.
+    All arms are compared at equal updates: for each T, the fewest that any run made.
     """
     windows = sorted({result["window"] for result in results})
     updates = {
@@ -264,7 +264,7 @@ def length_table(task: str, results: list[Result]) -> str:
 
 
 def cost_table(task: str, results: list[Result]) -> str:
-    """Milliseconds per update, the median over seeds."""
+    """Returns a table of milliseconds per update, medians over seeds."""
     windows = sorted({result["window"] for result in results})
     costs = {
         key: statistics.median(1000 * result["seconds"] / result["updates"] for result in group)
@@ -280,27 +280,27 @@ def cost_table(task: str, results: list[Result]) -> str:
 
 
 def by_arm_and_window(results: list[Result]) -> Iterator[tuple[tuple[str, int], list[Result]]]:
-    """The runs that differ in nothing but their seed, in its order."""
+    """Yields the runs that differ only in their seed, in the order of the seeds."""
     for arm, window in sorted({(result["arm"], result["window"]) for result in results}):
         group = [r for r in results if (r["arm"], r["window"]) == (arm, window)]
         yield (arm, window), sorted(group, key=lambda result: int(result["seed"]))
 
 
 def arms_of(results: list[Result]) -> list[str]:
-    """The arms that have results, in the order they are defined; unknown ones last."""
+    """Returns the arms that have results, in the order of `ARMS`; unknown ones last."""
     known = list(ARMS)
     found = {result["arm"] for result in results}
     return sorted(found, key=lambda arm: (known.index(arm) if arm in known else len(known), arm))
 
 
 def markdown(rows: list[list[str]]) -> str:
-    """A table; the first row is its head."""
+    """Returns a table; the first row is its head."""
     head, *body = (f"| {' | '.join(row)} |" for row in rows)
     return "\n".join([head, "| --- " * len(rows[0]) + "|", *body])
 
 
 def shard_of(runs: list[Run], shard: str) -> list[Run]:
-    """Every n-th run, from the i-th on: `i/n`, counted from 1."""
+    """Returns every n-th run from the i-th on, for a shard `i/n`; i counts from 1."""
     index, slash, count = shard.partition("/")
     if not (slash and index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
         raise InputError(f"--shard {shard}: write it as 1/2 or 2/2")
@@ -308,7 +308,7 @@ def shard_of(runs: list[Run], shard: str) -> list[Run]:
 
 
 def grid(arguments: argparse.Namespace) -> list[Run]:
-    """All runs that were asked for: seed by seed, so that an early stop leaves whole tables."""
+    """Returns all requested runs, seed by seed, so that an early stop leaves whole tables."""
     arms = arguments.arms.split(",")
     for arm in arms:
         if arm not in ARMS:
@@ -323,7 +323,7 @@ def grid(arguments: argparse.Namespace) -> list[Run]:
 
 
 def numbers(option: str, text: str, least: int) -> list[int]:
-    """`2,3,5` as integers."""
+    """Parses `2,3,5` as integers."""
     parts = text.split(",")
     if not all(part.isdecimal() and int(part) >= least for part in parts):
         raise InputError(f"{option} {text}: write it as 2,3,5, each at least {least}")
@@ -334,14 +334,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="scripts/long_memory", description=(__doc__ or "").splitlines()[0]
     )
-    parser.add_argument("--task", choices=TASKS, help="both when not given")
+    parser.add_argument("--task", choices=TASKS, help="both by default")
     parser.add_argument("--windows", default="2,3,4,5,8", metavar="T,…", help="%(default)s")
     parser.add_argument("--arms", default=",".join(ARMS), metavar="ARM,…", help="%(default)s")
     parser.add_argument("--seeds", default="0,1,2", metavar="SEED,…", help="%(default)s")
     parser.add_argument("--updates", type=int, default=50_000, metavar="N", help="%(default)s")
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs' results")
     parser.add_argument("--shard", default="1/1", metavar="I/N", help="only the I-th of N parts")
-    parser.add_argument("--table", action="store_true", help="print what is there; run nothing")
+    parser.add_argument("--table", action="store_true", help="print results so far; run nothing")
     arguments = parser.parse_args()
     torch.set_num_threads(1)  # so that two processes can share two cores
     try:

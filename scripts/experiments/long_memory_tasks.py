@@ -1,7 +1,7 @@
 """The Copy and Repeat Copy tasks as endless streams of tokens, and how they get harder.
 
-Read N bits, then write them R times and say stop (Graves et al. 2014, sec. 4.1 and 4.2; Jaderberg
-et al. 2017, sec. 3.1). An episode, one token a step, here with N = 3 and R = 2:
+Read N bits, then write them R times, and then STOP (Graves et al. 2014, sec. 4.1 and 4.2; Jaderberg
+et al. 2017, sec. 3.1). An episode with N = 3 and R = 2, one token per step:
 
     input    START  0  1  1  R=2   ·  ·  ·  ·  ·  ·   ·
     target     ·    ·  ·  ·   ·    0  1  1  0  1  1  STOP
@@ -10,7 +10,7 @@ The delimiter gives the number of repeats, as in Graves' Repeat Copy; for Copy i
 bits are written the input is blank, so they can come from the state only; elsewhere there is no
 target.
 
-Shapes: T steps, B lanes, C steps that a buffer holds, K episodes, L steps of one.
+Shapes: T steps, B lanes, C steps that a buffer holds, K episodes, L steps of an episode.
 """
 
 from collections import deque
@@ -24,7 +24,7 @@ from torch import Tensor
 TASKS = ("copy", "repeat-copy")
 
 BLANK, START, ZERO, ONE, STOP, ONCE = range(6)  # the delimiter of R repeats is ONCE + R - 1
-MOST_REPEATS = 32  # that have a delimiter of their own; the paper's longest solved task has R = 8
+MOST_REPEATS = 32  # with delimiters of their own; the paper's longest solved task has R = 8
 VOCAB_SIZE = ONCE + MOST_REPEATS
 NO_TARGET = -100  # the target that cross_entropy ignores
 
@@ -37,14 +37,14 @@ Block = npt.NDArray[np.int64]  # inputs and targets, one above the other
 
 
 class Length(NamedTuple):
-    """How long an episode is: N bits, written R times."""
+    """The length of an episode: N bits, written R times."""
 
     bits: int = 1
     repeats: int = 1
 
     @property
     def steps(self) -> int:
-        """Of the whole episode: start, bits, delimiter, bits R times, stop."""
+        """The steps of the whole episode: start, bits, delimiter, bits R times, stop."""
         return 3 + self.bits + self.bits * self.repeats
 
     @property
@@ -53,23 +53,23 @@ class Length(NamedTuple):
         return self.bits * self.repeats + 3
 
     def longer(self, task: str) -> "Length":
-        """The next length. Repeat Copy lengthens N and R by turns, N first."""
+        """Returns the next length. Repeat Copy lengthens N and R in turn, N first."""
         if task == "repeat-copy" and self.bits > self.repeats:
             return self._replace(repeats=self.repeats + 1)
         return self._replace(bits=self.bits + 1)
 
 
 class TaskStream:
-    """Episodes one after the other in every lane, each lane in its own phase, without end.
+    """An endless stream of episodes in every lane, each lane in its own phase.
 
     Windows are not aligned with episodes. A new length applies to the episodes that start after
     everything shown so far. At that point each lane pauses (blank, no target) for a random part of
     an episode, because otherwise all lanes would read, and then write, at the same time.
 
     Args:
-        task: one of `TASKS`.
-        lanes: B.
-        seed: of the bits and pauses. The stream does not depend on how it is cut into windows.
+        task: One of `TASKS`.
+        lanes: Number of lanes, B.
+        seed: Seed of bits and pauses. The stream does not depend on how it is cut into windows.
     """
 
     def __init__(self, task: str, lanes: int, seed: int) -> None:
@@ -89,13 +89,13 @@ class TaskStream:
         return bool(self._now >= self._start_B.max())
 
     def window(self, steps: int) -> tuple[Tensor, Tensor]:
-        """The next steps `(inputs_TB, targets_TB)`, int64; moves on."""
+        """Returns the next steps `(inputs_TB, targets_TB)`, int64, and moves on."""
         shown = self.peek(steps)
         self._now += steps
         return shown
 
     def peek(self, steps: int) -> tuple[Tensor, Tensor]:
-        """The next steps, without moving on; later windows will show the same."""
+        """Returns the next steps without moving on; later windows will show the same."""
         while self._now + steps > self._end_B.min():
             self._refill()
         end = self._now + steps
@@ -136,7 +136,7 @@ class TaskStream:
         self._end_B = begin_B + width
 
     def _episodes(self) -> Block:
-        """As many whole episodes of the current length as fill a buffer, `(2, B, K·L)`."""
+        """Returns enough whole episodes of the current length for a buffer, `(2, B, K·L)`."""
         lanes, (bits, repeats) = len(self._end_B), self.length
         count = -(-_BUFFERED_STEPS // self.length.steps)
         bits_BKN = self._rng.integers(ZERO, ONE + 1, (lanes, count, bits))
@@ -151,14 +151,14 @@ class TaskStream:
 
 
 class RunningError:
-    """Mean error over the newest windows: the fewest that hold `MEAN_OVER_TARGETS` targets."""
+    """The mean error over the newest windows: the fewest with `MEAN_OVER_TARGETS` targets."""
 
     def __init__(self) -> None:
         self._windows: deque[tuple[float, int]] = deque()
         self._targets = 0
 
     def add(self, bits: float, targets: int) -> None:
-        """One more window: its summed error, and over how many targets."""
+        """Adds a window: its summed error in bits, and its number of targets."""
         self._windows.append((bits, targets))
         self._targets += targets
         while self._targets - self._windows[0][1] >= MEAN_OVER_TARGETS:
@@ -166,7 +166,7 @@ class RunningError:
 
     @property
     def mean_bits(self) -> float | None:
-        """Per target; None while there are too few."""
+        """The error per target; None while there are too few."""
         if self._targets < MEAN_OVER_TARGETS:
             return None
         return sum(bits for bits, _ in self._windows) / self._targets

@@ -64,7 +64,7 @@ def main() -> None:
 
 
 def draw_schedule(axes: Any, run: Path) -> None:
-    """Learning rate over steps; synthetic cycles shaded."""
+    """Draws the learning rate over the steps, with synthetic cycles shaded."""
     last = read_metrics(run)[-1]
     config = load_config(str(run / "config.toml"))
     epochs = sum(config.schedule.cycle_lengths())

@@ -4,11 +4,11 @@ r"""Validation perplexity over minutes of training: sglm's recipes beside other 
         --microseconds 165 (--run RUN | --curve CURVE.jsonl)
     python -m scripts.experiments.rivals picture FILE rivals.png
 
-FILE holds the curves (`docs/data/rivals.json`). A curve is what was trained, in tokens: for sglm a
-run, for other code lines of JSON with `tokens` and `perplexity`, which its own loop writes. The
-other code stays outside this repository. Minutes are tokens times the microseconds that a token
-takes, measured on a quiet machine, all systems in turn in one sitting: so the curves themselves
-can be trained beside other work, and evaluations do not count.
+FILE holds the curves (`docs/data/rivals.json`): perplexity over training tokens. A curve of sglm
+comes from a run, one of other code from lines of JSON with `tokens` and `perplexity`, which that
+code's own loop writes. The other code stays outside this repository. Minutes are tokens times the
+microseconds per token, which are measured on a quiet machine, all systems in turn in one session.
+So curves can be trained while the machine does other work, and evaluations do not count.
 """
 
 import argparse
@@ -28,10 +28,10 @@ _TICKS = (50, 60, 70, 80, 90, 100, 120, 150, 200, 250, 300, 400)
 
 @dataclass(frozen=True)
 class Curve:
-    """One system on one corpus.
+    """The curve of one system on one corpus.
 
     Attributes:
-        minutes, perplexities: of the best model so far, at every evaluation.
+        minutes, perplexities: Minutes of training and the best perplexity so far, by evaluation.
     """
 
     system: str
@@ -39,7 +39,7 @@ class Curve:
     perplexities: list[float]
 
     def at(self, minutes: float) -> float | None:
-        """The best validation perplexity within so many minutes; None: no evaluation by then."""
+        """Returns the best validation perplexity within `minutes`; None: no evaluation by then."""
         until = [
             perplexity
             for at, perplexity in zip(self.minutes, self.perplexities, strict=True)
@@ -48,7 +48,7 @@ class Curve:
         return until[-1] if until else None
 
     def when(self, perplexity: float) -> float | None:
-        """The minutes after which it is at least as good; None: never."""
+        """Returns the minutes after which the perplexity is at most this; None: never."""
         return next(
             (m for m, p in zip(self.minutes, self.perplexities, strict=True) if p <= perplexity),
             None,
@@ -56,7 +56,7 @@ class Curve:
 
 
 def curve(system: str, entry: dict[str, Any]) -> Curve:
-    """Of an entry of the file: `microseconds` a token, `points` (tokens, perplexity)."""
+    """Makes the curve of an entry: `microseconds` per token, `points` of (tokens, perplexity)."""
     minutes: list[float] = []
     best: list[float] = []
     for tokens, perplexity in entry["points"]:
@@ -66,12 +66,12 @@ def curve(system: str, entry: dict[str, Any]) -> Curve:
 
 
 def is_ours(system: str) -> bool:
-    """Whether it is sglm, by its name."""
+    """Returns whether the system is sglm, by its name."""
     return "sglm" in system
 
 
 def curves(corpora: dict[str, dict[str, Any]]) -> dict[str, list[Curve]]:
-    """All of the file, corpus by corpus, sglm first."""
+    """Returns all curves of the file, by corpus, those of sglm first."""
     return {
         corpus: [
             curve(system, entry)
@@ -82,8 +82,11 @@ def curves(corpora: dict[str, dict[str, Any]]) -> dict[str, list[Curve]]:
 
 
 def table(corpora: dict[str, dict[str, Any]]) -> list[list[str]]:
-    """Perplexity at each milestone, and when the first of all sglm's curves is as low as a rival
-    ends; first row: the head."""
+    """Returns the rows of a table, its head first.
+
+    They hold the perplexity at each milestone and, for a rival, the minutes after which the first
+    of sglm's curves is as low as the rival at the last milestone.
+    """
     rows = [["corpus", "system", *(f"{m} min" for m in MILESTONES), "an sglm run is there after"]]
     for corpus, systems in curves(corpora).items():
         ours = [each for each in systems if is_ours(each.system)]
@@ -105,19 +108,19 @@ def table(corpora: dict[str, dict[str, Any]]) -> list[list[str]]:
 
 
 def points_of_run(run: Path) -> list[tuple[int, float]]:
-    """Tokens and validation perplexity of a run of sglm, from its `metrics.jsonl`."""
+    """Reads tokens and validation perplexities of a run of sglm from its `metrics.jsonl`."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [(each["tokens_seen"], each["token_ppl"]) for each in lines if each["split"] == "valid"]
 
 
 def points_of_curve(path: Path) -> list[tuple[int, float]]:
-    """Of lines of JSON with `tokens` and `perplexity`."""
+    """Reads points from lines of JSON with `tokens` and `perplexity`."""
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     return [(each["tokens"], each["perplexity"]) for each in lines]
 
 
 def write(corpora: dict[str, dict[str, Any]], path: Path) -> None:
-    """A line for each system, so that a difference shows which one changed."""
+    """Writes the file, one line per system, so that a diff shows which one changed."""
     blocks = [
         f"{json.dumps(corpus)}: {{\n"
         + ",\n".join(f" {json.dumps(name)}: {json.dumps(entry)}" for name, entry in systems.items())
@@ -128,7 +131,7 @@ def write(corpora: dict[str, dict[str, Any]], path: Path) -> None:
 
 
 def draw(corpora: dict[str, dict[str, Any]], path: Path) -> None:
-    """A panel for each corpus: perplexity over minutes, down to where it is interesting."""
+    """Draws a panel for each corpus: perplexity over minutes, without the high beginning."""
     from matplotlib.figure import Figure
 
     panels = curves(corpora)
@@ -137,7 +140,7 @@ def draw(corpora: dict[str, dict[str, Any]], path: Path) -> None:
         figure.subplots(1, len(panels), squeeze=False).flatten(), panels.items(), strict=True
     ):
         for each in systems:
-            label = each.system.replace("`", "")  # which the tables have
+            label = each.system.replace("`", "")  # the tables need them
             axes.plot(each.minutes, each.perplexities, marker=".", markersize=3, label=label)
         lowest = min(p for each in systems for p in each.perplexities)
         bottom, top = 0.95 * lowest, 3.5 * lowest
@@ -166,7 +169,7 @@ def main() -> None:
     add.add_argument("file", type=Path)
     add.add_argument("--corpus", required=True)
     add.add_argument("--system", required=True)
-    add.add_argument("--microseconds", type=float, required=True, help="Of a token, quiet machine.")
+    add.add_argument("--microseconds", type=float, required=True, help="Per token, quiet machine.")
     source = add.add_mutually_exclusive_group(required=True)
     source.add_argument("--run", type=Path)
     source.add_argument("--curve", type=Path)
@@ -180,7 +183,7 @@ def main() -> None:
         return
     points = points_of_run(arguments.run) if arguments.run else points_of_curve(arguments.curve)
     if not points:
-        raise InputError("no evaluation in it")
+        raise InputError("the curve has no evaluation")
     corpora.setdefault(arguments.corpus, {})[arguments.system] = {
         "microseconds": arguments.microseconds,
         "points": [[tokens, round(perplexity, 2)] for tokens, perplexity in points],

@@ -1,14 +1,14 @@
-r"""Which gauge tells what a synthesizer will buy? Explained variance, or what moves the weights.
+r"""Which gauge predicts the gain of a synthesizer: explained variance, or what moves the weights?
 
     python -m scripts.experiments.usefulness data/ptb data/wap data/code --out runs/usefulness
 
 Trains every estimator on every corpus and measures it during the training, far more often than
 usual: the explained variance of the state gradient, and the slope, cosine and share in parameter
 space (`sglm.dni.gauge`). Then it ranks the gauges by their correlation, over all runs, with the
-share of the horizon gap that the run has closed. One file per run; a run whose file exists is not
-made again.
+share of the horizon gap that the run has closed. Writes one file per run; a run whose file exists
+is not made again.
 
-    … --times        instead: the time of an update of each arm, as a ratio to that of bptt
+    … --times        instead measures the time of an update of each arm, as a ratio to that of bptt
 """
 
 import argparse
@@ -28,7 +28,7 @@ from scripts.experiments.frontier import one_cycle, time_points
 from sglm.config import Config
 from sglm.dni.gauge import REACH
 from sglm.errors import SglmError
-from sglm.optim.precision import precision_of
+from sglm.optim.precision import unchecked_precision
 from sglm.runtime.process import denormals_as_zero
 from sglm.scoring.predictor import NetworkPredictor
 from sglm.scoring.stream import stream_nll
@@ -59,17 +59,17 @@ ARMS = {
     },
     "feedback": f'{SYNTHETIC} synthesizer.kind="feedback" synthesizer.every=1',
 }
-# Their explained variance is that of the prediction from the own text, not of what they inject.
+# Their explained variance is that of predictions for a lane's own text, not of what they inject.
 CONTROLS = ("other lane", "noise")
 GAUGES = ("explained", "beta", "cosine", "share", "effect")
-GAUGE_EVERY = 7  # windows; not a divisor of a stretch, so that every place in it is measured
+GAUGE_EVERY = 7  # windows; not a divisor of a stretch, so that every position in it is measured
 KEPT = 100  # measurements that are averaged into one reading
 BOOTSTRAPS = 2000
 
 
 def measured_run(config: Config, store: TokenStore) -> dict[str, Any]:
-    """Trains, measures; returns the perplexity at the end and the means of the gauges."""
-    precision = precision_of("fp32", torch.device("cpu"))
+    """Trains and measures; returns the perplexity at the end, the gauges and their products."""
+    precision = unchecked_precision("fp32", torch.device("cpu"))
     learner = build_learner(config, token_counts(store), precision)
     batcher = build_batcher(config, store)
     schedule = build_schedule(config, batcher.steps_per_epoch)
@@ -97,8 +97,11 @@ def measured_run(config: Config, store: TokenStore) -> dict[str, Any]:
 
 
 def gauges(explained: Sequence[float], products: Sequence[Sequence[float]]) -> dict[str, float]:
-    """The gauges over a whole run: ratios of mean products, 0 where undefined; and `effect`, the
-    mean product itself, in units of the exact effect's length, noise included."""
+    """Returns the gauges over a whole run.
+
+    They are ratios of mean products, 0 where undefined; and `effect`, the mean product itself, in
+    units of the exact effect's squared length, noise included.
+    """
     if not products:
         return dict.fromkeys(GAUGES, 0.0)
     both, injected, exact = (statistics.mean(column) for column in zip(*products, strict=True))
@@ -112,7 +115,7 @@ def gauges(explained: Sequence[float], products: Sequence[Sequence[float]]) -> d
 
 
 def rank_correlation(left: Sequence[float], right: Sequence[float]) -> float:
-    """Spearman's: of the ranks. Ties share their mean rank."""
+    """Returns Spearman's rank correlation. Ties share their mean rank."""
 
     def ranks(values: Sequence[float]) -> Any:
         array = np.asarray(values)
@@ -126,8 +129,11 @@ def rank_correlation(left: Sequence[float], right: Sequence[float]) -> float:
 def interval(
     left: Sequence[float], right: Sequence[float], groups: Sequence[object]
 ) -> tuple[float, float]:
-    """95 % of the bootstrap over groups of runs, whole groups: an estimator's seeds on a corpus are
-    no independent observations."""
+    """Returns the 95 % bootstrap interval of the rank correlation.
+
+    Whole groups of runs are drawn, because the seeds of an estimator on a corpus are not
+    independent observations.
+    """
     places: dict[object, list[int]] = {}
     for place, group in enumerate(groups):
         places.setdefault(group, []).append(place)
@@ -148,7 +154,7 @@ def interval(
 
 
 def with_shares(results: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The runs of estimators, each with the share of its corpus' gap that it has closed."""
+    """Returns the runs of estimators, each with the share of its corpus's gap that it closed."""
     results = list(results)
     ends: dict[tuple[str, str], list[float]] = {}
     for result in results:
@@ -163,7 +169,7 @@ def with_shares(results: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def table(results: Sequence[dict[str, Any]]) -> str:
-    """The table of the arms; and where there is a ceiling, those of the runs and of the gauges."""
+    """Returns the table of the arms; with a ceiling, also those of the runs and of the gauges."""
     if CEILING not in {result["arm"] for result in results}:
         return arms_table(results)
     rows = with_shares(results)
@@ -171,7 +177,7 @@ def table(results: Sequence[dict[str, Any]]) -> str:
 
 
 def arms_table(results: Sequence[dict[str, Any]]) -> str:
-    """Each arm's means over the seeds, and the standard deviation of its perplexities."""
+    """Returns a table of each arm's means over seeds, and of its perplexities' deviation."""
     lines = [
         "| corpus | estimator | seeds | explained | beta | perplexity | against bptt, by seed |",
         "| --- " * 7 + "|",
@@ -200,7 +206,7 @@ def arms_table(results: Sequence[dict[str, Any]]) -> str:
 
 
 def times_table(times: dict[str, Any]) -> str:
-    """Of `frontier.time_points`."""
+    """Returns the table of the result of `frontier.time_points`."""
     lines = ["| estimator | time of an update, times bptt's | quartiles |", "| --- " * 3 + "|"]
     for arm, own in times.items():
         low, high = own["quartiles"]
@@ -209,8 +215,10 @@ def times_table(times: dict[str, Any]) -> str:
 
 
 def runs_table(rows: Sequence[dict[str, Any]]) -> str:
-    """Of each estimator on each corpus the final perplexity of every seed, and the means of the
-    shares of the gap and of the gauges."""
+    """Returns a table with a row for each estimator on each corpus.
+
+    It has the final perplexity of every seed, and the means of gap closed and gauges.
+    """
     lines = [
         f"| corpus | estimator | perplexity, seed by seed | gap closed | {' | '.join(GAUGES)} |",
         "| --- " * (4 + len(GAUGES)) + "|",
@@ -229,7 +237,7 @@ def runs_table(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def gauges_table(rows: Sequence[dict[str, Any]]) -> str:
-    """How each gauge ranks the runs: all of them, and without the controls."""
+    """Returns a table of how well each gauge ranks all runs, and those without the controls."""
     lines = [
         "| gauge | rank correlation with the share closed (95 %) | without the controls |",
         "| --- | --- | --- |",
@@ -250,12 +258,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m scripts.experiments.usefulness", description=(__doc__ or "").split("\n")[0]
     )
-    parser.add_argument("data", type=Path, nargs="+", help="Token stores, one a corpus.")
+    parser.add_argument("data", type=Path, nargs="+", help="Token stores, one per corpus.")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--times", action="store_true", help="On the first corpus, once.")
+    parser.add_argument("--times", action="store_true", help="Time the arms on the first corpus.")
     parser.add_argument("--seeds", default="0")
-    parser.add_argument("--arms", help="Separated by ';'. Default: all of them.")
-    parser.add_argument("--set", action="append", default=[], help="As of sglm train.")
+    parser.add_argument("--arms", help="Arms, separated by ';'. Default: all.")
+    parser.add_argument("--set", action="append", default=[], help="As in sglm train.")
     arguments = parser.parse_args()
     torch.set_num_threads(1)  # so that two can run at once
     try:
@@ -275,7 +283,7 @@ def _arms(arguments: argparse.Namespace) -> list[str]:
 
 
 def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """Makes the runs that are missing; returns all results in the folder."""
+    """Makes the missing runs; returns all results in the folder."""
     arguments.out.mkdir(parents=True, exist_ok=True)
     arms = _arms(arguments)
     for seed in map(int, arguments.seeds.split(",")):

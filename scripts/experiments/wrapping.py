@@ -1,12 +1,12 @@
-r"""Is a gain on a text the text's, or its layout's? One book wrapped, joined and folded.
+r"""Is a gain due to the text, or to its layout? One book wrapped, joined and folded.
 
     python -m scripts.experiments.wrapping war_and_peace.txt --out runs/wrapping --seeds 0,1
 
 Where lines are wrapped at a width and line breaks are tokens, a model that counts columns can
 predict the breaks, and counting needs more context than a short window has. So the same text is
-compared in three forms: as it is, with the lines of its paragraphs joined, and wrapped again. Each
-difference to plain truncation is split by the chain rule, −log p(y) = −log p(break or not)
-− log p(y | break or not), over the validation text. Runs continue where they were stopped.
+compared in three forms: as it is, with the lines of its paragraphs joined, and wrapped anew. Each
+difference from plain truncation on the validation text is split by the chain rule,
+−log p(y) = −log p(break or not) − log p(y | break or not). Interrupted runs are continued.
 """
 
 import argparse
@@ -29,11 +29,11 @@ from sglm.compare.process import Execution
 from sglm.config import load_config
 from sglm.errors import InputError, SglmError
 from sglm.loading import load
-from sglm.optim.precision import precision_of
+from sglm.optim.precision import unchecked_precision
 from sglm.scoring.predictor import Predictor
 from sglm.scoring.stream import CHUNK_STEPS
 from sglm.storage.durable import replace_text
-from sglm.text.prepare import Recipe, prepare
+from sglm.text.prepare import StoreSettings, prepare
 from sglm.text.store import TokenStore
 
 VARIANTS = ("bptt", "dni", "bptt-long")
@@ -41,19 +41,19 @@ FOLDED_AT = 70  # columns
 
 
 class Parts(NamedTuple):
-    """Mean nats per token of a text: whether a line break comes, and which token given that."""
+    """Mean nats per token of a text, for whether a line break comes, and which token given that."""
 
     break_or_not: float
     which_token: float
 
 
 def joined(text: str) -> str:
-    """The lines of a paragraph as one; blank lines stay."""
+    """Returns the text with the lines of each paragraph joined; blank lines stay."""
     return re.sub(r"(?<=\S)\n(?=\S)", " ", text)
 
 
 def folded(text: str) -> str:
-    """Every line of the joined text wrapped at so many columns."""
+    """Returns the joined text with every line wrapped at `FOLDED_AT` columns."""
     lines = joined(text).split("\n")
     return "\n".join(
         textwrap.fill(line, FOLDED_AT, break_long_words=False, break_on_hyphens=False)
@@ -68,14 +68,14 @@ def parts_of(predictor: Predictor[Any], store: TokenStore) -> Parts:
     """Splits the loss on the validation text.
 
     Raises:
-        InputError: no token of the vocabulary holds a line break.
+        InputError: No token of the vocabulary contains a line break.
     """
     tokenizer, ids_N = store.tokenizer(), store.ids("valid")
     is_break_V = np.array(
         ["\n" in tokenizer.decode([number]) for number in range(tokenizer.vocab_size)]
     )
     if not is_break_V.any():
-        raise InputError(f"{store.folder}: no token of its vocabulary holds a line break")
+        raise InputError(f"{store.folder}: no token of its vocabulary contains a line break")
     nats = np.zeros(2)
     for targets_M, logprobs_MV in _predictions(predictor, ids_N, tokenizer.eos_id):
         break_M1 = torch.from_numpy(is_break_V)[targets_M][:, None]
@@ -90,7 +90,7 @@ def parts_of(predictor: Predictor[Any], store: TokenStore) -> Parts:
 def _predictions(
     predictor: Predictor[Any], ids_N: npt.NDArray[Any], eos_id: int
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Targets `(M,)` and the log-probabilities `(M, V)`, float64, from the text's start to end."""
+    """Yields targets `(M,)` and log-probabilities `(M, V)`, float64, through the whole text."""
     state, previous = predictor.start(1), eos_id
     for start in range(0, len(ids_N), CHUNK_STEPS):
         chunk = ids_N[start : start + CHUNK_STEPS].astype(np.int64)
@@ -103,7 +103,7 @@ def _predictions(
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Makes the runs that are missing; returns, for each form, the comparison and its parts."""
+    """Makes the missing runs; returns the comparison and the parts of the loss for each form."""
     text = arguments.text.read_text(encoding="utf-8")
     seeds = tuple(int(seed) for seed in arguments.seeds.split(","))
     grid = Grid(variants=VARIANTS, seeds=seeds)
@@ -118,7 +118,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         compared = comparison.compare(
             shared,
             grid=grid,
-            execution=Execution(precision=precision_of("fp32", torch.device("cpu"))),
+            execution=Execution(precision=unchecked_precision("fp32", torch.device("cpu"))),
             console=sys.stderr,
         )
         parts = {
@@ -138,13 +138,13 @@ def _store(folder: Path, text: str, vocab_size: int) -> TokenStore:
     if not (folder / "data/meta.json").exists():
         folder.mkdir(parents=True, exist_ok=True)
         replace_text(folder / "text.txt", text)
-        recipe = Recipe(vocab_size=vocab_size, test=0.0)
-        return prepare([str(folder / "text.txt")], folder / "data", recipe)
+        settings = StoreSettings(vocab_size=vocab_size, test=0.0)
+        return prepare([str(folder / "text.txt")], folder / "data", settings)
     return TokenStore.open(folder / "data")
 
 
 def table(results: dict[str, Any]) -> str:
-    """Perplexities, the share of the horizon gap that is closed, and where the difference lies."""
+    """Returns a table of perplexities, shares of the horizon gap, and differences by part."""
     lines = [
         "| text | variant | perplexity | gap closed | millinats per token: break or not"
         " | which token |",
@@ -173,7 +173,7 @@ def main() -> None:
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--vocab-size", type=int, default=4000)
     parser.add_argument("--horizon", type=int, default=20)
-    parser.add_argument("--set", action="append", default=[], help="As of sglm compare.")
+    parser.add_argument("--set", action="append", default=[], help="As in sglm compare.")
     arguments = parser.parse_args()
     try:
         results = run(arguments)

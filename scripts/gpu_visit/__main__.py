@@ -1,4 +1,4 @@
-"""Runs parts of a visit; packs what travels; sums up. `scripts/gpu` has the examples."""
+"""Runs parts of a visit, packs files for another machine, or sums up; examples: `scripts/gpu`."""
 
 import argparse
 import os
@@ -20,22 +20,22 @@ _REHEARSED = Limits(part=60, cell=30)
 
 
 def listing() -> str:
-    """The parts and the visits."""
+    """Returns a list of the parts and the visits, with their seconds."""
     lines = [f"{name:14}{each.limits.part:5.0f} s  {each.sentence}" for name, each in PARTS.items()]
     lines += [f"{name:14}{VISIT_SECONDS:5.0f} s  {', '.join(of)}" for name, of in VISITS.items()]
     return "\n".join(lines)
 
 
 def parts_of(names: list[str]) -> list[str]:
-    """Visits replaced by their parts, none twice.
+    """Returns the names of parts, with visits replaced by their parts, each part once.
 
     Raises:
-        InputError: an unknown name.
+        InputError: A name is unknown.
     """
     found: dict[str, None] = {}
     for name in names:
         if name not in PARTS and name not in VISITS:
-            raise InputError(f"no part or visit {name!r}; scripts/gpu --list names them")
+            raise InputError(f"no part or visit {name!r}; scripts/gpu --list lists them")
         found |= dict.fromkeys(VISITS.get(name, [name]))
     return list(found)
 
@@ -44,12 +44,12 @@ def visit(arguments: argparse.Namespace) -> int:
     """Runs the parts one after the other.
 
     Returns:
-        1 where no cell of them was measured; in a rehearsal, where one failed.
+        The exit code: 1 if none of their cells was measured or, in a rehearsal, if one failed.
 
     Raises:
-        InputError: an unknown name; a pattern that is none; no GPU.
+        InputError: A name is unknown, the pattern is invalid, or there is no GPU.
     """
-    deadline = time.monotonic() + arguments.seconds  # torch is imported below
+    deadline = time.monotonic() + arguments.seconds  # before torch is imported, which takes seconds
     parts, rehearsing = parts_of(arguments.names), arguments.rehearse
     _check_pattern(arguments.only)
     if not rehearsing:
@@ -81,7 +81,7 @@ def visit(arguments: argparse.Namespace) -> int:
 
 
 def _work(out: Path, rehearsing: bool) -> Path:
-    """Not in $OUT: only a few files come back from there."""
+    """Returns the folder for runs: not in $OUT, from which only a few files are brought back."""
     return out / "work" if rehearsing else ROOT / "build" / "gpu" / "work"
 
 
@@ -89,7 +89,7 @@ def _check_pattern(only: str) -> None:
     try:
         re.compile(only)
     except re.error as error:
-        raise InputError(f"--only {only!r} is no regular expression: {error}") from None
+        raise InputError(f"--only {only!r} is not a regular expression: {error}") from None
 
 
 def _need_a_gpu() -> None:
@@ -100,7 +100,7 @@ def _need_a_gpu() -> None:
 
 
 def _there(given: Path | None, usual: Path) -> str | None:
-    """An absolute path, for the processes of the parts; None where there is nothing."""
+    """Returns an absolute path for the processes of the parts; None if the usual one is missing."""
     path = given or usual
     if given is not None and not path.exists():
         raise InputError(f"{given}: no such folder")
@@ -116,23 +116,24 @@ def read_arguments() -> argparse.Namespace:
     )
     add = parser.add_argument
     add("names", nargs="*", metavar="NAME", help="parts or visits; or pack; or summary FILE...")
-    add("--list", action="store_true", help="the parts and visits")
-    add("--rehearse", action="store_true", help="on the CPU, with tiny sizes")
-    add("--out", type=Path, help="folder of visit.jsonl and visit.log; else $OUT, or build/gpu")
-    add("--work", type=Path, help="folder of what is not brought back; else build/gpu/work")
-    add("--data", type=Path, help="a token store of Penn Treebank; else .gpu/ptb")
-    add("--other", type=Path, help="somebody else's code with an arm.py; else .gpu/other")
-    add("--only", default="", metavar="REGEX", help="cells in whose names it is found")
-    add("--seconds", type=float, default=VISIT_SECONDS, help="of all parts together")
-    add("--python", default=PYTHON, help="pack: the other machine's version")
-    add("--name", help="summary: of the machine, as its file in docs/benchmarks is called")
+    add("--list", action="store_true", help="list the parts and visits")
+    add("--rehearse", action="store_true", help="run on the CPU, with tiny sizes")
+    add("--out", type=Path, help="folder of visit.jsonl and visit.log (default $OUT, or build/gpu)")
+    add("--work", type=Path, help="folder of runs, not brought back (default build/gpu/work)")
+    add("--data", type=Path, help="a token store of Penn Treebank (default .gpu/ptb)")
+    add("--other", type=Path, help="another project's code with an arm.py (default .gpu/other)")
+    add("--only", default="", metavar="REGEX", help="only cells whose names match")
+    add("--seconds", type=float, default=VISIT_SECONDS, help="limit of all parts together")
+    add("--python", default=PYTHON, help="pack: Python version of the other machine")
+    add("--name", help="summary: name of the machine, for NAME-gpu.json in docs/benchmarks")
     return parser.parse_args()
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """
+    """Runs what the arguments request and returns the exit code.
+
     Raises:
-        SglmError: what was asked for cannot be had.
+        SglmError: The request cannot be met.
     """
     first, *rest = arguments.names or [""]
     if arguments.list or not first:
@@ -152,7 +153,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def main() -> int:
-    """Exit code: 1 where nothing could be measured, 2 where what was asked for cannot be had."""
+    """Returns the exit code: 1 if nothing could be measured, 2 for a request that is invalid."""
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         return run(read_arguments())

@@ -1,9 +1,9 @@
 """An `arm.py` for the code of Shang & Zhang 2019 (a repository called `alternate_sg`).
 
-It calls their code, and none of that is here. Copy this file as `arm.py` into a checkout of theirs,
-outside the repository, and name that with `--other` (see `other`). Its steps are those of their
-`main.py` with their rates: dropouts, Adam as it was, penalties, clipping; in float32, as they have
-it.
+It calls their code, which is not included here. Copy this file as `arm.py` into a checkout of their
+repository, outside this one, and name that folder with `--other` (see `other`). Its steps are those
+of their `main.py`, with their rates of dropout, their Adam, penalties and clipping, and in float32
+as there.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ _SYNTHESIZER_UNITS = 50
 
 
 class Arm:
-    """Their model, synthesizer and optimizers, and the state that windows hand on."""
+    """Their model, synthesizer and optimizers, and the state carried from window to window."""
 
     def __init__(self, *, size: dict[str, int], device: str) -> None:
         model, dni, split = (import_module(name) for name in ("model", "dni", "splitcross"))
@@ -41,17 +41,17 @@ class Arm:
         self.model.train()
 
     def real(self) -> None:
-        """Truncated backpropagation."""
+        """Takes a step of truncated backpropagation."""
         self.optimizer.zero_grad()
         self._loss({}).backward()  # type: ignore[no-untyped-call]
         self._update()
 
     def learning(self) -> None:
-        """The same, while their synthesizer learns."""
+        """Takes the same step, while their synthesizer learns."""
         self._with_synthesizer(inject=False)
 
     def synthetic(self) -> None:
-        """The same, while what it predicts is injected."""
+        """Takes the same step, while the predictions of their synthesizer are injected."""
         self._with_synthesizer(inject=True)
 
     def _with_synthesizer(self, *, inject: bool) -> None:
@@ -80,6 +80,6 @@ class Arm:
 
 
 def build(*, device: str, **size: int) -> dict[str, Callable[[], None]]:
-    """Three kinds of step of one model; see `other`."""
+    """Returns three kinds of training step of one model, by name; see `other`."""
     arm = Arm(size=size, device=device)
     return {"real": arm.real, "learning": arm.learning, "synthetic": arm.synthetic}

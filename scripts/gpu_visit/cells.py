@@ -1,4 +1,4 @@
-"""What a part is made of, and how its process reports."""
+"""The cells of a part, and how the process that measures them reports."""
 
 import gc
 import json
@@ -14,16 +14,16 @@ Found = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Context:
-    """Where a part runs.
+    """The circumstances in which a part runs.
 
     Attributes:
-        rehearsing: on the CPU, with tiny sizes.
-        data: a token store of Penn Treebank, where there is one.
-        other: a folder with somebody else's code to be timed, outside the repository.
-        work: for runs, which are not brought back.
-        earlier: the part's cells that were measured before, by their names.
-        deadline: of the part, on the monotonic clock.
-        only: a regular expression: cells in whose names it is found.
+        rehearsing: Whether it runs on the CPU, with tiny sizes.
+        data: A token store of Penn Treebank. None: there is none.
+        other: A folder with another project's code to be timed. None: there is none.
+        work: The folder of runs, which are not brought back.
+        earlier: The part's cells that were measured before, by their names.
+        deadline: The part's deadline on the monotonic clock.
+        only: A regular expression; only cells whose names contain a match are measured.
     """
 
     rehearsing: bool
@@ -45,7 +45,7 @@ class Context:
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One measurement: its name within its part, and what takes it."""
+    """One measurement: its name within its part, and the function that takes it."""
 
     name: str
     measure: Callable[[], Found]
@@ -55,9 +55,9 @@ Part = Callable[[Context], Iterable[Cell]]
 
 
 def perform(part: Part, context: Context, stream: TextIO) -> None:
-    """Takes a part's measurements that are missing; each begins and ends with a line of JSON.
+    """Takes a part's missing measurements; reports the beginning and end of each as a JSON line.
 
-    An error is a result: the next cell goes on, unless the device is lost.
+    An error is a result too: the next cell follows, unless the device is lost.
     """
     for cell in part(context):
         if cell.name in context.earlier or not re.search(context.only, cell.name):
@@ -66,7 +66,7 @@ def perform(part: Part, context: Context, stream: TextIO) -> None:
         start = time.monotonic()
         try:
             found = cell.measure()
-        except Exception as error:  # whatever one measurement dies of
+        except Exception as error:  # any failure of one measurement
             found = {"error": f"{type(error).__name__}: {error}"[:500]}
         free_memory()
         _send(stream, {"cell": cell.name, **found, "seconds": round(time.monotonic() - start, 2)})
@@ -76,7 +76,7 @@ def perform(part: Part, context: Context, stream: TextIO) -> None:
 
 
 def free_memory() -> None:
-    """On a GPU, between cells: what one has left behind must not be part of the next one's peak."""
+    """Frees GPU memory between cells, so that it does not count for the next one's peak."""
     import torch
 
     if torch.cuda.is_available():
@@ -86,7 +86,7 @@ def free_memory() -> None:
 
 
 def _is_lost(found: Found) -> bool:
-    """After an error inside a kernel every later call fails: a new process is needed."""
+    """Returns whether a new process is needed: after an error in a kernel every call fails."""
     return "CUDA error" in found.get("error", "") or "AcceleratorError" in found.get("error", "")
 
 

@@ -1,8 +1,8 @@
-"""The process of one part: `python -m scripts.gpu_visit.child`, told what to do on stdin, a line.
+"""The process of one part: `python -m scripts.gpu_visit.child`, with its task as JSON on stdin.
 
-It ends, with all its children, where stdin does: whoever began it is gone, and the next visit must
-not share the GPU with it. Its stdout is for `cells.perform` alone; what else is printed there goes
-to stderr, the log.
+The task is one line. The process ends with all its children when stdin ends, because its parent is
+then gone and the next visit must not share the GPU with it. Its stdout holds only the reports of
+`cells.perform`; everything else that is printed there goes to stderr, which is the log.
 """
 
 import json
@@ -19,7 +19,7 @@ from sglm.runtime.process import denormals_as_zero, prepare_process
 
 
 def end_with(stream: int) -> None:
-    """Kills this process's group when nobody holds the other end of a pipe any more."""
+    """Kills this process's group when the other end of a pipe has been closed."""
     while os.read(stream, 1):
         pass
     os.killpg(0, signal.SIGKILL)
@@ -28,7 +28,7 @@ def end_with(stream: int) -> None:
 def main() -> None:
     told = json.loads(sys.stdin.readline())
     from_parent = os.dup(0)
-    with open(os.devnull, "rb") as empty:  # for processes that a part starts: they must not wait
+    with open(os.devnull, "rb") as empty:  # stdin of a part's processes, which must not wait
         os.dup2(empty.fileno(), 0)
     threading.Thread(target=end_with, args=(from_parent,), daemon=True).start()
     reports = os.fdopen(os.dup(1), "w", encoding="utf-8")

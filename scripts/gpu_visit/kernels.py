@@ -12,9 +12,9 @@ from scripts.gpu_visit.cells import Cell, Context, Found
 
 
 def kernels(context: Context) -> Iterator[Cell]:
-    """A cell for each function and size. In a rehearsal the reference stands for the kernel."""
+    """Yields a cell for each function and size. A rehearsal times the reference as the kernel."""
     cases = rehearsed_cases() if context.rehearsing else benchmark.all_cases("cuda")
-    # One rate for all: it is measured when the first case is.
+    # The rate is measured once, with the first case.
     bandwidth: list[float] = []
     for case in cases:
         size = " ".join(f"{name}={value}" for name, value in case.size.items())
@@ -22,7 +22,7 @@ def kernels(context: Context) -> Iterator[Cell]:
 
 
 def rehearsed_cases() -> Iterator[Case]:
-    """Of every function one, tiny, on the CPU."""
+    """Yields one tiny case of every function, on the CPU."""
     cases = [
         benchmark.injection_case(2, 4, "cpu"),
         benchmark.dropout_case(3, 2, 4, "cpu"),

@@ -1,7 +1,7 @@
 """Parts that train on Penn Treebank, as `sglm train` does: perplexity over epochs.
 
-What is trained is the recipe `ptb`, of the size of AWD-LSTM; `learning` takes more lanes or fewer
-units where its epochs would not fit into the time.
+They train the recipe `ptb`, a model of the size of AWD-LSTM; `learning` takes more lanes or fewer
+units if its epochs would not fit into the time.
 """
 
 import json
@@ -29,8 +29,8 @@ from sglm.train.step import train_step
 from sglm.train.validate import validate
 
 RECIPE = "ptb"
-CYCLES = [5.0, 5.0, 10.0, 20.0]  # epochs; the first four of the alternating paper's
-# The largest first. More lanes are fewer, wider steps: an epoch takes less time and learns less.
+CYCLES = [5.0, 5.0, 10.0, 20.0]  # epochs; the first four cycles of the alternating paper
+# The slowest first. With more lanes, an epoch has fewer, wider steps: it is faster and learns less.
 SIZES = {
     "20 lanes": [],
     "40 lanes": ["train.batch=40"],
@@ -45,12 +45,12 @@ ARMS = {
 }
 _TINY = ["model.layers=1", "model.hidden=8", "model.embedding=8", "train.batch=2", "train.window=4"]
 # A validation reads its text in one piece, step by step: on a GPU it takes longer than an epoch.
-VALIDATED = 5  # epochs from one to the next
-_USED = 0.85  # of the time that is left: what was timed for a moment may take longer
+VALIDATED = 5  # epochs from one validation to the next
+_USED = 0.85  # share of the time left; steps may be slower than in the short timing
 
 
 def learning(context: Context) -> Iterator[Cell]:
-    """First which size fits; then its arms, each within its share of the time."""
+    """Yields a cell that finds the size, then one for each arm within its share of the time."""
     fits: Found = dict(context.earlier.get("fit", {}))
 
     def fit() -> Found:
@@ -59,18 +59,18 @@ def learning(context: Context) -> Iterator[Cell]:
 
     yield Cell(name="fit", measure=fit)
     for index, arm in enumerate(ARMS):
-        share = max(1, 3 - index)  # the fourth takes what the three leave
+        share = max(1, 3 - index)  # thirds of the time; the fourth takes what is left
         yield Cell(name=arm, measure=partial(_arm, context, arm, fits=fits, share=share))
 
 
 def _fit(context: Context) -> Found:
-    """The largest size whose arms fit."""
+    """Finds the first size whose arms fit into the time; if none does, takes the last."""
     store, timed = TokenStore.open(_data(context)), dict[str, Any]()
     budget = _USED * context.seconds_left / (3 * sum(CYCLES))
     for size, overrides in SIZES.items():
         try:
             timed[size] = _epoch_seconds(_config(context, overrides), store, context.device)
-        except RuntimeError as error:  # there is no memory for it
+        except RuntimeError as error:  # out of memory
             timed[size] = str(error)[:200]
         free_memory()
         if isinstance(timed[size], float) and timed[size] <= budget:
@@ -81,9 +81,9 @@ def _fit(context: Context) -> Found:
 
 
 def _epoch_seconds(config: Config, store: TokenStore, device: str) -> float:
-    """Of an epoch that injects, and of its share of a validation, from a few steps of it."""
+    """Estimates the seconds of an epoch that injects, its share of a validation included."""
     place = make_precision("auto", torch.device(device))
-    with place.device:  # weights are drawn there: on a CPU that would take longer than the rest
+    with place.device:  # weights are drawn here: a CPU would take longer than the rest
         learner = build_learner(config, token_counts(store), place)
     batcher, rule = build_batcher(config, store), build_decision_rule(config)
     plan, steps = StepPlan(lr_factor=1.0, mode=Mode.SYNTHETIC, cycle=1), 0
@@ -96,10 +96,10 @@ def _epoch_seconds(config: Config, store: TokenStore, device: str) -> float:
             decision = rule.decide(steps, plan, window)
             train_step(learner, window, decision, learning_rate=learner.rate(plan))
             steps += 1
-        torch.stack([p.sum() for p in learner.model.parameters()]).tolist()  # until it is done
+        torch.stack([p.sum() for p in learner.model.parameters()]).tolist()  # waits for the device
         return time.monotonic() - start
 
-    block = max(FEWEST_WINDOWS, batcher.stretch)  # whole stretches from reading to reading
+    block = max(FEWEST_WINDOWS, batcher.stretch)  # whole stretches
     seconds(block * RECORDED_AFTER)
     step_seconds = seconds(block) / block
     start = time.monotonic()
@@ -118,12 +118,12 @@ def _arm(context: Context, arm: str, *, fits: Found, share: int) -> Found:
     config = _config(context, overrides)
     facts = {"arm": arm, "size": size, "precision": precision}
     precision = "fp32" if context.rehearsing else precision
-    name = f"{arm} {size}"  # another size is another run
+    name = f"{arm} {size}"  # a run is not continued with another size
     return facts | _trained(context, config, name=name, precision=precision, seconds=seconds)
 
 
 def best(context: Context) -> Iterator[Cell]:
-    """The recipe as it is."""
+    """Yields a cell that trains the unchanged recipe."""
 
     def measure() -> Found:
         config, seconds = _config(context, []), context.seconds_left - 10
@@ -134,7 +134,7 @@ def best(context: Context) -> Iterator[Cell]:
 
 
 def deterministic(context: Context) -> Iterator[Cell]:
-    """Two short runs; are the weights the same bits?"""
+    """Yields cells that each make two short runs and compare their weights bit by bit."""
     for precision in ("fp32",) if context.rehearsing else ("bf16", "fp32"):
         yield Cell(name=precision, measure=partial(_same_twice, context, precision))
 
@@ -160,7 +160,7 @@ def _same_twice(context: Context, precision: str) -> Found:
 def _trained(
     context: Context, config: Config, *, name: str, precision: str, seconds: float
 ) -> Found:
-    """Trains until the end or until the time is up, and returns the curve."""
+    """Trains to the end or until the time is up, and returns the curve of validations."""
     end, run = time.monotonic() + seconds, _run(context, name)
     run.parent.mkdir(parents=True, exist_ok=True)
     chosen = make_precision(precision, torch.device(context.device))
@@ -181,8 +181,8 @@ def _trained(
 
 
 def curve(path: Path) -> Found:
-    """Validation perplexity, and its seconds and modes, of every evaluation."""
-    text = path.read_text(encoding="utf-8") if path.exists() else ""  # stopped before the first
+    """Reads the perplexity, step and mode of every validation, and the seconds of the run."""
+    text = path.read_text(encoding="utf-8") if path.exists() else ""  # no validation yet
     lines = [json.loads(line) for line in text.splitlines()]
     return {
         "token_ppl": [round(line["token_ppl"], 3) for line in lines],
@@ -197,7 +197,7 @@ def _run(context: Context, name: str) -> Path:
 
 
 def _config(context: Context, overrides: list[str]) -> Config:
-    if context.rehearsing:  # three updates, and a text of a few lines
+    if context.rehearsing:  # four updates, and a text of a few lines
         overrides = [each for each in overrides if not each.startswith(("train.b", "model."))]
         overrides += [*_TINY, "schedule.unit=steps", "schedule.cycles=[2, 2]"]
     return load_config(RECIPE, overrides)
@@ -212,12 +212,12 @@ def _data(context: Context) -> Path:
 
 
 def _rehearsed_store(folder: Path) -> Path:
-    from sglm.text.prepare import Recipe, prepare
+    from sglm.text.prepare import StoreSettings, prepare
 
     if not (folder / "meta.json").exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
         text = folder.parent / "rehearsed.txt"
         text.write_text("a b c d e\n" * 60, encoding="utf-8")
-        recipe = Recipe(tokenizer="word", valid=0.2, test=0.2)
-        prepare([str(text)], folder, recipe)
+        settings = StoreSettings(tokenizer="word", valid=0.2, test=0.2)
+        prepare([str(text)], folder, settings)
     return folder

@@ -1,14 +1,13 @@
-"""The part `other`: somebody else's training code, for the ratio. It is not in the repository.
+"""The part `other`: times another project's training code, which is not in the repository.
 
-`--other FOLDER` names a folder with their checkout and, beside it, a file `arm.py` that knows how
-to call it:
+`--other FOLDER` names a folder with their code and a file `arm.py` that calls it:
 
     def build(*, layers, hidden, vocab_size, batch, window, device):
         '''Returns a function without arguments, or several by name: one training step on a window
         of random tokens, as their own script takes it (forward, backward, clipping, optimizer).'''
 
-One for the alternating paper's code is `alternate_sg_arm.py`. The folder is put on the path; to
-another machine it travels in `.gpu/other`.
+`alternate_sg_arm.py` is such a file for the alternating paper's code. The folder is added to
+Python's path; `scripts/gpu pack` copies it to `.gpu/other` for another machine.
 """
 
 import sys
@@ -31,7 +30,7 @@ _STEPS, _ROUNDS = 8, 5
 
 
 def other(context: Context) -> Iterator[Cell]:
-    """Nothing without such a folder."""
+    """Yields a cell for each size; nothing without such a folder."""
     if context.other is None:
         return
     sizes = {"tiny": TINY} if context.rehearsing else {"large": LARGE, "medium V=33k": MEDIUM}
@@ -52,13 +51,13 @@ def _timed(folder: Path, size: Size, device: str) -> Found:
 
 
 def _times(step: Callable[[], object], device: torch.device) -> list[float]:
-    """Milliseconds a step, a number for each round."""
+    """Returns milliseconds per step, one number for each round."""
 
     def steps() -> None:
         for _ in range(_STEPS):
             step()
 
-    steps()  # memory is allocated, libraries choose kernels
+    steps()  # allocates memory, and lets libraries choose kernels
     synchronize(device)
     return [1e3 * elapsed_seconds(steps, device) / _STEPS for _ in range(_ROUNDS)]
 

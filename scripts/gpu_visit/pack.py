@@ -1,7 +1,7 @@
-"""What must travel to a machine without a network: a token store, and the wheels that it lacks.
+"""Packs files for a machine without a network: a token store, and the wheels that it lacks.
 
 Everything goes into the folder `.gpu`, which git ignores. Wheels are unpacked, so that nothing has
-to be installed there.
+to be installed on that machine.
 """
 
 import importlib.metadata
@@ -16,26 +16,27 @@ from sglm.errors import InputError, SglmError
 from sglm.text.store import TokenStore
 
 FOLDER = ROOT / ".gpu"
-# What a machine with torch is likely to lack, or to have in a version of its own.
+# Packages that a machine with torch is likely to lack, or to have in another version.
 WHEELS = [
     *("pydantic", "pydantic-core", "annotated-types", "typing-inspection"),
     *("typer", "annotated-doc", "shellingham"),
 ]
 PYTHON = "3.12"
 PLATFORMS = ["manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64"]
-MOST_BYTES = 60_000_000  # of what a lent machine takes, the checkout included
+MOST_BYTES = 60_000_000  # leaves room for the checkout below the upload limit
 
 
 def pack(data: Path, *, other: Path | None = None, python: str = PYTHON) -> str:
-    """Fills `.gpu` anew and says how it is used.
+    """Fills `.gpu` anew; returns a text that says how to use it.
 
     Args:
-        data: a token store, of Penn Treebank by words.
-        other: somebody else's code with an `arm.py` (see `other`), copied without its history.
-        python: version of the other machine's.
+        data: A token store of Penn Treebank, by words.
+        other: Folder of another project's code with an `arm.py` (see `other`), which is copied
+            without its history.
+        python: Python version of the other machine.
 
     Raises:
-        InputError: no token store; too large.
+        InputError: There is no token store, or the files are too large.
         SglmError: pip could not fetch the wheels.
     """
     TokenStore.open(data)
@@ -52,7 +53,7 @@ def pack(data: Path, *, other: Path | None = None, python: str = PYTHON) -> str:
     return (
         f"{FOLDER}: {size / 1e6:.1f} MB\n"
         f'next, with carry [".gpu"] and a limit of 480 s: scripts/gpu visit1\n'
-        f"a visit's file that is copied to {FOLDER.name}/ is not measured again"
+        f"the cells of a visit's file that is copied to {FOLDER.name}/ are not measured again"
     )
 
 

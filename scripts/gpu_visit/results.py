@@ -1,4 +1,4 @@
-"""The JSON-lines file of a visit, a line a cell, and its log."""
+"""The JSON-lines file of a visit, one line per cell, and its log."""
 
 import json
 import os
@@ -14,17 +14,17 @@ Record = dict[str, Any]
 
 
 class Results:
-    """Appends; every line is on the disk before the next cell starts.
+    """The results of a visit; every line is on the disk before the next cell starts.
 
     Args:
-        folder: of `visit.jsonl` and `visit.log`; made if it is not there.
-        earlier: files of visits before, whose cells are not to be measured again.
+        folder: The folder of `visit.jsonl` and `visit.log`; made if it does not exist.
+        earlier: Files of earlier visits, whose cells are not to be measured again.
 
     Raises:
-        InputError: the folder cannot be written.
+        InputError: The folder cannot be written.
 
     Attributes:
-        cells: what is known, by `(part, cell)`; of a cell with several lines the last counts.
+        cells: All known records, by `(part, cell)`; if a cell has several lines, the last counts.
     """
 
     def __init__(self, folder: Path, earlier: Iterable[Path] = ()) -> None:
@@ -41,7 +41,7 @@ class Results:
             self.cells |= {(each["part"], each["cell"]): each for each in read(path)}
 
     def of_part(self, part: str) -> dict[str, Record]:
-        """What is known of its cells, by their names; errors are not: they are tried again."""
+        """Returns a part's known records, by cell; without errors, which are to be tried again."""
         return {
             cell: record
             for (of, cell), record in self.cells.items()
@@ -49,20 +49,20 @@ class Results:
         }
 
     def add(self, record: Record) -> None:
-        """Appends a cell, and shows it."""
+        """Appends the record of a cell, and shows it."""
         record = {"when": time.strftime("%Y-%m-%d %H:%M:%S"), **record}
         self.cells[record["part"], record["cell"]] = record
         _append(self.path, json.dumps(record))
         self.log(f"{record['part']}: {record['cell']}: {short(record)}")
 
     def log(self, line: str) -> None:
-        """A line for people: on stderr and in the log."""
+        """Writes a line for people to stderr and to the log."""
         print(line, file=sys.stderr, flush=True)
         _append(self.log_path, f"{time.strftime('%H:%M:%S')} {line}")
 
 
 def read(path: Path) -> list[Record]:
-    """The records of a file, without a line that was cut off; none where there is no file."""
+    """Reads the records of a file, without lines that were cut off; none if there is no file."""
     if not path.exists():
         return []
     records = []
@@ -77,7 +77,7 @@ def read(path: Path) -> list[Record]:
 
 
 def short(record: Record) -> str:
-    """Its numbers, rounded, in a line."""
+    """Returns the values of a record, rounded, on one line."""
     told = {"part", "cell", "when", "seconds", "rehearsal"}
     values = {name: value for name, value in record.items() if name not in told}
     text = ", ".join(
@@ -88,7 +88,7 @@ def short(record: Record) -> str:
 
 
 def _append(path: Path, line: str) -> None:
-    # A line that was cut off before stays a line of its own.
+    # If the last line was cut off, it stays a line of its own.
     with path.open("ab+") as file:
         if file.tell() > 0:
             file.seek(-1, os.SEEK_END)

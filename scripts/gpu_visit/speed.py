@@ -21,29 +21,32 @@ from sglm.kernels.lstm import lstm_layer
 from sglm.model import softmax_loss
 
 ARM = "alternating adjoint"
-# A recording is made at the fourth call, and long windows are read and learned from once a block.
+# Blocks before timing with CUDA graphs: a graph is recorded at the fourth call, and long windows
+# are read and learned from once per block.
 RECORDED_AFTER = 5
-# Windows of each turn that are timed, in so many rounds at least.
+# Number of windows that are timed in each turn, and the least number of rounds.
 TIMED, FEWEST_ROUNDS = 40, 3
 LARGE = Size(layers=3, hidden=1150, vocab_size=33_278, batch=20, window=70)
 MEDIUM = replace(LARGE, layers=2, hidden=650)
 PROFILED = 4  # windows
-# Windows longer than an adjoint reads are read once in many, shorter ones at each.
+# An adjoint reads ahead once in many windows if they are long, and at each one if they are short.
 TINY = Size(layers=1, hidden=8, vocab_size=40, batch=2, window=12)
 SHORT = replace(TINY, window=3)
 TURNS = ("real", "learning", "synthetic")
 
 
 def bench_cases(rehearsing: bool) -> list[tuple[str, str, Size, Place]]:
-    """`(name, arm, size, place)`, most important first: the large size, then one factor changed at
-    a time, in this order."""
+    """Returns `(name, arm, size, place)`, the most important first.
+
+    These are the large size, and then cases with one factor changed at a time.
+    """
     bf16 = Place("cuda", "bf16")
     graph = replace(bf16, cuda_graph=True)
     cases = [
         ("large", ARM, LARGE, bf16),
         ("large graph", ARM, LARGE, graph),
         ("large plain", "plain", LARGE, bf16),
-        # Tensor cores want sizes that are multiples of 8.
+        # Tensor cores need sizes that are multiples of 8.
         ("H=1152 V=33280", ARM, replace(LARGE, hidden=1152, vocab_size=33_280), bf16),
         ("V=10k", ARM, replace(LARGE, vocab_size=10_000), bf16),
         ("V=10k graph", ARM, replace(LARGE, vocab_size=10_000), graph),
@@ -83,7 +86,7 @@ def bench_cases(rehearsing: bool) -> list[tuple[str, str, Size, Place]]:
 
 
 def rates(context: Context) -> Iterator[Cell]:
-    """What the machine is, and its best rates in each type."""
+    """Yields cells of the machine's facts, and of its best rates in each type."""
     yield Cell(name="machine", measure=machine)
     small = {"side": 64, "length": 2**16} if context.rehearsing else {}
     for name in ("fp32",) if context.rehearsing else ("bf16", "fp16", "fp32", "TF32"):
@@ -92,7 +95,7 @@ def rates(context: Context) -> Iterator[Cell]:
 
 
 def machine() -> Found:
-    """What the other numbers depend on."""
+    """Returns the facts of the machine on which the other numbers depend."""
     on_cuda = torch.cuda.is_available()
     return {
         "device": torch.cuda.get_device_name() if on_cuda else "cpu",
@@ -112,13 +115,13 @@ def _best(place: Place, small: dict[str, int]) -> Found:
 
 
 def _place(context: Context, name: str) -> Place:
-    if context.rehearsing:  # half types would take the CPU long
+    if context.rehearsing:  # a CPU is slow in half precision
         return Place("cpu")
     return Place("cuda", "fp32", tf32=True) if name == "TF32" else Place("cuda", name)
 
 
 def bench(context: Context) -> Iterator[Cell]:
-    """Real, learning and injecting steps of one learner in turn, or the ordinary loop's."""
+    """Yields cells that time one learner's turns, or steps of the ordinary loop."""
     for name, arm, size, place in bench_cases(context.rehearsing):
         yield Cell(name=name, measure=partial(_steps, arm, size, place))
 
@@ -129,7 +132,7 @@ def _steps(arm: str, size: Size, place: Place) -> Found:
 
 
 def lstm_of(arm: str, size: Size, place: Place) -> str:
-    """Whose LSTM runs there: `own` is sglm's kernel."""
+    """Returns whose LSTM runs there: `own` (sglm's kernel), `cuDNN` or `torch`."""
     if arm == "plain" or place.device == "cpu" or place.precision == "fp32":
         return "cuDNN" if place.device == "cuda" else "torch"
     run: Any = chosen(lstm_layer)
@@ -149,12 +152,12 @@ def _told(place: Place) -> Found:
 def measure_turns(
     arm: str, size: Size, place: Place, *, turns: tuple[str, ...] = TURNS
 ) -> dict[str, Any]:
-    """Milliseconds a window, medians of rounds in which the turns take turns, and peak memory.
+    """Measures milliseconds per window in each turn (medians over rounds), and peak memory.
 
     Args:
-        arm: of `arms.ARMS`; `plain` has one turn only.
-        size, place: what and where.
-        turns: of `arms.TURNS`.
+        arm: One of `arms.ARMS`; `plain` has one turn only.
+        size, place: What is trained, and where.
+        turns: Some of `arms.TURNS`; every round times each of them.
     """
     worker = Worker(Task(arm, size, place, torch.get_num_threads()))
     asked = [None] if arm == "plain" else list(turns)
@@ -178,7 +181,7 @@ def measure_turns(
 
 
 def floors(context: Context) -> Iterator[Cell]:
-    """Of every size and type in `bench`, once."""
+    """Yields a cell for the floor of every size and type in `bench`, once each."""
     seen: list[tuple[Size, Place]] = []
     for name, _, size, place in bench_cases(context.rehearsing):
         place = replace(place, cuda_graph=False)
@@ -199,7 +202,7 @@ def _floor(size: Size, place: Place) -> Found:
 
 
 def memory(context: Context) -> Iterator[Cell]:
-    """The softmax loss in chunks of so many logits, or all of them at once."""
+    """Yields cells that compute the softmax loss from chunks of logits, or from all at once."""
     sizes = {"V=33k": LARGE, "V=10k": replace(LARGE, vocab_size=10_000)}
     if context.rehearsing:
         sizes = {"tiny": TINY}
@@ -221,7 +224,7 @@ def _chunked(size: Size, place: Place, entries: int | None) -> Found:
 
 
 def profile(context: Context) -> Iterator[Cell]:
-    """torch's profiler, a few windows."""
+    """Yields cells that run torch's profiler over a few windows."""
     size = TINY if context.rehearsing else LARGE
     place = Place("cpu") if context.rehearsing else Place("cuda", "bf16")
     for turn in ("synthetic",) if context.rehearsing else ("real", "synthetic"):
@@ -233,7 +236,8 @@ def _profiled(size: Size, place: Place, turn: str) -> Found:
     device, block = torch.device(place.device), worker.arm.block
     worker.seconds(block, turn)
     plain = 1e3 * worker.seconds(block, turn)
-    # What the profiler has to say of a step takes it seconds. A stretch begins with its reading.
+    # Few windows, because the profiler needs seconds for the events of each. They include the
+    # reading of the coming text, which is at the beginning of a stretch.
     block = PROFILED
     with torch.profiler.profile() as profiler:
         elapsed_seconds(lambda: worker.seconds(block, turn), device)
@@ -254,7 +258,9 @@ def _profiled(size: Size, place: Place, turn: str) -> Found:
 
 
 def is_of_the_device(event: Any) -> bool:
-    """Whether it is a kernel or a copy: operations of torch carry the time of their kernels, too,
-    and would count it twice (as torch's own table has it)."""
+    """Returns whether the event is a kernel or a copy, as torch's own table distinguishes them.
+
+    torch's operations carry the time of their kernels too, which would then count twice.
+    """
     annotation = getattr(event, "is_user_annotation", False)
     return event.device_type == DeviceType.CUDA and not annotation

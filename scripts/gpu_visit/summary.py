@@ -1,4 +1,4 @@
-"""From a visit's JSON-lines file to a machine's file in `docs/benchmarks/`, and to the defaults."""
+"""Adds a visit's results to a machine's file in `docs/benchmarks/`, and proposes defaults."""
 
 import json
 from collections.abc import Iterable
@@ -10,7 +10,7 @@ from sglm.errors import InputError
 from sglm.kernels.choice import KERNELS
 from sglm.storage.durable import replace_text
 
-# Cells of the part `kernels` by the function that they time.
+# The function that a cell of the part `kernels` times, by the first word of its name.
 TIMED = {
     "injection": "sglm.dni.injection.injected_gradient",
     "dropout": "sglm.kernels.dropout.regularized_dropout",
@@ -22,16 +22,20 @@ def summarize(files: Iterable[Path], name: str, docs: Path) -> str:
     """Adds to `docs/benchmarks/NAME-gpu.json`; returns the lines that `KERNELS` should have.
 
     Args:
-        files: of one machine; of a cell with several lines the last counts.
-        name: of the machine.
-        docs: the folder.
+        files: Files of visits to one machine; if a cell has several lines, the last counts.
+        name: Name of the machine.
+        docs: The folder of the documentation.
 
     Raises:
-        InputError: a file without cells; from a rehearsal; of several machines.
+        InputError: A file has no cells or is from a rehearsal, or the machines differ.
     """
     cells = collected(files)
     path = docs / "benchmarks" / f"{name}-gpu.json"
-    lines = [f"{path}: now python -m scripts.documentation", "", "sglm/kernels/choice.py, KERNELS:"]
+    lines = [
+        f"{path}: written; next: python -m scripts.documentation",
+        "",
+        "sglm/kernels/choice.py, KERNELS:",
+    ]
     lines += proposals(cells.get("kernels", {}), cells["rates"]["machine"])
     known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     for part, found in cells.items():
@@ -41,17 +45,17 @@ def summarize(files: Iterable[Path], name: str, docs: Path) -> str:
 
 
 def collected(files: Iterable[Path]) -> dict[str, dict[str, Record]]:
-    """Cells that were measured, by part and name.
+    """Returns the measured cells, by part and name.
 
     Raises:
-        InputError: see `summarize`.
+        InputError: See `summarize`.
     """
     cells: dict[str, dict[str, Record]] = {}
     devices = set()
     for path in files:
         records = read(path)
         if not records:
-            raise InputError(f"{path}: no cell of a visit is in it; it is named visit.jsonl")
+            raise InputError(f"{path}: no cell of a visit; give a file visit.jsonl")
         for record in records:
             if record.get("rehearsal"):
                 raise InputError(f"{path}: from a rehearsal, which measures nothing")
@@ -67,9 +71,9 @@ def collected(files: Iterable[Path]) -> dict[str, dict[str, Record]]:
 
 
 def speedups(kernels: dict[str, Record]) -> dict[str, dict[str, float]]:
-    """How many times as fast as its reference each kernel is, by cell.
+    """Returns how many times as fast as its reference each kernel is, by kernel and cell.
 
-    Old visits also timed kernels that were deleted since; they are left out.
+    Old visits also timed kernels that have been deleted since; these are left out.
     """
     found: dict[str, dict[str, float]] = {name: {} for name in KERNELS}
     for cell, record in kernels.items():
@@ -79,7 +83,7 @@ def speedups(kernels: dict[str, Record]) -> dict[str, dict[str, float]]:
 
 
 def proposals(kernels: dict[str, Record], machine: Record) -> list[str]:
-    """A line for each kernel: on, to be deleted, to be restricted, or still unmeasured."""
+    """Returns a line for each kernel: on, to be deleted, to be restricted, or unmeasured."""
     lines = []
     for name, by_cell in speedups(kernels).items():
         needed: Any = KERNELS[name].needed

@@ -1,8 +1,8 @@
-"""Runs a part in a process of its own, under a limit, and takes down what it reports.
+"""Runs a part in a process of its own, under a time limit, and records its reports.
 
-A part that is over its limit is killed with all its children, and the next one goes on. So is one
-whose cell hangs (programs of a kernel that wait for each other for ever): then the rest of the part
-is tried again in a new process. A part does not outlive this process, however it ends.
+A part that exceeds its limit is killed with all its children, and the next part follows. If a cell
+hangs (because programs of a kernel wait for each other for ever), its process is killed too, and
+the rest of the part is tried in a new one. A part does not outlive this process, however that ends.
 """
 
 import json
@@ -27,7 +27,7 @@ _DONE, _OVER = "done", "over the limit of the part"
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Seconds: of the whole part, and from one line of it to the next."""
+    """Limits in seconds: for the whole part, and from one line that it reports to the next."""
 
     part: float
     cell: float
@@ -35,7 +35,7 @@ class Limits:
 
 @dataclass(frozen=True, kw_only=True)
 class _Ending:
-    """How a process ended, at which cell if at one, after how many lines."""
+    """The end of a process: its reason, the unfinished cell (if any), and the lines reported."""
 
     why: str
     cell: str | None
@@ -46,10 +46,10 @@ def run_part(part: str, told: dict[str, Any], limits: Limits, results: Results) 
     """Takes the part's missing measurements.
 
     Args:
-        part: by name.
-        told: what the child is told besides: see `child`.
-        limits: of time.
-        results: where they go. Cells that failed in this run are not tried again.
+        part: Name of the part.
+        told: The rest of the child's task; see `child`.
+        limits: Limits of time.
+        results: Receives the measurements. Cells that failed in this call are not tried again.
     """
     deadline, failed = time.monotonic() + limits.part, dict[str, Any]()
     for _ in range(_MOST_PROCESSES):
@@ -59,7 +59,7 @@ def run_part(part: str, told: dict[str, Any], limits: Limits, results: Results) 
         if ending.cell is not None:
             failed[ending.cell] = {}
             _add(results, told, {"cell": ending.cell, "error": ending.why})
-        elif ending.lines == 0 and ending.why != _DONE:  # it would not get further the next time
+        elif ending.lines == 0 and ending.why != _DONE:  # a new process would get no further
             _add(results, told, {"cell": "start", "error": ending.why})
             return
         if ending.why in (_DONE, _OVER) or time.monotonic() >= deadline:
@@ -84,7 +84,7 @@ def _run_once(
     patience = 0.0
     try:
         process.stdin.write(json.dumps(told).encode() + b"\n")
-        process.stdin.flush()  # and left open: at its end the child knows that nobody listens
+        process.stdin.flush()  # and stays open: its end tells the child that this process is gone
         for line in _lines(process.stdout, deadline, limits.cell):
             if isinstance(line, str):
                 return _Ending(why=line, cell=cell, lines=lines)
@@ -97,7 +97,7 @@ def _run_once(
                 if "error" in message:
                     failed[message["cell"]] = {}
                 _add(results, told, message)
-        patience = 10.0  # it ends by itself, and how is worth knowing
+        patience = 10.0  # it is ending by itself, and its exit status is worth knowing
     finally:
         _end(process, patience)
     why = f"its process ended with {process.returncode}; see {results.log_path.name}"
@@ -110,7 +110,7 @@ def _add(results: Results, told: dict[str, Any], message: dict[str, Any]) -> Non
 
 
 def _lines(stream: IO[bytes], deadline: float, cell: float) -> Iterator[bytes | str]:
-    """Lines until the end of the stream; last a reason, if a limit came first."""
+    """Yields lines until the end of the stream; if a limit comes first, a reason (str) is last."""
     descriptor, rest = stream.fileno(), b""
     with selectors.DefaultSelector() as selector:
         selector.register(descriptor, selectors.EVENT_READ)
@@ -130,7 +130,7 @@ def _lines(stream: IO[bytes], deadline: float, cell: float) -> Iterator[bytes | 
 
 
 def _end(process: "subprocess.Popen[bytes]", patience: float) -> None:
-    """Kills what is left of the process and its children, after so many seconds of waiting."""
+    """Waits `patience` seconds, then kills what is left of the process and its children."""
     with suppress(subprocess.TimeoutExpired):
         process.wait(timeout=patience)
     with suppress(ProcessLookupError):

@@ -1,4 +1,4 @@
-"""The part `tests`: the tests marked gpu, each a cell."""
+"""The part `tests`: the tests marked gpu, one cell each."""
 
 import time
 from collections.abc import Iterator
@@ -11,19 +11,19 @@ import pytest
 from scripts import ROOT
 from scripts.gpu_visit.cells import Cell, Context, Found
 
-# In a rehearsal one test that runs everywhere stands for them: on a CPU all of them are skipped.
+# A rehearsal runs this test instead of those marked gpu, which are all skipped on a CPU.
 _REHEARSED = "tests/runtime/test_calls.py::test_each_name_has_its_own_recording"
 
 
 def tests(context: Context) -> Iterator[Cell]:
-    """Collects once, and runs one test after another: one that hangs costs no other."""
+    """Collects once and yields a cell for each test, so that one that hangs costs no other."""
     names = [_REHEARSED] if context.rehearsing else collected(files_with_gpu_tests())
     for name in names:
         yield Cell(name=name, measure=partial(run_test, name))
 
 
 def files_with_gpu_tests() -> list[str]:
-    """Only these are imported: the machine may lack what others need."""
+    """Returns the files to import: the machine may lack packages that others need."""
     return [
         str(path.relative_to(ROOT))
         for path in sorted(ROOT.glob("tests/**/test_*.py"))
@@ -32,7 +32,7 @@ def files_with_gpu_tests() -> list[str]:
 
 
 class _Notes:
-    """A plugin of pytest's: what was collected, and how a test ended."""
+    """A plugin of pytest that notes the collected tests and the outcome of a test."""
 
     def __init__(self) -> None:
         self.collected: list[str] = []
@@ -51,13 +51,13 @@ class _Notes:
             self.text = str(report.longrepr)
 
 
-# Without warnings as errors, and without what else the configuration asks for: the packages there
-# are other versions than those that the tests were written with.
+# Warnings are not errors here, because that machine has other versions of packages than those that
+# the tests were written with.
 _OPTIONS = ["-q", "-p", "no:cacheprovider", "-W", "default", "--rootdir", str(ROOT)]
 
 
 def collected(files: list[str]) -> list[str]:
-    """Names of the tests marked gpu."""
+    """Returns the names of the tests marked gpu."""
     notes = _Notes()
     pytest.main([*_OPTIONS, "--collect-only", "-m", "gpu", *_paths(files)], plugins=[notes])
     if notes.outcome == "failed":
@@ -66,7 +66,7 @@ def collected(files: list[str]) -> list[str]:
 
 
 def run_test(name: str) -> Found:
-    """One test; where it fails, the end of what pytest says."""
+    """Runs one test; if it does not pass, the result has the end of pytest's report."""
     notes, start = _Notes(), time.monotonic()
     pytest.main([*_OPTIONS, *_paths([name])], plugins=[notes])
     found: Found = {"outcome": notes.outcome, "test_seconds": round(time.monotonic() - start, 2)}

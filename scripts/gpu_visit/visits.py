@@ -12,13 +12,13 @@ _DETERMINISTIC = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """What is known of a part without importing it.
+    """The description of a part, available without importing it.
 
     Attributes:
-        where: module of this package, and function.
-        sentence: what it measures.
-        limits: of time.
-        environment: variables of its process.
+        where: Its module in this package and its function, as `module:function`.
+        sentence: A description of the measurements.
+        limits: Limits of time.
+        environment: Environment variables of its process.
     """
 
     where: str
@@ -39,13 +39,13 @@ PARTS = {
         100,
         environment=_KERNELS_ON,
     ),
-    "rates": _entry("speed:rates", "the machine: products and copies at their best", 25, 25),
+    "rates": _entry("speed:rates", "the machine's best rates of products and copies", 25, 25),
     "kernels": _entry("kernels:kernels", "each kernel against its reference", 60, 25),
     "bench": _entry("speed:bench", "training steps, one factor at a time", 130, 40),
-    "floor": _entry("speed:floors", "what the arithmetic of these steps takes alone", 35, 15),
-    "memory": _entry("speed:memory", "memory and time with and without all logits", 25, 20),
+    "floor": _entry("speed:floors", "the time of these steps' matrix products alone", 35, 15),
+    "memory": _entry("speed:memory", "memory and time with all logits, and in chunks", 25, 20),
     "profile": _entry("speed:profile", "where the time of a step goes: the ten longest", 20, 20),
-    "other": _entry("other:other", "somebody else's code (--other) at two sizes", 30, 30),
+    "other": _entry("other:other", "another project's code (--other) at two sizes", 30, 30),
     "learning": _entry(
         "learning:learning",
         "Penn Treebank: alternating, restarts only, synthetic only; bf16 and fp32",
@@ -67,11 +67,11 @@ VISITS = {
     "visit2": ["rates", "learning"],
     "visit3": ["rates", "deterministic", "best", "other"],
 }
-VISIT_SECONDS = 465.0  # of the eight minutes that a command should take; the rest is for its end
+VISIT_SECONDS = 465.0  # a command should take eight minutes; the rest is for its end
 
 
 def load_part(name: str) -> Part:
-    """The function of that part."""
+    """Imports and returns the function of a part."""
     module, _, function = PARTS[name].where.partition(":")
     part: Part = getattr(import_module(f"scripts.gpu_visit.{module}"), function)
     return part

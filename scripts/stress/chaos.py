@@ -1,4 +1,4 @@
-"""Kills `sglm prep`, `train` and `compare` over and over, and compares what comes out in the end.
+"""Kills `sglm prep`, `train` and `compare` over and over, and compares the final results.
 
 Every case is run once undisturbed. Then it is killed in four ways and started again until it has
 finished: just before its n-th file operation, in the middle of a write after that, at a random
@@ -81,7 +81,7 @@ class Chaos:
     folders: int = 0
 
     def report(self, problem: str) -> None:
-        """Notes what is wrong, and prints it at once."""
+        """Notes a problem, and prints it at once."""
         self.problems.append(problem)
         say(problem)
 
@@ -93,10 +93,10 @@ class Chaos:
         return folder
 
     def undisturbed(self, case: Case, as_process: bool = False) -> Whole:
-        """Runs it to its end.
+        """Runs a case to its end.
 
         Raises:
-            RuntimeError: it fails by itself.
+            RuntimeError: It fails without a kill.
         """
         folder, counting, started = self.new_folder(case), Saboteur(), time.monotonic()
         arguments = case.arguments(folder)
@@ -138,7 +138,7 @@ class Chaos:
         say(f"{case.what} ({case.name}), {way}" + f" {at}" * (at > 0) + f": kill {row.kills}")
 
     def _starts(self, case: Case, way: str, at: int, whole: Whole, folder: Path) -> Iterator[Start]:
-        """One start after the other; the last of them is not killed."""
+        """Yields one start after the other; the last of them is not killed."""
         arguments = case.arguments(folder)
         if way == "process":
             for _ in range(2):
@@ -172,13 +172,13 @@ class Chaos:
 
 
 def was_killed(ending: Ending, start: Start) -> bool:
-    """Whether it was killed, or failed because a process that it waited for was killed."""
+    """Returns whether a start was killed, or failed because a process of its own was killed."""
     of_its_own = start.saboteur is not None and start.saboteur.struck and ending.code == 1
     return ending.killed or (of_its_own and "ended by SIG" in ending.output)
 
 
 def moments(way: str, kills: int, whole: Whole, dice: random.Random) -> Iterator[int]:
-    """The operations at which to kill, spread over all of them; 0 for ways that need none."""
+    """Yields the operations at which to kill, spread over all; 0 for ways that need none."""
     if way in ("moment", "process"):
         yield from itertools.repeat(0)
     while True:
@@ -187,7 +187,7 @@ def moments(way: str, kills: int, whole: Whole, dice: random.Random) -> Iterator
 
 
 def kill(chaos: Chaos, cases: Sequence[Case], kills: int, every_operation: bool) -> list[Row]:
-    """So many kills of one command, over its cases and all the ways."""
+    """Kills one command `kills` times, spread over its cases and all the ways."""
     rows = {way: Row(cases[0].what, way) for way in WAYS}
     wholes = [chaos.undisturbed(case) for case in cases]
     for way, row in rows.items():
@@ -213,7 +213,7 @@ def kill(chaos: Chaos, cases: Sequence[Case], kills: int, every_operation: bool)
 
 
 def make_cases(folder: Path, what: str) -> list[Case]:
-    """Makes small cases; their inputs are written to `folder`."""
+    """Makes small cases of a command; writes their inputs to `folder`."""
     text, longer, store, old = (folder / name for name in ("a.txt", "b.txt", "store", "old"))
     if not text.exists():
         make_text(text, 300)
@@ -238,7 +238,7 @@ def make_cases(folder: Path, what: str) -> list[Case]:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """For docs/log.md."""
+    """Returns a table for docs/log.md."""
     names = list(asdict(rows[0]))
     lines = [f"| {' | '.join(name.replace('_', ' ') for name in names)} |"]
     lines.append(f"| {' | '.join('---' for _ in names)} |")
@@ -260,8 +260,8 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="scripts/chaos", description=(__doc__ or "").partition("\n")[0]
     )
-    parser.add_argument("--kills", type=int, default=200, help="in all (default 200)")
-    parser.add_argument("--seed", type=int, default=0, help="of the random moments")
+    parser.add_argument("--kills", type=int, default=200, help="number of kills (default 200)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random moments")
     parser.add_argument("--what", default=",".join(WHAT), help="some of %(default)s")
     parser.add_argument(
         "--every-operation", action="store_true", help="one run per file operation instead"

@@ -1,4 +1,4 @@
-"""What is killed: small cases of `sglm prep`, `train` and `compare`, each a command on its own."""
+"""The cases that are killed: small runs of `sglm prep`, `train` and `compare`, each a command."""
 
 import random
 import shutil
@@ -42,13 +42,13 @@ class Case:
     """A command, and the checks of its output.
 
     Attributes:
-        what: the command's name.
-        name: of the case.
-        arguments: of sglm; the output goes to `out` in the folder that this is called with.
-        differences: between an undisturbed output and another one.
-        damage: what is damaged in an output right after a kill.
-        again: the exit status of one more start when all is done.
-        set_up: fills a fresh folder with the files that the first start finds.
+        what: The command's name.
+        name: The case's name.
+        arguments: Returns the arguments of sglm; the output goes to `out` in the given folder.
+        differences: Yields the differences between an undisturbed output and another one.
+        damage: Yields the damage in an output right after a kill.
+        again: The exit status of one more start after the command has finished.
+        set_up: Fills a fresh folder with the files that the first start finds.
     """
 
     what: str
@@ -61,7 +61,7 @@ class Case:
 
 
 def make_text(path: Path, lines: int) -> None:
-    """Sentences of a tiny language: subject, verb, object."""
+    """Writes sentences of a tiny language: subject, verb, object."""
     draw = random.Random(0)
     subjects = ("the cat", "a dog", "all birds", "no fish", "the old man")
     verbs = ("sees", "hears", "wants", "fears")
@@ -74,7 +74,7 @@ def make_text(path: Path, lines: int) -> None:
 
 
 def prep_case(text: Path, old: Path, tokenizer: str, force: bool) -> Case:
-    """A store of `text`; `force` puts it in the place of the store `old`."""
+    """Returns a case that makes a store of `text`; with `force`, it replaces the store `old`."""
 
     def set_up(folder: Path) -> None:
         if force:

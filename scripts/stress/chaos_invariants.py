@@ -1,4 +1,4 @@
-"""What must be the same after any number of kills, and what must hold right after each."""
+"""Checks of what must be the same after any number of kills, and must hold right after each."""
 
 import json
 import logging
@@ -23,13 +23,13 @@ _CHECKPOINT = re.compile(r"step-(\d+)")
 
 
 def store_differences(expected: Path, found: Path) -> Iterator[str]:
-    """A token store: every file, byte by byte."""
+    """Compares two token stores: every file, byte by byte."""
     yield from _different_files(expected, found, [name.name for name in expected.iterdir()])
     yield from _leftovers(found.parent)
 
 
 def store_damage(out: Path, before: Path | None) -> Iterator[str]:
-    """Right after a kill: no store, or a whole one; that of `before` or a new one."""
+    """Checks that after a kill there is no store or a whole one: that of `before`, or a new one."""
     if not (out / "meta.json").exists():
         if before is not None and not _moved_aside(out):
             yield f"{out}: the store that was to be replaced is gone"
@@ -37,16 +37,16 @@ def store_damage(out: Path, before: Path | None) -> Iterator[str]:
     try:
         TokenStore.open(out)
     except SglmError as error:
-        yield f"a store that looks complete: {error}"
+        yield f"a store that looks complete is not: {error}"
 
 
 def _moved_aside(out: Path) -> bool:
-    """Whether the kill fell between two renames: the old store is then complete, but renamed."""
+    """Returns whether the kill fell between two renames: the old store is complete, but renamed."""
     return any((path / "meta.json").exists() for path in out.parent.glob(f".{out.name}.prep-*-old"))
 
 
 def run_differences(expected: Path, found: Path) -> Iterator[str]:
-    """A finished run: weights, optimizers, random numbers by byte; metrics and curves by number."""
+    """Compares finished runs: weights, optimizers, random numbers by byte; metrics by number."""
     wanted, there = _comparable_files(expected), _comparable_files(found)
     if other := wanted ^ there:
         yield f"{found}: other files: {', '.join(sorted(map(str, other)))}"
@@ -61,7 +61,7 @@ def run_differences(expected: Path, found: Path) -> Iterator[str]:
 
 
 def run_damage(out: Path) -> Iterator[str]:
-    """Right after a kill: every model in its place can be loaded, as can `checkpoints/latest`."""
+    """Checks that after a kill every model in its place and `checkpoints/latest` can be loaded."""
     if not out.is_dir():
         return
     try:
@@ -80,14 +80,14 @@ def run_damage(out: Path) -> Iterator[str]:
 
 
 def latest_step(out: Path) -> int:
-    """The step of the checkpoint that `latest` points to; 0 without one."""
+    """Returns the step of the checkpoint that `latest` points to; 0 without one."""
     latest = out / "checkpoints" / "latest"
     match = _CHECKPOINT.search(os.readlink(latest)) if latest.is_symlink() else None
     return int(match[1]) if match and latest.exists() else 0
 
 
 def comparison_differences(expected: Path, found: Path) -> Iterator[str]:
-    """A finished comparison: its results but for what the runs cost, and each run."""
+    """Compares finished comparisons: their results except for the costs, and each run."""
     if _without_costs(read_json(expected / "results.json")) != _without_costs(
         read_json(found / "results.json")
     ):
@@ -98,18 +98,18 @@ def comparison_differences(expected: Path, found: Path) -> Iterator[str]:
             yield from run_differences(run, found / "runs" / run.name)
     for log in (found / "runs").glob("*.log"):
         if "Traceback" in log.read_text(encoding="utf-8"):
-            yield f"{log}: holds a traceback"
+            yield f"{log}: contains a traceback"
     yield from _leftovers(found)
 
 
 def comparison_damage(out: Path) -> Iterator[str]:
-    """Right after a kill: as of each run."""
+    """Checks each run after a kill."""
     for run in out.glob("runs/*"):
         yield from run_damage(run)
 
 
 def curves(run: Path) -> dict[str, list[tuple[int, float]]]:
-    """`tag: [(step, value), …]`, as TensorBoard reads them."""
+    """Returns `tag: [(step, value), …]`, as TensorBoard reads them."""
     logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it warns of every purge
     accumulator = EventAccumulator(str(run / "tensorboard"))
     accumulator.Reload()
@@ -121,13 +121,16 @@ def curves(run: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def read_json(path: Path) -> Any:
-    """The content of a file; None if there is no file."""
+    """Reads a file; None if there is no file."""
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
 def _comparable_files(run: Path) -> set[str]:
-    """All files except event files, whose number depends on the number of starts, and checkpoints
-    before the last, which a stop may have saved at other steps."""
+    """Returns all files except event files and the checkpoints before the last.
+
+    The number of event files depends on the number of starts, and a stop may have saved earlier
+    checkpoints at other steps.
+    """
     return {
         str(path.relative_to(run))
         for folder in (run, *run.glob("checkpoints/latest"))
@@ -139,7 +142,7 @@ def _comparable_files(run: Path) -> set[str]:
 
 
 def _is_reproduced(name: str) -> bool:
-    """Whether a file is the same byte by byte. Logs, records and a checkpoint's JSON hold times."""
+    """Returns whether a file must be equal by byte; logs, records and state.json contain times."""
     within = Path(name).parts[0] in ("model", "last", "snapshots", "config.toml")
     return within or name.endswith(".safetensors")
 
@@ -173,4 +176,4 @@ def _first_difference(left: list[Any] | None, right: list[Any] | None) -> str:
 def _leftovers(folder: Path) -> Iterator[str]:
     for path in folder.rglob("*"):
         if _LEFT_ASIDE.search(path.name):
-            yield f"{path}: was left lying about"
+            yield f"{path}: was left behind"

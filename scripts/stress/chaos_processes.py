@@ -1,7 +1,7 @@
-"""Processes to be killed: the command line of sglm in a fork of a process that is warm already.
+"""Processes to be killed: sglm's command line in a fork of a process that has loaded all modules.
 
-A fork takes milliseconds, a fresh Python with torch seconds. A fork tests the same: the parent
-computes nothing and has one thread, and SIGKILL gives no process time to clean up.
+A fork takes milliseconds, a fresh Python with torch takes seconds. Both test the same: the parent
+of a fork computes nothing and has one thread, and SIGKILL gives no process time to clean up.
 """
 
 import contextlib
@@ -27,17 +27,18 @@ _SECONDS_TO_HANG = 300.0
 
 @dataclass
 class Saboteur:
-    """Ends a process at its n-th file operation: just before it, or during the next write.
+    """A saboteur that ends a process at its n-th file operation, or during the next write.
 
     File operations are renames, removals, new folders and links, files opened for writing, and
     fsync. They are counted over a process and those that it forks.
 
     Attributes:
-        operation: counted from 1; 0 ends nothing, but counts.
-        torn_bytes: None ends the process before the operation. A number limits the size of every
-            file from there on: the first write beyond it is cut off there, and ends the process.
-        spare_others: a forked process that comes to the operation ends its parent only, and is
-            left behind as an orphan.
+        operation: Number of the operation, counted from 1. 0: only counts, and ends nothing.
+        torn_bytes: Size in bytes to which every file is limited from the operation on: the first
+            write beyond it is cut off there, and ends the process. None: the process ends just
+            before the operation.
+        spare_others: Whether a forked process that comes to the operation ends only its parent, and
+            is left behind as an orphan.
     """
 
     operation: int = 0
@@ -47,7 +48,7 @@ class Saboteur:
     counter: mmap.mmap = field(default_factory=lambda: mmap.mmap(-1, 8))
 
     def done(self) -> int:
-        """Operations so far."""
+        """Returns the number of operations so far."""
         return int.from_bytes(self.counter[:8], "little")
 
     @property
@@ -55,7 +56,7 @@ class Saboteur:
         return 0 < self.operation <= self.done()
 
     def install(self) -> None:
-        """From here on operations of this process and its children are counted."""
+        """Begins to count the operations of this process and its children."""
         self.main = os.getpid()
         if self.torn_bytes is not None:
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -98,11 +99,11 @@ def _counts(path: Any) -> bool:
 
 @dataclass(frozen=True)
 class Ending:
-    """How a process ended.
+    """The end of a process.
 
     Attributes:
-        code: its exit status, or minus the signal that ended it.
-        output: what it wrote to stdout and stderr.
+        code: Its exit status, or minus the number of the signal that ended it.
+        output: Everything that it wrote to stdout and stderr.
     """
 
     code: int
@@ -121,10 +122,10 @@ class Victim:
     output: int
 
     def wait(self, seconds: float | None = None) -> Ending:
-        """Waits until it ends; after `seconds`, SIGKILL ends it and its group.
+        """Waits until the process ends; after `seconds`, SIGKILL ends it and its group.
 
         Raises:
-            TimeoutError: it hangs.
+            TimeoutError: `seconds` is None, and the process hangs.
         """
         received = b""
         started = time.monotonic()
@@ -151,7 +152,7 @@ def _code(status: int) -> int:
 
 
 def forked(arguments: Sequence[str], saboteur: Saboteur) -> Victim:
-    """`sglm ARGUMENTS` in a fork of this process."""
+    """Starts `sglm ARGUMENTS` in a fork of this process."""
     output, theirs = os.pipe()
 
     def run() -> int:
@@ -164,7 +165,7 @@ def forked(arguments: Sequence[str], saboteur: Saboteur) -> Victim:
 
 
 def fresh(arguments: Sequence[str]) -> Victim:
-    """`sglm ARGUMENTS` in a Python of its own, as a user starts it."""
+    """Starts `sglm ARGUMENTS` in a Python process of its own, as a user does."""
     output, theirs = os.pipe()
     process = subprocess.Popen(
         [sys.executable, "-m", "sglm.cli.main", *arguments],
@@ -235,7 +236,7 @@ def _fork(run: Callable[[], int], stdin: int, stdout: int, stderr: int) -> int:
 
 
 class ForkedWorker:
-    """Replaces `subprocess.Popen` for `sglm.compare.worker`: only the part of it that is used."""
+    """A fork that runs `sglm.compare.worker`, with the used parts of `subprocess.Popen`."""
 
     def __init__(self, command: Sequence[str], *, stderr: TextIO, **_: object) -> None:
         theirs_in, self._stdin = os.pipe()

@@ -3,9 +3,9 @@
     python -m scripts.stress.fuzz TARGET --seconds 120      (TARGET: see --help, or `all`)
 
 Each input must end in a result or in an SglmError; any other exception, a crash of a library, a run
-of more than 30 seconds or more than 3 GB ends the target with the input kept as a file (`--keep`).
-Atheris mutates the inputs and watches which branches of sglm they reach. The same targets run
-without it, on their seeds, in the test suite.
+of more than 30 seconds or more than 3 GB of memory ends the target, and the input is kept as a file
+(`--keep`). Atheris mutates the inputs and watches which branches of sglm they reach. In the test
+suite, the same targets run on their seeds without it.
 """
 
 import argparse
@@ -28,8 +28,8 @@ def main() -> int:
         prog="python -m scripts.stress.fuzz", description=__doc__.partition("\n")[0]
     )
     parser.add_argument("target", choices=[*names, "all"], metavar="TARGET", help=", ".join(names))
-    parser.add_argument("--seconds", type=int, default=60, help="for each target")
-    parser.add_argument("--keep", type=Path, default=Path("build/fuzz"), help="for what it finds")
+    parser.add_argument("--seconds", type=int, default=60, help="time for each target")
+    parser.add_argument("--keep", type=Path, default=Path("build/fuzz"), help="folder of findings")
     parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     try:
@@ -55,13 +55,13 @@ def main() -> int:
 
 
 def target_names() -> list[str]:
-    """The keys of `fuzz_targets.TARGETS`, without importing that module, which takes seconds."""
+    """Returns the names of the targets without importing their module, which takes seconds."""
     text = (Path(__file__).parent / "fuzz_targets.py").read_text(encoding="utf-8")
     return [line[11:].split("(")[0] for line in text.splitlines() if line.startswith("def target_")]
 
 
 def fuzz(name: str, seconds: int, keep: Path, folder: Path) -> None:
-    """Runs one target for a while; ends the process."""
+    """Fuzzes one target for `seconds`; ends the process."""
     import atheris
     import torch
 

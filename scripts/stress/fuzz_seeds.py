@@ -1,4 +1,4 @@
-"""Inputs that fuzzing starts from: whole ones, and some that are known to be hard."""
+"""Inputs that fuzzing starts from: valid ones, and some that are known to be hard."""
 
 import gzip
 import io
@@ -11,7 +11,7 @@ from sglm.config import config_to_toml, load_config
 
 
 def seeds(name: str, originals: Originals) -> list[bytes]:
-    """Whole inputs of that kind, and some that are known to be hard."""
+    """Returns valid inputs of that kind, and some that are known to be hard."""
     files = {
         "meta": "store/meta.json",
         "ids": "store/train.bin",

@@ -1,4 +1,4 @@
-"""What `scripts.stress.fuzz` fuzzes: a function for each kind of input.
+"""The targets of `scripts.stress.fuzz`: a function for each kind of input.
 
 A target writes the bytes that it is given into a file that sglm reads, and lets sglm read it. It
 returns if sglm accepts them or refuses them with an SglmError; any other exception is a fault.
@@ -28,7 +28,7 @@ from sglm.ngram.arpa import read_arpa
 from sglm.scoring.nbest import read_nbest
 from sglm.storage.checkpoint import load_checkpoint, save_checkpoint
 from sglm.text.lines import READ_BYTES, read_text_lines
-from sglm.text.prepare import Recipe, prepare
+from sglm.text.prepare import StoreSettings, prepare
 from sglm.text.records import read_jsonl, read_parquet
 from sglm.text.sentencepiece_tokenizer import learn_sentencepiece
 from sglm.text.store import TokenStore
@@ -64,7 +64,9 @@ class Originals:
             "char": CharTokenizer(sorted(set("\n".join(LINES)))),
             "byte": ByteTokenizer(),
         }
-        self.store = prepare([str(self.text)], folder / "store", Recipe(tokenizer="word")).folder
+        self.store = prepare(
+            [str(self.text)], folder / "store", StoreSettings(tokenizer="word")
+        ).folder
         for kind, tokenizer in self.tokenizers.items():
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)
@@ -85,14 +87,14 @@ class Originals:
         save_checkpoint(folder / "run" / "checkpoints", 7, state)
 
     def copy(self, name: str) -> Path:
-        """A fresh copy of a folder of the originals."""
+        """Returns a fresh copy of a folder of the originals."""
         target = self.folder / "spoilt"
         shutil.rmtree(target, ignore_errors=True)
         return Path(shutil.copytree(self.folder / name, target, symlinks=True))
 
 
 def target(name: str, originals: Originals) -> Callable[[bytes], None]:
-    """The function that is run with each input."""
+    """Returns the function that is run with each input."""
     return partial(_guarded, globals()[f"target_{name}"], originals)
 
 
@@ -101,7 +103,7 @@ def _guarded(run: Callable[[Originals, bytes], None], originals: Originals, data
         run(originals, data)
     except SglmError as error:
         if len(str(error)) > 4000:
-            raise AssertionError("a message that nobody reads") from error
+            raise AssertionError("a message of more than 4,000 characters") from error
 
 
 def target_config(originals: Originals, data: bytes) -> None:
@@ -169,7 +171,7 @@ def target_sentencepiece(originals: Originals, data: bytes) -> None:
 def target_given_model(originals: Originals, data: bytes) -> None:
     path = originals.folder / "given.model"
     path.write_bytes(data)
-    given = given_tokenizer(f"spm:{path}", of=None, vocab_size=None, eos_id=None)
+    given = given_tokenizer(f"spm:{path}", tokenizer_of=None, vocab_size=None, eos_id=None)
     assert given is not None
     _use_tokenizer(given)
 
@@ -364,5 +366,5 @@ def target_prep(originals: Originals, data: bytes) -> None:
     path, out = originals.folder / f"prep.{ending}", originals.folder / "prepared"
     path.write_bytes(data[2:])
     shutil.rmtree(out, ignore_errors=True)
-    prepare([str(path)], out, Recipe(tokenizer=kind, valid=0.2, test=0.0))
+    prepare([str(path)], out, StoreSettings(tokenizer=kind, valid=0.2, test=0.0))
     _use_store(out)

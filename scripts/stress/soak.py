@@ -1,13 +1,13 @@
-"""Does anything grow that should not? The real commands for a long time, watched from outside.
+"""Does anything grow that should not? Watches the real commands for a long time, from outside.
 
     python -m scripts.stress.soak score --lines 10000000    # ten million, through `sglm score`
     python -m scripts.stress.soak train --steps 1000000     # a week of steps of a toy model
     python -m scripts.stress.soak train --steps 2000 --json
 
 Reads the process's resident memory, open files and threads from /proc, and the size of its run
-folder. Reports their growth after the first third, by when caches and buffers are filled. A run's
-folder should grow by a few numbers per log interval and evaluation, and by nothing else. Linux, one
-thread.
+folder. Reports their growth after the first third of the work, when caches and buffers are full. A
+run's folder should grow by a few numbers per log interval and evaluation, and by nothing else.
+Needs Linux; the process has one thread.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from sglm.text.prepare import Recipe, prepare
+from sglm.text.prepare import StoreSettings, prepare
 
 SAMPLES = 60
 WARM_SHARE = 1 / 3
@@ -52,9 +52,9 @@ def main() -> None:
         prog="python -m scripts.stress.soak", description=__doc__.split("\n")[0]
     )
     parser.add_argument("what", choices=("score", "train"))
-    parser.add_argument("--lines", type=int, default=10_000_000, help="to score")
-    parser.add_argument("--steps", type=int, default=1_000_000, help="to train")
-    parser.add_argument("--json", action="store_true", help="print one object")
+    parser.add_argument("--lines", type=int, default=10_000_000, help="lines to score")
+    parser.add_argument("--steps", type=int, default=1_000_000, help="steps to train")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -73,7 +73,7 @@ def main() -> None:
 
 
 def verdict(samples: list[Sample]) -> dict[str, float]:
-    """The growth of each measure after the first third of the work."""
+    """Returns the growth of each measure after the first third of the work."""
     last = samples[-1]
     warm = next(sample for sample in samples if sample.done >= WARM_SHARE * last.done)
     written = last.tensorboard_bytes - warm.tensorboard_bytes
@@ -90,7 +90,7 @@ def verdict(samples: list[Sample]) -> dict[str, float]:
 
 
 def words(seed: int) -> Iterator[str]:
-    """Lines of random words: a few are frequent and very many are rare, as in text."""
+    """Yields lines of random words: a few are frequent and very many are rare, as in text."""
     draw = random.Random(seed).random
     while True:
         count = 1 + int(draw() * LONGEST_LINE)
@@ -101,7 +101,7 @@ def make_store(folder: Path) -> Path:
     text = folder / "text.txt"
     lines = words(seed=0)
     text.write_text("".join(next(lines) for _ in range(500)), encoding="utf-8")
-    prepare([str(text)], folder / "store", Recipe(tokenizer="sentencepiece", vocab_size=300))
+    prepare([str(text)], folder / "store", StoreSettings(tokenizer="sentencepiece", vocab_size=300))
     return folder / "store"
 
 
@@ -110,8 +110,10 @@ def command(*arguments: object) -> list[str]:
 
 
 def training(store: Path, out: Path, steps: int, every: int) -> list[str]:
-    """The command of a training of a tiny model, with cycles of both modes, evaluations and
-    checkpoints. Its synthesizer reads ahead, which keeps the most data between windows."""
+    """Returns the command that trains a tiny model, with cycles of both modes and checkpoints.
+
+    Its synthesizer reads ahead, because that keeps the most data between windows.
+    """
     # Always five cycles, so that the number of snapshots does not grow with the steps.
     cycles = [steps // 5] * 4 + [steps - 4 * (steps // 5)]
     settings = [
@@ -122,7 +124,7 @@ def training(store: Path, out: Path, steps: int, every: int) -> list[str]:
         f"train.checkpoint_every_steps={10 * every}",
     ]
     options = [part for setting in settings for part in ("--set", setting)]
-    # The smallest shipped recipe, without its cycles in epochs.
+    # An empty configuration: the defaults.
     config = out.with_name("config.toml")
     config.write_text("", encoding="utf-8")
     return command("train", config, "--data", store, "--out", out, "--device", "cpu", *options)
@@ -134,7 +136,7 @@ def start(arguments: list[str], **pipes: Any) -> "subprocess.Popen[bytes]":
 
 
 def look(process: "subprocess.Popen[bytes]", done: int, started: float, run: Path) -> Sample:
-    """A sample of /proc and of the run folder."""
+    """Takes a sample of /proc and of the run folder."""
     place = Path("/proc") / str(process.pid)
     status = dict(
         line.split(":", 1) for line in (place / "status").read_text().splitlines() if ":" in line
@@ -155,12 +157,12 @@ def look(process: "subprocess.Popen[bytes]", done: int, started: float, run: Pat
 
 
 def score(folder: Path, lines: int) -> list[Sample]:
-    """Samples of a process that scores so many lines; checks that all of them come back."""
+    """Samples a process that scores `lines` lines; checks that all of them come back."""
     store = make_store(folder)
     run = folder / "run"
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     if start(training(store, run, 20, 10), **quiet).wait():
-        raise SystemExit("the training of a model to score with failed")
+        raise SystemExit("the training of the model for scoring failed")
     samples, every, done = [], max(lines // SAMPLES, 1), 0
     with start(
         command("score", run, "--json", "--device", "cpu"),
@@ -196,7 +198,7 @@ def feed(pipe: IO[bytes], lines: int) -> None:
 
 
 def train(folder: Path, steps: int) -> list[Sample]:
-    """Samples of a process that trains so many steps."""
+    """Samples a process that trains for `steps` steps."""
     store, run = make_store(folder), folder / "run"
     every = max(steps // 1000, 10)
     samples: list[Sample] = []
@@ -217,7 +219,7 @@ def train(folder: Path, steps: int) -> list[Sample]:
 
 
 def steps_done(line: bytes) -> int | None:
-    """The number of steps done, from a line of progress: `step 1,200/2,000  cycle …`."""
+    """Reads the number of steps from a line of progress: `step 1,200/2,000  cycle …`."""
     parts = line.split()
     if len(parts) < 2 or parts[0] != b"step" or b"/" not in parts[1]:
         return None

@@ -36,7 +36,7 @@ from sglm.train.build import (
 )
 from sglm.train.step import train_step
 
-# The kinds of stretch: without a synthesizer, while it learns, while its predictions are injected.
+# Without a synthesizer, while it learns, and while its predictions are injected.
 TURNS = {"real": Mode.REAL, "learning": Mode.REAL, "synthetic": Mode.SYNTHETIC}
 
 
@@ -44,11 +44,11 @@ class SglmArm:
     """sglm's own step, its parts built as `sglm train` builds them.
 
     Args:
-        size, place: what and where.
-        ids_N: the text.
-        kind: of the synthesizer, or None for plain truncation.
-        turns: one of `TURNS` or more, which take turns, block by block.
-        horizon: steps through which every window is backpropagated, or None.
+        size, place: What is trained, and where.
+        ids_N: The text.
+        kind: Kind of the synthesizer. None: plain truncation.
+        turns: One or more of `TURNS`, which alternate block by block.
+        horizon: Steps through which every window is backpropagated. None: the window.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class SglmArm:
         device = torch.device(place.device)
         config = sglm_config(size, kind, horizon, cuda_graph=place.cuda_graph)
         counts_V = np.bincount(ids_N[: 2**20], minlength=size.vocab_size)
-        with device:  # weights are drawn there: on a CPU large ones would take seconds
+        with device:  # weights are drawn here: on a CPU large ones would take seconds
             self.learner = build_learner(config, counts_V, make_precision(place.precision, device))
         self.rule = build_decision_rule(config)
         self.batcher = Batcher(
@@ -82,21 +82,21 @@ class SglmArm:
             for keeps_features in (False, True)
         }
         self.device, self.number, self.turns = device, 0, turns
-        if horizon is not None:  # as if it had already read so many windows
+        if horizon is not None:  # as if it had already read the windows of a horizon
             learner, inputs_TB = self.learner, self.read().inputs_TB
             learner.past.extend([(learner.state, inputs_TB)] * (learner.past.maxlen or 0))
             self.number = 1
 
     def read(self) -> Window:
-        """The next window, on the model's device."""
+        """Returns the next window, on the model's device."""
         return self.batcher.at(self.number).to(self.device)
 
     def step(self, turn: str | None = None) -> None:
-        """Goes on by a window; a given turn, of `TURNS`, must be that of the whole block."""
+        """Trains on a window; a given turn, one of `TURNS`, must be that of the whole block."""
         turn = turn or self.turns[self.number // self.block % len(self.turns)]
         learner, window = self.learner, self.read()
         learner.estimator = PlainTruncation() if turn == "real" else self.estimator
-        learner.window_pass = self.passes[learner.estimator.wants_feature_gradients]
+        learner.window_pass = self.passes[learner.estimator.wants_features]
         plan = StepPlan(lr_factor=1.0, mode=TURNS[turn], cycle=0)
         decision = self.rule.decide(self.number, plan, window)
         train_step(learner, window, decision, learning_rate=learner.rate(plan))
@@ -125,7 +125,7 @@ class SglmArm:
 def sglm_config(
     size: Size, kind: str | None, horizon: int | None = None, *, cuda_graph: bool = False
 ) -> Config:
-    """The shipped defaults at that size."""
+    """Returns the default configuration at that size."""
     values: dict[str, dict[str, Any]] = {
         "model": {"layers": size.layers, "hidden": size.hidden},
         "train": {"batch": size.batch, "window": size.window, "cuda_graph": cuda_graph},
@@ -155,7 +155,7 @@ def _sglm(kind: str | None, *turns: str) -> Build:
 
 ARMS: dict[str, Build] = {
     "plain": _plain,
-    "plain prepared": _plain,  # in a process that was prepared as sglm's is
+    "plain prepared": _plain,  # in a process prepared as that of sglm
     "real": _sglm(None, "real"),
     **{f"learning {kind}": _sglm(kind, "learning") for kind in KINDS},
     **{f"synthetic {kind}": _sglm(kind, "synthetic") for kind in KINDS},
@@ -164,21 +164,21 @@ ARMS: dict[str, Build] = {
 
 
 def has_synthesizer(name: str) -> bool:
-    """Whether that arm has one, and so can take every turn."""
+    """Returns whether that arm has a synthesizer, and so can take every turn."""
     return name.split()[-1] in KINDS
 
 
 def build_arm(
     name: str, size: Size, place: Place, text_tokens: int | None = None, horizon: int | None = None
 ) -> Arm:
-    """A fresh arm; all of one size read the same text.
+    """Builds a fresh arm; all arms of one size read the same text.
 
     Args:
-        name: one of `ARMS`.
-        size, place: what and where.
-        text_tokens: length of the text; None: as `random_text` has it.
-        horizon: steps of an exact gradient, for the arm `real`; None: the window's.
+        name: One of `ARMS`.
+        size, place: What is trained, and where.
+        text_tokens: Number of tokens of the text. None: the default of `random_text`.
+        horizon: Steps of the exact gradient, for the arm `real`. None: the window's.
     """
-    with TemporaryDirectory() as folder:  # a mapped file stays readable when its name is gone
+    with TemporaryDirectory() as folder:  # a mapped file stays readable after its deletion
         ids_N = random_text(size, Path(folder), text_tokens)
         return ARMS[name](size, place, ids_N, horizon)

@@ -1,24 +1,25 @@
-"""How fast is a training step, how fast could it be, where does its time go, what does it hold?
+"""Measures the speed of training steps, its upper limit, the shares of their parts, and memory.
 
     scripts/bench                             cases that suit this machine: twelve minutes, a table
     scripts/bench --sizes 2x650 --windows 5,35,70 --batches 20,80 --out bench.json
     scripts/bench --all --out bench.json      every size × window × batch
     scripts/bench --quick --json              one size, rates only, in under two minutes
 
-In each case the arms are timed in turn, round after round, a block of windows at a time, so that a
-busy moment of the machine hits all of them; medians count. A block is eight windows, or as many as
-lie between two readings of the coming text. Each arm has a process of its own; what a synthesizer
-costs is measured within its process, blocks with and without it in turn. The arms:
+In each case the arms are timed in turn, in rounds, a block of windows at a time, so that a busy
+moment of the machine affects all of them; medians count. A block is eight windows, or as many as
+there are from one reading of the coming text to the next. Each arm has a process of its own; the
+cost of a synthesizer is measured within its process, from blocks with and without it in turn. The
+arms:
 
-plain            nn.LSTM, tied cross_entropy, clipping, fused AdamW: the loop that everybody writes
-plain prepared   the same with what `sglm train` asks of the C libraries (sglm.runtime.process)
+plain            nn.LSTM, tied cross_entropy, clipping, fused AdamW: an ordinary training loop
+plain prepared   the same with the settings of C libraries that `sglm train` makes
 real             sglm's step, truncated backpropagation
 learning KIND    the same, while a synthesizer learns (the real cycles of an alternating run)
-synthetic KIND   the same, while what it predicts is injected (the synthetic cycles)
+synthetic KIND   the same, while its predictions are injected (the synthetic cycles)
 alternating KIND a block of each in turn
 
-The floor is the time of a step's matrix products, and nothing else. With --out, cases that are in
-the file already are not measured again, so a run that was cut short goes on.
+The floor is the time of a step's matrix products alone. With --out, cases that are in the file
+already are not measured again, so that an interrupted run can be continued.
 """
 
 import argparse
@@ -42,7 +43,7 @@ from sglm.runtime.process import prepare_process
 
 SIZES = {"2x256": (2, 256, 7300), "2x650": (2, 650, 10_000), "3x1150": (3, 1150, 33_278)}
 WINDOWS, BATCHES = (5, 35, 70), (20, 80, 256)
-# What two cores do in some minutes: (size, window, batch).
+# Cases that take two cores some minutes: (size, window, batch).
 CPU_CASES = [("2x256", 5, 20), ("2x256", 35, 20), ("2x256", 70, 20), ("2x650", 35, 20)]
 DEFAULT_ARMS = [
     "plain",
@@ -51,7 +52,7 @@ DEFAULT_ARMS = [
     "learning adjoint",
     *[f"synthetic {kind}" for kind in KINDS],
 ]
-# The arms and turns of --quick, and what others call their rates.
+# The arms and turns of --quick, and the names of their rates, on which other programs rely.
 QUICK = {
     ("plain", OWN): "plain",
     ("alternating adjoint", "real"): "real",
@@ -62,7 +63,7 @@ QUICK_SECONDS, CASE_SECONDS = 70.0, 120.0
 
 
 def quick(size: Size, place: Place) -> dict[str, float]:
-    """Tokens per second on the CPU, medians, by the names that others rely on."""
+    """Returns median tokens per second on the CPU, by the names on which other programs rely."""
     asked: dict[str, list[str | None]] = {}
     for name, turn in QUICK:
         asked.setdefault(name, []).append(turn)
@@ -75,7 +76,7 @@ def quick(size: Size, place: Place) -> dict[str, float]:
 
 
 def chosen_cases(arguments: argparse.Namespace, on_cuda: bool) -> list[Size]:
-    """The product of what was asked for; what this machine can do when nothing was."""
+    """Returns all combinations of the requested sizes; without any, cases for this machine."""
     asked = (arguments.sizes, arguments.windows, arguments.batches)
     if arguments.all or (on_cuda and asked == (None, None, None) and not arguments.quick):
         triples = list(product(SIZES, WINDOWS, BATCHES))
@@ -92,10 +93,10 @@ def chosen_cases(arguments: argparse.Namespace, on_cuda: bool) -> list[Size]:
 
 
 def shape(name: str) -> tuple[int, int, int]:
-    """Layers, units and vocabulary of `2x256` or `2x256x7300`.
+    """Returns layers, units and vocabulary of `2x256` (a known size) or `2x256x7300`.
 
     Raises:
-        InputError: it is neither.
+        InputError: It is neither.
     """
     if name in SIZES:
         return SIZES[name]
@@ -107,10 +108,10 @@ def shape(name: str) -> tuple[int, int, int]:
 
 
 def whole_numbers(text: str) -> list[int]:
-    """Of `5,35,70`.
+    """Parses numbers such as `5,35,70`.
 
     Raises:
-        InputError: one of them is no number above 0.
+        InputError: One of them is not a whole number above 0.
     """
     parts = text.split(",")
     if not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
@@ -126,21 +127,22 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="tokens per second only, CPU")
     parser.add_argument("--all", action="store_true", help="every size × window × batch")
     parser.add_argument("--sizes", help=f"of {','.join(SIZES)}, or LAYERSxUNITSxVOCABULARY")
-    parser.add_argument("--windows", help="T: 5,35,70")
-    parser.add_argument("--batches", help="B: 20,80,256")
-    parser.add_argument("--arms", default=",".join(DEFAULT_ARMS), help="as listed above")
+    parser.add_argument("--windows", help="T, such as 5,35,70")
+    parser.add_argument("--batches", help="B, such as 20,80,256")
+    parser.add_argument("--arms", default=",".join(DEFAULT_ARMS), help="some of those above")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "bf16", "fp16"))
-    parser.add_argument("--seconds", type=float, default=CASE_SECONDS, help="of timing, a case")
+    parser.add_argument("--seconds", type=float, default=CASE_SECONDS, help="of timing per case")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
-    parser.add_argument("--out", type=Path, help="JSON file to write to, and to go on from")
+    parser.add_argument("--out", type=Path, help="JSON file to write, or to continue")
     return parser.parse_args()
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """
+    """Measures the requested cases and prints the results.
+
     Raises:
-        SglmError: what was asked for cannot be had.
+        SglmError: The request cannot be met.
     """
     names = arguments.arms.split(",")
     for name in names:
@@ -168,7 +170,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def main() -> int:
-    """Exit code: 2 when what was asked for cannot be had."""
+    """Returns the exit code: 2 for a request that is invalid."""
     prepare_process()
     try:
         run(read_arguments())

@@ -1,4 +1,4 @@
-"""What scripts/bench measures: a size, a place, a text, and what an arm is."""
+"""The sizes, places, texts and arms that scripts/bench measures."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,15 +10,15 @@ import torch
 
 from sglm.optim.precision import make_precision
 
-FEWEST_WINDOWS = 8  # that are timed as one
-EPOCH_WINDOWS = 64  # whole blocks of every arm; after them the text starts again
+FEWEST_WINDOWS = 8  # of a block, which is timed as a whole
+EPOCH_WINDOWS = 64  # of each lane: whole blocks of every arm; then the text starts again
 
 Ids = npt.NDArray[np.unsignedinteger]
 
 
 @dataclass(frozen=True)
 class Size:
-    """What is trained. Embedding and layers are equally wide, the embedding is tied."""
+    """The size of a training. The embedding is tied and as wide as the layers."""
 
     layers: int = 2
     hidden: int = 256
@@ -28,12 +28,12 @@ class Size:
 
     @property
     def tokens(self) -> int:
-        """Predictions of one window."""
+        """The number of predictions in one window."""
         return self.batch * self.window
 
     @property
     def parameters(self) -> int:
-        """Weights of the language model, biases left out."""
+        """The number of weights of the language model, without biases."""
         return self.hidden * (self.vocab_size + 8 * self.layers * self.hidden)
 
     def __str__(self) -> str:
@@ -45,12 +45,12 @@ class Size:
 
 @dataclass(frozen=True)
 class Place:
-    """Where, and in which type the products run: as `--device` and `--precision` say it.
+    """The device, and the type in which products run, as in `--device` and `--precision`.
 
     Attributes:
-        tf32: round float32 products to TF32 on a GPU, all or none. (Unless told otherwise torch,
-            and so `sglm train`, rounds those of LSTMs and no others.)
-        cuda_graph: as `train.cuda_graph`.
+        tf32: Whether a GPU rounds all float32 products to TF32, or none. (By default torch, and so
+            `sglm train`, rounds only those of LSTMs.)
+        cuda_graph: As `train.cuda_graph`.
     """
 
     device: str = "cpu"
@@ -72,11 +72,11 @@ class Patch(NamedTuple):
 
 
 class Arm(Protocol):
-    """Trains on one window at each `step`: in its own turn, or in the turn that is given.
+    """A way to train, one window per `step`, in its own turn or in a given one.
 
     Attributes:
-        block: windows that are timed as one and in which the turn must not change: whole stretches
-            from one reading ahead to the next, which cost unlike the windows between.
+        block: Number of windows that are timed together and in which the turn must not change:
+            whole stretches, because the windows at which text is read ahead cost more than others.
     """
 
     block: int
@@ -87,8 +87,13 @@ class Arm(Protocol):
 
 
 def random_text(size: Size, folder: Path, tokens: int | None = None) -> Ids:
-    """Token ids on the disk, memory-mapped as a token store's are; by default just so many that
-    every lane has `EPOCH_WINDOWS` windows."""
+    """Returns random token ids, in a file that is memory-mapped as those of a token store are.
+
+    Args:
+        size: Gives the vocabulary, and the default length: `EPOCH_WINDOWS` windows in every lane.
+        folder: Folder of the file.
+        tokens: Number of tokens. None: the default length.
+    """
     kind = np.uint16 if size.vocab_size <= 2**16 else np.uint32
     left = EPOCH_WINDOWS * size.tokens if tokens is None else tokens
     generator = np.random.default_rng(0)

@@ -1,5 +1,7 @@
-"""Lower bounds on the time of a step on this machine: its matrix products alone, and the bytes that
-it must move to and from memory, both at rates measured in the same run.
+"""Lower bounds on the time of a step on this machine, at rates measured in the same run.
+
+One is the time of its matrix products alone, the other that of the bytes that it must move to and
+from memory.
 
 Shapes: T time, B lanes, V vocabulary, H units, L layers.
 """
@@ -14,27 +16,31 @@ from scripts.benchmarks.training.case import Place, Size
 from sglm.model.linear import has_onednn, onednn_matmul
 
 Step = Callable[[], object]
-Timer = Callable[[], float]  # does something and says how many seconds it took
+Timer = Callable[[], float]  # does something and returns the seconds that it took
 
 
 def synchronize(device: torch.device) -> None:
-    """Waits until the device has done all that it was told to."""
+    """Waits until the device has finished all its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def flops(size: Size) -> int:
-    """Operations of a step's matrix products: a multiply-add is two operations, and each product
-    has two products of the same size in the backward pass."""
+    """Returns the number of operations of a step's matrix products.
+
+    A multiply-add is two operations, and the backward pass has two products of the same size for
+    each product of the forward pass.
+    """
     return 6 * size.tokens * size.parameters
 
 
 def floor(size: Size, place: Place | None = None) -> Timer:
-    """A step's matrix products on existing tensors: each forward one with its two backward ones.
+    """Returns a timer of a step's matrix products, each with the two of its backward pass.
 
-    The recurrent products and their gradients in the state depend on each other, step by step, with
-    B rows each; the gradients in the recurrent weights do not. Each product is run as often as a
-    step needs it, by the faster of the libraries available, and counts with its median.
+    The recurrent products and their gradients with respect to the state depend on each other, step
+    by step, with B rows each; the gradients with respect to the recurrent weights do not. Each
+    product runs on existing tensors as often as a step needs it, by the faster of the available
+    libraries; on a CPU its median counts.
     """
     H, V, B, T, L = size.hidden, size.vocab_size, size.batch, size.window, size.layers
     place = place or Place()
@@ -76,7 +82,7 @@ def floor(size: Size, place: Place | None = None) -> Timer:
 
 
 def _fastest(left: torch.Tensor, right: torch.Tensor, out: torch.Tensor) -> Step:
-    """The product by torch's own library, or by oneDNN."""
+    """Returns the product by torch's own library or by oneDNN, whichever is faster."""
 
     def own() -> object:
         return torch.mm(left, right, out=out)
@@ -94,11 +100,11 @@ def _fastest(left: torch.Tensor, right: torch.Tensor, out: torch.Tensor) -> Step
 
 
 def _recorded(product: Step, times: int) -> torch.cuda.CUDAGraph:
-    """So many runs as one CUDA graph: the time of their launches is not part of the floor."""
+    """Records `times` runs as a CUDA graph, so that launches are not part of the floor."""
     aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     aside.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(aside):
-        product()  # once outside: cuBLAS allocates its workspace and picks its kernel
+        product()  # once outside, for cuBLAS to allocate its workspace and pick its kernel
     torch.cuda.current_stream().wait_stream(aside)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
@@ -108,12 +114,12 @@ def _recorded(product: Step, times: int) -> torch.cuda.CUDAGraph:
 
 
 def elapsed_seconds(step: Step, device: torch.device) -> float:
-    """By events on a GPU, which count its waiting for launches too; else by the clock."""
+    """Times by events on a GPU, which also count its waiting for launches; else by the clock."""
     return _event_seconds(step) if device.type == "cuda" else _clock_seconds(step)
 
 
 def set_tf32(allowed: bool) -> None:
-    """Whether a GPU rounds float32 products, the LSTMs' included, to TF32."""
+    """Sets whether a GPU rounds float32 products, including those of LSTMs, to TF32."""
     torch.set_float32_matmul_precision("high" if allowed else "highest")
     torch.backends.cudnn.allow_tf32 = allowed
 
@@ -135,7 +141,7 @@ def _event_seconds(step: Step) -> float:
 
 
 def moved_bytes(size: Size, compute_bytes: int) -> int:
-    """The fewest bytes that an ordinary step without fused kernels moves to and from memory.
+    """Returns the fewest bytes that an ordinary step without fused kernels moves.
 
     For each parameter, in float32: its gradient is written, and read for the norm; AdamW reads
     weight, gradient and two moments and writes all but the gradient; in the compute type it is read
@@ -151,13 +157,15 @@ def moved_bytes(size: Size, compute_bytes: int) -> int:
 
 
 def rates(place: Place, *, side: int | None = None, length: int | None = None) -> dict[str, float]:
-    """The machine's best: operations per second of large square products, bytes per second copied
-    (read and written both count).
+    """Measures the machine's best rates.
+
+    They are the operations per second of large square products, and the bytes per second of a copy
+    (reads and writes both count).
 
     Args:
-        place: where.
-        side: of the matrices; None: what suits the device.
-        length: bytes of the copy; None: likewise.
+        place: The device and the type.
+        side: Side of the matrices. None: one that suits the device.
+        length: Bytes of the copy. None: a number that suits the device.
     """
     device, dtype = torch.device(place.device), place.compute_dtype
     on_cuda = device.type == "cuda"

@@ -34,20 +34,23 @@ def measure(
     seconds: float,
     details: bool,
 ) -> tuple[list[float], Times, dict[str, dict[str, Any]]]:
-    """Seconds per window of the floor and of each arm and turn, by round; and the arms' details.
+    """Times the floor, and each arm in each of its turns, round by round.
 
-    Makes as many rounds as fit into `seconds`. If rounds are long, it makes a few all the same, but
-    stops after about twice that time. Details are each arm's shares and peak memory.
+    Makes as many rounds as fit into `seconds`. If rounds are long, it still makes a few, but stops
+    after about twice that time.
 
     Args:
-        asked: the arms, and which turns of each to time in a round, some of them perhaps several
-            times: `OWN`, or of `arms.TURNS`.
-        size, place: what and where.
-        seconds: how long.
-        details: whether they are wanted.
+        asked: The turns of each arm that a round times: `OWN` or some of `arms.TURNS`. A turn that
+            is listed several times is timed several times.
+        size, place: What is trained, and where.
+        seconds: Duration of all rounds.
+        details: Whether to measure each arm's shares and peak memory too.
+
+    Returns:
+        Seconds per window by round, of the floor and of each arm and turn; and the details.
 
     Raises:
-        SglmError: memory ran out.
+        SglmError: Memory ran out.
     """
     threads = torch.get_num_threads()
     with running([Task(name, size, place, threads) for name in asked]) as processes:
@@ -82,7 +85,7 @@ def _another_round(rounds: int, elapsed: float, seconds: float) -> bool:
 
 
 def measure_case(names: list[str], size: Size, place: Place, seconds: float) -> dict[str, Any]:
-    """All results of one case; or `skipped`, the reason why there are none."""
+    """Returns all results of one case; or `skipped`, the reason why there are none."""
     device = torch.device(place.device)
     needed, free = needed_bytes(names, size), free_bytes(device)
     if needed > 0.9 * free:
@@ -98,7 +101,7 @@ def measure_case(names: list[str], size: Size, place: Place, seconds: float) -> 
     arms_found = {}
     for name in names:
         found = arms_found[name] = _rates(taken[name, OWN], size, floor_seconds)
-        # Relative to the same learner's real turns where it has them, else to another process.
+        # Relative to the same learner's real turns if it has them, otherwise to another process.
         real = taken.get((name, "real"), taken.get(("real", OWN)))
         if real is not None and name != "real":
             # Compared within each round, so that a slow moment of the machine cancels.
@@ -134,12 +137,12 @@ def _rates(times: list[float], size: Size, floor_seconds: float) -> dict[str, An
 def floor_rates(
     floor_seconds: float, size: Size, place: Place, *, best: Mapping[str, float]
 ) -> dict[str, float]:
-    """What is known of a step's least time.
+    """Returns lower bounds on a step's time, and the rates behind them.
 
     Args:
-        floor_seconds: of its products, one after another (`floor`).
-        size, place: of the step.
-        best: the machine's (`rates`).
+        floor_seconds: Seconds of its products, one after another (`floor`).
+        size, place: What is trained, and where.
+        best: The machine's best rates (`rates`).
     """
     moved = moved_bytes(size, place.compute_dtype.itemsize)
     return {
@@ -155,7 +158,7 @@ def floor_rates(
 
 
 def machine(place: Place) -> dict[str, Any]:
-    """What the numbers depend on, besides the code."""
+    """Returns the facts on which the numbers depend, besides the code."""
     on_cuda = place.device == "cuda"
     return {
         "device": torch.cuda.get_device_name() if on_cuda else "cpu",
@@ -173,10 +176,10 @@ def benchmark(
     seconds: float,
     out: Path | None,
 ) -> dict[str, Any]:
-    """All cases; with `out`, written there after each of them, and read from there first.
+    """Measures all cases; with `out`, reads results from there first and adds each new case.
 
     Raises:
-        InputError: what is in `out` was measured elsewhere or otherwise.
+        InputError: The results in `out` are of another machine, or were measured otherwise.
     """
     result: dict[str, Any] = {"machine": machine(place), "cases": []}
     if out is not None and out.exists():

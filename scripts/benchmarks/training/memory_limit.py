@@ -11,7 +11,7 @@ _EMPTY_PROCESS = 350_000_000
 
 
 def needed_bytes(names: list[str], size: Size) -> int:
-    """A rough estimate of the memory that the processes of these arms need together.
+    """Returns a rough estimate of the memory that the processes of these arms need together.
 
     Processes do not return memory, so peaks add up. Each needs: Python and torch; weights,
     gradients and two moments; for the window, about four arrays as large as its logits (with their
@@ -26,7 +26,7 @@ def needed_bytes(names: list[str], size: Size) -> int:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that is still available on the device."""
+    """Returns the memory that is still available on the device."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     try:

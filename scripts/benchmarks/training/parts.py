@@ -1,8 +1,8 @@
-"""Where a step's time goes: the functions that it calls are wrapped with timers from outside, so
-that sglm's own code needs none.
+"""Measures where a step's time goes, with timers around the functions that it calls.
 
-If a timed function calls another one, the time counts for the outermost only, so that nothing
-counts twice. Time outside all of them is *other*; all shares add up to 1.
+They are added from outside, so that sglm's own code needs none. If a timed function calls another
+one, the time counts only for the outermost, so that nothing counts twice. Time outside all of them
+is *other*; all shares add up to 1.
 """
 
 import functools
@@ -21,7 +21,7 @@ Moment = Any  # seconds on a CPU, a recorded event on a GPU
 
 
 class Stopwatch:
-    """Spans of time by name: by the clock on a CPU, by events on the stream of a GPU.
+    """Spans of time by name, measured by the clock on a CPU, by events on the stream of a GPU.
 
     A GPU works asynchronously, so the clock would measure only the launches. Events are recorded
     when the work begins and ends; waiting for launches counts where it occurs.
@@ -33,7 +33,7 @@ class Stopwatch:
         self.inside = False
 
     def now(self) -> Moment:
-        """This moment, on the stream."""
+        """Returns this moment, on the stream."""
         if not self.on_cuda:
             return time.perf_counter()
         event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
@@ -41,7 +41,7 @@ class Stopwatch:
         return event
 
     def seconds(self) -> dict[str, float]:
-        """Sums over all spans so far; waits for them to be over."""
+        """Returns the sum of all spans so far, by name; waits for their ends."""
         if self.on_cuda:
             torch.cuda.synchronize()
         sums: dict[str, float] = {}
@@ -52,7 +52,7 @@ class Stopwatch:
 
     @contextmanager
     def watching(self, patches: list[Patch]) -> Iterator[None]:
-        """Times the functions while it lasts; afterwards everything is as it was."""
+        """Times the functions within the context, and restores them at its end."""
         before = []
         try:
             for owner, name, part in patches:
@@ -84,7 +84,7 @@ class Stopwatch:
 
 
 def shares(arm: Arm, device: torch.device, blocks: int = 2) -> dict[str, float]:
-    """Each part's share of a step, and what is left as *other*: means over whole blocks."""
+    """Returns each part's share of a step, and the rest as *other*: means over whole blocks."""
     watch = Stopwatch(device)
     with watch.watching(arm.patches()):
         for _ in range(blocks):

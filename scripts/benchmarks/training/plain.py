@@ -33,7 +33,7 @@ class PlainArm:
     """The ordinary training loop: `nn.LSTM`, `cross_entropy`, clipping, fused AdamW.
 
     The text lies on the device as one tensor, as in PyTorch's own example; half precision is
-    autocast's, with a gradient scaler where it is fp16.
+    autocast's, with a gradient scaler for fp16.
     """
 
     def __init__(self, size: Size, place: Place, ids_N: Ids) -> None:
@@ -50,7 +50,7 @@ class PlainArm:
         self.block = FEWEST_WINDOWS
 
     def read(self) -> tuple[Tensor, Tensor]:
-        """The next window's inputs and targets."""
+        """Returns the next window's inputs and targets."""
         if self.start + self.size.window >= len(self.text_NB):
             self.start = 0
         end = self.start + self.size.window

@@ -1,4 +1,4 @@
-"""The table of scripts/bench for people."""
+"""The table that scripts/bench prints."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from scripts.benchmarks.training.parts import PARTS
 
 
 def table(result: dict[str, Any]) -> str:
-    """All cases, each with its floor and its arms."""
+    """Returns a table of all cases, each with its floor and its arms."""
     machine = result["machine"]
     lines = [
         f"{machine['device']}, {machine['threads']} threads, {machine['precision']},"

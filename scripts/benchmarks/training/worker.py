@@ -1,11 +1,11 @@
 """One arm in a process of its own, which takes steps on request.
 
 So every arm runs as it does for its users: sglm with the settings that `sglm train` makes in the C
-libraries under torch, the ordinary loop without them; and its peak memory is measured alone.
+libraries under torch, the ordinary loop without them. Its peak memory is measured separately, too.
 
 `python -m scripts.benchmarks.training.worker` reads a `Task` as JSON from the first line of stdin,
-then one request a line: `["seconds", n]`, `["seconds", n, turn]`, `["shares"]`, `["memory_mb"]`
-or `["block"]`. It answers in JSON, a line each.
+then one request per line: `["seconds", n]`, `["seconds", n, turn]`, `["shares"]`, `["memory_mb"]`
+or `["block"]`. It answers each with a line of JSON.
 """
 
 import json
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Task:
-    """Which arm, on what, where; `text_tokens` and `horizon` as in `arms`."""
+    """The arm to run, its size and place; `text_tokens` and `horizon` as in `arms.build_arm`."""
 
     name: str
     size: "Size"
@@ -39,7 +39,7 @@ class Task:
 
 
 class Worker:
-    """The arm, and what can be asked of it."""
+    """An arm, and the measurements that can be requested of it."""
 
     def __init__(self, task: Task) -> None:
         import torch
@@ -54,7 +54,7 @@ class Worker:
         self.arm = build_arm(task.name, task.size, task.place, task.text_tokens, task.horizon)
 
     def ask(self, what: str, *arguments: Any) -> Any:
-        """What is asked for: see the methods."""
+        """Returns the answer to a request; see the methods."""
         answers: dict[str, Callable[..., Any]] = {
             "seconds": self.seconds,
             "shares": self.shares,
@@ -64,11 +64,11 @@ class Worker:
         return answers[what](*arguments)
 
     def seconds(self, windows: int, turn: str | None = None) -> float:
-        """Seconds a window, over so many windows.
+        """Returns the mean seconds per window.
 
         Args:
-            windows: whole blocks (`Arm.block`).
-            turn: one of `arms.TURNS`; None: the arm's own turns. With turns, the cost of a
+            windows: Number of windows: whole blocks (`Arm.block`).
+            turn: One of `arms.TURNS`. None: the arm's own turns. With turns, the cost of a
                 synthesizer is measured within one process: two processes that do the same differ
                 by several per cent, because their memory is laid out differently.
         """
@@ -82,14 +82,17 @@ class Worker:
         return elapsed_seconds(steps, self.device) / windows
 
     def shares(self) -> dict[str, float]:
-        """See `parts`."""
+        """Returns the shares of a step's parts; see `parts`."""
         from scripts.benchmarks.training.parts import shares
 
         return shares(self.arm, self.device)
 
     def memory_mb(self) -> float:
-        """The most so far, in 10⁶ bytes: on a CPU the resident memory of the process, Python and
-        torch included (some 350 MB); on a GPU what torch allocated there."""
+        """Returns the peak memory so far, in 10⁶ bytes.
+
+        On a CPU it is the resident memory of the process, Python and torch included (some 350 MB);
+        on a GPU the memory that torch allocated there.
+        """
         from sglm.compare.worker import peak_memory_mb
 
         return peak_memory_mb(self.device)
@@ -113,10 +116,10 @@ class Process:
         self._send(asdict(self.task))
 
     def ask(self, what: str, *arguments: Any) -> Any:
-        """See `Worker.ask`.
+        """Returns the answer to a request; see `Worker.ask`.
 
         Raises:
-            SglmError: the arm ran out of memory, or its process has ended.
+            SglmError: The arm ran out of memory, or its process has ended.
         """
         self._send([what, *arguments])
         assert self.process.stdout is not None
@@ -146,7 +149,7 @@ class Process:
 
 @contextmanager
 def running(tasks: list[Task]) -> Iterator[list[Process]]:
-    """A process for each task, all started at once; they end with the context."""
+    """Starts a process for each task, all at once; they end with the context."""
     with ExitStack() as stack:
         processes = []
         for task in tasks:
