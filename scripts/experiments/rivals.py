@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sglm.errors import InputError
 from sglm.storage.durable import replace_file, replace_text
 
 MILESTONES = (5, 10, 20, 30)  # minutes
@@ -183,7 +182,7 @@ def main() -> None:
         return
     points = points_of_run(arguments.run) if arguments.run else points_of_curve(arguments.curve)
     if not points:
-        raise InputError("the curve has no evaluation")
+        parser.error(f"{arguments.run or arguments.curve}: no evaluation in it")
     corpora.setdefault(arguments.corpus, {})[arguments.system] = {
         "microseconds": arguments.microseconds,
         "points": [[tokens, round(perplexity, 2)] for tokens, perplexity in points],
