@@ -230,7 +230,7 @@ def show(
         make: A function that returns the analysis and may raise `InputError`.
         runs, out, as_json: The arguments of the command.
     """
-    from sglm.analyze.analysis import carry_out, check_memory, waiting_seconds, without_nan
+    from sglm.analyze.analysis import carry_out, check_memory, remaining_seconds, without_nan
     from sglm.runtime.terminal import duration
     from sglm.storage.picture import WITHOUT_MATPLOTLIB, can_draw
 
@@ -238,9 +238,11 @@ def show(
     folder = out or runs[0] / "analysis"
     check_memory(analysis)
     parts = analysis.parts()
-    seconds, several = waiting_seconds(analysis, parts, folder), "" if len(parts) == 1 else "s"
-    told = f"{analysis.what}: {len(parts)} part{several}, about {duration(seconds)}, to {folder}"
-    typer.echo(told, err=True)
+    seconds, several = remaining_seconds(analysis, parts, folder), "" if len(parts) == 1 else "s"
+    estimate = (
+        f"{analysis.what}: {len(parts)} part{several}, about {duration(seconds)}, to {folder}"
+    )
+    typer.echo(estimate, err=True)
     if not can_draw():
         typer.echo(f"{analysis.what}.png {WITHOUT_MATPLOTLIB}", err=True)
     stopped = "stopped; the same command continues with the next part"
@@ -255,7 +257,7 @@ def show(
         return
     for line in aligned(finding.rows()):
         typer.echo(line)
-    typer.echo(fill(finding.reading()))
+    typer.echo(fill(finding.summary()))
 
 
 @contextmanager

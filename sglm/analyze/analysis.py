@@ -30,19 +30,19 @@ class Part:
         name: Name of its file, unique within the analysis.
         compute: A function that computes its values, which JSON can hold; floats may be NaN.
         seconds: Its estimated time.
-        of: Everything that its values depend on (models, text, numbers), which JSON can hold. While
-            this is the same, saved values are used, for example when a run is added.
+        depends_on: Everything that its values depend on (models, text, numbers), which JSON can
+            hold. While this is the same, saved values are used, for example when a run is added.
     """
 
     name: str
     compute: Callable[[], dict[str, Any]]
     seconds: float
-    of: Mapping[str, Any]
+    depends_on: Mapping[str, Any]
 
     @property
     def key(self) -> str:
         """A hash of everything that its values depend on, including sglm's version."""
-        known = {"sglm": __version__, **self.of}
+        known = {"sglm": __version__, **self.depends_on}
         return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
 
 
@@ -57,7 +57,7 @@ class Finding(Protocol):
         """Returns a table that fits 80 columns: its heading, then its rows."""
         ...
 
-    def reading(self) -> str:
+    def summary(self) -> str:
         """Returns what the data mean, in a sentence or a few."""
         ...
 
@@ -138,16 +138,16 @@ def carry_out(
         folder.mkdir(parents=True, exist_ok=True)
     if parts is None:
         parts = analysis.parts()
-    values = {part.name: _kept(folder, part) for part in parts}
-    waiting = [part for part in parts if values[part.name] is None]
-    for index, part in enumerate(waiting):
+    values = {part.name: _saved_values(folder, part) for part in parts}
+    remaining = [part for part in parts if values[part.name] is None]
+    for index, part in enumerate(remaining):
         if report is not None:
             report(
                 Progress(
                     part=part.name,
-                    done=len(parts) - len(waiting) + index,
+                    done=len(parts) - len(remaining) + index,
                     parts=len(parts),
-                    seconds_left=sum(each.seconds for each in waiting[index:]),
+                    seconds_left=sum(each.seconds for each in remaining[index:]),
                 )
             )
         value = json.loads(json.dumps(part.compute()))  # equal to what is read back later
@@ -181,18 +181,18 @@ def check_memory(analysis: Analysis) -> None:
     Raises:
         InputError: The analysis needs more memory than is free.
     """
-    needed, there = analysis.memory_bytes(), available_bytes()
-    if there is not None and needed > there:
+    needed, available = analysis.memory_bytes(), available_bytes()
+    if available is not None and needed > available:
         raise InputError(
             f"analyze {analysis.what} would need about {needed / 2**30:.1f} GiB of memory, and"
-            f" {there / 2**30:.1f} are free; give fewer runs, or smaller models"
+            f" {available / 2**30:.1f} are free; give fewer runs, or smaller models"
         )
 
 
-def waiting_seconds(analysis: Analysis, parts: Sequence[Part], out: Path) -> float:
+def remaining_seconds(analysis: Analysis, parts: Sequence[Part], out: Path) -> float:
     """Estimates the seconds that `carry_out` would take with these parts and this folder."""
     folder = out / _PARTS / analysis.what
-    return sum(part.seconds for part in parts if _kept(folder, part) is None)
+    return sum(part.seconds for part in parts if _saved_values(folder, part) is None)
 
 
 def without_nan(value: Any) -> Any:
@@ -206,7 +206,7 @@ def without_nan(value: Any) -> Any:
     return value
 
 
-def _kept(folder: Path | None, part: Part) -> dict[str, Any] | None:
+def _saved_values(folder: Path | None, part: Part) -> dict[str, Any] | None:
     """Returns the saved values of a part if they belong to the same models and settings."""
     if folder is None:
         return None

@@ -20,6 +20,9 @@ from sglm.model.language_model import LSTMLanguageModel
 from sglm.model.state import LSTMState
 from sglm.text.batcher import ComingText
 
+WARM_UP = 50  # steps at the start of a lane that are read only for the state
+LONG_REACH = 40  # steps past a window's end that the long horizon covers
+
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
@@ -101,7 +104,7 @@ def unpacked(model: LSTMLanguageModel, packed_LS: Tensor) -> LSTMState:
     return LSTMState.from_parts(start.parts_of(packed_LS.detach()))
 
 
-def future(
+def future_state_gradients(
     model: LSTMLanguageModel,
     reading: Reading,
     reaches: Sequence[int],
@@ -141,7 +144,7 @@ def future(
     return torch.stack(gradients)
 
 
-def effects(
+def weight_gradients(
     model: LSTMLanguageModel,
     reading: Reading,
     after_KLS: Tensor,

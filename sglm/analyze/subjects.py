@@ -23,8 +23,10 @@ from sglm.storage.untrusted import given_path
 from sglm.text.batcher import Batcher, ComingText
 from sglm.text.store import TokenStore
 from sglm.text.tokenizer import load_tokenizer
-from sglm.train.record import trained_on
+from sglm.train.record import training_store
 from sglm.train.run_folder import RunFolder
+
+TRAINING_SPLIT = "train"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +127,7 @@ def store_of(subjects: Sequence[Subject], data: str | os.PathLike[str] | None = 
         InputError: There is no such store, or it was made with another tokenizer.
     """
     first = subjects[0]
-    store = trained_on(first.run) if data is None else TokenStore.open(data)
+    store = training_store(first.run) if data is None else TokenStore.open(data)
     store.check_made_by(load_tokenizer(first.folder), first.name)
     return store
 
@@ -139,7 +141,7 @@ def lanes_of(store: TokenStore, lanes: int, steps: int) -> ComingText:
         steps: Number of steps that are taken of each part.
     """
     batcher = Batcher(
-        store.ids("train"), batch=lanes, window=steps, eos_id=store.tokenizer().eos_id
+        store.ids(TRAINING_SPLIT), batch=lanes, window=steps, eos_id=store.tokenizer().eos_id
     )
     window = batcher.at(0)
     return ComingText(window.inputs_TB, window.targets_TB)
@@ -156,9 +158,9 @@ def check_length(store: TokenStore, split: str, *, tokens: int, purpose: str) ->
     Raises:
         InputError: The text is too short.
     """
-    there = len(store.ids(split))
-    if there < tokens:
+    available = len(store.ids(split))
+    if available < tokens:
         raise InputError(
-            f"{store.folder}: its {split} text has {there:,} tokens, and {purpose} take"
+            f"{store.folder}: its {split} text has {available:,} tokens, and {purpose} take"
             f" {tokens:,}; give --data with a longer one"
         )

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from sglm.analyze import analysis as module
-from sglm.analyze.analysis import Part, Progress, carry_out, waiting_seconds
+from sglm.analyze.analysis import Part, Progress, carry_out, remaining_seconds
 from sglm.errors import InputError
 
 
@@ -27,7 +27,7 @@ class Sum:
     def rows(self) -> list[list[str]]:
         return [["total"], [f"{self.total:g}"]]
 
-    def reading(self) -> str:
+    def summary(self) -> str:
         return f"The total is {self.total:g}."
 
     def draw(self, figure: Any) -> None:
@@ -54,7 +54,7 @@ class Adding:
                 name=f"number-{number:g}",
                 compute=partial(self.one, number),
                 seconds=2,
-                of={"number": number, "text": self.text},
+                depends_on={"number": number, "text": self.text},
             )
             for number in self.numbers
         ]
@@ -73,7 +73,7 @@ def test_what_was_interrupted_goes_on_where_it_stopped(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         carry_out(Adding(fails_at=4.0), tmp_path)
     again = Adding()
-    assert waiting_seconds(again, again.parts(), tmp_path) == 2
+    assert remaining_seconds(again, again.parts(), tmp_path) == 2
     seen: list[Progress] = []
     finding = carry_out(again, tmp_path, report=seen.append)
     assert again.computed == [4.0]

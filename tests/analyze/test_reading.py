@@ -4,7 +4,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from sglm.analyze.reading import Reading, effects, estimates, future, read
+from sglm.analyze.reading import (
+    Reading,
+    estimates,
+    future_state_gradients,
+    read,
+    weight_gradients,
+)
 from sglm.dni.estimator import PlainTruncation
 from sglm.model.language_model import LSTMLanguageModel
 from tests.analyze.known import AHEAD, N, T, network, some_text
@@ -52,7 +58,7 @@ def close(left: Tensor, right: Tensor) -> None:
 def test_the_future_is_the_exact_gradient_of_so_many_steps(
     model: LSTMLanguageModel, reading: Reading
 ) -> None:
-    found = future(model, reading, [1, 2, AHEAD], windows=range(1, 3), lanes=EVERY)
+    found = future_state_gradients(model, reading, [1, 2, AHEAD], windows=range(1, 3), lanes=EVERY)
     assert found.shape == (3, 2 * LANES, model.shape.state_size)
     for place, window in enumerate((1, 2)):
         after = (window + 1) * T
@@ -63,8 +69,8 @@ def test_the_future_is_the_exact_gradient_of_so_many_steps(
 
 
 def test_the_future_of_some_lanes_is_theirs(model: LSTMLanguageModel, reading: Reading) -> None:
-    every = future(model, reading, [4], windows=range(2), lanes=EVERY)[0]
-    some = future(model, reading, [4], windows=range(2), lanes=slice(2, 4))[0]
+    every = future_state_gradients(model, reading, [4], windows=range(2), lanes=EVERY)[0]
+    some = future_state_gradients(model, reading, [4], windows=range(2), lanes=slice(2, 4))[0]
     close(some, every.view(2, LANES, -1)[:, 2:4].flatten(0, 1))
 
 
@@ -78,19 +84,19 @@ def test_windows_with_their_exact_future_add_up_to_one_long_window(
         own = range(window, window + 1)
         after_KLS = reading.states_NLS.new_zeros(1, LANES, model.shape.state_size)
         if to_end:
-            after_KLS = future(model, reading, [to_end], windows=own, lanes=EVERY)
-        total = total + effects(model, reading, after_KLS, windows=own, lanes=EVERY).sum(0)
+            after_KLS = future_state_gradients(model, reading, [to_end], windows=own, lanes=EVERY)
+        total = total + weight_gradients(model, reading, after_KLS, windows=own, lanes=EVERY).sum(0)
     assert isinstance(total, Tensor)
     close(total, gradients_by_hand(model, 0, N * T)[2])
 
 
-def test_windows_together_have_the_sum_of_their_effects(
+def test_windows_together_have_the_sum_of_their_gradients(
     model: LSTMLanguageModel, reading: Reading
 ) -> None:
-    after_KLS = future(model, reading, [1, 3], windows=range(N), lanes=EVERY)
-    together = effects(model, reading, after_KLS, windows=range(N), lanes=EVERY)
+    after_KLS = future_state_gradients(model, reading, [1, 3], windows=range(N), lanes=EVERY)
+    together = weight_gradients(model, reading, after_KLS, windows=range(N), lanes=EVERY)
     alone = sum(
-        effects(
+        weight_gradients(
             model,
             reading,
             after_KLS.view(2, N, LANES, -1)[:, window],
@@ -114,7 +120,10 @@ def test_an_oracle_estimates_the_future_at_every_window(
     for window in range(N):
         beyond = (stretch - 1 - window % stretch) * T + lookahead
         own = range(window, window + 1)
-        close(found[window], future(model, reading, [beyond], windows=own, lanes=EVERY)[0])
+        close(
+            found[window],
+            future_state_gradients(model, reading, [beyond], windows=own, lanes=EVERY)[0],
+        )
     none = estimates(model, reading, PlainTruncation(), stretch=1, lookahead=0)
     assert none.shape == found.shape
     assert not none.any()

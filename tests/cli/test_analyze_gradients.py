@@ -9,9 +9,12 @@ import torch
 from typer.testing import CliRunner
 
 from sglm.analyze import gradients, landscape
+from sglm.analyze.landscape import analysis as landscape_analysis
 from sglm.analyze.landscape import lines as landscape_lines
+from sglm.analyze.subjects import Subject
+from sglm.analyze.trained import Trained
 from sglm.cli.main import app
-from sglm.text.prepare import Recipe, prepare
+from sglm.text.prepare import StoreSettings, prepare
 from tests.conftest import make_text
 
 CONFIG = """
@@ -34,7 +37,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("analyzed")
     torch.set_num_threads(1)  # as tests/conftest.py does before each test: a fixture comes earlier
     (folder / "text.txt").write_text(make_text(2200), encoding="utf-8")
-    prepare([str(folder / "text.txt")], folder / "store", Recipe(tokenizer="word"))
+    prepare([str(folder / "text.txt")], folder / "store", StoreSettings(tokenizer="word"))
     (folder / "config.toml").write_text(CONFIG, encoding="utf-8")
     arguments = [str(folder / "config.toml"), "--data", str(folder / "store")]
     result = CliRunner().invoke(app, ["train", *arguments, "--out", str(folder / "run")])
@@ -67,12 +70,12 @@ def test_a_snapshot_and_a_run_without_its_checkpoint_show_truncation_alone(
 ) -> None:
     snapshots = gradients([run], snapshots=True, windows=64, reach=5)
     assert [each["run"] for each in snapshots.runs] == ["run@cycle-000", "run@cycle-001"]
-    assert "a snapshot keeps no synthesizer" in snapshots.reading()
+    assert "a snapshot keeps no synthesizer" in snapshots.summary()
     shutil.copytree(run, tmp_path / "run", symlinks=True)
     shutil.rmtree(tmp_path / "run/checkpoints")
     alone = gradients([tmp_path / "run"], data=run.parent / "store", windows=64, reach=5)
     assert len(alone.rows()) == 2
-    assert "Nothing synthetic was measured: no checkpoint." in alone.reading()
+    assert "Nothing synthetic was measured: no checkpoint." in alone.summary()
 
 
 def test_landscape_looks_along_every_gradient(
@@ -80,11 +83,21 @@ def test_landscape_looks_along_every_gradient(
 ) -> None:
     for name, few in (("LENGTHS", (0.001, 0.01)), ("ALONG", (0.0, 0.01)), ("ASIDE", (0.0, 0.01))):
         monkeypatch.setattr(landscape_lines, name, few)
+    prepared: list[str] = []
+    load = landscape_analysis.load_trained
+
+    def counted(subject: Subject) -> Trained:
+        prepared.append(subject.name)
+        return load(subject)
+
+    monkeypatch.setattr(landscape_analysis, "load_trained", counted)
     result = CliRunner().invoke(app, ["analyze", "landscape", str(run), "--out", str(tmp_path)])
     assert result.exit_code == 0, result.output
     rows = [line.split()[:3] for line in result.stdout.splitlines()[1:7]]
+    assert prepared == ["run"], "lines and planes share what is read"
     kinds = ("truncated", "long", "synthetic")
     ends = landscape([run], snapshots=True)
+    assert prepared[1:] == ["run@cycle-000", "run@cycle-001"]
     assert {(row[0], row[1]) for row in ends.rows()[1:]} == {
         (f"run@cycle-{cycle:03d}", kind) for cycle in (0, 1) for kind in kinds[:2]
     }

@@ -10,12 +10,12 @@ import pytest
 from typer.testing import CliRunner
 
 import sglm.analyze
-from sglm.analyze.analysis import waiting_seconds
+from sglm.analyze.analysis import remaining_seconds
 from sglm.analyze.representations import analysis, fields
 from sglm.analyze.representations.probes import Question, probe
 from sglm.cli.main import app
 from sglm.errors import InputError
-from sglm.text.prepare import Recipe, prepare
+from sglm.text.prepare import StoreSettings, prepare
 from sglm.text.store import TokenStore
 from sglm.train.fit import fit
 from tests.conftest import make_text
@@ -49,8 +49,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> TokenStore:
     folder = tmp_path_factory.mktemp("text")
     (folder / "train.txt").write_text(make_text(300), encoding="utf-8")
     (folder / "valid.txt").write_text(make_text(1500, seed=1), encoding="utf-8")
-    recipe = Recipe(tokenizer="word", valid=str(folder / "valid.txt"), test=0)
-    return prepare([str(folder / "train.txt")], folder / "store", recipe)
+    settings = StoreSettings(tokenizer="word", valid=str(folder / "valid.txt"), test=0)
+    return prepare([str(folder / "train.txt")], folder / "store", settings)
 
 
 @pytest.fixture(scope="module")
@@ -107,12 +107,12 @@ def test_runs_are_compared_with_seeds_as_the_yardstick(
     assert field["exact_explained"] > 0.999
     table = "\n".join(map(" ".join, finding.rows()))
     assert "real – real #2 same 1" in table
-    assert "times as far apart in what they predict" in finding.reading()
+    assert "times as far apart in what they predict" in finding.summary()
     ends = sglm.analyze.representations([runs["linear"]], positions=256, snapshots=True).as_json()
     assert {model["label"] for model in ends["models"].values()} >= {"synthetic @0"}
     assert ends["fields"] == {}  # a snapshot keeps no synthesizer
     fewer = analysis.prepare_representations(list(runs.values())[1:], positions=1024)
-    assert waiting_seconds(fewer, fewer.parts(), tmp_path) == 0, (
+    assert remaining_seconds(fewer, fewer.parts(), tmp_path) == 0, (
         "what was measured before would be again"
     )
 
@@ -137,11 +137,11 @@ def test_the_command_says_what_it_found_and_what_does_not_fit(
     assert json.loads(again.stdout)["fields"] == {"linear-without": None}
     short = tmp_path / "short.txt"
     short.write_text(make_text(100), encoding="utf-8")
-    recipe = Recipe(tokenizer_of=store.folder, valid=str(short), test=0)
-    small = prepare([str(short)], tmp_path / "small", recipe)
+    settings = StoreSettings(tokenizer_of=store.folder, valid=str(short), test=0)
+    small = prepare([str(short)], tmp_path / "small", settings)
     with pytest.raises(InputError, match="positions in 32 lanes take"):
         sglm.analyze.representations([runs["real-0"]], data=small.folder)
-    other = prepare([str(short)], tmp_path / "chars", Recipe(tokenizer="char"))
+    other = prepare([str(short)], tmp_path / "chars", StoreSettings(tokenizer="char"))
     fit(
         {"train": {"batch": 2}, "schedule": {"unit": "steps", "cycles": [1.0]}},
         other,

@@ -14,7 +14,7 @@ import torch
 
 from sglm.analyze.analysis import Part, ReportsProgress, carry_out
 from sglm.analyze.curvature.finding import CurvatureFinding
-from sglm.analyze.curvature.groups import Measured
+from sglm.analyze.curvature.groups import MatrixMeasurement
 from sglm.analyze.curvature.kronecker import DRAWS
 from sglm.analyze.curvature.measure import EIGENPAIRS, MATRICES, Weight, WeightMeasurer
 from sglm.analyze.curvature.spectrum import TOLERANCE, check_installed, iteration_bytes
@@ -34,7 +34,7 @@ TOKENS = 1000
 # For estimates of time: products with a matrix until `EIGENPAIRS` are found (43 to 90 observed),
 # forward passes of the LSTM that one product costs, and how much slower its many small
 # multiplications are than the large one that is timed.
-_PRODUCTS, _PASSES, _SLOWER = 65, 10, 2.0
+_PRODUCTS, _FORWARD_PASSES, _SMALL_PRODUCT_SLOWDOWN = 65, 10, 2.0
 # For estimates of memory: numbers that a product holds per token and unit, and bytes per number of
 # an eigenvector that is kept as base64 text.
 _ACTIVATIONS, _KEPT_BYTES = 120, 3
@@ -70,6 +70,7 @@ class CurvatureAnalysis:
         if tokens < 1:
             raise InputError(f"the loss of {tokens} tokens cannot be computed; give a few hundred")
         self.subjects = find_subjects(runs, snapshots=snapshots)
+        self.snapshots = snapshots
         self.store = store_of(self.subjects, data)
         self.dtype = dtype
         self.configs = {each.name: each.config() for each in self.subjects}
@@ -111,9 +112,9 @@ class CurvatureAnalysis:
         rate = self._multiply_adds_a_second()
         tokens, shape = self.windows * self.steps, self.shape
         layers = sum(4 * units * (inputs + units) for inputs, units in _widths(shape))
-        product = tokens * (_PASSES * layers + 4 * shape.widths[-1] ** 2)
+        product = tokens * (_FORWARD_PASSES * layers + 4 * shape.widths[-1] ** 2)
         expansion = tokens * shape.vocab_size * shape.widths[-1] * (shape.widths[-1] + DRAWS)
-        seconds = 2 * _PRODUCTS * _SLOWER * product / rate
+        seconds = 2 * _PRODUCTS * _SMALL_PRODUCT_SLOWDOWN * product / rate
         shared = expansion / rate
         models = {each.name: each.fingerprint() for each in self.subjects}
         return [
@@ -121,7 +122,7 @@ class CurvatureAnalysis:
                 name=f"{subject.name}-{weight.name}",
                 compute=partial(self._measure, subject, weight),
                 seconds=seconds + (shared if weight == self.weights[0] else 0.0),
-                of={"model": models[subject.name], **self._numbers()},
+                depends_on={"model": models[subject.name], **self._numbers()},
             )
             for subject in self.subjects
             for weight in self.weights
@@ -129,10 +130,10 @@ class CurvatureAnalysis:
 
     def finding(self, values: Mapping[str, dict[str, Any]]) -> CurvatureFinding:
         """See `Analysis`."""
-        measured = [
-            Measured(
+        measurements = [
+            MatrixMeasurement(
                 subject=subject.name,
-                cycle=subject.folder.name if "@" in subject.name else None,
+                cycle=subject.folder.name if self.snapshots else None,
                 seed=self.configs[subject.name].train.seed,
                 mode=self.configs[subject.name].schedule.mode,
                 weight=weight.short,
@@ -141,7 +142,7 @@ class CurvatureAnalysis:
             for subject in self.subjects
             for weight in self.weights
         ]
-        return CurvatureFinding(measured=measured, windows=self.windows, steps=self.steps)
+        return CurvatureFinding(measurements=measurements, windows=self.windows, steps=self.steps)
 
     def _measure(self, subject: Subject, weight: Weight) -> dict[str, Any]:
         if self._measurer is None or self._measurer[0] != subject.name:

@@ -42,6 +42,8 @@ def compare(kept: Mapping[str, Mapping[str, Any]], pairs: Sequence[Pair]) -> lis
         overlaps of the top k eigenvectors for k = 1, 2, …; `kronecker`: the overlaps of the top k
         eigenvectors of the two Kronecker products (expand), for each k in `sizes`.
     """
+    if not pairs:
+        return []
     spaces = {
         name: {kind: unpacked(each[kind]) for kind in ("hessian", "gauss_newton")}
         for name, each in kept.items()

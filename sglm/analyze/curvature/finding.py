@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from sglm.analyze.curvature.groups import Group, Measured
+from sglm.analyze.curvature.groups import Group, MatrixMeasurement
 from sglm.analyze.curvature.picture import draw
 
 # An overlap or share of at least this value, that is most of the space or vector, counts as
@@ -69,25 +69,27 @@ class CurvatureFinding:
     """The finding of the curvature analysis.
 
     Attributes:
-        measured: The values of each weight matrix of each model.
+        measurements: The values of each weight matrix of each model.
         windows, steps: The number N of windows and the number T of steps in each.
     """
 
-    measured: Sequence[Measured]
+    measurements: Sequence[MatrixMeasurement]
     windows: int
     steps: int
 
     @cached_property
     def groups(self) -> list[Group]:
         """The measured matrices, grouped by weight matrix and cycle."""
-        keys = dict.fromkeys((each.weight, each.cycle) for each in self.measured)
+        keys = dict.fromkeys((each.weight, each.cycle) for each in self.measurements)
         return [
             Group(
                 weight=weight,
                 cycle=cycle,
-                measured=[e for e in self.measured if (e.weight, e.cycle) == (weight, cycle)],
+                measurements=[
+                    e for e in self.measurements if (e.weight, e.cycle) == (weight, cycle)
+                ],
             )
-            for weight, cycle in sorted(keys, key=lambda key: list(keys).index(key))
+            for weight, cycle in keys
         ]
 
     def as_json(self) -> dict[str, Any]:
@@ -99,7 +101,7 @@ class CurvatureFinding:
                 {"model": each.subject, "seed": each.seed, "mode": each.mode}
                 | {"weight": each.weight}
                 | {name: value for name, value in each.values.items() if name != "kept"}
-                for each in self.measured
+                for each in self.measurements
             ],
             "groups": [
                 {
@@ -110,7 +112,7 @@ class CurvatureFinding:
                         name: None if np.isnan(value) else value >= MOST
                         for name, value in group.observed.items()
                     },
-                    "pairs": group.compared,
+                    "pairs": group.pair_overlaps,
                 }
                 for group in self.groups
             ],
@@ -126,7 +128,7 @@ class CurvatureFinding:
         observed = [_verdict(group.observed[each.name]) for each in OBSERVATIONS]
         return [group.name, f"{first:.1e}", *observed]
 
-    def reading(self) -> str:
+    def summary(self) -> str:
         """See `Finding`."""
         parts = []
         for word, wanted in (("hold in every", True), ("hold in no", False)):

@@ -13,7 +13,7 @@ from sglm.storage.names import CYCLE
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measured:
+class MatrixMeasurement:
     """The values measured for one weight matrix of one model.
 
     Attributes:
@@ -38,7 +38,7 @@ class Group:
 
     weight: str
     cycle: str | None
-    measured: Sequence[Measured]
+    measurements: Sequence[MatrixMeasurement]
 
     @property
     def name(self) -> str:
@@ -48,17 +48,17 @@ class Group:
         return f"{self.weight}, {self.cycle.removeprefix(CYCLE)}"
 
     @cached_property
-    def compared(self) -> list[dict[str, Any]]:
+    def pair_overlaps(self) -> list[dict[str, Any]]:
         """The overlaps of each pair of models, as `compare` returns them."""
-        seeds = {each.subject: each.seed for each in self.measured}
-        kept = {each.subject: each.values["kept"] for each in self.measured}
+        seeds = {each.subject: each.seed for each in self.measurements}
+        kept = {each.subject: each.values["kept"] for each in self.measurements}
         return compare(kept, pairs_of(seeds))
 
     def mean(self, number: Callable[[dict[str, Any]], float]) -> float:
         """Returns the mean over the models of a number computed from `values`."""
-        return _mean([number(each.values) for each in self.measured])
+        return _mean([number(each.values) for each in self.measurements])
 
-    def between(self, kind: str, *, same_seed: bool) -> float:
+    def mean_overlap(self, kind: str, *, same_seed: bool) -> float:
         """Returns the mean overlap of two models' top eigenspaces.
 
         Args:
@@ -68,7 +68,9 @@ class Group:
         Returns:
             The mean, or NaN if there are no such pairs.
         """
-        return _mean([each[kind][-1] for each in self.compared if each["same_seed"] == same_seed])
+        return _mean(
+            [each[kind][-1] for each in self.pair_overlaps if each["same_seed"] == same_seed]
+        )
 
     @cached_property
     def observed(self) -> dict[str, float]:
@@ -80,8 +82,8 @@ class Group:
             "reduce": self.mean(lambda v: v["reduce"]["gauss_newton"][-1]),
             "mean_share": self.mean(lambda v: v["inputs"]["mean_share"]),
             "along_mean": self.mean(lambda v: _mean(v["gauss_newton"]["along_mean"])),
-            "same_seed": self.between("gauss_newton", same_seed=True),
-            "other_seed": self.between("gauss_newton", same_seed=False),
+            "same_seed": self.mean_overlap("gauss_newton", same_seed=True),
+            "other_seed": self.mean_overlap("gauss_newton", same_seed=False),
         }
 
 
@@ -91,8 +93,8 @@ def _mean(values: Sequence[float]) -> float:
 
 def chance(group: Group) -> dict[str, float]:
     """Returns the `overlap` of unrelated spaces and the `rank_one` share of random vectors."""
-    rows, columns = group.measured[0].values["shape"]
-    count = len(group.measured[0].values["gauss_newton"]["values"])
+    rows, columns = group.measurements[0].values["shape"]
+    count = len(group.measurements[0].values["gauss_newton"]["values"])
     return {
         "overlap": count / (rows * columns),
         "rank_one": random_rank_one_share((rows, columns)),

@@ -91,52 +91,54 @@ def factorize(
     """
     features_TNH, traces = window_loss.features.trace(window_loss.embedded_TNI)
     trace: LayerTrace = traces[layer]
-    read = {
+    inputs_of = {
         "weight_ih": trace.inputs_TNI.detach(),
         "weight_hh": trace.hidden_TNH.detach(),
     }
     units = trace.gates[0].shape[1]
-    apart_OO = features_TNH.new_zeros(units, units)
-    together_OO = torch.zeros_like(apart_OO)
-    traces_of, draws = dict.fromkeys(read, 0.0), 0
+    expand_OO = features_TNH.new_zeros(units, units)
+    reduce_OO = torch.zeros_like(expand_OO)
+    trace_of, draws = dict.fromkeys(inputs_of, 0.0), 0
     for cotangent_TNH in cotangents:
         deltas = torch.autograd.grad(
             features_TNH, trace.gates, cotangent_TNH, retain_graph=True, materialize_grads=True
         )
         delta_TNO = torch.stack(deltas)
         flat_SO, summed_NO = delta_TNO.flatten(0, 1), delta_TNO.sum(0)
-        apart_OO.addmm_(flat_SO.t(), flat_SO)
-        together_OO.addmm_(summed_NO.t(), summed_NO)
-        for name, read_TNI in read.items():
-            traces_of[name] += _squared_gradients(delta_TNO, read_TNI)
+        expand_OO.addmm_(flat_SO.t(), flat_SO)
+        reduce_OO.addmm_(summed_NO.t(), summed_NO)
+        for name, inputs_TNI in inputs_of.items():
+            trace_of[name] += _squared_gradients(delta_TNO, inputs_TNI)
         draws += 1
     tokens = draws * features_TNH.shape[0] * features_TNH.shape[1]
     return {
         name: _factorization(
-            read_TNI,
-            apart_OO=_array(apart_OO / tokens),
-            together_OO=_array(together_OO / tokens),
-            trace=traces_of[name] / tokens,
+            inputs_TNI,
+            expand_OO=_array(expand_OO / tokens),
+            reduce_OO=_array(reduce_OO / tokens),
+            trace=trace_of[name] / tokens,
         )
-        for name, read_TNI in read.items()
+        for name, inputs_TNI in inputs_of.items()
     }
 
 
-def _squared_gradients(delta_TNO: Tensor, read_TNI: Tensor) -> float:
+def _squared_gradients(delta_TNO: Tensor, inputs_TNI: Tensor) -> float:
     """Returns Σ_n ‖Σ_t δ_t x_tᵀ‖²_F = Σ_n Σ_tu (δ_t·δ_u)(x_t·x_u)."""
     outputs_NTT = torch.einsum("tno,uno->ntu", delta_TNO, delta_TNO)
-    inputs_NTT = torch.einsum("tni,uni->ntu", read_TNI, read_TNI)
+    inputs_NTT = torch.einsum("tni,uni->ntu", inputs_TNI, inputs_TNI)
     return float((outputs_NTT * inputs_NTT).sum())
 
 
 def _factorization(
-    read_TNI: Tensor, *, apart_OO: Array, together_OO: Array, trace: float
+    inputs_TNI: Tensor, *, expand_OO: Array, reduce_OO: Array, trace: float
 ) -> Factorization:
-    flat_SI, mean_NI = read_TNI.flatten(0, 1), read_TNI.mean(0)
+    flat_SI, mean_NI = inputs_TNI.flatten(0, 1), inputs_TNI.mean(0)
     return Factorization(
-        expand=Factors(outputs_OO=apart_OO, inputs_II=_array(flat_SI.t() @ flat_SI / len(flat_SI))),
+        expand=Factors(
+            outputs_OO=expand_OO, inputs_II=_array(flat_SI.t() @ flat_SI / len(flat_SI))
+        ),
         reduce=Factors(
-            outputs_OO=together_OO, inputs_II=_array(mean_NI.t() @ mean_NI / len(mean_NI))
+            outputs_OO=reduce_OO, inputs_II=_array(mean_NI.t() @ mean_NI / len(mean_NI))
         ),
         trace=trace,
         mean_I=_array(flat_SI.mean(0)),

@@ -79,7 +79,8 @@ class WeightMeasurer:
         }
         factorization = self.factorization(weight)
         found: dict[str, Any] = {
-            name: describe(each, shape, factorization.mean_I) for name, each in pairs.items()
+            name: describe_eigenpairs(each, shape, factorization.mean_I)
+            for name, each in pairs.items()
         }
         found["gauss_newton"]["trace"] = factorization.trace
         found["hessian_gauss_newton"] = overlaps(*(each.vectors_KP for each in pairs.values()))
@@ -102,7 +103,7 @@ class WeightMeasurer:
         return found
 
 
-def describe(pairs: Eigenpairs, shape: tuple[int, int], mean_I: Array) -> dict[str, Any]:
+def describe_eigenpairs(pairs: Eigenpairs, shape: tuple[int, int], mean_I: Array) -> dict[str, Any]:
     """Describes the eigenpairs of a curvature matrix in one of an LSTM's weight matrices.
 
     Args:

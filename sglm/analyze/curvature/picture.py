@@ -33,7 +33,7 @@ def draw(groups: Sequence[Group], figure: Any, *, title: str) -> None:
 def _spectra(axes: Any, coloured: list[tuple[Group, str]]) -> None:
     for group, colour in coloured:
         for of, style, label in (("hessian", "-", "Hessian"), ("gauss_newton", "--", "GN")):
-            values = np.mean([each.values[of]["values"] for each in group.measured], 0)
+            values = np.mean([each.values[of]["values"] for each in group.measurements], 0)
             index = np.arange(1, len(values) + 1)
             axes.plot(index, values, style, color=colour, label=f"{group.weight}, {label}")
     axes.set_title("Top eigenvalues", fontsize=9)
@@ -45,7 +45,7 @@ def _spectra(axes: Any, coloured: list[tuple[Group, str]]) -> None:
 def _ranks(axes: Any, coloured: list[tuple[Group, str]]) -> None:
     for group, colour in coloured:
         for of, style, label in (("hessian", "-", "Hessian"), ("gauss_newton", "--", "GN")):
-            shares = np.mean([each.values[of]["rank_one"] for each in group.measured], 0)
+            shares = np.mean([each.values[of]["rank_one"] for each in group.measurements], 0)
             index = np.arange(1, len(shares) + 1)
             axes.plot(index, shares, style, color=colour, label=f"{group.weight}, {label}")
     axes.axhline(chance(coloured[0][0])["rank_one"], color="grey", ls=":", label="random")
@@ -69,7 +69,7 @@ def _agreement(axes: Any, coloured: list[tuple[Group, str]]) -> None:
         places = np.arange(len(names)) + (index - (len(coloured) - 1) / 2) * width
         axes.bar(places, heights, width, color=colour, label=group.weight)
     axes.set_xticks(range(len(names)), list(names.values()))
-    count = len(coloured[0][0].measured[0].values["gauss_newton"]["values"])
+    count = len(coloured[0][0].measurements[0].values["gauss_newton"]["values"])
     axes.set_title(f"Overlap of the top {count} eigenvectors' spaces", fontsize=9)
     axes.set_ylabel("overlap", fontsize=8)
     axes.set_ylim(0, 1)
@@ -78,12 +78,12 @@ def _agreement(axes: Any, coloured: list[tuple[Group, str]]) -> None:
 def _between(axes: Any, coloured: list[tuple[Group, str]]) -> None:
     for group, colour in coloured:
         for same, style, label in ((True, "-", "seed="), (False, "--", "seed≠")):
-            pairs = [each for each in group.compared if each["same_seed"] is same]
+            pairs = [each for each in group.pair_overlaps if each["same_seed"] is same]
             if pairs:
                 curve = np.mean([each["kronecker"] for each in pairs], 0)
                 label = f"{group.weight}, {label}"
                 axes.plot(pairs[0]["sizes"], curve, style, color=colour, label=label)
-    rows, columns = coloured[0][0].measured[0].values["shape"]
+    rows, columns = coloured[0][0].measurements[0].values["shape"]
     sizes = np.array([1, rows, 2 * rows])
     axes.plot(sizes, sizes / (rows * columns), ":", color="grey", label="chance")
     axes.axvline(rows, color="grey", lw=0.7)

@@ -15,10 +15,18 @@ import torch
 
 from sglm.analyze.analysis import Part, ReportsProgress, carry_out
 from sglm.analyze.gradients.finding import GradientsFinding
-from sglm.analyze.gradients.measure import describe, sum_up
+from sglm.analyze.gradients.measure import describe_sums, sum_gradients
 from sglm.analyze.gradients.values import compare_values, value_steps
-from sglm.analyze.reading import effects, estimates, future, read
+from sglm.analyze.reading import (
+    LONG_REACH,
+    WARM_UP,
+    estimates,
+    future_state_gradients,
+    read,
+    weight_gradients,
+)
 from sglm.analyze.subjects import (
+    TRAINING_SPLIT,
     Subject,
     check_length,
     find_subjects,
@@ -36,16 +44,13 @@ from sglm.text.batcher import ComingText
 from sglm.text.store import TokenStore
 from sglm.train.build import lookahead_steps, stretch_windows
 
-SPLIT = "train"
 PARTS = 16  # M, parts of the text: independent estimates from which the bootstrap draws
 DEFAULT_WINDOWS = 5_000
-DEFAULT_REACH = 40
-WARM_UP = 50  # steps at the start of a lane that are read only for the state
 _FEWEST_WINDOWS = 2
 _SERIES = (1, 2, 5)
 
 
-class Plan(NamedTuple):
+class ReadingExtent(NamedTuple):
     """The extent of the text that is read for one run.
 
     Attributes:
@@ -88,7 +93,7 @@ class GradientsAnalysis:
     subjects: Sequence[Subject]
     store: TokenStore
     windows: int | None = None
-    reach: int = DEFAULT_REACH
+    reach: int = LONG_REACH
     what: str = "gradients"
 
     def __post_init__(self) -> None:
@@ -97,12 +102,14 @@ class GradientsAnalysis:
             if value is not None and value < 1:
                 raise InputError(f"{name} = {value}: must be 1 at least")
         for subject in self.subjects:
-            plan = self.plan(subject.config())
+            extent = self.extent(subject.config())
             purpose = (
-                f"{plan.lanes} lanes of {plan.steps:,} steps for {subject.name} ({PARTS} times its"
-                " train.batch, so that a gradient's noise can be measured)"
+                f"{extent.lanes} lanes of {extent.steps:,} steps for {subject.name} ({PARTS} times"
+                " its train.batch, so that a gradient's noise can be measured)"
             )
-            check_length(self.store, SPLIT, tokens=plan.lanes * plan.steps, purpose=purpose)
+            check_length(
+                self.store, TRAINING_SPLIT, tokens=extent.lanes * extent.steps, purpose=purpose
+            )
 
     @property
     def reaches(self) -> list[int]:
@@ -110,7 +117,7 @@ class GradientsAnalysis:
         series = [base * 10**power for power in range(10) for base in _SERIES]
         return [*(each for each in series if each < self.reach), self.reach]
 
-    def plan(self, config: Config) -> Plan:
+    def extent(self, config: Config) -> ReadingExtent:
         """Returns the extent of the text that is read for a run with this configuration."""
         batch, window = config.train.batch, config.train.window
         values = value_steps(window) if config.synthesizer.kind == "critic" else 0
@@ -120,17 +127,17 @@ class GradientsAnalysis:
         stretch = 1 if config.schedule.mode == "real" else stretch_windows(config)
         fewest = -(-(self.windows or DEFAULT_WINDOWS) // lanes)
         wanted = -(-fewest // stretch) * stretch
-        fit = (len(self.store.ids(SPLIT)) // lanes - WARM_UP - ahead) // window
+        fit = (len(self.store.ids(TRAINING_SPLIT)) // lanes - WARM_UP - ahead) // window
         if wanted > fit:  # as many as the text has, but at least the number that was asked for
-            whole = fit // stretch * stretch or fit
-            wanted = max(_FEWEST_WINDOWS, whole) if self.windows is None else max(fewest, whole)
-        return Plan(batch, window, wanted, ahead)
+            most = fit // stretch * stretch or fit
+            wanted = max(_FEWEST_WINDOWS if self.windows is None else fewest, most)
+        return ReadingExtent(batch, window, wanted, ahead)
 
     def _settings(self, subject: Subject) -> Mapping[str, Any]:
         return {
             "run": [subject.name, trained_fingerprint(subject)],
             "store": self.store.fingerprint,
-            "plan": [*self.plan(subject.config())],
+            "plan": [*self.extent(subject.config())],
             "reach": self.reach,
         }
 
@@ -139,12 +146,12 @@ class GradientsAnalysis:
         most = 0.0
         for subject in self.subjects:
             shape = read_card(subject.folder).model_shape()
-            plan = self.plan(subject.config())
+            extent = self.extent(subject.config())
             sums = (PARTS + 2) * (2 + len(self.reaches)) * sum(shape.layer_weights)
             last, units = shape.widths[-1], sum(shape.widths)
-            text = plan.steps * plan.lanes * (2 * last + 4)
-            text += plan.windows * plan.lanes * 3 * shape.state_size
-            ahead = min(16, plan.windows) * plan.batch * self.reach * 20 * units
+            text = extent.steps * extent.lanes * (2 * last + 4)
+            text += extent.windows * extent.lanes * 3 * shape.state_size
+            ahead = min(16, extent.windows) * extent.batch * self.reach * 20 * units
             most = max(most, 4 * (sums + text + ahead + 8 * shape.parameters))
         return most
 
@@ -155,7 +162,7 @@ class GradientsAnalysis:
                 name=subject.name,
                 compute=partial(self._measure, subject),
                 seconds=self._seconds[subject.name],
-                of=self._settings(subject),
+                depends_on=self._settings(subject),
             )
             for subject in self.subjects
         ]
@@ -169,75 +176,82 @@ class GradientsAnalysis:
         known: dict[tuple[Any, ...], float] = {}
         found = {}
         for subject in self.subjects:
-            shape, plan = read_card(subject.folder).model_shape(), self.plan(subject.config())
-            if (shape, plan) not in known:
+            shape, extent = read_card(subject.folder).model_shape(), self.extent(subject.config())
+            if (shape, extent) not in known:
                 model = LSTMLanguageModel(shape).eval()
-                known[shape, plan] = _seconds_of(model, plan, self.reaches)
-            found[subject.name] = known[shape, plan]
+                known[shape, extent] = _seconds_of(model, extent, self.reaches)
+            found[subject.name] = known[shape, extent]
         return found
 
     def _measure(self, subject: Subject) -> dict[str, Any]:
         trained = load_trained(subject)
-        plan = self.plan(trained.config)
-        text = lanes_of(self.store, plan.lanes, plan.steps)
+        extent = self.extent(trained.config)
+        text = lanes_of(self.store, extent.lanes, extent.steps)
         with denormals_as_zero():
-            found = measure(trained, text, plan=plan, reaches=self.reaches)
+            found = measure_gradients(trained, text, extent=extent, reaches=self.reaches)
         return {
             "run": subject.name,
-            "window": plan.window,
-            "batch": plan.batch,
+            "window": extent.window,
+            "batch": extent.batch,
             "estimates": PARTS,
-            "windows": plan.windows * plan.lanes,
+            "windows": extent.windows * extent.lanes,
             "missing": trained.missing,
             **found,
         }
 
 
-def measure(
-    trained: Trained, text: ComingText, *, plan: Plan, reaches: Sequence[int]
+def measure_gradients(
+    trained: Trained, text: ComingText, *, extent: ReadingExtent, reaches: Sequence[int]
 ) -> dict[str, Any]:
     """Measures one model on a text.
 
     Args:
         trained: The model, and its estimator if it has one.
-        text: `plan.steps` steps of `plan.lanes` lanes.
-        plan: The extent of the text.
+        text: `extent.steps` steps of `extent.lanes` lanes.
+        extent: The extent of the text.
         reaches: The reaches of the exact gradients, ascending.
 
     Returns:
-        The numbers of `describe`, and `values`: those of `compare_values` for a critic, else None.
+        The numbers of `describe_sums`, and `values`: those of `compare_values` for a critic, else
+        None.
     """
     model, estimator = trained.model, trained.estimator
-    reading = read(model, text, skipped=WARM_UP, window=plan.window, windows=plan.windows)
+    reading = read(model, text, skipped=WARM_UP, window=extent.window, windows=extent.windows)
     synthetic_NLS = None
     if estimator is not None:
         synthetic_NLS = estimates(
             model, reading, estimator, stretch=trained.stretch, lookahead=trained.lookahead
         )
-    sums = sum_up(model, reading, reaches, synthetic_NLS=synthetic_NLS, lanes=plan.batch)
+    sums = sum_gradients(model, reading, reaches, synthetic_NLS=synthetic_NLS, lanes=extent.batch)
     values = None
     if isinstance(estimator, CriticEstimator):
         values = compare_values(model, reading, estimator, reaches=reaches)
-    return {**describe(sums, plan.window), "values": values}
+    return {**describe_sums(sums, extent.window), "values": values}
 
 
-def _seconds_of(model: LSTMLanguageModel, plan: Plan, reaches: Sequence[int]) -> float:
+def _seconds_of(model: LSTMLanguageModel, extent: ReadingExtent, reaches: Sequence[int]) -> float:
     """Estimates the seconds of a measurement by timing one batch, forward and backward."""
     pieces = 4
-    ids = torch.zeros(pieces * plan.window + plan.ahead + 1, plan.batch, dtype=torch.int64)
-    windows, lanes = range(pieces - 1), slice(0, plan.batch)
+    ids = torch.zeros(pieces * extent.window + extent.ahead + 1, extent.batch, dtype=torch.int64)
+    windows, lanes = range(pieces - 1), slice(0, extent.batch)
     with denormals_as_zero():
         for _ in ("cold", "timed"):  # the first pass takes many times as long as the others
             start = time.perf_counter()
             reading = read(
-                model, ComingText(ids[:-1], ids[1:]), skipped=0, window=plan.window, windows=pieces
+                model,
+                ComingText(ids[:-1], ids[1:]),
+                skipped=0,
+                window=extent.window,
+                windows=pieces,
             )
             read_in = time.perf_counter()
-            after_KLS = future(model, reading, reaches, windows=windows, lanes=lanes)
-            effects(model, reading, after_KLS, windows=windows, lanes=lanes)
+            after_KLS = future_state_gradients(
+                model, reading, reaches, windows=windows, lanes=lanes
+            )
+            weight_gradients(model, reading, after_KLS, windows=windows, lanes=lanes)
             end = time.perf_counter()
-    steps = plan.steps * PARTS / len(reading.inputs_CL)
-    return (read_in - start) * steps + (end - read_in) * PARTS * plan.windows / len(windows)
+    steps = extent.steps * PARTS / len(reading.inputs_CL)
+    return (read_in - start) * steps + (end - read_in) * PARTS * extent.windows / len(windows)
 
 
 def gradients(
@@ -247,7 +261,7 @@ def gradients(
     out: str | os.PathLike[str] | None = None,
     snapshots: bool = False,
     windows: int | None = None,
-    reach: int = DEFAULT_REACH,
+    reach: int = LONG_REACH,
     report: ReportsProgress | None = None,
 ) -> GradientsFinding:
     """Measures variance, bias and worth of the gradients that runs follow (docs/analysis.md).
@@ -279,7 +293,7 @@ def gradients_analysis(
     data: str | os.PathLike[str] | None = None,
     snapshots: bool = False,
     windows: int | None = None,
-    reach: int = DEFAULT_REACH,
+    reach: int = LONG_REACH,
 ) -> GradientsAnalysis:
     """Returns the analysis that `gradients` carries out.
 

@@ -36,7 +36,7 @@ class GradientsFinding:
                     rows.append([run["run"], kind, *_cells(run, kind)])
         return rows
 
-    def reading(self) -> str:
+    def summary(self) -> str:
         """See `Finding`: the worth of the first synthetic gradient, or else truncation's bias."""
         first = next((run for run in self.runs if SYNTHETIC in run["gradients"]), None)
         run = self.runs[0] if first is None else first
@@ -56,16 +56,18 @@ class GradientsFinding:
             )
         bias = first["gradients"][SYNTHETIC]["parameters"]["bias"]
         worth, low, high = first["worth"]["parameters"]
-        told = f"they are worth a real horizon of {worth:.1f} steps ({low:.1f} to {high:.1f})"
+        worth_clause = (
+            f"they are worth a real horizon of {worth:.1f} steps ({low:.1f} to {high:.1f})"
+        )
         if not low > first["window"]:
-            told = (
+            worth_clause = (
                 f"whether they are worth more than those {first['window']} steps is uncertain"
                 f" ({low:.1f} to {high:.1f})"
             )
         return (
             f"{first['run']}: the bias is {_share(truncated)} of the long horizon's squared"
             f" gradient with truncation after {first['window']} steps, and {_share(bias)} with"
-            f" synthetic gradients; {told}.{_of_values(first)}"
+            f" synthetic gradients; {worth_clause}.{_of_values(first)}"
         )
 
     def draw(self, figure: Any) -> None:

@@ -28,7 +28,7 @@ from sglm.analyze.products import (
     products_of_means,
     worth,
 )
-from sglm.analyze.reading import Reading, effects, future
+from sglm.analyze.reading import Reading, future_state_gradients, weight_gradients
 from sglm.model.language_model import LSTMLanguageModel
 
 TRUNCATED, LONG, SYNTHETIC = "truncated", "long", "synthetic"
@@ -57,7 +57,7 @@ class Sums:
     has_synthetic: bool
 
 
-def sum_up(
+def sum_gradients(
     model: LSTMLanguageModel,
     reading: Reading,
     reaches: Sequence[int],
@@ -80,16 +80,18 @@ def sum_up(
     widths = 2 * model.shape.widths
     states_LQKK = np.zeros((parts * lanes, len(widths), kinds, kinds))
     batches, grams = [], []
-    for windows, is_look in _doubling(reading.windows):
+    for windows, takes_products in _doubling(reading.windows):
         for part in range(parts):
             own = slice(part * lanes, (part + 1) * lanes)
-            after_KLS = future(model, reading, reaches, windows=windows, lanes=own)
+            after_KLS = future_state_gradients(model, reading, reaches, windows=windows, lanes=own)
             if synthetic_NLS is not None:
                 estimated_LS = synthetic_NLS[windows.start : windows.stop, own].flatten(0, 1)
                 after_KLS = torch.cat((after_KLS, estimated_LS[None]))
             states_LQKK[own] += _state_products(after_KLS, widths, lanes=lanes)
-            vectors_MKP[part] += effects(model, reading, after_KLS, windows=windows, lanes=own)
-        if is_look:
+            vectors_MKP[part] += weight_gradients(
+                model, reading, after_KLS, windows=windows, lanes=own
+            )
+        if takes_products:
             batches.append(windows.stop)
             grams.append(gram(vectors_MKP))
     names = [f"{kind} {n + 1}" for kind in ("hidden", "cell") for n in range(model.shape.layers)]
@@ -132,7 +134,7 @@ def _state_products(after_KLS: Tensor, widths: Sequence[int], *, lanes: int) -> 
     return products
 
 
-def describe(sums: Sums, window: int) -> dict[str, Any]:
+def describe_sums(sums: Sums, window: int) -> dict[str, Any]:
     """Computes the numbers of `GradientsFinding` from the sums, as `[value, low, high]`.
 
     Args:
@@ -184,10 +186,10 @@ def _worth(errors_WX: Array, sums: Sums, window: int) -> list[float]:
     return [window + each for each in interval(found)]
 
 
-def _whole_gradients(kinds: int) -> Array:
-    """Returns the matrix that maps the windows' own gradient and the K contributions to whole ones.
+def _totals_matrix(kinds: int) -> Array:
+    """Returns the matrix that maps the windows' own gradient and the K contributions to totals.
 
-    Whole gradient 0 is the windows' own; each other one is the sum of that and its contribution.
+    Total 0 is the windows' own gradient; each other one is the sum of that and its contribution.
     """
     matrix = np.eye(1 + kinds)
     matrix[:, 0] = 1
@@ -198,8 +200,8 @@ def _in_parameters(sums: Sums) -> dict[str, Array]:
     """Computes the mean gradients' agreement with that of the long horizon, each `(W, 1 + K)`."""
     last = sums.grams[-1]
     own_WKK = products_of_means(last, drawings(len(last)))
-    whole = _whole_gradients(last.shape[1] - 1)
-    products_WKK = np.einsum("xk,wkl,yl->wxy", whole, own_WKK, whole)
+    totals = _totals_matrix(last.shape[1] - 1)
+    products_WKK = np.einsum("xk,wkl,yl->wxy", totals, own_WKK, totals)
     found = _agreement(products_WKK, reference=len(sums.reaches))
     # Agreement of the contributions alone: the truncated gradient, at index 0, has none.
     added_WKK = own_WKK.copy()
@@ -252,8 +254,8 @@ def _variance(sums: Sums) -> dict[str, Any]:
     drawn = drawings(len(sums.grams[0]))
     cosines: dict[str, list[list[float]]] = {name: [] for name in kinds}
     for own in sums.grams:
-        whole = _whole_gradients(own.shape[1] - 1)
-        products = np.einsum("xk,ikjl,yl->ixjy", whole, own, whole)
+        totals = _totals_matrix(own.shape[1] - 1)
+        products = np.einsum("xk,ikjl,yl->ixjy", totals, own, totals)
         for name, index in kinds.items():
             of_kind_MM = products[:, index, :, index]
             cosines[name].append(interval(mean_pairwise_cosine(of_kind_MM, drawn)))

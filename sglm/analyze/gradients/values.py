@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from sglm.analyze.products import Array, cosine, drawings, interval
-from sglm.analyze.reading import Reading, future, unpacked
+from sglm.analyze.reading import Reading, future_state_gradients, unpacked
 from sglm.dni.critic import HORIZON, CriticEstimator
 from sglm.model.language_model import LSTMLanguageModel
 
 _VALUE_STEPS = 3 * HORIZON  # the discounted nats beyond have a twentieth of the total weight
-_DERIVED_AFTER = 4  # windows of each lane after which derivatives are compared
+_DERIVATIVE_WINDOWS = 4  # windows of each lane after which derivatives are compared
 
 
 def value_steps(window: int) -> int:
@@ -41,13 +41,15 @@ def compare_values(
         estimator: The estimator whose critic is evaluated.
         reaches: The reaches of the exact gradients that the derivative is compared with, ascending.
     """
-    came_NL = discounted_nats(model, reading, estimator.critic.discount)
+    observed_NL = discounted_nats(model, reading, estimator.critic.discount)
     states_NLS = reading.states_NLS[1:]
-    told_NL = torch.stack([estimator.values(each_LS) for each_LS in states_NLS]).double().numpy()
+    predicted_NL = (
+        torch.stack([estimator.values(each_LS) for each_LS in states_NLS]).double().numpy()
+    )
     return {
         "steps": value_steps(reading.window),
         "discount": estimator.critic.discount,
-        **agreement_of_values(told_NL, came_NL),
+        **agreement_of_values(predicted_NL, observed_NL),
         "derivative": _derivative(model, reading, estimator, reaches=reaches),
     }
 
@@ -83,45 +85,45 @@ def _window_nats(model: LSTMLanguageModel, reading: Reading) -> Array:
     return nats
 
 
-def agreement_of_values(told_NL: Array, came_NL: Array) -> dict[str, list[float]]:
+def agreement_of_values(predicted_NL: Array, observed_NL: Array) -> dict[str, list[float]]:
     """Computes the agreement of predicted and observed values, with lanes drawn for the intervals.
 
     Args:
-        told_NL: The predicted values.
-        came_NL: The observed ones.
+        predicted_NL: The predicted values.
+        observed_NL: The observed ones.
 
     Returns:
         `explained`: 1 − mean squared error / variance of the observed values; `correlation`;
-        `slope` of the regression of the observed values on the predicted ones; `told_sd` and
-        `came_sd`: standard deviations of the predicted and the observed values.
+        `slope` of the regression of the observed values on the predicted ones; `predicted_sd` and
+        `observed_sd`: standard deviations of the predicted and the observed values.
     """
     sums_L6 = np.stack(
         [
             each.sum(0)
             for each in (
-                np.ones_like(told_NL),
-                told_NL,
-                came_NL,
-                told_NL**2,
-                told_NL * came_NL,
-                came_NL**2,
+                np.ones_like(predicted_NL),
+                predicted_NL,
+                observed_NL,
+                predicted_NL**2,
+                predicted_NL * observed_NL,
+                observed_NL**2,
             )
         ],
         axis=1,
     )
-    count, told, came, told2, both, came2 = (drawings(len(sums_L6)) @ sums_L6).T
+    count, predicted, observed, predicted2, both, observed2 = (drawings(len(sums_L6)) @ sums_L6).T
     with np.errstate(invalid="ignore", divide="ignore"):
-        told_variance = told2 / count - (told / count) ** 2
-        came_variance = came2 / count - (came / count) ** 2
-        covariance = both / count - told * came / count**2
-        squared_error = (told2 - 2 * both + came2) / count
-        told_variance = np.where(told_variance > 0, told_variance, np.nan)
+        predicted_variance = predicted2 / count - (predicted / count) ** 2
+        observed_variance = observed2 / count - (observed / count) ** 2
+        covariance = both / count - predicted * observed / count**2
+        squared_error = (predicted2 - 2 * both + observed2) / count
+        predicted_variance = np.where(predicted_variance > 0, predicted_variance, np.nan)
         return {
-            "explained": interval(1 - squared_error / came_variance),
-            "correlation": interval(cosine(covariance, told_variance, came_variance)),
-            "slope": interval(covariance / told_variance),
-            "told_sd": interval(np.sqrt(told_variance)),
-            "came_sd": interval(np.sqrt(came_variance)),
+            "explained": interval(1 - squared_error / observed_variance),
+            "correlation": interval(cosine(covariance, predicted_variance, observed_variance)),
+            "slope": interval(covariance / predicted_variance),
+            "predicted_sd": interval(np.sqrt(predicted_variance)),
+            "observed_sd": interval(np.sqrt(observed_variance)),
         }
 
 
@@ -135,8 +137,8 @@ def _derivative(
     """Compares ∂V/∂s, before bound and factor, with the exact gradient of each reach."""
     lanes = reading.inputs_CL.shape[1]
     products_LR3 = np.zeros((lanes, len(reaches), 3))
-    for index in range(min(_DERIVED_AFTER, reading.windows)):
-        exact_RLS = future(
+    for index in range(min(_DERIVATIVE_WINDOWS, reading.windows)):
+        exact_RLS = future_state_gradients(
             model, reading, reaches, windows=range(index, index + 1), lanes=slice(None)
         )
         derived_LS = estimator.derivatives(reading.states_NLS[index + 1])

@@ -8,7 +8,7 @@ docs/analysis.md describes the method.
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any, cast
 
@@ -20,20 +20,20 @@ from sglm.analyze.landscape.lines import (
     ALONG,
     ASIDE,
     BATCHES,
+    DISTRIBUTION_STEPS,
     LANES,
     LENGTHS,
     PLANE_STEPS,
-    REACH,
-    SHOWN,
     STEPS,
-    WARM_UP,
-    Around,
+    LandscapeInputs,
     lines,
-    look_around,
     plane,
+    prepare_inputs,
 )
-from sglm.analyze.landscape.measure import look_at
+from sglm.analyze.landscape.measure import score_text
+from sglm.analyze.reading import LONG_REACH, WARM_UP
 from sglm.analyze.subjects import (
+    TRAINING_SPLIT,
     Subject,
     check_length,
     find_subjects,
@@ -48,8 +48,6 @@ from sglm.runtime.process import denormals_as_zero
 from sglm.text.batcher import ComingText
 from sglm.text.store import TokenStore
 from sglm.train.build import lookahead_steps
-
-SPLIT = "train"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,13 +65,16 @@ class LandscapeAnalysis:
     subjects: Sequence[Subject]
     store: TokenStore
     what: str = "landscape"
+    _kept_inputs: dict[str, LandscapeInputs] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def __post_init__(self) -> None:
         for subject in self.subjects:
             config = subject.config()
             lanes, steps = LANES + config.train.batch, steps_of(config)
             purpose = f"{lanes} lanes of {steps} steps for {subject.name}"
-            check_length(self.store, SPLIT, tokens=lanes * steps, purpose=purpose)
+            check_length(self.store, TRAINING_SPLIT, tokens=lanes * steps, purpose=purpose)
 
     def _settings(self, subject: Subject) -> Mapping[str, Any]:
         return {
@@ -88,20 +89,23 @@ class LandscapeAnalysis:
             shape = read_card(subject.folder).model_shape()
             config = subject.config()
             weights = 16 * shape.parameters
-            distributions = 6 * LANES * SHOWN * shape.vocab_size
-            ahead = 16 * config.train.batch * REACH * 20 * sum(shape.widths)
+            distributions = 6 * LANES * DISTRIBUTION_STEPS * shape.vocab_size
+            ahead = 16 * config.train.batch * LONG_REACH * 20 * sum(shape.widths)
             text = (LANES + config.train.batch) * steps_of(config) * 4 * sum(shape.widths)
             most = max(most, 4 * (weights + distributions + ahead + text))
         return most
 
     def parts(self) -> Sequence[Part]:
-        """See `Analysis`: one part with the lines of each model, one with the first's planes."""
-        made = [
+        """See `Analysis`: one part with the lines of each model, one with the first's planes.
+
+        The first model's parts follow each other, so that they share its `LandscapeInputs`.
+        """
+        lines_parts = [
             Part(
                 name=f"{subject.name}-lines",
                 compute=partial(self._lines, subject),
                 seconds=self._seconds(subject, planes=False),
-                of=self._settings(subject),
+                depends_on=self._settings(subject),
             )
             for subject in self.subjects
         ]
@@ -110,9 +114,9 @@ class LandscapeAnalysis:
             name=f"{first.name}-plane",
             compute=partial(self._plane, first),
             seconds=self._seconds(first, planes=True),
-            of=self._settings(first),
+            depends_on=self._settings(first),
         )
-        return [*made, planes]
+        return [lines_parts[0], planes, *lines_parts[1:]]
 
     def _seconds(self, subject: Subject, *, planes: bool) -> float:
         config, per_token = subject.config(), self._seconds_per_token[subject.name]
@@ -142,32 +146,36 @@ class LandscapeAnalysis:
                 ids = torch.zeros(20, LANES, dtype=torch.int64)
                 for _ in ("cold", "timed"):  # the first pass takes longer than the others
                     start = time.perf_counter()
-                    look_at(model, ComingText(ids, ids), skipped=4, shown=2)
+                    score_text(model, ComingText(ids, ids), skipped=4, distribution_steps=2)
                     known[shape] = (time.perf_counter() - start) / ids.numel()
             found[subject.name] = known[shape]
         return found
 
-    def _around(self, subject: Subject) -> Around:
-        trained = load_trained(subject)
-        batch, steps = trained.config.train.batch, steps_of(trained.config)
-        text = lanes_of(self.store, LANES + batch, steps)
-        own = ComingText(*(ids[:, :batch] for ids in text))
-        other = ComingText(*(ids[: WARM_UP + STEPS, batch:] for ids in text))
-        return look_around(trained, own, other)
+    def _inputs(self, subject: Subject) -> LandscapeInputs:
+        """Returns the inputs of a model's parts; those of the latest model are kept."""
+        if subject.name not in self._kept_inputs:
+            self._kept_inputs.clear()  # frees the previous model's memory first
+            trained = load_trained(subject)
+            batch, steps = trained.config.train.batch, steps_of(trained.config)
+            text = lanes_of(self.store, LANES + batch, steps)
+            own = ComingText(*(ids[:, :batch] for ids in text))
+            other = ComingText(*(ids[: WARM_UP + STEPS, batch:] for ids in text))
+            self._kept_inputs[subject.name] = prepare_inputs(trained, own, other)
+        return self._kept_inputs[subject.name]
 
     def _lines(self, subject: Subject) -> dict[str, Any]:
         with denormals_as_zero():
-            found = lines(self._around(subject))
+            found = lines(self._inputs(subject))
         return {"run": subject.name, **found}
 
     def _plane(self, subject: Subject) -> dict[str, Any]:
         with denormals_as_zero():
-            return {"plane": plane(self._around(subject))}
+            return {"plane": plane(self._inputs(subject))}
 
 
 def steps_of(config: Config) -> int:
     """Returns the steps that each lane needs, for the gradients or for scoring."""
-    ahead = max(REACH, lookahead_steps(config) or 0)
+    ahead = max(LONG_REACH, lookahead_steps(config) or 0)
     return WARM_UP + max(BATCHES[-1] * config.train.window + ahead, STEPS)
 
 

@@ -42,21 +42,22 @@ class LandscapeFinding:
                     rows.append([run["run"], kind, batches, *_lowest_cells(run, line)])
         return rows
 
-    def reading(self) -> str:
+    def summary(self) -> str:
         """See `Finding`: whether steps of the first run lower the loss."""
         run = self.runs[0]
         most = list(next(iter(run["lines"].values())))[-1]
-        told = []
+        clauses = []
         for kind, by_batches in run["lines"].items():
             index = lowest(by_batches[most])
             value, _, high = by_batches[most]["change"][index]
             sure = "" if high < 0 else ", which may be noise" if value < 0 else ", so no decrease"
-            last = " (the longest step tried)" if index == len(run["lengths"]) - 1 else ""
-            told.append(f"{kind} {1e3 * value:+.1f} at {run['lengths'][index]:.1%}{last}{sure}")
+            is_longest = index == len(run["lengths"]) - 1
+            last = " (the longest step tried)" if is_longest and value < 0 else ""
+            clauses.append(f"{kind} {1e3 * value:+.1f} at {run['lengths'][index]:.1%}{last}{sure}")
         return (
             f"{run['run']}: lowest loss on other text along each gradient (mean of {most} batches),"
             " as its change in millinats per token at a step in per cent of the weights' norm:"
-            f" {'; '.join(told)}."
+            f" {'; '.join(clauses)}."
         )
 
     def draw(self, figure: Any) -> None:

@@ -12,29 +12,32 @@ from torch import Tensor
 
 from sglm.analyze.gradients.measure import LONG, SYNTHETIC, TRUNCATED
 from sglm.analyze.landscape.measure import (
-    Move,
-    Sight,
-    Weights,
-    look_at,
+    TextScore,
     mean_gradient,
     mean_kl,
-    moved,
     norm,
     own_nats,
     random_direction,
     scaled,
+    score_text,
     update_direction,
 )
+from sglm.analyze.moves import Move, Weights, moved
 from sglm.analyze.products import Array, drawings, interval
-from sglm.analyze.reading import Reading, estimates, future, read
+from sglm.analyze.reading import (
+    LONG_REACH,
+    WARM_UP,
+    Reading,
+    estimates,
+    future_state_gradients,
+    read,
+)
 from sglm.analyze.trained import Trained
 from sglm.text.batcher import ComingText
 
-REACH = 40  # steps past a window's end that the long horizon covers
-WARM_UP = 50  # steps at the start of a lane that are read only for the state
 BATCHES = (1, 32)  # batches that a gradient is the mean of: as in one update, and less noisy
 LANES, STEPS = 32, 160  # lanes of the other text, and scored steps of each
-SHOWN = 16  # steps of the other text whose whole distributions are compared
+DISTRIBUTION_STEPS = 16  # steps of the other text whose whole distributions are compared
 # Lengths of a step, as shares of the weights' norm.
 LENGTHS = tuple(2.0**power for power in (-10, -9, -8, -7.5, -7, -6.5, -6, -5, -4))
 # Lengths on the plane's axes. Along the update, where the lines are lowest near the middle of the
@@ -44,24 +47,24 @@ ASIDE = tuple(2.0**-4 * share for share in (-1, -0.5, 0, 0.5, 1))
 PLANE_STEPS = 64  # scored steps of the other text
 
 
-class Around(NamedTuple):
-    """A trained model and the texts on which the loss around it is measured.
+class LandscapeInputs(NamedTuple):
+    """A trained model and the texts on which the loss near its weights is measured.
 
     Attributes:
         trained: The model.
         reading: The model's reading of the lanes on which gradients are computed.
         other: Text on which no gradient is computed.
-        after: By kind of gradient, the state gradients that are injected after the windows,
+        injected: By kind of gradient, the state gradients that are injected after the windows,
             `(N, B, S)`, or None if none are.
     """
 
     trained: Trained
     reading: Reading
     other: ComingText
-    after: Mapping[str, Tensor | None]
+    injected: Mapping[str, Tensor | None]
 
 
-def look_around(trained: Trained, own: ComingText, other: ComingText) -> Around:
+def prepare_inputs(trained: Trained, own: ComingText, other: ComingText) -> LandscapeInputs:
     """Reads the text for the gradients, and computes the state gradients to inject.
 
     Args:
@@ -73,46 +76,48 @@ def look_around(trained: Trained, own: ComingText, other: ComingText) -> Around:
     reading = read(model, own, skipped=WARM_UP, window=window, windows=windows)
     long_NLS = torch.cat(
         [
-            future(model, reading, [REACH], windows=range(n, n + 1), lanes=slice(None))
+            future_state_gradients(
+                model, reading, [LONG_REACH], windows=range(n, n + 1), lanes=slice(None)
+            )
             for n in range(windows)
         ]
     )
-    after: dict[str, Tensor | None] = {TRUNCATED: None, LONG: long_NLS}
+    injected: dict[str, Tensor | None] = {TRUNCATED: None, LONG: long_NLS}
     if trained.estimator is not None:
-        after[SYNTHETIC] = estimates(
+        injected[SYNTHETIC] = estimates(
             model, reading, trained.estimator, stretch=trained.stretch, lookahead=trained.lookahead
         )
-    return Around(trained, reading, other, after)
+    return LandscapeInputs(trained, reading, other, injected)
 
 
-def directions(around: Around, batches: int) -> dict[str, dict[str, Tensor]]:
+def directions(inputs: LandscapeInputs, batches: int) -> dict[str, dict[str, Tensor]]:
     """Returns an update's direction for the mean of `batches` batches of each kind of gradient."""
-    trained = around.trained
-    lanes = around.reading.inputs_CL.shape[1]
+    trained = inputs.trained
+    lanes = inputs.reading.inputs_CL.shape[1]
     return {
         kind: update_direction(
-            mean_gradient(trained.model, around.reading, after, windows=batches, lanes=lanes),
+            mean_gradient(trained.model, inputs.reading, after_NLS, windows=batches, lanes=lanes),
             trained.config.optimizer,
             trained.moments,
         )
-        for kind, after in around.after.items()
+        for kind, after_NLS in inputs.injected.items()
     }
 
 
-def lines(around: Around) -> dict[str, Any]:
+def lines(inputs: LandscapeInputs) -> dict[str, Any]:
     """Measures loss and predictions along the direction of each kind of gradient."""
-    trained = around.trained
+    trained = inputs.trained
     weights: Weights = dict(trained.model.named_parameters())
-    size, here = norm(weights), _look(around, steps=STEPS)
+    size, before = norm(weights), _score(inputs, steps=STEPS)
     found: dict[str, Any] = {}
     update = float("nan")
     for batches in BATCHES:
-        toward = directions(around, batches)
+        of_kinds = directions(inputs, batches)
         if batches == 1 and trained.moments is not None:
-            update = trained.config.optimizer.learning_rate * norm(toward[TRUNCATED]) / size
+            update = trained.config.optimizer.learning_rate * norm(of_kinds[TRUNCATED]) / size
         truncated: list[Array] = []
-        for kind, direction in toward.items():
-            line = _line(around, weights, scaled(direction, size), batches=batches, here=here)
+        for kind, direction in of_kinds.items():
+            line = _line(inputs, weights, scaled(direction, size), batches=batches, before=before)
             changes = line.pop("changes")
             truncated = truncated or changes
             found.setdefault(kind, {})[str(batches)] = {
@@ -137,47 +142,50 @@ def _over_lanes(of_lanes_L: Array) -> list[float]:
 
 
 def _line(
-    around: Around, weights: Weights, unit: Weights, *, batches: int, here: Sight
+    inputs: LandscapeInputs, weights: Weights, unit: Weights, *, batches: int, before: TextScore
 ) -> dict[str, Any]:
-    model, lanes = around.trained.model, around.reading.inputs_CL.shape[1]
-    own_here = own_nats(model, around.reading, windows=batches, lanes=lanes)
+    model, lanes = inputs.trained.model, inputs.reading.inputs_CL.shape[1]
+    own_before = own_nats(model, inputs.reading, windows=batches, lanes=lanes)
     changes, own, divergence = [], [], []
     for length in LENGTHS:
-        there, own_there = moved(
-            weights,
-            [Move(unit, length)],
-            lambda: (
-                _look(around, steps=STEPS),
-                own_nats(model, around.reading, windows=batches, lanes=lanes),
-            ),
-        )
-        changes.append(there.nats_L - here.nats_L)
-        own.append(own_there - own_here)
-        divergence.append(mean_kl(here.log_probabilities, there.log_probabilities))
+        with moved(weights, [Move(unit, length)]):
+            after = _score(inputs, steps=STEPS)
+            own_after = own_nats(model, inputs.reading, windows=batches, lanes=lanes)
+        changes.append(after.nats_L - before.nats_L)
+        own.append(own_after - own_before)
+        divergence.append(mean_kl(before.log_probabilities, after.log_probabilities))
     return {"changes": changes, "own_change": own, "kl": divergence}
 
 
-def plane(around: Around) -> dict[str, Any]:
+def plane(inputs: LandscapeInputs) -> dict[str, Any]:
     """Measures the loss's changes on the plane of an update's direction and a random one."""
-    weights: Weights = dict(around.trained.model.named_parameters())
-    size, here = norm(weights), _look(around, steps=PLANE_STEPS)
+    weights: Weights = dict(inputs.trained.model.named_parameters())
+    size, before = norm(weights), _score(inputs, steps=PLANE_STEPS)
     changes = {}
-    for kind, direction in directions(around, BATCHES[-1]).items():
+    for kind, direction in directions(inputs, BATCHES[-1]).items():
         unit = scaled(direction, size)
         generator = torch.Generator().manual_seed(0)
         aside = random_direction(unit, generator)
         changes[kind] = [
-            [_change(around, weights, [Move(unit, x), Move(aside, y)], here=here) for x in ALONG]
+            [
+                _change(inputs, weights, [Move(unit, x), Move(aside, y)], before=before)
+                for x in ALONG
+            ]
             for y in ASIDE
         ]
     return {"along": [*ALONG], "aside": [*ASIDE], "change": changes}
 
 
-def _change(around: Around, weights: Weights, moves: Sequence[Move], *, here: Sight) -> float:
-    there = moved(weights, moves, lambda: _look(around, steps=PLANE_STEPS))
-    return float(np.mean(there.nats_L - here.nats_L))
+def _change(
+    inputs: LandscapeInputs, weights: Weights, moves: Sequence[Move], *, before: TextScore
+) -> float:
+    with moved(weights, moves):
+        after = _score(inputs, steps=PLANE_STEPS)
+    return float(np.mean(after.nats_L - before.nats_L))
 
 
-def _look(around: Around, *, steps: int) -> Sight:
-    text = ComingText(*(ids[: WARM_UP + steps] for ids in around.other))
-    return look_at(around.trained.model, text, skipped=WARM_UP, shown=SHOWN)
+def _score(inputs: LandscapeInputs, *, steps: int) -> TextScore:
+    text = ComingText(*(ids[: WARM_UP + steps] for ids in inputs.other))
+    return score_text(
+        inputs.trained.model, text, skipped=WARM_UP, distribution_steps=DISTRIBUTION_STEPS
+    )

@@ -1,51 +1,25 @@
-"""Directions of updates, moves of a model's weights, and the loss and predictions after them.
+"""Directions of updates in the space of a model's weights, its loss and its predictions.
 
 Shapes: L lanes, B of them in a batch, T steps of a window, S coordinates of a lane's state, V
 vocabulary.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from sglm.analyze.moves import Weights
 from sglm.analyze.products import Array
 from sglm.analyze.reading import Reading, unpacked
 from sglm.config import OptimizerConfig
 from sglm.model.language_model import LSTMLanguageModel
 from sglm.text.batcher import ComingText
 
-# Tensors by the parameter's name: weights, gradients or directions.
-Weights = Mapping[str, Tensor]
-Seen = TypeVar("Seen")
 _WINDOWS_AT_ONCE = 16
 _STEPS_AT_ONCE = 8
 _ADAM_EPS = 1e-8
-
-
-class Move(NamedTuple):
-    """A move of the weights by `length` times the direction."""
-
-    direction: Weights
-    length: float
-
-
-def moved(weights: Weights, moves: Sequence[Move], look: Callable[[], Seen]) -> Seen:
-    """Returns the result of `look` with the weights moved, then restores them bit for bit."""
-    kept = {name: weight.detach().clone() for name, weight in weights.items()}
-    try:
-        with torch.no_grad():
-            for direction, length in moves:
-                for name, weight in weights.items():
-                    if length:
-                        weight.add_(direction[name], alpha=length)
-        return look()
-    finally:
-        with torch.no_grad():
-            for name, weight in weights.items():
-                weight.copy_(kept[name])
 
 
 def norm(weights: Weights) -> float:
@@ -152,7 +126,7 @@ def update_direction(
     return found
 
 
-class Sight(NamedTuple):
+class TextScore(NamedTuple):
     """The loss and predictions on a text with the weights of the moment.
 
     Attributes:
@@ -165,26 +139,28 @@ class Sight(NamedTuple):
 
 
 @torch.no_grad()
-def look_at(model: LSTMLanguageModel, text: ComingText, *, skipped: int, shown: int) -> Sight:
+def score_text(
+    model: LSTMLanguageModel, text: ComingText, *, skipped: int, distribution_steps: int
+) -> TextScore:
     """Scores a text that is read from the start state.
 
     Args:
         model: The model in evaluation mode.
         text: Token ids `(…, L)`.
         skipped: Number of steps at the start that are not scored.
-        shown: Number of scored steps whose whole distributions are kept.
+        distribution_steps: Number of scored steps whose whole distributions are kept.
     """
     state = model.start_state(text.inputs_CB.shape[1])
     _, state = model.features(text.inputs_CB[:skipped], state)
     features_TLH, _ = model.features(text.inputs_CB[skipped:], state)
-    logits = model.logits(features_TLH[:shown].flatten(0, 1))
+    logits = model.logits(features_TLH[:distribution_steps].flatten(0, 1))
     pieces = zip(
         *(torch.split(each, _STEPS_AT_ONCE) for each in (features_TLH, text.targets_CB[skipped:])),
         strict=True,
     )
     nats = [model.nll(features, targets, reduction="none") for features, targets in pieces]
     mean_L: Array = torch.cat(nats).double().mean(0).numpy()
-    return Sight(mean_L, logits.log_softmax(-1))
+    return TextScore(mean_L, logits.log_softmax(-1))
 
 
 @torch.no_grad()

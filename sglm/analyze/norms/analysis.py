@@ -51,7 +51,7 @@ class NormsAnalysis:
 
     def __post_init__(self) -> None:
         for run in self._runs():
-            logged(run)
+            validations_with_norms(run)
         check_length(self.store, SPLIT, tokens=FEWEST_TOKENS, purpose="measurements of sharpness")
 
     def _runs(self) -> dict[Path, str]:
@@ -71,15 +71,15 @@ class NormsAnalysis:
         made = []
         for subject in self.subjects:
             shape = read_card(subject.folder).model_shape()
-            looked_at = shape.layers + 2 + (not shape.tied)
-            readings = looked_at * (2 * DIRECTIONS + 1)
-            seconds = readings * TOKENS * shape.parameters / _FLOATS_PER_SECOND
+            groups = shape.layers + 2 + (not shape.tied)
+            passes = groups * (2 * DIRECTIONS + 1)
+            seconds = passes * TOKENS * shape.parameters / _FLOATS_PER_SECOND
             made.append(
                 Part(
                     name=subject.name,
                     compute=partial(self._sharpness, subject),
                     seconds=seconds,
-                    of={"model": subject.fingerprint(), **self._numbers()},
+                    depends_on={"model": subject.fingerprint(), **self._numbers()},
                 )
             )
         return made
@@ -97,7 +97,7 @@ class NormsAnalysis:
                 {
                     "run": name,
                     "decay": decay_of(own[0].config().optimizer),
-                    "training": logged(run),
+                    "training": validations_with_norms(run),
                     "lowest_ppl": lowest_perplexity(run),
                     "snapshots": [
                         {"name": each.folder.name, "sharpness": values[each.name]} for each in own
@@ -116,7 +116,7 @@ def decay_of(optimizer: OptimizerConfig) -> str:
     return f"{when}{kind} {optimizer.weight_decay:g}"
 
 
-def logged(run: Path) -> list[dict[str, Any]]:
+def validations_with_norms(run: Path) -> list[dict[str, Any]]:
     """Returns a run's validations that have norms: step, rate, perplexity, norms by layer.
 
     Raises:

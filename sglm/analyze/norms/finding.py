@@ -47,7 +47,7 @@ class NormsFinding:
 
     def as_json(self) -> dict[str, Any]:
         """Returns the data of all runs, each with its `Overall`."""
-        return {"runs": [{**run, "overall": self._sum_up(run)._asdict()} for run in self.runs]}
+        return {"runs": [{**run, "overall": self._overall(run)._asdict()} for run in self.runs]}
 
     def rows(self) -> list[list[str]]:
         """Returns a table with one row per run."""
@@ -55,7 +55,7 @@ class NormsFinding:
         return [heading, *(self._row(run) for run in self.runs)]
 
     def _row(self, run: dict[str, Any]) -> list[str]:
-        found = self._sum_up(run)
+        found = self._overall(run)
         share = "" if math.isnan(found.l2_share) else f"{found.l2_share:.1%}"
         numbers = [f"{found.first:.4g}", f"{found.last:.4g}", f"{found.rate:.2e}", share]
         return [
@@ -66,9 +66,9 @@ class NormsFinding:
             f"{found.perplexity:.2f}",
         ]
 
-    def reading(self) -> str:
+    def summary(self) -> str:
         """Returns which run ends with the smallest weights, and how its updates compare."""
-        found = {run["run"]: self._sum_up(run) for run in self.runs}
+        found = {run["run"]: self._overall(run) for run in self.runs}
         small = min(found, key=lambda name: found[name].last)
         large = max(found, key=lambda name: found[name].last)
         best = min(found, key=lambda name: _or_infinite(found[name].perplexity))
@@ -112,7 +112,7 @@ class NormsFinding:
         sharpness.set(title="relative sharpness, nats per token", xlabel="snapshot")
         weight.legend(fontsize="x-small")
 
-    def _sum_up(self, run: dict[str, Any]) -> Overall:
+    def _overall(self, run: dict[str, Any]) -> Overall:
         training = run["training"]
         layers: list[Layers] = [each["layers"] for each in training]
         half = training[-1]["step"] / 2

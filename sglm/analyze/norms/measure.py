@@ -1,12 +1,12 @@
 """The sharpness of the loss at a model's weights, in units of the weights themselves."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from sglm.analyze.moves import Move, moved
 from sglm.model.language_model import LSTMLanguageModel
 from sglm.scoring.predictor import NetworkPredictor
 from sglm.scoring.stream import Ids, stream_nll
@@ -41,33 +41,22 @@ def relative_sharpness(
         length: ε.
         directions: Number of directions over which the mean is taken.
     """
-    here, bends = loss(), []
+    weights = {str(index): each for index, each in enumerate(matrices)}
+    unmoved, bends = loss(), []
     for _ in range(directions):
         drawn = [
             torch.randn(each.shape, generator=generator, dtype=each.dtype) for each in matrices
         ]
-        moves = [
-            length * each.norm() / unit.norm() * unit
-            for each, unit in zip(matrices, drawn, strict=True)
-        ]
+        disturbance = {
+            name: length * each.norm() / unit.norm() * unit
+            for (name, each), unit in zip(weights.items(), drawn, strict=True)
+        }
         both = []
         for sign in (1.0, -1.0):
-            with _moved(matrices, moves, sign):
+            with moved(weights, [Move(disturbance, sign)]):
                 both.append(loss())
-        bends.append((sum(both) - 2 * here) / length**2)
+        bends.append((sum(both) - 2 * unmoved) / length**2)
     return float(np.mean(bends))
-
-
-@contextmanager
-def _moved(matrices: Sequence[Tensor], moves: Sequence[Tensor], sign: float) -> Iterator[None]:
-    kept = [each.clone() for each in matrices]
-    try:
-        for each, move in zip(matrices, moves, strict=True):
-            each.add_(move, alpha=sign)
-        yield
-    finally:
-        for each, before in zip(matrices, kept, strict=True):
-            each.copy_(before)
 
 
 def sharpness_by_layer(

@@ -16,9 +16,9 @@ from sglm.analyze.analysis import Part, ReportsProgress, carry_out
 from sglm.analyze.representations.fields import (
     COMING_STEPS,
     PLACES,
+    check_text_for_places,
     checkpoint_of,
     load_synthesis,
-    steps_at_a_place,
 )
 from sglm.analyze.representations.finding import RepresentationsFinding
 from sglm.analyze.representations.implied_loss import DIRECTIONS, SEGMENTS
@@ -34,14 +34,13 @@ from sglm.analyze.representations.probes import Question, check_scikit_learn
 from sglm.analyze.representations.sample import (
     CLASSES,
     LANES,
-    SPLIT,
     Sample,
     brackets_open,
     choose_sample,
     frequency_classes,
-    places_in_lines,
+    line_positions,
 )
-from sglm.analyze.subjects import Subject, check_length, find_subjects, store_of
+from sglm.analyze.subjects import Subject, find_subjects, store_of
 from sglm.config import Config, plain_values
 from sglm.errors import InputError
 from sglm.model.folder import read_card
@@ -52,7 +51,7 @@ from sglm.text.store import TokenStore
 from sglm.train.build import token_counts
 
 POSITIONS = 8192
-_CHANGES_NOTHING = ("seed", "checkpoint_every_steps", "keep_checkpoints", "log_every_steps")
+_NOT_IN_LABEL = ("seed", "checkpoint_every_steps", "keep_checkpoints", "log_every_steps")
 
 
 def representations(
@@ -91,7 +90,7 @@ def prepare_representations(
     data: str | os.PathLike[str] | None = None,
     snapshots: bool = False,
     positions: int | None = None,
-) -> "Representations":
+) -> "RepresentationsAnalysis":
     """Checks the arguments of `representations` and prepares the analysis.
 
     Raises:
@@ -105,18 +104,17 @@ def prepare_representations(
         raise InputError(f"positions: give a multiple of {LANES}, at least {8 * LANES}")
     subjects = find_subjects(runs, snapshots=snapshots)
     store = store_of(subjects, data)
-    analysis = Representations(
+    analysis = RepresentationsAnalysis(
         subjects=subjects, store=store, sample=choose_sample(store, positions)
     )
     for subject in subjects:
         if analysis.checkpoint_sums[subject.name] is not None:
-            tokens = PLACES + steps_at_a_place(subject.config())
-            check_length(store, SPLIT, tokens=tokens, purpose=f"measurements at {PLACES} places")
+            check_text_for_places(store, subject.config())
     return analysis
 
 
 @dataclass(kw_only=True)
-class Representations:
+class RepresentationsAnalysis:
     """The analysis that `representations` carries out (an `Analysis`).
 
     Attributes:
@@ -129,7 +127,7 @@ class Representations:
     store: TokenStore
     sample: Sample
     what: str = "representations"
-    _read: dict[str, Layers] = field(default_factory=dict)
+    _kept_layers: dict[str, Layers] = field(default_factory=dict)
 
     @cached_property
     def labels(self) -> dict[str, str]:
@@ -139,7 +137,7 @@ class Representations:
         labels = {}
         for subject, config in configs.items():
             values = plain_values(config)
-            for name in _CHANGES_NOTHING:
+            for name in _NOT_IN_LABEL:
                 values["train"].pop(name)
             label = _short_label(config, configs.values()) + _cycle(subject)
             same = [known for known in label_of.values() if known.split(" #")[0] == label]
@@ -189,7 +187,7 @@ class Representations:
                 name=f"model-{subject.name}",
                 compute=partial(self._model, subject),
                 seconds=seconds["read"] + seconds["probes"],
-                of={"model": models[subject.name], **text},
+                depends_on={"model": models[subject.name], **text},
             )
             for subject in self.subjects
         ]
@@ -200,7 +198,10 @@ class Representations:
                     name=f"pairs-{subject.name}",
                     compute=partial(self._pairs, subject, others),
                     seconds=seconds["pair"] * len(others),
-                    of={"models": {e.name: models[e.name] for e in (subject, *others)}, **text},
+                    depends_on={
+                        "models": {e.name: models[e.name] for e in (subject, *others)},
+                        **text,
+                    },
                 )
             )
         parts += [
@@ -208,7 +209,7 @@ class Representations:
                 name=f"field-{subject.name}",
                 compute=partial(self._field, subject),
                 seconds=seconds["field"],
-                of={
+                depends_on={
                     "model": models[subject.name],
                     "checkpoint": self.checkpoint_sums[subject.name],
                     "config": plain_values(subject.config()),
@@ -249,9 +250,9 @@ class Representations:
         }
 
     def _layers(self, subject: Subject) -> Layers:
-        if subject.name not in self._read:
-            self._read[subject.name] = read_layers(subject.load(), self.sample)
-        return self._read[subject.name]
+        if subject.name not in self._kept_layers:
+            self._kept_layers[subject.name] = read_layers(subject.load(), self.sample)
+        return self._kept_layers[subject.name]
 
     @cached_property
     def _questions(self) -> list[Question]:
@@ -259,7 +260,7 @@ class Representations:
         train_N = self.sample.is_first_half
         answers = {
             "class": ("class", self._next_classes),
-            "line": ("number", places_in_lines(self.store, self.sample)),
+            "line": ("number", line_positions(self.store, self.sample)),
             "bracket": ("yes or no", brackets_open(self.store, self.sample)),
         }
         return [

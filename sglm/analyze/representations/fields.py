@@ -139,15 +139,25 @@ def steps_at_a_place(config: Config) -> int:
     return WARM_STEPS + _WINDOWS_BEFORE * config.train.window + after
 
 
-def find_places(model: LSTMLanguageModel, store: TokenStore, config: Config) -> Places:
-    """Chooses `PLACES` places that are spread evenly over the validation text, and reads to them.
+def check_text_for_places(store: TokenStore, config: Config) -> None:
+    """Checks that the validation text is long enough for `find_places`.
 
     Raises:
         InputError: The text is too short.
     """
-    steps = steps_at_a_place(config)
-    check_length(store, SPLIT, tokens=PLACES + steps, purpose=f"measurements at {PLACES} places")
-    ids = store.ids(SPLIT)
+    tokens = PLACES + steps_at_a_place(config)
+    check_length(store, SPLIT, tokens=tokens, purpose=f"measurements at {PLACES} places")
+
+
+def find_places(model: LSTMLanguageModel, store: TokenStore, config: Config) -> Places:
+    """Chooses `PLACES` places that are spread evenly over the validation text, and reads to them.
+
+    Args:
+        model: A model in evaluation mode.
+        store: A store with enough text (`check_text_for_places`).
+        config: The run's configuration.
+    """
+    steps, ids = steps_at_a_place(config), store.ids(SPLIT)
     starts_M = np.linspace(0, len(ids) - 1 - steps, PLACES).astype(np.int64)
     ids_CM = torch.from_numpy(ids[starts_M + np.arange(steps + 1)[:, None]].astype(np.int64))
     with torch.no_grad():

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from sglm.analyze.representations.found import Found, Group, fold
+from sglm.analyze.representations.comparison_data import ComparisonData, Group, fold
 from sglm.analyze.representations.picture import draw_representations
 
 # The table has means over all layers of one kind, so that it always fits 80 columns.
@@ -13,7 +13,7 @@ KINDS = ("embedding", "cell", "hidden", "logits")
 _HEADS = ("embed.", *KINDS[1:])
 
 
-class RepresentationsFinding(Found):
+class RepresentationsFinding(ComparisonData):
     """The finding of `sglm.analyze.representations` (a `Finding`)."""
 
     def as_json(self) -> dict[str, Any]:
@@ -94,13 +94,13 @@ class RepresentationsFinding(Found):
             )
         return rows
 
-    def reading(self) -> str:
+    def summary(self) -> str:
         without = [name for name, field in self.fields.items() if field is None]
         lost = f"No checkpoint, and so no synthesizer, is left of {', '.join(without)}."
-        sentences = (self._reading_of_pairs(), self._reading_of_fields(), lost if without else "")
+        sentences = (self._summary_of_pairs(), self._summary_of_fields(), lost if without else "")
         return " ".join(filter(None, sentences))
 
-    def _reading_of_pairs(self) -> str:
+    def _summary_of_pairs(self) -> str:
         known = {each.labels[0] for each in self.groups if each.is_yardstick}
         across = [
             each for each in self.groups if each.is_across and known.intersection(each.labels)
@@ -129,16 +129,16 @@ class RepresentationsFinding(Found):
             f" {', '.join(apart)}."
         )
 
-    def _reading_of_fields(self) -> str:
+    def _summary_of_fields(self) -> str:
         parts = []
         for label, measured in self.fields_by_label.items():
             mean = fold(measured, fmean)
-            if math.isnan(mean["rotation"]):
+            if not any(any(field["implied_nats"]) for field in measured):
                 parts.append(f"{label}: predicts nothing")
-            else:
-                parts.append(
-                    f"{label}: {mean['rotation']:.1%} rotation, {mean['explained']:.0%} explained"
-                )
+                continue
+            is_known = not math.isnan(mean["rotation"])
+            rotation = f"{mean['rotation']:.1%} rotation" if is_known else "rotation undefined"
+            parts.append(f"{label}: {rotation}, {mean['explained']:.0%} explained")
         if not parts:
             return ""
         return (

@@ -27,7 +27,7 @@ _STEP = 1e-4  # of central differences, in units of the state; their error goes 
 _NODES = 3  # of the Gauss–Legendre rule in each segment
 
 
-class Jacobian(NamedTuple):
+class JacobianNorms(NamedTuple):
     """Mean squared Frobenius norms of two parts of the Jacobian J = ∂ŝ/∂s.
 
     Attributes:
@@ -50,9 +50,9 @@ class Jacobian(NamedTuple):
         return self.antisymmetric / both if both > 0 else float("nan")
 
 
-def jacobian(
+def jacobian_norms(
     field: Field, states_MS: Tensor, *, directions: int = DIRECTIONS, seed: int = 0
-) -> Jacobian:
+) -> JacobianNorms:
     """Estimates the norms of both parts of a field's Jacobian from random planes.
 
     In a plane of orthonormal u and v the circulation is vᵀJu − uᵀJv. Over random planes the mean
@@ -80,13 +80,13 @@ def jacobian(
     within_MKK = steps_MKS @ change_MKS.mT  # uᵀJv for every two directions
     above = torch.triu_indices(directions, directions, offset=1)
     one, other = within_MKK[:, above[0], above[1]], within_MKK[:, above[1], above[0]]
-    return Jacobian(
+    return JacobianNorms(
         antisymmetric=float(((one - other) / 2).square().mean()) * size * (size - 1),
         symmetric=float(((one + other) / 2).square().mean()) * (size + 2) * (size - 1),
     )
 
 
-def on_the_way(from_MS: Tensor, to_MS: Tensor, parts: Tensor) -> Tensor:
+def points_between(from_MS: Tensor, to_MS: Tensor, parts: Tensor) -> Tensor:
     """Returns points on straight lines between states, `(M, P, S)`, at P shares of their length."""
     return from_MS[:, None] + parts[:, None] * (to_MS - from_MS)[:, None]
 
@@ -103,7 +103,7 @@ def implied_differences(field: Field, from_MS: Tensor, to_MS: Tensor) -> Tensor:
     nodes, weights = (torch.from_numpy(each) for each in np.polynomial.legendre.leggauss(_NODES))
     starts = torch.arange(SEGMENTS, dtype=torch.float64)[:, None]
     parts = ((starts + (nodes + 1) / 2) / SEGMENTS).flatten()
-    gradients_MPS = field(on_the_way(from_MS, to_MS, parts))
+    gradients_MPS = field(points_between(from_MS, to_MS, parts))
     slopes_MP = (gradients_MPS @ (to_MS - from_MS)[:, :, None]).squeeze(2)
     pieces_MG = (slopes_MP.view(-1, SEGMENTS, _NODES) * weights / 2 / SEGMENTS).sum(2)
     return torch.nn.functional.pad(pieces_MG.cumsum(1), (1, 0))
@@ -112,7 +112,7 @@ def implied_differences(field: Field, from_MS: Tensor, to_MS: Tensor) -> Tensor:
 def true_differences(loss: Loss, from_MS: Tensor, to_MS: Tensor) -> Tensor:
     """Returns the loss at the same points, less the loss at the beginning of each line."""
     parts = torch.linspace(0, 1, SEGMENTS + 1, dtype=torch.float64)
-    losses_MG = loss(on_the_way(from_MS, to_MS, parts))
+    losses_MG = loss(points_between(from_MS, to_MS, parts))
     return losses_MG - losses_MG[:, :1]
 
 

@@ -16,7 +16,7 @@ from sglm.analyze.representations.fields import (
 )
 from sglm.analyze.representations.implied_loss import (
     implied_differences,
-    jacobian,
+    jacobian_norms,
     path_agreement,
     true_differences,
 )
@@ -110,8 +110,8 @@ def measure_field(synthesis: Synthesis, store: TokenStore) -> dict[str, Any]:
     exact_MG = implied_differences(exact, other_MS[few], own_MS[few])
     true_MG = true_differences(true_loss(model, places), other_MS, own_MS)
     return {
-        "rotation": jacobian(estimated, own_MS).rotation,
-        "exact_rotation": jacobian(exact, own_MS[few], directions=EXACT_DIRECTIONS).rotation,
+        "rotation": jacobian_norms(estimated, own_MS).rotation,
+        "exact_rotation": jacobian_norms(exact, own_MS[few], directions=EXACT_DIRECTIONS).rotation,
         **path_agreement(implied_MG[:, -1], true_MG[:, -1])._asdict(),
         "exact_explained": path_agreement(exact_MG[:, -1], true_MG[few, -1]).explained,
         "implied_nats": implied_MG.mean(0).tolist(),

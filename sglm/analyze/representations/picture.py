@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from sglm.analyze.representations.found import Found
+from sglm.analyze.representations.comparison_data import ComparisonData
 
 # Mostly from the palette of Okabe and Ito, whose colours colour-blind people can distinguish.
 _COLOURS = (
@@ -23,7 +23,7 @@ _MATRICES = 3
 _SMALL = 7.5
 
 
-def draw_representations(figure: Any, finding: Found) -> None:
+def draw_representations(figure: Any, finding: ComparisonData) -> None:
     """Draws function against layers, CKA by layer, probes, dissimilarities and implied losses."""
     above, below = figure.subfigures(2, 1, height_ratios=(1.15, 1))
     top = above.subplots(1, 3)
@@ -48,7 +48,7 @@ def draw_representations(figure: Any, finding: Found) -> None:
             text.set_fontsize(_SMALL + 1)
 
 
-def _draw_pairs(axes: Any, finding: Found) -> None:
+def _draw_pairs(axes: Any, finding: ComparisonData) -> None:
     """Draws a mark for each pair of runs: the distance of predictions and last hidden states."""
     colour_of = {
         (group.labels, group.same_seed): _COLOURS[number % len(_COLOURS)]
@@ -67,7 +67,7 @@ def _draw_pairs(axes: Any, finding: Found) -> None:
     axes.margins(0.15)
 
 
-def _draw_layers(axes: Any, finding: Found) -> None:
+def _draw_layers(axes: Any, finding: ComparisonData) -> None:
     for number, group in enumerate(finding.groups):
         layers = list(group.means["cka"])
         axes.plot(
@@ -85,7 +85,7 @@ def _draw_layers(axes: Any, finding: Found) -> None:
     _name_layers(axes)
 
 
-def _draw_probes(axes: Any, finding: Found) -> None:
+def _draw_probes(axes: Any, finding: ComparisonData) -> None:
     for number, label in enumerate(finding.labels):
         probes = [model["probes"]["class"] for model in finding.of_label(label)]
         layers = [name for name in probes[0] if name != "chance"]
@@ -105,7 +105,7 @@ def _name_layers(axes: Any) -> None:
     axes.margins(x=0.1)
 
 
-def _draw_matrices(figure: Any, finding: Found) -> None:
+def _draw_matrices(figure: Any, finding: ComparisonData) -> None:
     """Draws the dissimilarities of last hidden states between classes, of one run per label."""
     labels, matrices = finding.labels[:_MATRICES], []
     for label in labels:
@@ -124,7 +124,7 @@ def _draw_matrices(figure: Any, finding: Found) -> None:
     )
 
 
-def _draw_paths(axes: Any, finding: Found) -> None:
+def _draw_paths(axes: Any, finding: ComparisonData) -> None:
     for label, fields in finding.fields_by_label.items():
         colour = _COLOURS[finding.labels.index(label) % len(_COLOURS)]
         implied, true = (

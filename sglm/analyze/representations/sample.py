@@ -97,7 +97,7 @@ def frequency_classes(counts_V: Ids) -> Ids:
     return np.unique(class_V, return_inverse=True)[1].astype(np.int64)
 
 
-def places_in_lines(store: TokenStore, sample: Sample) -> npt.NDArray[np.float64] | None:
+def line_positions(store: TokenStore, sample: Sample) -> npt.NDArray[np.float64] | None:
     """Computes log2(1 + tokens since the last line end) at every position.
 
     Returns:

@@ -71,8 +71,8 @@ class _Kernel:
         """
         count = len(self.rows_ND)
         trace = (self.rows_ND.T @ other.rows_ND).square().sum() - self.diagonal_N @ other.diagonal_N
-        whole = self.sums_N.sum() * other.sums_N.sum() / ((count - 1) * (count - 2))
-        return float(trace + whole - 2 / (count - 2) * (self.sums_N @ other.sums_N))
+        sums = self.sums_N.sum() * other.sums_N.sum() / ((count - 1) * (count - 2))
+        return float(trace + sums - 2 / (count - 2) * (self.sums_N @ other.sums_N))
 
 
 class TopDirection(NamedTuple):

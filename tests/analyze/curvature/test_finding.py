@@ -9,14 +9,18 @@ import numpy as np
 import pytest
 
 from sglm.analyze import curvature
+from sglm.analyze.curvature import analysis
+from sglm.analyze.curvature.analysis import CurvatureAnalysis
 from sglm.analyze.curvature.comparison import compare, pairs_of
 from sglm.analyze.curvature.finding import CurvatureFinding
-from sglm.analyze.curvature.groups import Measured
+from sglm.analyze.curvature.groups import MatrixMeasurement
 from sglm.analyze.curvature.kronecker import Factors
-from sglm.analyze.curvature.measure import describe, mean_share
+from sglm.analyze.curvature.measure import describe_eigenpairs, mean_share
 from sglm.analyze.curvature.subspaces import Array, Eigenpairs, packed
 from sglm.errors import InputError
 from tests.analyze.curvature.test_subspaces import random_rows
+from tests.analyze.test_subjects import write_run
+from tests.tiny_models import make_store
 
 
 def kept(rows_KP: Array, outputs: Array, inputs: Array) -> dict[str, Any]:
@@ -31,7 +35,7 @@ def kept(rows_KP: Array, outputs: Array, inputs: Array) -> dict[str, Any]:
 
 def measured(
     subject: str, *, seed: int, share: float, rows_KP: Array, cycle: str | None = None
-) -> Measured:
+) -> MatrixMeasurement:
     """A matrix of 8 × 3 weights in which everything is as large as `share`."""
     of = {"values": [2.0, 1.0], "rank_one": [share, share], "along_mean": [share, share]}
     values: dict[str, Any] = {name: dict(of) for name in ("hessian", "gauss_newton")}
@@ -39,7 +43,7 @@ def measured(
         values[name] = {"gauss_newton": [share, share]}
     values |= {"hessian_gauss_newton": [share, share], "inputs": {"mean_share": share}}
     values |= {"shape": [8, 3], "kept": kept(rows_KP, np.eye(8), np.eye(3))}
-    return Measured(
+    return MatrixMeasurement(
         subject=subject, cycle=cycle, seed=seed, mode="real", weight="ih 0", values=values
     )
 
@@ -47,7 +51,7 @@ def measured(
 def test_means_over_models_become_verdicts_and_a_sentence() -> None:
     rows = random_rows(4, 24)
     finding = CurvatureFinding(
-        measured=[
+        measurements=[
             measured("one", seed=0, share=0.9, rows_KP=rows[:2]),
             measured("two", seed=0, share=0.5, rows_KP=rows[:2]),
             measured("three", seed=1, share=0.4, rows_KP=rows[2:]),
@@ -58,7 +62,7 @@ def test_means_over_models_become_verdicts_and_a_sentence() -> None:
     row = dict(zip(*finding.rows(), strict=True))
     assert row["rank1"] == "0.60+"
     assert (row["seed="], row["seed≠"]) == ("1.00+", "0.00-")
-    hold, do_not = finding.reading().split("hold in no matrix")
+    hold, do_not = finding.summary().split("hold in no matrix")
     assert "models of one seed share" in hold
     assert "models of different seeds share" in do_not
     assert finding.as_json()["groups"][0]["agrees"]["other_seed"] is False
@@ -66,9 +70,9 @@ def test_means_over_models_become_verdicts_and_a_sentence() -> None:
 
 def test_of_a_single_model_nothing_is_said_about_others() -> None:
     one = measured("one", seed=0, share=0.2, rows_KP=random_rows(2, 24))
-    finding = CurvatureFinding(measured=[one], windows=4, steps=5)
+    finding = CurvatureFinding(measurements=[one], windows=4, steps=5)
     assert finding.rows()[1][-2:] == ["·", "·"]
-    assert "models of" not in finding.reading()
+    assert "models of" not in finding.summary()
     assert math.isnan(finding.groups[0].observed["same_seed"])
     assert finding.as_json()["groups"][0]["agrees"]["same_seed"] is None
 
@@ -77,7 +81,7 @@ def test_snapshots_make_a_row_for_each_cycle() -> None:
     rows = random_rows(2, 24)
     cycles = {"cycle-000": 0.9, "cycle-001": 0.3}
     finding = CurvatureFinding(
-        measured=[
+        measurements=[
             measured(f"{run}@{cycle}", seed=0, share=share, rows_KP=rows, cycle=cycle)
             for run in ("one", "two")
             for cycle, share in cycles.items()
@@ -90,8 +94,27 @@ def test_snapshots_make_a_row_for_each_cycle() -> None:
         "ih 0, 000": "0.90+",
         "ih 0, 001": "0.30-",
     }
-    assert len(finding.groups[0].compared) == 1
-    assert "hold in some matrices: Hessian" in finding.reading()
+    assert len(finding.groups[0].pair_overlaps) == 1
+    assert "hold in some matrices: Hessian" in finding.summary()
+
+
+@pytest.mark.parametrize(("snapshots", "cycle"), [(False, None), (True, "cycle-000")])
+def test_a_run_is_no_snapshot_because_of_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, snapshots: bool, cycle: str | None
+) -> None:
+    monkeypatch.setattr(analysis, "check_installed", lambda: None)
+    (tmp_path / "held_out.txt").write_text("the cat sat\n", encoding="utf-8")
+    store = make_store(tmp_path, "word", tmp_path / "held_out.txt")
+    run = write_run(tmp_path / "run@2", store.tokenizer(), snapshots=1)
+    (run / "config.toml").write_text("[train]\nwindow = 2\n")
+    of_run = CurvatureAnalysis([run], data=store.folder, snapshots=snapshots, tokens=12)
+    name = "run@2@cycle-000" if snapshots else "run@2"
+    finding = of_run.finding({f"{name}-{weight.name}": {} for weight in of_run.weights})
+    assert {each.cycle for each in finding.measurements} == {cycle}
+
+
+def test_without_pairs_no_spectrum_is_computed() -> None:
+    assert compare({"one": {}}, pairs_of({"one": 5})) == []
 
 
 def test_models_are_compared_by_eigenvectors_and_by_kronecker_products() -> None:
@@ -116,7 +139,7 @@ def test_what_is_described_of_planted_eigenvectors() -> None:
     towards_mean = np.outer(np.eye(8)[0], [0, 1.0, 0])  # in the input gate
     away = np.outer(np.eye(8)[7], [1.0, 0, 0])  # in the output gate
     pairs = Eigenpairs(np.array([2.0, 1.0]), np.stack([towards_mean.ravel(), away.ravel()]))
-    found = describe(pairs, (8, 3), mean)
+    found = describe_eigenpairs(pairs, (8, 3), mean)
     assert found["along_mean"] == [1, 0]
     assert found["rank_one"] == pytest.approx([1, 1])
     assert found["gates"] == [0.5, 0, 0, 0.5]

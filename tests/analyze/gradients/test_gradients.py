@@ -9,16 +9,15 @@ import pytest
 
 from sglm.analyze.gradients.analysis import (
     PARTS,
-    WARM_UP,
     GradientsAnalysis,
-    Plan,
+    ReadingExtent,
     gradients_analysis,
-    measure,
+    measure_gradients,
 )
 from sglm.analyze.gradients.finding import GradientsFinding
-from sglm.analyze.gradients.measure import LONG, SYNTHETIC, TRUNCATED, sum_up
+from sglm.analyze.gradients.measure import LONG, SYNTHETIC, TRUNCATED, sum_gradients
 from sglm.analyze.gradients.values import discounted_nats
-from sglm.analyze.reading import future, read
+from sglm.analyze.reading import WARM_UP, future_state_gradients, read
 from sglm.analyze.subjects import find_subjects
 from sglm.analyze.trained import Trained
 from sglm.config import parse_config
@@ -29,7 +28,7 @@ from sglm.text.store import TokenStore
 from tests.analyze.known import AHEAD, Future, N, T, network, some_text
 from tests.analyze.test_subjects import write_run
 
-PLAN = Plan(batch=2, window=T, windows=N, ahead=AHEAD)
+EXTENT = ReadingExtent(batch=2, window=T, windows=N, ahead=AHEAD)
 REACHES = [1, 2, AHEAD]
 # Every kind is computed on its own, and float32 holds the sums.
 CLOSE = 1e-5
@@ -40,8 +39,8 @@ def measured(estimator: StateGradientEstimator | None) -> dict[str, Any]:
         {"train": {"batch": 2, "window": T}, "synthesizer": {"reach": AHEAD, "every": 1}}, "test"
     )
     trained = Trained(model=network(), config=config, estimator=estimator, missing="", moments=None)
-    text = some_text(PLAN.steps, PARTS * PLAN.batch)
-    return measure(trained, text, plan=PLAN, reaches=REACHES)
+    text = some_text(EXTENT.steps, PARTS * EXTENT.batch)
+    return measure_gradients(trained, text, extent=EXTENT, reaches=REACHES)
 
 
 def near(found: list[float], value: float) -> bool:
@@ -138,12 +137,12 @@ def test_what_does_not_fit_is_said_before_anything_starts(
     ):
         GradientsAnalysis(subjects=subjects, store=word_store)
     fits = GradientsAnalysis(subjects=subjects, store=word_store, reach=5, windows=64)
-    assert fits.plan(subjects[0].config()).windows == 1
+    assert fits.extent(subjects[0].config()).windows == 1
     assert fits.reaches == [1, 2, 5]
     read_seldom = parse_config(
         {"train": {"batch": 4, "window": 5}, "synthesizer": {"every": 3}}, "test"
     )
-    assert fits.plan(read_seldom).windows == 3  # a whole stretch
+    assert fits.extent(read_seldom).windows == 3  # a whole stretch
 
 
 def test_after_long_windows_there_is_text_to_compare_a_critics_values_with(
@@ -155,22 +154,22 @@ def test_after_long_windows_there_is_text_to_compare_a_critics_values_with(
     config = parse_config({"train": train, "synthesizer": synthesizer}, "test")
     (run / "config.toml").write_text(config_to_toml(config))
     analysis = GradientsAnalysis(subjects=find_subjects([run]), store=word_store, windows=1)
-    plan = analysis.plan(config)
-    assert plan.ahead == 70
-    model, text = network(), some_text(plan.steps - WARM_UP, 2)
-    reading = read(model, text, skipped=0, window=70, windows=plan.windows)
-    assert len(np.unique(discounted_nats(model, reading, 0.9))) == 2 * plan.windows
+    extent = analysis.extent(config)
+    assert extent.ahead == 70
+    model, text = network(), some_text(extent.steps - WARM_UP, 2)
+    reading = read(model, text, skipped=0, window=70, windows=extent.windows)
+    assert len(np.unique(discounted_nats(model, reading, 0.9))) == 2 * extent.windows
 
 
 def test_the_products_of_states_are_summed_lane_by_lane() -> None:
     model, lanes = network(), 2
     text = some_text(N * T + AHEAD, 2 * lanes)
     reading = read(model, text, skipped=0, window=T, windows=N)
-    sums = sum_up(model, reading, [1, AHEAD], synthetic_NLS=None, lanes=lanes)
+    sums = sum_gradients(model, reading, [1, AHEAD], synthetic_NLS=None, lanes=lanes)
     width = model.shape.widths[0]
     for lane in range(2 * lanes):
         own = slice(lane, lane + 1)
-        found_RNS = future(model, reading, [1, AHEAD], windows=range(N), lanes=own)
+        found_RNS = future_state_gradients(model, reading, [1, AHEAD], windows=range(N), lanes=own)
         of_first = found_RNS[:, :, :width].flatten(1)  # hidden of the first layer
         right = (of_first @ of_first.T).numpy()
         np.testing.assert_allclose(sums.states_LQKK[lane, 0], right, rtol=1e-9)  # float64
@@ -179,14 +178,14 @@ def test_the_products_of_states_are_summed_lane_by_lane() -> None:
 def test_of_too_few_windows_it_says_so_and_no_numbers() -> None:
     run = {"run": "a", "window": T, "windows": 64, **measured(Future(AHEAD))}
     finding = GradientsFinding(runs=[run])
-    assert "worth a real horizon of" in finding.reading()
+    assert "worth a real horizon of" in finding.summary()
     worth = run["worth"]["parameters"]
     run["worth"]["parameters"] = [worth[0], T, worth[2]]  # its interval begins at truncation's
-    assert f"worth more than those {T} steps is uncertain" in finding.reading()
+    assert f"worth more than those {T} steps is uncertain" in finding.summary()
     nothing = [math.nan] * 3  # as where the square of a mean came out negative
     run["worth"]["parameters"] = nothing
     for kind in (TRUNCATED, SYNTHETIC):
         run["gradients"][kind]["parameters"] = dict.fromkeys(("cosine", "norm", "bias"), nothing)
-    assert "a: 64 windows are too few" in finding.reading()
-    assert "give more --windows" in finding.reading()
-    assert "nan" not in str([finding.rows(), finding.reading()])
+    assert "a: 64 windows are too few" in finding.summary()
+    assert "give more --windows" in finding.summary()
+    assert "nan" not in str([finding.rows(), finding.summary()])

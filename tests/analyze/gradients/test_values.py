@@ -1,4 +1,4 @@
-"""Values beside what came."""
+"""A critic's values compared with the observed ones."""
 
 import math
 
@@ -20,14 +20,14 @@ LANES, DISCOUNT = 5, 0.8
 
 
 def test_values_that_know_all_explain_all() -> None:
-    came = np.random.default_rng(0).normal(size=(8, 40))
-    right = agreement_of_values(came, came)
+    observed = np.random.default_rng(0).normal(size=(8, 40))
+    right = agreement_of_values(observed, observed)
     assert right["explained"] == pytest.approx([1, 1, 1])
     assert right["correlation"] == pytest.approx([1, 1, 1])
-    half = agreement_of_values(came.mean() + (came - came.mean()) / 2, came)
+    half = agreement_of_values(observed.mean() + (observed - observed.mean()) / 2, observed)
     assert half["explained"][0] == pytest.approx(0.75)
     assert half["slope"] == pytest.approx([2, 2, 2])
-    mean = agreement_of_values(np.full_like(came, came.mean()), came)
+    mean = agreement_of_values(np.full_like(observed, observed.mean()), observed)
     assert mean["explained"][0] == pytest.approx(0, abs=1e-12)
     assert math.isnan(mean["correlation"][0])
 
@@ -60,4 +60,4 @@ def test_a_critics_derivative_is_compared_with_the_exact_gradient() -> None:
         assert abs(each["cosine"][0]) < 0.5  # it has learned nothing
         right = 1 - each["cosine"][0] ** 2  # what the best multiple leaves
         assert each["error"][0] >= right - 1e-9
-    assert found["told_sd"][0] > 0
+    assert found["predicted_sd"][0] > 0

@@ -10,18 +10,17 @@ from torch import Tensor
 from sglm.analyze.gradients.measure import LONG, SYNTHETIC, TRUNCATED
 from sglm.analyze.landscape.finding import LandscapeFinding
 from sglm.analyze.landscape.measure import (
-    Move,
-    look_at,
     mean_gradient,
     mean_kl,
-    moved,
     norm,
     own_nats,
     random_direction,
     scaled,
+    score_text,
     update_direction,
 )
-from sglm.analyze.reading import future, read
+from sglm.analyze.moves import Move, moved
+from sglm.analyze.reading import future_state_gradients, read
 from sglm.config import OptimizerConfig
 from tests.analyze.known import N, T, network, some_text
 
@@ -55,11 +54,8 @@ def test_the_landscape_of_a_quadratic_is_the_quadratic() -> None:
     aside = random_direction(down, torch.Generator().manual_seed(1))
     for x in (-0.5, 0.0, 2.0):
         for y in (-1.0, 0.0, 0.25):
-            found = moved(
-                weights,
-                [Move(down, x), Move(aside, y)],
-                lambda: dot(curvature, weights, weights) / 2,
-            )
+            with moved(weights, [Move(down, x), Move(aside, y)]):
+                found = dot(curvature, weights, weights) / 2
             path = {name: x * down[name] + y * aside[name] for name in weights}
             right = dot(curvature, before, before) / 2 + dot(gradient, path)
             right += dot(curvature, path, path) / 2
@@ -67,11 +63,11 @@ def test_the_landscape_of_a_quadratic_is_the_quadratic() -> None:
             assert all(torch.equal(weights[name], before[name]) for name in weights)
 
 
-def test_weights_are_put_back_when_looking_fails() -> None:
+def test_weights_are_put_back_when_a_measurement_fails() -> None:
     weights, down = quadratic()
     before = {name: each.clone() for name, each in weights.items()}
-    with pytest.raises(ZeroDivisionError):
-        moved(weights, [Move(down, 1.0)], lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError), moved(weights, [Move(down, 1.0)]):
+        1 / 0  # noqa: B018
     assert all(torch.equal(weights[name], before[name]) for name in weights)
 
 
@@ -119,7 +115,9 @@ def test_the_gradient_of_all_windows_with_their_future_is_that_of_one_long_windo
     after_NLS = reading.states_NLS.new_zeros(N, LANES, model.shape.state_size)
     for window in range(N - 1):
         own, to_end = range(window, window + 1), (N - window - 1) * T
-        after_NLS[window] = future(model, reading, [to_end], windows=own, lanes=slice(None))[0]
+        after_NLS[window] = future_state_gradients(
+            model, reading, [to_end], windows=own, lanes=slice(None)
+        )[0]
     found = mean_gradient(model, reading, after_NLS, windows=N, lanes=LANES)
     features, _ = model.features(text.inputs_CB, model.start_state(LANES))
     mean = model.nll(features, text.targets_CB, reduction="none").mean()
@@ -138,29 +136,42 @@ def test_a_step_of_no_length_changes_no_prediction() -> None:
     down = {name: torch.ones_like(each) for name, each in weights.items()}
 
     def seen(length: float) -> tuple[float, float]:
-        there = moved(
-            weights,
-            [Move(down, length)],
-            lambda: look_at(model, text, skipped=5, shown=3),
-        )
-        return mean_kl(here.log_probabilities, there.log_probabilities), there.nats_L.mean()
+        with moved(weights, [Move(down, length)]):
+            after = score_text(model, text, skipped=5, distribution_steps=3)
+        return mean_kl(before.log_probabilities, after.log_probabilities), after.nats_L.mean()
 
-    here = look_at(model, text, skipped=5, shown=3)
-    assert here.log_probabilities.shape == (3 * LANES, model.shape.vocab_size)
-    assert seen(0.0) == (0.0, here.nats_L.mean())
+    before = score_text(model, text, skipped=5, distribution_steps=3)
+    assert before.log_probabilities.shape == (3 * LANES, model.shape.vocab_size)
+    assert seen(0.0) == (0.0, before.nats_L.mean())
     # To second order in the step: the divergence is least where there is no step.
     small, double = seen(1e-4)[0], seen(2e-4)[0]
     assert double / small == pytest.approx(4, rel=1e-2)
     # The nats are those of one pass from the start state, without the steps that are skipped.
     features, _ = model.features(text.inputs_CB, model.start_state(LANES))
     nats_TL = model.nll(features, text.targets_CB, reduction="none")[5:]
-    assert here.nats_L == pytest.approx(nats_TL.mean(0).detach().numpy(), rel=1e-12)
+    assert before.nats_L == pytest.approx(nats_TL.mean(0).detach().numpy(), rel=1e-12)
 
 
 def test_the_divergence_is_kullbacks_and_leiblers() -> None:
     one, other = torch.tensor([[0.5, 0.5]]), torch.tensor([[0.25, 0.75]])
     right = 0.5 * math.log(2) + 0.5 * math.log(2 / 3)
     assert mean_kl(one.log(), other.log()) == pytest.approx(right, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ((0.1, -0.2), "truncated -200.0 at 20.0% (the longest step tried)."),
+        ((-0.2, 0.1), "truncated -200.0 at 10.0%."),
+        ((0.2, 0.1), "truncated +100.0 at 20.0%, so no decrease."),
+    ],
+)
+def test_only_of_a_decrease_it_is_said_that_a_longer_step_was_not_tried(
+    changes: tuple[float, float], said: str
+) -> None:
+    line = {"change": [[each, each - 0.01, each + 0.01] for each in changes]}
+    run = {"run": "run", "lines": {TRUNCATED: {"32": line}}, "lengths": [0.1, 0.2]}
+    assert LandscapeFinding(runs=[run], plane={}).summary().endswith(said)
 
 
 def test_the_legend_names_kinds_that_only_a_later_run_has() -> None:

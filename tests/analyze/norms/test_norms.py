@@ -13,12 +13,12 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from sglm.analyze import norms
-from sglm.analyze.norms.analysis import decay_of, logged, lowest_perplexity
+from sglm.analyze.norms.analysis import decay_of, lowest_perplexity, validations_with_norms
 from sglm.analyze.norms.finding import NormsFinding
 from sglm.analyze.norms.measure import relative_sharpness
 from sglm.config import Config, OptimizerConfig
 from sglm.errors import InputError
-from sglm.optim.precision import precision_of
+from sglm.optim.precision import unchecked_precision
 from sglm.text.store import TokenStore
 from sglm.train.loop import train
 
@@ -115,7 +115,7 @@ def test_the_lowest_perplexity_is_that_of_all_validations(tmp_path: Path) -> Non
     ]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert lowest_perplexity(tmp_path) == 16.0
-    assert [line["step"] for line in logged(tmp_path)] == [1]
+    assert [line["step"] for line in validations_with_norms(tmp_path)] == [1]
 
 
 def test_a_run_that_diverged_is_not_the_best() -> None:
@@ -130,7 +130,7 @@ def test_a_run_that_diverged_is_not_the_best() -> None:
         found("good", 20.0, {"weight": 2.0, "update": 1}),
     ]
     finding = NormsFinding(runs=runs, overall="all")
-    assert "The lowest perplexity is that of good, 20.00" in finding.reading()
+    assert "The lowest perplexity is that of good, 20.00" in finding.summary()
     assert finding.rows()
 
 
@@ -139,7 +139,7 @@ def run(out: Path, store: TokenStore, config: Config) -> Path:
         config,
         store,
         out,
-        precision=precision_of("fp32", torch.device("cpu")),
+        precision=unchecked_precision("fp32", torch.device("cpu")),
         console=io.StringIO(),
     )
     return out
@@ -178,7 +178,7 @@ def test_runs_are_summed_up_and_snapshots_measured(
         assert [line["norms"] for line in lines] == [one["layers"] for one in each["training"]]
         last = [norm["weight"] for norm in lines[-1]["norms"].values()]
         assert each["overall"]["last"] == pytest.approx(math.hypot(*last))
-    assert finding.reading().startswith("strong ends with the smallest weights")
+    assert finding.summary().startswith("strong ends with the smallest weights")
     assert [row[:2] for row in finding.rows()[1:]] == [["none", "none"], ["strong", "L2 0.1"]]
     assert all(len("  ".join(row)) <= 80 for row in finding.rows())
     assert (tmp_path / "out/norms.png").exists()
@@ -200,7 +200,7 @@ def test_a_run_that_tells_no_norms_is_named(
     if content is not None:
         (tmp_path / "metrics.jsonl").write_text(content)
     with pytest.raises(InputError, match=message):
-        logged(tmp_path)
+        validations_with_norms(tmp_path)
 
 
 def test_a_picture_says_that_no_run_has_an_l2_term_and_counts_snapshots_in_whole_numbers() -> None:

@@ -13,6 +13,7 @@ from sglm.analyze.representations import fields
 from sglm.analyze.representations.fields import (
     COMING_STEPS,
     Synthesis,
+    check_text_for_places,
     checkpoint_of,
     estimated_field,
     exact_field,
@@ -22,7 +23,7 @@ from sglm.analyze.representations.fields import (
 )
 from sglm.analyze.representations.implied_loss import (
     implied_differences,
-    jacobian,
+    jacobian_norms,
     true_differences,
 )
 from sglm.analyze.subjects import find_subjects
@@ -63,6 +64,16 @@ def make_config(tiny_config: MakeConfig, **synthesizer: Any) -> Config:
     return tiny_config(schedule={"mode": "synthetic"}, synthesizer=settings)
 
 
+def test_a_text_too_short_for_the_places_is_named(
+    word_store: TokenStore, tiny_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make_config(tiny_config, kind="linear")
+    check_text_for_places(word_store, config)
+    monkeypatch.setattr(fields, "PLACES", 10**6)
+    with pytest.raises(InputError, match="measurements at 1000000 places take"):
+        check_text_for_places(word_store, config)
+
+
 def test_an_exact_adjoint_is_the_gradient_of_the_loss(
     word_store: TokenStore, tiny_config: MakeConfig
 ) -> None:
@@ -73,7 +84,7 @@ def test_an_exact_adjoint_is_the_gradient_of_the_loss(
     field, own_MS = estimated_field(synthesis, places), places.packed()
     torch.testing.assert_close(field(own_MS[:, None]), exact_field(model, places)(own_MS[:, None]))
     # A softmax's third derivatives times the square of a step, relative to the first.
-    assert jacobian(field, own_MS).rotation < 1e-8
+    assert jacobian_norms(field, own_MS).rotation < 1e-8
     start_MS = own_MS.roll(1, dims=0)
     torch.testing.assert_close(
         implied_differences(field, start_MS, own_MS),
@@ -97,13 +108,13 @@ def test_a_linear_synthesizers_curl_is_its_matrixs(
     weight_SS = next(iter(synthesis.estimator.synthesizer.parameters())).data
     places = find_places(synthesis.model, word_store, config)
     field = estimated_field(synthesis, places)
-    assert math.isnan(jacobian(field, places.packed()).rotation)  # it has learned nothing
+    assert math.isnan(jacobian_norms(field, places.packed()).rotation)  # it has learned nothing
     weight_SS.normal_()
     weight_SS.copy_(weight_SS + weight_SS.T)
-    assert jacobian(field, places.packed()).rotation < 1e-12
+    assert jacobian_norms(field, places.packed()).rotation < 1e-12
     weight_SS.normal_()
     # Independent entries; 6 places of 496 planes each.
-    assert jacobian(field, places.packed()).rotation == pytest.approx(0.5, abs=0.05)
+    assert jacobian_norms(field, places.packed()).rotation == pytest.approx(0.5, abs=0.05)
 
 
 def test_an_element_wise_synthesizer_reads_the_windows_before(
@@ -125,7 +136,7 @@ def test_an_element_wise_synthesizer_reads_the_windows_before(
     right_MS = estimator.synthesizer(own_MS, memory).gradient_BS
     torch.testing.assert_close(found_MPS[:, 0], right_MS)
     # Given its memory it is a function of each coordinate by itself: the gradient of a sum.
-    assert jacobian(estimated_field(synthesis, places), own_MS).rotation < 1e-12
+    assert jacobian_norms(estimated_field(synthesis, places), own_MS).rotation < 1e-12
 
 
 def test_what_a_checkpoint_holds_is_what_is_measured(

@@ -9,7 +9,7 @@ from torch import Tensor
 from sglm.analyze.representations.implied_loss import (
     SEGMENTS,
     implied_differences,
-    jacobian,
+    jacobian_norms,
     path_agreement,
     true_differences,
 )
@@ -40,19 +40,19 @@ def gradient(points: Tensor) -> Tensor:
 
 
 def test_a_gradient_has_no_curl_and_a_rotation_nothing_else() -> None:
-    assert jacobian(gradient, states(5)).rotation < DIFFERENCES
+    assert jacobian_norms(gradient, states(5)).rotation < DIFFERENCES
     skew = matrix() - matrix().T
-    whirl = jacobian(lambda points: points @ skew.T, states(5))
+    whirl = jacobian_norms(lambda points: points @ skew.T, states(5))
     assert whirl.rotation == pytest.approx(1, abs=DIFFERENCES)
     # Every coordinate by itself, as an element-wise synthesizer computes it.
-    assert jacobian(lambda points: points.sin(), states(5)).rotation < DIFFERENCES
-    assert math.isnan(jacobian(torch.zeros_like, states(5)).rotation)
+    assert jacobian_norms(lambda points: points.sin(), states(5)).rotation < DIFFERENCES
+    assert math.isnan(jacobian_norms(torch.zeros_like, states(5)).rotation)
 
 
 @pytest.mark.parametrize("directions", [2, 4, 32])
 def test_random_planes_know_the_norms_of_both_parts(directions: int) -> None:
     linear = matrix()
-    found = jacobian(lambda points: points @ linear.T, states(4000), directions=directions)
+    found = jacobian_norms(lambda points: points @ linear.T, states(4000), directions=directions)
     symmetric = (linear + linear.T) / 2
     symmetric = symmetric - symmetric.trace() / SIZE * torch.eye(SIZE)
     antisymmetric = (linear - linear.T) / 2

@@ -13,10 +13,10 @@ from sglm.analyze.representations.sample import (
     brackets_open,
     choose_sample,
     frequency_classes,
-    places_in_lines,
+    line_positions,
 )
 from sglm.errors import InputError
-from sglm.text.prepare import Recipe, prepare
+from sglm.text.prepare import StoreSettings, prepare
 from sglm.text.store import TokenStore
 from tests.tiny_models import make_network
 
@@ -27,7 +27,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> TokenStore:
     folder = tmp_path_factory.mktemp("text")
     (folder / "text.txt").write_text("f(a)=[\nx, y, \n) {} ]\n" * 200, encoding="utf-8")
     text = str(folder / "text.txt")
-    return prepare([text], folder / "store", Recipe(tokenizer="char", valid=text, test=0))
+    return prepare([text], folder / "store", StoreSettings(tokenizer="char", valid=text, test=0))
 
 
 def test_positions_are_spread_over_the_text_and_halved(store: TokenStore) -> None:
@@ -96,7 +96,7 @@ def test_classes_have_about_equal_shares_of_the_text() -> None:
     assert frequency_classes(counts_V).tolist() == [5, 0, 5, 1, 2, 2, 3, 4, 5]
 
 
-def test_places_in_lines_and_open_brackets_are_those_of_the_text(store: TokenStore) -> None:
+def test_line_positions_and_open_brackets_are_those_of_the_text(store: TokenStore) -> None:
     sample = choose_sample(store, 1024)
     text = store.tokenizer().decode(store.ids("valid").tolist())
     line, open_ = [], []
@@ -106,7 +106,7 @@ def test_places_in_lines_and_open_brackets_are_those_of_the_text(store: TokenSto
         # `)` in the third line fits nothing, as the last one opened is square.
         since = before[before.rfind("f") :]
         open_.append(("(" in since and ")" not in since) or ("[" in since and "]" not in since))
-    found = places_in_lines(store, sample)
+    found = line_positions(store, sample)
     assert found is not None
     np.testing.assert_allclose(2**found - 1, line, atol=1e-9)
     assert brackets_open(store, sample).tolist() == open_  # type: ignore[union-attr]
@@ -115,7 +115,7 @@ def test_places_in_lines_and_open_brackets_are_those_of_the_text(store: TokenSto
 def test_what_a_text_lacks_is_not_asked(tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text("abc" * 2000, encoding="utf-8")
     text = str(tmp_path / "text.txt")
-    store = prepare([text], tmp_path / "store", Recipe(tokenizer="char", valid=text, test=0))
+    store = prepare([text], tmp_path / "store", StoreSettings(tokenizer="char", valid=text, test=0))
     sample = choose_sample(store, 512)
     assert brackets_open(store, sample) is None
-    assert places_in_lines(store, sample) is None
+    assert line_positions(store, sample) is None

@@ -55,7 +55,7 @@ class Group:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
+class ComparisonData:
     """The data of `sglm.analyze.representations`.
 
     Attributes:
