@@ -107,12 +107,12 @@ def adapted(
     """
     from sglm.adapt.build import Adaptation
     from sglm.text.store import TokenStore
-    from sglm.train.record import trained_on
+    from sglm.train.record import training_store
 
     train = store
     if store is None and "dynamic" in kind:
         try:
-            train = trained_on(run) if data is None else TokenStore.open(data)
+            train = training_store(run) if data is None else TokenStore.open(data)
         except InputError as error:
             if data is not None:
                 raise
@@ -133,7 +133,7 @@ def adapted(
             f" than {adaptation.segment} tokens is read to its end before anything is learned",
             err=True,
         )
-    return lm.reading_by(adaptation)
+    return lm.with_adaptation(adaptation)
 
 
 def tune_on_valid(
@@ -179,7 +179,7 @@ def sample_of_split(lm: "LanguageModel", store: "TokenStore", split: str) -> "Sa
 
     if lm.adaptation is None:
         return None
-    return _warmed(lm, np.asarray(store.ids(split)[:SAMPLE_TOKENS]))
+    return _after_warm_up(lm, np.asarray(store.ids(split)[:SAMPLE_TOKENS]))
 
 
 def sample_of_text(lm: "LanguageModel", text: Path, text_field: str) -> "Sample":
@@ -196,10 +196,10 @@ def sample_of_text(lm: "LanguageModel", text: Path, text_field: str) -> "Sample"
         ids += lm.tokenizer.encode_piece(piece)
         if len(ids) >= SAMPLE_TOKENS:
             break
-    return _warmed(lm, np.array(ids[:SAMPLE_TOKENS], dtype=np.int64)) if ids else None
+    return _after_warm_up(lm, np.array(ids[:SAMPLE_TOKENS], dtype=np.int64)) if ids else None
 
 
-def _warmed(lm: "LanguageModel", sample_N: "npt.NDArray[np.integer[Any]]") -> "Sample":
+def _after_warm_up(lm: "LanguageModel", sample_N: "npt.NDArray[np.integer[Any]]") -> "Sample":
     """Returns the sample after reading its beginning, so that one-time work is not timed."""
     from sglm.scoring.stream import stream_nll
 
@@ -209,11 +209,11 @@ def _warmed(lm: "LanguageModel", sample_N: "npt.NDArray[np.integer[Any]]") -> "S
 
 def with_cost(result: "Evaluation", lm: "LanguageModel", sample_N: "Sample") -> "Evaluation":
     """Returns the evaluation, with the cost of adapting added if the model adapted."""
-    from sglm.adapt.cost import in_static_evaluations
+    from sglm.adapt.cost import relative_time
 
     if lm.adaptation is None or sample_N is None:
         return result
-    cost = in_static_evaluations(result, lm.adaptation.network, sample_N, bos_id=lm.bos_id)
+    cost = relative_time(result, lm.adaptation.network, sample_N, bos_id=lm.bos_id)
     return replace(result, cost=cost)
 
 
@@ -257,12 +257,12 @@ def adapt_train(
         from sglm.loading import load
         from sglm.scoring.evaluate import half_of
         from sglm.text.store import TokenStore
-        from sglm.train.record import trained_on
+        from sglm.train.record import training_store
 
     if segments is not None and segments < 1:
         raise InputError(f"--segments: must be 1 or more, but is {segments}")
     lm = load(run, device.value)
-    store = TokenStore.open(data) if data is not None else trained_on(run)
+    store = TokenStore.open(data) if data is not None else training_store(run)
     store.check_made_by(lm.tokenizer, lm.name)
     model = lm.model
     last: list[Progress] = []

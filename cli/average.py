@@ -26,14 +26,14 @@ def average(
     """
     with ended_by_interrupts():
         from sglm.snapshots import average_snapshots, snapshot_folders
-        from sglm.train.record import trained_on
+        from sglm.train.record import training_store
 
     folders = snapshot_folders(run, last)
     model = average_snapshots(run, out, last=last)
     typer.echo(f"{model}: the mean of {', '.join(folder.name for folder in folders)}")
     try:
-        data: Path | str = trained_on(run).folder
+        data: Path | str = training_store(run).folder
     except InputError:
         data = "STORE"
     next_command = next_step.command("eval", model, "--data", data, "--split", "valid")
-    typer.echo(f"next: {next_command}", err=True)
+    typer.echo(f"next: {next_command}")

@@ -68,7 +68,7 @@ def spans(text: str, score: "Score") -> list[Span]:
     for (start, end), logprob in zip(score.offsets, score.token_logprobs, strict=True):
         bits = waiting - logprob / math.log(2)
         waiting = 0.0
-        if merged and (start < merged[-1].end or _goes_on(text, start, end)):
+        if merged and (start < merged[-1].end or _is_drawn_onto_previous(text, start, end)):
             last = merged.pop()
             merged.append(Span(last.start, max(last.end, end), last.bits + bits))
         elif end == start:
@@ -84,7 +84,7 @@ def _without_colors() -> bool:
     return bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
 
 
-def _goes_on(text: str, start: int, end: int) -> bool:
+def _is_drawn_onto_previous(text: str, start: int, end: int) -> bool:
     """Returns whether a token begins with a character that is drawn onto the one before it."""
     if start >= end:
         return False

@@ -13,7 +13,7 @@ from sglm.cli.mixing import TUNE, MixOption, check_both, mixed, read_weight, tun
 from sglm.cli.streams import announce_terminal
 from sglm.errors import InputError
 from sglm.runtime.process import ended_by_interrupts
-from sglm.scoring.metrics import shown
+from sglm.scoring.metrics import format_perplexity
 
 if TYPE_CHECKING:
     from sglm.lm import LanguageModel
@@ -113,7 +113,7 @@ def evaluate(
         (last is not None and not ensemble, "--last chooses snapshots; give --ensemble as well"),
         (data and text and not learns, "give --data DIR (a store) or --text FILE, not both"),
         (text and split, "--split chooses a part of a store; --text FILE is evaluated whole"),
-        (tune and (text or not adapts), _TUNES),
+        (tune and (text or not adapts), _TUNE_MESSAGE),
         (adapts and (mix or ensemble), "--adapt goes with neither --mix nor --ensemble"),
     )
     how: Literal["carried", "reset"] = "reset" if context is Context.RESET else "carried"
@@ -140,7 +140,7 @@ def evaluate(
         _print_table(result)
 
 
-_TUNES = "--tune chooses settings of --adapt KIND on a store; give --adapt, and no --text"
+_TUNE_MESSAGE = "--tune chooses settings of --adapt KIND on a store; give --adapt, and no --text"
 
 
 def _loaded(
@@ -227,12 +227,12 @@ def _warn_of_carriage_returns(lm: "LanguageModel", text: Path) -> None:
 def _store(data: Path | None, run: Path, *, is_evaluated: bool) -> "TokenStore":
     """Opens the store to evaluate, or only to tune on: the given one, or that of the run."""
     from sglm.text.store import TokenStore
-    from sglm.train.record import trained_on
+    from sglm.train.record import training_store
 
     if data is not None:
         return TokenStore.open(data)
     try:
-        store = trained_on(run)
+        store = training_store(run)
     except InputError as error:
         raise InputError(f"{error}, or --text FILE" if is_evaluated else str(error)) from None
     purpose = "evaluating" if is_evaluated else "tuning on"
@@ -270,9 +270,9 @@ def _print_table(result: "Evaluation") -> None:
     unknown = f" ({result.unknown:,} <unk>)" if result.unknown else ""
     no_bits = "- (<unk> hides bytes)" if result.unknown else "-"
     is_text = result.words is not None  # not ids
-    rows = {"perplexity per token": shown(result.token_ppl)}
+    rows = {"perplexity per token": format_perplexity(result.token_ppl)}
     if is_text:
-        rows["perplexity per word"] = shown(result.word_ppl) if result.words else "-"
+        rows["perplexity per word"] = format_perplexity(result.word_ppl) if result.words else "-"
         rows["bits per byte"] = no_bits if bits is None else f"{bits:.4f}"
     rows["tokens"] = f"{result.tokens:,}{unknown}"
     if is_text:

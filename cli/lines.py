@@ -32,7 +32,7 @@ def read_batches(file: Path, *, command: str, ends: str = "") -> Iterator[list[s
             raise it too (see `read_arriving_lines`).
     """
     from sglm.errors import InputError
-    from sglm.text.lines import MODEL_FIRST, is_run_or_model, read_arriving_lines
+    from sglm.text.lines import MODEL_FIRST_MESSAGE, is_run_or_model, read_arriving_lines
     from sglm.text.sources import RECORD_ENDINGS, TABLE_ENDINGS
 
     if str(file) == "-":
@@ -43,7 +43,7 @@ def read_batches(file: Path, *, command: str, ends: str = "") -> Iterator[list[s
             f" echo {shlex.quote(str(file))} | {command}"
         )
     elif is_run_or_model(file):
-        raise InputError(f"{file}: a model, not lines of text; {MODEL_FIRST}")
+        raise InputError(f"{file}: a model, not lines of text; {MODEL_FIRST_MESSAGE}")
     elif file.is_dir() or file.name.lower().endswith((*RECORD_ENDINGS, *TABLE_ENDINGS)):
         kind = "a folder" if file.is_dir() else "records or a table"
         raise InputError(

@@ -47,7 +47,7 @@ class SglmGroup(TyperGroup):
         return super().main(*args, **extra)
 
     def make_context(self, *args: Any, **extra: Any) -> Any:
-        with errors_told():
+        with errors_as_messages():
             return super().make_context(*args, **extra)
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
@@ -57,7 +57,7 @@ class SglmGroup(TyperGroup):
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: typer.Context) -> object:  # type: ignore[override]
-        with errors_told(), warnings_told():
+        with errors_as_messages(), warnings_as_lines():
             return super().invoke(ctx)
 
 
@@ -95,23 +95,23 @@ def refuse_empty(args: list[str]) -> None:
 
 
 @contextmanager
-def errors_told() -> Iterator[None]:
+def errors_as_messages() -> Iterator[None]:
     """Inside, an error that a user can cause becomes a message and an exit code."""
     try:
         with tracebacks_shown():
             yield
         return
     except ConfigError as error:
-        if another_tells():
+        if another_rank_reports():
             raise typer.Exit(error.exit_code) from None
         message, code = str(error), error.exit_code
     except SglmError as error:
         message, code = str(error), error.exit_code
     except USAGE_ERROR as error:
-        told = usage_told(error)
-        if told is None:
+        usage = usage_message(error)
+        if usage is None:
             raise
-        message, code = told, 2
+        message, code = usage, 2
     except KeyboardInterrupt:
         message, code = "interrupted", 130
     except BrokenPipeError:
@@ -139,7 +139,7 @@ def tracebacks_shown() -> Iterator[None]:
         raise
 
 
-def another_tells() -> bool:
+def another_rank_reports() -> bool:
     """Returns whether torchrun started this process, but not as the first on its machine: an error
     in the configuration is the same for all processes, and only the first one reports it."""
     from sglm.runtime.ranks import local_rank
@@ -147,7 +147,7 @@ def another_tells() -> bool:
     return bool(local_rank())
 
 
-def usage_told(error: Any) -> str | None:
+def usage_message(error: Any) -> str | None:
     """Returns Typer's message about wrong arguments as one line; None if Typer shows the help
     instead."""
     message = error.format_message().strip()
@@ -158,7 +158,7 @@ def usage_told(error: Any) -> str | None:
 
 
 @contextmanager
-def warnings_told() -> Iterator[None]:
+def warnings_as_lines() -> Iterator[None]:
     """Inside, sglm's own warnings are shown as a line each on stderr, other warnings as usual."""
 
     def show(message: Warning | str, category: type[Warning], *where: Any) -> None:
@@ -202,8 +202,8 @@ app = typer.Typer(
 )
 
 
-def show_version(wanted: bool) -> None:
-    if wanted:
+def show_version(given: bool) -> None:
+    if given:
         typer.echo(__version__)
         raise typer.Exit
 

@@ -118,14 +118,14 @@ def prep(
     Validation and test text is held out before any vocabulary is learned.
     """
     from sglm.errors import InputError
-    from sglm.text.prepare import Recipe, prepare
+    from sglm.text.prepare import StoreSettings, prepare
 
     if tokenizer is not None and tokenizer_of is not None:
         raise InputError("give --tokenizer or --tokenizer-of, not both")
     if "-" in (*sources, valid, test):
         announce_terminal()
     started = time.monotonic()
-    recipe = Recipe(
+    settings = StoreSettings(
         tokenizer=tokenizer or "sentencepiece",
         tokenizer_of=tokenizer_of,
         vocab_size=vocab_size,
@@ -136,7 +136,7 @@ def prep(
         seed=seed,
     )
     with termination_raises("terminated; no store was written"), _progress() as show_progress:
-        store = prepare(sources, out, recipe, force=force, on_progress=show_progress)
+        store = prepare(sources, out, settings, force=force, on_progress=show_progress)
     seconds = time.monotonic() - started
     _warn_of_no_words(store)
     _warn_of_repeated_lines(store)
@@ -172,7 +172,7 @@ def _warn_of_line_ends(sources: list[str], store: "TokenStore") -> None:
     with suppress(InputError, OSError), warnings.catch_warnings():
         warnings.simplefilter("ignore", SglmWarning)
         found = [each for name in sources if name != "-" for each in find_sources(name)]
-        _warn_of_first([each for each in found if not (each.documents or each.once)], store)
+        _warn_of_first([each for each in found if not (each.documents or each.read_once)], store)
 
 
 def _warn_of_first(sources: "Sequence[Source]", store: "TokenStore") -> None:
@@ -186,7 +186,7 @@ def _warn_of_first(sources: "Sequence[Source]", store: "TokenStore") -> None:
             typer.echo(
                 f"warning: the lines of {source.name} end in CR LF, as Windows writes them. The"
                 " carriage returns become tokens, and `sglm score` does not read them. Remove them"
-                f" first{_without_returns(source.name)}",
+                f" first{_returns_removing_command(source.name)}",
                 err=True,
             )
             return
@@ -194,18 +194,18 @@ def _warn_of_first(sources: "Sequence[Source]", store: "TokenStore") -> None:
             typer.echo(
                 f"warning: the lines of {source.name} are wrapped at {width} columns. Line breaks"
                 " become tokens, and a model learns to count columns. Join the lines first"
-                f"{_joining(source.name)}",
+                f"{_joining_command(source.name)}",
                 err=True,
             )
             return
 
 
-def _joining(name: str) -> str:
+def _joining_command(name: str) -> str:
     """Returns the command that joins the lines of a file, as `_command` does."""
     return _command(JOIN, name, "joined")
 
 
-def _without_returns(name: str) -> str:
+def _returns_removing_command(name: str) -> str:
     return _command("""perl -pe 's/\\r$//'""", name, "lf")
 
 
@@ -259,14 +259,15 @@ def _warn_of_no_words(store: "TokenStore") -> None:
 
 def _warn_of_repeated_lines(store: "TokenStore") -> None:
     """Warns if many held-out lines also occur in the training text."""
-    training = store.lines("train")
+    training = store.line_hashes("train")
     for split in store.splits:
-        lines = store.lines(split)
+        lines = store.line_hashes(split)
         if split == "train" or training is None or lines is None:
             continue
         known = lines.overlap(training)
-        if known > MANY_KNOWN * lines.lines:
-            share = f"{known:,} of {lines.lines:,} lines of {split} ({known / lines.lines:.0%})"
+        count = lines.line_count
+        if known > MANY_KNOWN * count:
+            share = f"{known:,} of {count:,} lines of {split} ({known / count:.0%})"
             typer.echo(
                 f"warning: {share} are in train too, so they say little about other text (lines"
                 " of fewer than five words aside)",

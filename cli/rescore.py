@@ -98,7 +98,7 @@ def rescore(
     )
     results = _results(rescored, counted, model=lm.name, tuned=tune)
     if counted is not None:
-        _tell(results)
+        _print_word_error_rates(results)
     if as_json:
         typer.echo(json.dumps(results))
     else:
@@ -178,7 +178,7 @@ def _logprobs(lm: "LanguageModel", lists: "NBest", eos: bool | None) -> "Floats"
     return logprobs_LK
 
 
-def _tell(results: dict[str, Any]) -> None:
+def _print_word_error_rates(results: dict[str, Any]) -> None:
     wer, tuned = results["wer"], ", tuned on these very lists" if results["tuned"] else ""
     typer.echo(
         f"word error rate {100 * wer['before']:.2f} % by score alone, {100 * wer['after']:.2f} %"

@@ -56,7 +56,7 @@ def score(
     out: corpus.OutOption = None,
     format: corpus.FormatOption = None,
     text_field: corpus.TextFieldOption = "text",
-    fields: corpus.FieldsOption = corpus.Wanted.fields,
+    fields: corpus.FieldsOption = corpus.CorpusOptions.fields,
     prefix: corpus.PrefixOption = "",
     buckets: corpus.BucketsOption = None,
     processes: corpus.ProcessesOption = None,
@@ -77,7 +77,7 @@ def score(
     with ended_by_interrupts():
         import sglm.lm  # noqa: F401
 
-    wanted = corpus.Wanted(
+    chosen = corpus.CorpusOptions(
         format=format,
         text_field=text_field,
         fields=fields,
@@ -92,10 +92,10 @@ def score(
         raise InputError(f"{given[0]} and {given[1]} do not go together; leave one out")
     if out is not None:
         corpus.score_corpus(
-            run, sources or [], wanted, out=out, bos=bos, eos=eos, device=device, as_json=as_json
+            run, sources or [], chosen, out=out, bos=bos, eos=eos, device=device, as_json=as_json
         )
         return
-    wanted.refuse_without_out()
+    chosen.refuse_without_out()
     row = colored_text if color else partial(_as_json if as_json else _as_row, per_token)
     heading = None if as_json else legend() if color else _HEADING
     _score_lines(run, sources or ["-"], row, heading=heading, bos=bos, eos=eos, device=device)

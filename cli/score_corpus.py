@@ -108,7 +108,7 @@ PrecisionOption = Annotated[
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
+class CorpusOptions:
     """The options that need `--out`, with their defaults."""
 
     format: FormatName | None = None
@@ -126,7 +126,7 @@ class Wanted:
         Raises:
             InputError: One of them differs from its default.
         """
-        for name, value in asdict(Wanted()).items():
+        for name, value in asdict(CorpusOptions()).items():
             if getattr(self, name) != value:
                 option = f"--{name.replace('_', '-')}"
                 raise InputError(f"{option} is for whole files; give --out DIR as well")
@@ -135,7 +135,7 @@ class Wanted:
 def score_corpus(
     run: Path,
     sources: list[str],
-    wanted: Wanted,
+    chosen: CorpusOptions,
     *,
     out: Path,
     bos: bool,
@@ -156,55 +156,55 @@ def score_corpus(
 
     if not sources:
         raise InputError("--out takes files and folders to score; none was given")
-    if wanted.processes is not None and wanted.engine is EngineName.RAY:
+    if chosen.processes is not None and chosen.engine is EngineName.RAY:
         raise InputError("--processes is about this machine; leave it out with --engine ray")
-    if wanted.processes is not None and wanted.processes < 1:
-        raise InputError(f"--processes must be at least 1, but is {wanted.processes}")
-    where = pick_device(device.value).type
-    settings = _settings(run, wanted, bos=bos, eos=eos, device=where)
-    shards = plan_shards(sources, out, text_field=wanted.text_field, format=settings.format)
+    if chosen.processes is not None and chosen.processes < 1:
+        raise InputError(f"--processes must be at least 1, but is {chosen.processes}")
+    device_type = pick_device(device.value).type
+    settings = _settings(run, chosen, bos=bos, eos=eos, device=device_type)
+    shards = plan_shards(sources, out, text_field=chosen.text_field, format=settings.format)
     execution = Execution(
         run=run,
-        device=where,
-        processes=wanted.processes,
-        ray=wanted.engine is EngineName.RAY,
+        device=device_type,
+        processes=chosen.processes,
+        ray=chosen.engine is EngineName.RAY,
         console=sys.stderr,
     )
-    goes_on = "stopped; the same command continues with what is missing"
+    stop_message = "stopped; the same command continues with what is missing"
     try:
-        with termination_raises(goes_on):
+        with termination_raises(stop_message):
             summary = score_all(shards, settings, execution)
     except KeyboardInterrupt:
-        raise Stopped(goes_on, signal_number=2) from None
+        raise Stopped(stop_message, signal_number=2) from None
     try:
         typer.echo(json.dumps(summary.to_json()) if as_json else "\n".join(_lines(summary)))
     finally:  # even if the reader of stdout has ended
-        _tell_failures(summary, out)
+        _report_failures(summary, out)
 
 
-def _settings(run: Path, wanted: Wanted, *, bos: bool, eos: bool, device: str) -> "Settings":
+def _settings(run: Path, chosen: CorpusOptions, *, bos: bool, eos: bool, device: str) -> "Settings":
     from sglm.corpus_filter.measures import PERPLEXITY, check_fields
     from sglm.corpus_filter.plan import Settings, model_hash
     from sglm.model.linear import cpu_has_bfloat16
 
-    fields = check_fields([name.strip() for name in wanted.fields.split(",") if name.strip()])
-    if wanted.buckets is not None and PERPLEXITY not in fields:
+    fields = check_fields([name.strip() for name in chosen.fields.split(",") if name.strip()])
+    if chosen.buckets is not None and PERPLEXITY not in fields:
         raise InputError("--buckets needs perplexities; add perplexity to --fields")
-    if wanted.precision is ScorePrecision.BF16 and device == "cpu" and not cpu_has_bfloat16():
+    if chosen.precision is ScorePrecision.BF16 and device == "cpu" and not cpu_has_bfloat16():
         raise InputError("--precision bf16: this CPU cannot multiply bfloat16; leave it out")
-    chosen: Literal["jsonl", "parquet"] | None = None
-    if wanted.format is not None:
-        chosen = "parquet" if wanted.format is FormatName.PARQUET else "jsonl"
+    result_format: Literal["jsonl", "parquet"] | None = None
+    if chosen.format is not None:
+        result_format = "parquet" if chosen.format is FormatName.PARQUET else "jsonl"
     return Settings(
         model=model_hash(run),
-        text_field=wanted.text_field,
+        text_field=chosen.text_field,
         fields=fields,
-        prefix=wanted.prefix,
-        format=chosen,
-        percentiles=None if wanted.buckets is None else _percentiles(wanted.buckets),
+        prefix=chosen.prefix,
+        format=result_format,
+        percentiles=None if chosen.buckets is None else _percentiles(chosen.buckets),
         bos=bos,
         eos=eos,
-        precision=wanted.precision.value,
+        precision=chosen.precision.value,
     )
 
 
@@ -252,7 +252,7 @@ def _lines(summary: "Summary") -> list[str]:
     return lines
 
 
-def _tell_failures(summary: "Summary", out: Path) -> None:
+def _report_failures(summary: "Summary", out: Path) -> None:
     from sglm.corpus_filter.plan import ERRORS_FILE
 
     failed = summary.failed

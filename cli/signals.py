@@ -9,13 +9,13 @@ from types import FrameType
 from sglm.errors import Stopped
 from sglm.runtime.process import signals_handled
 
-_STOPPING = (signal.SIGINT, signal.SIGTERM)
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-def _stopping() -> tuple[signal.Signals, ...]:
+def _stop_signals() -> tuple[signal.Signals, ...]:
     """Returns the signals that stop; SIGHUP (a closed terminal) too, unless ignored (nohup)."""
     ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
-    return _STOPPING if ignored else (*_STOPPING, signal.SIGHUP)
+    return _STOP_SIGNALS if ignored else (*_STOP_SIGNALS, signal.SIGHUP)
 
 
 class StopRequest:
@@ -31,7 +31,7 @@ class StopRequest:
         if number == signal.SIGHUP:  # the shell sends it, then the terminal sends it again
             signal.signal(number, signal.SIG_IGN)
         else:
-            for each in _STOPPING:
+            for each in _STOP_SIGNALS:
                 signal.signal(each, signal.SIG_DFL)
         # Not print(): the signal may have interrupted a print(). Stderr may be closed.
         with suppress(OSError):
@@ -41,7 +41,7 @@ class StopRequest:
         """Returns the signal that was received; None if there was none."""
         return self.received
 
-    def end_if_asked(self) -> None:
+    def raise_if_received(self) -> None:
         """Ends if a signal has asked for it; for work that has nothing to save.
 
         Raises:
@@ -55,7 +55,7 @@ class StopRequest:
 def stop_request() -> Iterator[StopRequest]:
     """Inside, a signal requests a stop; afterwards the previous handlers are restored."""
     request = StopRequest()
-    with signals_handled(request.receive, *_stopping()):
+    with signals_handled(request.receive, *_stop_signals()):
         yield request
 
 

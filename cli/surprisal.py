@@ -34,7 +34,7 @@ COLUMNS = (
     "entropy",
 )
 PREVIOUS = "previous"
-_SPELLED = (
+_SPELLED_MESSAGE = (
     "note: {:,} words have characters that are spelled in bytes, because they are rare in the"
     " training text or not in it: their surprisal is high and says little. Write quotes, dashes and"
     " accents as that text does"
@@ -119,7 +119,7 @@ def surprisal(
     with ended_by_interrupts():
         from sglm.errors import InputError
         from sglm.loading import load
-        from sglm.scoring.words import UNMARKED
+        from sglm.scoring.words import NO_WORD_MARKS_MESSAGE
 
     if unit is Unit.TOKEN and correction is CorrectionName.BOW:
         raise InputError("--correction bow is about words; leave out --unit token")
@@ -130,7 +130,7 @@ def surprisal(
     batches = read_batches(file, command=f"sglm surprisal {shlex.quote(str(run))}")
     lm = load(run, device.value)
     if correction is CorrectionName.BOW and not lm.tokenizer.marks_words:
-        raise InputError(f"--correction bow {UNMARKED}")
+        raise InputError(f"--correction bow {NO_WORD_MARKS_MESSAGE}")
     form = _json(unit, base) if as_json else _TSV if tsv else _TABLE
     byte_names = frozenset(map(lm.tokenizer.token, lm.tokenizer.byte_ids))
     text_id = spelled = 0
@@ -140,7 +140,7 @@ def surprisal(
         lines = []
         for score in scores:
             words = score.words(log_base, fix) if unit is Unit.WORD else _tokens(score, log_base)
-            spelled += _spelled(score, byte_names)
+            spelled += _words_spelled_in_bytes(score, byte_names)
             lines += [form.row(text_id, word_id, word) for word_id, word in enumerate(words)]
             text_id += 1
         if lines:
@@ -148,7 +148,7 @@ def surprisal(
             separator = form.separator
     typer.echo(form.tail, nl=False)
     if spelled:
-        typer.echo(_SPELLED.format(spelled), err=True)
+        typer.echo(_SPELLED_MESSAGE.format(spelled), err=True)
 
 
 def _scores(
@@ -169,7 +169,7 @@ def _scores(
         yield scores
 
 
-def _spelled(score: "Score", byte_names: frozenset[str]) -> int:
+def _words_spelled_in_bytes(score: "Score", byte_names: frozenset[str]) -> int:
     """Returns the number of words that have a token of these names, which are single bytes."""
     places = [
         start

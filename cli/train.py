@@ -11,7 +11,7 @@ import typer
 from sglm.cli import next_step, options
 from sglm.cli.output import fill
 from sglm.cli.signals import StopRequest, stop_request
-from sglm.scoring.metrics import shown
+from sglm.scoring.metrics import format_perplexity
 
 if TYPE_CHECKING:
     from sglm.config import Config
@@ -92,12 +92,12 @@ def _precision(
 ) -> "Precision":
     """Returns the precision to compute in, on the device `Precision.device`."""
     from sglm.optim.precision import make_precision
-    from sglm.runtime.device import make_deterministic, own_gpu, pick_device
+    from sglm.runtime.device import claim_gpu, make_deterministic, pick_device
 
     chosen_device = pick_device(device.value)
     if deterministic:
         make_deterministic(chosen_device)
-    return make_precision(precision.value, own_gpu(chosen_device))
+    return make_precision(precision.value, claim_gpu(chosen_device))
 
 
 def _train(
@@ -146,7 +146,7 @@ def _print_plan(
     from sglm.train.dry_run.plan import plan_run
 
     if start is not None:
-        config = start.fitted(config, store)
+        config = start.matching_config(config, store)
     ranks = expected_ranks()
     if not ranks.writes:
         return
@@ -162,7 +162,7 @@ def _print_plan(
         typer.echo(
             f"\ntime     about {duration(seconds)}, estimated from a few steps on this machine"
         )
-    request.end_if_asked()
+    request.raise_if_received()
 
 
 def _seconds(config: "Config", store: "TokenStore", precision: "Precision") -> float | None:
@@ -193,7 +193,7 @@ def summary(outcome: "Outcome", out: Path, *, held_out: bool = True) -> str:
     """
     best = ""
     if outcome.best_token_ppl is not None:
-        best = f"; best validation perplexity {shown(outcome.best_token_ppl)}"
+        best = f"; best validation perplexity {format_perplexity(outcome.best_token_ppl)}"
     ended = "was finished already" if outcome.already_finished else "finished"
     lines = [f"{out}: {ended}: {outcome.steps:,} steps in {outcome.seconds:,.0f} s{best}"]
     if outcome.skipped_steps:

@@ -25,7 +25,7 @@ from sglm.errors import InputError
 from sglm.lm import LanguageModel as _LanguageModel
 from sglm.loading import load
 from sglm.scoring.branching import Branch
-from sglm.scoring.incremental import ANOTHER_MODELS
+from sglm.scoring.incremental import FOREIGN_STATE_MESSAGE
 from sglm.scoring.metrics import perplexity
 from sglm.scoring.predictor import identity_of
 
@@ -61,7 +61,8 @@ class FullScoreReturn(NamedTuple):
 
 
 class Config:
-    """KenLM's settings for loading a model; they have no effect here."""
+    """KenLM's settings for loading a model, set as attributes as in KenLM; they have no effect
+    here."""
 
     def __init__(self) -> None:
         self.load_method = LoadMethod.POPULATE_OR_READ
@@ -226,7 +227,7 @@ class Model:
         if in_state._branch is None:
             raise InputError("the state is empty; call BeginSentenceWrite(state) first")
         if in_state._identity != identity_of(self._lm.predictor):
-            raise InputError(f"{ANOTHER_MODELS} BeginSentenceWrite(state) of this one")
+            raise InputError(f"{FOREIGN_STATE_MESSAGE} BeginSentenceWrite(state) of this one")
         ids = self._ids(word, in_text=in_state._in_text)
         logprob, branch = in_state._branch.follow(ids)
         words = in_state._words + 1

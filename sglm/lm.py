@@ -19,7 +19,7 @@ import numpy.typing as npt
 from sglm.adapt.adaptable import Adaptable
 from sglm.errors import InputError
 from sglm.model.language_model import LSTMLanguageModel
-from sglm.scoring.arguments import one_of, truth
+from sglm.scoring.arguments import checked_bool, checked_choice
 from sglm.scoring.evaluate import evaluate_pieces, evaluate_split, with_overlap
 from sglm.scoring.generate import continue_text
 from sglm.scoring.incremental import ScoringState, extend_text, next_logprobs, start_text
@@ -142,7 +142,7 @@ class LanguageModel(Adaptable):
                 tokenizer; the texts have no order or are an open file; `context` without `bos`.
         """
         texts = [text] if isinstance(text, str) else list_of_texts(text)
-        bos, eos = truth("bos", bos), truth("eos", eos)
+        bos, eos = checked_bool("bos", bos), checked_bool("eos", eos)
         checked_bytes(context)
         if context and not bos:
             raise InputError("bos=False scores a fragment that nothing precedes; give no context")
@@ -155,7 +155,7 @@ class LanguageModel(Adaptable):
             bos=bos,
             eos=eos,
             bos_id=self.bos_id,
-            distribution=truth("distribution", distribution),
+            distribution=checked_bool("distribution", distribution),
             context=context,
         )
         return scores[0] if isinstance(text, str) else scores
@@ -209,7 +209,7 @@ class LanguageModel(Adaptable):
             InputError: There is no text, or it is not UTF-8; a str is the name of a file; an open
                 file has already translated its line ends; the lines have no order.
         """
-        one_of("context", context, CONTEXTS)
+        checked_choice("context", context, CONTEXTS)
         pieces, name = pieces_of(source, text_field)
         lines = LineHasher()
         evaluation = evaluate_pieces(
@@ -243,9 +243,9 @@ class LanguageModel(Adaptable):
             InputError: The store was made by another tokenizer or has no such split; `context` is
                 "reset" and the split does not show where texts end; an unknown context or half.
         """
-        one_of("context", context, CONTEXTS)
+        checked_choice("context", context, CONTEXTS)
         if half is not None:
-            one_of("half", half, HALVES)
+            checked_choice("half", half, HALVES)
         if not isinstance(store, TokenStore):
             store = TokenStore.open(store)
         store.check_made_by(self.tokenizer, self.name)
@@ -258,7 +258,7 @@ class LanguageModel(Adaptable):
             half=half,
             bos_id=self.bos_id,
         )
-        lines = None if half else store.lines(split)
+        lines = None if half else store.line_hashes(split)
         return with_overlap(self._adapted(evaluation), lines, self._trained_on())
 
     def _trained_on(self) -> LineHashes | None:

@@ -42,10 +42,12 @@ def load(path: str | os.PathLike[str], device: str | torch.device = "auto") -> L
             f"{folder}: its tokenizer is not the one the model was trained with "
             f"({tokenizer.description}, not {card.tokenizer_fingerprint[:12]}); copy it again"
         )
-    return LanguageModel(
+    lm = LanguageModel(
         NetworkPredictor(load_weights(folder, where)),
         tokenizer=tokenizer,
         name=os.fspath(path),
         training_lines=find_training_lines(folder),
         bos_id=card.extra.get("bos_id"),
-    ).of_folder(folder)
+    )
+    lm.folder = folder
+    return lm

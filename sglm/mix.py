@@ -15,7 +15,7 @@ import numpy.typing as npt
 from sglm.errors import InputError
 from sglm.lm import LanguageModel
 from sglm.ngram.arpa import read_arpa
-from sglm.scoring.arguments import one_of, real_number
+from sglm.scoring.arguments import checked_choice, real_number
 from sglm.scoring.batch import sequence_nlls
 from sglm.scoring.evaluate import half_of, text_ends
 from sglm.scoring.mixture import Mixture, fit_weights
@@ -68,7 +68,7 @@ def with_ngram(
     weight = real_number("weight", weight)
     if not 0 <= weight <= 1:
         raise InputError(f"weight must be from 0 to 1, but is {weight:g}")
-    ngram = _partner(lm, ngram)
+    ngram = _checked_ngram(lm, ngram)
     return LanguageModel(
         Mixture([lm.predictor, ngram], weights=[1 - weight, weight]),
         tokenizer=lm.tokenizer,
@@ -78,7 +78,9 @@ def with_ngram(
     )
 
 
-def _partner(lm: LanguageModel, ngram: str | os.PathLike[str] | NgramPredictor) -> NgramPredictor:
+def _checked_ngram(
+    lm: LanguageModel, ngram: str | os.PathLike[str] | NgramPredictor
+) -> NgramPredictor:
     """Reads the n-gram model if necessary, and checks that it can be mixed with `lm`.
 
     Raises:
@@ -117,8 +119,8 @@ def tune_weight(
         InputError: There is no validation split, or it is too short; another tokenizer made the
             store; the models cannot be mixed (see `with_ngram`).
     """
-    one_of("context", context, CONTEXTS)
-    ngram = _partner(lm, ngram)
+    checked_choice("context", context, CONTEXTS)
+    ngram = _checked_ngram(lm, ngram)
     if not isinstance(store, TokenStore):
         store = TokenStore.open(store)
     store.check_made_by(lm.tokenizer, lm.name)

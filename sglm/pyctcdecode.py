@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from sglm.errors import InputError, short_repr
 from sglm.kenlm import Model, State
 from sglm.model.folder import find_model_folder
-from sglm.scoring.arguments import real_number, truth
+from sglm.scoring.arguments import checked_bool, real_number
 from sglm.storage.durable import replace_text
 from sglm.storage.untrusted import read_json
 from sglm.text.tokenizer_interface import LARGEST_FILE_BYTES
@@ -104,7 +104,7 @@ class SglmLanguageModel(AbstractLanguageModel):
                     raise InputError(f"{name} must be finite, but is {value}")
                 setattr(self, name, value)
         if params.get("score_boundary") is not None:
-            self.score_boundary = truth("score_boundary", params["score_boundary"])
+            self.score_boundary = checked_bool("score_boundary", params["score_boundary"])
 
     @property
     def order(self) -> int:

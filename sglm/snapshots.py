@@ -24,7 +24,7 @@ from sglm.storage.untrusted import given_path
 from sglm.text.tokenizer import load_tokenizer
 
 _CYCLE = re.compile(rf"{CYCLE}\d+")  # excludes copies of snapshots with other names
-_ONE_RUN = "the snapshots must be of one run: copy it again"
+_ONE_RUN_MESSAGE = "the snapshots must be of one run: copy it again"
 
 
 def snapshot_folders(run: str | os.PathLike[str], last: int | None = None) -> list[Path]:
@@ -74,7 +74,7 @@ def load_ensemble(
             not exist.
     """
     folders = snapshot_folders(run, last)
-    check_same_tokenizer({each.name: each for each in folders}, _ONE_RUN)
+    check_same_tokenizer({each.name: each for each in folders}, _ONE_RUN_MESSAGE)
     members = [load(folder, device) for folder in folders]
     count = len(members)
     return LanguageModel(
@@ -106,7 +106,7 @@ def average_snapshots(
     folders, target = snapshot_folders(run, last), given_path("a folder", out)
     if target.exists():
         raise InputError(f"{target}: already exists; give another --out")
-    check_same_tokenizer({each.name: each for each in folders}, _ONE_RUN)
+    check_same_tokenizer({each.name: each for each in folders}, _ONE_RUN_MESSAGE)
     write_new_folder(
         _mean_of_weights(folders),
         target,
@@ -122,14 +122,18 @@ def _mean_of_weights(folders: list[Path]) -> LSTMLanguageModel:
     first = read_card(folders[0])
     for folder in folders[1:]:
         if read_card(folder).shape != first.shape:
-            raise InputError(f"{folder}: has another shape than {folders[0].name}; {_ONE_RUN}")
+            raise InputError(
+                f"{folder}: has another shape than {folders[0].name}; {_ONE_RUN_MESSAGE}"
+            )
     model = load_weights(folders[0])
     sums = {name: weight.detach().double() for name, weight in model.named_parameters()}
     for folder in folders[1:]:
         other = load_weights(folder)
         for (name, order_V), own_V in zip(other.named_buffers(), model.buffers(), strict=True):
             if not torch.equal(order_V, own_V):
-                raise InputError(f"{folder}: has another {name} than {folders[0].name}; {_ONE_RUN}")
+                raise InputError(
+                    f"{folder}: has another {name} than {folders[0].name}; {_ONE_RUN_MESSAGE}"
+                )
         for name, weight in other.named_parameters():
             sums[name] += weight.detach()
     means = {name: total / len(folders) for name, total in sums.items()}

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sglm.config import Config, parse_config
-from sglm.text.prepare import Recipe, prepare
+from sglm.text.prepare import StoreSettings, prepare
 from sglm.text.store import TokenStore
 
 
@@ -45,7 +45,7 @@ def word_store(tmp_path_factory: pytest.TempPathFactory) -> TokenStore:
     folder = tmp_path_factory.mktemp("corpus")
     text = folder / "text.txt"
     text.write_text(make_text(800), encoding="utf-8")
-    return prepare([str(text)], folder / "store", Recipe(tokenizer="word"))
+    return prepare([str(text)], folder / "store", StoreSettings(tokenizer="word"))
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from sglm.config import parse_config
 from sglm.errors import InputError
 from sglm.scoring.evaluate import half_of
 from sglm.scoring.totals import text_totals
-from sglm.text.prepare import Recipe, prepare
+from sglm.text.prepare import StoreSettings, prepare
 from sglm.text.store import TokenStore
 from tests.conftest import make_text
 from tests.tiny_models import make_lm, plain_nlls
@@ -30,7 +30,7 @@ def make_store(folder: Path, tokenizer: str, *, records: bool = False) -> TokenS
     lines = make_text(800).splitlines()
     texts = [json.dumps({"text": line}) for line in lines] if records else lines
     source.write_text("\n".join(texts) + "\n", encoding="utf-8")
-    return prepare([str(source)], folder / "store", Recipe(tokenizer=tokenizer))
+    return prepare([str(source)], folder / "store", StoreSettings(tokenizer=tokenizer))
 
 
 @pytest.mark.parametrize("kind", ["sentencepiece", "char", "byte"])
@@ -50,7 +50,9 @@ def test_where_newlines_are_no_tokens_or_never_occur_it_is_eos(tmp_path: Path) -
     assert not make_lm("char").lines_are_texts  # of nothing that is known
     source = tmp_path / "line.txt"
     source.write_text("abcd " * 200)  # no newline, no end of a record
-    store = prepare([str(source)], tmp_path / "one", Recipe(tokenizer="byte", valid=0, test=0))
+    store = prepare(
+        [str(source)], tmp_path / "one", StoreSettings(tokenizer="byte", valid=0, test=0)
+    )
     assert store.bos_id == store.tokenizer().eos_id
 
 

@@ -16,7 +16,7 @@ from sglm.errors import InputError
 from sglm.model.folder import save_model
 from sglm.scoring.predictor import NetworkPredictor
 from sglm.text.overlap import LineHasher
-from sglm.text.prepare import Recipe, prepare
+from sglm.text.prepare import StoreSettings, prepare
 from sglm.text.store import TokenStore
 from sglm.text.tokenizer import WordTokenizer
 from tests.tiny_models import LINES, make_network, make_store
@@ -168,7 +168,7 @@ def test_tags_among_the_words_are_refused(tmp_path: Path) -> None:
     """They would be predicted as words and as ends: no distribution."""
     text = tmp_path / "tagged.txt"
     text.write_text("<s> the cat sat </s>\n" * 40)
-    store = prepare([str(text)], tmp_path / "store", Recipe(tokenizer="word"))
+    store = prepare([str(text)], tmp_path / "store", StoreSettings(tokenizer="word"))
     with pytest.raises(InputError, match=r"text contains </s> and <s> as words.* take them out"):
         write_ngram_model(store, tmp_path / "tagged.arpa", 1)
     tokenizer = store.tokenizer()
@@ -200,8 +200,8 @@ def test_a_split_too_short_to_tune_on_is_named(place: Path, tmp_path: Path) -> N
     (tmp_path / "one.txt").write_text("\n")
     train = tmp_path / "train.txt"
     train.write_text("\n".join(LINES) + "\n")
-    recipe = Recipe(tokenizer_of=place / "run", valid=str(tmp_path / "one.txt"))
-    prepare([str(train)], tmp_path / "store", recipe)
+    settings = StoreSettings(tokenizer_of=place / "run", valid=str(tmp_path / "one.txt"))
+    prepare([str(train)], tmp_path / "store", settings)
     arpa = ("--mix", place / "toy.arpa", "--weight", "tune")
     result = evaluate(place, "--data", tmp_path / "store", *arpa)
     assert result.exit_code == 2

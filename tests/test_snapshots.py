@@ -121,7 +121,7 @@ def test_by_command(run: Path, tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     alone = sglm.load(snapshot_folders(run)[-1]).score(TEXT).logprob
     assert sglm.load(tmp_path / "one").score(TEXT).logprob == alone
-    assert "--data STORE --split valid" in result.stderr  # this run does not say what it read
+    assert "--data STORE --split valid" in result.stdout  # this run does not say what it read
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from sglm.lm import LanguageModel
 from sglm.model.folder import save_model
 from sglm.model.language_model import LSTMLanguageModel, ModelShape
 from sglm.scoring.predictor import NetworkPredictor
-from sglm.text.prepare import Recipe, prepare
+from sglm.text.prepare import StoreSettings, prepare
 from sglm.text.sentencepiece_tokenizer import learn_sentencepiece
 from sglm.text.spm_tokenizer import SpmTokenizer
 from sglm.text.store import TokenStore
@@ -177,5 +177,5 @@ def make_store(folder: Path, kind: str, held_out: Path) -> TokenStore:
     if kind == "spm":
         (folder / "given.model").write_bytes(make_tokenizer(kind).content())
         kind = f"spm:{folder / 'given.model'}"
-    recipe = Recipe(tokenizer=kind, valid=0.1, test=str(held_out))
-    return prepare([str(train)], folder / "store", recipe)
+    settings = StoreSettings(tokenizer=kind, valid=0.1, test=str(held_out))
+    return prepare([str(train)], folder / "store", settings)

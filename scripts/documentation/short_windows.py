@@ -21,7 +21,7 @@ HEAD = [
     "corpus",
     "point",
     "perplexity, seed by seed",
-    "difference to `bptt` (95 % CI)",
+    "difference from `bptt` (95 % CI)",
     "gap closed",
     "time",
 ]

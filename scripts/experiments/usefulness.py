@@ -26,7 +26,7 @@ import torch
 
 from scripts.experiments.frontier import one_cycle, time_points
 from sglm.config import Config
-from sglm.dni.gauge import REACH
+from sglm.dni.gauge import REFERENCE_STEPS
 from sglm.errors import SglmError
 from sglm.optim.precision import unchecked_precision
 from sglm.runtime.process import denormals_as_zero
@@ -47,7 +47,7 @@ BASELINE, CEILING = "bptt", "bptt-long"
 SYNTHETIC = 'schedule.mode="synthetic" synthesizer.reach=10'
 ARMS = {
     BASELINE: 'schedule.mode="real"',
-    CEILING: f'schedule.mode="real" train.horizon={REACH}',
+    CEILING: f'schedule.mode="real" train.horizon={REFERENCE_STEPS}',
     "adjoint, every window": f"{SYNTHETIC} synthesizer.every=1",
     "adjoint, every 4": f"{SYNTHETIC} synthesizer.every=4",
     "adjoint, every 8, factor 1": f"{SYNTHETIC} synthesizer.every=8 synthesizer.factor=1.0",
@@ -80,7 +80,7 @@ def measured_run(config: Config, store: TokenStore) -> dict[str, Any]:
             plan, window = schedule.at(step), batcher.at(step)
             decision = rule.decide(step, plan, window)
             if decision.gauge:
-                window = window._replace(ahead=batcher.ahead(step, REACH))
+                window = window._replace(ahead=batcher.ahead(step, REFERENCE_STEPS))
             train_step(learner, window, decision, learning_rate=learner.rate(plan))
             if learner.gauge is not None and (step + 1) % (GAUGE_EVERY * KEPT) == 0:
                 status = learner.estimator.status()

@@ -27,11 +27,6 @@ class Adaptable:
     adaptation: Adaptation | None = None
     """The way in which `predictor` adapts while it reads; None if it does not."""
 
-    def of_folder(self, folder: Path) -> Self:
-        """Records the folder that this model was loaded from, and returns the model."""
-        self.folder = folder
-        return self
-
     def adapting(
         self,
         kind: str,
@@ -67,7 +62,7 @@ class Adaptable:
         if train is not None:
             train = train if isinstance(train, TokenStore) else TokenStore.open(train)
             train.check_made_by(self.tokenizer, self.name)
-        return self.reading_by(
+        return self.with_adaptation(
             Adaptation(
                 kind,
                 network=self.predictor.model,
@@ -77,7 +72,7 @@ class Adaptable:
             )
         )
 
-    def reading_by(self, adaptation: Adaptation) -> Self:
+    def with_adaptation(self, adaptation: Adaptation) -> Self:
         """Returns a copy of this model that adapts in the given way; see `adapting`."""
         reader = copy.copy(self)
         reader.predictor, reader.adaptation = adaptation.predictor(), adaptation

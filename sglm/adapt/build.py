@@ -50,7 +50,7 @@ class Adaptation:
         self.network = network
         self._train = train
         self._sizes: GradientSizes | None = None
-        self._sizes_of = 0
+        self._sizes_segment = 0
         self.settings = checked_settings(self.kind, settings, has_train=train is not None)
         if "size" in self.settings:
             refuse_if_too_large(self.settings["size"], network)
@@ -78,7 +78,7 @@ class Adaptation:
         reader: LaneReader[Any] = StaticReader(self.network)
         if self.kind == "synthetic":
             reader = SyntheticReader(
-                self.network, gradients=self._gradients.taking(settings["steps"])
+                self.network, gradients=self._gradients.with_steps(settings["steps"])
             )
         # With a learning rate of zero nothing changes, and the static network suffices.
         if "dynamic" in self.kind and settings["learning_rate"] > 0:
@@ -86,6 +86,7 @@ class Adaptation:
         if "cache" in self.kind:
             reader = CacheReader(
                 reader,
+                features=self.network.shape.widths[-1],
                 size=settings["size"],
                 weight=settings["weight"],
                 sharpness=settings["sharpness"],
@@ -97,11 +98,11 @@ class Adaptation:
         if settings["rule"] == "sgd":
             rule = sgd_rule(self.network, learning_rate=rate, decay=decay)
         else:
-            rule = rms_rule(self._measured(segment), learning_rate=rate, decay=decay)
+            rule = rms_rule(self._gradient_sizes(segment), learning_rate=rate, decay=decay)
         return DynamicReader(self.network, segment=segment, rule=rule)
 
-    def _measured(self, segment: int) -> GradientSizes:
-        if self._sizes is None or self._sizes_of != segment:
+    def _gradient_sizes(self, segment: int) -> GradientSizes:
+        if self._sizes is None or self._sizes_segment != segment:
             assert self._train is not None  # otherwise the settings were refused
             self._sizes = gradient_sizes(
                 self.network,
@@ -109,5 +110,5 @@ class Adaptation:
                 bos_id=self._train.bos_id,
                 segment=segment,
             )
-            self._sizes_of = segment
+            self._sizes_segment = segment
         return self._sizes

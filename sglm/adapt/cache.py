@@ -43,16 +43,32 @@ class CacheReader:
     """
 
     def __init__(
-        self, beneath: LaneReader[Any], *, size: int, weight: float, sharpness: float
+        self,
+        beneath: LaneReader[Any],
+        *,
+        features: int,
+        size: int,
+        weight: float,
+        sharpness: float,
     ) -> None:
+        """
+        Args:
+            beneath: The reader beneath the cache.
+            features: H, the number of features that it has at each step.
+            size: The number of steps that the cache holds.
+            weight: The weight of the cache's predictions, from 0 to 1.
+            sharpness: The factor of the similarities.
+        """
         self.beneath = beneath
+        self.features = features
         self.size = size
         self.weight = weight
         self.sharpness = sharpness
 
     def start(self) -> CacheState:
-        none = torch.empty(0, dtype=torch.int64, device="cpu")
-        return CacheState(self.beneath.start(), none, none)
+        features_NH = torch.empty(0, self.features, dtype=torch.float32, device="cpu")
+        words_N = torch.empty(0, dtype=torch.int64, device="cpu")
+        return CacheState(self.beneath.start(), features_NH, words_N)
 
     def parts(self, ids_T: Tensor, state: CacheState) -> Iterator[tuple[Part, CacheState]]:
         first = 0

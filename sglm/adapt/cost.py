@@ -16,7 +16,7 @@ from sglm.scoring.stream import stream_nll
 SAMPLES, SAMPLE_TOKENS = 5, 4096
 
 
-def in_static_evaluations(
+def relative_time(
     evaluation: Evaluation,
     network: LSTMLanguageModel,
     sample_N: npt.NDArray[np.integer[Any]],

@@ -50,8 +50,8 @@ def gradient_sizes(
     """
     if segment >= len(train_N):
         raise InputError(
-            f"segment {segment} is longer than the training text of {len(train_N):,} tokens; take"
-            " a shorter one"
+            f"segment {segment} needs a training text of more than {segment} tokens, but it has"
+            f" {len(train_N):,}; take a shorter one"
         )
     lanes = max(1, min(LANES, len(train_N) // (4 * segment)))
     batcher = Batcher(train_N, batch=lanes, window=segment, eos_id=bos_id)

@@ -18,7 +18,7 @@ from torch import Tensor
 from sglm.model.identity import identity_of_network
 from sglm.model.language_model import LSTMLanguageModel
 from sglm.model.state import LSTMState
-from sglm.runtime.process import settle_after_fork
+from sglm.runtime.process import limit_threads_after_fork
 from sglm.scoring.predictor import IGNORED, Blocks, block_logprobs, block_rows, evaluating
 
 LaneState = TypeVar("LaneState")
@@ -101,7 +101,7 @@ class AdaptingPredictor(Generic[LaneState]):
     """
 
     # The state of a lane is large, and reading several lanes saves no time.
-    most_lanes = 1
+    max_lanes = 1
 
     def __init__(self, reader: LaneReader[LaneState], *, network: LSTMLanguageModel) -> None:
         """
@@ -130,7 +130,7 @@ class AdaptingPredictor(Generic[LaneState]):
         return self.network.embedding.device
 
     def start(self, lanes: int) -> tuple[LaneState, ...]:
-        settle_after_fork()
+        limit_threads_after_fork()
         with evaluating(self.network):
             return (self.reader.start(),) * lanes
 
@@ -160,9 +160,9 @@ class AdaptingPredictor(Generic[LaneState]):
                 state = after
                 end = first + len(part.features())
                 if targets_T is not None:
-                    asked = targets_T[first:end].to(self.device)
-                    logprobs_T = part.target_logprobs(asked.clamp_min(0))
-                    logprobs.append(logprobs_T.where(asked != IGNORED, 0.0))
+                    targets_of_part_T = targets_T[first:end].to(self.device)
+                    logprobs_T = part.target_logprobs(targets_of_part_T.clamp_min(0))
+                    logprobs.append(logprobs_T.where(targets_of_part_T != IGNORED, 0.0))
                 first = end
             none = torch.empty(0, dtype=torch.float64, device=self.device)
             return torch.cat(logprobs) if logprobs else none, state

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sglm.errors import InputError, did_you_mean, short_repr
-from sglm.scoring.arguments import one_of, real_number, whole_number
+from sglm.scoring.arguments import checked_choice, real_number, whole_number
 
 KINDS = ("cache", "dynamic", "synthetic", "cache,dynamic")
 RULES = ("sgd", "rms")
@@ -17,8 +17,8 @@ class Setting:
 
     kind: str
     default: float
-    most: float
-    least: float = 0.0
+    maximum: float
+    minimum: float = 0.0
     whole: bool = False
     tried: tuple[float, ...] = ()
     """The values from which tuning chooses; empty if it does not tune this setting."""
@@ -30,23 +30,24 @@ class Setting:
             InputError: The value is not a number, or out of range.
         """
         number = whole_number(name, value) if self.whole else real_number(name, value)
-        if not self.least <= number <= self.most:
+        if not self.minimum <= number <= self.maximum:
             raise InputError(
-                f"{name} must be from {self.least:g} to {self.most:g}, but is {short_repr(value)}"
+                f"{name} must be from {self.minimum:g} to {self.maximum:g}, but is"
+                f" {short_repr(value)}"
             )
         return number
 
 
 SETTINGS: dict[str, Setting] = {
     "size": Setting(
-        kind="cache", default=500, least=1, most=2**40, whole=True, tried=(200, 500, 2000)
+        kind="cache", default=500, minimum=1, maximum=2**40, whole=True, tried=(200, 500, 2000)
     ),
-    "weight": Setting(kind="cache", default=0.1, most=1.0, tried=(0.05, 0.1, 0.15, 0.2, 0.3)),
-    "sharpness": Setting(kind="cache", default=0.3, most=1e6, tried=(0.1, 0.2, 0.3, 0.5, 0.8)),
-    "segment": Setting(kind="dynamic", default=32, least=1, most=2**20, whole=True),
-    "learning_rate": Setting(kind="dynamic", default=1.0, most=1e6),
-    "decay": Setting(kind="dynamic", default=0.01, most=1.0, tried=(0.003, 0.01, 0.03)),
-    "steps": Setting(kind="synthetic", default=2, most=1000, whole=True),
+    "weight": Setting(kind="cache", default=0.1, maximum=1.0, tried=(0.05, 0.1, 0.15, 0.2, 0.3)),
+    "sharpness": Setting(kind="cache", default=0.3, maximum=1e6, tried=(0.1, 0.2, 0.3, 0.5, 0.8)),
+    "segment": Setting(kind="dynamic", default=32, minimum=1, maximum=2**20, whole=True),
+    "learning_rate": Setting(kind="dynamic", default=1.0, maximum=1e6),
+    "decay": Setting(kind="dynamic", default=0.01, maximum=1.0, tried=(0.003, 0.01, 0.03)),
+    "steps": Setting(kind="synthetic", default=2, maximum=1000, whole=True),
 }
 # Learning rates that tuning tries, for each rule; the middle one is the default.
 LEARNING_RATES = {"sgd": (0.3, 1.0, 2.0), "rms": (0.0001, 0.0002, 0.0003)}
@@ -94,7 +95,7 @@ def checked_settings(kind: str, given: Mapping[str, Any], *, has_train: bool) ->
         name: each.checked(name, given.get(name, each.default)) for name, each in own.items()
     }
     if "dynamic" in kinds:
-        rule = one_of("rule", given.get("rule", "rms" if has_train else "sgd"), RULES)
+        rule = checked_choice("rule", given.get("rule", "rms" if has_train else "sgd"), RULES)
         if rule == "rms" and not has_train:
             raise InputError(
                 "the rule rms needs the training text, on which it measures gradients: give its"

@@ -129,11 +129,11 @@ class SyntheticGradients(nn.Module):
         """Returns the parameters from which the steps start."""
         return [self.bias_V, self.scale_H, self.shift_H]
 
-    def networks(self) -> list[nn.Parameter]:
+    def network_parameters(self) -> list[nn.Parameter]:
         """Returns the weights of the networks that propose gradients."""
         return [*self.of_words.parameters(), *self.of_features.parameters()]
 
-    def taking(self, steps: int) -> "SyntheticGradients":
+    def with_steps(self, steps: int) -> "SyntheticGradients":
         """Returns the same networks with another K; with K = 0 only the initialisation is used."""
         other = copy.copy(self)
         other.shape = replace(self.shape, steps=steps)
@@ -161,12 +161,12 @@ class SyntheticGradients(nn.Module):
         known = _Known.of(evidence, start_BV, target_rows)
         bias_BS = start_BV[:, known.words_S]
         for _ in range(self.shape.steps):
-            of_words = torch.cat((known.of_words(bias_BS), bias_BS[:, None]), 1)
-            of_features = torch.cat(
+            word_inputs = torch.cat((known.word_inputs(bias_BS), bias_BS[:, None]), 1)
+            feature_inputs = torch.cat(
                 (known.features_BRH, known.errors_BRH, scale_BH[:, None], shift_BH[:, None]), 1
             )
-            bias_BS = bias_BS - known.read_BS * self.of_words(of_words.mT)[..., 0]
-            gradient_BH2 = self.of_features(of_features.mT)
+            bias_BS = bias_BS - known.read_BS * self.of_words(word_inputs.mT)[..., 0]
+            gradient_BH2 = self.of_features(feature_inputs.mT)
             scale_BH = scale_BH - gradient_BH2[..., 0]
             shift_BH = shift_BH - gradient_BH2[..., 1]
         bias_BV = start_BV.index_copy(1, known.words_S, bias_BS)
@@ -210,7 +210,7 @@ class _Known(NamedTuple):
             (tilted_BRS / total_BR1 - observed_BRS) @ target_rows(words_S),
         )
 
-    def of_words(self, bias_BS: Tensor) -> Tensor:
+    def word_inputs(self, bias_BS: Tensor) -> Tensor:
         """Returns observed and predicted frequencies, and the error of the frequencies that these
         biases would have predicted: the true gradient in them. `(B, 3R, S)`."""
         tilted_BRS = self.expected_BRS * torch.exp(bias_BS)[:, None]

@@ -116,6 +116,6 @@ def _optimizer(gradients: SyntheticGradients) -> torch.optim.Optimizer:
     return torch.optim.Adam(
         [
             {"params": gradients.initialisation(), "lr": LEARNING_RATE / 10},
-            {"params": gradients.networks(), "lr": LEARNING_RATE},
+            {"params": gradients.network_parameters(), "lr": LEARNING_RATE},
         ]
     )

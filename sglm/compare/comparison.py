@@ -18,7 +18,7 @@ from sglm.text.store import TokenStore
 from sglm.train.build import build_batcher, build_schedule
 
 # The share of a run's time without a free core above which the machine counts as busy.
-_BUSY = 0.1
+_BUSY_SHARE = 0.1
 
 
 def compare(
@@ -147,7 +147,7 @@ def _train(
             console,
             title=title,
             log=comparison.log_path(cell),
-            later_seconds=_expected(waiting[number + 1 :], execution.expected_seconds),
+            later_seconds=_expected_seconds(waiting[number + 1 :], execution.expected_seconds),
         )
         failure, stopped_by = run_in_process(comparison, cell, execution, on_wait=progress.poll)
         progress.close()
@@ -162,20 +162,20 @@ def _train(
     return failures, stopped_by
 
 
-def _expected(cells: Sequence[Cell], seconds: Mapping[str, float] | None) -> float | None:
+def _expected_seconds(cells: Sequence[Cell], seconds: Mapping[str, float] | None) -> float | None:
     return None if seconds is None else sum(seconds[cell.variant] for cell in cells)
 
 
-def check_precision(finished: dict[Cell, FinishedRun], wanted: str | None, out: Path) -> None:
+def check_precision(finished: dict[Cell, FinishedRun], precision: str | None, out: Path) -> None:
     """Checks that all runs have the same precision, so that rounding is not part of the comparison.
 
     Raises:
-        ConfigError: Finished runs have different precisions, or another one than `wanted`.
+        ConfigError: Finished runs have different precisions, or another one than `precision`.
     """
     used = sorted({run.precision for run in finished.values()})
-    other = [name for name in used if name != wanted] if wanted is not None else used[1:]
+    other = [name for name in used if name != precision] if precision is not None else used[1:]
     if other:
-        first = wanted if wanted is not None else used[0]
+        first = precision if precision is not None else used[0]
         raise ConfigError(
             f"{out}: holds runs that were trained in {other[0]}, not {first};"
             f" continue it with --precision {other[0]}, or give another --out"
@@ -184,7 +184,7 @@ def check_precision(finished: dict[Cell, FinishedRun], wanted: str | None, out: 
 
 def _print_warnings(finished: dict[Cell, FinishedRun], console: TextIO) -> None:
     """Prints which times and memory cannot be compared."""
-    if busy := [str(run.cell) for run in finished.values() if (run.waited or 0) > _BUSY]:
+    if busy := [str(run.cell) for run in finished.values() if (run.waited or 0) > _BUSY_SHARE]:
         which = f"{len(busy)} of {len(finished)} runs" if len(busy) > 3 else ", ".join(busy)
         _print_line(
             console, f"the machine was busy during {which}: those times are too long to compare"

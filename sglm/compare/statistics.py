@@ -75,8 +75,8 @@ def summarize(runs: Sequence[FinishedRun]) -> dict[str, dict[str, Any]]:
     `nll_per_token_mean` (nats), `seconds_mean` (including evaluations), `seconds_ratio` (to the
     time of bptt, same seeds), `peak_memory_mb` (10⁶ bytes, the highest of the runs), `diff_mean`
     and `diff_ci95` (perplexity minus that of bptt, paired by seed; null for bptt), `controls` (the
-    same difference to each of `Variant.controls`), `gap_closed`. Infinite and undefined numbers are
-    None.
+    same difference from each of `Variant.controls`), `gap_closed`. Infinite and undefined numbers
+    are None.
     """
     by_variant = {
         name: {run.seed: run for run in sorted(runs, key=lambda run: run.seed)}

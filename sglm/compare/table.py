@@ -16,7 +16,7 @@ def table(results: dict[str, Any]) -> str:
         return "No run is finished yet."
     with_gap = CEILING in variants
     digits = _digits(variants)
-    header = ["variant", "seeds", "perplexity", f"difference to {BASELINE} (95 % CI)"]
+    header = ["variant", "seeds", "perplexity", f"difference from {BASELINE} (95 % CI)"]
     header += ["gap closed"] if with_gap else []
     header += ["time", "peak memory"]
     rows = [header, ["---", *["---:"] * (len(header) - 1)]]
@@ -75,7 +75,7 @@ def in_words(results: dict[str, Any]) -> str:
     variants = results["variants"]
     digits = _digits(variants)
     if BASELINE not in variants:
-        return f"Gains are differences to {BASELINE}, which has not finished a run yet."
+        return f"Gains are differences from {BASELINE}, which has not finished a run yet."
     others = {name: facts for name, facts in variants.items() if name != BASELINE}
     groups: dict[str, list[str]] = {verdict: [] for verdict in _VERDICTS}
     for name, facts in others.items():
@@ -113,7 +113,7 @@ def in_words(results: dict[str, Any]) -> str:
 _VERDICTS = {
     "lower": f"Better than {BASELINE}",
     "higher": f"Worse than {BASELINE}",
-    "none": f"No difference to {BASELINE} beyond the spread over seeds",
+    "none": f"No difference from {BASELINE} beyond the spread over seeds",
     "diverged": "Diverged",
     "unknown": "Cannot be told from chance (this needs two seeds that did not diverge, also of"
     f" {BASELINE})",

@@ -118,15 +118,15 @@ class _Stepper:
         while step % self.batcher.steps_per_epoch % stretch:
             step += 1
         for _ in range(max(_WARM_UP_STEPS, (self.learner.past.maxlen or 0) + 1)):
-            self._do(step)
+            self._take_step(step)
             step += 1
         started, done = time.monotonic(), 0
         while done < _TIMED_STEPS and time.monotonic() - started < _MOST_SECONDS:
-            self._do(step + done)
+            self._take_step(step + done)
             done += 1
         return (time.monotonic() - started) / done
 
-    def _do(self, step: int) -> None:
+    def _take_step(self, step: int) -> None:
         plan = self.schedule.at(step % self.schedule.total_steps)
         window = self.batcher.at(step)
         decision = self.rule.decide(step, plan, window)

@@ -19,7 +19,7 @@ _UTF16 = (b"\xff\xfe", b"\xfe\xff")  # byte order marks
 # The name of a table for readers and `sglm recipes`; it has no effect on a run.
 ABOUT = "about"
 # pydantic's name of a type → its description in messages.
-_WANTED = {
+_ALLOWED_VALUES = {
     "int": "an integer",
     "float": "a number",
     "bool": "true or false",
@@ -222,14 +222,14 @@ def _explain(problem: Any) -> str:
         return f"unknown key {key}{did_you_mean(str(problem['loc'][-1]), section.model_fields)}"
     if problem["type"] == "value_error":
         return f"{key}: {problem['ctx']['error']}".removeprefix(": ")
-    return f"{key} = {short_repr(problem['input'])}: must be {_wanted(problem)}"
+    return f"{key} = {short_repr(problem['input'])}: must be {_allowed_values(problem)}"
 
 
-def _wanted(problem: Any) -> str:
+def _allowed_values(problem: Any) -> str:
     """Describes the values that are allowed, in plain words instead of pydantic's."""
     kind = problem["type"].removesuffix("_type").removesuffix("_parsing")
-    if kind in _WANTED:
-        return _WANTED[kind]
+    if kind in _ALLOWED_VALUES:
+        return _ALLOWED_VALUES[kind]
     message: str = problem["msg"].removeprefix("Input should be ")
     return message
 

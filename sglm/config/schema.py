@@ -54,7 +54,7 @@ class ModelConfig(Section):
     second 95 %."""
 
     @model_validator(mode="after")
-    def _cutoffs_ascend(self) -> "ModelConfig":
+    def _check_cutoffs(self) -> "ModelConfig":
         if self.cutoffs is None:
             return self
         if self.softmax == "full":
@@ -117,7 +117,7 @@ class OptimizerConfig(Section):
     """Largest allowed norm of the whole gradient (of the loss per token); none: no clipping."""
 
     @model_validator(mode="after")
-    def _of_its_kind(self) -> "OptimizerConfig":
+    def _check_keys_of_kind(self) -> "OptimizerConfig":
         if self.momentum and self.kind != "sgd":
             raise ValueError(
                 f'momentum is for kind = "sgd"; leave it out, or set beta1, which {self.kind} has'
@@ -153,7 +153,7 @@ class ScheduleConfig(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _cycles_are_given_in_one_way(cls, values: Any) -> Any:
+    def _check_cycles(cls, values: Any) -> Any:
         if isinstance(values, Mapping) and values.get("cycles") == "none":
             values = {key: value for key, value in values.items() if key != "cycles"}
         if isinstance(values, Mapping) and values.get("cycles") is not None:
@@ -163,7 +163,7 @@ class ScheduleConfig(Section):
         return values
 
     @model_validator(mode="after")
-    def _length_is_bounded(self) -> "ScheduleConfig":
+    def _check_length(self) -> "ScheduleConfig":
         try:
             total = sum(self.cycle_lengths())
         except OverflowError:
@@ -224,7 +224,7 @@ class SynthesizerConfig(Section):
         return self.kind in ("adjoint", "feedback", "direct")
 
     @model_validator(mode="after")
-    def _reads_what_it_is_told_to(self) -> "SynthesizerConfig":
+    def _check_reading_keys(self) -> "SynthesizerConfig":
         for key, value, default in (("every", self.every, None), ("reach", self.reach, _REACH)):
             if value != default and not self.reads_text:
                 raise ValueError(
@@ -234,7 +234,7 @@ class SynthesizerConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _reads_another_lane(self) -> "SynthesizerConfig":
+    def _check_other_lane(self) -> "SynthesizerConfig":
         if self.inject == "other-lane" and not self.reads_text:
             raise ValueError(
                 f'inject = "other-lane" is for kinds that read text; kind = "{self.kind}" does'
@@ -243,7 +243,7 @@ class SynthesizerConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _can_learn_an_auxiliary_task(self) -> "SynthesizerConfig":
+    def _check_auxiliary(self) -> "SynthesizerConfig":
         if self.auxiliary and self.kind not in ("mlp", "recurrent", "linear"):
             raise ValueError(
                 f'auxiliary is for kinds that learn from gradients; kind = "{self.kind}" does not:'
@@ -298,7 +298,7 @@ class TrainConfig(Section):
         return self.window if self.truncation == "random" else None
 
     @model_validator(mode="after")
-    def _horizon_in_windows(self) -> "TrainConfig":
+    def _check_horizon(self) -> "TrainConfig":
         if self.horizon is not None and self.horizon % self.window:
             raise ValueError(f"horizon = {self.horizon} is no multiple of window = {self.window}")
         if self.past == "state" and self.horizon is None:
@@ -326,13 +326,13 @@ class Config(Section):
     synthesizer: SynthesizerConfig = SynthesizerConfig()
 
     @model_validator(mode="after")
-    def _there_is_another_lane(self) -> "Config":
+    def _check_number_of_lanes(self) -> "Config":
         if self.synthesizer.inject == "other-lane" and self.train.batch == 1:
             raise ValueError('synthesizer.inject = "other-lane" needs two lanes; raise train.batch')
         return self
 
     @model_validator(mode="after")
-    def _graphs_are_always_alike(self) -> "Config":
+    def _check_cuda_graph(self) -> "Config":
         if self.train.cuda_graph is True and self.model.softmax == "adaptive":
             raise ValueError(
                 "cuda_graph needs windows that are always computed alike; leave it out, or set"
@@ -341,7 +341,7 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
-    def _long_horizons_are_for_real_gradients(self) -> "Config":
+    def _check_horizon_and_mode(self) -> "Config":
         train = self.train
         if self.schedule.mode != "real" and (train.horizon or train.truncation == "random"):
             what = "train.horizon" if train.horizon else 'train.truncation = "random"'

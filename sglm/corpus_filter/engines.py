@@ -23,7 +23,7 @@ from sglm.errors import InputError, SglmError
 from sglm.runtime.process import prepare_process
 
 _POLL_SECONDS = 0.5
-ENDED = "the process that scored it was ended (out of memory?)"
+PROCESS_ENDED_MESSAGE = "the process that scored it was ended (out of memory?)"
 
 
 def usable_cpus() -> int:
@@ -33,7 +33,7 @@ def usable_cpus() -> int:
     return os.cpu_count() or 1
 
 
-def here(jobs: Sequence[Job], progress: CorpusProgress) -> Iterator[Outcome]:
+def run_serially(jobs: Sequence[Job], progress: CorpusProgress) -> Iterator[Outcome]:
     """Does the jobs one after the other, in this process."""
     for number, job in enumerate(jobs):
         outcome = perform(job, partial(progress.at, number))
@@ -41,7 +41,7 @@ def here(jobs: Sequence[Job], progress: CorpusProgress) -> Iterator[Outcome]:
         yield outcome
 
 
-def in_processes(
+def run_in_processes(
     jobs: Sequence[Job], progress: CorpusProgress, *, processes: int
 ) -> Iterator[Outcome]:
     """Does the jobs in several processes on this machine, which share its CPUs.
@@ -54,7 +54,7 @@ def in_processes(
     # Not a fork, which torch's threads would not survive.
     context = multiprocessing.get_context("spawn")
     shares = context.RawArray(ctypes.c_double, len(jobs))
-    of_the_caller = set(multiprocessing.active_children())
+    earlier_children = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(
         processes,
         mp_context=context,
@@ -75,7 +75,7 @@ def in_processes(
         ) from None
     finally:
         if waiting:
-            for process in set(multiprocessing.active_children()) - of_the_caller:
+            for process in set(multiprocessing.active_children()) - earlier_children:
                 process.terminate()
         pool.shutdown(cancel_futures=True)
 
@@ -132,7 +132,7 @@ def _perform_numbered(number: int, job: Job) -> Outcome:
         _busy = False
 
 
-def on_ray(jobs: Sequence[Job], progress: CorpusProgress) -> Iterator[Outcome]:
+def run_on_ray(jobs: Sequence[Job], progress: CorpusProgress) -> Iterator[Outcome]:
     """Does the jobs as tasks of a Ray cluster.
 
     The cluster is the one that the environment names or the program has connected to, otherwise a
@@ -174,7 +174,11 @@ def _ray_outcome(reference: Any, job: Job) -> Outcome:
     try:
         outcome: Outcome = ray.get(reference)
     except ray.exceptions.RayError as error:
-        reason = ENDED if isinstance(error, ray.exceptions.WorkerCrashedError) else str(error)
+        reason = (
+            PROCESS_ENDED_MESSAGE
+            if isinstance(error, ray.exceptions.WorkerCrashedError)
+            else str(error)
+        )
         lines = reason.strip().splitlines()
         message = f"{job.shard.source}: {lines[-1] if lines else type(error).__name__}"
         return Outcome(source=job.shard.source, error=message, tokens=0, seconds=0.0)

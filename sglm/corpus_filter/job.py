@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
 
-from sglm.corpus_filter.measures import BUCKET, PERPLEXITY, added, bin_of, bucket
+from sglm.corpus_filter.measures import BUCKET, PERPLEXITY, added_fields, bin_of, bucket
 from sglm.corpus_filter.plan import Settings, Shard, model_hash
 from sglm.corpus_filter.reading import Progress, Records, read_records, read_values
 from sglm.corpus_filter.writing import open_writer, result_schema
@@ -35,7 +35,7 @@ _UNFINISHED = 0.999
 
 
 @dataclass(kw_only=True)
-class Done:
+class FinishedFile:
     """The record of a finished file."""
 
     version: list[int]
@@ -49,6 +49,7 @@ class Done:
     unknown: int = 0
     nll_nats: float = 0.0
     hides_bytes: bool = False
+    """Whether `nll_nats` lacks some of the bytes (`TextTotals.has_unscored_bytes`)."""
     histogram: dict[str, int] = field(default_factory=dict)
     """The number of records in each bin of perplexity (`bin_of`), if there will be buckets."""
     buckets: dict[str, int] | None = None
@@ -62,7 +63,7 @@ class Done:
         self.bytes += totals.bytes or 0
         self.unknown += totals.unknown
         self.nll_nats += totals.nll_nats
-        self.hides_bytes = self.hides_bytes or totals.hides_bytes
+        self.hides_bytes = self.hides_bytes or totals.has_unscored_bytes
         if histogram and perplexity is not None:
             place = str(bin_of(perplexity))
             self.histogram[place] = self.histogram.get(place, 0) + 1
@@ -73,12 +74,12 @@ class Done:
         replace_text(path, json.dumps(asdict(self)) + "\n")
 
     @classmethod
-    def read(cls, shard: Shard) -> "Done | None":
+    def read(cls, shard: Shard) -> "FinishedFile | None":
         """Reads the record of a shard; None if it is not finished or its source has changed."""
-        if not (shard.result.exists() or shard.scored.exists()):
+        if not (shard.result_path.exists() or shard.unbucketed_path.exists()):
             return None
         try:
-            done = cls(**read_json(shard.record))
+            done = cls(**read_json(shard.record_path))
         except (OSError, ValueError, TypeError, InputError):
             return None
         return done if done.version == shard.version() else None
@@ -91,12 +92,12 @@ def refuse_other_source(shard: Shard) -> None:
         InputError: The shard's result was made from another file, which still exists.
     """
     try:
-        before = read_json(shard.record)["source"]
+        before = read_json(shard.record_path)["source"]
     except (OSError, ValueError, TypeError, KeyError, InputError):
         return
     if before and os.path.exists(before) and not os.path.samefile(before, shard.source):
         raise InputError(
-            f"{shard.result} was made from {before}, and {shard.source} would replace it;"
+            f"{shard.result_path} was made from {before}, and {shard.source} would replace it;"
             " give another --out"
         )
 
@@ -177,23 +178,22 @@ def score_file(job: Job, progress: Progress) -> int:
     """
     shard, settings = job.shard, job.settings
     source = Path(shard.source)
-    target = shard.result if settings.percentiles is None else shard.scored
+    target = shard.result_path if settings.percentiles is None else shard.unbucketed_path
     lm = scorer(job.run, model=settings.model, device=job.device, precision=settings.precision)
-    done = Done(version=shard.version(), source=os.path.abspath(shard.source))
+    done = FinishedFile(version=shard.version(), source=os.path.abspath(shard.source))
 
     def write(aside: Path) -> None:
         read = partial(read_records, source, settings.text_field)
-        names = [settings.prefix + name for name in settings.fields]
         later = [] if settings.percentiles is None else [settings.prefix + BUCKET]
         schema = result_schema(
             *(source, read(lambda share: None), target),
             text_field=settings.text_field,
-            names=names,
+            columns={settings.prefix + name: name for name in settings.fields},
             later=later,
         )
         with open_writer(aside, target, source=source, schema=schema, later=later) as writer:
             for some, totals in _scored(lm, read, settings, source=source, progress=progress):
-                fields = [added(each, settings.fields, settings.prefix) for each in totals]
+                fields = [added_fields(each, settings.fields, settings.prefix) for each in totals]
                 writer.write(some, fields)
                 for each, values in zip(totals, fields, strict=True):
                     done.count(
@@ -205,9 +205,9 @@ def score_file(job: Job, progress: Progress) -> int:
             raise InputError(
                 f"{source}: was written to while it was read; run the same command again"
             )
-        done.write(shard.record)
+        done.write(shard.record_path)
 
-    for old in (shard.result, shard.scored):  # from a source that has changed since
+    for old in (shard.result_path, shard.unbucketed_path):  # from a source that has changed since
         old.unlink(missing_ok=True)
     target.parent.mkdir(parents=True, exist_ok=True)
     replace_file(target, write)
@@ -292,23 +292,25 @@ def bucket_file(job: Job, progress: Progress) -> int:
     """
     shard, prefix, bounds = job.shard, job.settings.prefix, job.bounds
     assert bounds is not None
-    done = Done.read(shard)
+    done = FinishedFile.read(shard)
     if done is None:
         raise InputError(f"{shard.source}: changed since it was scored; run the same command again")
+    scored = shard.unbucketed_path
     counts: dict[str, int] = {}
 
     def write(aside: Path) -> None:
-        schema = result_schema(shard.scored, iter(()), shard.scored, names=[prefix + BUCKET])
-        with open_writer(aside, shard.result, source=shard.scored, schema=schema) as writer:
-            for some, values in read_values(shard.scored, prefix + PERPLEXITY, progress):
+        columns = {prefix + BUCKET: BUCKET}
+        schema = result_schema(scored, iter(()), scored, columns=columns)
+        with open_writer(aside, shard.result_path, source=scored, schema=schema) as writer:
+            for some, values in read_values(scored, prefix + PERPLEXITY, progress):
                 buckets = [bucket(value, bounds) for value in values]
                 for each in buckets:
                     counts[str(each)] = counts.get(str(each), 0) + 1
                 writer.write(some, [{prefix + BUCKET: each} for each in buckets])
         done.buckets = counts
-        done.write(shard.record)
+        done.write(shard.record_path)
 
-    shard.result.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(shard.result, write)
-    shard.scored.unlink()
+    shard.result_path.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(shard.result_path, write)
+    scored.unlink()
     return 0

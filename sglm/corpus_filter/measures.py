@@ -14,7 +14,9 @@ PERPLEXITY = "perplexity"
 FIELDS: dict[str, Callable[[TextTotals], Value]] = {
     PERPLEXITY: lambda t: finite_or_none(perplexity(t.nll_nats, t.tokens)),
     "word_perplexity": lambda t: finite_or_none(perplexity(t.nll_nats, t.words or 0)),
-    "bits_per_byte": lambda t: finite_or_none(bits_per_byte(t.nll_nats, t.bytes, t.hides_bytes)),
+    "bits_per_byte": lambda t: finite_or_none(
+        bits_per_byte(t.nll_nats, t.bytes, t.has_unscored_bytes)
+    ),
     "logprob": lambda t: finite_or_none(0.0 - t.nll_nats),
     "n_tokens": lambda t: t.tokens,
     "n_words": lambda t: t.words,
@@ -44,7 +46,7 @@ def check_fields(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(names)
 
 
-def added(totals: TextTotals, fields: Sequence[str], prefix: str) -> dict[str, Value]:
+def added_fields(totals: TextTotals, fields: Sequence[str], prefix: str) -> dict[str, Value]:
     """Returns a record's new fields; undefined measures (the perplexity of no tokens) are None."""
     return {prefix + name: FIELDS[name](totals) for name in fields}
 
@@ -72,10 +74,10 @@ def cutoffs(histogram: Mapping[int, int], percentiles: Sequence[float]) -> tuple
     return low, high
 
 
-def _edge(edges: Sequence[int], below: Sequence[int], wanted: float) -> float:
-    """Returns the lower edge of the bin below which there are about `wanted` documents."""
-    place = bisect_left(below, wanted)
-    if place > 0 and wanted - below[place - 1] < below[place] - wanted:
+def _edge(edges: Sequence[int], below: Sequence[int], documents: float) -> float:
+    """Returns the lower edge of the bin below which there are about this number of documents."""
+    place = bisect_left(below, documents)
+    if place > 0 and documents - below[place - 1] < below[place] - documents:
         place -= 1
     return float(2.0 ** (edges[place] / BINS_PER_OCTAVE))
 
@@ -87,7 +89,7 @@ def bucket(value: float | None, bounds: tuple[float, float]) -> str | None:
     return BUCKETS[sum(value >= bound for bound in bounds)]
 
 
-def merged(histograms: Sequence[Mapping[str, int]]) -> Counter[int]:
+def merged_histograms(histograms: Sequence[Mapping[str, int]]) -> Counter[int]:
     """Returns the sum of histograms whose keys are strings, as in JSON."""
     whole: Counter[int] = Counter()
     for each in histograms:

@@ -60,16 +60,16 @@ class Shard:
     """The path of the result, relative to `out`."""
 
     @property
-    def result(self) -> Path:
+    def result_path(self) -> Path:
         return Path(self.out, self.name)
 
     @property
-    def scored(self) -> Path:
+    def unbucketed_path(self) -> Path:
         """The path of the result as long as it lacks its buckets."""
         return Path(self.out, ".sglm", "scored", self.name)
 
     @property
-    def record(self) -> Path:
+    def record_path(self) -> Path:
         """The path of the finished file's record."""
         return Path(self.out, ".sglm", "done", f"{self.name}.json")
 
@@ -176,8 +176,8 @@ def open_folder(path: Path, settings: Settings) -> Folder:
     for key, value in now.items():
         if before.get(key) != value:
             raise InputError(
-                f"{path}: made with {_described(key, before.get(key))}, now it is"
-                f" {_described(key, value)}; give another --out, or the same as before"
+                f"{path}: made with {_as_option(key, before.get(key))}, now it is"
+                f" {_as_option(key, value)}; give another --out, or the same as before"
             )
     cutoffs = content.get("cutoffs")
     return Folder(
@@ -208,7 +208,7 @@ def _checked(file: Path) -> dict[str, Any]:
     return dict(content)
 
 
-def _described(key: str, value: Any) -> str:
+def _as_option(key: str, value: Any) -> str:
     names = {
         "model": "the model",
         "text_field": "--text-field",

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from sglm.corpus_filter import engines
-from sglm.corpus_filter.job import Done, Job, Outcome, refuse_other_source
-from sglm.corpus_filter.measures import BUCKETS, cutoffs, merged
+from sglm.corpus_filter.job import FinishedFile, Job, Outcome, refuse_other_source
+from sglm.corpus_filter.measures import BUCKETS, cutoffs, merged_histograms
 from sglm.corpus_filter.plan import ERRORS_FILE, LOCK_FILE, Folder, Settings, Shard, open_folder
 from sglm.corpus_filter.progress import CorpusProgress
 from sglm.errors import InputError
@@ -50,7 +50,7 @@ class Summary:
 
     files: int
     already_done: int
-    done: list[Done]
+    done: list[FinishedFile]
     failed: list[Outcome]
     cutoffs: tuple[float, float] | None
     tokens_now: int
@@ -109,7 +109,7 @@ def score_corpus(shards: Sequence[Shard], settings: Settings, execution: Executi
             refuse_other_source(shard)
         before = {shard.name for shard in shards if _is_finished(shard, settings)}
         outcomes = _perform(
-            [_job(s, settings, execution) for s in shards if Done.read(s) is None],
+            [_job(s, settings, execution) for s in shards if FinishedFile.read(s) is None],
             execution,
             doing="scoring",
         )
@@ -117,7 +117,7 @@ def score_corpus(shards: Sequence[Shard], settings: Settings, execution: Executi
             outcomes += _give_buckets(shards, folder, execution)
         failed = sorted((each for each in outcomes if each.error), key=lambda each: each.source)
         _write_errors(out / ERRORS_FILE, failed)
-        done = [Done.read(shard) for shard in shards if _is_finished(shard, settings)]
+        done = [FinishedFile.read(shard) for shard in shards if _is_finished(shard, settings)]
     return Summary(
         files=len(shards),
         already_done=len(before),
@@ -135,18 +135,18 @@ def _job(shard: Shard, settings: Settings, execution: Execution, **others: Any) 
 
 
 def _is_finished(shard: Shard, settings: Settings) -> bool:
-    waits = settings.percentiles is not None and shard.scored.exists()
-    return not waits and Done.read(shard) is not None
+    waits = settings.percentiles is not None and shard.unbucketed_path.exists()
+    return not waits and FinishedFile.read(shard) is not None
 
 
 def _give_buckets(shards: Sequence[Shard], folder: Folder, execution: Execution) -> list[Outcome]:
     """Makes the second pass. Its first run computes the bounds from all files scored so far."""
     assert folder.settings.percentiles is not None
-    scored = [shard for shard in shards if shard.scored.exists()]
-    known = [done.histogram for shard in scored if (done := Done.read(shard)) is not None]
+    scored = [shard for shard in shards if shard.unbucketed_path.exists()]
+    known = [done.histogram for shard in scored if (done := FinishedFile.read(shard)) is not None]
     if not known:
         return []
-    histogram = merged(known)
+    histogram = merged_histograms(known)
     bounds = folder.cutoffs or cutoffs(histogram, folder.settings.percentiles)
     if histogram and folder.cutoffs is None:  # without any text, later records would all be tail
         folder.cutoffs = bounds
@@ -170,14 +170,18 @@ def _perform(jobs: Sequence[Job], execution: Execution, *, doing: str) -> list[O
 
 def _engine(execution: Execution, sizes: Sequence[int]) -> Engine:
     if execution.ray:
-        return engines.on_ray
-    wanted = execution.processes
-    if wanted is None and execution.device == "cuda":
-        wanted = 1
-    if wanted is None:
-        wanted = min(engines.usable_cpus(), 1 + sum(sizes) // BYTES_OF_A_PROCESS)
-    processes = min(wanted, len(sizes))
-    return engines.here if processes == 1 else partial(engines.in_processes, processes=processes)
+        return engines.run_on_ray
+    processes = execution.processes
+    if processes is None and execution.device == "cuda":
+        processes = 1
+    if processes is None:
+        processes = min(engines.usable_cpus(), 1 + sum(sizes) // BYTES_OF_A_PROCESS)
+    processes = min(processes, len(sizes))
+    return (
+        engines.run_serially
+        if processes == 1
+        else partial(engines.run_in_processes, processes=processes)
+    )
 
 
 def _write_errors(path: Path, failed: Sequence[Outcome]) -> None:

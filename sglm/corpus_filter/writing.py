@@ -88,7 +88,7 @@ class _JsonWriter:
     def _join(self, row: JsonRow, fields: dict[str, Any]) -> str:
         """Appends fields to the object as it was written, so that numbers keep their digits."""
         if twice := row.fields.keys() & {*fields, *self.later}:
-            raise _there_already(self.source, min(twice))
+            raise _field_exists_error(self.source, min(twice))
         before = row.line[:-1].rstrip()
         return f"{before}{', ' if row.fields else ''}{json.dumps(fields)[1:]}\n"
 
@@ -102,16 +102,16 @@ class _JsonWriter:
         try:
             rows: list[dict[str, Any]] = batch.to_pylist()
         except (ValueError, OverflowError) as error:  # times that Python cannot represent
-            raise self._no_json(error) from error
+            raise self._not_json_error(error) from error
         return rows
 
     def _json(self, row: dict[str, Any]) -> str:
         try:
             return json.dumps(_plain(row), ensure_ascii=False, allow_nan=False)
         except TypeError as error:
-            raise self._no_json(error) from error
+            raise self._not_json_error(error) from error
 
-    def _no_json(self, error: Exception) -> InputError:
+    def _not_json_error(self, error: Exception) -> InputError:
         return InputError(
             f"{self.source}: a value that cannot be written as JSON ({error}); leave out"
             " --format jsonl"
@@ -135,7 +135,7 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _there_already(source: Path, name: str) -> InputError:
+def _field_exists_error(source: Path, name: str) -> InputError:
     return InputError(
         f"{source}: its records have a field {name!r} already; give another --prefix for the"
         " added fields"
@@ -180,7 +180,7 @@ def result_schema(
     records: Iterator[Records],
     result: Path,
     *,
-    names: Sequence[str],
+    columns: Mapping[str, str],
     later: Sequence[str] = (),
     text_field: str = TEXT,
 ) -> "pa.Schema | None":
@@ -190,7 +190,7 @@ def result_schema(
         source: The source. A parquet file states its columns; JSON lines must be read to find them.
         records: Records of the source, from its beginning; they are read only if needed.
         result: Name of the result, which decides on the format.
-        names: Names of the added fields.
+        columns: The field in each added column (one of `FIELDS`, or `BUCKET`), by column name.
         later: Names of fields that will be added when all files are done, and that the source must
             not have either.
         text_field: Name of the only column of an empty file.
@@ -210,20 +210,20 @@ def result_schema(
     else:
         schema = _inferred(source, records)
         schema = schema if schema.names else pa.schema([(text_field, pa.string())])
-    for name in (*names, *later):
+    for name in (*columns, *later):
         if name in schema.names:
-            raise _there_already(source, name)
-    for name in names:
-        schema = schema.append(pa.field(name, _type_of(name)))
+            raise _field_exists_error(source, name)
+    for name, field in columns.items():
+        schema = schema.append(pa.field(name, _type_of(field)))
     return schema
 
 
-def _type_of(name: str) -> "pa.DataType":
+def _type_of(field: str) -> "pa.DataType":
     import pyarrow as pa
 
-    if name.endswith(BUCKET):
+    if field == BUCKET:
         return pa.string()
-    return pa.int64() if name.endswith(COUNTS) else pa.float64()
+    return pa.int64() if field in COUNTS else pa.float64()
 
 
 def _inferred(source: Path, records: Iterator[Records]) -> "pa.Schema":

@@ -33,7 +33,7 @@ from sglm.model.memory import activation_floats
 from sglm.model.state import LSTMState
 from sglm.runtime.calls import Calls
 from sglm.runtime.memory_basis import MemoryBasis
-from sglm.runtime.ranks import ALONE, Ranks, every_lane, own_lanes
+from sglm.runtime.ranks import ALONE, Ranks, gather_lanes, own_lanes
 from sglm.text.batcher import ComingText
 
 
@@ -126,7 +126,7 @@ class AdjointEstimator:
         self._gradients_PBS: Tensor | None = None
 
     @property
-    def wants_feature_gradients(self) -> bool:
+    def wants_features(self) -> bool:
         """Whether gradients at the features are needed: q learns from them."""
         return self.expected_row is not None
 
@@ -165,7 +165,7 @@ class AdjointEstimator:
     def end_window(self, observation: Observation) -> Agreement | None:
         """Measures on a probe; then q learns, from long windows only once per stretch."""
         on_probe = self._measure(observation) if observation.probe else None
-        learns = self.index == 1 or reads_along(self.window, self.reach)
+        learns = self.index == 1 or one_reading_serves_stretch(self.window, self.reach)
         if learns and self.expected_row is not None and observation.features is not None:
             self.row_lessons.learn(observation.features)
         return on_probe
@@ -208,7 +208,7 @@ class AdjointEstimator:
         end = None if last is None else last * self.window
         return ComingText(*(ids_CB[first * self.window : end] for ids_CB in self._coming))
 
-    def _of_lane_before(self, text: ComingText) -> ComingText:
+    def _of_previous_lane(self, text: ComingText) -> ComingText:
         every = [self.ranks.gather(ids_CB, dim=1).roll(1, dims=1) for ids_CB in text]
         return ComingText(*(self.ranks.own(ids_CB, dim=1) for ids_CB in every))
 
@@ -216,8 +216,8 @@ class AdjointEstimator:
         """Returns gradients at this boundary and, if windows are short, at the later ones."""
         text = self._text(self.index, None)
         if self.other_lane:
-            text = self._of_lane_before(text)
-        if reads_along(self.window, self.reach):
+            text = self._of_previous_lane(text)
+        if one_reading_serves_stretch(self.window, self.reach):
             return self._read(outgoing, text, boundaries=self.stretch - self.index + 1)
         return self._read(outgoing, _first_steps(text, self.reach), boundaries=1)
 
@@ -275,7 +275,7 @@ class AdjointEstimator:
             "index": self.index,
             "read_at": self._read_at,
             "coming": coming,
-            "gradients": every_lane(self.ranks, self._gradients_PBS, dim=1),
+            "gradients": gather_lanes(self.ranks, self._gradients_PBS, dim=1),
         }
 
     def load_state_dict(self, tree: dict[str, Any]) -> None:
@@ -293,7 +293,7 @@ class AdjointEstimator:
         self._gradients_PBS = own_lanes(self.ranks, tree["gradients"], device, dim=1)
 
 
-def reads_along(window: int, reach: int) -> bool:
+def one_reading_serves_stretch(window: int, reach: int) -> bool:
     """Returns whether one reading serves all boundaries of a stretch, and not only its first.
 
     If boundaries are further apart than the reach, part of the text between them would be read for
@@ -327,7 +327,7 @@ def adjoint_floats(
         window: T.
         stretch: Number of windows from one reading to the next.
     """
-    boundaries = stretch if reads_along(window, settings.reach) else 1
+    boundaries = stretch if one_reading_serves_stretch(window, settings.reach) else 1
     steps, last = (boundaries - 1) * window + settings.reach, shape.widths[-1]
     # The concatenated outputs, the expected rows and the residuals.
     read = 3.0 * basis.lanes * steps * last

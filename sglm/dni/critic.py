@@ -27,7 +27,7 @@ from sglm.dni.trust import Agreement, Trust, agreement
 from sglm.model.language_model import LSTMLanguageModel, ModelShape
 from sglm.model.softmax_loss import chunk_rows
 from sglm.model.state import LSTMState
-from sglm.optim.optimizer import step_where_finite
+from sglm.optim.optimizer import step_on_loss
 from sglm.runtime.memory_basis import MemoryBasis
 from sglm.runtime.ranks import ALONE, Ranks
 
@@ -73,15 +73,15 @@ class Critic(nn.Module):
     windows: Tensor
 
     def forward(self, state_BS: Tensor) -> Tensor:
-        return self.mean / (1 - self.discount) + self.unit * self.in_units(state_BS)
+        return self.mean / (1 - self.discount) + self.unit * self.normalized_deviation(state_BS)
 
-    def in_units(self, state_BS: Tensor) -> Tensor:
+    def normalized_deviation(self, state_BS: Tensor) -> Tensor:
         """Returns the predicted deviation from the average value, in multiples of `unit`."""
         predicted_B1: Tensor = self.linear(state_BS) + self.last(self.hidden(state_BS).tanh())
         return predicted_B1[:, 0]
 
     @torch.no_grad()
-    def take_in(self, nats_B: Tensor, *, ranks: Ranks) -> Tensor:
+    def observe(self, nats_B: Tensor, *, ranks: Ranks) -> Tensor:
         """Updates mean and unit with a window's nats if all are finite; returns whether all are."""
         moments = torch.stack((nats_B.mean(), (nats_B - self.mean).square().mean()))
         ranks.average([moments])
@@ -135,17 +135,12 @@ class CriticLessons:
         """
         critic = self.critic
         first = critic.windows == 0
-        finite = critic.take_in(transition.nats_B, ranks=self.ranks)
+        finite = critic.observe(transition.nats_B, ranks=self.ranks)
         with torch.no_grad():
-            right_B = (transition.nats_B - critic.mean) / critic.unit
-            right_B = right_B + critic.discount * critic.in_units(transition.next_BS)
-        loss = F.mse_loss(critic.in_units(transition.state_BS), right_B)
-        parameters = list(critic.parameters())
-        gradients = torch.autograd.grad(loss, parameters)
-        self.ranks.average([*gradients])
-        for parameter, gradient in zip(parameters, gradients, strict=True):
-            parameter.grad = gradient
-        step_where_finite(self.optimizer, finite & ~first)
+            target_B = (transition.nats_B - critic.mean) / critic.unit
+            target_B = target_B + critic.discount * critic.normalized_deviation(transition.next_BS)
+        loss = F.mse_loss(critic.normalized_deviation(transition.state_BS), target_B)
+        step_on_loss(self.optimizer, loss, finite & ~first, ranks=self.ranks)
 
 
 class CriticEstimator:
@@ -166,7 +161,7 @@ class CriticEstimator:
         ranks: The processes that share the lanes.
     """
 
-    wants_feature_gradients = True  # for the features, from which the lanes' nats are computed
+    wants_features = True  # for the features, from which the lanes' nats are computed
 
     def __init__(
         self,

@@ -72,7 +72,7 @@ class Observation:
         injected: Whether a synthetic gradient entered at `outgoing`.
         probe: Whether the estimator is to be measured on this observation. Nothing synthetic went
             into a probe.
-        features: Gradient at the features if the estimator `wants_feature_gradients`, else None.
+        features: Gradient at the features if the estimator `wants_features`, else None.
     """
 
     gradient_BS: Tensor
@@ -116,7 +116,7 @@ class StateGradientEstimator(Protocol):
     """
 
     @property
-    def wants_feature_gradients(self) -> bool:
+    def wants_features(self) -> bool:
         """Whether `Observation.features` is needed; must not change during a run."""
         ...
 
@@ -160,7 +160,7 @@ class StateGradientEstimator(Protocol):
 class PlainTruncation:
     """The null estimator: state gradients are zero. It has no network, draws no random numbers."""
 
-    wants_feature_gradients = False
+    wants_features = False
 
     def begin_text(self) -> None:
         pass

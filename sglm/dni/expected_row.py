@@ -70,9 +70,9 @@ class ExpectedRow(nn.Module):
     windows: Tensor
 
     def forward(self, features: Tensor, clusters: Tensor | None = None) -> Tensor:
-        return self.mean_H + self.unit * self.in_units(features, clusters)
+        return self.mean_H + self.unit * self.normalized_deviation(features, clusters)
 
-    def in_units(self, features: Tensor, clusters: Tensor | None = None) -> Tensor:
+    def normalized_deviation(self, features: Tensor, clusters: Tensor | None = None) -> Tensor:
         """Returns the predicted deviation from the mean, in multiples of `unit`.
 
         Args:
@@ -93,7 +93,7 @@ class ExpectedRow(nn.Module):
         self,
         features_NH: Tensor,
         expected_NH: Tensor,
-        counts_N: Tensor,
+        has_target_N: Tensor,
         *,
         clusters_N: Tensor | None = None,
         ranks: Ranks,
@@ -102,8 +102,8 @@ class ExpectedRow(nn.Module):
 
         Args:
             features_NH, expected_NH: Features, and the rows to be predicted from them.
-            counts_N: Whether a token has a target; nothing is learned from the others.
-            clusters_N: See `in_units`.
+            has_target_N: Whether a token has a target; nothing is learned from the others.
+            clusters_N: See `normalized_deviation`.
             ranks: The processes that share the lanes. The loss is this rank's; its mean over the
                 ranks is the loss over all lanes.
 
@@ -111,31 +111,39 @@ class ExpectedRow(nn.Module):
             `(loss, finite)`: the mean squared error in multiples of `unit`, to be differentiated;
             and whether there were targets and everything was finite. Otherwise nothing is changed.
         """
-        predicted_NH = self.in_units(features_NH, clusters_N)
+        predicted_NH = self.normalized_deviation(features_NH, clusters_N)
         with torch.no_grad():
             # The mean over all tokens, with zeros where there is no target, divided by the share of
             # tokens with a target is the mean over the latter.
-            share = counts_N.to(expected_NH.dtype).mean()
+            share = has_target_N.to(expected_NH.dtype).mean()
             ranks.average([share])
             from_mean_NH = expected_NH - self.mean_H
-            wrong_NH = self.unit * predicted_NH - from_mean_NH
+            error_NH = self.unit * predicted_NH - from_mean_NH
             errors = torch.stack(
                 [
-                    each_NH.where(counts_N[:, None], 0.0).square().mean() / share
-                    for each_NH in (wrong_NH, from_mean_NH)
+                    each_NH.where(has_target_N[:, None], 0.0).square().mean() / share
+                    for each_NH in (error_NH, from_mean_NH)
                 ]
             )
-            finite = self._move(errors, expected_NH, counts_N=counts_N, share=share, ranks=ranks)
+            finite = self._move(
+                errors, expected_NH, has_target_N=has_target_N, share=share, ranks=ranks
+            )
         # With the updated mean and unit, because `forward` will use these.
-        right_NH = (expected_NH - self.mean_H) / self.unit
-        right_NH = right_NH.where(counts_N[:, None], predicted_NH.detach())
-        return F.mse_loss(predicted_NH, right_NH) / share, finite
+        target_NH = (expected_NH - self.mean_H) / self.unit
+        target_NH = target_NH.where(has_target_N[:, None], predicted_NH.detach())
+        return F.mse_loss(predicted_NH, target_NH) / share, finite
 
     def _move(
-        self, errors: Tensor, expected_NH: Tensor, *, counts_N: Tensor, share: Tensor, ranks: Ranks
+        self,
+        errors: Tensor,
+        expected_NH: Tensor,
+        *,
+        has_target_N: Tensor,
+        share: Tensor,
+        ranks: Ranks,
     ) -> Tensor:
         """Updates the running means if everything is finite; returns whether it is."""
-        counted_NH = expected_NH.where(counts_N[:, None], 0.0)
+        counted_NH = expected_NH.where(has_target_N[:, None], 0.0)
         newest = torch.cat((errors, counted_NH.mean(0) / share))
         ranks.average([newest])
         finite = newest.isfinite().all()
@@ -143,13 +151,13 @@ class ExpectedRow(nn.Module):
         first = self.windows == 0  # the mean was still zero, so there was no prediction to measure
         self.windows += finite
         weight = finite / self.windows.clamp(1, _ERROR_MEAN_OVER)
-        counts = finite & ~first
+        measured = finite & ~first
         for kept, new in ((self.error, error), (self.mean_error, mean_error)):
-            kept.copy_(torch.where(counts, kept + weight * (new - kept), kept))
+            kept.copy_(torch.where(measured, kept + weight * (new - kept), kept))
         weight = finite / self.windows.clamp(1, _ROW_MEAN_OVER)
         moved_H = self.mean_H + weight * (mean_H - self.mean_H)
         self.mean_H.copy_(moved_H.where(finite, self.mean_H))
-        spread_NH = (self.mean_H - expected_NH).where(counts_N[:, None], 0.0)
+        spread_NH = (self.mean_H - expected_NH).where(has_target_N[:, None], 0.0)
         spread = (spread_NH.square().mean() / share)[None]
         ranks.average([spread])
         weight = finite / self.windows.clamp(1, _ERROR_MEAN_OVER)
@@ -167,14 +175,14 @@ def softmax_residual(model: LSTMLanguageModel, outputs_CBH: Tensor, targets_CB: 
     outputs_NH = outputs_CBH.flatten(0, 1)
     expected_NH = torch.zeros_like(outputs_NH, dtype=model.output_weight.dtype)
     for stage in model.stages(targets_CB.flatten()):
-        expected_MH = _expected_rows(stage, stage.of(outputs_NH))
-        expected_NH = stage.added(expected_NH, expected_MH)
+        expected_MH = _expected_rows(stage, stage.select(outputs_NH))
+        expected_NH = stage.scatter_add(expected_NH, expected_MH)
     return residual_of(model, expected_NH.view_as(outputs_CBH), targets_CB)
 
 
 def _expected_rows(stage: Stage, features_MH: Tensor) -> Tensor:
-    weight_VH, kind = stage.weight_VH, features_MH.dtype
-    weight, bias_V = weight_VH.to(kind), stage.bias_V.to(kind)
+    weight_VH, dtype = stage.weight_VH, features_MH.dtype
+    weight, bias_V = weight_VH.to(dtype), stage.bias_V.to(dtype)
     rows = max(1, _LOGIT_ENTRIES // len(weight_VH))
     return torch.cat(
         [
@@ -186,8 +194,8 @@ def _expected_rows(stage: Stage, features_MH: Tensor) -> Tensor:
 
 def residual_of(model: LSTMLanguageModel, expected_CBH: Tensor, targets_CB: Tensor) -> Tensor:
     """Returns ∂(nats)/∂features from expected rows; zero where nothing is predicted."""
-    counts_CB1 = (targets_CB != IGNORED)[..., None]
-    return expected_CBH.where(counts_CB1, 0.0) + model.known_residual(targets_CB)
+    has_target_CB1 = (targets_CB != IGNORED)[..., None]
+    return expected_CBH.where(has_target_CB1, 0.0) + model.known_residual(targets_CB)
 
 
 def residual_is_cheap(shape: ModelShape) -> bool:

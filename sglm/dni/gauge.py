@@ -35,11 +35,11 @@ from sglm.runtime.memory_basis import MemoryBasis
 from sglm.runtime.ranks import ALONE, Ranks
 from sglm.text.batcher import ComingText
 
-REACH = 20  # steps of coming text whose exact gradient is the reference
+REFERENCE_STEPS = 20  # steps of coming text whose exact gradient is the reference
 FEWEST_LANES = 4  # a half of one lane would be zero after its mean is subtracted
 # A measurement takes as long as one to two long windows, or as three windows of five tokens. From
 # one measurement to the next there are this many windows for the measured window itself, and as
-# many again for each window, complete or not, that `REACH` steps cover.
+# many again for each window, complete or not, that `REFERENCE_STEPS` cover.
 _WINDOWS_BETWEEN = 50
 _MEAN_OVER = 100  # measurements; they are noisy, and the measured quantity changes slowly
 
@@ -52,7 +52,7 @@ def gauge_every(window: int, *, injects_once: bool = False) -> int:
         injects_once: Whether gradients are injected at few windows only. Measurements then take
             under one percent of the time.
     """
-    return (1 + injects_once) * _WINDOWS_BETWEEN * (1 + math.ceil(REACH / window))
+    return (1 + injects_once) * _WINDOWS_BETWEEN * (1 + math.ceil(REFERENCE_STEPS / window))
 
 
 class GaugeReading(NamedTuple):
@@ -212,8 +212,8 @@ def gauge_floats(
         processes: Number of processes, which average their measurements.
     """
     kept, last = 0.0, shape.widths[-1]
-    for steps in (window, REACH):
+    for steps in (window, REFERENCE_STEPS):
         kept += activation_floats(shape, DropoutRates(), basis, steps=steps, calls=1, random=False)
     effects = (4 + (processes > 1)) * sum(shape.layer_weights)
     backward = layer_backward_floats(shape.input_widths[-1], last, basis, steps=window)
-    return kept + effects + backward + 3 * basis.lanes * REACH * last
+    return kept + effects + backward + 3 * basis.lanes * REFERENCE_STEPS * last

@@ -16,7 +16,7 @@ from sglm.dni.synthesizer import Prediction, Synthesizer
 from sglm.dni.teaching import Lesson, Teaching
 from sglm.dni.trust import Agreement, Trust
 from sglm.model.state import LSTMState
-from sglm.runtime.ranks import ALONE, Ranks, every_lane, own_lanes
+from sglm.runtime.ranks import ALONE, Ranks, gather_lanes, own_lanes
 
 
 class LearnedEstimator:
@@ -37,7 +37,7 @@ class LearnedEstimator:
         recurrent_state: State that a recurrent synthesizer carries from boundary to boundary.
     """
 
-    wants_feature_gradients = False
+    wants_features = False
 
     def __init__(
         self,
@@ -131,7 +131,7 @@ class LearnedEstimator:
             "trust": self.trust.state_dict(),
             "injection": self.injection.state_dict(),
             "echo": self.teaching.echo,
-            "recurrent_state": every_lane(self.ranks, self.recurrent_state),
+            "recurrent_state": gather_lanes(self.ranks, self.recurrent_state),
         }
 
     def load_state_dict(self, tree: dict[str, Any]) -> None:

@@ -127,10 +127,10 @@ def _run_layer(
     if back.input_4HI is None:
         from_inputs_CBG = F.linear(inputs_CBI, input_4HI, bias_4H)
     else:
-        from_inputs_CBG = _one_way(inputs_CBI, input_4HI, back.input_4HI) + bias_4H
+        from_inputs_CBG = _feedback_product(inputs_CBI, input_4HI, back.input_4HI) + bias_4H
     outputs = []
     for from_inputs_BG in from_inputs_CBG:
-        gates_BG = from_inputs_BG + _one_way(hidden_BH, hidden_4HH, back.hidden_4HH)
+        gates_BG = from_inputs_BG + _feedback_product(hidden_BH, hidden_4HH, back.hidden_4HH)
         input_BH, forget_BH, candidate_BH, output_BH = gates_BG.chunk(4, dim=1)
         cell_BH = forget_BH.sigmoid() * cell_BH + input_BH.sigmoid() * candidate_BH.tanh()
         hidden_BH = output_BH.sigmoid() * cell_BH.tanh()
@@ -140,14 +140,14 @@ def _run_layer(
     return torch.stack(outputs), hidden_BH.view_as(hidden_BH), cell_BH.view_as(cell_BH)
 
 
-def _one_way(inputs: Tensor, weight: Tensor, back: Tensor) -> Tensor:
+def _feedback_product(inputs: Tensor, weight: Tensor, back: Tensor) -> Tensor:
     """Returns inputs·weightᵀ; in its derivative with respect to the inputs, `back` replaces the
     weight."""
-    product: Tensor = _OneWay.apply(inputs, weight, back.to(weight.dtype))  # type: ignore[no-untyped-call]
+    product: Tensor = _FeedbackProduct.apply(inputs, weight, back.to(weight.dtype))  # type: ignore[no-untyped-call]
     return product
 
 
-class _OneWay(torch.autograd.Function):
+class _FeedbackProduct(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, inputs: Tensor, weight: Tensor, back: Tensor) -> Tensor:
         ctx.save_for_backward(back)

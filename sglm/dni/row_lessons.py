@@ -13,7 +13,7 @@ from sglm.dni.estimator import FeatureGradient
 from sglm.dni.expected_row import ExpectedRow
 from sglm.model.language_model import LSTMLanguageModel
 from sglm.model.softmax_loss import IGNORED
-from sglm.optim.optimizer import step_where_finite
+from sglm.optim.optimizer import step_on_loss
 from sglm.runtime.calls import Calls
 from sglm.runtime.ranks import Ranks
 
@@ -69,20 +69,15 @@ class RowLessons:
         features_NH = features_TBH.flatten(0, 1).to(q.unit)
         gradient_NH = gradient_TBH.flatten(0, 1).to(q.unit)
         expected_NH = gradient_NH - self.model.known_residual(targets_N).to(q.unit)
-        counts_N = targets_N != IGNORED
+        has_target_N = targets_N != IGNORED
         loss, finite = q.observe(
             features_NH,
             expected_NH,
-            counts_N,
+            has_target_N,
             clusters_N=self.model.clusters_of(targets_N),
             ranks=self.ranks,
         )
-        parameters = list(q.parameters())
-        gradients = torch.autograd.grad(loss, parameters)
-        self.ranks.average(gradients)
-        for parameter, gradient in zip(parameters, gradients, strict=True):
-            parameter.grad = gradient
-        step_where_finite(self.optimizer, finite)
+        step_on_loss(self.optimizer, loss, finite, ranks=self.ranks)
         return loss.detach()
 
     def load_optimizer(self, state: dict[str, Any]) -> None:

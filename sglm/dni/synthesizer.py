@@ -155,7 +155,7 @@ def build_synthesizer(settings: SynthesizerConfig, shape: ModelShape) -> Synthes
     )
 
 
-def parameter_count(settings: SynthesizerConfig, shape: ModelShape) -> int:
+def synthesizer_parameters(settings: SynthesizerConfig, shape: ModelShape) -> int:
     """Returns the number of parameters of the configured synthesizer."""
     with torch.device("meta"):
         synthesizer = build_synthesizer(settings, shape)

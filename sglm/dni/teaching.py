@@ -140,10 +140,10 @@ def regression_loss(
     count = finite_B.sum().to(observed_BS.dtype)
     ranks.average([count])
 
-    def error(predicted_BS: Tensor, right_BS: Tensor) -> Tensor:
+    def error(predicted_BS: Tensor, target_BS: Tensor) -> Tensor:
         # A lane without a finite target has no error: its prediction stands in for the target.
-        right_BS = right_BS.where(finite_B[:, None], predicted_BS.detach())
-        return F.mse_loss(predicted_BS, right_BS, reduction="sum") / count
+        target_BS = target_BS.where(finite_B[:, None], predicted_BS.detach())
+        return F.mse_loss(predicted_BS, target_BS, reduction="sum") / count
 
     loss = error(prediction.gradient_BS, observed_BS)
     if prediction.next_gradient_BS is not None and lesson.next_BS is not None:

@@ -48,12 +48,12 @@ def agreement(predicted_MS: Tensor, observed_MS: Tensor, ranks: Ranks = ALONE) -
     ranks.average([sums])
     observed, predicted = sums[:2].sqrt()
     observed = observed.clamp_min(_SMALLEST)
-    unseen = observed <= _SMALLEST
+    is_zero = observed <= _SMALLEST
     return Agreement(
         cosine=sums[3] / (observed * predicted.clamp_min(_SMALLEST)),
         # If the observed gradient is zero, the values are those that predicting zero gives.
-        relative_mse=torch.where(unseen, 1.0, sums[2] / observed.square()),
-        norm_ratio=torch.where(unseen, 0.0, predicted / observed),
+        relative_mse=torch.where(is_zero, 1.0, sums[2] / observed.square()),
+        norm_ratio=torch.where(is_zero, 0.0, predicted / observed),
     )
 
 
@@ -82,9 +82,9 @@ class Trust:
         self._means = torch.zeros(len(names), device=device)
         self.norm, self.inner, self.inner_squared, self.predicted, self.observed = self._means
         self.count = torch.zeros((), device=device)
-        self._consequences = torch.zeros(3, device=device)
-        self.unit, self.longest, self.factor = self._consequences
-        self._conclude()
+        self._derived = torch.zeros(3, device=device)
+        self.unit, self.longest, self.factor = self._derived
+        self._derive()
 
     @torch.no_grad()
     def observe(self, predicted_MS: Tensor, observed_MS: Tensor) -> None:
@@ -108,16 +108,16 @@ class Trust:
         self.count += finite
         weight = finite / self.count.clamp(1, RUNNING_MEAN_OVER)
         self._means.lerp_(torch.where(finite, newest, self._means), weight)
-        self._conclude()
+        self._derive()
 
-    def _conclude(self) -> None:
+    def _derive(self) -> None:
         """Computes unit, bound and factor from the means."""
         mean_square = self.observed / self.size
         unit = torch.where(mean_square > 0, mean_square, 1.0).sqrt()
         variance = (self.inner_squared - self.inner.square()).clamp_min(0)
         error = (variance / self.count.clamp(1, RUNNING_MEAN_OVER)).sqrt()
         factor = ((self.inner - error) / self.predicted.clamp_min(_SMALLEST)).clamp(0, 1)
-        self._consequences.copy_(torch.stack((unit, _LONGEST * self.norm, factor)))
+        self._derived.copy_(torch.stack((unit, _LONGEST * self.norm, factor)))
 
     def explained(self, factor: float | Tensor) -> float:
         """Returns the share of the observed gradients' squared length that factor·ŝ explains."""
@@ -132,4 +132,4 @@ class Trust:
         """Restores what `state_dict` returned."""
         self._means.copy_(tree["means"])
         self.count.copy_(tree["count"])
-        self._conclude()
+        self._derive()

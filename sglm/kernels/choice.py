@@ -89,10 +89,10 @@ def chosen(reference: Callable[P, R]) -> Callable[P, R]:
     Raises:
         ConfigError: `SGLM_TRITON` is 1 but Triton is not installed, or it is neither 0 nor 1.
     """
-    asked, has_triton = os.environ.get("SGLM_TRITON", ""), find_spec("triton") is not None
-    if asked not in ("", "0", "1"):
-        raise ConfigError(f"SGLM_TRITON is {short_repr(asked)}; give 1 or 0, or unset it")
-    if asked == "1" and not has_triton:
+    setting, has_triton = os.environ.get("SGLM_TRITON", ""), find_spec("triton") is not None
+    if setting not in ("", "0", "1"):
+        raise ConfigError(f"SGLM_TRITON is {short_repr(setting)}; give 1 or 0, or unset it")
+    if setting == "1" and not has_triton:
         raise ConfigError(
             "SGLM_TRITON=1 asks for Triton's kernels, and the package triton is not installed; "
             "install it, or unset SGLM_TRITON"
@@ -101,9 +101,9 @@ def chosen(reference: Callable[P, R]) -> Callable[P, R]:
     # AMD's GPUs have capabilities of their own.
     has_gpu = torch.cuda.is_available() and torch.version.hip is None
     by_default = known.on_by_default and has_triton and has_gpu and _can_build()
-    if not (asked == "1" or (not asked and by_default)):
+    if not (setting == "1" or (not setting and by_default)):
         return reference
-    only_on = None if asked == "1" or known.measured is None else known.measured.capability
+    only_on = None if setting == "1" or known.measured is None else known.measured.capability
     module = import_module(f"{reference.__module__}_triton")
     kernel: Callable[P, R] = getattr(module, reference.__name__)
     return _KernelOrReference(

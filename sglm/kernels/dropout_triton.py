@@ -30,12 +30,12 @@ def _tile(
     offset_SC = step_S1 * columns + column_1C
     output_SC = tl.load(outputs_ptr + offset_SC, mask=there_SC, other=0.0).to(tl.float32)
     mask_1C = tl.load(mask_ptr + column_1C, mask=column_1C < columns, other=0.0).to(tl.float32)
-    since_there_SC = there_SC & (step_S1 > 0)
-    before_SC = tl.load(outputs_ptr + offset_SC - columns, mask=since_there_SC, other=0.0)
-    since_SC = tl.where(since_there_SC, output_SC - before_SC.to(tl.float32), 0.0)
+    has_before_SC = there_SC & (step_S1 > 0)
+    before_SC = tl.load(outputs_ptr + offset_SC - columns, mask=has_before_SC, other=0.0)
+    change_before_SC = tl.where(has_before_SC, output_SC - before_SC.to(tl.float32), 0.0)
     # Rounded to the stored type, because the penalty is defined on the stored number.
     feature_SC = (output_SC * mask_1C).to(outputs_ptr.dtype.element_ty)
-    return step_S1, offset_SC, there_SC, output_SC, since_SC, feature_SC, mask_1C
+    return step_S1, offset_SC, there_SC, output_SC, change_before_SC, feature_SC, mask_1C
 
 
 @triton.jit
@@ -43,12 +43,14 @@ def _forward_kernel(
     outputs_ptr, mask_ptr, features_ptr, partial_ptr, steps, columns, activation, temporal,
     STEPS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    _, offset_SC, there_SC, _, since_SC, feature_SC, _ = _tile(
+    _, offset_SC, there_SC, _, change_before_SC, feature_SC, _ = _tile(
         outputs_ptr, mask_ptr, steps, columns, STEPS, COLUMNS
     )
     tl.store(features_ptr + offset_SC, feature_SC, mask=there_SC)
     feature_SC = feature_SC.to(tl.float32)
-    penalty_SC = activation * feature_SC * feature_SC + temporal * since_SC * since_SC
+    penalty_SC = (
+        activation * feature_SC * feature_SC + temporal * change_before_SC * change_before_SC
+    )
     penalty = tl.sum(tl.sum(penalty_SC, axis=0), axis=0)
     tl.store(partial_ptr + tl.program_id(0) * tl.num_programs(1) + tl.program_id(1), penalty)
 
@@ -58,17 +60,19 @@ def _backward_kernel(
     outputs_ptr, mask_ptr, features_gradient_ptr, penalty_gradient_ptr, outputs_gradient_ptr,
     steps, columns, activation, temporal, STEPS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    step_S1, offset_SC, there_SC, output_SC, since_SC, feature_SC, mask_1C = _tile(
+    step_S1, offset_SC, there_SC, output_SC, change_before_SC, feature_SC, mask_1C = _tile(
         outputs_ptr, mask_ptr, steps, columns, STEPS, COLUMNS
     )
-    until_there_SC = there_SC & (step_S1 + 1 < steps)
-    after_SC = tl.load(outputs_ptr + offset_SC + columns, mask=until_there_SC, other=0.0)
-    until_SC = tl.where(until_there_SC, after_SC.to(tl.float32) - output_SC, 0.0)
+    has_after_SC = there_SC & (step_S1 + 1 < steps)
+    after_SC = tl.load(outputs_ptr + offset_SC + columns, mask=has_after_SC, other=0.0)
+    change_after_SC = tl.where(has_after_SC, after_SC.to(tl.float32) - output_SC, 0.0)
     of_penalty = 2 * tl.load(penalty_gradient_ptr)
     gradient_SC = tl.load(features_gradient_ptr + offset_SC, mask=there_SC, other=0.0)
     gradient_SC = gradient_SC.to(tl.float32)
     gradient_SC += of_penalty * activation * feature_SC.to(tl.float32)
-    gradient_SC = gradient_SC * mask_1C + of_penalty * temporal * (since_SC - until_SC)
+    gradient_SC = gradient_SC * mask_1C + of_penalty * temporal * (
+        change_before_SC - change_after_SC
+    )
     out_type = outputs_gradient_ptr.dtype.element_ty
     tl.store(outputs_gradient_ptr + offset_SC, gradient_SC.to(out_type), mask=there_SC)
 

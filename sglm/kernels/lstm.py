@@ -45,7 +45,7 @@ def lstm_layer(
     Returns:
         `(outputs_TBH, hidden_BH, cell_BH)`, in the same type, with the state after the window.
     """
-    if not training and _is_quicker_alone(inputs_TBI):
+    if not training and _cell_is_faster(inputs_TBI):
         hidden_BH, cell_BH = torch.lstm_cell(inputs_TBI[0], (hidden_BH, cell_BH), *weights)
         return hidden_BH[None], hidden_BH, cell_BH
     outputs_TBH, hidden_1BH, cell_1BH = torch.lstm(
@@ -62,7 +62,7 @@ def lstm_layer(
     return outputs_TBH, hidden_1BH.squeeze(0), cell_1BH.squeeze(0)
 
 
-def _is_quicker_alone(inputs_TBI: Tensor) -> bool:
+def _cell_is_faster(inputs_TBI: Tensor) -> bool:
     """Returns whether this is a single step that torch's own LSTM cell computes faster.
 
     oneDNN, which `torch.lstm` calls on a CPU, reorders the weights at every call. That takes 5 to

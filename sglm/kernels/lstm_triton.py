@@ -33,7 +33,7 @@ ALIGNED = 16
 # Lanes that do not fit onto the GPU at once are computed in groups, one launch after another. If
 # this takes more launches, the layer is left to cuDNN, which computes all lanes at once and took as
 # long as three launches (80 lanes of 1,150 units, an earlier kernel at half of this one's speed).
-MOST_LAUNCHES = 3
+MAX_LAUNCHES = 3
 # The number of values of a block that each warp sums, and the number of blocks that are loaded
 # ahead. With more of either the compiler runs out of registers.
 FORWARD, BACKWARD = (16, 9), (64, 3)
@@ -118,7 +118,7 @@ def _shared_bytes(units: int) -> int:
 def fits(lanes: int, units: int, device: torch.device) -> bool:
     """Returns whether a layer of that size fits on the device, and its lanes into few launches."""
     owners, group, at_once = _split(lanes, units, _programs(device))
-    if units > LARGEST or owners > _programs(device) or lanes > MOST_LAUNCHES * group * at_once:
+    if units > LARGEST or owners > _programs(device) or lanes > MAX_LAUNCHES * group * at_once:
         return False
     if device.type != "cuda":
         return True
@@ -127,14 +127,14 @@ def fits(lanes: int, units: int, device: torch.device) -> bool:
     return _shared_bytes(units + -units % ALIGNED) <= int(there)
 
 
-def _padded(values: Tensor, *missing: int, gates: bool = False) -> Tensor:
-    """Returns the values padded with `missing` zeros in the last dimensions, last one first. With
+def _padded(values: Tensor, *padding: int, gates: bool = False) -> Tensor:
+    """Returns the values padded with `padding` zeros in the last dimensions, last one first. With
     `gates`, the first dimension has four parts, each of which is padded. Contiguous."""
-    if not any(missing):
+    if not any(padding):
         return values.contiguous()
     if gates:
-        return _padded(values.unflatten(0, (4, -1)), *missing).flatten(0, 1)
-    return F.pad(values, [each for number in missing for each in (0, number)])
+        return _padded(values.unflatten(0, (4, -1)), *padding).flatten(0, 1)
+    return F.pad(values, [each for number in padding for each in (0, number)])
 
 
 class _Layer(torch.autograd.Function):

@@ -111,13 +111,13 @@ def _product(
     """Multiplies the lanes' rows by the constant factor, with `AHEAD` blocks requested early."""
     rows = ()
     for block in tl.static_range(AHEAD):
-        asked = _rows(rows_ptr, b, there_B, summed, block, SPLIT, PART)
-        rows += (asked,)  # type: ignore[assignment]
+        requested = _rows(rows_ptr, b, there_B, summed, block, SPLIT, PART)
+        rows += (requested,)  # type: ignore[assignment]
     sums_SBN = tl.zeros([SPLIT, LANES, COLUMNS], tl.float32)
     for block in tl.static_range(BLOCKS):
         if block + AHEAD < BLOCKS:
-            asked = _rows(rows_ptr, b, there_B, summed, block + AHEAD, SPLIT, PART)
-            rows += (asked,)  # type: ignore[assignment]
+            requested = _rows(rows_ptr, b, there_B, summed, block + AHEAD, SPLIT, PART)
+            rows += (requested,)  # type: ignore[assignment]
         sums_SBN = _add_product(sums_SBN, rows[block], weights[block], rows_ptr, b, SPLIT, PART)
     return _total(sums_SBN, scratch_ptr, SPLIT, LANES, COLUMNS)
 

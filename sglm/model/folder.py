@@ -287,11 +287,11 @@ def read_tensors(
             )
         for name, tensor in expected.items():
             entry = file.get_slice(name)
-            shape, kind = tuple(entry.get_shape()), _kind(tensor)
-            if shape != tuple(tensor.shape) or entry.get_dtype() != kind:
+            shape, dtype = tuple(entry.get_shape()), _stored_dtype(tensor)
+            if shape != tuple(tensor.shape) or entry.get_dtype() != dtype:
                 raise InputError(
                     f"{path}: {name!r} is {entry.get_dtype()} {shape}, but {card} wants "
-                    f"{kind} {tuple(tensor.shape)}: the two files belong to different models"
+                    f"{dtype} {tuple(tensor.shape)}: the two files belong to different models"
                 )
         # Copied because the file may be replaced while the model is in use.
         tensors = {name: file.get_tensor(name).clone() for name in expected}
@@ -303,7 +303,7 @@ def read_tensors(
     return tensors
 
 
-def _kind(tensor: Tensor) -> str:
+def _stored_dtype(tensor: Tensor) -> str:
     """Returns the type that a file must have for a tensor: floats are saved as float32."""
     return "F32" if tensor.is_floating_point() else "I64"
 

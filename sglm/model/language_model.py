@@ -317,7 +317,7 @@ class LSTMLanguageModel(nn.Module):
             return reduce(operator.add, (nll for _, nll in parts))
         nll_N = torch.zeros_like(parts[0][1])
         for stage, nll_M in parts:
-            nll_N = stage.added(nll_N, nll_M)
+            nll_N = stage.scatter_add(nll_N, nll_M)
         return nll_N.view_as(targets_TB)
 
 

@@ -11,7 +11,9 @@ from sglm.model.lstm_layer import layer_floats
 from sglm.model.softmax_loss import WORTHWHILE_PRODUCTS, chunk_rows, even_rows
 from sglm.runtime.memory_basis import MemoryBasis
 
-# oneDNN builds and keeps a kernel for each number of rows, in each of a chunk's products.
+# oneDNN builds and keeps a kernel for each number of rows, in each of a chunk's products. It is
+# counted at about half of its size (`sglm.model.linear`); the predictions that were compared with
+# measured peaks (docs/log.md) were made with this number.
 _KERNEL_BYTES, _KERNELS_OF_A_CHUNK = 2**18, 3
 
 

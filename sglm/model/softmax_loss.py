@@ -55,24 +55,24 @@ class Stage(NamedTuple):
     bias_V: Tensor
     targets_M: Tensor
 
-    def of(self, values_NH: Tensor) -> Tensor:
+    def select(self, values_NH: Tensor) -> Tensor:
         """Returns the values of its own tokens."""
         return values_NH if self.tokens_M is None else values_NH.index_select(0, self.tokens_M)
 
-    def added(self, sums_N: Tensor, values_M: Tensor) -> Tensor:
+    def scatter_add(self, sums_N: Tensor, values_M: Tensor) -> Tensor:
         """Returns the sums of all tokens, with values of its own tokens added."""
         if self.tokens_M is None:
             return sums_N + values_M
         return sums_N.index_add(0, self.tokens_M, values_M)
 
-    def in_steps(self) -> "Stage":
+    def padded(self) -> "Stage":
         """Returns it padded to a multiple of `ROWS_STEP` tokens; those added predict nothing."""
         if self.tokens_M is None:
             return self
-        missing = -len(self.tokens_M) % ROWS_STEP
+        padding = -len(self.tokens_M) % ROWS_STEP
         return self._replace(
-            tokens_M=F.pad(self.tokens_M, (0, missing)),
-            targets_M=F.pad(self.targets_M, (0, missing), value=IGNORED),
+            tokens_M=F.pad(self.tokens_M, (0, padding)),
+            targets_M=F.pad(self.targets_M, (0, padding), value=IGNORED),
         )
 
 
@@ -86,15 +86,15 @@ def stage_nll(features_NH: Tensor, stage: Stage, reduction: str) -> Tensor:
     """
     weight_VH, bias_V = stage.weight_VH, stage.bias_V
     if reduction == "sum" and torch.is_grad_enabled():
-        stage = stage.in_steps()
-        features_MH = stage.of(features_NH)
+        stage = stage.padded()
+        features_MH = stage.select(features_NH)
         rows = chunk_rows(len(weight_VH), features_NH.device.type)
-        if len(features_MH) > rows or faster_chunked(features_MH, weight_VH):
+        if len(features_MH) > rows or chunks_are_faster(features_MH, weight_VH):
             return chunked_nll(features_MH, weight_VH, bias_V, targets_N=stage.targets_M, rows=rows)
-    kind = features_NH.dtype
-    logits_MV = linear(stage.of(features_NH), weight_VH.to(kind), bias_V.to(kind))
+    dtype = features_NH.dtype
+    logits_MV = linear(stage.select(features_NH), weight_VH.to(dtype), bias_V.to(dtype))
     # Sums of exponentials over thousands of words need float32 (the logits may be of a half type).
-    if kind in (torch.float16, torch.bfloat16):
+    if dtype in (torch.float16, torch.bfloat16):
         logits_MV = logits_MV.float()
     return F.cross_entropy(logits_MV, stage.targets_M, reduction=reduction)
 
@@ -118,15 +118,15 @@ def even_rows(tokens: int, most: int) -> int:
     return stepped if stepped <= most and 2 * last >= stepped else min(even, most)
 
 
-def faster_chunked(features_NH: Tensor, weight_VH: Tensor) -> bool:
+def chunks_are_faster(features_NH: Tensor, weight_VH: Tensor) -> bool:
     """Returns whether the chunked loss is faster even with a single chunk."""
     if features_NH.device.type != "cpu":
-        return any(missing(features_NH, weight_VH))
+        return any(alignment_padding(features_NH, weight_VH))
     large = len(features_NH) * weight_VH.numel() >= WORTHWHILE_PRODUCTS
     return large and features_NH.dtype != torch.float64
 
 
-def missing(features_NH: Tensor, weight_VH: Tensor) -> tuple[int, int]:
+def alignment_padding(features_NH: Tensor, weight_VH: Tensor) -> tuple[int, int]:
     """Returns how many added words and features would make the chunked loss's products faster."""
     if features_NH.device.type == "cpu" or features_NH.dtype.itemsize != 2:
         return 0, 0
@@ -173,12 +173,12 @@ class _ChunkedNLL(torch.autograd.Function):
         # Sums over thousands of words, and of gradients over chunks, need float32.
         sum_type = torch.promote_types(features_NH.dtype, torch.float32)
         weight_type = torch.promote_types(weight_VH.dtype, torch.float32)
-        (words, features), kind = weight_VH.shape, features_NH.dtype
-        more_words, more_features = missing(features_NH, weight_VH)
+        (words, features), dtype = weight_VH.shape, features_NH.dtype
+        more_words, more_features = alignment_padding(features_NH, weight_VH)
         # Added features are zero; added words have probability zero.
         features_NH = F.pad(features_NH, (0, more_features)) if more_features else features_NH
-        cast_VH = _cast(weight_VH, kind, more_words=more_words, more_features=more_features)
-        cast_V = F.pad(bias_V.to(kind), (0, more_words), value=-torch.inf)
+        cast_VH = _cast(weight_VH, dtype, more_words=more_words, more_features=more_features)
+        cast_V = F.pad(bias_V.to(dtype), (0, more_words), value=-torch.inf)
         nll = torch.zeros((), dtype=sum_type, device=features_NH.device)
         to_features_NH = torch.empty_like(features_NH)
         to_weight = None
@@ -192,20 +192,20 @@ class _ChunkedNLL(torch.autograd.Function):
             strict=True,
         )
         for features_RH, targets_R, to_features_RH in chunks:
-            counts_R1 = (targets_R != IGNORED).unsqueeze(1)
-            index_R1 = targets_R.unsqueeze(1) * counts_R1  # 0 where the target is ignored
+            has_target_R1 = (targets_R != IGNORED).unsqueeze(1)
+            index_R1 = targets_R.unsqueeze(1) * has_target_R1  # 0 where the target is ignored
             into = None if logits_RV is None else logits_RV[: len(targets_R)]
             logits = matmul(features_RH, cast_VH.t(), cast_V, out_RC=into)
             p = logits if p_RV is None else p_RV[: len(targets_R)]
-            nll -= (_softmax(logits, index_R1, p) * counts_R1).sum()
+            nll -= (_softmax(logits, index_R1, p) * has_target_R1).sum()
             # ∂nll/∂logits = p − [target].
             to_logits = p.scatter_add_(1, index_R1, torch.full_like(index_R1, -1, dtype=sum_type))
             # Ignored rows are zeroed in the narrow factors, which is cheaper than in V columns.
-            to_bias_V.addmv_(to_logits.t().to(weight_type), counts_R1[:, 0].to(weight_type))
+            to_bias_V.addmv_(to_logits.t().to(weight_type), has_target_R1[:, 0].to(weight_type))
             if p_RV is not None:
                 to_logits = logits.copy_(to_logits)
-            torch.mul(matmul(to_logits, cast_VH), counts_R1, out=to_features_RH)
-            counted_RH = features_RH * counts_R1
+            torch.mul(matmul(to_logits, cast_VH), has_target_R1, out=to_features_RH)
+            counted_RH = features_RH * has_target_R1
             if to_weight is not None:
                 to_weight.add(to_logits, counted_RH)
             del logits, p, to_logits  # not held while the next ones are computed

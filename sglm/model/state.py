@@ -32,11 +32,6 @@ class LSTMState(NamedTuple):
 
         return cls(empty(), empty())
 
-    @property
-    def size(self) -> int:
-        """S, the number of coordinates of one lane's state."""
-        return sum(part.shape[1] for part in (*self.hidden, *self.cell))
-
     def detach(self) -> "LSTMState":
         """Returns the same numbers, detached from the graph: backpropagation is truncated here."""
         return LSTMState(

@@ -73,8 +73,8 @@ class _Reader:
                 model.add(words_GN, nats_G2[:, 0], nats_G2[:, 1])
             except InputError as error:
                 raise InputError(f"{self._path}: {error}{MAKE_AGAIN}") from None
-            wanted = f"\\{order + 1}-grams:" if order < len(counts) else "\\end\\"
-            self._expect(wanted, f"more than the {count:,} {order}-grams that the header announces")
+            line = f"\\{order + 1}-grams:" if order < len(counts) else "\\end\\"
+            self._expect(line, f"more than the {count:,} {order}-grams that the header announces")
         return model
 
     def _section(self, order: int, count: int) -> tuple["array[int]", "array[float]"]:
@@ -156,11 +156,11 @@ class _Reader:
             self._fail(f"cut off: {problem}, and the line \\end\\ is missing")
         return fields
 
-    def _expect(self, wanted: str, otherwise: str) -> None:
-        fields = self._next(f"expected {wanted}")
-        if fields != [wanted]:
+    def _expect(self, line: str, otherwise: str) -> None:
+        fields = self._next(f"expected {line}")
+        if fields != [line]:
             looks_like_gram = not fields[0].startswith("\\")
-            self._fail(otherwise if looks_like_gram else f"expected {wanted}")
+            self._fail(otherwise if looks_like_gram else f"expected {line}")
 
     def _read_lines(self) -> Iterator[list[str]]:
         """Yields the fields of each line that has any. Only spaces and tabs separate fields: a word

@@ -34,7 +34,7 @@ class WeightAverage:
 
         self._averaged = AveragedModel(model, multi_avg_fn=forget)
 
-    def follow(self, model: LSTMLanguageModel, step: int) -> None:
+    def update(self, model: LSTMLanguageModel, step: int) -> None:
         """Updates the mean with the model's weights, once every `EVERY_STEPS` steps.
 
         Args:

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from sglm.config import OptimizerConfig
+from sglm.runtime.ranks import Ranks
 
 
 def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
@@ -29,8 +30,8 @@ def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Opt
         return sgd
     # AdamW decouples the decay from the gradient's moments, Adam mixes it in as an L2 term
     # (Loshchilov & Hutter 2019; Bjorck et al. 2021, sec. 4).
-    kind = torch.optim.AdamW if config.kind == "adamw" else torch.optim.Adam
-    return kind(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=True)
+    adam = torch.optim.AdamW if config.kind == "adamw" else torch.optim.Adam
+    return adam(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=True)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
@@ -63,3 +64,22 @@ def step_where_finite(optimizer: torch.optim.Optimizer, finite: Tensor) -> None:
     optimizer.step()
     for name in ("found_inf", "grad_scale"):
         vars(optimizer).pop(name, None)
+
+
+def step_on_loss(
+    optimizer: torch.optim.Optimizer, loss: Tensor, finite: Tensor, *, ranks: Ranks
+) -> None:
+    """Takes a step on a loss's gradients, averaged over the ranks, with `step_where_finite`.
+
+    Args:
+        optimizer: The fused optimizer of the parameters, all of which the loss depends on.
+        loss: This rank's loss, whose mean over the ranks is to be minimised.
+        finite: Whether to take the step; the same on all ranks.
+        ranks: The processes that share the lanes.
+    """
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    gradients = torch.autograd.grad(loss, parameters)
+    ranks.average(gradients)
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = gradient
+    step_where_finite(optimizer, finite)

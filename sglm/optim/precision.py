@@ -107,10 +107,10 @@ def make_precision(name: str, device: torch.device) -> Precision:
             "--precision bf16 needs a CUDA device, or a CPU with AMX; on this CPU use fp32 (or"
             " auto)"
         )
-    return precision_of(name, device)
+    return unchecked_precision(name, device)
 
 
-def precision_of(name: str, device: torch.device) -> Precision:
+def unchecked_precision(name: str, device: torch.device) -> Precision:
     """Makes the precision of a name without checks: the tests use 16-bit types on a CPU too."""
     scaler = torch.amp.GradScaler(device.type, enabled=name == "fp16")
     return Precision(name=name, compute_dtype=_DTYPES[name], scaler=scaler, device=device)

@@ -13,9 +13,9 @@ from torch import Tensor
 # Number of ordinary calls before one is recorded. In these, libraries choose kernels and allocate
 # workspaces, and optimizers their state, none of which is possible while recording. A call that is
 # rarely made, such as the last reading of a text, is never recorded.
-_LAUNCHED_FIRST = 3
+_DIRECT_CALLS_FIRST = 3
 # Each recording keeps the memory that its kernels use.
-_MOST_RECORDINGS = 16
+_MAX_RECORDINGS = 16
 
 
 class Calls:
@@ -51,8 +51,8 @@ class RecordedCalls(Calls):
         key = (name, *((each.shape, each.dtype) for each in tensors))
         if key not in self._recordings:
             self._called[key] += 1
-            full = len(self._recordings) == _MOST_RECORDINGS
-            if full or self._called[key] <= _LAUNCHED_FIRST:
+            full = len(self._recordings) == _MAX_RECORDINGS
+            if full or self._called[key] <= _DIRECT_CALLS_FIRST:
                 return function(*tensors)
             self._recordings[key] = _Recording(function, tensors=tensors)
         return self._recordings[key].replay(tensors)

@@ -56,7 +56,7 @@ def pick_device(name: str | torch.device = "auto") -> torch.device:
     return torch.device(kind, int(index)) if kind == "cuda" and index else torch.device(kind)
 
 
-def own_gpu(device: torch.device) -> torch.device:
+def claim_gpu(device: torch.device) -> torch.device:
     """Returns the GPU that this process is to use, and makes it torch's current one.
 
     Each process that torchrun has started gets a GPU of its own; any other process gets the GPU of
@@ -139,7 +139,7 @@ def _tf32_restorer() -> Callable[[], None]:
     return restore
 
 
-class _SharedFloat32:
+class _Tf32Guard:
     """A guard of TF32's switches, which are global to the process: the first thread that enters
     sets them, and the last one that leaves restores them."""
 
@@ -168,7 +168,7 @@ class _SharedFloat32:
                 self.restore()
 
 
-_float32 = _SharedFloat32()
+_tf32_guard = _Tf32Guard()
 
 
 @contextmanager
@@ -180,18 +180,18 @@ def full_float32(device: torch.device) -> Iterator[None]:
     rounds (to bfloat16) only if the caller's `torch.set_float32_matmul_precision("medium")` asks
     for it.
     """
-    if device.type != "cuda" and not _float32.needed_on_cpu():
+    if device.type != "cuda" and not _tf32_guard.needed_on_cpu():
         yield
         return
-    _float32.enter()
+    _tf32_guard.enter()
     try:
         yield
     finally:
-        _float32.leave()
+        _tf32_guard.leave()
 
 
 @contextmanager
-def torch_of_a_fresh_process() -> Iterator[None]:
+def default_torch_modes() -> Iterator[None]:
     """Inside the block, torch computes as in a process that has changed none of its modes: with
     gradients, without autocast, in float32, and with new tensors on the CPU."""
     dtype = torch.get_default_dtype()

@@ -73,18 +73,18 @@ def ended_by_interrupts() -> Iterator[None]:
     if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield
         return
-    with signals_handled(_say_and_end, signal.SIGINT):
+    with signals_handled(_print_and_end, signal.SIGINT):
         yield
 
 
-def _say_and_end(number: int, frame: object) -> None:
+def _print_and_end(number: int, frame: object) -> None:
     with suppress(OSError):
         os.write(2, b"sglm: interrupted\n")
     signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), number)
 
 
-def settle_after_fork() -> None:
+def limit_threads_after_fork() -> None:
     """Limits torch to one thread if this process was forked after sglm was imported.
 
     OpenMP's threads do not survive a fork, and its next parallel region would wait for them forever

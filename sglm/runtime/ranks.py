@@ -88,12 +88,12 @@ class Ranks:
         summed: list[float] = values.tolist()
         return summed
 
-    def most(self, number: int) -> int:
+    def maximum(self, number: int) -> int:
         """Returns the largest of the ranks' numbers; waits for all of them."""
-        return self.most_of_each([number])[0]
+        return self.maxima([number])[0]
 
-    def most_of_each(self, numbers: list[int]) -> list[int]:
-        """Returns `most` of each of several numbers, in the time of one call."""
+    def maxima(self, numbers: list[int]) -> list[int]:
+        """Returns the `maximum` of each of several numbers, in the time of one call."""
         if self.count == 1:
             return numbers
         values = torch.tensor(numbers)
@@ -103,7 +103,7 @@ class Ranks:
 
     def agree(self, number: int) -> bool:
         """Returns whether all ranks have the same number; the answer is the same on all ranks."""
-        return self.most(number) == -self.most(-number)
+        return self.maximum(number) == -self.maximum(-number)
 
     def wait(self) -> None:
         """Returns once every rank has made this call."""
@@ -114,7 +114,7 @@ class Ranks:
 ALONE = Ranks()
 
 
-def every_lane(ranks: Ranks, own: Tensor | None, dim: int = 0) -> Tensor | None:
+def gather_lanes(ranks: Ranks, own: Tensor | None, dim: int = 0) -> Tensor | None:
     """Returns a tensor over the lanes of all ranks, to be saved; None if there is none."""
     return None if own is None else ranks.gather(own, dim)
 
@@ -122,7 +122,7 @@ def every_lane(ranks: Ranks, own: Tensor | None, dim: int = 0) -> Tensor | None:
 def own_lanes(
     ranks: Ranks, every: Tensor | None, device: torch.device, *, dim: int = 0
 ) -> Tensor | None:
-    """Returns this rank's lanes of a saved tensor, on its device: undoes `every_lane`."""
+    """Returns this rank's lanes of a saved tensor, on its device: undoes `gather_lanes`."""
     return None if every is None else ranks.own(every, dim).to(device)
 
 

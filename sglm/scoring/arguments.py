@@ -9,7 +9,7 @@ import numpy as np
 
 from sglm.errors import InputError, short_repr
 
-_TRUTHS = bool | np.bool_
+_BOOL_TYPES = bool | np.bool_
 
 
 def whole_number(name: str, value: Any) -> int:
@@ -18,7 +18,7 @@ def whole_number(name: str, value: Any) -> int:
     Raises:
         InputError: The value is anything else, such as a float, a str or a bool.
     """
-    if not isinstance(value, _TRUTHS):
+    if not isinstance(value, _BOOL_TYPES):
         try:
             return operator.index(value)
         except TypeError:
@@ -33,7 +33,7 @@ def real_number(name: str, value: Any) -> float:
         InputError: The value is anything else, such as a str, a bool or an array of many numbers.
     """
     number = isinstance(value, Real) or getattr(value, "ndim", None) == 0
-    if number and not isinstance(value, str | bytes | _TRUTHS):
+    if number and not isinstance(value, str | bytes | _BOOL_TYPES):
         try:
             return float(value)
         except (TypeError, ValueError, OverflowError):
@@ -41,18 +41,18 @@ def real_number(name: str, value: Any) -> float:
     raise InputError(f"{name} must be a number, but is {_shown(value)}")
 
 
-def truth(name: str, value: Any) -> bool:
+def checked_bool(name: str, value: Any) -> bool:
     """Returns a bool, given a bool of Python or NumPy.
 
     Raises:
         InputError: The value is anything else.
     """
-    if not isinstance(value, _TRUTHS):
+    if not isinstance(value, _BOOL_TYPES):
         raise InputError(f"{name} must be True or False, but is {_shown(value)}")
     return bool(value)
 
 
-def one_of(name: str, value: Any, known: Sequence[str]) -> str:
+def checked_choice(name: str, value: Any, known: Sequence[str]) -> str:
     """Returns the value, which must be one of the known strings.
 
     Raises:

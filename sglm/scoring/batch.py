@@ -42,7 +42,7 @@ def texts_nll(
     *,
     batch_tokens: int = BATCH_TOKENS,
     should_stop: Callable[[], bool] = never,
-    share: tuple[int, int] = (0, 1),
+    shard: tuple[int, int] = (0, 1),
 ) -> float:
     """Computes the negative log-likelihood of many texts, each read from the start state.
 
@@ -54,7 +54,7 @@ def texts_nll(
         bos_id: The id that is read before each text; its first token is predicted from it.
         batch_tokens: The approximate number of tokens that are read in one pass.
         should_stop: Is called before each group of texts; a group takes about sixteen passes.
-        share: `(i, n)`: only groups i, i + n, i + 2n, … (counted from 0) are read, so that n
+        shard: `(i, n)`: only groups i, i + n, i + 2n, … (counted from 0) are read, so that n
             processes can share the work; their results add up to that of all texts.
 
     Returns:
@@ -67,7 +67,7 @@ def texts_nll(
     for number, group in enumerate(_groups(texts, bos_id, 16 * batch_tokens)):
         if should_stop():
             raise StoppedReading
-        if number % share[1] == share[0]:
+        if number % shard[1] == shard[0]:
             nll_nats += float(packed_nlls(predictor, *group, batch_tokens=batch_tokens).sum())
     return nll_nats
 
@@ -83,10 +83,10 @@ def _groups(texts: Iterable[Tokens], bos_id: int, tokens: int) -> Iterator[tuple
         lengths.append(1 + len(text))
         size += len(text)
         if size >= tokens:
-            yield _end_to_end(waiting), np.array(lengths, dtype=np.int64)
+            yield _concatenated(waiting), np.array(lengths, dtype=np.int64)
             waiting, lengths, size = [], [], 0
     if waiting:
-        yield _end_to_end(waiting), np.array(lengths, dtype=np.int64)
+        yield _concatenated(waiting), np.array(lengths, dtype=np.int64)
 
 
 def sequence_nlls(
@@ -104,13 +104,13 @@ def sequence_nlls(
         sequence has an empty array. Equal to reading one by one, up to rounding.
     """
     lengths_S = np.array([len(ids) for ids in sequences], dtype=np.int64)
-    ids_N = _end_to_end(sequences)
+    ids_N = _concatenated(sequences)
     nll_N = packed_nlls(predictor, ids_N, lengths_S, batch_tokens=batch_tokens)
     ends = np.cumsum(lengths_S).tolist()
     return [nll_N[end - len(ids) :][1 : len(ids)] for ids, end in zip(sequences, ends, strict=True)]
 
 
-def _end_to_end(parts: Sequence[Tokens]) -> Ids:
+def _concatenated(parts: Sequence[Tokens]) -> Ids:
     arrays = [np.asarray(ids, dtype=np.int64) for ids in parts]
     return np.concatenate(arrays) if arrays else np.empty(0, dtype=np.int64)
 
@@ -183,12 +183,12 @@ def _shared_by_all(ids_N: Ids, starts_S: Ids, lengths_S: Ids) -> int:
     return least
 
 
-def lanes_at_once(predictor: Predictor[Any], wanted: int) -> int:
-    """Limits a number of lanes to the predictor's `most_lanes`, if it has that; at least one."""
-    return max(1, min(wanted, getattr(predictor, "most_lanes", wanted)))
+def lanes_at_once(predictor: Predictor[Any], lanes: int) -> int:
+    """Limits a number of lanes to the predictor's `max_lanes`, if it has that; at least one."""
+    return max(1, min(lanes, getattr(predictor, "max_lanes", lanes)))
 
 
-def in_lanes(predictor: Predictor[State], state: State, lanes: int) -> State:
+def repeat_lane(predictor: Predictor[State], state: State, lanes: int) -> State:
     """Repeats the state of one lane for the given number of lanes."""
     return predictor.select(state, torch.zeros(lanes, dtype=torch.int64, device="cpu"))
 
@@ -252,7 +252,7 @@ def _read_shared(
     """
     lanes, vocab_size = len(starts_B), predictor.vocab_size
     if lanes < STEP_LANES:  # too few lanes to save anything
-        return 0, in_lanes(predictor, before, lanes), lanes
+        return 0, repeat_lane(predictor, before, lanes), lanes
     state = before
     prefix_B = np.zeros(lanes, dtype=np.int64)
     for step, lanes in enumerate(lanes_T.tolist()):

@@ -35,7 +35,7 @@ class Branch:
         self._token_id = token_id
         self._computed: tuple[npt.NDArray[np.float32], Any] | None = None
         self._branches: WeakValueDictionary[int, Branch] = WeakValueDictionary()
-        self._way: list[Branch] = []
+        self._ancestors: list[Branch] = []
 
     def follow(self, token_ids: Sequence[int]) -> tuple[float, "Branch"]:
         """Returns the log-probability of the next tokens in nats, and the branch after them.
@@ -44,7 +44,7 @@ class Branch:
         tokens.
         """
         branch, logprob = self, 0.0
-        way: list[Branch] = []
+        path: list[Branch] = []
         for token_id in token_ids:
             logprobs_V, state = branch._next()
             logprob += float(logprobs_V[token_id])
@@ -53,9 +53,9 @@ class Branch:
                 after = branch._branches[token_id] = Branch(
                     self._predictor, state=state, token_id=token_id
                 )
-            way.append(branch := after)
-        if way:
-            branch._way = way[:-1]
+            path.append(branch := after)
+        if path:
+            branch._ancestors = path[:-1]
         return logprob, branch
 
     def _next(self) -> tuple[npt.NDArray[np.float32], Any]:

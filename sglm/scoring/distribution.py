@@ -13,14 +13,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from sglm.scoring.batch import BATCH_TOKENS, in_lanes, lanes_at_once
+from sglm.scoring.batch import BATCH_TOKENS, lanes_at_once, repeat_lane
 from sglm.scoring.predictor import Predictor, State
 from sglm.scoring.stream import CHUNK_STEPS, Ids
 
 Floats = npt.NDArray[np.float64]
 
 
-class Expectations(NamedTuple):
+class DistributionMeasures(NamedTuple):
     """Measures of the distribution after each token read, in arrays `(T, B)` or `(N,)`."""
 
     logprob: Floats
@@ -33,14 +33,14 @@ class Expectations(NamedTuple):
     """−log of the probability that the next token begins a word or ends the text, in nats."""
 
 
-def expectations(
+def measure_distributions(
     predictor: Predictor[State],
     ids_TB: Ids,
     targets_TB: Ids,
     *,
     state: State,
     begins_V: Tensor,
-) -> tuple[Expectations, State]:
+) -> tuple[DistributionMeasures, State]:
     """Reads ids, continuing from a state, and measures the distribution after each.
 
     Args:
@@ -63,7 +63,7 @@ def expectations(
             if scratch_MV is None or len(scratch_MV) < len(logprobs_MV):
                 scratch_MV = torch.empty_like(logprobs_MV)
             parts.append(
-                _of_block(
+                _measure_block(
                     logprobs_MV,
                     targets_N[rows],
                     begins_V=begins_V.to(logprobs_MV),
@@ -74,7 +74,7 @@ def expectations(
     if bool(begins_V.all()):
         boundary[:] = 0.0  # exactly, without rounding errors
     shape = ids_TB.shape
-    return Expectations(
+    return DistributionMeasures(
         logprob.reshape(shape),
         rank.reshape(shape).astype(np.int64),
         entropy.reshape(shape),
@@ -83,10 +83,10 @@ def expectations(
 
 
 @torch.no_grad()
-def _of_block(
+def _measure_block(
     logprobs_MV: Tensor, targets_M: Tensor, *, begins_V: Tensor, scratch_MV: Tensor
 ) -> Tensor:
-    """Returns the fields of `Expectations` for one block, `(4, M)`, float64.
+    """Returns the fields of `DistributionMeasures` for one block, `(4, M)`, float64.
 
     Intermediate results as large as the block are written into `scratch_MV`: allocating new memory
     would take longer than the arithmetic.
@@ -109,18 +109,18 @@ def _of_block(
     )
 
 
-def packed_expectations(
+def measure_packed_texts(
     predictor: Predictor[State],
     ids_N: Ids,
     lengths_S: Ids,
     *,
     state: State | None,
     begins_V: Tensor,
-) -> Expectations:
+) -> DistributionMeasures:
     """Reads texts that lie end to end in one array, each from the same state.
 
     Args:
-        predictor, begins_V: As for `expectations`.
+        predictor, begins_V: As for `measure_distributions`.
         ids_N: The ids of all texts, each with the token that stands before it.
         lengths_S: The number of ids of each text.
         state: The state before the first id of each text, in one lane. None: the start state.
@@ -131,22 +131,22 @@ def packed_expectations(
     """
     before = predictor.start(1) if state is None else state
     starts_S = np.cumsum(lengths_S) - lengths_S
-    fields = [np.zeros(len(ids_N), dtype=np.float64) for _ in Expectations._fields]
+    fields = [np.zeros(len(ids_N), dtype=np.float64) for _ in DistributionMeasures._fields]
     order = np.argsort(-lengths_S, kind="stable")[: np.count_nonzero(lengths_S)]
     while len(order):
         steps = int(lengths_S[order[0]])
         lanes, order = np.split(order, [lanes_at_once(predictor, BATCH_TOKENS // steps)])
         places_TB = starts_S[lanes] + np.arange(steps)[:, None]
         # A lane that ends early reads on into the ids after its text; the results are dropped.
-        read, _ = expectations(
+        read, _ = measure_distributions(
             predictor,
             ids_N.take(places_TB, mode="clip"),
             ids_N.take(places_TB + 1, mode="clip"),
-            state=in_lanes(predictor, before, len(lanes)),
+            state=repeat_lane(predictor, before, len(lanes)),
             begins_V=begins_V,
         )
         real_TB = np.arange(steps)[:, None] < lengths_S[lanes]
         for field_N, field_TB in zip(fields, read, strict=True):
             field_N[places_TB[real_TB]] = field_TB[real_TB]
     logprob_N, rank_N, entropy_N, boundary_N = fields
-    return Expectations(logprob_N, rank_N.astype(np.int64), entropy_N, boundary_N)
+    return DistributionMeasures(logprob_N, rank_N.astype(np.int64), entropy_N, boundary_N)

@@ -40,7 +40,7 @@ def with_overlap(
     if lines is None:
         return evaluation
     known = None if training is None else lines.overlap(training)
-    return replace(evaluation, lines=lines.lines, lines_in_training=known)
+    return replace(evaluation, lines=lines.line_count, lines_in_training=known)
 
 
 def evaluate_split(
@@ -53,7 +53,7 @@ def evaluate_split(
     half: Half = None,
     bos_id: int | None = None,
     should_stop: Callable[[], bool] = never,
-    share: tuple[int, int] = (0, 1),
+    shard: tuple[int, int] = (0, 1),
 ) -> Evaluation:
     """Evaluates a model on a split of a store that its own tokenizer made.
 
@@ -68,10 +68,10 @@ def evaluate_split(
         half: "first" or "second": only that half of the split, as a text of its own. None: all.
         bos_id: The id that is read before the split, or before each text. None: `<eos>`.
         should_stop: Is called from time to time.
-        share: `(i, n)`: only share i of n (from 0) is scored, so that n processes can cooperate.
+        shard: `(i, n)`: only shard i of n (from 0) is scored, so that n processes can cooperate.
 
     Returns:
-        The evaluation: `nll_nats` is that of the share, all counts are those of the split or half.
+        The evaluation: `nll_nats` is that of the shard, all counts are those of the split or half.
 
     Raises:
         InputError: There is no such split, or `context` is "reset" and no text ends in the split.
@@ -83,7 +83,7 @@ def evaluate_split(
     ids = half_of(store.ids(split), half, eos_id=eos_id, bos_id=first_id)
     counts = store.counts(split) if half is None else _counts(ids, store.tokenizer())
     if context == "carried":
-        nll_nats = stream_nll(predictor, ids, first_id, should_stop=should_stop, share=share)
+        nll_nats = stream_nll(predictor, ids, first_id, should_stop=should_stop, shard=shard)
     else:
         ends = text_ends(ids, eos_id=eos_id, bos_id=first_id)
         if len(ends) == 0:
@@ -93,7 +93,7 @@ def evaluate_split(
                 " such a file aside from the start (sglm prep --test FILE)"
             )
         texts = _cut(ids, ends)
-        nll_nats = texts_nll(predictor, texts, first_id, should_stop=should_stop, share=share)
+        nll_nats = texts_nll(predictor, texts, first_id, should_stop=should_stop, shard=shard)
     return Evaluation(
         nll_nats=nll_nats,
         **counts._asdict(),
@@ -169,18 +169,18 @@ def evaluate_pieces(
             `LONGEST_TEXT` tokens.
     """
     started = perf_counter()
-    counted = _Counted(tokenizer, name="stdin" if split == "-" else split)
+    encoder = _CountingEncoder(tokenizer, name="stdin" if split == "-" else split)
     first_id = tokenizer.eos_id if bos_id is None else bos_id
     if context == "carried":
-        ids = (counted.encode(piece) for piece in regroup(pieces))
+        ids = (encoder.encode(piece) for piece in regroup(pieces))
         nll_nats = stream_nll(predictor, ids, first_id)
     else:
-        nll_nats = texts_nll(predictor, counted.texts(pieces), first_id)
-    if counted.counts.tokens == 0:
+        nll_nats = texts_nll(predictor, encoder.texts(pieces), first_id)
+    if encoder.counts.tokens == 0:
         raise InputError(f"{split}: no text to evaluate; give a file that holds some")
     return Evaluation(
         nll_nats=nll_nats,
-        **counted.counts._asdict(),
+        **encoder.counts._asdict(),
         context=context,
         model=name,
         split=split,
@@ -188,7 +188,7 @@ def evaluate_pieces(
     )
 
 
-class _Counted:
+class _CountingEncoder:
     """An encoder of pieces that also counts their tokens, words and bytes."""
 
     def __init__(self, tokenizer: Tokenizer, *, name: str) -> None:

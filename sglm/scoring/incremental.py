@@ -20,7 +20,7 @@ from sglm.scoring.stream import CHUNK_STEPS, Ids, read_on
 from sglm.text.tokenizer import Tokenizer
 from sglm.text.user_text import checked_bytes
 
-ANOTHER_MODELS = "this state belongs to another model; begin with"
+FOREIGN_STATE_MESSAGE = "this state belongs to another model; begin with"
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -63,7 +63,7 @@ def _check_state(predictor: Predictor[Any], state: object) -> None:
             " extend takes the state first, then the text"
         )
     if state.identity != identity_of(predictor):
-        raise InputError(f"{ANOTHER_MODELS} start() of this one")
+        raise InputError(f"{FOREIGN_STATE_MESSAGE} start() of this one")
 
 
 def start_text(predictor: Predictor[Any], bos_id: int) -> ScoringState:

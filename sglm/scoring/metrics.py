@@ -14,7 +14,7 @@ def perplexity(nll_nats: float, units: int | None) -> float:
         return math.inf
 
 
-def shown(value: float) -> str:
+def format_perplexity(value: float) -> str:
     """Formats a perplexity. Large ones get an exponent: that of a model that has diverged may have
     hundreds of digits."""
     return f"{value:,.2f}" if value < 1e7 else f"{value:.3g}"

@@ -116,7 +116,7 @@ def read_references(file: Path, lists: NBest) -> list[str]:
             there are no words at all.
     """
     if file.name.lower().removesuffix(".gz").endswith((".json", ".jsonl")):
-        texts = [_said(record, where) for where, record in read_json_lines(file)]
+        texts = [_reference_of(record, where) for where, record in read_json_lines(file)]
     else:
         texts = [piece.text.rstrip("\r\n") for piece in read_text_lines(file)]
     count, beam_size = lists.scores_LK.shape
@@ -130,7 +130,7 @@ def read_references(file: Path, lists: NBest) -> list[str]:
     return texts
 
 
-def _said(record: object, where: str) -> str:
+def _reference_of(record: object, where: str) -> str:
     """Returns the reference in a manifest's record."""
     if not isinstance(record, dict) or "text" not in record:
         raise InputError(f"{where}: no field 'text', which holds the reference in a manifest")

@@ -16,7 +16,7 @@ from sglm.ngram.model import NgramModel, Words
 from sglm.scoring.predictor import IGNORED, Blocks, block_rows
 from sglm.text.tokenizer import Tokenizer
 
-_SHOWN = 3  # the most words that a message lists
+_WORDS_LISTED = 3  # the most words that a message lists
 
 
 class NgramPredictor:
@@ -135,4 +135,4 @@ def _check_words(ours: set[str], theirs: set[str], name: str) -> None:
 
 def _some(words: Iterable[str]) -> str:
     some = sorted(words)
-    return ", ".join(map(repr, some[:_SHOWN])) + (", …" if len(some) > _SHOWN else "")
+    return ", ".join(map(repr, some[:_WORDS_LISTED])) + (", …" if len(some) > _WORDS_LISTED else "")

@@ -24,7 +24,7 @@ from sglm.model.softmax_loss import IGNORED as IGNORED
 from sglm.model.softmax_loss import Stage
 from sglm.model.state import LSTMState
 from sglm.runtime.device import full_float32
-from sglm.runtime.process import settle_after_fork
+from sglm.runtime.process import limit_threads_after_fork
 
 State = TypeVar("State")
 # Blocks of distributions: a slice of the requested rows, and their log-probabilities `(M, V)`.
@@ -36,7 +36,7 @@ LOGIT_ROWS = 512
 LOGIT_ENTRIES = 2**22
 # Up to this many rows, laying out the softmax matrix for repeated products takes the time it saves.
 FEW_ROWS = 256
-_BITS = math.log2(math.e)  # bits per nat
+_BITS_PER_NAT = math.log2(math.e)  # bits per nat
 
 
 class Predictor(Protocol[State]):
@@ -69,7 +69,7 @@ class Predictor(Protocol[State]):
       of the state, so `start` returns the unadapted model, and every text is scored from there.
       Within one call it predicts each token before it learns from it. It turns on the gradients
       that it needs. It also learns from the ids if `targets_TB` is None. If its states are large,
-      an attribute `most_lanes` is the largest number of lanes to read side by side.
+      an attribute `max_lanes` is the largest number of lanes to read side by side.
 
     An attribute `identity`, a str, distinguishes predictors whose states must not be confused; if
     it is missing, the name of the class does.
@@ -165,7 +165,7 @@ class NetworkPredictor:
         return self.model.embedding.device
 
     def start(self, lanes: int) -> LSTMState:
-        settle_after_fork()
+        limit_threads_after_fork()
         return self.model.start_state(lanes)  # zeros: nothing is computed
 
     def read(
@@ -218,7 +218,7 @@ def evaluating(
 
     A model that is in these modes already is not modified, so threads can share it.
     """
-    settle_after_fork()
+    limit_threads_after_fork()
     was_training, training_dtype = model.training, model.compute_dtype
     if was_training:
         model.eval()
@@ -247,8 +247,8 @@ def target_logprobs(model: LSTMLanguageModel, features_NH: Tensor, targets_N: Te
     """
     logprobs_N = targets_N.new_zeros(len(targets_N), dtype=torch.float64)
     for stage in model.stages(targets_N):
-        logprobs_M = _stage_logprobs(stage, stage.of(features_NH))
-        logprobs_N = stage.added(logprobs_N, logprobs_M)
+        logprobs_M = _stage_logprobs(stage, stage.select(features_NH))
+        logprobs_N = stage.scatter_add(logprobs_N, logprobs_M)
     return logprobs_N
 
 
@@ -261,8 +261,8 @@ def _stage_logprobs(stage: Stage, features_NH: Tensor) -> Tensor:
         return targets_N.new_empty(0, dtype=torch.float64)
     if features_NH.is_cuda or features_NH.dtype == torch.float64:
         return torch.cat([_by_log_softmax(stage, features_NH[r], targets_N[r]) for r in blocks])
-    bits_NH = (features_NH * _BITS).to(features_NH.dtype)
-    bias_V = (stage.bias_V * _BITS).to(features_NH.dtype)
+    bits_NH = (features_NH * _BITS_PER_NAT).to(features_NH.dtype)
+    bias_V = (stage.bias_V * _BITS_PER_NAT).to(features_NH.dtype)
     weight_VH = stage.weight_VH.to(features_NH.dtype)
     product: Callable[[Tensor], Tensor]
     product = partial(linear, weight_OI=weight_VH, bias_O=bias_V)
@@ -275,7 +275,7 @@ def _stage_logprobs(stage: Stage, features_NH: Tensor) -> Tensor:
         logits_M = logits_MV.gather(1, targets_N[rows, None])[:, 0].double()
         sums_M = logits_MV.float().exp2_().sum(1)
         if _in_range(sums_M):
-            parts.append((logits_M - sums_M.double().log2()) / _BITS)
+            parts.append((logits_M - sums_M.double().log2()) / _BITS_PER_NAT)
         else:
             parts.append(_by_log_softmax(stage, features_NH[rows], targets_N[rows]))
     return torch.cat(parts)
@@ -290,8 +290,8 @@ def _in_range(sums_M: Tensor) -> bool:
 
 
 def _by_log_softmax(stage: Stage, features_MH: Tensor, targets_M: Tensor) -> Tensor:
-    kind = features_MH.dtype
-    logits_MV = linear(features_MH, stage.weight_VH.to(kind), stage.bias_V.to(kind))
+    dtype = features_MH.dtype
+    logits_MV = linear(features_MH, stage.weight_VH.to(dtype), stage.bias_V.to(dtype))
     return _log_softmax(logits_MV).gather(1, targets_M[:, None])[:, 0].double()
 
 

@@ -6,7 +6,14 @@ from typing import Any, Literal, get_args
 
 from sglm.errors import InputError
 from sglm.scoring.metrics import bits_per_byte, finite_or_none, perplexity
-from sglm.scoring.words import UNMARKED, Base, Correction, Word, check_correction, words_of
+from sglm.scoring.words import (
+    NO_WORD_MARKS_MESSAGE,
+    Base,
+    Correction,
+    Word,
+    check_correction,
+    words_of,
+)
 
 Context = Literal["carried", "reset"]
 Half = Literal["first", "second"] | None
@@ -73,7 +80,7 @@ class Score:
             raise InputError("words() needs a whole text: score(text), not a piece of extend()")
         if correction == "bow" and self.boundaries is None:
             if self.ranks is not None:
-                raise InputError(f'correction "bow" {UNMARKED}')
+                raise InputError(f'correction "bow" {NO_WORD_MARKS_MESSAGE}')
             raise InputError(
                 'correction "bow" needs word boundaries: score(text, distribution=True)'
             )
@@ -110,14 +117,14 @@ def make_score(
     n_bytes: int | None,
     offsets: list[tuple[int, int]],
     text: str | None = None,
-    hides_bytes: bool = False,
+    has_unscored_bytes: bool = False,
     withdrawn: Sequence[float] = (),
 ) -> Score:
     """Computes the sums and measures of a `Score` from the scored tokens.
 
     Args:
         tokens, logprobs, unk, n_words, n_bytes, offsets, text: See `Score`.
-        hides_bytes: Whether some bytes of the text belong to no scored token.
+        has_unscored_bytes: Whether some bytes of the text belong to no scored token.
         withdrawn: Log-probabilities that earlier scores counted and that these tokens replace.
     """
     logprob = sum(logprobs, start=0.0) - sum(withdrawn)
@@ -131,7 +138,7 @@ def make_score(
         n_bytes=n_bytes,
         unk=unk,
         ppl=perplexity(-logprob, n_tokens),
-        bits_per_byte=bits_per_byte(-logprob, n_bytes, hides_bytes or True in unk),
+        bits_per_byte=bits_per_byte(-logprob, n_bytes, has_unscored_bytes or True in unk),
         offsets=offsets,
         text=text,
     )

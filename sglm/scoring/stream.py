@@ -38,7 +38,7 @@ def stream_nll(
     *,
     chunk_steps: int = CHUNK_STEPS,
     should_stop: Callable[[], bool] = never,
-    share: tuple[int, int] = (0, 1),
+    shard: tuple[int, int] = (0, 1),
 ) -> float:
     """Computes the negative log-likelihood of one text, read in one lane from beginning to end.
 
@@ -51,7 +51,7 @@ def stream_nll(
         bos_id: The id that is read before the text; the first token is predicted from it.
         chunk_steps: The number of steps that are read in one call.
         should_stop: Is called before each chunk.
-        share: `(i, n)`: only chunks i, i + n, i + 2n, … (counted from 0) are scored, so that n
+        shard: `(i, n)`: only chunks i, i + n, i + 2n, … (counted from 0) are scored, so that n
             processes can share the work; their results add up to that of the whole text.
 
     Returns:
@@ -67,7 +67,7 @@ def stream_nll(
         if should_stop():
             raise StoppedReading
         window = np.concatenate(([previous], chunk))
-        if number % share[1] == share[0]:
+        if number % shard[1] == shard[0]:
             nll_T, state = read_on(predictor, window, state)
             nll_nats += float(nll_T.sum())
         else:

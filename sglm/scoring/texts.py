@@ -9,7 +9,11 @@ import torch
 
 from sglm.errors import InputError
 from sglm.scoring.batch import packed_nlls
-from sglm.scoring.distribution import Expectations, expectations, packed_expectations
+from sglm.scoring.distribution import (
+    DistributionMeasures,
+    measure_distributions,
+    measure_packed_texts,
+)
 from sglm.scoring.predictor import Predictor, State
 from sglm.scoring.results import Score, make_score
 from sglm.scoring.stream import CHUNK_STEPS, Ids
@@ -18,7 +22,7 @@ from sglm.text.user_text import TextError, checked_bytes, encode_texts
 
 # The number of lines of a running text that are read in one call. The overhead of a call is about
 # the cost of thirty tokens.
-LINES_TOGETHER = 64
+LINES_PER_CALL = 64
 
 
 def score_texts(
@@ -44,7 +48,7 @@ def score_texts(
     """
     state, first_id, context = _read_context(predictor, tokenizer, context, bos_id=bos_id)
     encoded = encode_texts(tokenizer, texts, before=context)
-    ids, lengths = _end_to_end(encoded, first=[first_id] * bos, last=[bos_id] * eos)
+    ids, lengths = _pack(encoded, first=[first_id] * bos, last=[bos_id] * eos)
     ids_N, lengths_S = np.array(ids, dtype=np.int64), np.array(lengths, dtype=np.int64)
     begins = tokenizer.word_beginnings if distribution else None
     logprobs, recorded = _read(predictor, ids_N, lengths_S, state=state, begins=begins)
@@ -68,14 +72,14 @@ def score_texts(
             offsets=offsets,
             text=text,
             # Without bos the first token is not scored, so some bytes have no nats.
-            hides_bytes=not bos,
+            has_unscored_bytes=not bos,
         )
         if recorded is not None:
             # A text without context begins a word, unless it is a fragment (without bos).
             goes_on = bool(context) or state is not None or not bos
             open_word = goes_on and bool(offsets) and tokenizer.begins_word(ids[scored.start])
-            score = _with_expectations(
-                score, recorded, scored, own_beginning=not open_word, ended=eos
+            score = _with_measures(
+                score, recorded, scored, first_boundary_certain=not open_word, ended=eos
             )
         scores.append(score)
     if not tokenizer.marks_words:
@@ -90,12 +94,13 @@ def _read(
     *,
     state: State | None,
     begins: list[bool] | None,
-) -> tuple[list[float], Expectations | None]:
-    """Returns the log-probability of each id and, if `begins` is given, the `Expectations`."""
+) -> tuple[list[float], DistributionMeasures | None]:
+    """Returns the log-probability of each id and, if `begins` is given, the measures of the
+    distributions."""
     if begins is None:
         return (-packed_nlls(predictor, ids_N, lengths_S, state=state)).tolist(), None
     begins_V = torch.tensor(begins, device="cpu")
-    recorded = packed_expectations(predictor, ids_N, lengths_S, state=state, begins_V=begins_V)
+    recorded = measure_packed_texts(predictor, ids_N, lengths_S, state=state, begins_V=begins_V)
     # An entry of `recorded` lies at the id before the one that is predicted: shift by one.
     return [0.0, *recorded.logprob.tolist()], recorded
 
@@ -120,7 +125,7 @@ def _read_context(
     return state, ids[-1], context[settled:]
 
 
-def _end_to_end(
+def _pack(
     texts: Sequence[list[int]], *, first: list[int], last: list[int]
 ) -> tuple[list[int], list[int]]:
     """Returns the ids of all texts end to end, with `first` and `last` around each, and the number
@@ -149,17 +154,22 @@ def _offsets(
     ]
 
 
-def _with_expectations(
-    score: Score, recorded: Expectations, scored: slice, *, own_beginning: bool, ended: bool
+def _with_measures(
+    score: Score,
+    recorded: DistributionMeasures,
+    scored: slice,
+    *,
+    first_boundary_certain: bool,
+    ended: bool,
 ) -> Score:
     """Adds ranks, entropies and boundaries to a score.
 
     Args:
         score: The score of one text.
-        recorded: The expectations at the ids of all texts.
+        recorded: The measures at the ids of all texts.
         scored: The scored ids of this text.
-        own_beginning: Whether the boundary at the first token is 0: nothing stands before it, or it
-            lies inside a word.
+        first_boundary_certain: Whether the boundary at the first token is 0: nothing stands before
+            it, or it lies inside a word.
         ended: Whether the end of the text was scored, after which the boundary is 0.
     """
     if not score.n_tokens:
@@ -172,7 +182,7 @@ def _with_expectations(
         score,
         ranks=recorded.rank[before].tolist(),
         entropies=recorded.entropy[before].tolist(),
-        boundaries=[0.0, *boundaries[1:]] if own_beginning else boundaries,
+        boundaries=[0.0, *boundaries[1:]] if first_boundary_certain else boundaries,
     )
 
 
@@ -187,37 +197,39 @@ def running_scores(
     """Scores the lines of a running text: see `LanguageModel.score_running`."""
     begins_V = torch.tensor(tokenizer.word_beginnings, device="cpu")
     state, previous_id, before = predictor.start(1), bos_id, 0
-    for group in _read_together(lines):
-        encoded, problem = _encoded_until_wrong(tokenizer, group, before=before)
+    for group in _line_groups(lines):
+        encoded, problem = _encode_until_error(tokenizer, group, before=before)
         before += len(group)
-        ids, lengths = _end_to_end(encoded, first=[], last=tokenizer.line_end)
+        ids, lengths = _pack(encoded, first=[], last=tokenizer.line_end)
         if ids:
             read_N = np.array([previous_id, *ids], dtype=np.int64)
-            recorded, state = expectations(
+            recorded, state = measure_distributions(
                 predictor, read_N[:-1, None], read_N[1:, None], state=state, begins_V=begins_V
             )
             previous_id = ids[-1]
             end = 0
             for line, own_ids, length in zip(group, encoded, lengths, strict=False):
-                read = Expectations._make(field[end : end + length, 0] for field in recorded)
+                read = DistributionMeasures._make(
+                    field[end : end + length, 0] for field in recorded
+                )
                 end += length
                 yield _running_score(tokenizer, line, ids=own_ids, read=read, names=names)
         if problem is not None:
             raise problem
 
 
-def _read_together(lines: Iterable[str | list[str]]) -> Iterator[Sequence[Any]]:
+def _line_groups(lines: Iterable[str | list[str]]) -> Iterator[Sequence[Any]]:
     """Yields groups of lines to read together: parts of the lists, or single lines."""
     whole = isinstance(lines, list | tuple) and not any(isinstance(i, list | tuple) for i in lines)
     for item in [lines] if whole else lines:
         if isinstance(item, list | tuple):
-            starts = range(0, len(item), LINES_TOGETHER)
-            yield from (item[start : start + LINES_TOGETHER] for start in starts)
+            starts = range(0, len(item), LINES_PER_CALL)
+            yield from (item[start : start + LINES_PER_CALL] for start in starts)
         else:
             yield [item]
 
 
-def _encoded_until_wrong(
+def _encode_until_error(
     tokenizer: Tokenizer, lines: Sequence[Any], *, before: int
 ) -> tuple[list[list[int]], InputError | None]:
     """Encodes lines up to the first that cannot be encoded.
@@ -244,7 +256,12 @@ def _encoded_until_wrong(
 
 
 def _running_score(
-    tokenizer: Tokenizer, line: str, *, ids: list[int], read: Expectations, names: Sequence[str]
+    tokenizer: Tokenizer,
+    line: str,
+    *,
+    ids: list[int],
+    read: DistributionMeasures,
+    names: Sequence[str],
 ) -> Score:
     """Returns the score of a line.
 
@@ -252,7 +269,7 @@ def _running_score(
         tokenizer: The tokenizer.
         line: The line.
         ids: The ids of its tokens.
-        read: The expectations at these tokens and at the line end, which is not scored.
+        read: The measures at these tokens and at the line end, which is not scored.
         names: The readable token of each id.
     """
     count = len(ids)

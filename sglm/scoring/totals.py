@@ -27,8 +27,8 @@ class TextTotals(NamedTuple):
         words: The number of words; None if the text is ids.
         bytes: The number of bytes in UTF-8; None if the text is ids.
         unknown: The number of scored tokens that are `<unk>`.
-        hides_bytes: Whether `nll_nats` lacks some of the bytes: those of the first token, if that
-            is not scored, or those behind an `<unk>`.
+        has_unscored_bytes: Whether `nll_nats` lacks some of the bytes: those of the first token, if
+            that is not scored, or those behind an `<unk>`.
     """
 
     nll_nats: float
@@ -36,7 +36,7 @@ class TextTotals(NamedTuple):
     words: int | None
     bytes: int | None
     unknown: int
-    hides_bytes: bool
+    has_unscored_bytes: bool
 
 
 def text_totals(

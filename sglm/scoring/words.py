@@ -15,9 +15,11 @@ from sglm.errors import InputError, did_you_mean
 Base = Literal[2, 10, "e"]
 Correction = Literal["none", "bow"]
 CORRECTIONS = ("none", "bow")
-UNMARKED = "needs tokens that mark where words begin, which this tokenizer's do not; leave it out"
+NO_WORD_MARKS_MESSAGE = (
+    "needs tokens that mark where words begin, which this tokenizer's do not; leave it out"
+)
 _WORD = re.compile(r"\S+")
-_NATS = {"2": math.log(2), "10": math.log(10), "e": 1.0}
+_NATS_PER_UNIT = {"2": math.log(2), "10": math.log(10), "e": 1.0}
 
 
 class Word(NamedTuple):
@@ -52,9 +54,9 @@ def unit_nats(base: Base) -> float:
         InputError: The base is not 2, 10 or "e".
     """
     name = "e" if base == math.e else str(base)
-    if name not in _NATS:
+    if name not in _NATS_PER_UNIT:
         raise InputError(f"base {base!r} is unknown; give 2 (bits), 10 or 'e' (nats)")
-    return _NATS[name]
+    return _NATS_PER_UNIT[name]
 
 
 def check_correction(correction: str) -> None:

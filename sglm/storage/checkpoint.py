@@ -21,7 +21,7 @@ from torch import Tensor
 
 from sglm.errors import InputError
 from sglm.storage.digest import sha256_of
-from sglm.storage.durable import named, remove, sync, write_tensors
+from sglm.storage.durable import errors_naming, remove, sync, write_tensors
 from sglm.storage.names import CHECKPOINT_SUMS
 from sglm.storage.untrusted import read_bounded
 
@@ -127,12 +127,12 @@ def _write(folder: Path, step: int, state: Any) -> None:
     tensors: dict[str, Tensor] = {}
     tree = _pack(state, "", tensors)
     document = json.dumps({"format_version": FORMAT_VERSION, "step": step, "state": tree}).encode()
-    with named(folder / _STATE):
+    with errors_naming(folder / _STATE):
         (folder / _STATE).write_bytes(document)
     sums = {_STATE: hashlib.sha256(document).hexdigest()}
     sums[_TENSORS] = write_tensors(folder / _TENSORS, tensors)
     lines = "".join(f"{digest}  {name}\n" for name, digest in sums.items())
-    with named(folder / CHECKPOINT_SUMS):
+    with errors_naming(folder / CHECKPOINT_SUMS):
         (folder / CHECKPOINT_SUMS).write_text(lines, encoding="utf-8")
     for path in (*(folder / name for name in (*sums, CHECKPOINT_SUMS)), folder):
         sync(path)
@@ -167,10 +167,10 @@ def _candidates(folder: Path) -> list[Path]:
     then any others."""
     complete = complete_checkpoints(folder)
     latest = folder / "latest"
-    named = folder / latest.readlink().name if latest.is_symlink() else None
-    if named not in complete:
+    target = folder / latest.readlink().name if latest.is_symlink() else None
+    if target not in complete:
         return complete[::-1]
-    latest_index = complete.index(named)
+    latest_index = complete.index(target)
     return [*complete[: latest_index + 1][::-1], *complete[latest_index + 1 :]]
 
 

@@ -38,7 +38,7 @@ def sync(path: Path) -> None:
     """Waits until a file's content, or a folder's list of names, is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        with named(path):
+        with errors_naming(path):
             os.fsync(descriptor)
     finally:
         os.close(descriptor)
@@ -53,7 +53,7 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
     # Removes a killed process's leftover, or a link through which the content would go elsewhere.
     aside.unlink(missing_ok=True)
     try:
-        with named(path):
+        with errors_naming(path):
             write(aside)
             sync(aside)
             aside.replace(path)
@@ -64,7 +64,7 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
 
 
 @contextmanager
-def named(path: Path) -> Iterator[None]:
+def errors_naming(path: Path) -> Iterator[None]:
     """Inside the block, file-system errors name this file if they name none, as for a write to an
     open file on a full disk."""
     try:
@@ -103,7 +103,7 @@ def write_tensors(path: Path, tensors: "Mapping[str, Tensor]") -> str:
     header_bytes = json.dumps(header).encode()
     header_bytes += b" " * (-len(header_bytes) % 8)
     digest = hashlib.sha256()
-    with named(path), open(path, "wb") as file:
+    with errors_naming(path), open(path, "wb") as file:
 
         def write(content: Any) -> None:  # bytes, or an array of them
             file.write(content)
@@ -200,7 +200,7 @@ def _seems_alive(holder: str) -> bool:
 
 
 def _name_holder(file: TextIO, holder: str) -> None:
-    with named(Path(file.name)):
+    with errors_naming(Path(file.name)):
         file.truncate(0)
         file.write(holder)
         file.flush()

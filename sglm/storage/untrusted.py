@@ -18,11 +18,11 @@ from typing import Any, TypeGuard
 from sglm.errors import InputError
 
 
-def read_bounded(path: Path, most_bytes: int) -> bytes:
+def read_bounded(path: Path, max_bytes: int) -> bytes:
     """Reads the whole of a small file.
 
     Raises:
-        InputError: The file has more than `most_bytes`, or is a folder, a pipe or a device.
+        InputError: The file has more than `max_bytes`, or is a folder, a pipe or a device.
         OSError: The file is missing, or reading failed.
     """
     try:
@@ -36,12 +36,12 @@ def read_bounded(path: Path, most_bytes: int) -> bytes:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise InputError(f"{path}: not an ordinary file; copy the folder again")
         with open(descriptor, "rb", closefd=False) as file:
-            raw = file.read(most_bytes + 1)
+            raw = file.read(max_bytes + 1)
     finally:
         os.close(descriptor)
-    if len(raw) > most_bytes:
+    if len(raw) > max_bytes:
         raise InputError(
-            f"{path}: larger than the {most_bytes / 2**20:.3g} MiB that such a file may have; "
+            f"{path}: larger than the {max_bytes / 2**20:.3g} MiB that such a file may have; "
             "it is damaged, or not what its name says"
         )
     return raw
@@ -84,14 +84,14 @@ def parse_json(raw: bytes | str) -> Any:
         raise ValueError("nested too deeply") from None
 
 
-def read_json(path: Path, most_bytes: int = 1 << 20) -> Any:
+def read_json(path: Path, max_bytes: int = 1 << 20) -> Any:
     """Parses a small file with `parse_json`.
 
     Raises:
         InputError, OSError: See `read_bounded`.
         ValueError: See `parse_json`.
     """
-    return parse_json(read_bounded(path, most_bytes))
+    return parse_json(read_bounded(path, max_bytes))
 
 
 def is_count(value: object) -> TypeGuard[int]:

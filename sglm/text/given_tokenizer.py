@@ -18,7 +18,7 @@ from sglm.errors import InputError
 from sglm.text.lines import Piece
 from sglm.text.tokenizer_interface import EOS, LARGEST_VOCABULARY, Tokenizer, utf8
 
-_PROBE = "The cat, don't sat (well) at 3.5 x-y as a b c the of"
+_PROBE_TEXT = "The cat, don't sat (well) at 3.5 x-y as a b c the of"
 
 
 class GivenTokenizer(Tokenizer):
@@ -173,11 +173,13 @@ class GivenTokenizer(Tokenizer):
         to be split off words. None if the spelling does not tell: the apostrophe of WordPiece may
         begin a word or continue one."""
         try:
-            ids = self.encode(_PROBE)
+            ids = self.encode(_PROBE_TEXT)
         except InputError:
             return None
-        expected = list(zip(ids, _begin(_PROBE, self.offsets(_PROBE, ids)), strict=True))[1:]
-        if sum(begins for _, begins in expected) != len(_PROBE.split()) - 1:
+        expected = list(
+            zip(ids, _begins_word_flags(_PROBE_TEXT, self.offsets(_PROBE_TEXT, ids)), strict=True)
+        )[1:]
+        if sum(begins for _, begins in expected) != len(_PROBE_TEXT.split()) - 1:
             return None
         for marks in self._possible_marks():
             if all(marks[token_id] == begins for token_id, begins in expected):
@@ -198,7 +200,7 @@ class GivenTokenizer(Tokenizer):
         yield [True] * self.vocab_size
 
 
-def _begin(text: str, offsets: Sequence[tuple[int, int]]) -> list[bool]:
+def _begins_word_flags(text: str, offsets: Sequence[tuple[int, int]]) -> list[bool]:
     """Returns for each token whether a word begins with it: it starts with white space, or follows
     white space that no token covers."""
     begins, end = [], 0

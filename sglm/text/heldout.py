@@ -151,7 +151,7 @@ def _drawn_pieces(
     unit = draw = left_in_unit = 0
     uncounted_bytes = 0
     within = False  # whether the last piece ended inside a line or record
-    silent = {source.name for source in sources if not source.found}
+    silent = {source.name for source in sources if not source.from_folder}
     for source, piece in pieces_in_turn(sources):
         if not within and (left_in_unit <= 0 or source.documents):
             digest = hashlib.blake2b(b"%d %d" % (seed, unit), digest_size=2).digest()

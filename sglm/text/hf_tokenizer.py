@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from sglm.errors import InputError, Stopped
 from sglm.storage.untrusted import parse_json
 from sglm.text.given_tokenizer import GivenTokenizer
+from sglm.text.sentencepiece_model import METASPACE
 from sglm.text.tokenizer_interface import HF_FILE, LARGEST_VOCABULARY
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 # Usual names of the end of a text; the first one that the vocabulary has is taken.
 _NAMES_OF_EOS = ("<eos>", "</s>", "<|endoftext|>", "<|end_of_text|>", "[EOS]", "<|eos|>", "<EOS>")
 LONGEST_CACHED_CHARACTERS = 256
-_WORD_MARK = "\u2581"
 _BYTE_NAME = re.compile("<0x[0-9A-F]{2}>")
 
 
@@ -88,13 +88,13 @@ class HfTokenizer(GivenTokenizer):
         except Stopped:  # a signal arrived meanwhile
             raise
         except Exception as error:
-            raise InputError(_cannot(str(error))) from error
+            raise InputError(_cannot_encode(str(error))) from error
         except BaseException as error:
-            raise _panicked(error) from error
+            raise _translated_panic(error) from error
         for text in texts if self._drops else ():
             if not self._reads_all(text):
                 lost = next((c for c in text if not self._reads_all(c)), text)
-                raise InputError(_cannot(f"no token for {lost!r}, and no unknown token"))
+                raise InputError(_cannot_encode(f"no token for {lost!r}, and no unknown token"))
         return [each.ids for each in encoded]
 
     def _reads_all(self, text: str) -> bool:
@@ -144,7 +144,7 @@ class HfTokenizer(GivenTokenizer):
     def _spellings(self) -> Iterator[Sequence[bytes]]:
         names = self._names
         yield [_bytes_of(name) for name in names]
-        yield [name.replace(_WORD_MARK, " ").encode() for name in names]
+        yield [name.replace(METASPACE, " ").encode() for name in names]
 
     def content(self) -> bytes:
         return self._content
@@ -190,11 +190,11 @@ def _load(content: bytes) -> "tokenizers.Tokenizer":
             f" ({str(error)[:200]}); for a newer format, pip install -U 'sglm[hf]'"
         ) from error
     except BaseException as error:
-        raise _panicked(error) from error
+        raise _translated_panic(error) from error
     return tokenizer
 
 
-def _panicked(error: BaseException) -> BaseException:
+def _translated_panic(error: BaseException) -> BaseException:
     """Turns a panic in Rust code, which is not an `Exception` in Python, into an `InputError`;
     returns any other error unchanged."""
     if type(error).__name__ != "PanicException":
@@ -202,7 +202,7 @@ def _panicked(error: BaseException) -> BaseException:
     return InputError(f"the package tokenizers crashed ({str(error)[:200]}); the file is damaged")
 
 
-def _cannot(problem: str) -> str:
+def _cannot_encode(problem: str) -> str:
     return (
         f"the tokenizer cannot encode it ({problem[:200]}); give a tokenizer with an unknown token"
         " or with bytes, or leave such text out"

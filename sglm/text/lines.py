@@ -43,7 +43,7 @@ class Piece(NamedTuple):
     unfinished: bool = False
 
 
-MODEL_FIRST = "the model comes first, then the text"
+MODEL_FIRST_MESSAGE = "the model comes first, then the text"
 # Comes between pieces: all input that has arrived was returned, and the next read would block.
 NOTHING_WAITS = Piece("", False, unfinished=True)
 
@@ -110,7 +110,7 @@ def _open(path: Path | str) -> AbstractContextManager[BufferedIOBase]:
     refuse_special(path)
     if path.is_dir():
         if is_run_or_model(path):
-            raise InputError(f"{path}: a model, not a text file; {MODEL_FIRST}")
+            raise InputError(f"{path}: a model, not a text file; {MODEL_FIRST_MESSAGE}")
         raise InputError(f"{path}: a folder, not a text file")
     if path.name.lower().endswith(".gz"):
         return gzip.open(path, "rb")

@@ -49,13 +49,13 @@ class LineHashes:
     """The hashes of the lines of a text.
 
     Attributes:
-        lines: Number of lines that count (five words or more).
+        line_count: Number of lines that count (five words or more).
         shift: Number of zero bits with which a hash must begin to be kept: one in 2^shift is.
         hashes: Hashes of different lines, ascending.
         counts: Number of times that the line of each hash occurs.
     """
 
-    lines: int
+    line_count: int
     shift: int
     hashes: Hashes
     counts: Counts
@@ -68,7 +68,7 @@ class LineHashes:
         # Sorting is safe: for some small sets, numpy 2.0 uses a table, which overflows on uint64.
         known_here = np.isin(self.hashes[:here], other.hashes, assume_unique=True, kind="sort")
         known = int(self.counts[:here][known_here].sum(dtype=np.int64)) << shift
-        return min(known, self.lines)
+        return min(known, self.line_count)
 
     def joined(self, other: "LineHashes") -> "LineHashes":
         """Returns the hashes of the lines of both texts together."""
@@ -77,11 +77,13 @@ class LineHashes:
             np.concatenate([self.counts, other.counts]),
             max(self.shift, other.shift),
         )
-        return LineHashes(lines=self.lines + other.lines, shift=shift, hashes=hashes, counts=counts)
+        return LineHashes(
+            line_count=self.line_count + other.line_count, shift=shift, hashes=hashes, counts=counts
+        )
 
     def write(self, path: Path) -> None:
         """Writes one file: a header, the hashes, the counts, all little-endian."""
-        header = np.array([self.lines, self.shift], dtype="<u8")
+        header = np.array([self.line_count, self.shift], dtype="<u8")
         parts = (header, self.hashes.astype("<u8"), self.counts.astype("<u4"))
         path.write_bytes(b"".join([_MAGIC, *(part.tobytes() for part in parts)]))
 
@@ -108,7 +110,7 @@ class LineHashes:
         in_order = bool((hashes[1:] > hashes[:-1]).all())
         if shift > 63 or lines > sys.maxsize or not in_order or _below(hashes, shift) < kept:
             raise _damaged(path)
-        return cls(lines=lines, shift=shift, hashes=hashes, counts=counts.astype(np.uint32))
+        return cls(line_count=lines, shift=shift, hashes=hashes, counts=counts.astype(np.uint32))
 
 
 def find_training_lines(model_folder: Path) -> Path | None:
@@ -165,7 +167,7 @@ class LineHasher:
         """Returns the hashes of all lines that were added."""
         self._merge()
         return LineHashes(
-            lines=self._lines, shift=self._shift, hashes=self._hashes, counts=self._counts
+            line_count=self._lines, shift=self._shift, hashes=self._hashes, counts=self._counts
         )
 
     def _merge(self) -> None:

@@ -18,7 +18,13 @@ from sglm.text.overlap import LineHasher, lines_file
 from sglm.text.regroup import regroup
 from sglm.text.sources import Source, find_sources, spooled
 from sglm.text.store import SPLITS, TokenStore, ids_file
-from sglm.text.store_writer import SplitEntry, SplitWriter, new_store, refuse_occupied, write_meta
+from sglm.text.store_writer import (
+    SplitEntry,
+    SplitWriter,
+    refuse_occupied,
+    store_being_written,
+    write_meta,
+)
 from sglm.text.tokenizer import (
     EOS,
     UNK,
@@ -40,7 +46,7 @@ OnProgress = Callable[[str, int, int | None], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
+class StoreSettings:
     """The settings of a token store: its tokenizer and its held-out text.
 
     Attributes:
@@ -67,7 +73,7 @@ class Recipe:
 def prepare(
     sources: Sequence[str],
     out: Path,
-    recipe: Recipe,
+    settings: StoreSettings,
     *,
     force: bool = False,
     on_progress: OnProgress = lambda doing, done, total: None,
@@ -77,34 +83,42 @@ def prepare(
     Args:
         sources: Sources as `find_sources` takes them; several are read one after another.
         out: Folder of the store. It appears there complete, or not at all.
-        recipe: Settings of the tokenizer and of the held-out text.
+        settings: Settings of the tokenizer and of the held-out text.
         force: Whether to replace an existing store.
         on_progress: Function that is called with the progress.
 
     Raises:
-        InputError: Text, recipe or `out` cannot be used.
+        InputError: The text, the settings or `out` cannot be used.
         SglmError: Decoding the ids did not restore the text: a bug in sglm.
     """
-    given = given_tokenizer_of(recipe)
+    given = given_tokenizer(
+        settings.tokenizer,
+        tokenizer_of=settings.tokenizer_of,
+        vocab_size=settings.vocab_size,
+        eos_id=settings.eos_id,
+    )
+    _check_fractions(settings)
     refuse_occupied(out, force)
     names_of_split = {"train": list(sources)}
-    for split, held_out in (("valid", recipe.valid), ("test", recipe.test)):
+    for split, held_out in (("valid", settings.valid), ("test", settings.test)):
         if isinstance(held_out, str):
             names_of_split[split] = [held_out]
     if [name for names in names_of_split.values() for name in names].count("-") > 1:
         raise InputError("stdin (-) can be read only once")
     sources_of_split = {
         split: [
-            source for name in names for source in find_sources(name, recipe.text_field, READ_BYTES)
+            source
+            for name in names
+            for source in find_sources(name, settings.text_field, READ_BYTES)
         ]
         for split, names in names_of_split.items()
     }
-    _refuse_twice(sources_of_split["train"], recipe)
-    with new_store(out, force) as folder:
+    _refuse_repeated_files(sources_of_split["train"], settings)
+    with store_being_written(out, force) as folder:
         spool = folder / "spool"
         spool.mkdir()
-        divisions = _divide(sources_of_split, recipe, spool=spool, on_progress=on_progress)
-        tokenizer = given or _learn(divisions["train"], recipe, on_progress)
+        divisions = _divide(sources_of_split, settings, spool=spool, on_progress=on_progress)
+        tokenizer = given or _learn(divisions["train"], settings, on_progress)
         try:
             splits = _encode(divisions, tokenizer, folder=folder, on_progress=on_progress)
         except InputError:
@@ -117,35 +131,22 @@ def prepare(
     return TokenStore.open(out)
 
 
-def given_tokenizer_of(recipe: Recipe) -> Tokenizer | None:
-    """Returns the tokenizer if it is given, None if it is made from the text; checks the recipe in
-    any case.
-
-    Raises:
-        InputError: The tokenizer is unknown, or vocabulary size or fractions are impossible.
-    """
-    given = given_tokenizer(
-        recipe.tokenizer,
-        of=recipe.tokenizer_of,
-        vocab_size=recipe.vocab_size,
-        eos_id=recipe.eos_id,
-    )
-    fractions = [share for share in (recipe.valid, recipe.test) if not isinstance(share, str)]
+def _check_fractions(settings: StoreSettings) -> None:
+    fractions = [share for share in (settings.valid, settings.test) if not isinstance(share, str)]
     if not all(0 <= share < 1 for share in fractions) or sum(fractions) >= 1:
         raise InputError(
-            f"--valid {recipe.valid} --test {recipe.test}: fractions must be at least 0 and "
+            f"--valid {settings.valid} --test {settings.test}: fractions must be at least 0 and "
             "leave something to train on"
         )
-    return given
 
 
-def _refuse_twice(sources: Sequence[Source], recipe: Recipe) -> None:
+def _refuse_repeated_files(sources: Sequence[Source], settings: StoreSettings) -> None:
     """Checks that no file is given twice: text that is held out of it would be trained on, too.
 
     Raises:
         InputError: A file is given twice, and text is to be held out.
     """
-    if not any(share for share in (recipe.valid, recipe.test) if not isinstance(share, str)):
+    if not any(share for share in (settings.valid, settings.test) if not isinstance(share, str)):
         return
     known: set[tuple[int, int]] = set()
     for source in (each for each in sources if each.file is not None):
@@ -172,7 +173,7 @@ def _refuse_changed(sources_of_split: dict[str, list[Source]]) -> None:
 
 def _divide(
     sources_of_split: dict[str, list[Source]],
-    recipe: Recipe,
+    settings: StoreSettings,
     *,
     spool: Path,
     on_progress: OnProgress,
@@ -181,40 +182,40 @@ def _divide(
     divisions = {}
     for split, sources in sources_of_split.items():
         sources = [
-            spooled(source, spool, READ_BYTES) if source.once else source for source in sources
+            spooled(source, spool, READ_BYTES) if source.read_once else source for source in sources
         ]
         sizes = [source.text_bytes for source in sources]
         known = [size for size in sizes if size is not None]
         total = sum(known) if len(known) == len(sizes) else None
-        held_out = {"train": (recipe.valid, recipe.test)}.get(split, (0.0, 0.0))
+        held_out = {"train": (settings.valid, settings.test)}.get(split, (0.0, 0.0))
         valid, test = (0.0 if isinstance(share, str) else share for share in held_out)
         divisions[split] = divide(
             sources,
             valid=valid,
             test=test,
-            seed=recipe.seed,
+            seed=settings.seed,
             on_bytes=_summed(on_progress, f"reading {split}", total),
         )
     return divisions
 
 
-def _learn(division: Division, recipe: Recipe, on_progress: OnProgress) -> Tokenizer:
+def _learn(division: Division, settings: StoreSettings, on_progress: OnProgress) -> Tokenizer:
     """Makes the tokenizer from the training text only."""
-    if recipe.tokenizer == "byte":
+    if settings.tokenizer == "byte":
         return ByteTokenizer()
     on_bytes = _summed(on_progress, "learning the vocabulary", division.total_bytes)
     texts = (piece.text for piece in regroup(division.train_pieces(on_bytes)))
-    if recipe.tokenizer == "char":
+    if settings.tokenizer == "char":
         characters: set[str] = set()
         for text in texts:
             characters.update(text)
         return CharTokenizer(sorted(characters))
-    if recipe.tokenizer == "word":
-        return learn_words(texts, recipe.vocab_size)
+    if settings.tokenizer == "word":
+        return learn_words(texts, settings.vocab_size)
     from sglm.text.sentencepiece_tokenizer import learn_sentencepiece, sample_segments
 
-    segments = sample_segments(texts, division.train_bytes, recipe.seed)
-    return learn_sentencepiece(segments, recipe.vocab_size)
+    segments = sample_segments(texts, division.train_bytes, settings.seed)
+    return learn_sentencepiece(segments, settings.vocab_size)
 
 
 def learn_words(texts: Iterable[str], vocab_size: int | None) -> WordTokenizer:

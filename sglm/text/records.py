@@ -43,7 +43,7 @@ def text_of(record: object, field: str, where: str) -> str:
     try:
         names = _names(record, field)
     except LookupError:
-        raise InputError(f"{where}: {_no('field', map(str, record), field)}") from None
+        raise InputError(f"{where}: {_no_such('field', map(str, record), field)}") from None
     return checked_text(reduce(getitem, names, record), field, where)
 
 
@@ -64,7 +64,7 @@ def _names(record: Mapping[str, Any], field: str) -> tuple[str, ...]:
     raise LookupError(field)
 
 
-def _no(what: str, known: Iterable[str], field: str) -> str:
+def _no_such(what: str, known: Iterable[str], field: str) -> str:
     hint = did_you_mean(field, known)
     return f"no {what} {field!r}{hint} (--text-field chooses it, in Python text_field)"
 
@@ -203,7 +203,7 @@ def parquet_column(schema: "pa.Schema", field: str, path: Path) -> tuple[str, ..
     try:
         names = _names(columns, field)
     except LookupError:
-        raise InputError(f"{path}: {_no('column', schema.names, field)}") from None
+        raise InputError(f"{path}: {_no_such('column', schema.names, field)}") from None
     kind = reduce(getitem, names, columns)
     if isinstance(kind, dict) or pa.types.is_nested(kind):
         what = "dict" if isinstance(kind, dict) or pa.types.is_map(kind) else "list"

@@ -3,9 +3,10 @@
 SentencePiece trusts its models: a crafted normalisation table (`precompiled_charsmap`) makes its
 C++ code read out of bounds, a very long piece overflows its stack (google/sentencepiece issues 1269
 and 1263, seen in 0.2.1), and a NUL or an unknown byte in a piece ends the process. sglm's own
-models have no such table and use few fields of the format; `check_model` refuses all other fields.
-Among models from elsewhere, `check_given_model` refuses those that would crash SentencePiece. The
-files are in protobuf's wire format, with the messages of `sentencepiece_model.proto`.
+models have no such table and use few fields of the format; `check_own_model` refuses all other
+fields. Among models from elsewhere, `check_given_model` refuses those that would crash
+SentencePiece. The files are in protobuf's wire format, with the messages of
+`sentencepiece_model.proto`.
 """
 
 import math
@@ -14,12 +15,22 @@ from collections.abc import Iterator
 
 import numpy as np
 
+METASPACE = "\u2581"  # stands for a space in the names of pieces
+
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _PIECE, _TRAINER, _NORMALIZER, _DENORMALIZER = 1, 2, 3, 5  # fields of ModelProto
 _TEXT, _SCORE, _TYPE = 1, 2, 3  # fields of ModelProto.SentencePiece
 _MODEL_TYPE, _BPE = 3, 2  # field of TrainerSpec, and its only allowed value in sglm's own models
 _CHARSMAP = 2  # field of NormalizerSpec
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = 1, 2, 3, 4, 5, 6  # values of _TYPE
+_TYPE_NAMES = {
+    _NORMAL: "normal",
+    _UNKNOWN: "unknown",
+    _CONTROL: "control",
+    _USER_DEFINED: "user-defined",
+    _UNUSED: "unused",
+    _BYTE: "byte",
+}
 _OWN_TYPES = (_NORMAL, _UNKNOWN, _CONTROL, _BYTE)
 _ALL_TYPES = (*_OWN_TYPES, _USER_DEFINED, _UNUSED)
 # No longer piece is ever learned: 16 characters of at most 4 bytes each.
@@ -31,7 +42,7 @@ _LONGEST_REPLACED_BYTES = 32
 _BYTE_PIECES = {f"<0x{byte:02X}>".encode() for byte in range(256)}
 
 
-def check_model(model: bytes) -> None:
+def check_own_model(model: bytes) -> None:
     """Checks that sglm itself could have learned this model.
 
     Raises:
@@ -133,12 +144,21 @@ def _piece(message: bytes, types: tuple[int, ...], longest: int) -> tuple[bytes,
             text = value
         elif field == _TYPE and value in types:
             kind = int(value)
+        elif field == _TYPE:
+            raise ValueError(_type_problem(value))
         elif field != _SCORE or not isinstance(value, float) or not math.isfinite(value):
             raise ValueError(f"a piece with an unexpected field {field}")
     if not 0 < len(text) <= longest or b"\0" in text:
         raise ValueError(f"a piece of {len(text)} bytes, or with a NUL")
     text.decode("utf-8")
     return text, kind
+
+
+def _type_problem(value: int | float | bytes) -> str:
+    if not isinstance(value, int):
+        return "a piece whose type is not an integer"
+    name = _TYPE_NAMES.get(value)
+    return f"a piece of type {value}, {name or 'which SentencePiece does not have'}"
 
 
 def message_fields(message: bytes) -> Iterator[tuple[int, int | float | bytes]]:

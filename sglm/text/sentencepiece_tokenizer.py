@@ -19,7 +19,7 @@ from itertools import chain
 import sentencepiece
 
 from sglm.errors import InputError
-from sglm.text.sentencepiece_model import check_model
+from sglm.text.sentencepiece_model import METASPACE, check_own_model
 from sglm.text.tokenizer_interface import (
     EOS,
     SENTENCEPIECE_FILE,
@@ -33,7 +33,6 @@ from sglm.text.tokenizer_interface import (
 DEFAULT_VOCAB_SIZE = 8000
 # <unk>, <eos>, the 256 bytes, and one character with one merge.
 SMALLEST_VOCAB_SIZE = 260
-SPACE = "\u2581"
 
 # Every boundary but the last one in a text depends only on the text before it and on the one
 # character after it. The limits on length bound the memory for a line without spaces.
@@ -73,7 +72,7 @@ def _bytes_of_each_id(processor: sentencepiece.SentencePieceProcessor) -> list[b
             return bytes([int(piece[1:-1], 16)])
         if processor.is_control(token_id) or processor.is_unknown(token_id):
             return b""
-        return piece.replace(SPACE, " ").encode()
+        return piece.replace(METASPACE, " ").encode()
 
     return [bytes_of(token_id) for token_id in range(processor.vocab_size())]
 
@@ -95,7 +94,7 @@ class SentencePieceTokenizer(Tokenizer):
         Raises:
             ValueError, RuntimeError: It is not the content of such a file.
         """
-        check_model(model)
+        check_own_model(model)
         self._model = model
         self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
         self.vocab_size = self._processor.vocab_size()
@@ -231,7 +230,7 @@ def _without_rare_characters(segments: list[str], at_most: int) -> list[str]:
     counts: Counter[str] = Counter()
     for segment in segments:
         counts.update(segment)
-    usable = {c: count for c, count in counts.items() if c not in "\0\t\u2581\u2585"}
+    usable = {c: count for c, count in counts.items() if c not in f"\0\t{METASPACE}\u2585"}
     total, covered, kept = sum(usable.values()), 0, set[str]()
     for character, count in sorted(usable.items(), key=lambda item: (-item[1], item[0])):
         if len(kept) >= at_most or covered >= 0.9995 * total:

@@ -60,19 +60,19 @@ class Source:
         name: Name in messages.
         read: Function that reads its pieces, from the beginning.
         documents: Whether its pieces are records, not lines.
-        once: Whether reading it again is impossible (stdin) or means another download (hf:).
+        read_once: Whether reading it again is impossible (stdin) or means another download (hf:).
         file: The file. None: it is not a file.
         version: Size and modification time of the file when it was found, from `file_version`.
-        found: Whether it was found in a folder, and so may contain no text.
+        from_folder: Whether it was found in a folder, and so may contain no text.
     """
 
     name: str
     read: Callable[[], Iterator[Piece]]
     documents: bool
-    once: bool = False
+    read_once: bool = False
     file: Path | None = None
     version: tuple[int, int] | None = None
-    found: bool = False
+    from_folder: bool = False
 
     @property
     def text_bytes(self) -> int | None:
@@ -134,7 +134,7 @@ def find_sources(
                 name="stdin",
                 read=lambda: read_text_lines("-", longest_bytes),
                 documents=False,
-                once=True,
+                read_once=True,
             )
         ]
     if source.startswith("builtin:"):
@@ -146,7 +146,7 @@ def find_sources(
                 name=source,
                 read=lambda: read_data_set(source, text_field),
                 documents=True,
-                once=True,
+                read_once=True,
             )
         ]
     if not source:  # often an unset shell variable; Path("") would mean the current folder
@@ -158,7 +158,7 @@ def find_sources(
     if not path.is_dir():
         return [_file(path, text_field, longest_bytes)]
     found = _text_files(path, keep_empty=keep_empty)
-    return [replace(_file(file, text_field, longest_bytes), found=True) for file in found]
+    return [replace(_file(file, text_field, longest_bytes), from_folder=True) for file in found]
 
 
 def _text_files(folder: Path, *, keep_empty: bool) -> list[Path]:

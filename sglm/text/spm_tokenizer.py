@@ -8,10 +8,9 @@ import numpy.typing as npt
 import sentencepiece
 
 from sglm.text.given_tokenizer import GivenTokenizer
-from sglm.text.sentencepiece_model import check_given_model, message_fields
+from sglm.text.sentencepiece_model import METASPACE, check_given_model, message_fields
 from sglm.text.tokenizer_interface import SENTENCEPIECE_FILE, utf8
 
-_SPACE = "\u2581"
 _PIECE, _BEGIN, _END = 2, 4, 5  # fields of SentencePieceText and of its pieces
 
 
@@ -84,13 +83,13 @@ class SpmTokenizer(GivenTokenizer):
         # sets the end of the character only for the last of them.
         for place in range(len(spans) - 2, -1, -1):
             start, end = bytes_N2[place]
-            is_added_space = self._names[ids[place]] == _SPACE
+            is_added_space = self._names[ids[place]] == METASPACE
             if start == end == bytes_N2[place + 1, 0] and not is_added_space:
                 bytes_N2[place, 1] = bytes_N2[place + 1, 1]
         return [(start, end) for start, end in _in_characters(text, bytes_N2).tolist()]
 
     def _spellings(self) -> Iterator[Sequence[bytes]]:
-        yield [name.replace(_SPACE, " ").encode() for name in self._names]
+        yield [name.replace(METASPACE, " ").encode() for name in self._names]
 
     def content(self) -> bytes:
         return self._content

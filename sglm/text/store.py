@@ -158,7 +158,7 @@ class TokenStore:
         facts = self._facts(split)
         return SplitCounts(*(facts[name] for name in SplitCounts._fields))
 
-    def lines(self, split: str) -> LineHashes | None:
+    def line_hashes(self, split: str) -> LineHashes | None:
         """Returns the hashes of a split's lines; None for a store without them.
 
         Raises:

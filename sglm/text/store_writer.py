@@ -138,7 +138,7 @@ def refuse_occupied(out: Path, force: bool) -> None:
 
 
 @contextlib.contextmanager
-def new_store(out: Path, force: bool) -> Iterator[Path]:
+def store_being_written(out: Path, force: bool) -> Iterator[Path]:
     """Yields a temporary folder beside `out`, and renames it to `out` when the block ends without
     an error.
 

@@ -65,7 +65,7 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     return tokenizer
 
 
-def tokenizer_of(path: Path) -> Tokenizer:
+def find_tokenizer(path: Path) -> Tokenizer:
     """Loads the tokenizer of a run, a model folder or a store.
 
     Raises:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from sglm.errors import InputError, did_you_mean
 from sglm.storage.untrusted import read_bounded
-from sglm.text.tokenizer import GIVEN_KINDS, KINDS, IdsTokenizer, Tokenizer, tokenizer_of
+from sglm.text.tokenizer import GIVEN_KINDS, KINDS, IdsTokenizer, Tokenizer, find_tokenizer
 from sglm.text.tokenizer_interface import (
     EOS,
     LARGEST_FILE_BYTES,
@@ -14,13 +14,14 @@ from sglm.text.tokenizer_interface import (
 
 
 def given_tokenizer(
-    name: str, *, of: Path | None, vocab_size: int | None, eos_id: int | None
+    name: str, *, tokenizer_of: Path | None, vocab_size: int | None, eos_id: int | None
 ) -> Tokenizer | None:
     """Returns the tokenizer that the options give; checks the options in any case.
 
     Args:
         name: One of `KINDS`, `hf:FILE`, `spm:FILE` or `ids`.
-        of: A run, a model folder or a store whose tokenizer is taken. None: `name` decides.
+        tokenizer_of: A run, a model folder or a store whose tokenizer is taken. None: `name`
+            decides.
         vocab_size: Number of tokens. None: not given.
         eos_id: The id of `<eos>`. None: not given.
 
@@ -30,11 +31,11 @@ def given_tokenizer(
     Raises:
         InputError: The name is unknown, the file cannot be used, or options exclude each other.
     """
-    if of is not None:
+    if tokenizer_of is not None:
         for option, value in (("--vocab-size", vocab_size), ("--eos-id", eos_id)):
             if value is not None:
                 raise InputError(f"{option} does not go with --tokenizer-of; leave it out")
-        return tokenizer_of(of)
+        return find_tokenizer(tokenizer_of)
     kind, _, file = name.partition(":")
     if name in KINDS:
         _check_learned(name, vocab_size=vocab_size, eos_id=eos_id)

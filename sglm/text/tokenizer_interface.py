@@ -12,7 +12,7 @@ from typing import ClassVar
 import numpy as np
 
 from sglm.errors import InputError
-from sglm.storage.durable import named
+from sglm.storage.durable import errors_naming
 from sglm.text.lines import LONE_SURROGATE, Piece
 
 EOS, UNK = "<eos>", "<unk>"
@@ -171,7 +171,7 @@ class Tokenizer(ABC):
                     f"the vocabulary would take {len(content) >> 20} MiB, more than the "
                     f"{LARGEST_FILE_BYTES >> 20} MiB that sglm reads; give a smaller --vocab-size"
                 )
-            with named(folder / self.content_file):
+            with errors_naming(folder / self.content_file):
                 (folder / self.content_file).write_bytes(content)
         facts = {
             "format_version": FORMAT_VERSION,
@@ -182,7 +182,7 @@ class Tokenizer(ABC):
             "unk_id": self.unk_id,
             **({"settings": self.settings} if self.settings else {}),
         }
-        with named(folder / CARD_FILE):
+        with errors_naming(folder / CARD_FILE):
             (folder / CARD_FILE).write_text(json.dumps(facts, indent=2) + "\n")
 
 

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 
 from sglm.config import Config
-from sglm.dni.adjoint import AdjointEstimator, reads_along
+from sglm.dni.adjoint import AdjointEstimator, one_reading_serves_stretch
 from sglm.dni.adjoint_pass import WayBack, adjoint_gradients
 from sglm.dni.critic import Critic, CriticEstimator, discount
 from sglm.dni.estimator import PlainTruncation, StateGradientEstimator
@@ -28,7 +28,7 @@ from sglm.runtime.calls import Calls, RecordedCalls
 from sglm.runtime.ranks import ALONE, Ranks, averaged_in_backward
 from sglm.text.batcher import Batcher
 from sglm.text.store import TokenStore
-from sglm.train.graph import GraphedPass, is_recorded
+from sglm.train.graph import GraphedPass, uses_cuda_graph
 from sglm.train.learner import Learner
 from sglm.train.truncation import draw_lengths
 from sglm.train.window_decision import DecisionRule
@@ -111,13 +111,9 @@ def build_learner(
         config: The configuration: sizes, rates, seed.
         token_counts_V: How often each token occurs in the training text.
         precision: The number types, and the device.
-        ranks: The processes that share the lanes.
-
-    Raises:
-        ConfigError: The lanes cannot be divided evenly among the processes.
+        ranks: The processes that share the lanes evenly (`build_batcher` checks that they can).
     """
     train, device = config.train, precision.device
-    _check_lanes(train.batch, ranks)
     lanes = train.batch // ranks.count
     torch.manual_seed(config.train.seed)
     model = LSTMLanguageModel(
@@ -133,7 +129,7 @@ def build_learner(
     estimator = build_estimator(config, model)
     return Learner(
         model=model,
-        window_pass=build_window_pass(config, model, estimator.wants_feature_gradients),
+        window_pass=build_window_pass(config, model, estimator.wants_features),
         optimizer=make_optimizer(model, config.optimizer),
         precision=precision,
         estimator=estimator,
@@ -148,14 +144,6 @@ def build_learner(
         random_window=train.random_window,
         ranks=ranks,
     )
-
-
-def _check_lanes(batch: int, ranks: Ranks) -> None:
-    if batch % ranks.count:
-        raise ConfigError(
-            f"train.batch = {batch} lanes cannot be shared out among {ranks.count} processes;"
-            f" make it a multiple of {ranks.count}"
-        )
 
 
 def is_gauged(config: Config, lanes: int) -> bool:
@@ -190,7 +178,7 @@ def build_window_pass(
     window_pass = WindowPass(
         model, regularizer=penalties, random_window=random, keeps_features=keeps_features
     )
-    if not is_recorded(config, model):
+    if not uses_cuda_graph(config, model):
         if model.ranks.count == 1:
             return window_pass
         # Its only buffer, the order of the words, is the same on all ranks.
@@ -214,7 +202,7 @@ def injects_once(config: Config) -> bool:
     """Returns whether only the first boundary of a stretch is injected into: if windows are long
     and a stretch has several."""
     several = stretch_windows(config) > 1
-    return several and not reads_along(config.train.window, config.synthesizer.reach)
+    return several and not one_reading_serves_stretch(config.train.window, config.synthesizer.reach)
 
 
 def stretch_windows(config: Config) -> int:
@@ -224,7 +212,9 @@ def stretch_windows(config: Config) -> int:
         return 1
     if settings.every is not None:
         return settings.every
-    return 1 if reads_along(config.train.window, settings.reach) else _LONG_WINDOWS_STRETCH
+    if one_reading_serves_stretch(config.train.window, settings.reach):
+        return 1
+    return _LONG_WINDOWS_STRETCH
 
 
 def lookahead_steps(config: Config) -> int | None:
@@ -260,7 +250,7 @@ def build_estimator(config: Config, model: LSTMLanguageModel) -> StateGradientEs
             hidden=hidden_units(settings),
             other_lane=settings.inject == "other-lane",
             way_back=_way_back(config, model),
-            calls=RecordedCalls() if is_recorded(config, model) else Calls(),
+            calls=RecordedCalls() if uses_cuda_graph(config, model) else Calls(),
             **common,
         )
     # Forked, so that the model's dropout draws the same masks with and without a synthesizer.
@@ -310,7 +300,11 @@ def build_batcher(config: Config, store: TokenStore, *, ranks: Ranks = ALONE) ->
             what the synthesizer reads together.
     """
     ids_N, train = store.ids("train"), config.train
-    _check_lanes(train.batch, ranks)
+    if train.batch % ranks.count:
+        raise ConfigError(
+            f"train.batch = {train.batch} lanes cannot be shared out among {ranks.count} processes;"
+            f" make it a multiple of {ranks.count}"
+        )
     lengths = None
     if train.random_window is not None:
         lengths = draw_lengths(len(ids_N) // train.batch, train.random_window, train.seed)

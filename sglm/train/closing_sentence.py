@@ -4,7 +4,7 @@ import math
 
 from sglm.config import Config
 from sglm.dni.estimator import EstimatorStatus
-from sglm.dni.gauge import REACH, GaugeReading
+from sglm.dni.gauge import REFERENCE_STEPS, GaugeReading
 from sglm.dni.trust import RUNNING_MEAN_OVER
 from sglm.train.build import injects_once, stretch_windows
 from sglm.train.runaway import RunawayWatch
@@ -28,7 +28,7 @@ def closing_sentence(
     status: EstimatorStatus,
     runaway: RunawayWatch,
     *,
-    epoch: int,
+    windows_per_epoch: int,
     reading: GaugeReading | None = None,
 ) -> str:
     """Says what the synthesizer explained, how it was injected, its effect, and what to try next.
@@ -37,7 +37,7 @@ def closing_sentence(
         config: The run's configuration.
         status: The state of its estimator.
         runaway: The watch that knows whether a synthetic phase was ended.
-        epoch: Number of windows in an epoch.
+        windows_per_epoch: Number of windows in an epoch.
         reading: The gauge's measurements, if there is a gauge.
     """
     if status.probes == 0:
@@ -54,23 +54,23 @@ def closing_sentence(
     if status.capped is not None:
         facts += f", trust bound shortened {100 * status.capped:.0f} % of its predictions"
     if reading is not None and reading.windows:
-        facts += f"; {_effect(reading, config, epoch)}"
+        facts += f"; {_effect(reading, config, windows_per_epoch)}"
     return f"{facts}; {_advice(config, status, runaway)}"
 
 
-def _effect(reading: GaugeReading, config: Config, epoch: int) -> str:
+def _effect(reading: GaugeReading, config: Config, windows_per_epoch: int) -> str:
     """Describes the effect of the injected gradients on the weights."""
-    every = (
-        f", at one window in {min(stretch_windows(config), epoch)}," if injects_once(config) else ""
-    )
+    every = ""
+    if injects_once(config):
+        every = f", at one window in {min(stretch_windows(config), windows_per_epoch)},"
     windows = f"{reading.windows} window{'s' if reading.windows > 1 else ''}"
     # `not … <`, so that a noise of NaN counts as too noisy.
     if not reading.noise < _TOO_NOISY or math.isnan(reading.cosine):
         return f"its effect on the weights is not known: too few windows, or too noisy ({windows})"
     return (
         f"what was injected{every} moved the weights {100 * reading.share:.0f} % as far as the"
-        f" exact gradient of {REACH} more tokens would (cosine {reading.cosine:.2f}, slope"
-        f" {reading.beta:.2f}, {windows})"
+        f" exact gradient of {REFERENCE_STEPS} more tokens would (cosine {reading.cosine:.2f},"
+        f" slope {reading.beta:.2f}, {windows})"
     )
 
 

@@ -9,14 +9,14 @@ from sglm.config import Config, load_config, parse_config
 from sglm.config.load import ABOUT
 from sglm.errors import InputError, short_repr
 from sglm.optim.precision import make_precision
-from sglm.runtime.device import own_gpu, pick_device, torch_of_a_fresh_process
+from sglm.runtime.device import claim_gpu, default_torch_modes, pick_device
 from sglm.storage.untrusted import given_path
 from sglm.text.store import TokenStore
 from sglm.train.log.run_log import OnReport
 from sglm.train.loop import Outcome, train
 from sglm.train.starting_point import StartingPoint
 
-_OF_A_STREAM = ("write", "flush", "isatty")
+_STREAM_METHODS = ("write", "flush", "isatty")
 
 
 def fit(
@@ -60,20 +60,20 @@ def fit(
         ConfigError, InputError: A setting, the store, a folder or the starting point is wrong.
         SglmError: Losses or gradients are not finite, even after going back to a checkpoint.
     """
-    if console is not None and not all(hasattr(console, name) for name in _OF_A_STREAM):
+    if console is not None and not all(hasattr(console, name) for name in _STREAM_METHODS):
         raise InputError(
-            f"console must be a text stream such as sys.stderr, with {', '.join(_OF_A_STREAM)}, not"
-            f" {short_repr(console)}"
+            f"console must be a text stream such as sys.stderr, with {', '.join(_STREAM_METHODS)},"
+            f" not {short_repr(console)}"
         )
     if on_report is not None and not callable(on_report):
         raise InputError(f"on_report must be a function, not {type(on_report).__name__}")
     settings = _settings(config, overrides)
-    with torch_of_a_fresh_process():
+    with default_torch_modes():
         return train(
             settings,
             store if isinstance(store, TokenStore) else TokenStore.open(store),
             given_path("a run's folder", out),
-            precision=make_precision(precision, own_gpu(pick_device(device))),
+            precision=make_precision(precision, claim_gpu(pick_device(device))),
             console=console or io.StringIO(),
             start=None if start_from is None else StartingPoint.open(start_from),
             on_report=on_report,

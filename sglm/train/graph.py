@@ -20,7 +20,7 @@ from sglm.train.window_pass import WindowOutputs, WindowPass
 Shapes = tuple[torch.Size, torch.Size]
 
 
-def is_recorded(config: Config, model: LSTMLanguageModel) -> bool:
+def uses_cuda_graph(config: Config, model: LSTMLanguageModel) -> bool:
     """Returns whether a window's kernels are recorded: on a GPU, as `train.cuda_graph` says."""
     if config.train.cuda_graph != "auto":
         return config.train.cuda_graph and model.embedding.is_cuda

@@ -57,7 +57,7 @@ class Learner:
     ranks: Ranks = ALONE
 
     @property
-    def shown(self) -> LSTMLanguageModel:
+    def evaluated_model(self) -> LSTMLanguageModel:
         """The model that is validated and saved: that of averaged weights, if there is one."""
         averaged = None if self.average is None else self.average.model
         return self.model if averaged is None else averaged
@@ -82,9 +82,9 @@ def capture(learner: Learner) -> dict[str, Any]:
         "average": None if learner.average is None else learner.average.state_dict(),
         "optimizer": learner.optimizer.state_dict(),
         "scaler": learner.precision.scaler.state_dict(),
-        "carried": _every_lane(learner.state, learner.ranks),
+        "carried": _gather_state(learner.state, learner.ranks),
         "past": [
-            {**_every_lane(state, learner.ranks), "inputs": gather(inputs_TB, dim=1)}
+            {**_gather_state(state, learner.ranks), "inputs": gather(inputs_TB, dim=1)}
             for state, inputs_TB in learner.past
         ],
         "estimator": learner.estimator.state_dict(),
@@ -100,9 +100,10 @@ def restore(learner: Learner, tree: dict[str, Any]) -> None:
         learner.average.load_state_dict(tree["average"])
     learner.optimizer.load_state_dict(tree["optimizer"])
     learner.precision.scaler.load_state_dict(tree["scaler"])
-    learner.state = _own_lanes(tree["carried"], learner.ranks, device)
+    learner.state = _own_state(tree["carried"], learner.ranks, device)
+    learner.past.clear()
     learner.past.extend(
-        (_own_lanes(each, learner.ranks, device), own(each["inputs"], dim=1).to(device))
+        (_own_state(each, learner.ranks, device), own(each["inputs"], dim=1).to(device))
         for each in tree["past"]
     )
     learner.estimator.load_state_dict(tree["estimator"])
@@ -110,14 +111,14 @@ def restore(learner: Learner, tree: dict[str, Any]) -> None:
         learner.gauge.load_state_dict(tree["gauge"])
 
 
-def _every_lane(state: LSTMState, ranks: Ranks) -> dict[str, list[Tensor]]:
+def _gather_state(state: LSTMState, ranks: Ranks) -> dict[str, list[Tensor]]:
     return {
         "hidden": [ranks.gather(part) for part in state.hidden],
         "cell": [ranks.gather(part) for part in state.cell],
     }
 
 
-def _own_lanes(tree: dict[str, Any], ranks: Ranks, device: torch.device) -> LSTMState:
+def _own_state(tree: dict[str, Any], ranks: Ranks, device: torch.device) -> LSTMState:
     return LSTMState(
         tuple(ranks.own(part).to(device) for part in tree["hidden"]),
         tuple(ranks.own(part).to(device) for part in tree["cell"]),

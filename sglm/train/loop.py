@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TextIO
 
 from sglm.config import Config
-from sglm.dni.gauge import REACH
+from sglm.dni.gauge import REFERENCE_STEPS
 from sglm.errors import SglmError, Stopped
 from sglm.optim.optimizer import set_weight_decay
 from sglm.optim.precision import Precision
@@ -106,7 +106,7 @@ def train(
         SglmError: Losses or gradients are not finite, even after going back to a checkpoint.
     """
     if start is not None:
-        config = start.fitted(config, store)
+        config = start.matching_config(config, store)
     batcher = build_batcher(config, store, ranks=ranks)
     job = Job(
         config=config,
@@ -137,7 +137,7 @@ def _run(job: Job, resume: bool) -> Outcome:
             return _outcome(progress, None, already_finished=True)
         session = begin(job, learner, checkpoint)
         del checkpoint  # frees its copy of the state
-        while not _reaches_end(session):
+        while not _trains_to_end(session):
             if session.progress.went_back_to is not None:
                 raise SglmError(_gave_up(session.progress))
             session.log.line(_going_back(session.progress))
@@ -156,7 +156,7 @@ def _learner(job: Job) -> Learner:
     return learner
 
 
-def _reaches_end(session: Session) -> bool:
+def _trains_to_end(session: Session) -> bool:
     """Trains to the end of the schedule and saves the models; returns false if training diverges.
 
     Raises:
@@ -164,14 +164,14 @@ def _reaches_end(session: Session) -> bool:
     """
     run, learner = session.job.run, session.learner
     try:
-        _train_on(session)
+        _take_remaining_steps(session)
         if not all_finite(learner.model):
             return False
         if session.job.ranks.writes:
             store = session.job.store
-            run.save_model(run.last_model, learner.shown, store)
+            run.save_model(run.last_model, learner.evaluated_model, store)
             if session.progress.best_nll is None:
-                run.save_model(run.best_model, learner.shown, store)
+                run.save_model(run.best_model, learner.evaluated_model, store)
         session.save()
     except Diverged:
         return False
@@ -180,16 +180,16 @@ def _reaches_end(session: Session) -> bool:
     return True
 
 
-def _train_on(session: Session) -> None:
+def _take_remaining_steps(session: Session) -> None:
     """Takes the remaining steps of the schedule; logs, validates and saves in between."""
     job, config = session.job, session.job.config.train
     progress, learner, log = session.progress, session.learner, session.log
     while True:
-        _settle(session)
+        _finish_step(session)
         step = progress.step
         if step == job.schedule.total_steps:
             return
-        signal_number, save = session.asked()
+        signal_number, save = session.poll_requests()
         _stop_if_asked(session, signal_number)
         every = config.checkpoint_every_steps
         save = save or (every is not None and step % every == 0)
@@ -200,7 +200,7 @@ def _train_on(session: Session) -> None:
         plan, window = job.schedule.at(step), job.batcher.at(step)
         decision = job.rule.decide(step, plan, window, runaway=session.runaway)
         if decision.gauge:
-            window = window._replace(ahead=job.batcher.ahead(step, REACH))
+            window = window._replace(ahead=job.batcher.ahead(step, REFERENCE_STEPS))
         rate = learner.rate(plan)
         set_weight_decay(learner.optimizer, learner.decay(plan))
         if (step + 1) % config.log_every_steps == 0:
@@ -208,14 +208,14 @@ def _train_on(session: Session) -> None:
         result = train_step(learner, window.to(job.precision.device), decision, learning_rate=rate)
         progress.advance(result.tokens * learner.ranks.count)
         if learner.average is not None:
-            learner.average.follow(learner.model, progress.step)
+            learner.average.update(learner.model, progress.step)
         session.taken.append(result.taken)
         progress.seconds = time.monotonic() - session.started
         log.step(result)
         if progress.step % config.log_every_steps == 0:
             session.count_skips()
             loss = log.interval(progress, learner, mode=decision.mode, cycle=plan.cycle, rate=rate)
-            if session.runaway.interval(
+            if session.runaway.update(
                 progress.step,
                 loss,
                 cycle=plan.cycle,
@@ -225,7 +225,7 @@ def _train_on(session: Session) -> None:
                 log.line(RAN_AWAY.format(step=progress.step))
 
 
-def _settle(session: Session) -> None:
+def _finish_step(session: Session) -> None:
     """Makes the validation and the snapshot that are due after the latest step, if any.
 
     Raises:
@@ -246,13 +246,13 @@ def _settle(session: Session) -> None:
         session.log.evaluation(
             progress,
             evaluation,
-            sample=sample(learner.shown, job.store) if learner.ranks.writes else None,
+            sample=sample(learner.evaluated_model, job.store) if learner.ranks.writes else None,
             mode=followed_mode(plan, session.runaway),
             cycle=plan.cycle,
             rate=learner.rate(plan),
         )
     if cycle_ended and learner.ranks.writes and all_finite(learner.model):
-        job.run.save_snapshot(plan.cycle, learner.shown, job.store)
+        job.run.save_snapshot(plan.cycle, learner.evaluated_model, job.store)
     progress.settled = step
     if step == session.first_step and progress.skipped_in_row == 0:
         session.save()  # a stop had cut this validation short; now it need not be repeated again
@@ -263,13 +263,13 @@ def _validated(session: Session) -> Evaluation:
     skipped step (see `_stop_if_asked`) the whole validation is repeated first.
 
     Raises:
-        Stopped: See `_settle`.
+        Stopped: See `_finish_step`.
     """
     job, learner = session.job, session.learner
     try:
         return validate(learner, job.store, should_stop=job.is_asked_to_stop)
     except StoppedReading:
-        _stop_if_asked(session, session.asked()[0])  # returns after a skipped step
+        _stop_if_asked(session, session.poll_requests()[0])  # returns after a skipped step
         return validate(learner, job.store, should_stop=lambda: False)
 
 
@@ -303,7 +303,7 @@ def _keep_best(session: Session, best_nll: float | None) -> None:
         session.progress.best_nll = best_nll
         if session.learner.ranks.writes:
             session.job.run.save_model(
-                session.job.run.best_model, session.learner.shown, session.job.store
+                session.job.run.best_model, session.learner.evaluated_model, session.job.store
             )
 
 
@@ -331,7 +331,7 @@ def _diagnosis(session: Session) -> str | None:
         session.job.config,
         status,
         session.runaway,
-        epoch=session.job.batcher.steps_per_epoch,
+        windows_per_epoch=session.job.batcher.steps_per_epoch,
         reading=None if gauge is None else gauge.reading(),
     )
 

@@ -35,7 +35,7 @@ _GIVE_DATA = "give --data DIR"
 # Packages whose versions may change a run's numbers, and for each kind of tokenizer the package
 # that made the tokens.
 _PACKAGES = ("torch", "numpy", "safetensors")
-_MADE_TOKENS = {"sentencepiece": "sentencepiece", "spm": "sentencepiece", "hf": "tokenizers"}
+_TOKENIZER_PACKAGES = {"sentencepiece": "sentencepiece", "spm": "sentencepiece", "hf": "tokenizers"}
 
 
 def record_session(
@@ -87,7 +87,7 @@ def _place(store: Path, run: Path) -> dict[str, str]:
     return {name: place.encode(errors="replace").decode() for name, place in places.items()}
 
 
-def trained_on(model: Path) -> TokenStore:
+def training_store(model: Path) -> TokenStore:
     """Opens the store that a run was last trained on.
 
     Args:
@@ -116,7 +116,7 @@ def trained_on(model: Path) -> TokenStore:
     damaged: InputError | None = None
     for place in {place.resolve(): None for place in places if is_store(place)}:
         try:
-            store = TokenStore.open(_from_here(place))
+            store = TokenStore.open(_relative_to_cwd(place))
         except InputError as error:  # the right one may be at the other place
             damaged = damaged or error
             continue
@@ -128,7 +128,7 @@ def trained_on(model: Path) -> TokenStore:
     raise InputError(f"{places[-1]}, which {run} was trained on, {problem}; {_GIVE_DATA}")
 
 
-def _from_here(path: Path) -> Path:
+def _relative_to_cwd(path: Path) -> Path:
     """Returns the path as people would write it: relative to the current folder if inside it."""
     path, here = path.resolve(), Path.cwd()
     return path.relative_to(here) if path.is_relative_to(here) else path
@@ -142,7 +142,7 @@ def keep_training_lines(run: RunFolder, store: TokenStore, start: StartingPoint 
     They go into the run and not into `model/`, which stays small and reveals nothing of the text.
     """
     copy = run.path / TRAINING_LINES
-    lines = None if copy.exists() else store.lines("train")
+    lines = None if copy.exists() else store.line_hashes("train")
     if lines is not None and start is not None:
         earlier = find_training_lines(start.folder)
         before = None if earlier is None else LineHashes.read(earlier)
@@ -157,8 +157,8 @@ def versions(tokenizer_kind: str = "") -> dict[str, str | None]:
     `git_commit` is the commit of the checkout that sglm runs from; `code_sha256` is the checksum of
     sglm's own files, uncommitted changes included.
     """
-    made_tokens = _MADE_TOKENS.get(tokenizer_kind)
-    packages = [*_PACKAGES, *([made_tokens] if made_tokens else [])]
+    tokenizer_package = _TOKENIZER_PACKAGES.get(tokenizer_kind)
+    packages = [*_PACKAGES, *([tokenizer_package] if tokenizer_package else [])]
     by_name: dict[str, str | None] = {"sglm": __version__, "python": platform.python_version()}
     for name in packages:
         try:

@@ -37,7 +37,7 @@ class RunawayWatch:
     ended_cycle: int | None = None
     ended_at_step: int | None = None
 
-    def interval(
+    def update(
         self, step: int, loss: float, *, cycle: int, mode: Mode, status: EstimatorStatus | None
     ) -> bool:
         """Updates the watch after one log interval.

@@ -66,7 +66,7 @@ class Job:
 
     def is_asked_to_stop(self) -> bool:
         """Returns whether a signal has come to any of the ranks, all of which must call this."""
-        return self.ranks.most(self.stop_signal() or 0) > 0
+        return self.ranks.maximum(self.stop_signal() or 0) > 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +92,7 @@ class Session:
     taken: list[Tensor] = field(default_factory=list)
     save_timer: SaveTimer = field(default_factory=SaveTimer)
 
-    def asked(self) -> tuple[int | None, bool]:
+    def poll_requests(self) -> tuple[int | None, bool]:
         """Returns what all ranks are asked to do before the next step; all of them must call this.
 
         Returns:
@@ -100,9 +100,7 @@ class Session:
             None; and whether a checkpoint is due.
         """
         save = self.job.ranks.writes and self.save_timer.due()
-        number, save_everywhere = self.job.ranks.most_of_each(
-            [self.job.stop_signal() or 0, int(save)]
-        )
+        number, save_everywhere = self.job.ranks.maxima([self.job.stop_signal() or 0, int(save)])
         return number or None, bool(save_everywhere)
 
     def count_skips(self) -> None:
@@ -167,7 +165,7 @@ def opened(job: Job, resume: bool) -> Iterator[None]:
                 kept.enter_context(opening)
             except SglmError as error:
                 refusal = error
-        refused = job.ranks.most(0 if refusal is None else 1)
+        refused = job.ranks.maximum(0 if refusal is None else 1)
         if refusal is not None:
             raise refusal
         if refused:
@@ -199,7 +197,7 @@ def progress_of(job: Job, checkpoint: Checkpoint | None) -> Progress:
     Raises:
         InputError: The checkpoint is intact, but does not belong to this run.
     """
-    with _belonging_to(job.run, checkpoint):
+    with _refusing_foreign_checkpoint(job.run, checkpoint):
         return Progress() if checkpoint is None else Progress(**checkpoint.state["progress"])
 
 
@@ -217,7 +215,7 @@ def begin(job: Job, learner: Learner, checkpoint: Checkpoint | None) -> Session:
     """
     run, ranks, progress = job.run, job.ranks, progress_of(job, checkpoint)
     runaway, interval = RunawayWatch(), dict[str, float]()
-    with _belonging_to(run, checkpoint):
+    with _refusing_foreign_checkpoint(run, checkpoint):
         if checkpoint is not None:
             state = checkpoint.state
             _check_precision(run, state["precision"], learner.precision.name)
@@ -225,7 +223,7 @@ def begin(job: Job, learner: Learner, checkpoint: Checkpoint | None) -> Session:
             restore_random_state(state["random"])
             runaway, interval = RunawayWatch(**state["runaway"]), state["interval"]
     if ranks.writes:
-        _write_down(job, learner, progress)
+        _prepare_folder(job, learner, progress)
     ranks.wait()  # all ranks have read the folder before this session logs or saves anything
     log = RunLog(
         run,
@@ -256,7 +254,7 @@ def begin(job: Job, learner: Learner, checkpoint: Checkpoint | None) -> Session:
     )
 
 
-def _write_down(job: Job, learner: Learner, progress: Progress) -> None:
+def _prepare_folder(job: Job, learner: Learner, progress: Progress) -> None:
     """Updates the folder for the session that begins, and announces it."""
     drop_later_lines(job.run.metrics, progress.settled)
     keep_training_lines(job.run, job.store, job.start)
@@ -287,7 +285,7 @@ def _check_precision(run: RunFolder, before: str, now: str) -> None:
 
 
 @contextmanager
-def _belonging_to(run: RunFolder, checkpoint: Checkpoint | None) -> Iterator[None]:
+def _refusing_foreign_checkpoint(run: RunFolder, checkpoint: Checkpoint | None) -> Iterator[None]:
     """Turns errors caused by an intact checkpoint of another program or run into `InputError`s."""
     try:
         yield

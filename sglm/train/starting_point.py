@@ -47,7 +47,7 @@ class StartingPoint:
         folder = find_model_folder(given_path("a run or a model", path))
         return cls(folder=folder, card=read_card(folder), weights_sha256=weights_sha256(folder))
 
-    def fitted(self, config: Config, store: TokenStore) -> Config:
+    def matching_config(self, config: Config, store: TokenStore) -> Config:
         """Returns the configuration, with the trained model's cutoffs if it does not set them.
 
         Raises:

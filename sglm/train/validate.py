@@ -24,11 +24,11 @@ def validate(learner: Learner, store: TokenStore, *, should_stop: Callable[[], b
     """
     ranks = learner.ranks
     share = evaluate_split(
-        NetworkPredictor(learner.shown),
+        NetworkPredictor(learner.evaluated_model),
         store,
         "valid",
         bos_id=store.bos_id,
         should_stop=should_stop,
-        share=(ranks.rank, ranks.count),
+        shard=(ranks.rank, ranks.count),
     )
     return replace(share, nll_nats=ranks.totals([share.nll_nats])[0])

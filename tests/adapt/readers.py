@@ -46,7 +46,8 @@ def make_reader(network: LSTMLanguageModel, way: str) -> LaneReader:
     if "sgd" in way or "rms" in way:
         reader = DynamicReader(network, segment=5, rule=make_rule(network, way[-3:]))
     if "cache" in way:
-        reader = CacheReader(reader, size=12, weight=0.3, sharpness=0.7)
+        features = network.shape.widths[-1]
+        reader = CacheReader(reader, features=features, size=12, weight=0.3, sharpness=0.7)
     return reader
 
 

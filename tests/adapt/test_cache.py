@@ -47,13 +47,20 @@ def test_is_what_the_paper_defines(
     monkeypatch.setattr(cache, "SIMILARITIES", at_a_time)
     ids = np.random.default_rng(3).integers(0, VOCABULARY, 90)
     expected, static = brute_force(ids, size=size, weight=0.4, sharpness=1.5)
-    reader = CacheReader(StaticReader(static.model), size=size, weight=0.4, sharpness=1.5)
+    features = static.model.shape.widths[-1]
+    reader = CacheReader(
+        StaticReader(static.model), features=features, size=size, weight=0.4, sharpness=1.5
+    )
     predictor = AdaptingPredictor(reader, network=static.model)
     first, state = read_on(predictor, ids[:41], predictor.start(1))
     second, state = read_on(predictor, ids[40:], state)
     # Float32 features and similarities; exponents of up to about ten.
     np.testing.assert_allclose([*first, *second], expected, rtol=1e-4)
     assert len(state[0].features_NH) <= size
+    start = reader.start()
+    assert start.features_NH.shape == (0, features)
+    assert start.features_NH.dtype == state[0].features_NH.dtype
+    assert start.words_N.dtype == state[0].words_N.dtype
 
 
 def test_one_larger_than_memory_is_refused_before_it_starts() -> None:

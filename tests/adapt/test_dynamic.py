@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from sglm.adapt.dynamic import DynamicReader
 from sglm.adapt.gradients import EPSILON, GradientSizes, gradient_sizes, rms_rule
 from sglm.adapt.reader import AdaptingPredictor
+from sglm.errors import InputError
 from sglm.scoring.stream import read_on
 from tests.adapt.readers import EOS, VOCABULARY, make_rule
 from tests.tiny_models import make_network, plain_nlls
@@ -63,6 +64,12 @@ def test_sizes_are_root_mean_squares_of_segments_of_the_training_text() -> None:
     names = [name for name, _ in network.named_parameters()]
     found = sizes.roots[names.index("softmax_bias")]
     torch.testing.assert_close(found, (squares / 3).sqrt(), rtol=1e-4, atol=1e-7)
+
+
+def test_a_text_as_long_as_a_segment_is_too_short_to_measure_sizes() -> None:
+    text = np.arange(4, dtype=np.uint16)
+    with pytest.raises(InputError, match="more than 4 tokens, but it has 4; take a shorter one"):
+        gradient_sizes(make_network(VOCABULARY), text, bos_id=EOS, segment=4)
 
 
 def test_the_rms_rule_scales_steps_and_caps_the_way_back() -> None:

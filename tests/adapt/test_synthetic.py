@@ -50,7 +50,7 @@ def test_learns_to_adapt_and_what_it_reads_matters() -> None:
     ids = bursty(2000, 1)
     static = np.exp(stream_nll(NetworkPredictor(network), ids, EOS) / len(ids))
     adapted = perplexity(network, gradients, ids)
-    assert adapted < 0.8 * perplexity(network, gradients.taking(0), ids)
+    assert adapted < 0.8 * perplexity(network, gradients.with_steps(0), ids)
     assert adapted < 0.8 * static
     assert all(torch.equal(before[name], w) for name, w in network.state_dict().items())
 
@@ -133,7 +133,7 @@ def test_each_step_reads_what_the_steps_before_changed() -> None:
         perplexity(network, make_gradients(network, steps=steps), ids) for steps in (0, 1, 2, 3)
     ]
     assert len(set(found)) == 4
-    shapes = [make_gradients(network).taking(steps).shape.steps for steps in (0, 5)]
+    shapes = [make_gradients(network).with_steps(steps).shape.steps for steps in (0, 5)]
     assert shapes == [0, 5]
 
 
@@ -155,7 +155,7 @@ class TestFolder:
     def test_of_another_model(self, folder: Path) -> None:
         other = make_network(VOCABULARY, seed=1)
         save_model(other, folder, "fingerprint")
-        with pytest.raises(InputError, match=r"another model .*sglm adapt-train"):
+        with pytest.raises(InputError, match=r"does not belong to the model .*sglm adapt-train"):
             load_gradients(folder, other)
 
     @pytest.mark.parametrize("missing", [CARD_FILE, GRADIENTS_FILE])
@@ -202,7 +202,7 @@ def test_what_the_networks_read_are_gradients_of_the_text_so_far() -> None:
         return found_1S[0]
 
     assert known.words_S.tolist() == [3, 4]
-    read_RS = known.of_words(bias_1S.detach())[0, 2 * len(shape.horizons) :]
+    read_RS = known.word_inputs(bias_1S.detach())[0, 2 * len(shape.horizons) :]
     scaled_S = 1e4 * gradient(bias_1S)
     torch.testing.assert_close(read_RS[0], scaled_S.sign() * scaled_S.abs().log1p())
     at_start_1S = start_1V[:, known.words_S].requires_grad_()

@@ -13,7 +13,7 @@ from sglm.lm import LanguageModel
 from sglm.model.folder import save_model
 from sglm.scoring.evaluate import evaluate_split
 from sglm.scoring.predictor import NetworkPredictor
-from sglm.text.prepare import Recipe, prepare
+from sglm.text.prepare import StoreSettings, prepare
 from tests.tiny_models import LINES, make_network, make_store
 
 
@@ -27,8 +27,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("eval-adapt")
     (folder / "test.txt").write_text("\n".join(LINES) + "\n", encoding="utf-8")
     (folder / "train.txt").write_text(("\n".join(LINES) + "\n") * 20, encoding="utf-8")
-    recipe = Recipe(tokenizer="byte", valid=0.3, test=str(folder / "test.txt"))
-    store = prepare([str(folder / "train.txt")], folder / "store", recipe)
+    settings = StoreSettings(tokenizer="byte", valid=0.3, test=str(folder / "test.txt"))
+    store = prepare([str(folder / "train.txt")], folder / "store", settings)
     tokenizer = store.tokenizer()
     save_model(make_network(tokenizer.vocab_size), folder / "model", tokenizer.fingerprint)
     tokenizer.save(folder / "model")
@@ -131,7 +131,7 @@ def test_nothing_to_train_on(folder: Path, store: str, segments: int, message: s
 def test_settings_are_tuned_in_the_context_that_is_evaluated(folder: Path) -> None:
     """By words, where a line is a text; the first perplexity told is that of the defaults."""
     store = prepare(
-        [str(folder / "train.txt")], folder / "words", Recipe(tokenizer="word", valid=0.3)
+        [str(folder / "train.txt")], folder / "words", StoreSettings(tokenizer="word", valid=0.3)
     )
     place, tokenizer = folder / "word-model", store.tokenizer()
     save_model(make_network(tokenizer.vocab_size), place, tokenizer.fingerprint)
@@ -148,7 +148,7 @@ def test_settings_are_tuned_in_the_context_that_is_evaluated(folder: Path) -> No
 
 def test_a_half_of_a_text_whose_white_space_is_not_in_its_ids_has_no_bytes(folder: Path) -> None:
     store = prepare(
-        [str(folder / "train.txt")], folder / "halves", Recipe(tokenizer="word", valid=0.3)
+        [str(folder / "train.txt")], folder / "halves", StoreSettings(tokenizer="word", valid=0.3)
     )
     predictor = NetworkPredictor(make_network(store.tokenizer().vocab_size))
     whole = evaluate_split(predictor, store, "valid")
@@ -178,7 +178,7 @@ def test_what_only_the_training_text_can_give_names_a_cure(folder: Path) -> None
         *("--setting", "segment=1000000"),
     )
     assert long.exit_code == 2
-    assert "segment 1000000 is longer than the training text" in long.stderr
+    assert "segment 1000000 needs a training text of more than 1000000 tokens" in long.stderr
     note = sglm_command(*text, "--context", "reset")
     assert "a line shorter than 32 tokens is read to its end before anything" in note.stderr
     alone = sglm_command("adapt-train", folder / "model")

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from sglm.cli.main import app
 from sglm.text import store as store_module
-from sglm.text.prepare import Recipe, prepare
+from sglm.text.prepare import StoreSettings, prepare
 from sglm.text.store import TokenStore
 from tests.conftest import make_text
 
@@ -37,7 +37,7 @@ def workdir(tmp_path: Path, word_store: TokenStore) -> Iterator[Path]:
     (tmp_path / "occupied").mkdir()
     (tmp_path / "occupied" / "thesis.tex").write_text("years of work")
     (tmp_path / "store").symlink_to(word_store.folder)
-    prepare([str(tmp_path / "good.txt")], tmp_path / "bytes", Recipe(tokenizer="byte"))
+    prepare([str(tmp_path / "good.txt")], tmp_path / "bytes", StoreSettings(tokenizer="byte"))
     result = CliRunner().invoke(
         app,
         [

@@ -17,7 +17,7 @@ from sglm.cli.main import app
 from sglm.compare import plan
 from sglm.compare.variants import VARIANTS
 from sglm.errors import InputError
-from sglm.text.prepare import Recipe, prepare
+from sglm.text.prepare import StoreSettings, prepare
 from sglm.text.store import TokenStore
 from tests.conftest import make_text
 
@@ -41,7 +41,7 @@ def workdir(tmp_path: Path, word_store: TokenStore) -> Iterator[Path]:
     prepare(
         [str(tmp_path / "text.txt")],
         tmp_path / "trainonly",
-        Recipe(tokenizer="word", valid=0.0, test=0.0),
+        StoreSettings(tokenizer="word", valid=0.0, test=0.0),
     )
     (tmp_path / "occupied").mkdir()
     (tmp_path / "occupied" / "thesis.tex").write_text("years of work")

@@ -100,8 +100,8 @@ def test_score_surprisal_and_generate_of_ids(folder: Path) -> None:
     assert (empty["n_tokens"], last["n_tokens"]) == (0, 2)
     for name in ("n_words", "n_bytes", "bits_per_byte"):
         assert first[name] is empty[name] is None
-    rows = checked("surprisal", model, "--json", given="5 7\n").splitlines()
-    assert [json.loads(row)["word"] for row in rows] == ["5", "7"]
+    rows = json.loads(checked("surprisal", model, "--json", given="5 7\n"))["rows"]
+    assert [row["word"] for row in rows] == ["5", "7"]
     text = checked("generate", model, "--prompt", "1 2 3", "--tokens", "20", "--seed", "1")
     assert text.startswith("1 2 3")
     assert {int(word) for word in text.split()} <= set(range(1, 10))

@@ -17,7 +17,7 @@ from sglm.config import Config, load_config, parse_config, plain_values, shipped
 from sglm.config.recipes import recipes
 from sglm.errors import ConfigError
 from sglm.text.batcher import Batcher
-from sglm.text.prepare import Recipe, prepare
+from sglm.text.prepare import StoreSettings, prepare
 from sglm.train.build import lookahead_steps, model_shape, stretch_windows
 from sglm.train.dry_run.memory import plan_memory
 
@@ -85,8 +85,10 @@ def test_a_recipe_trains_in_both_modes(name: str, tmp_path: Path) -> None:
     ids_N = np.random.default_rng(0).integers(1, about.vocabulary, size=length)
     lines = [" ".join(map(str, line)) for line in np.array_split(ids_N, 50)]
     (tmp_path / "ids.txt").write_text("\n".join(lines))
-    recipe = Recipe(tokenizer="ids", vocab_size=about.vocabulary, eos_id=0, valid=0.1, test=0.0)
-    store = prepare([str(tmp_path / "ids.txt")], tmp_path / "store", recipe)
+    settings = StoreSettings(
+        tokenizer="ids", vocab_size=about.vocabulary, eos_id=0, valid=0.1, test=0.0
+    )
+    store = prepare([str(tmp_path / "ids.txt")], tmp_path / "store", settings)
     reports = list[dict[str, Any]]()
     sglm.fit(name, store, tmp_path / "run", overrides=overrides, on_report=reports.append)
     # Line ends are told from words at once; there is nothing else to learn.

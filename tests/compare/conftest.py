@@ -17,7 +17,7 @@ from sglm.compare.grid import Cell, Grid
 from sglm.compare.process import Execution
 from sglm.compare.runs import Comparison, Record
 from sglm.config import Config, parse_config
-from sglm.optim.precision import precision_of
+from sglm.optim.precision import unchecked_precision
 from sglm.text.store import TokenStore
 from sglm.train.run_folder import RunFolder
 
@@ -95,7 +95,7 @@ def compare_into(
     return compare(
         prepare(config, store, out, variants=grid.variants, horizon=horizon),
         grid=grid,
-        execution=Execution(precision=precision_of(precision, CPU), stop_signal=stop_signal),
+        execution=Execution(precision=unchecked_precision(precision, CPU), stop_signal=stop_signal),
         console=console,
     )
 

@@ -18,8 +18,8 @@ from sglm.compare.process import Execution
 from sglm.compare.runs import RESULT_FILES, Comparison, Record
 from sglm.config import parse_config
 from sglm.errors import ConfigError, InputError, SglmError, Stopped
-from sglm.optim.precision import precision_of
-from sglm.text.prepare import Recipe, prepare
+from sglm.optim.precision import unchecked_precision
+from sglm.text.prepare import StoreSettings, prepare
 from sglm.text.store import TokenStore
 from sglm.train.loop import train
 from tests.compare.conftest import CPU, VALUES, compare_into, fake_python, run, write_run
@@ -80,7 +80,7 @@ def test_every_run_is_one_of_sglm_train_with_equal_updates(
             "schedule": {"unit": "steps", "cycles": cycles, "mode": mode or "alternating"},
         }
         alone = tmp_path / variant
-        precision = precision_of("fp32", CPU)
+        precision = unchecked_precision("fp32", CPU)
         train(
             parse_config(values, "test"),
             word_store,
@@ -285,7 +285,7 @@ def test_times_that_a_busy_machine_made_are_named(
     compare(
         comparison,
         grid=Grid(variants=("bptt",), seeds=seeds),
-        execution=Execution(precision=precision_of("fp32", CPU)),
+        execution=Execution(precision=unchecked_precision("fp32", CPU)),
         console=console,
     )
     if warning is None:
@@ -296,7 +296,7 @@ def test_times_that_a_busy_machine_made_are_named(
 
 def test_a_store_without_validation_text_is_refused(text_file: Path, tmp_path: Path) -> None:
     store = prepare(
-        [str(text_file)], tmp_path / "store", Recipe(tokenizer="word", valid=0.0, test=0.0)
+        [str(text_file)], tmp_path / "store", StoreSettings(tokenizer="word", valid=0.0, test=0.0)
     )
     with pytest.raises(InputError, match=r"no split 'valid'.*--valid"):
         run(store, tmp_path / "out")

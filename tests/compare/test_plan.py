@@ -16,10 +16,10 @@ from sglm.compare.progress import RunProgress
 from sglm.compare.runs import Comparison
 from sglm.compare.timing import seconds_of_run, seconds_of_runs
 from sglm.errors import ConfigError
-from sglm.optim.precision import precision_of
+from sglm.optim.precision import unchecked_precision
 from tests.compare.conftest import CPU, fake_python, write_run
 
-EXECUTION = Execution(precision=precision_of("fp32", CPU))
+EXECUTION = Execution(precision=unchecked_precision("fp32", CPU))
 MakeComparison = Callable[..., Comparison]
 
 

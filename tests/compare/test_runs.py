@@ -11,7 +11,7 @@ import pytest
 from sglm.compare.grid import Cell
 from sglm.compare.runs import Comparison, Record
 from sglm.errors import ConfigError, InputError
-from sglm.text.prepare import Recipe, prepare
+from sglm.text.prepare import StoreSettings, prepare
 from sglm.train.run_folder import RunFolder
 from tests.compare.conftest import write_run
 
@@ -70,7 +70,7 @@ def test_runs_of_another_configuration_horizon_or_corpus_are_refused(
         replace(comparison, horizon=35).collect()
     text = tmp_path / "other.txt"
     text.write_text("one two three four five six\n" * 200)
-    store = prepare([str(text)], tmp_path / "other", Recipe(tokenizer="word"))
+    store = prepare([str(text)], tmp_path / "other", StoreSettings(tokenizer="word"))
     with pytest.raises(InputError, match="another corpus"):
         replace(comparison, store=store).collect()
     assert set(comparison.collect()) == {long}

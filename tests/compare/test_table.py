@@ -49,7 +49,7 @@ def test_the_table() -> None:
     assert shown[0] == "Validation perplexity per token after 1,234 updates."
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in shown[2:7]]
     assert rows[0] == [
-        "variant", "seeds", "perplexity", "difference to bptt (95 % CI)", "gap closed", "time",
+        "variant", "seeds", "perplexity", "difference from bptt (95 % CI)", "gap closed", "time",
         "peak memory",
     ]  # fmt: skip
     assert rows[2] == ["bptt", "3", "101.25 ± 0.50", "–", "–", "61 s (×1.00)", "432 MB"]
@@ -83,7 +83,7 @@ def test_differences_are_named_only_where_the_interval_leaves_out_zero() -> None
     assert sentences == [
         "Better than bptt: alternating by 0.80 (95 % CI −1.20 … −0.40).",
         "Worse than bptt: bptt-restarts by 1.00 (95 % CI +0.50 … +1.50).",
-        "No difference to bptt beyond the spread over seeds: dni (95 % CI −2.10 … +0.10);"
+        "No difference from bptt beyond the spread over seeds: dni (95 % CI −2.10 … +0.10);"
         " dni-restarts (95 % CI −0.10 … +2.10).",
     ]
 
@@ -242,4 +242,4 @@ def test_a_terminal_s_table_has_no_gap_that_was_not_measured() -> None:
 def test_an_interval_that_only_touches_zero_does_not_leave_it_out() -> None:
     for mean, interval in ((-1.0, [-2.0, 0.0]), (1.0, [0.0, 2.0])):
         sentences = in_words(results(bptt=facts(), dni=facts(100.0 + mean, mean, interval)))
-        assert sentences.startswith("No difference to bptt beyond the spread over seeds: dni")
+        assert sentences.startswith("No difference from bptt beyond the spread over seeds: dni")

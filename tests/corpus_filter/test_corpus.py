@@ -23,7 +23,7 @@ from typer.testing import CliRunner, Result
 
 import sglm
 from sglm.cli.main import app
-from sglm.corpus_filter.engines import in_processes
+from sglm.corpus_filter.engines import run_in_processes
 from sglm.corpus_filter.progress import CorpusProgress
 from sglm.errors import SglmWarning
 from sglm.model.folder import save_model
@@ -348,7 +348,7 @@ def test_what_is_left_early_ends_its_own_processes_alone(tmp_path: Path) -> None
     other = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(60,))
     other.start()
     progress = CorpusProgress(io.StringIO(), doing="", sizes=[1, 1, 1])
-    outcomes = in_processes(jobs, progress, processes=1)
+    outcomes = run_in_processes(jobs, progress, processes=1)
     next(outcomes)
     outcomes.close()  # type: ignore[attr-defined]
     assert multiprocessing.active_children() == [other]

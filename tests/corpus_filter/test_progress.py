@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sglm.corpus_filter import progress as module
-from sglm.corpus_filter.engines import here
+from sglm.corpus_filter.engines import run_serially
 from sglm.corpus_filter.job import Job, perform
 from sglm.corpus_filter.plan import Settings, model_hash, plan_shards
 from sglm.corpus_filter.progress import CorpusProgress
@@ -49,7 +49,7 @@ def test_what_is_read_ahead_is_not_done(tmp_path: Path, monkeypatch: pytest.Monk
     events: list[float] = []
     progress = CorpusProgress(io.StringIO(), doing="scoring", sizes=[1])
     monkeypatch.setattr(progress, "at", lambda number, share: events.append(share))
-    assert [outcome.error for outcome in here(jobs, progress)] == [None]
+    assert [outcome.error for outcome in run_serially(jobs, progress)] == [None]
     assert events == sorted(events)
     assert len(events) > 3, "though all was read before anything was scored"
     assert events[0] < 0.6

@@ -56,9 +56,7 @@ def with_adjoint(dropout: DropoutRates | None = None, dtype: str = "fp64", **nam
     named = {"factor": 1.0, "trust_bound": False, "exact": False} | named
     estimator = AdjointEstimator(learner.model, **named)
     learner.estimator = estimator
-    learner.window_pass = WindowPass(
-        learner.model, keeps_features=estimator.wants_feature_gradients
-    )
+    learner.window_pass = WindowPass(learner.model, keeps_features=estimator.wants_features)
     return learner
 
 
@@ -175,11 +173,11 @@ def test_what_q_learns_from_is_the_expected_row() -> None:
     q.mean_error.fill_(1.0)  # it passes for better than the mean, so that something is injected
 
     def watched(
-        features_NH: Tensor, expected_NH: Tensor, counts_N: Tensor, **named: Any
+        features_NH: Tensor, expected_NH: Tensor, has_target_N: Tensor, **named: Any
     ) -> tuple[Tensor, Tensor]:
         right_NH = model.logits(features_NH).softmax(-1) @ model.output_weight
         seen.append((expected_NH, right_NH.detach()))
-        return observe(features_NH, expected_NH, counts_N, **named)
+        return observe(features_NH, expected_NH, has_target_N, **named)
 
     q.observe = watched  # type: ignore[method-assign]
     for step, decision in enumerate((PLAIN, INJECT)):
@@ -454,13 +452,15 @@ def test_q_learns_nothing_from_what_has_no_target() -> None:
     """The same as from the others alone; and from a window without any, nothing at all."""
     generator = torch.Generator().manual_seed(0)
     draws = [torch.randn(2, 8, 4, generator=generator) for _ in range(3)]
-    counts_N = torch.tensor([True, False] * 4)
+    has_target_N = torch.tensor([True, False] * 4)
     found, right, nothing = (ExpectedRow(4, 3) for _ in range(3))
     for each in (right, nothing):
         each.load_state_dict(found.state_dict())
 
-    def learn(q: ExpectedRow, features_NH: Tensor, expected_NH: Tensor, counts_N: Tensor) -> Tensor:
-        loss, finite = q.observe(features_NH, expected_NH, counts_N, ranks=ALONE)
+    def learn(
+        q: ExpectedRow, features_NH: Tensor, expected_NH: Tensor, has_target_N: Tensor
+    ) -> Tensor:
+        loss, finite = q.observe(features_NH, expected_NH, has_target_N, ranks=ALONE)
         q.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         with torch.no_grad():
@@ -471,9 +471,9 @@ def test_q_learns_nothing_from_what_has_no_target() -> None:
 
     start = weights(nothing) + [each.clone() for each in nothing.buffers()]
     for features_NH, expected_NH in draws:
-        assert learn(found, features_NH, expected_NH, counts_N)
-        assert learn(right, features_NH[::2], expected_NH[::2], counts_N[::2])
-        assert not learn(nothing, features_NH, expected_NH, ~counts_N & counts_N)
+        assert learn(found, features_NH, expected_NH, has_target_N)
+        assert learn(right, features_NH[::2], expected_NH[::2], has_target_N[::2])
+        assert not learn(nothing, features_NH, expected_NH, ~has_target_N & has_target_N)
     for name, value in right.state_dict().items():
         torch.testing.assert_close(found.state_dict()[name], value)  # float32, in another order
     assert all_equal(weights(nothing) + list(nothing.buffers()), start)
@@ -484,9 +484,9 @@ def test_what_q_is_shown_has_a_target() -> None:
     learner, shown = with_adjoint(), []
     q, observe = q_of(learner), q_of(learner).observe
 
-    def watched(features: Tensor, expected: Tensor, counts_N: Tensor, **named: Any) -> Any:
-        shown.append(counts_N)
-        return observe(features, expected, counts_N, **named)
+    def watched(features: Tensor, expected: Tensor, has_target_N: Tensor, **named: Any) -> Any:
+        shown.append(has_target_N)
+        return observe(features, expected, has_target_N, **named)
 
     q.observe = watched  # type: ignore[method-assign]
     window = without_some_targets(batcher(stretch=1).at(0))

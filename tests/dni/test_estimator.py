@@ -25,7 +25,7 @@ PLAIN = WindowDecision(mode=Mode.REAL)
 class Diary(PlainTruncation):
     """Writes down how it is called."""
 
-    wants_feature_gradients = True
+    wants_features = True
 
     def __init__(self) -> None:
         self.calls: list[str] = []

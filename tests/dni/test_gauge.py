@@ -46,9 +46,10 @@ def twice(values: Tensor, dim: int) -> Tensor:
 
 def a_window(seed: int = 0) -> tuple[LSTMState, Tensor]:
     """Some state, and the inputs after it."""
-    start = a_model(layers=2).start_state(LANES)
+    model = a_model(layers=2)
+    start = model.start_state(LANES)
     generator = torch.Generator().manual_seed(seed)
-    packed_BS = torch.randn(2, start.size, generator=generator, dtype=torch.float64) / 2
+    packed_BS = torch.randn(2, model.shape.state_size, generator=generator, dtype=torch.float64) / 2
     parts = start.parts_of(twice(packed_BS, 0))
     inputs_TB = twice(torch.randint(V, (T, 2), generator=generator), 1)
     return LSTMState(parts[: len(parts) // 2], parts[len(parts) // 2 :]), inputs_TB
@@ -147,7 +148,7 @@ def test_two_halves_of_two_lanes_are_the_fewest(lanes: int, windows: int) -> Non
     model, coming, gauge = a_model(), some_text(6, lanes), Gauge(CPU)
     inputs_TB = torch.randint(V, (T, lanes), generator=torch.Generator().manual_seed(0))
     state = model.start_state(lanes)
-    injected_BS = torch.randn(lanes, state.size, dtype=torch.float64)
+    injected_BS = torch.randn(lanes, model.shape.state_size, dtype=torch.float64)
     gauge.observe(model, state, inputs_TB, injected_BS=injected_BS, coming=coming)
     assert gauge.reading().windows == windows
 
@@ -160,7 +161,9 @@ def test_what_differs_from_lane_to_lane_counts_for_nothing(shared: bool) -> None
     for seed in range(200):
         length = exact_after(model, seed, coming).norm()
         state, inputs_TB = a_window(seed)
-        noise_BS = torch.randn(LANES, state.size, generator=generator, dtype=torch.float64)
+        noise_BS = torch.randn(
+            LANES, model.shape.state_size, generator=generator, dtype=torch.float64
+        )
         if shared:
             noise_BS = twice(noise_BS[:2], 0)
         noise_BS *= length / noise_BS.norm()
@@ -175,7 +178,7 @@ def test_what_explains_nearly_all_can_move_the_weights_the_wrong_way() -> None:
     lanes with one history, it cancels here. A prediction that has all of that, and the rest with
     the wrong sign, explains nearly everything and is trusted. The gauge sees it."""
     model, gauge = a_model(layers=2), Gauge(CPU)
-    trust = Trust(model.start_state(1).size, device=CPU)
+    trust = Trust(model.shape.state_size, device=CPU)
     generator = torch.Generator().manual_seed(0)
     pairs = torch.tensor([0, 0, 1, 1] * 2)  # two histories in each half
     coming = ComingText(*(twice(ids_CB, 1) for ids_CB in some_text(6, 2)))
@@ -222,7 +225,7 @@ def test_it_leaves_training_alone(dropout: DropoutRates | None) -> None:
 def test_a_window_that_is_not_finite_counts_for_nothing() -> None:
     model, coming, gauge = a_model(), some_text(6, LANES), Gauge(CPU)
     state, inputs_TB = model.start_state(LANES), torch.zeros(T, LANES, dtype=torch.int64)
-    injected_BS = torch.full((LANES, state.size), math.nan, dtype=torch.float64)
+    injected_BS = torch.full((LANES, model.shape.state_size), math.nan, dtype=torch.float64)
     gauge.observe(model, state, inputs_TB, injected_BS=injected_BS, coming=coming)
     assert gauge.reading().windows == 0
     assert not gauge.means.any()
@@ -312,7 +315,11 @@ def test_the_sentence_says_what_was_bought(tiny_config: Callable[..., Config]) -
 
     def sentence(of: GaugeReading | None) -> str:
         return closing_sentence(
-            tiny_config(), status._replace(probes=10), RunawayWatch(), epoch=100, reading=of
+            tiny_config(),
+            status._replace(probes=10),
+            RunawayWatch(),
+            windows_per_epoch=100,
+            reading=of,
         )
 
     assert (
@@ -324,7 +331,7 @@ def test_the_sentence_says_what_was_bought(tiny_config: Callable[..., Config]) -
             tiny_config(train={"window": 20}),
             status._replace(probes=10),
             RunawayWatch(),
-            epoch=epoch,
+            windows_per_epoch=epoch,
             reading=reading,
         )
         assert f"was injected, at one window in {one_in}, moved the weights 72 % as far" in long

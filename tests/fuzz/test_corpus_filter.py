@@ -52,12 +52,12 @@ def score(run: Path, name: str, content: bytes, form: Any) -> tuple[str | None, 
     )
     outcome = perform(Job(shard=shard, settings=settings, run=str(run), device="cpu"))
     if outcome.error is None:
-        return None, shard.result
+        return None, shard.result_path
     assert outcome.error.startswith(str(folder / name)), "the file is named"
     assert outcome.error.count("\n") <= 1
     assert not [path for path in (folder / "out").rglob("*") if path.is_file()], "nothing is left"
     shutil.rmtree(folder)
-    return outcome.error, shard.result
+    return outcome.error, shard.result_path
 
 
 def read(path: Path) -> list[dict[str, Any]]:

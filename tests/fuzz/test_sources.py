@@ -23,7 +23,7 @@ from sglm.scoring.results import Context
 from sglm.text import lines as lines_module
 from sglm.text import records as records_module
 from sglm.text.lines import READ_BYTES, read_text_lines
-from sglm.text.prepare import LONGEST_WORD_CHARACTERS, Recipe, learn_words, prepare
+from sglm.text.prepare import LONGEST_WORD_CHARACTERS, StoreSettings, learn_words, prepare
 from sglm.text.records import read_jsonl, read_parquet
 from sglm.text.sources import find_sources
 from sglm.text.store import TokenStore
@@ -178,7 +178,9 @@ def test_whatever_is_prepared_opens(
         raw = b"\n".join(dumped({"text": text}) for text in texts)
     (folder / f"a.{ending}").write_bytes(raw)
     try:
-        store = prepare([str(folder / f"a.{ending}")], folder / "store", Recipe(tokenizer=kind))
+        store = prepare(
+            [str(folder / f"a.{ending}")], folder / "store", StoreSettings(tokenizer=kind)
+        )
     except InputError as error:
         assert len(str(error)) < 1000
         assert not (folder / "store").exists()

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sglm.errors import InputError
-from sglm.text.prepare import Recipe, prepare
+from sglm.text.prepare import StoreSettings, prepare
 from sglm.text.store import SPLITS, SplitCounts, TokenStore, is_store
 from sglm.text.store_writer import SplitWriter, write_meta
 from sglm.text.tokenizer import WordTokenizer
@@ -122,7 +122,7 @@ def test_links_to_good_files_are_followed_and_links_to_devices_refused(
             path.symlink_to(target)
             if path.suffix == ".lines":  # read only when it is asked for
                 with pytest.raises(InputError, match="damaged"):
-                    store.lines(path.stem)
+                    store.line_hashes(path.stem)
             else:
                 assert not open_or_refuse(linked), path.name
         path.unlink()
@@ -138,7 +138,7 @@ def test_force_deletes_no_folder_that_has_the_name_of_a_file(
     (folder / "test.bin").mkdir()
     (folder / "test.bin" / "thesis.tex").write_text("years of work")
     with pytest.raises(InputError, match=r"holds test\.bin besides the store"):
-        prepare([str(text_file)], folder, Recipe(tokenizer="byte"), force=True)
+        prepare([str(text_file)], folder, StoreSettings(tokenizer="byte"), force=True)
     assert (folder / "test.bin" / "thesis.tex").exists()
 
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sglm.errors import InputError
-from sglm.text.sentencepiece_model import check_model
+from sglm.text.sentencepiece_model import check_own_model
 from sglm.text.tokenizer import Tokenizer, load_tokenizer
 from tests.fuzz.examples import ODD, TEXTS, damages, examples, spoilt
 from tests.tiny_models import KINDS, make_tokenizer
@@ -142,7 +142,11 @@ ATTACKS = {
     "a denormalizer": (field(5, b""), "field 5"),
     "a unigram model": (field(2, b"\x18\x01"), "not a byte pair encoding"),
     "a score that is no number": (field(1, field(1, b"zz") + b"\x15\0\0\xc0\x7f"), "field 2"),
-    "a user's piece": (field(1, field(1, b"zz") + b"\x18\x04"), "field 3"),
+    "a user's piece": (field(1, field(1, b"zz") + b"\x18\x04"), "of type 4, user-defined"),
+    "a piece of an unknown type": (
+        field(1, field(1, b"zz") + b"\x18\x07"),
+        "of type 7, which SentencePiece does not have",
+    ),
     "a second unknown": (field(1, field(1, b"zz") + b"\x18\x02"), "unknown"),
     "a 257th byte": (field(1, field(1, b"<0x100>") + b"\x18\x06"), "256 bytes"),
     "a group": (b"\x0b\x0c", "wire type 3"),
@@ -156,9 +160,9 @@ def test_a_model_that_sentencepiece_should_not_see_is_refused_before(
     model_folders: ModelFolders, copies: Copies, what: str
 ) -> None:
     added, message = ATTACKS[what]
-    check_model(PIECES)
+    check_own_model(PIECES)
     with pytest.raises(ValueError, match=message):
-        check_model(PIECES + added)
+        check_own_model(PIECES + added)
     folder = copies(model_folders("sentencepiece"))
     model = PIECES + added
     assert not with_content(folder, "sentencepiece", "sentencepiece.model", model, model)

@@ -175,12 +175,12 @@ def test_a_recorded_pass_trains_as_launched_kernels_do() -> None:
 def test_a_recorded_pass_hands_out_what_the_adjoint_learns_from() -> None:
     """As tests/train/test_graph.py has it for the CPU."""
     means = []
-    for is_recorded in (False, True):
+    for uses_cuda_graph in (False, True):
         learner = make_learner("fp32")
         estimator = AdjointEstimator(learner.model, exact=False, factor=1.0)
         learner.estimator = estimator
         window_pass = WindowPass(learner.model, keeps_features=True)
-        learner.window_pass = GraphedPass(window_pass) if is_recorded else window_pass
+        learner.window_pass = GraphedPass(window_pass) if uses_cuda_graph else window_pass
         for step in range(20):
             ids = (torch.arange(T + 1)[:, None] + T * step + 3 * torch.arange(B)) % V
             ids = ids.to("cuda")
@@ -197,14 +197,14 @@ def test_a_recorded_synthesizer_trains_as_a_launched_one() -> None:
     ids_N = np.concatenate([(np.arange(40 * T) + 3 * lane) % V for lane in range(B)])
     text = Batcher(ids_N.astype(np.uint16), batch=B, window=T, eos_id=0, stretch=2, lookahead=20)
     losses, means = [], []
-    for is_recorded in (False, True):
+    for uses_cuda_graph in (False, True):
         learner = make_learner("fp32")
-        calls = RecordedCalls() if is_recorded else Calls()
+        calls = RecordedCalls() if uses_cuda_graph else Calls()
         named = {"exact": False, "factor": 1.0, "stretch": 2, "reach": 20}
         estimator = AdjointEstimator(learner.model, **named, calls=calls)  # type: ignore[arg-type]
         learner.estimator = estimator
         window_pass = WindowPass(learner.model, keeps_features=True)
-        learner.window_pass = GraphedPass(window_pass) if is_recorded else window_pass
+        learner.window_pass = GraphedPass(window_pass) if uses_cuda_graph else window_pass
         for step in range(40):
             mode, probe = Mode.SYNTHETIC if step > 9 else Mode.REAL, step % 8 == 5
             decision = WindowDecision(

@@ -32,8 +32,7 @@ def test_shapes(tied: bool) -> None:
     last = 4 if tied else 5
     assert features_TBH.shape == (T, B, last)
     assert [part.shape for part in state.hidden] == [(B, 5), (B, last)]
-    assert state.packed().shape == (B, state.size) == (B, 2 * (5 + last))
-    assert model.shape.state_size == state.size
+    assert state.packed().shape == (B, model.shape.state_size) == (B, 2 * (5 + last))
     assert model.nll(features_TBH, targets_TB).shape == ()
     assert model.nll(features_TBH, targets_TB, reduction="none").shape == (T, B)
     assert model.logits(features_TBH).shape == (T, B, V)

@@ -60,7 +60,7 @@ def test_words_and_features_more_change_nothing(
     *parameters, targets_N = inputs()
     targets_N[2] = IGNORED
     expected = plain_nll(*parameters, targets_N)
-    monkeypatch.setattr(softmax_loss, "missing", lambda *of: more)
+    monkeypatch.setattr(softmax_loss, "alignment_padding", lambda *of: more)
     actual = chunked_nll(*parameters, targets_N=targets_N, rows=4)
     # float64 rounding of sums over a dozen rows
     torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
@@ -76,7 +76,7 @@ def test_words_and_features_more_change_nothing(
 def test_rows_of_a_gpus_half_types_are_a_multiple_of_16_bytes() -> None:
     def of(kind: torch.dtype, device: str) -> tuple[int, int]:
         features_NH = torch.empty(4, 650, dtype=kind, device=device)
-        return softmax_loss.missing(features_NH, torch.empty(33_278, 650, device=device))
+        return softmax_loss.alignment_padding(features_NH, torch.empty(33_278, 650, device=device))
 
     assert of(torch.bfloat16, "meta") == of(torch.float16, "meta") == (2, 6)
     assert of(torch.float32, "meta") == of(torch.bfloat16, "cpu") == (0, 0)

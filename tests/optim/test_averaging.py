@@ -18,9 +18,9 @@ def test_there_is_no_mean_before_weights_were_taken_in() -> None:
     model = make_network(5)
     average = WeightAverage(model, memory=0.1)
     for step in range(1, EVERY_STEPS):
-        average.follow(model, step)
+        average.update(model, step)
         assert average.model is None
-    average.follow(model, EVERY_STEPS)
+    average.update(model, EVERY_STEPS)
     assert average.model is not None
     assert torch.equal(average.model.embedding, model.embedding)
 
@@ -33,7 +33,7 @@ def test_the_mean_reaches_back_a_fraction_of_the_run(memory: float) -> None:
     for step in range(1, steps + 1):
         if step % EVERY_STEPS == 0:
             set_weights(model, float(step))
-        average.follow(model, step)
+        average.update(model, step)
     assert average.model is not None
     behind = 1 - average.model.softmax_bias[0].item() / steps
     # With weights t and shares 1 / (f·t) the mean tends to t / (1 + f).
@@ -45,8 +45,8 @@ def test_it_goes_on_from_a_checkpoint() -> None:
     model = make_network(5)
     for step in range(EVERY_STEPS, 20 * EVERY_STEPS, EVERY_STEPS):
         set_weights(model, float(step % 7))
-        whole.follow(model, step)
-        parts.follow(model, step)
+        whole.update(model, step)
+        parts.update(model, step)
         saved = {key: each.clone() for key, each in parts.state_dict().items()}
         parts = WeightAverage(make_network(5, seed=1), memory=0.3)
         parts.load_state_dict(saved)
@@ -60,6 +60,6 @@ def test_early_in_a_run_the_newest_weights_count_alone() -> None:
     model, average = make_network(5), WeightAverage(make_network(5), memory=0.1)
     for taken in range(1, 11):
         set_weights(model, float(taken))
-        average.follow(model, taken * EVERY_STEPS)
+        average.update(model, taken * EVERY_STEPS)
         assert average.model is not None
         assert torch.equal(average.model.embedding, model.embedding), taken

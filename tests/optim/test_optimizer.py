@@ -8,7 +8,7 @@ from sglm.config import OptimizerConfig
 from sglm.errors import ConfigError
 from sglm.optim import precision as precision_module
 from sglm.optim.optimizer import make_optimizer, set_learning_rate
-from sglm.optim.precision import make_precision, precision_of
+from sglm.optim.precision import make_precision, unchecked_precision
 
 CPU = torch.device("cpu")
 
@@ -82,7 +82,7 @@ def test_a_step_that_is_not_finite_leaves_no_trace(kind: str, precision: str) ->
         optimizer = make_optimizer(
             net, OptimizerConfig(kind=kind, momentum=0.9 if kind == "sgd" else 0.0)
         )
-        chosen = precision_of(precision, CPU)
+        chosen = unchecked_precision(precision, CPU)
         for gradient in gradients:
             scale = float(chosen.scale(torch.ones(())))
             net.weight.grad = torch.full_like(net.weight, gradient * scale)
@@ -109,7 +109,7 @@ def test_clipping_within_the_step_is_torchs_own(
         make_optimizer(net, OptimizerConfig(kind=kind, momentum=0.9 if kind == "sgd" else 0.0))
         for net in (clipped, expected)
     ]
-    chosen = precision_of(precision, CPU)
+    chosen = unchecked_precision(precision, CPU)
     for step in range(3):
         torch.manual_seed(step)
         gradients = [torch.randn(3, 2), torch.randn(3)]

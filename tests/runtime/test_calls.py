@@ -55,7 +55,7 @@ def test_each_name_has_its_own_recording(tapes: list[Tape]) -> None:
 
 
 def test_recordings_do_not_pile_up(tapes: list[Tape], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calls, "_MOST_RECORDINGS", 2)
+    monkeypatch.setattr(calls, "_MAX_RECORDINGS", 2)
     recorded = RecordedCalls()
     for length in (1, 2, 3):
         for _ in range(5):

@@ -133,7 +133,7 @@ def test_shares_add_up_to_the_whole(context: Context, tmp_path: Path) -> None:
     predictor = NetworkPredictor(make_network(store.tokenizer().vocab_size))
     whole = evaluate_split(predictor, store, "test", context=context)
     shares = [
-        evaluate_split(predictor, store, "test", context=context, share=(n, 2)) for n in range(2)
+        evaluate_split(predictor, store, "test", context=context, shard=(n, 2)) for n in range(2)
     ]
     assert sum(each.nll_nats for each in shares) == pytest.approx(whole.nll_nats, rel=RELATIVE)
     assert {each.tokens for each in shares} == {whole.tokens}

@@ -137,7 +137,7 @@ class TestAnyPredictor:
         self, table: TablePredictor
     ) -> None:
         ids = np.array(random_ids(1000))
-        shares = [stream_nll(table, ids, EOS, share=(which, 3)) for which in range(3)]
+        shares = [stream_nll(table, ids, EOS, shard=(which, 3)) for which in range(3)]
         assert table.rows_predicted == len(ids)
         assert sum(shares) == pytest.approx(stream_nll(table, ids, EOS), rel=1e-12)
 
@@ -160,7 +160,7 @@ class TestAnyPredictor:
         expected = sum(sum(table.expected_nlls([EOS, *ids])) for ids in texts)
         assert texts_nll(table, texts, EOS) == pytest.approx(expected, rel=1e-12)
         groups = 11  # of at least 16·4 tokens out of 780
-        shares = [texts_nll(table, texts, EOS, batch_tokens=4, share=(n, 2)) for n in range(2)]
+        shares = [texts_nll(table, texts, EOS, batch_tokens=4, shard=(n, 2)) for n in range(2)]
         assert min(shares) > 0
         assert sum(shares) == pytest.approx(expected, rel=1e-12)
         answers = iter([False] * (groups - 1) + [True])
@@ -182,7 +182,7 @@ class TestAnyPredictor:
         assert whole.nll_nats == pytest.approx(expected, rel=1e-12)
         for context in ("carried", "reset") if tokenizer.eos_ends_lines else ("carried",):
             one, other = (
-                evaluate_split(table, store, "test", context=context, share=(which, 2))
+                evaluate_split(table, store, "test", context=context, shard=(which, 2))
                 for which in range(2)
             )
             all_of_it = evaluate_split(table, store, "test", context=context)
@@ -232,7 +232,7 @@ class TestAnyPredictor:
         assert generate_ids(table, [], tokens=3, **how) == [0] * 3
         for impossible in (-math.inf, math.nan):
             table.current_VV[:, 0] = impossible
-            with pytest.raises(SglmError, match="no number"):
+            with pytest.raises(SglmError, match="not a number"):
                 generate_ids(table, [], tokens=3, **how)
 
     @pytest.mark.parametrize("kind", KINDS)
@@ -248,7 +248,7 @@ class TestAnyPredictor:
         scored = lm.score("the cat", eos=tokenizer.eos_ends_lines)
         assert lm.perplexity("the cat").nll_nats == pytest.approx(-scored.logprob)
         assert lm.generate("the", seed=0).startswith("the")
-        with pytest.raises(AttributeError, match="not one network"):
+        with pytest.raises(AttributeError, match="not a single network"):
             _ = lm.model
 
 

@@ -28,7 +28,7 @@ def test_totals_are_those_of_the_scores(kind: str, how: dict[str, bool]) -> None
             score.n_bytes,
         )
         assert each.unknown == sum(score.unk)
-        assert (each.hides_bytes or not each.bytes) == (score.bits_per_byte is None)
+        assert (each.has_unscored_bytes or not each.bytes) == (score.bits_per_byte is None)
     assert text_totals(lm.predictor, lm.tokenizer, []) == []
 
 

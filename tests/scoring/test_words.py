@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from sglm.errors import InputError
 from sglm.lm import LanguageModel
-from sglm.scoring.distribution import expectations
+from sglm.scoring.distribution import measure_distributions
 from sglm.scoring.predictor import NetworkPredictor
 from sglm.scoring.results import Score
-from sglm.scoring.texts import LINES_TOGETHER
+from sglm.scoring.texts import LINES_PER_CALL
 from sglm.text.spm_tokenizer import SpmTokenizer
 from tests.tiny_models import (
     KINDS,
@@ -238,7 +238,7 @@ def test_lines_before_a_wrong_one_are_scored(wrong: Any, together: Callable[...,
 
 def test_a_list_longer_than_what_is_read_at_once() -> None:
     lm = make_lm("word")
-    lines = ["the cat sat", "on the mat"] * LINES_TOGETHER
+    lines = ["the cat sat", "on the mat"] * LINES_PER_CALL
     listed, one_by_one = list(lm.score_running(lines)), list(lm.score_running(iter(lines)))
     assert [x for score in listed for x in score.token_logprobs] == pytest.approx(
         [x for score in one_by_one for x in score.token_logprobs], abs=1e-5
@@ -292,7 +292,7 @@ def test_a_fragment_hands_over_the_beginning_of_its_next_word() -> None:
     fragment = lm.score("a cat", bos=False, distribution=True)
     begins_V = torch.tensor(lm.tokenizer.word_beginnings)
     ids_T1 = np.array(lm.tokenizer.encode("a cat"))[:, None]
-    read, _ = expectations(
+    read, _ = measure_distributions(
         lm.predictor, ids_T1[:-1], ids_T1[1:], state=lm.predictor.start(1), begins_V=begins_V
     )
     assert fragment.boundaries is not None
@@ -319,7 +319,7 @@ class Certain:
 
 def test_what_is_impossible_adds_nothing_to_the_entropy() -> None:
     ids_TB, begins_V = np.array([[0], [1], [2]]), torch.tensor([False, False, True, False])
-    read, _ = expectations(Certain(), ids_TB, ids_TB + 1, state=0, begins_V=begins_V)  # type: ignore[arg-type]
+    read, _ = measure_distributions(Certain(), ids_TB, ids_TB + 1, state=0, begins_V=begins_V)  # type: ignore[arg-type]
     assert read.entropy.tolist() == [[0], [0], [0]]
     assert read.logprob.tolist() == [[0], [0], [0]]
     assert read.rank.tolist() == [[1], [1], [1]]
@@ -375,8 +375,8 @@ def test_a_context_that_ends_in_a_word_is_not_scored_either(kind: str) -> None:
 
 
 def test_a_wrong_line_far_behind_is_named_by_its_number() -> None:
-    lines: list[Any] = ["the cat"] * (LINES_TOGETHER + 2)
-    with pytest.raises(InputError, match=f"text {LINES_TOGETHER + 3}: "):
+    lines: list[Any] = ["the cat"] * (LINES_PER_CALL + 2)
+    with pytest.raises(InputError, match=f"text {LINES_PER_CALL + 3}: "):
         list(make_lm("word").score_running([*lines, b"the cat"]))
 
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from sglm.errors import InputError, as_sglm_error
 from sglm.storage import durable
-from sglm.storage.durable import locked, named, replace_file
+from sglm.storage.durable import errors_naming, locked, replace_file
 
 HOLD = (
     "import sys; from pathlib import Path; from sglm.storage.durable import locked\n"
@@ -142,6 +142,6 @@ def test_a_full_disk_is_named(tmp_path: Path) -> None:
         replace_file(tmp_path / "model.safetensors", full)
     told = as_sglm_error(error.value)
     assert f"no space left on the device ({tmp_path / 'model.safetensors'})" in str(told)
-    with pytest.raises(OSError, match="elsewhere") as error, named(tmp_path / "a"):
+    with pytest.raises(OSError, match="elsewhere") as error, errors_naming(tmp_path / "a"):
         raise OSError(errno.EACCES, "Permission denied", "elsewhere")
     assert error.value.filename == "elsewhere"

@@ -16,7 +16,7 @@ from sglm.text.encoder import Encoder
 from sglm.text.lines import Piece
 from sglm.text.sentencepiece_model import check_given_model, message_fields
 from sglm.text.spm_tokenizer import SpmTokenizer
-from sglm.text.tokenizer import IdsTokenizer, load_tokenizer, tokenizer_of
+from sglm.text.tokenizer import IdsTokenizer, find_tokenizer, load_tokenizer
 from tests.text.test_tokenizer import texts
 from tests.tiny_models import spm_model
 
@@ -185,7 +185,7 @@ def test_a_saved_model_comes_back_and_is_the_librarys_own_file(name: str, tmp_pa
         tokenizer(name).eos_id,
         tokenizer(name).vocab_size,
     )
-    assert tokenizer_of(tmp_path).fingerprint == loaded.fingerprint
+    assert find_tokenizer(tmp_path).fingerprint == loaded.fingerprint
     theirs = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "sentencepiece.model"))
     assert theirs.encode("the cat") == loaded.encode("the cat")
     card = json.loads((tmp_path / "tokenizer.json").read_text())

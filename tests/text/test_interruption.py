@@ -14,7 +14,7 @@ from typer.testing import Result
 
 from sglm.text import store_writer
 from sglm.text.store import TokenStore
-from sglm.text.store_writer import new_store
+from sglm.text.store_writer import store_being_written
 from tests.conftest import make_text
 
 Process = subprocess.Popen[bytes]
@@ -139,7 +139,7 @@ def test_an_error_while_moving_brings_the_old_store_back(
 def test_the_store_appears_only_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[Path] = []
     monkeypatch.setattr(store_writer, "sync", synced.append)
-    with new_store(tmp_path / "store", force=False) as folder:
+    with store_being_written(tmp_path / "store", force=False) as folder:
         assert folder.parent == tmp_path
         (folder / "train.bin").write_bytes(b"")
         assert not (tmp_path / "store").exists()

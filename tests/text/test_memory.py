@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 import numpy, sentencepiece
 from sglm.text import sentencepiece_tokenizer
-from sglm.text.prepare import Recipe, prepare
+from sglm.text.prepare import StoreSettings, prepare
 
 def peak():
     [line] = [l for l in open("/proc/self/status") if l.startswith("VmHWM")]
@@ -24,8 +24,8 @@ def peak():
 sentencepiece_tokenizer.SAMPLE_BYTES //= 8  # learning must not hide what is kept elsewhere
 before = peak()
 held_out = 0.0 if sys.argv[2] == "line" else 0.05
-recipe = Recipe(tokenizer=sys.argv[1], valid=held_out, test=held_out)
-prepare([sys.argv[3]], Path(sys.argv[4]), recipe)
+settings = StoreSettings(tokenizer=sys.argv[1], valid=held_out, test=held_out)
+prepare([sys.argv[3]], Path(sys.argv[4]), settings)
 print(peak() - before)
 """
 

@@ -14,7 +14,7 @@ from sglm.errors import InputError
 from sglm.text import overlap
 from sglm.text.lines import Piece
 from sglm.text.overlap import LineHasher, LineHashes
-from sglm.text.prepare import Recipe, prepare
+from sglm.text.prepare import StoreSettings, prepare
 from sglm.text.store import TokenStore
 from tests.conftest import make_text
 
@@ -38,7 +38,7 @@ LINES = st.lists(st.sampled_from([numbered([n]) for n in range(9)] + ["too short
 def test_it_is_the_count_that_a_dictionary_gives(first: list[str], second: list[str]) -> None:
     known = {line for line in second if len(line.split()) >= 5}
     one, other = hashed(["\n".join(first)]), hashed(["\n".join(second)])
-    assert one.lines == sum(len(line.split()) >= 5 for line in first)
+    assert one.line_count == sum(len(line.split()) >= 5 for line in first)
     assert one.overlap(other) == sum(line in known for line in first)
 
 
@@ -46,7 +46,7 @@ def test_the_lines_of_two_texts_are_those_of_the_whole(monkeypatch: pytest.Monke
     monkeypatch.setattr("sglm.text.overlap.MOST_KEPT", 100)
     first, second = (numbered(range(start, start + 300)) for start in (0, 200))
     joined, whole = hashed([first]).joined(hashed([second])), hashed([first, second])
-    assert (joined.lines, joined.shift) == (whole.lines, whole.shift)
+    assert (joined.line_count, joined.shift) == (whole.line_count, whole.shift)
     np.testing.assert_array_equal(joined.hashes, whole.hashes)
     np.testing.assert_array_equal(joined.counts, whole.counts)
 
@@ -54,7 +54,7 @@ def test_the_lines_of_two_texts_are_those_of_the_whole(monkeypatch: pytest.Monke
 def test_short_lines_do_not_count_and_white_space_does_not_distinguish() -> None:
     text = "a b c d\na b c d e\n  a  b\tc d e \r\n\nA b c d e\n"
     hashes = hashed([text])
-    assert hashes.lines == 3
+    assert hashes.line_count == 3
     assert hashes.overlap(hashed(["a b c d e"])) == 2
 
 
@@ -62,7 +62,7 @@ def test_short_lines_do_not_count_and_white_space_does_not_distinguish() -> None
 @settings(max_examples=50, deadline=None)
 def test_parts_of_the_text_add_up(lines: list[str], cut: int) -> None:
     whole, parts = hashed(["\n".join(lines)]), hashed(["\n".join(lines[:cut]), *lines[cut:]])
-    assert (whole.lines, whole.shift) == (parts.lines, parts.shift)
+    assert (whole.line_count, whole.shift) == (parts.line_count, parts.shift)
     np.testing.assert_array_equal(whole.hashes, parts.hashes)
     np.testing.assert_array_equal(whole.counts, parts.counts)
 
@@ -71,10 +71,11 @@ def test_a_large_text_is_sampled_and_the_answer_still_fair(monkeypatch: pytest.M
     monkeypatch.setattr(overlap, "MOST_KEPT", 1000)
     monkeypatch.setattr(overlap, "_MERGED_AT_ONCE", 64)
     training = hashed(numbered(range(n, n + 50)) for n in range(0, 20_000, 50))
-    assert (training.lines, training.shift) == (20_000, 5)  # 20,000 / 2⁵ fit, 20,000 / 2⁴ do not
+    # 20,000 / 2⁵ fit, 20,000 / 2⁴ do not.
+    assert (training.line_count, training.shift) == (20_000, 5)
     assert len(training.hashes) <= 1000
     text = hashed([numbered([*range(19_000, 23_000)] * 2)])
-    assert text.lines == 8000
+    assert text.line_count == 8000
     # 1000 of the 4000 lines, each twice. One in 32 is looked at: 31 of them ± √31, twice.
     assert text.overlap(training) == pytest.approx(2000, abs=4 * 2 * 32 * 31**0.5 / 2)
     assert hashed([numbered(range(30_000, 40_000))]).overlap(training) == 0
@@ -91,7 +92,7 @@ def test_memory_is_bounded_and_duplicates_cost_nothing(monkeypatch: pytest.Monke
         assert len(hasher._hashes) <= 500
         assert len(hasher._waiting) <= 8 * (250 + 11)
     same = hashed([numbered([1] * 2000)])
-    assert (same.lines, same.shift, same.counts.tolist()) == (2000, 0, [2000])
+    assert (same.line_count, same.shift, same.counts.tolist()) == (2000, 0, [2000])
 
 
 def test_what_is_written_is_read_back(tmp_path: Path) -> None:
@@ -99,7 +100,7 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     written.write(tmp_path / "lines")
     again = LineHashes.read(tmp_path / "lines")
     assert again is not None
-    assert (again.lines, again.shift) == (300, 0)
+    assert (again.line_count, again.shift) == (300, 0)
     np.testing.assert_array_equal(again.hashes, written.hashes)
     np.testing.assert_array_equal(again.counts, written.counts)
     assert LineHashes.read(tmp_path / "none") is None
@@ -124,7 +125,7 @@ def test_watching_passes_everything_on() -> None:
     pieces = [Piece(numbered([n]) + "\n", ends_document=False) for n in range(5)]
     hasher = LineHasher()
     assert list(hasher.watch(iter(pieces))) == pieces
-    assert hasher.finish().lines == 5
+    assert hasher.finish().line_count == 5
 
 
 @pytest.mark.parametrize("tokenizer", ["word", "byte"])
@@ -135,18 +136,18 @@ def test_a_store_remembers_the_lines_of_its_splits(tmp_path: Path, tokenizer: st
     store = prepare(
         [str(tmp_path / "train.txt")],
         tmp_path / "store",
-        Recipe(tokenizer=tokenizer, valid=str(tmp_path / "valid.txt"), test=0.0),
+        StoreSettings(tokenizer=tokenizer, valid=str(tmp_path / "valid.txt"), test=0.0),
     )
-    training, valid = store.lines("train"), store.lines("valid")
+    training, valid = store.line_hashes("train"), store.line_hashes("valid")
     assert training is not None
     assert valid is not None
     known = Counter(text.splitlines())
     long = [line for line in other.splitlines() if len(line.split()) >= 5]
-    assert valid.lines == len(long) + 20
+    assert valid.line_count == len(long) + 20
     assert valid.overlap(training) == sum(line in known for line in long)
     # Stores of earlier versions remember nothing; that is no error.
     (tmp_path / "store" / "train.lines").unlink()
-    assert TokenStore.open(tmp_path / "store").lines("train") is None
+    assert TokenStore.open(tmp_path / "store").line_hashes("train") is None
 
 
 @pytest.mark.parametrize("sizes", [(5, 2000), (2000, 5)])

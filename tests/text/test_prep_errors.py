@@ -15,7 +15,7 @@ from typer.testing import Result
 
 from sglm.cli import prep
 from sglm.errors import InputError
-from sglm.text.prepare import Recipe, prepare
+from sglm.text.prepare import StoreSettings, prepare
 from sglm.text.sentencepiece_tokenizer import learn_sentencepiece
 from sglm.text.store import TokenStore
 from sglm.text.store_writer import SplitWriter
@@ -179,7 +179,7 @@ def test_what_is_held_out_must_be_the_same_in_every_pass(
             Path("good.txt").write_text("another line\n" + make_text(200))
 
     with pytest.raises(InputError, match="was written to while it was read"):
-        prepare(["good.txt"], here / "store", Recipe(tokenizer="word"), on_progress=write)
+        prepare(["good.txt"], here / "store", StoreSettings(tokenizer="word"), on_progress=write)
     assert not (here / "store").exists()
 
 

@@ -15,7 +15,7 @@ from sglm.text import lines
 from sglm.text import prepare as prepare_module
 from sglm.text import regroup as regroup_module
 from sglm.text.lines import Piece
-from sglm.text.prepare import Recipe, learn_words, prepare
+from sglm.text.prepare import StoreSettings, learn_words, prepare
 from sglm.text.regroup import regroup
 from sglm.text.sentencepiece_tokenizer import SentencePieceTokenizer
 from sglm.text.store import SplitCounts, TokenStore
@@ -39,7 +39,7 @@ def decoded(store: TokenStore, split: str) -> str:
 def test_words_are_counted_as_the_penn_treebank_has_them(tmp_path: Path) -> None:
     train = write(tmp_path / "train.txt", " b a \n\n c a <unk>\n b a b")
     valid = write(tmp_path / "valid.txt", "a é b\n")
-    store = prepare([train], tmp_path / "s", Recipe(tokenizer="word", valid=valid, test=0.0))
+    store = prepare([train], tmp_path / "s", StoreSettings(tokenizer="word", valid=valid, test=0.0))
     assert store.counts("train") == SplitCounts(tokens=12, words=8, bytes=24, unknown=1)
     assert store.counts("valid") == SplitCounts(tokens=4, words=3, bytes=7, unknown=1)
     assert store.splits == ("train", "valid")
@@ -51,13 +51,15 @@ def test_words_are_counted_as_the_penn_treebank_has_them(tmp_path: Path) -> None
 def test_words_beyond_the_vocabulary_are_unknown(tmp_path: Path) -> None:
     train = write(tmp_path / "train.txt", "b a c\na b\n")
     store = prepare(
-        [train], tmp_path / "s", Recipe(tokenizer="word", vocab_size=4, valid=0.0, test=0.0)
+        [train], tmp_path / "s", StoreSettings(tokenizer="word", vocab_size=4, valid=0.0, test=0.0)
     )
     assert store.tokenizer().vocab_size == 4
     assert store.ids("train").tolist() == [3, 2, 1, 0, 2, 3, 0]
     with pytest.raises(InputError, match="largest possible is 5"):
         prepare(
-            [train], tmp_path / "t", Recipe(tokenizer="word", vocab_size=6, valid=0.0, test=0.0)
+            [train],
+            tmp_path / "t",
+            StoreSettings(tokenizer="word", vocab_size=6, valid=0.0, test=0.0),
         )
 
 
@@ -66,7 +68,7 @@ def test_the_splits_hold_the_whole_text_and_nothing_else(tmp_path: Path, kind: s
     text = make_text(200) + ODD_TEXT * 20
     numbered = "".join(f"{i} {line}\n" for i, line in enumerate(text.split("\n")))
     store = prepare(
-        [write(tmp_path / "text.txt", numbered)], tmp_path / "s", Recipe(tokenizer=kind)
+        [write(tmp_path / "text.txt", numbered)], tmp_path / "s", StoreSettings(tokenizer=kind)
     )
     all_of_it = "".join(decoded(store, split) for split in store.splits)
     assert sorted(all_of_it.split("\n")) == sorted(numbered.split("\n"))
@@ -84,7 +86,7 @@ def test_the_splits_hold_the_whole_text_and_nothing_else(tmp_path: Path, kind: s
 def test_documents_end_in_eos(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "text.jsonl"
     path.write_text("".join(json.dumps({"text": f"a text {i % 7}"}) + "\n" for i in range(100)))
-    store = prepare([str(path)], tmp_path / "s", Recipe(tokenizer=kind, valid=0.1, test=0.0))
+    store = prepare([str(path)], tmp_path / "s", StoreSettings(tokenizer=kind, valid=0.1, test=0.0))
     eos = store.tokenizer().eos_id
     ends = [int((store.ids(split) == eos).sum()) for split in store.splits]
     assert sum(ends) == 100
@@ -107,7 +109,9 @@ def test_held_out_text_never_reaches_a_vocabulary(tmp_path: Path, from_file: boo
 
     def made(kind: str, vocab_size: int | None = None) -> TokenStore:
         return prepare(
-            [source], tmp_path / kind, Recipe(tokenizer=kind, vocab_size=vocab_size, **held_out)
+            [source],
+            tmp_path / kind,
+            StoreSettings(tokenizer=kind, vocab_size=vocab_size, **held_out),
         )  # type: ignore[arg-type]
 
     as_bytes = made("byte")
@@ -124,8 +128,10 @@ def test_held_out_text_never_reaches_a_vocabulary(tmp_path: Path, from_file: boo
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_same_text_gives_the_same_store(tmp_path: Path, kind: str) -> None:
     source = write(tmp_path / "text.txt", make_text(400))
-    stores = [prepare([source], tmp_path / name, Recipe(tokenizer=kind)) for name in ("a", "b")]
-    other = prepare([source], tmp_path / "c", Recipe(tokenizer=kind, seed=1))
+    stores = [
+        prepare([source], tmp_path / name, StoreSettings(tokenizer=kind)) for name in ("a", "b")
+    ]
+    other = prepare([source], tmp_path / "c", StoreSettings(tokenizer=kind, seed=1))
     assert stores[0].fingerprint == stores[1].fingerprint != other.fingerprint
     for path in (tmp_path / "a").iterdir():
         assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
@@ -134,7 +140,9 @@ def test_the_same_text_gives_the_same_store(tmp_path: Path, kind: str) -> None:
 def test_several_sources_are_read_one_after_the_other(tmp_path: Path) -> None:
     first = write(tmp_path / "b.txt", "one\ntwo")
     second = write(tmp_path / "a.txt", "three\n")
-    store = prepare([first, second], tmp_path / "s", Recipe(tokenizer="word", valid=0.0, test=0.0))
+    store = prepare(
+        [first, second], tmp_path / "s", StoreSettings(tokenizer="word", valid=0.0, test=0.0)
+    )
     assert decoded(store, "train") == "one\ntwo\nthree\n"
 
 
@@ -185,10 +193,12 @@ def test_an_enormous_line_is_encoded_like_any_other(
 ) -> None:
     text = make_text(50).replace("\n", " ")
     source = write(tmp_path / "text.txt", text + "\nthe cat .\n")
-    whole = prepare([source], tmp_path / "whole", Recipe(tokenizer=kind, valid=0.0, test=0.0))
+    whole = prepare(
+        [source], tmp_path / "whole", StoreSettings(tokenizer=kind, valid=0.0, test=0.0)
+    )
     monkeypatch.setattr(lines, "READ_BYTES", 64)
     monkeypatch.setattr(prepare_module, "READ_BYTES", 64)
-    cut = prepare([source], tmp_path / "cut", Recipe(tokenizer=kind, valid=0.0, test=0.0))
+    cut = prepare([source], tmp_path / "cut", StoreSettings(tokenizer=kind, valid=0.0, test=0.0))
     assert cut.fingerprint == whole.fingerprint
     assert cut.counts("train") == whole.counts("train")
 
@@ -214,14 +224,14 @@ def test_a_tokenizer_that_loses_text_is_caught(
         SentencePieceTokenizer, "decode", lambda self, ids: decode(self, ids).replace("e", "")
     )
     with pytest.raises(SglmError, match="does not give this text back"):
-        prepare([source], tmp_path / "s", Recipe())
+        prepare([source], tmp_path / "s", StoreSettings())
     assert not (tmp_path / "s").exists()
 
 
 def test_unknown_characters_of_held_out_text_are_counted(tmp_path: Path) -> None:
     train = write(tmp_path / "train.txt", "abc\n")
     valid = write(tmp_path / "valid.txt", "abxc\ny\n")
-    store = prepare([train], tmp_path / "s", Recipe(tokenizer="char", valid=valid, test=0.0))
+    store = prepare([train], tmp_path / "s", StoreSettings(tokenizer="char", valid=valid, test=0.0))
     assert isinstance(store.tokenizer(), CharTokenizer)
     assert store.counts("valid") == SplitCounts(tokens=7, words=2, bytes=7, unknown=2)
 
@@ -233,7 +243,7 @@ def test_progress_is_reported_for_every_pass(tmp_path: Path) -> None:
     prepare(
         [source],
         tmp_path / "s",
-        Recipe(tokenizer="word"),
+        StoreSettings(tokenizer="word"),
         on_progress=lambda *call: calls.append(call),
     )
     last = {doing: (done, total) for doing, done, total in calls}

@@ -105,8 +105,8 @@ def test_the_builtin_text_is_there(run_prep: Callable[..., Result], tmp_path: Pa
     for lines in held_out:
         assert lines is not None
         assert train is not None
-        assert lines.lines > 100
-        assert lines.overlap(train) < 0.03 * lines.lines
+        assert lines.line_count > 100
+        assert lines.overlap(train) < 0.03 * lines.line_count
 
 
 def test_stdin_is_read_once_and_makes_the_same_store(

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from sglm.cli.main import app
-from sglm.cli.prep import JOIN, _joining
+from sglm.cli.prep import JOIN, _joining_command
 from sglm.text.wrapping import wrapped_width
 from tests.conftest import make_text
 from tests.tiny_models import save_lm
@@ -132,8 +132,8 @@ def test_a_deeper_line_begins_another_paragraph() -> None:
 
 
 def test_a_name_that_cannot_be_pasted_gets_no_command() -> None:
-    assert _joining("caf\udce9.txt") == ""
-    assert _joining("-book.txt").endswith(" ./-book.txt > ./-book-joined.txt")
+    assert _joining_command("caf\udce9.txt") == ""
+    assert _joining_command("-book.txt").endswith(" ./-book.txt > ./-book-joined.txt")
 
 
 def test_a_line_is_full_where_one_more_character_would_have_been_too_much() -> None:

@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves
 
 from sglm.config import Config
 from sglm.dni.critic import CriticEstimator
-from sglm.optim.precision import precision_of
+from sglm.optim.precision import unchecked_precision
 from sglm.text.batcher import Batcher
 from sglm.text.store import TokenStore
 from sglm.train.build import (
@@ -42,7 +42,7 @@ def configured(make: MakeConfig, kind: str, **settings: Any) -> Config:
 
 def build(config: Config, precision: str = "fp32", words: int = WORDS) -> Learner:
     counts_V = np.ones(words, dtype=np.int64)
-    return build_learner(config, counts_V, precision_of(precision, torch.device("cpu")))
+    return build_learner(config, counts_V, unchecked_precision(precision, torch.device("cpu")))
 
 
 def run(learner: Learner, config: Config, steps: range) -> None:
@@ -90,6 +90,16 @@ def test_a_run_goes_on_bitwise_from_a_learner_that_is_built_anew(
     plain = build(nothing)
     run(plain, nothing, range(10))
     assert not all_equal(weights(whole.model), weights(plain.model))
+
+
+def test_a_restored_learner_forgets_its_own_past(tiny_config: MakeConfig) -> None:
+    config = tiny_config(train={"window": 3, "horizon": 9}, schedule={"mode": "real"})
+    new, used = build(config), build(config)
+    run(used, config, range(4))
+    tree = capture(new)  # before the first window, so without a past
+    restore(used, tree)
+    assert not used.past
+    assert all_equal(everything(used), everything(new))
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -15,7 +15,7 @@ from torch import Tensor
 from sglm.config import Config
 from sglm.errors import SglmError, Stopped
 from sglm.model.language_model import LSTMLanguageModel
-from sglm.optim.precision import precision_of
+from sglm.optim.precision import unchecked_precision
 from sglm.storage.checkpoint import load_checkpoint
 from sglm.text.store import TokenStore
 from sglm.train import loop, progress
@@ -51,7 +51,7 @@ def run(
         config,
         store,
         out,
-        precision=precision_of("fp32", CPU),
+        precision=unchecked_precision("fp32", CPU),
         console=console,
         stop_signal=lambda: signal.SIGTERM if stops() else None,
     )

@@ -17,9 +17,9 @@ import sglm
 from sglm.cli.main import app
 from sglm.config import Config, config_to_toml
 from sglm.errors import ConfigError, InputError, Stopped
-from sglm.optim.precision import precision_of
+from sglm.optim.precision import unchecked_precision
 from sglm.text.overlap import LineHasher
-from sglm.text.prepare import Recipe, prepare
+from sglm.text.prepare import StoreSettings, prepare
 from sglm.text.store import TokenStore
 from sglm.train.build import model_shape, token_counts
 from sglm.train.loop import train
@@ -132,7 +132,7 @@ def test_a_run_of_another_format_is_not_continued(
 def test_training_starts_from_the_given_weights_also_when_it_is_continued(
     tiny_config: MakeConfig, word_store: TokenStore, trained: Path, tmp_path: Path
 ) -> None:
-    config, precision = tiny_config(), precision_of("fp32", torch.device("cpu"))
+    config, precision = tiny_config(), unchecked_precision("fp32", torch.device("cpu"))
     start = StartingPoint.open(trained)
     sglm.fit(config, word_store, tmp_path / "whole", start_from=trained)
     with pytest.raises(Stopped):
@@ -170,7 +170,7 @@ def test_what_the_start_was_trained_on_was_trained_on(
 ) -> None:
     seen = "\n".join(f"the model has read line {number} before" for number in range(30))
     (tmp_path / "other.txt").write_text("something else altogether, line after line\n" * 300)
-    given = Recipe(tokenizer_of=trained)
+    given = StoreSettings(tokenizer_of=trained)
     other = prepare([str(tmp_path / "other.txt")], tmp_path / "other", given)
     hasher = LineHasher()
     hasher.add(seen)
@@ -202,7 +202,7 @@ def test_a_start_that_does_not_fit_is_refused_with_the_cure(
 ) -> None:
     text = tmp_path / "other.txt"
     text.write_text("other words here\n" * 200)
-    other = prepare([str(text)], tmp_path / "other", Recipe(tokenizer="word"))
+    other = prepare([str(text)], tmp_path / "other", StoreSettings(tokenizer="word"))
     out = tmp_path / "run"
     with pytest.raises(InputError, match=r"--tokenizer-of .*model"):
         sglm.fit(tiny_config(), other, out, start_from=trained)

@@ -13,10 +13,10 @@ from sglm.config import Config
 from sglm.dni import row_lessons
 from sglm.dni.adjoint import AdjointEstimator
 from sglm.errors import ConfigError
-from sglm.optim.precision import precision_of
+from sglm.optim.precision import unchecked_precision
 from sglm.runtime.calls import Calls, RecordedCalls
 from sglm.train.build import build_learner
-from sglm.train.graph import GraphedPass, is_recorded
+from sglm.train.graph import GraphedPass, uses_cuda_graph
 from sglm.train.learner import capture
 from sglm.train.step import train_step
 from sglm.train.window_pass import WindowPass
@@ -126,17 +126,17 @@ def test_windows_that_are_alike_are_recorded_unless_told_otherwise(
     model.embedding.is_cuda, model.ranks.count = is_cuda, 1
     model.embedding.get_device.return_value = 0
     config = tiny_config(**settings)
-    assert is_recorded(config, model) is recorded
+    assert uses_cuda_graph(config, model) is recorded
     if config.train.cuda_graph == "auto":
         for spoiled in ("ranks.count", "embedding.get_device.return_value"):
             other = Mock(**{"embedding.is_cuda": is_cuda, "ranks.count": 1, spoiled: 2})
-            assert not is_recorded(config, other)
+            assert not uses_cuda_graph(config, other)
 
 
 def test_on_a_cpu_it_makes_no_difference(tiny_config: Callable[..., Config]) -> None:
     config = tiny_config(train={"cuda_graph": True})
     cpu = torch.device("cpu")
-    learner = build_learner(config, np.ones(9, dtype=np.int64), precision_of("fp32", cpu))
+    learner = build_learner(config, np.ones(9, dtype=np.int64), unchecked_precision("fp32", cpu))
     assert isinstance(learner.window_pass, WindowPass)
     assert isinstance(learner.estimator, AdjointEstimator)
     assert type(learner.estimator.calls) is Calls

@@ -16,10 +16,10 @@ from sglm.config import Config
 from sglm.errors import ConfigError, InputError, Stopped
 from sglm.loading import load
 from sglm.model.folder import load_weights
-from sglm.optim.precision import precision_of
+from sglm.optim.precision import unchecked_precision
 from sglm.scoring.evaluate import evaluate_split
 from sglm.scoring.predictor import NetworkPredictor
-from sglm.text.prepare import Recipe, prepare
+from sglm.text.prepare import StoreSettings, prepare
 from sglm.text.store import TokenStore
 from sglm.train import loop
 from sglm.train.build import stretch_windows
@@ -34,7 +34,12 @@ DROPOUT: dict[str, object] = {"input": 0.1, "between": 0.1, "output": 0.1, "weig
 
 def run(config: Config, store: TokenStore, out: Path, **kwargs: Any) -> Outcome:
     return train(
-        config, store, out, precision=precision_of("fp32", CPU), console=io.StringIO(), **kwargs
+        config,
+        store,
+        out,
+        precision=unchecked_precision("fp32", CPU),
+        console=io.StringIO(),
+        **kwargs,
     )
 
 
@@ -320,7 +325,7 @@ def test_validation_is_that_of_the_saved_model_whatever_the_precision(
     tiny_config: MakeConfig, word_store: TokenStore, tmp_path: Path
 ) -> None:
     """A run in bfloat16 reports what its model scores when it is loaded, which is in float32."""
-    precision = precision_of("bf16", CPU)
+    precision = unchecked_precision("bf16", CPU)
     train(tiny_config(), word_store, tmp_path / "run", precision=precision, console=io.StringIO())
     found = load(tmp_path / "run" / "last", "cpu").evaluate(word_store, "valid")
     # Sums of float32 likelihoods in chunks of one size: equal but for the last bits.
@@ -369,7 +374,7 @@ def test_another_configuration_corpus_or_folder_is_refused(
         run(tiny_config(), word_store, out, resume=False)
     text = tmp_path / "other.txt"
     text.write_text("one two three four five six\n" * 200)
-    other = prepare([str(text)], tmp_path / "other", Recipe(tokenizer="word"))
+    other = prepare([str(text)], tmp_path / "other", StoreSettings(tokenizer="word"))
     with pytest.raises(InputError, match="another corpus"):
         run(tiny_config(), other, out)
     occupied = tmp_path / "occupied"
@@ -390,7 +395,7 @@ def test_a_run_is_continued_in_its_own_precision(
             tiny_config(),
             word_store,
             tmp_path / "run",
-            precision=precision_of("bf16", CPU),
+            precision=unchecked_precision("bf16", CPU),
             console=io.StringIO(),
         )
 
@@ -399,7 +404,7 @@ def test_without_a_validation_split_the_last_model_is_the_model(
     tiny_config: MakeConfig, text_file: Path, tmp_path: Path
 ) -> None:
     store = prepare(
-        [str(text_file)], tmp_path / "store", Recipe(tokenizer="word", valid=0.0, test=0.0)
+        [str(text_file)], tmp_path / "store", StoreSettings(tokenizer="word", valid=0.0, test=0.0)
     )
     outcome = run(tiny_config(), store, tmp_path / "run")
     assert outcome.best_token_ppl is None

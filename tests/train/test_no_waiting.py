@@ -7,7 +7,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sglm.dni.gauge import Gauge
-from sglm.optim.precision import precision_of
+from sglm.optim.precision import unchecked_precision
 from sglm.optim.schedule import Mode
 from sglm.train.step import train_step
 from tests.dni.test_adjoint import INJECT, PROBE, with_adjoint
@@ -43,7 +43,7 @@ def test_the_watchman_is_awake() -> None:
 def test_a_step_waits_for_nothing(mode: Mode, precision: str, kind: str) -> None:
     plan, text = SYNTHETIC if mode is Mode.SYNTHETIC else REAL, batcher()
     learner = make_learner(random_estimator(1, kind))
-    learner.precision = precision_of(precision, torch.device("cpu"))
+    learner.precision = unchecked_precision(precision, torch.device("cpu"))
     with Waits() as waits:
         for step in range(text.steps_per_epoch):  # of which some are probes
             take_step(learner, text.at(step), plan, step)

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from sglm.errors import InputError, SglmError
 from sglm.runtime import ranks
-from sglm.runtime.device import own_gpu
+from sglm.runtime.device import claim_gpu
 from sglm.runtime.ranks import ALONE, joined
 from sglm.text.store import TokenStore
 
@@ -273,9 +273,9 @@ def as_if_launched(monkeypatch: pytest.MonkeyPatch, local_rank: str) -> None:
 def test_a_process_without_a_gpu_of_its_own_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     as_if_launched(monkeypatch, "2")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert own_gpu(torch.device("cpu")) == torch.device("cpu")
+    assert claim_gpu(torch.device("cpu")) == torch.device("cpu")
     with pytest.raises(InputError, match=r"process 3 .* no GPU of its own \(2 seen\)"):
-        own_gpu(torch.device("cuda"))
+        claim_gpu(torch.device("cuda"))
 
 
 @pytest.mark.parametrize(
@@ -292,7 +292,7 @@ def test_a_process_computes_on_its_own_gpu(
         as_if_launched(monkeypatch, rank)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", current.append)
-    assert own_gpu(torch.device(asked)) == torch.device("cuda", own)
+    assert claim_gpu(torch.device(asked)) == torch.device("cuda", own)
     assert current == [torch.device("cuda", own)]
 
 

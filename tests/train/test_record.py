@@ -14,8 +14,8 @@ import torch
 import sglm
 from sglm.config import Config
 from sglm.errors import Stopped
-from sglm.optim.precision import precision_of
-from sglm.text.prepare import Recipe, prepare
+from sglm.optim.precision import unchecked_precision
+from sglm.text.prepare import StoreSettings, prepare
 from sglm.text.store import TokenStore
 from sglm.train.loop import train
 from sglm.train.record import code_sha256, git_commit, versions
@@ -25,7 +25,14 @@ CPU = torch.device("cpu")
 
 
 def run(config: Config, store: TokenStore, out: Path, **kwargs: Any) -> None:
-    train(config, store, out, precision=precision_of("fp32", CPU), console=io.StringIO(), **kwargs)
+    train(
+        config,
+        store,
+        out,
+        precision=unchecked_precision("fp32", CPU),
+        console=io.StringIO(),
+        **kwargs,
+    )
 
 
 def sessions(out: Path) -> list[dict[str, Any]]:
@@ -134,8 +141,8 @@ def test_a_run_keeps_its_training_lines_beside_the_model(
     text, other = make_text(400), make_text(100, seed=3) + "a line that nobody was trained on\n"
     (tmp_path / "train.txt").write_text(text, encoding="utf-8")
     (tmp_path / "other.txt").write_text(other, encoding="utf-8")
-    recipe = Recipe(tokenizer="word", valid=str(tmp_path / "other.txt"), test=0.0)
-    store = prepare([str(tmp_path / "train.txt")], tmp_path / "store", recipe)
+    settings = StoreSettings(tokenizer="word", valid=str(tmp_path / "other.txt"), test=0.0)
+    store = prepare([str(tmp_path / "train.txt")], tmp_path / "store", settings)
     out = tmp_path / "run"
     run(tiny_config(), store, out)
     known = set(text.splitlines())

@@ -18,8 +18,8 @@ from pathlib import Path
 import torch
 from sglm.config import parse_config
 from sglm.runtime.device import make_deterministic
-from sglm.optim.precision import precision_of
-from sglm.text.prepare import Recipe, prepare
+from sglm.optim.precision import unchecked_precision
+from sglm.text.prepare import StoreSettings, prepare
 from sglm.train import loop
 
 threads, deterministic = int(sys.argv[1]), sys.argv[2] == "yes"
@@ -28,7 +28,8 @@ torch.set_num_threads(threads)
 cpu = torch.device("cpu")
 if deterministic:
     make_deterministic(cpu)
-store = prepare([str(text)], folder / "store", Recipe(tokenizer="sentencepiece", vocab_size=300))
+settings = StoreSettings(tokenizer="sentencepiece", vocab_size=300)
+store = prepare([str(text)], folder / "store", settings)
 config = parse_config(
     {
         "model": {"layers": 2, "hidden": 128},
@@ -47,7 +48,7 @@ def watched(learner, window, *rest, **named):
 
 loop.train_step = watched
 run = folder / "run"
-loop.train(config, store, run, precision=precision_of("fp32", cpu), console=io.StringIO())
+loop.train(config, store, run, precision=unchecked_precision("fp32", cpu), console=io.StringIO())
 lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 for line in lines:
     del line["seconds"]

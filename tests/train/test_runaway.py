@@ -12,9 +12,9 @@ from sglm.config import Config
 from sglm.dni.estimator import EstimatorStatus
 from sglm.dni.learned import LearnedEstimator
 from sglm.dni.synthesizer import LinearSynthesizer, Synthesizer
-from sglm.optim.precision import precision_of
+from sglm.optim.precision import unchecked_precision
 from sglm.optim.schedule import Mode
-from sglm.text.prepare import Recipe, prepare
+from sglm.text.prepare import StoreSettings, prepare
 from sglm.text.store import TokenStore
 from sglm.train import loop
 from sglm.train.closing_sentence import closing_sentence
@@ -33,7 +33,7 @@ TAMED = {"kind": "mlp", "learning_rate": 3e-3}
 def char_store(tmp_path_factory: pytest.TempPathFactory) -> TokenStore:
     folder = tmp_path_factory.mktemp("chars")
     (folder / "text.txt").write_text(make_text(800), encoding="utf-8")
-    return prepare([str(folder / "text.txt")], folder / "store", Recipe(tokenizer="char"))
+    return prepare([str(folder / "text.txt")], folder / "store", StoreSettings(tokenizer="char"))
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def provoking(tiny_config: MakeConfig, **synthesizer: object) -> Config:
 
 def run(config: Config, store: TokenStore, out: Path, **kwargs: Any) -> tuple[loop.Outcome, str]:
     console = io.StringIO()
-    precision = precision_of("fp32", CPU)
+    precision = unchecked_precision("fp32", CPU)
     return loop.train(
         config, store, out, precision=precision, console=console, **kwargs
     ), console.getvalue()
@@ -146,7 +146,7 @@ def test_the_watch_needs_both_an_echo_and_no_progress() -> None:
     def ended(share: float, losses: list[float], mode: Mode = Mode.SYNTHETIC) -> list[bool]:
         watch, status = RunawayWatch(), STATUS._replace(echo=share)
         return [
-            watch.interval(step, loss, cycle=1, mode=mode, status=status)
+            watch.update(step, loss, cycle=1, mode=mode, status=status)
             for step, loss in enumerate(losses)
         ]
 
@@ -183,10 +183,10 @@ def test_the_sentence_says_what_was_explained_and_what_to_try(
     config = tiny_config(synthesizer=settings)
     fixed: Any = settings.get("factor")
     estimator = LearnedEstimator(LinearSynthesizer(4), learning_rate=1e-3, factor=fixed)
-    unmeasured = closing_sentence(config, estimator.status(), RunawayWatch(), epoch=100)
+    unmeasured = closing_sentence(config, estimator.status(), RunawayWatch(), windows_per_epoch=100)
     assert "never measured" in unmeasured
     estimator.trust.observe(torch.full((2, 4), predicted), torch.full((2, 4), truth))
-    sentence = closing_sentence(config, estimator.status(), RunawayWatch(), epoch=100)
+    sentence = closing_sentence(config, estimator.status(), RunawayWatch(), windows_per_epoch=100)
     assert advice in sentence
     assert f"explained {100.0 if predicted == truth else 0.0:.1f} %" in sentence
     assert "\n" not in sentence
@@ -198,7 +198,7 @@ def test_what_was_not_injected_was_no_noise(tiny_config: MakeConfig) -> None:
         synthesizer={"kind": "mlp", "factor": 0.5},
         schedule={"mode": "alternating", "start": "real", "cycles": [1.0]},
     )
-    sentence = closing_sentence(config, estimator.status(), RunawayWatch(), epoch=100)
+    sentence = closing_sentence(config, estimator.status(), RunawayWatch(), windows_per_epoch=100)
     assert "factor fixed at 0.5," in sentence
     assert "nothing was injected: no cycle was synthetic" in sentence
 
@@ -209,7 +209,9 @@ def test_a_bound_that_cuts_often_is_said(tiny_config: MakeConfig) -> None:
     # What no rate makes long: what comes back through the model or random matrices, a derivative.
     for kind in ("mlp", "linear", "adjoint", "critic", "direct"):
         config = tiny_config(synthesizer={"kind": kind})
-        sentence = closing_sentence(config, estimator.status(), RunawayWatch(), epoch=100)
+        sentence = closing_sentence(
+            config, estimator.status(), RunawayWatch(), windows_per_epoch=100
+        )
         assert "shortened 60 %" in sentence
         assert ("lower synthesizer.learning_rate" in sentence) is (kind in ("mlp", "linear"))
 
@@ -219,7 +221,9 @@ def test_a_diverged_synthesizer_is_said(tiny_config: MakeConfig) -> None:
     estimator = measured(net, factor=None)
     with torch.no_grad():
         net.heads.bias.fill_(float("nan"))
-    sentence = closing_sentence(tiny_config(), estimator.status(), RunawayWatch(), epoch=100)
+    sentence = closing_sentence(
+        tiny_config(), estimator.status(), RunawayWatch(), windows_per_epoch=100
+    )
     assert "diverged" in sentence
     assert "lower synthesizer.learning_rate" in sentence
     assert "explained" not in sentence

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from sglm.config import Config
-from sglm.optim.precision import precision_of
+from sglm.optim.precision import unchecked_precision
 from sglm.text.store import TokenStore
 from sglm.train import save_timer
 from sglm.train.loop import train
@@ -66,7 +66,7 @@ def test_one_slow_save_does_not_put_off_the_next(monkeypatch: pytest.MonkeyPatch
 
 
 def run(config: Config, store: TokenStore, out: Path) -> None:
-    precision = precision_of("fp32", torch.device("cpu"))
+    precision = unchecked_precision("fp32", torch.device("cpu"))
     train(config, store, out, precision=precision, console=io.StringIO())
 
 

@@ -13,7 +13,7 @@ from sglm.dni.estimator import Observation, PlainTruncation, StateGradientEstima
 from sglm.dni.learned import LearnedEstimator
 from sglm.dni.synthesizer import LinearSynthesizer, Prediction, Synthesizer, make_synthesizer
 from sglm.model.language_model import DropoutRates, LSTMLanguageModel, ModelShape
-from sglm.optim.precision import precision_of
+from sglm.optim.precision import unchecked_precision
 from sglm.optim.schedule import Mode, StepPlan
 from sglm.text.batcher import Window
 from sglm.train.learner import Learner
@@ -64,9 +64,9 @@ def make_learner(
     )
     if dtype == "fp64":
         model = model.double()
-        precision = precision_of("fp32", CPU)
+        precision = unchecked_precision("fp32", CPU)
     else:
-        precision = precision_of(dtype, CPU)
+        precision = unchecked_precision(dtype, CPU)
         model.compute_dtype = precision.compute_dtype
     return Learner(
         model=model,

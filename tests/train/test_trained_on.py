@@ -13,11 +13,11 @@ from typer.testing import CliRunner
 from sglm.cli.main import app
 from sglm.config import Config
 from sglm.errors import InputError
-from sglm.optim.precision import precision_of
-from sglm.text.prepare import Recipe, prepare
+from sglm.optim.precision import unchecked_precision
+from sglm.text.prepare import StoreSettings, prepare
 from sglm.text.store import TokenStore
 from sglm.train.loop import train
-from sglm.train.record import trained_on
+from sglm.train.record import training_store
 from tests.conftest import make_text
 
 
@@ -37,7 +37,7 @@ def project(
         tiny_config(schedule={"unit": "steps", "cycles": [2.0, 2.0]}),
         TokenStore.open(project / "data" / "store"),
         Path("..", "project", "runs", "run"),
-        precision=precision_of("fp32", torch.device("cpu")),
+        precision=unchecked_precision("fp32", torch.device("cpu")),
         console=io.StringIO(),
     )
     return project
@@ -47,9 +47,9 @@ def test_it_is_found_from_any_folder_by_the_run_or_a_model_in_it(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for model in ("", "model", "last", "snapshots/cycle-000"):
-        assert trained_on(project / "runs" / "run" / model).folder == project / "data" / "store"
+        assert training_store(project / "runs" / "run" / model).folder == project / "data" / "store"
     monkeypatch.chdir(project)
-    assert trained_on(Path("runs/run")).folder == Path("data/store")  # as people write it
+    assert training_store(Path("runs/run")).folder == Path("data/store")  # as people write it
 
 
 def test_the_command_after_an_average_names_it(project: Path, tmp_path: Path) -> None:
@@ -61,10 +61,10 @@ def test_the_command_after_an_average_names_it(project: Path, tmp_path: Path) ->
 
 def test_it_is_found_when_one_or_both_were_moved(project: Path, tmp_path: Path) -> None:
     (project / "runs" / "run").rename(tmp_path / "moved-run")
-    assert trained_on(tmp_path / "moved-run").folder == project / "data" / "store"
+    assert training_store(tmp_path / "moved-run").folder == project / "data" / "store"
     (tmp_path / "moved-run").rename(project / "runs" / "run")
     moved = project.rename(tmp_path / "moved-project")
-    assert trained_on(moved / "runs" / "run").folder == moved / "data" / "store"
+    assert training_store(moved / "runs" / "run").folder == moved / "data" / "store"
 
 
 def test_a_damaged_store_beside_the_right_one_is_passed_over(project: Path) -> None:
@@ -74,30 +74,30 @@ def test_a_damaged_store_beside_the_right_one_is_passed_over(project: Path) -> N
     elsewhere = shutil.copytree(store, project / "elsewhere")
     sessions.write_text(json.dumps(session | {"data": str(elsewhere)}) + "\n")
     (store / "train.bin").write_bytes(b"")
-    assert trained_on(run).folder == elsewhere
+    assert training_store(run).folder == elsewhere
 
 
 def test_what_is_not_found_is_said_with_its_cure(project: Path, tmp_path: Path) -> None:
     run, store = project / "runs" / "run", project / "data" / "store"
     kept = store.rename(tmp_path / "kept")
     with pytest.raises(InputError, match="is not there any more; give --data DIR"):
-        trained_on(run)
+        training_store(run)
     (tmp_path / "text.txt").write_text(make_text(300, seed=1))
-    prepare([str(tmp_path / "text.txt")], store, Recipe(tokenizer="word"))
+    prepare([str(tmp_path / "text.txt")], store, StoreSettings(tokenizer="word"))
     with pytest.raises(InputError, match="is another corpus now; give --data DIR"):
-        trained_on(run)
+        training_store(run)
     (store / "train.bin").write_bytes(b"")
     with pytest.raises(InputError, match=r"train\.bin"):  # what stands there is damaged
-        trained_on(run)
+        training_store(run)
     copied = shutil.copytree(run / "model", tmp_path / "copied")
     with pytest.raises(InputError, match=r"is not in a run.*--data DIR"):
-        trained_on(copied)
+        training_store(copied)
     shutil.rmtree(store)
     kept.rename(store)
     for damage in ("", "{}\n", "[]\n", '{"data": "\\u0000", "data_from_run": 3}\n', "\ud800"):
         (run / "sessions.jsonl").write_text(damage, errors="surrogatepass")
         with pytest.raises(InputError, match="give --data DIR"):
-            trained_on(run)
+            training_store(run)
 
 
 def test_eval_needs_the_run_alone(project: Path) -> None:

@@ -24,7 +24,7 @@ from sglm.dni.adjoint import adjoint_floats, adjoint_parameters
 from sglm.dni.critic import critic_floats, critic_parameters
 from sglm.dni.gauge import gauge_floats
 from sglm.dni.random_feedback import feedback_weights
-from sglm.dni.synthesizer import GRU_PREDICTS, parameter_count, recurrent_state_floats
+from sglm.dni.synthesizer import GRU_PREDICTS, recurrent_state_floats, synthesizer_parameters
 from sglm.dni.teaching import regression_floats
 from sglm.model.language_model import DropoutRates, ModelShape
 from sglm.model.lstm_layer import SEGMENT_STEPS, layer_backward_floats
@@ -144,7 +144,7 @@ def _lasting(config: Config, shape: ModelShape, basis: MemoryBasis) -> tuple[flo
     if settings.kind == "critic":
         return model + 4 * critic_parameters(settings, shape) + state, state
     recurrent = recurrent_state_floats(settings, shape, basis)
-    synthesizer = 4 * parameter_count(settings, shape)
+    synthesizer = 4 * synthesizer_parameters(settings, shape)
     # A recurrent synthesizer carries one state, and keeps the one before it to learn from.
     return model + synthesizer + state + 2 * recurrent, state + recurrent
 
@@ -251,7 +251,7 @@ def loaded_bytes(config: Config, precision: str = "fp32") -> int:
     library is loaded into memory only with the first product, so a miniature of the run is run.
     """
     import sglm.train.loop  # noqa: F401
-    from sglm.optim.precision import precision_of
+    from sglm.optim.precision import unchecked_precision
     from sglm.optim.schedule import Mode, StepPlan
     from sglm.train.build import build_decision_rule, build_learner
     from sglm.train.step import train_step
@@ -267,7 +267,7 @@ def loaded_bytes(config: Config, precision: str = "fp32") -> int:
     )
     ids_N = np.arange(100, dtype=np.uint16) % 32
     learner = build_learner(
-        miniature, np.ones(32, dtype=np.int64), precision_of(precision, torch.device("cpu"))
+        miniature, np.ones(32, dtype=np.int64), unchecked_precision(precision, torch.device("cpu"))
     )
     rule = build_decision_rule(miniature)
     plan = StepPlan(lr_factor=1.0, mode=Mode.REAL, cycle=0)

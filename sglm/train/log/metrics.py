@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from sglm.storage.durable import named, replace_text, sync
+from sglm.storage.durable import errors_naming, replace_text, sync
 from sglm.storage.untrusted import read_bounded
 
 LARGEST_METRICS_BYTES = 1 << 28  # a million validations
@@ -14,7 +14,7 @@ LARGEST_METRICS_BYTES = 1 << 28  # a million validations
 def append_metrics(path: Path, line: dict[str, Any]) -> None:
     """Adds a line and waits until it is on the disk."""
     is_new = not path.exists()
-    with named(path), open(path, "a", encoding="utf-8") as file:
+    with errors_naming(path), open(path, "a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
         file.flush()
         os.fsync(file.fileno())

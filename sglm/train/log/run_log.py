@@ -7,7 +7,7 @@ from typing import Any, TextIO
 from sglm.config import Config
 from sglm.optim.schedule import Mode
 from sglm.runtime.ranks import ALONE, Ranks
-from sglm.scoring.metrics import finite_or_none, perplexity, shown
+from sglm.scoring.metrics import finite_or_none, format_perplexity, perplexity
 from sglm.scoring.results import Evaluation
 from sglm.train.learner import Learner
 from sglm.train.log.console import ConsoleLog
@@ -205,7 +205,7 @@ class RunLog:
         }
         append_metrics(self.metrics, line)
         self.line(
-            f"step {step:,}: validation perplexity {shown(evaluation.token_ppl)}"
+            f"step {step:,}: validation perplexity {format_perplexity(evaluation.token_ppl)}"
             f" ({nll:.4f} nats per token)"
         )
         self._report(line)

@@ -19,7 +19,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard.summary import hparams
 
 from sglm.config import Config
-from sglm.storage.durable import named, sync
+from sglm.storage.durable import errors_naming, sync
 from sglm.train.log.tags import description
 
 _PREFIX = "events.out.tfevents."
@@ -67,7 +67,7 @@ class EventFile:
     def scalar(self, tag: str, value: float, step: int) -> None:
         """Adds a point to one of the curves of `sglm.train.log.tags`."""
         # Readers take a curve's metadata from its first point.
-        metadata = None if tag in self._described else _described(tag)
+        metadata = None if tag in self._described else _curve_metadata(tag)
         self._described.add(tag)
         self._add(
             Event(
@@ -108,18 +108,18 @@ class EventFile:
 
     def _add(self, event: Any) -> None:
         event.wall_time = time.time()
-        with named(self._path):
+        with errors_naming(self._path):
             self._records.write(event.SerializeToString())
 
     def flush(self) -> None:
         """Makes everything written so far visible to readers."""
-        with named(self._path):
+        with errors_naming(self._path):
             self._file.flush()
 
     def sync(self) -> None:
         """Waits until everything written so far would survive a crash of the machine."""
         self.flush()
-        with named(self._path):
+        with errors_naming(self._path):
             os.fsync(self._file.fileno())
 
     def close(self) -> None:
@@ -132,7 +132,7 @@ def event_files(folder: Path) -> list[Path]:
     return sorted(folder.glob(f"{_PREFIX}*"))
 
 
-def _described(tag: str) -> SummaryMetadata:
+def _curve_metadata(tag: str) -> SummaryMetadata:
     metadata: Any = create_summary_metadata(display_name=None, description=description(tag))
     metadata.data_class = DATA_CLASS_SCALAR  # without it, the faster of two readers drops the rest
     return metadata

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from scripts.experiments import rivals
 from scripts.experiments.rivals import curve, main, table
 
 MINUTE = 60e6  # microseconds

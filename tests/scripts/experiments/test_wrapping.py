@@ -12,7 +12,7 @@ from scripts.experiments.wrapping import FOLDED_AT, folded, joined, parts_of, ru
 from sglm.model.language_model import LSTMLanguageModel, ModelShape
 from sglm.scoring.predictor import NetworkPredictor
 from sglm.scoring.stream import stream_nll
-from sglm.text.prepare import Recipe, prepare
+from sglm.text.prepare import StoreSettings, prepare
 
 BOOK = "\n\n".join(
     "\n".join(f"the cat number {n} sat on the mat and saw {m}" for m in range(4)) for n in range(60)
@@ -32,7 +32,9 @@ def test_folded_has_the_words_of_the_text_in_short_lines() -> None:
 
 def test_the_parts_add_up_to_the_loss(tmp_path: Path) -> None:
     (tmp_path / "book.txt").write_text(BOOK)
-    store = prepare([str(tmp_path / "book.txt")], tmp_path / "data", Recipe(tokenizer="char"))
+    store = prepare(
+        [str(tmp_path / "book.txt")], tmp_path / "data", StoreSettings(tokenizer="char")
+    )
     torch.manual_seed(0)
     vocab_size = store.tokenizer().vocab_size
     shape = ModelShape(vocab_size=vocab_size, layers=1, hidden=8, embedding=8, tied=True)

@@ -13,11 +13,11 @@ from sglm.config import Config
 from sglm.dni.adjoint import AdjointEstimator, adjoint_floats
 from sglm.dni.critic import CriticEstimator, critic_floats, critic_parameters
 from sglm.dni.estimator import FeatureGradient, Observation
-from sglm.dni.gauge import REACH, gauge_floats
+from sglm.dni.gauge import REFERENCE_STEPS, gauge_floats
 from sglm.dni.learned import LearnedEstimator
-from sglm.dni.synthesizer import parameter_count
+from sglm.dni.synthesizer import synthesizer_parameters
 from sglm.model import linear, softmax_loss
-from sglm.optim.precision import precision_of
+from sglm.optim.precision import unchecked_precision
 from sglm.optim.schedule import Mode
 from sglm.runtime.memory_basis import MemoryBasis
 from sglm.runtime.ranks import ALONE, Ranks
@@ -76,7 +76,7 @@ def test_what_lasts_is_what_the_learner_holds(
         synthesizer={"kind": synthesizer, "hidden": 6},
         model={"hidden": 32},
     )
-    learner = build_learner(config, np.ones(50, dtype=np.int64), precision_of("fp32", CPU))
+    learner = build_learner(config, np.ones(50, dtype=np.int64), unchecked_precision("fp32", CPU))
     batcher = make_batcher(config)
     for step in range(2):
         decision = WindowDecision(mode=Mode.SYNTHETIC, probe=step == 0, inject=step == 1)
@@ -96,7 +96,7 @@ def test_what_lasts_is_what_the_learner_holds(
             held += [each for each in optimizer.state[parameter].values() if each.dim() > 0]
     assert plan(config).lasting == sum(4 * each.numel() for each in held)
     built = sum(each.numel() for each in estimator.synthesizer.parameters())
-    assert parameter_count(config.synthesizer, model_shape(config, 50)) == built
+    assert synthesizer_parameters(config.synthesizer, model_shape(config, 50)) == built
 
 
 def test_an_average_of_the_weights_lasts(tiny_config: Callable[..., Config]) -> None:
@@ -110,7 +110,7 @@ def test_what_lasts_with_an_adjoint(hidden: int, tiny_config: Callable[..., Conf
     config = tiny_config(
         synthesizer=settings, model={"hidden": hidden}, optimizer={"averaging": 0.0}
     )
-    learner = build_learner(config, np.ones(50, dtype=np.int64), precision_of("fp32", CPU))
+    learner = build_learner(config, np.ones(50, dtype=np.int64), unchecked_precision("fp32", CPU))
     batcher = make_batcher(config)
     for step in range(3):
         decision = WindowDecision(mode=Mode.SYNTHETIC, probe=step < 2, inject=step == 2)
@@ -148,7 +148,7 @@ def test_what_a_reading_allocates_was_predicted(
         model={"hidden": 128, "layers": 2},
         synthesizer=settings,
     )
-    learner = build_learner(config, np.ones(6000, dtype=np.int64), precision_of("fp32", CPU))
+    learner = build_learner(config, np.ones(6000, dtype=np.int64), unchecked_precision("fp32", CPU))
     estimator, batcher = learner.estimator, make_batcher(config, tokens=40_000)
     for step in range(2):  # kernels are made at the first call
         decision = WindowDecision(mode=Mode.SYNTHETIC, inject=True)
@@ -173,7 +173,9 @@ def test_what_a_critic_holds_was_predicted(words: int, tiny_config: Callable[...
         model={"hidden": 128, "layers": 2},
         synthesizer={"kind": "critic"},
     )
-    learner = build_learner(config, np.ones(words, dtype=np.int64), precision_of("fp32", CPU))
+    learner = build_learner(
+        config, np.ones(words, dtype=np.int64), unchecked_precision("fp32", CPU)
+    )
     estimator, shape = learner.estimator, model_shape(config, words)
     assert isinstance(estimator, CriticEstimator)
     assert critic_parameters(config.synthesizer, shape) == sum(
@@ -182,7 +184,7 @@ def test_what_a_critic_holds_was_predicted(words: int, tiny_config: Callable[...
     window = make_batcher(config, tokens=40_000).at(1)
     features_TBH = torch.randn(35, 16, 128)
     observation = Observation(
-        gradient_BS=torch.zeros(16, learner.state.size),
+        gradient_BS=torch.zeros(16, shape.state_size),
         outgoing=learner.state,
         injected=True,
         probe=False,
@@ -205,7 +207,7 @@ def test_matrices_that_stand_for_weights_last(
 ) -> None:
     """Besides what an adjoint holds."""
     config = tiny_config(synthesizer={"kind": kind}, model={"hidden": 24, "embedding": 16})
-    learner = build_learner(config, np.ones(50, dtype=np.int64), precision_of("fp32", CPU))
+    learner = build_learner(config, np.ones(50, dtype=np.int64), unchecked_precision("fp32", CPU))
     assert isinstance(learner.estimator, AdjointEstimator)
     way_back: Any = learner.estimator.way_back
     if kind == "direct":
@@ -223,7 +225,7 @@ def test_a_gauge_is_planned_where_one_is_built(
 ) -> None:
     schedule = {"mode": mode, "cycles": [200.0, 200.0]}  # long enough
     config = tiny_config(train={"batch": lanes}, schedule=schedule)
-    learner = build_learner(config, np.ones(50, dtype=np.int64), precision_of("fp32", CPU))
+    learner = build_learner(config, np.ones(50, dtype=np.int64), unchecked_precision("fp32", CPU))
     assert ("gauge" in plan(config).situations) is (learner.gauge is not None)
     assert (learner.gauge is not None) is (lanes == 16 and mode == "alternating")
 
@@ -237,11 +239,11 @@ def test_what_processes_average_of_a_gauge_is_planned(tiny_config: Callable[...,
 
 def test_what_the_gauge_allocates_was_predicted(tiny_config: Callable[..., Config]) -> None:
     config = tiny_config(train={"batch": 16, "window": 35}, model={"hidden": 128, "layers": 2})
-    learner = build_learner(config, np.ones(6000, dtype=np.int64), precision_of("fp32", CPU))
+    learner = build_learner(config, np.ones(6000, dtype=np.int64), unchecked_precision("fp32", CPU))
     batcher, gauge = make_batcher(config, tokens=40_000), learner.gauge
     assert gauge is not None
     window, state = batcher.at(0), learner.state
-    injected_BS = torch.zeros(16, state.size)
+    injected_BS = torch.zeros(16, learner.model.shape.state_size)
 
     def run() -> object:
         gauge.observe(
@@ -249,7 +251,7 @@ def test_what_the_gauge_allocates_was_predicted(tiny_config: Callable[..., Confi
             state,
             window.inputs_TB,
             injected_BS=injected_BS,
-            coming=batcher.ahead(0, REACH),
+            coming=batcher.ahead(0, REFERENCE_STEPS),
         )
         return gauge
 
@@ -264,7 +266,7 @@ def test_what_a_measured_update_allocates_was_predicted(
     kind: str, tiny_config: Callable[..., Config]
 ) -> None:
     config = tiny_config(model={"hidden": 64}, optimizer={"kind": kind, "weight_decay": 0.1})
-    learner = build_learner(config, np.ones(6000, dtype=np.int64), precision_of("fp32", CPU))
+    learner = build_learner(config, np.ones(6000, dtype=np.int64), unchecked_precision("fp32", CPU))
     norms = NormMeter(learner.model, optimizer=learner.optimizer, sums={})
     for parameter in learner.model.parameters():
         parameter.grad = torch.ones_like(parameter)
@@ -374,7 +376,7 @@ def test_what_a_pass_allocates_was_predicted(
     )
     counts_V = np.ones(vocab_size, dtype=np.int64)
     precision = "bf16" if library == "bf16" else "fp32"
-    learner = build_learner(config, counts_V, precision_of(precision, CPU))
+    learner = build_learner(config, counts_V, unchecked_precision(precision, CPU))
     batcher = make_batcher(config, tokens=40_000)
     longest, steps = max(batcher.lengths), config.train.horizon or max(batcher.lengths)
     inputs_TB = torch.zeros(steps, 16, dtype=torch.int64)
@@ -404,7 +406,7 @@ def test_what_a_pass_with_an_adaptive_softmax_allocates_was_predicted(
         schedule={"mode": "real"},
     )
     counts_V = 100_000 // np.arange(1, 16_001)  # Zipf's law
-    learner = build_learner(config, counts_V, precision_of("fp32", CPU))
+    learner = build_learner(config, counts_V, unchecked_precision("fp32", CPU))
     shares_V = (counts_V + 1) / (counts_V + 1).sum()
     drawn_TB = np.random.default_rng(0).choice(16_000, (36, 16), p=shares_V)
     ids_TB = torch.from_numpy(drawn_TB)

@@ -10,7 +10,7 @@ from sglm.config import Config
 from sglm.errors import ConfigError
 from sglm.model.cutoffs import chosen_cutoffs
 from sglm.model.language_model import ModelShape
-from sglm.optim.precision import precision_of
+from sglm.optim.precision import unchecked_precision
 from sglm.text.batcher import Batcher
 from sglm.text.store import TokenStore
 from sglm.train.build import build_learner, build_schedule, model_shape, token_counts
@@ -28,7 +28,9 @@ def test_parameters_are_counted_as_built(tiny_config: Callable[..., Config]) -> 
         {"layers": 2, "hidden": 8, "embedding": 5, "softmax": "adaptive", "cutoffs": [3, 9]},
     ):
         config = tiny_config(model=model)
-        learner = build_learner(config, np.ones(17, dtype=np.int64), precision_of("fp32", CPU))
+        learner = build_learner(
+            config, np.ones(17, dtype=np.int64), unchecked_precision("fp32", CPU)
+        )
         built = sum(parameter.numel() for parameter in learner.model.parameters())
         assert model_shape(config, 17).parameters == built
 
@@ -37,16 +39,16 @@ def test_cutoffs_are_chosen_from_the_counts_and_said(
     tiny_config: Callable[..., Config], word_store: TokenStore
 ) -> None:
     config = tiny_config(model={"softmax": "adaptive"})
-    plan = plan_run(config, word_store, precision_of("fp32", CPU))
+    plan = plan_run(config, word_store, unchecked_precision("fp32", CPU))
     counts_V = token_counts(word_store)
     first, second = plan.shape.cutoffs
     assert (first, second) == chosen_cutoffs(counts_V)
     assert f"(softmax cut off at {first} and {second})" in " ".join(plan.describe().split())
-    built = build_learner(config, counts_V, precision_of("fp32", CPU)).model
+    built = build_learner(config, counts_V, unchecked_precision("fp32", CPU)).model
     assert built.shape == plan.shape
     too_large = tiny_config(model={"softmax": "adaptive", "cutoffs": [4, 999]})
     with pytest.raises(ConfigError, match=r"\[4, 999\] must be below .*, \d+; lower them"):
-        plan_run(too_large, word_store, precision_of("fp32", CPU))
+        plan_run(too_large, word_store, unchecked_precision("fp32", CPU))
 
 
 def test_plan_names_cycles_modes_rates_and_memory(tiny_config: Callable[..., Config]) -> None:
@@ -115,7 +117,7 @@ def test_random_windows_are_counted_with_their_own_lengths(
         train={"truncation": "random"},
         schedule={"mode": "real", "unit": "epochs", "cycles": [1.0]},
     )
-    plan = plan_run(config, word_store, precision_of("fp32", torch.device("cpu")))
+    plan = plan_run(config, word_store, unchecked_precision("fp32", torch.device("cpu")))
     tokens = config.train.batch * sum(plan.batcher.lengths)
     assert tokens != config.train.batch * config.train.window * plan.schedule.total_steps
     assert f" {tokens:,} tokens" in " ".join(plan.describe().split())

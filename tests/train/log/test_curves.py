@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from sglm.config import Config
 from sglm.errors import Stopped
-from sglm.optim.precision import precision_of
+from sglm.optim.precision import unchecked_precision
 from sglm.text.store import TokenStore
 from sglm.train import loop
 from sglm.train.log import tensorboard
@@ -39,7 +39,7 @@ def session(config: Config, store: TokenStore, out: Path, killed_at_poll: int | 
         config,
         store,
         out,
-        precision=precision_of("fp32", CPU),
+        precision=unchecked_precision("fp32", CPU),
         console=io.StringIO(),
         stop_signal=asked,
     )
@@ -90,7 +90,7 @@ def test_an_evaluation_cut_short_by_a_signal_and_then_by_a_kill_is_shown_once(
             config,
             word_store,
             out,
-            precision=precision_of("fp32", CPU),
+            precision=unchecked_precision("fp32", CPU),
             console=io.StringIO(),
             stop_signal=lambda: signal.SIGTERM if next(polls) >= 4 else None,
         )

@@ -14,7 +14,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 
 from sglm.config import Config
 from sglm.errors import Stopped
-from sglm.optim.precision import precision_of
+from sglm.optim.precision import unchecked_precision
 from sglm.text.store import TokenStore
 from sglm.train.log.lost_work import lost_work
 from sglm.train.loop import train
@@ -40,7 +40,7 @@ def session(config: Config, store: TokenStore, out: Path, end: BaseException | i
             config,
             store,
             out,
-            precision=precision_of("fp32", CPU),
+            precision=unchecked_precision("fp32", CPU),
             console=console,
             stop_signal=asked,
         )

@@ -16,7 +16,7 @@ from tensorboard.plugins.hparams.metadata import (
 )
 
 from sglm.config import Config
-from sglm.optim.precision import precision_of
+from sglm.optim.precision import unchecked_precision
 from sglm.text.store import TokenStore
 from sglm.train import loop
 from sglm.train.log.tags import description
@@ -29,7 +29,7 @@ MakeConfig = Callable[..., Config]
 
 
 def run(config: Config, store: TokenStore, out: Path, precision: str = "fp32") -> EventAccumulator:
-    kind = precision_of(precision, torch.device("cpu"))
+    kind = unchecked_precision(precision, torch.device("cpu"))
     train(config, store, out, precision=kind, console=io.StringIO())
     accumulator = EventAccumulator(str(out / "tensorboard"))
     accumulator.Reload()
