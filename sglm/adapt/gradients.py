@@ -54,7 +54,7 @@ def gradient_sizes(
             f" {len(train_N):,}; take a shorter one"
         )
     lanes = max(1, min(LANES, len(train_N) // (4 * segment)))
-    batcher = Batcher(train_N, batch=lanes, window=segment, eos_id=bos_id)
+    batcher = Batcher(train_N, batch=lanes, window=segment, bos_id=bos_id)
     sums = [torch.zeros_like(weight) for weight in network.parameters()]
     count = min(SEGMENTS, batcher.steps_per_epoch)
     with evaluating(network):

@@ -103,7 +103,7 @@ def _batcher(ids_N: npt.NDArray[np.integer[Any]], bos_id: int, *, segment: int) 
             " prepare a store with more, by sglm prep --valid"
         )
     lanes = max(1, min(LANES, len(ids_N) // (4 * segment)))
-    return Batcher(ids_N, batch=lanes, window=segment, eos_id=bos_id)
+    return Batcher(ids_N, batch=lanes, window=segment, bos_id=bos_id)
 
 
 def _fresh(shape: GradientsShape, seed: int) -> SyntheticGradients:

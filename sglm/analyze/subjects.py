@@ -141,7 +141,7 @@ def lanes_of(store: TokenStore, lanes: int, steps: int) -> ComingText:
         steps: Number of steps that are taken of each part.
     """
     batcher = Batcher(
-        store.ids(TRAINING_SPLIT), batch=lanes, window=steps, eos_id=store.tokenizer().eos_id
+        store.ids(TRAINING_SPLIT), batch=lanes, window=steps, bos_id=store.tokenizer().eos_id
     )
     window = batcher.at(0)
     return ComingText(window.inputs_TB, window.targets_TB)

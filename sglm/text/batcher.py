@@ -64,13 +64,13 @@ class Batcher:
     Lane b reads the b-th of B equal parts of the stream. Every window is full: tokens at the end of
     a lane that do not fill a window are left out of that epoch. Each epoch starts one token later,
     so that over several epochs every token of every lane is a target. (Fewer than B tokens, the
-    remainder of dividing the stream by B, never are.) The first input is `<eos>`, as at a new line.
+    remainder of dividing the stream by B, never are.) The first input is `bos_id`.
 
     Args:
         ids_N: The stream; may be memory-mapped.
         batch: Number of lanes, B.
         window: Length of every window, T, unless `lengths` is given.
-        eos_id: The input before the first token.
+        bos_id: The input before the first token.
         lengths: Lengths of the windows of an epoch, if they vary; each epoch takes them in another
             order. None: all are `window`.
         stretch: Number of windows in a stretch.
@@ -88,7 +88,7 @@ class Batcher:
         *,
         batch: int,
         window: int,
-        eos_id: int,
+        bos_id: int,
         lengths: Sequence[int] | None = None,
         stretch: int = 1,
         lookahead: int | None = None,
@@ -104,7 +104,7 @@ class Batcher:
         self.ids_N = ids_N
         share = batch // ranks.count
         self.lanes = range(share * ranks.rank, share * (ranks.rank + 1))
-        self.eos_id = eos_id
+        self.bos_id = bos_id
         self.lengths = lengths or [window] * (self.lane_length // window)
         self.stretch = stretch
         self.lookahead = lookahead
@@ -159,7 +159,7 @@ class Batcher:
         for row, lane in enumerate(self.lanes):
             first = lane * self.lane_length + start
             if first == 0:
-                tokens[row, 0] = self.eos_id
+                tokens[row, 0] = self.bos_id
                 tokens[row, 1:] = self.ids_N[: end - start]
             else:
                 tokens[row] = self.ids_N[first - 1 : first + end - start]

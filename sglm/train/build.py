@@ -312,7 +312,7 @@ def build_batcher(config: Config, store: TokenStore, *, ranks: Ranks = ALONE) ->
         ids_N,
         batch=train.batch,
         window=train.window,
-        eos_id=store.tokenizer().eos_id,
+        bos_id=store.tokenizer().eos_id,
         lengths=lengths,
         stretch=stretch_windows(config),
         lookahead=lookahead_steps(config),

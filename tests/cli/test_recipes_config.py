@@ -59,7 +59,7 @@ def test_parameters_and_memory_are_those_of_the_dry_run(name: str) -> None:
         ids_N,
         batch=config.train.batch,
         window=config.train.window,
-        eos_id=0,
+        bos_id=0,
         stretch=stretch_windows(config),
         lookahead=lookahead_steps(config),
     )

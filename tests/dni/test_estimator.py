@@ -53,7 +53,7 @@ class Diary(PlainTruncation):
 
 def batcher(stretch: int = 2, epoch: int = 5) -> Batcher:
     ids_N = np.random.default_rng(0).integers(V, size=B * epoch * T).astype(np.uint16)
-    return Batcher(ids_N, batch=B, window=T, eos_id=0, stretch=stretch, lookahead=3)
+    return Batcher(ids_N, batch=B, window=T, bos_id=0, stretch=stretch, lookahead=3)
 
 
 def test_an_estimator_is_called_in_the_order_of_its_interface() -> None:

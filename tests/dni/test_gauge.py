@@ -36,7 +36,7 @@ LANES = 4
 def batcher() -> Batcher:
     """Windows of so many lanes that there is something to measure."""
     ids_N = np.random.default_rng(0).integers(V, size=LANES * 5 * T).astype(np.uint16)
-    return Batcher(ids_N, batch=LANES, window=T, eos_id=0, stretch=1, lookahead=3)
+    return Batcher(ids_N, batch=LANES, window=T, bos_id=0, stretch=1, lookahead=3)
 
 
 def twice(values: Tensor, dim: int) -> Tensor:
@@ -288,7 +288,7 @@ def test_where_a_stretch_has_one_injection_it_is_that_which_is_measured(
         probe_every=probe_every, stretch=stretch, gauge_every=200, injects_once=True
     )
     ids_N = np.zeros(epoch, dtype=np.uint16)
-    text = Batcher(ids_N, batch=1, window=1, eos_id=0, stretch=stretch, lookahead=1)
+    text = Batcher(ids_N, batch=1, window=1, bos_id=0, stretch=stretch, lookahead=1)
     windows = [text.at(step) for step in range(epoch)]
     plan, steps = StepPlan(1.0, Mode.SYNTHETIC, 0), 20_000
     found, due = 0, 0.0

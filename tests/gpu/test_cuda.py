@@ -195,7 +195,7 @@ def test_a_recorded_pass_hands_out_what_the_adjoint_learns_from() -> None:
 def test_a_recorded_synthesizer_trains_as_a_launched_one() -> None:
     """As tests/train/test_graph.py has it for the CPU, bit for bit."""
     ids_N = np.concatenate([(np.arange(40 * T) + 3 * lane) % V for lane in range(B)])
-    text = Batcher(ids_N.astype(np.uint16), batch=B, window=T, eos_id=0, stretch=2, lookahead=20)
+    text = Batcher(ids_N.astype(np.uint16), batch=B, window=T, bos_id=0, stretch=2, lookahead=20)
     losses, means = [], []
     for uses_cuda_graph in (False, True):
         learner = make_learner("fp32")

@@ -12,7 +12,7 @@ EOS = 9999
 
 
 def make(n: int, batch: int, window: int, **kwargs: Any) -> Batcher:
-    return Batcher(np.arange(n, dtype=np.uint16), batch=batch, window=window, eos_id=EOS, **kwargs)
+    return Batcher(np.arange(n, dtype=np.uint16), batch=batch, window=window, bos_id=EOS, **kwargs)
 
 
 def test_targets_follow_inputs_and_the_stream_starts_after_eos() -> None:

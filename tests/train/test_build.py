@@ -53,7 +53,7 @@ def run(learner: Learner, config: Config, steps: range) -> None:
         ids_N,
         batch=train.batch,
         window=train.window,
-        eos_id=0,
+        bos_id=0,
         stretch=stretch_windows(config),
         lookahead=lookahead_steps(config),
     )

@@ -70,7 +70,7 @@ class SglmArm:
             ids_N,
             batch=size.batch,
             window=size.window,
-            eos_id=0,
+            bos_id=0,
             stretch=stretch_windows(config),
             lookahead=lookahead_steps(config),
         )

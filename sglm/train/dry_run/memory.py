@@ -275,7 +275,7 @@ def loaded_bytes(config: Config, precision: str = "fp32") -> int:
         ids_N,
         batch=2,
         window=2,
-        eos_id=0,
+        bos_id=0,
         stretch=stretch_windows(miniature),
         lookahead=lookahead_steps(miniature),
     )

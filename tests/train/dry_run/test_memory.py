@@ -58,7 +58,7 @@ def make_batcher(config: Config, ranks: Ranks = ALONE, tokens: int = TOKENS) -> 
         ids_N,
         batch=train.batch,
         window=train.window,
-        eos_id=0,
+        bos_id=0,
         lengths=lengths,
         stretch=stretch_windows(config),
         lookahead=lookahead_steps(config),

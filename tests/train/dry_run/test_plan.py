@@ -56,7 +56,7 @@ def test_plan_names_cycles_modes_rates_and_memory(tiny_config: Callable[..., Con
         schedule={"unit": "epochs", "cycles": [1.0, 2.0], "warmup_steps": 3, "final_rate": 0.1},
         optimizer={"learning_rate": 0.01},
     )
-    batcher = Batcher(np.zeros(4 * 5 * 10, dtype=np.uint16), batch=4, window=5, eos_id=0)
+    batcher = Batcher(np.zeros(4 * 5 * 10, dtype=np.uint16), batch=4, window=5, bos_id=0)
     mib = 2**20
     plan = RunPlan(
         config=config,
