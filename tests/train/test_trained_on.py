@@ -54,9 +54,9 @@ def test_it_is_found_from_any_folder_by_the_run_or_a_model_in_it(
 
 def test_the_command_after_an_average_names_it(project: Path, tmp_path: Path) -> None:
     arguments = ["average", str(project / "runs" / "run"), "--out", str(tmp_path / "mean")]
-    told = CliRunner().invoke(app, arguments)
-    assert told.exit_code == 0, told.output
-    assert f"--data {project / 'data' / 'store'} --split valid" in told.stderr
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    assert f"--data {project / 'data' / 'store'} --split valid" in result.stdout
 
 
 def test_it_is_found_when_one_or_both_were_moved(project: Path, tmp_path: Path) -> None:
