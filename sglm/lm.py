@@ -74,8 +74,7 @@ class LanguageModel(Adaptable):
 
     @property
     def lines_are_texts(self) -> bool:
-        """Whether each line of the training text was a text of its own: so at word level, and where
-        newlines are tokens and `bos_id` is one."""
+        """Whether each line of the training text ended with `bos_id`, as a text of its own."""
         return self.tokenizer.line_end == [self.bos_id]
 
     @property
